@@ -1,0 +1,80 @@
+"""When to log: after backward, before the optimizer's step, every `log_freq` steps, and at the first and the last."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prismatic.dynamics import find_routers, log_gradient_dynamics
+from prismatic.logger import DynamicsLogger
+from prismatic.router import Prismatic
+from prismatic.schema import TIERS
+
+
+class DynamicsLoggerCallback:
+    """Logs the gradient dynamics of a model's Prismatic routers into a run file while it trains.
+
+    Call `on_train_begin(model)` once, `on_before_optimizer_step(model, step)` in every step, `on_train_end()` at last.
+    logger: a DynamicsLogger, or the path of the run file. last_step: logged whatever log_freq says.
+    """
+
+    def __init__(self, logger: DynamicsLogger | Path | str, *, log_freq: int = 10, last_step: int | None = None):
+        self.logger = logger if isinstance(logger, DynamicsLogger) else DynamicsLogger(logger)
+        self.log_freq = log_freq
+        self.last_step = last_step
+
+    def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
+        """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router."""
+        routers = find_routers(model)
+        if not routers:
+            message = "no Prismatic router in this model, so there are no gradient dynamics to log; set router_type: prismatic."
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            self.logger.event("no_router", message, level="warning")
+            return
+        self.logger._ensure_schema(max(len(router.roles) for router in routers))
+        self.logger.log_table("experts", _expert_rows(routers))
+        self.logger.log_table("tiers", (row for layer, router in enumerate(routers) for row in _tier_rows(layer, router)))
+        self.logger.log_run({"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **facts})
+
+    def on_before_optimizer_step(self, model: nn.Module, step: int, **metrics: float) -> None:
+        """Log this step if it is due: call it after backward and before the optimizer's step. Never raises.
+
+        metrics: further scalars of the step, such as loss and learning_rate.
+        """
+        if step % self.log_freq and step != self.last_step:
+            return
+        try:
+            dynamics = log_gradient_dynamics(model, step)
+            if dynamics is None:
+                self.logger.event("no_gradients", "no expert has a gradient; log after backward()", level="warning", step=step)
+            self.logger.log(step, dynamics, **metrics)
+        except Exception as error:  # a broken measurement must never cost a training run
+            message = f"{type(error).__name__}: {error}"
+            self.logger.event("measurement_failed", message, level="error", step=step)
+            warnings.warn(f"step {step} was not logged ({message}); training goes on.", RuntimeWarning, stacklevel=2)
+
+    def on_train_end(self, **facts: Any) -> None:
+        """Record closing facts, such as `exit_state`, and close the run file."""
+        self.logger.log_run(facts)
+        self.logger.close()
+
+
+def _expert_rows(routers: list[Prismatic]) -> list[dict[str, Any]]:
+    """Rows of the `experts` table; what was changed is the mean over layers."""
+    widest = max(routers, key=lambda router: len(router.roles))
+    rows = []
+    for expert, role in enumerate(widest.roles):
+        changed = [router.changed_EK[expert].tolist() for router in routers if expert < len(router.roles)]
+        means = {f"changed_{tier}": sum(c[k] for c in changed) / len(changed) for k, tier in enumerate(TIERS)}
+        seed = widest.config.seed if expert else None
+        rows.append({"expert": expert, "role": role, "seed": seed, "scale": widest.scale_of(expert), **means})
+    return rows
+
+
+def _tier_rows(layer: int, router: Prismatic) -> list[dict[str, Any]]:
+    """Rows of the `tiers` table for one layer."""
+    sizes, hashes = router.tiers.sizes(router.experts[0]), router.tiers.hashes()
+    return [{"layer": layer, "tier": tier, "weights": sizes[tier], "hash": hashes.get(tier)} for tier in TIERS]

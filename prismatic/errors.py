@@ -1,0 +1,28 @@
+"""The errors that a user of this package can cause, and so may want to catch.
+
+    PrismaticError
+    ├── ConfigError     an option with an unknown name or a value that is not allowed
+    ├── ModelError      a model, block or weight that a Prismatic router cannot work with
+    ├── CorpusError     training text that cannot be read or is too short
+    └── LoggerError     a dynamics.db that cannot be created or belongs to something else
+"""
+
+
+class PrismaticError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(PrismaticError, ValueError):
+    """An option has an unknown name or a value that is not allowed."""
+
+
+class ModelError(PrismaticError, ValueError):
+    """The model, block or weights cannot carry a Prismatic router."""
+
+
+class CorpusError(PrismaticError, ValueError):
+    """The training text cannot be read or is too short."""
+
+
+class LoggerError(PrismaticError, OSError):
+    """The run file cannot be created, or the path holds something else."""

@@ -1,0 +1,229 @@
+"""DynamicsLogger: the only writer of dynamics.db.
+
+Training is never stopped by it. Rows wait in memory and go to the file in one short transaction per `flush_seconds`;
+when the file is locked or the disk is full they wait on, up to a bound; what is dropped beyond it is counted and said.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import re
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from prismatic.errors import LoggerError
+from prismatic.schema import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    STEP_COLUMNS,
+    TABLES,
+    create_statements,
+    dynamics_columns,
+)
+
+METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+MAX_WAITING = 20_000  # statements; at 30 scalars each about 10 MB
+BUSY_SECONDS = 0.2  # how long a flush may wait for a reader's lock before it leaves the rows for the next one
+
+
+class DynamicsLogger:
+    """Writes gradient dynamics to a SQLite file, one row of the wide table per logged step.
+
+    db_path: the file; folders are made. num_experts: makes all columns at once, else they come with the first row.
+    flush_seconds: rows older than this are on disk after the next call. Use it as a context manager, or `close()` it.
+    Raises LoggerError if the path cannot be written or holds something that is no run.
+    """
+
+    def __init__(self, db_path: Path | str, num_experts: int = 0, *, flush_seconds: float = 1.0):
+        self.db_path = Path(db_path)
+        self.flush_seconds = flush_seconds
+        self.dropped = 0
+        self._waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self._last_flush = -float("inf")
+        self._warned = False
+        self._refused: set[str] = set()
+        self._open()
+        self._ensure_schema(num_experts)
+        row = self._connection.execute("SELECT max(step) FROM dynamics").fetchone()
+        self._last_step: int | None = row[0]
+        atexit.register(self.close)
+
+    def _open(self) -> None:
+        try:
+            self.db_path.parent.mkdir(parents=True, exist_ok=True)
+            # Any thread may log (a trainer's callback often runs in another), never two at once.
+            self._connection = sqlite3.connect(
+                self.db_path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            owner = self._connection.execute("PRAGMA application_id").fetchone()[0]
+            if owner not in (0, APPLICATION_ID):
+                raise LoggerError(f"{self.db_path}: belongs to another program (application_id {owner:#x}); choose another path.")
+            # DELETE, not WAL: a copy or an upload of a live WAL file silently loses rows.
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, LoggerError):
+                raise
+            raise LoggerError(f"{self.db_path}: cannot be opened as a run file ({error}); choose another path.") from error
+
+    def _ensure_schema(self, num_experts: int = 0) -> None:
+        """Create the tables and the columns of `num_experts` experts where they do not exist yet."""
+        with self._transaction():
+            for statement in create_statements(num_experts):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._columns = {row[1] for row in self._connection.execute("PRAGMA table_info(dynamics)")}
+        self._add_columns(column.name for column in dynamics_columns(num_experts))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, ALTER TABLE included, which Python's implicit transactions would commit by itself."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def log(self, step: int, dynamics: Mapping[str, Any] | None, **metrics: float) -> None:
+        """Log what `log_gradient_dynamics` returned, and further scalars of the step such as `loss`.
+
+        Nothing is written for None or a dict without `expert_gradients`. A step that was logged before is replaced.
+        """
+        if not dynamics or "expert_gradients" not in dynamics:
+            return
+        step = int(step)
+        row: dict[str, Any] = {"step": step, "wall_time": time.time()}
+        for expert, values in dynamics["expert_gradients"].items():
+            row |= {f"{expert}_{metric}": value for metric, value in values.items()}
+        row |= dynamics.get("divergence_scores", {})
+        row |= {name: dynamics[name] for name in ("nonfinite", "missing_gradients") if name in dynamics}
+        self._check_rewind(step)
+        self._insert("dynamics", row | metrics)
+        for layer in dynamics.get("layers", ()):
+            self._insert("layers", {"step": step, **layer})
+        self._flush_if_due()
+
+    def log_dynamics(self, step: int, metrics: Mapping[str, Any] | None) -> None:
+        """The documented name of `log` in a hand-written training loop."""
+        self.log(step, metrics)
+
+    def log_run(self, facts: Mapping[str, Any]) -> None:
+        """Record facts about the run, each a JSON scalar or list; a fact that was recorded before is replaced."""
+        for key, value in facts.items():
+            self._insert("run", {"key": key, "value": json.dumps(value, default=str)})
+        self._flush_if_due()
+
+    def log_table(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Record rows of `experts` or `tiers`, by column name."""
+        for row in rows:
+            self._insert(table, row)
+        self._flush_if_due()
+
+    def event(self, code: str, message: str, *, level: str = "info", step: int | None = None) -> None:
+        """Record that something happened which a reader of the run should know."""
+        row = {"step": step, "wall_time": time.time(), "level": level, "code": code, "message": message}
+        self._insert("events", row)
+
+    def _check_rewind(self, step: int) -> None:
+        if self._last_step is not None and step <= self._last_step:
+            self.event("rewind", f"step {step} came after step {self._last_step}; rows of re-run steps are replaced", step=step)
+        self._last_step = step
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> None:
+        types = {c.name: c.type for c in (TABLES[table][0] if table in TABLES else STEP_COLUMNS)}
+        plain = {}
+        for name, value in row.items():
+            try:
+                plain[name] = _plain(name, value, types.get(name, "REAL"))
+            except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+                self._refuse(name, error)
+        if table == "dynamics":
+            self._add_columns(plain)
+        holes = ", ".join("?" * len(plain))
+        self._wait(f"INSERT OR REPLACE INTO {table} ({', '.join(plain)}) VALUES ({holes})", tuple(plain.values()))
+
+    def _add_columns(self, names: Iterable[str]) -> None:
+        types = {column.name: column.type for column in STEP_COLUMNS}
+        for name in names:
+            if name not in self._columns:
+                self._columns.add(name)
+                self._wait(f"ALTER TABLE dynamics ADD COLUMN {name} {types.get(name, 'REAL')}", ())
+
+    def _wait(self, statement: str, values: tuple[Any, ...]) -> None:
+        self._waiting.append((statement, values))
+        if len(self._waiting) > MAX_WAITING:
+            self._waiting.pop(0)
+            self.dropped += 1
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        """A value that is no number, or a name that can be no column: said once per name, never raised in training."""
+        if name not in self._refused:
+            self._refused.add(name)
+            self.event("refused_value", f"{name!r} is not logged: {error}", level="warning")
+            warnings.warn(f"{self.db_path}: {name!r} is not logged: {error}", RuntimeWarning, stacklevel=4)
+
+    def _flush_if_due(self) -> None:
+        if time.monotonic() - self._last_flush >= self.flush_seconds:
+            self.flush()
+
+    def flush(self) -> bool:
+        """Write what waits, in one transaction. False if the file could not be written; the rows then wait on."""
+        self._last_flush = time.monotonic()
+        try:
+            with self._transaction():
+                for statement, values in self._waiting:
+                    self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            self._warn(error)
+            return False
+        self._waiting.clear()
+        return True
+
+    def _warn(self, error: sqlite3.Error) -> None:
+        """Say once that the file cannot be written now; training goes on."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.db_path} cannot be written now ({error}); training goes on and rows wait in memory.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def close(self) -> None:
+        """Write what waits and close the file. What could not be written is counted in `dropped` and said."""
+        atexit.unregister(self.close)
+        if self.dropped:
+            self.event("dropped", f"{self.dropped} statements were dropped while the file could not be written", level="error")
+        if not self.flush():
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+            warnings.warn(f"{self.db_path}: {self.dropped} statements were lost.", RuntimeWarning, stacklevel=2)
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _plain(name: str, value: Any, kind: str) -> Any:
+    """A Python scalar: sqlite3 would store numpy.float32 as bytes and refuse numpy.int64 as a key.
+
+    Raises ValueError for a name that is no column, and what float() or int() raise for a value that is no number.
+    """
+    if not METRIC_NAME.fullmatch(name):
+        raise ValueError("a column's name has lower-case letters, digits and underscores, at most 63")
+    if value is None or isinstance(value, str):
+        return value if value is None or kind == "TEXT" else float(value)
+    return int(value) if kind == "INTEGER" else float(value)

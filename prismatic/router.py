@@ -1,0 +1,189 @@
+"""The Prismatic layer: one clean copy of a block, perturbed copies, and a router that soft-merges their parameters.
+
+Soft merging of experts with adaptive routing: Muqeeth, Liu & Raffel 2023 (SMEAR, arXiv 2306.03745), section 3.
+Axis letters: B sequences of a batch, S positions, D hidden size, E experts.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from prismatic.config import RouterConfig
+from prismatic.errors import ModelError
+from prismatic.perturbation import Tiers, noise_seed, perturb, tier_indices
+from prismatic.schema import TIERS
+
+
+class Prismatic(nn.Module):
+    """Experts made from one block, merged by a router: `forward(x [B, S, D]) -> [B, S, D]`.
+
+    block: the module to copy, initialised, taking and returning [B, S, D]; it becomes expert 0.
+    hidden_size: D, what the router reads. layer: this router's place in the model; it varies the noise.
+    `roles[i]` says what expert i is (clean, perturbed, control); `routing_E` holds the last batch-mean shares.
+    Raises ModelError for a block without parameters or with weights that are not finite.
+    """
+
+    routing_E: Tensor
+    changed_EK: Tensor
+
+    def __init__(self, block: nn.Module, hidden_size: int, config: RouterConfig | None = None, *, layer: int = 0):
+        super().__init__()
+        self.config = config or RouterConfig()
+        self.layer = layer
+        self.roles = self.config.roles
+        if not any(True for _ in block.parameters()):
+            raise ModelError(f"{type(block).__name__} has no parameters, so there is nothing to perturb or merge.")
+        self.experts = nn.ModuleList([block, *(copy.deepcopy(block) for _ in self.roles[1:])])
+        self.parameter_names = [name for name, _ in block.named_parameters()]
+        self.tiers = TierIndices()
+        self.register_buffer("changed_EK", torch.zeros(len(self.roles), len(TIERS)))
+        self.register_buffer("routing_E", torch.full((len(self.roles),), 1 / len(self.roles)), persistent=False)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.gate = nn.Linear(hidden_size, len(self.roles))
+        if self.config.routing == "frozen":
+            self.norm.requires_grad_(False)
+            self.gate.requires_grad_(False)
+        self.reset_experts()
+
+    @torch.no_grad()
+    def reset_experts(self) -> None:
+        """Make every expert anew from expert 0: call it after initialising the model's weights again."""
+        clean = dict(self.experts[0].named_parameters())
+        self.tiers.rank(clean, self.config.sparsity)
+        for expert, role in enumerate(self.roles):
+            for name, parameter in self.experts[expert].named_parameters():
+                if expert:
+                    parameter.copy_(self._perturbed(clean[name], name, expert, role))
+        self.changed_EK.copy_(torch.tensor([self._changed(expert) for expert in range(len(self.roles))]))
+
+    def scale_of(self, expert: int) -> float:
+        """By how much of their magnitude this expert's selected weights were perturbed, at most."""
+        return {"clean": 0.0, "perturbed": self.config.perturbation_scale, "control": self.config.control_scale}[
+            self.roles[expert]
+        ]
+
+    def _perturbed(self, weight: Tensor, name: str, expert: int, role: str) -> Tensor:
+        return perturb(
+            weight,
+            self.tiers[name],
+            scale=self.scale_of(expert),
+            mode="noise" if role == "control" else self.config.perturbation_mode,
+            strategy=self.config.perturbation_strategy,
+            seed=noise_seed(self.config.seed, self.layer, expert, name),
+        )
+
+    def _changed(self, expert: int) -> list[float]:
+        """Share of each tier's weights, in the order of TIERS, in which this expert really differs from expert 0."""
+        changed, total = dict.fromkeys(TIERS, 0), self.tiers.sizes(self.experts[0])
+        for name, weight in self.experts[expert].named_parameters():
+            differs = (weight != self.experts[0].get_parameter(name)).flatten().cpu()
+            for tier, indices in zip(("top", "bottom"), self.tiers[name], strict=True):
+                hits = int(differs[indices.cpu()].sum())
+                changed[tier] += hits
+                changed["middle"] -= hits
+            changed["middle"] += int(differs.sum())
+        return [changed[tier] / total[tier] if total[tier] else 0.0 for tier in TIERS]
+
+    def route(self, x: Tensor) -> Tensor:
+        """Routing weights [B, E], float32 also under autocast; they sum to 1 over the experts."""
+        if self.config.routing == "frozen":
+            return self.routing_E.new_full((x.shape[0], len(self.roles)), 1 / len(self.roles))
+        seen = x[:, 0] if self.config.router_input == "first" else x.mean(1)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p_BE = self.route(x)
+        self.routing_E = p_BE.detach().mean(0)
+        if self.config.merge == "batch":
+            return functional_call(self.experts[0], self._merged(p_BE.mean(0)), (x,))
+        # The fused attention of the CPU has no batching rule under vmap and would run one sequence at a time.
+        with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
+            return torch.vmap(self._one_sequence, randomness="different")(self._merged(p_BE), x)
+
+    def _one_sequence(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.experts[0], parameters, (x[None],))[0]
+
+    def _merged(self, p: Tensor) -> dict[str, Tensor]:
+        """The experts' parameters weighted by p [..., E]: each of shape [..., *parameter]."""
+        merged = {}
+        for name in self.parameter_names:
+            stacked = torch.stack([self._parameter(expert, name) for expert in range(len(self.roles))])
+            merged[name] = torch.tensordot(p, stacked.float(), dims=1).to(stacked.dtype)
+        return merged
+
+    def _parameter(self, expert: int, name: str) -> Tensor:
+        weight = self.experts[expert].get_parameter(name)
+        bottom = self.tiers[name].bottom
+        if self.config.positive_control == 1 or self.roles[expert] != "perturbed" or not len(bottom):
+            return weight
+        return _GradientGain.apply(weight, bottom, self.config.positive_control)
+
+    def log_gradient_dynamics(self) -> dict[str, Any] | None:
+        """This layer's gradient dynamics, measured now; None before any backward. See `prismatic.dynamics`."""
+        from prismatic.dynamics import aggregate, measure
+
+        return aggregate(measure([self]))
+
+
+class TierIndices(nn.Module):
+    """The tiers of each parameter of a block, as buffers: saved with the weights, moved with the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def rank(self, parameters: dict[str, Tensor], sparsity: float) -> None:
+        """Compute the tiers of these base weights; every expert and every step is measured by them."""
+        self.names = list(parameters)
+        for place, (name, weight) in enumerate(parameters.items()):
+            tiers = tier_indices(weight, sparsity)
+            # Buffer names must not hold dots, so a parameter is known here by its place.
+            self.register_buffer(f"top_{place}", tiers.top.to(weight.device))
+            self.register_buffer(f"bottom_{place}", tiers.bottom.to(weight.device))
+
+    def __getitem__(self, name: str) -> Tiers:
+        place = self.names.index(name)
+        return Tiers(self.get_buffer(f"top_{place}"), self.get_buffer(f"bottom_{place}"))
+
+    def sizes(self, block: nn.Module) -> dict[str, int]:
+        """How many weights of one expert each tier holds."""
+        top = sum(len(self[name].top) for name in self.names)
+        bottom = sum(len(self[name].bottom) for name in self.names)
+        return {"top": top, "bottom": bottom, "middle": sum(w.numel() for w in block.parameters()) - top - bottom}
+
+    def hashes(self) -> dict[str, str]:
+        """A short hash of the top and of the bottom index sets: equal in two runs that share their tiers."""
+        digests = {"top": hashlib.sha256(), "bottom": hashlib.sha256()}
+        for name in self.names:
+            for tier, indices in zip(digests, self[name], strict=True):
+                digests[tier].update(name.encode() + b"\0" + indices.cpu().numpy().tobytes())
+        return {tier: digest.hexdigest()[:16] for tier, digest in digests.items()}
+
+
+class _GradientGain(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by `gain` at some indices: how a positive control is made.
+
+    In the graph and not a hook on the parameter, because copy.deepcopy and torch.compile lose such hooks silently.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, indices: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.gain = gain
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        (indices,) = ctx.saved_tensors
+        scaled = grad[0].clone(memory_format=torch.contiguous_format)
+        scaled.view(-1)[indices] *= ctx.gain
+        return scaled, None, None

@@ -1,0 +1,154 @@
+"""What a run file holds: every table of dynamics.db, with the meaning and unit of each column.
+
+Only the standard library: the trainer writes by this file, the reader judges by it, neither owns it.
+
+The `dynamics` table is wide, one row per logged step, because that is what the documentation promises and what
+other writers of this schema produce; its per-expert columns are `expert_{i}_{metric}` with `metric` from `METRICS`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: `file` and this project can tell a run from any database
+SCHEMA_VERSION = 1
+TIERS = ("top", "bottom", "middle")
+ROLES = ("clean", "perturbed", "control")
+SOURCES = ("merged", "isolated")
+
+EXPERT_COLUMN = re.compile(r"expert_(\d{1,4})_([a-z][a-z_]*)")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its SQL type, the unit of its values, and what they mean."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+
+
+GRADIENT = "loss / weight"
+
+# One row per logged step; these columns belong to the step, not to an expert.
+STEP_COLUMNS = (
+    Column("step", "INTEGER", "optimizer steps", "optimizer steps taken before this row was measured"),
+    Column("loss", "REAL", "nats per token", "training loss of the step's batch"),
+    Column("learning_rate", "REAL", "1", "learning rate of the first parameter group"),
+    Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite, all experts and layers"),
+    Column("missing_gradients", "INTEGER", "tensors", "expert parameters without any gradient, all experts and layers"),
+    Column("wall_time", "REAL", "seconds since 1970", "when the row was measured"),
+)
+
+# Per expert, means over layers. `clean_norm` is expert 0's name for the norm that the others call `perturbed_norm`.
+METRICS = (
+    Column("top_norm", "REAL", GRADIENT, "L2 norm of the gradient of the largest sparsity/2 of the base weights"),
+    Column("bottom_norm", "REAL", GRADIENT, "L2 norm of the gradient of the smallest non-zero sparsity/2"),
+    Column("middle_norm", "REAL", GRADIENT, "L2 norm of the gradient of all other weights"),
+    Column("clean_norm", "REAL", GRADIENT, "L2 norm of the whole gradient of expert 0"),
+    Column("perturbed_norm", "REAL", GRADIENT, "L2 norm of the whole gradient of an expert other than 0"),
+    Column("routing_weight", "REAL", "1", "the router's mean weight for this expert over the batch"),
+    Column("bottom_to_middle", "REAL", "log ratio", "mean over parameter tensors of log(bottom norm / middle norm)"),
+    Column("divergence", "REAL", GRADIENT, "mean over tiers of |norm_i - norm_0|, as documented: scales with the loss"),
+    Column("relative_divergence", "REAL", "1", "mean over tiers of |n_i/p_i - n_0/p_0| / (n_0/p_0): free of the share"),
+    Column("direction", "REAL", "1 - cosine", "1 - cosine between this expert's gradient and expert 0's, 0 to 2"),
+)
+
+LAYERS_COLUMNS = (
+    Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
+    Column("layer", "INTEGER", "index", "which Prismatic router, in the order the model holds them"),
+    Column("expert", "INTEGER", "index", "which expert; 0 is clean"),
+    Column("source", "TEXT", "name", "merged: what the optimizer uses; isolated: routing forced to this expert alone"),
+    Column("top_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
+    Column("bottom_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
+    Column("middle_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
+    Column("norm", "REAL", GRADIENT, "L2 norm of the whole gradient of this expert in this layer"),
+    Column("routing_weight", "REAL", "1", "as in dynamics, this layer alone"),
+    Column("gradient_cosine", "REAL", "cosine", "cosine between this expert's gradient and expert 0's"),
+    Column("bottom_to_middle", "REAL", "log ratio", "as in dynamics, this layer alone"),
+    Column("divergence", "REAL", GRADIENT, "as in dynamics, this layer alone; NULL for expert 0"),
+    Column("relative_divergence", "REAL", "1", "as in dynamics, this layer alone; NULL for expert 0"),
+    Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite"),
+    Column("missing_gradients", "INTEGER", "tensors", "parameters without any gradient"),
+)
+
+EXPERTS_COLUMNS = (
+    Column("expert", "INTEGER", "index", "which expert"),
+    Column("role", "TEXT", "name", "clean, perturbed, or control (perturbed by a negligible amount)"),
+    Column("seed", "INTEGER", "seed", "seed of the perturbation's noise; NULL for the clean expert"),
+    Column("scale", "REAL", "share of |weight|", "largest change of a weight, as a share of its magnitude"),
+    Column("changed_top", "REAL", "share of tier", "share of the top tier's weights that really differ from expert 0"),
+    Column("changed_bottom", "REAL", "share of tier", "the same for the bottom tier"),
+    Column("changed_middle", "REAL", "share of tier", "the same for the middle tier"),
+)
+
+TIERS_COLUMNS = (
+    Column("layer", "INTEGER", "index", "which Prismatic router"),
+    Column("tier", "TEXT", "name", "top, bottom or middle"),
+    Column("weights", "INTEGER", "weights", "how many weights of one expert are in this tier"),
+    Column("hash", "TEXT", "sha256, 16 hex digits", "of the index set, so that two runs can be seen to share tiers"),
+)
+
+RUN_COLUMNS = (
+    Column("key", "TEXT", "name", "config.NAME for every option, and facts about the run"),
+    Column("value", "TEXT", "JSON", "a JSON scalar or list"),
+)
+
+EVENTS_COLUMNS = (
+    Column("id", "INTEGER", "index", "order of the events"),
+    Column("step", "INTEGER", "optimizer steps", "NULL where the event belongs to no step"),
+    Column("wall_time", "REAL", "seconds since 1970", "when it happened"),
+    Column("level", "TEXT", "name", "info, warning or error"),
+    Column("code", "TEXT", "name", "what kind of event, stable"),
+    Column("message", "TEXT", "sentence", "what happened"),
+)
+
+# Every table but `dynamics`, whose columns depend on the number of experts: (columns, primary key).
+TABLES = {
+    "layers": (LAYERS_COLUMNS, ("step", "layer", "expert", "source")),
+    "experts": (EXPERTS_COLUMNS, ("expert",)),
+    "tiers": (TIERS_COLUMNS, ("layer", "tier")),
+    "run": (RUN_COLUMNS, ("key",)),
+    "events": (EVENTS_COLUMNS, ("id",)),
+}
+
+
+def expert_metrics(expert: int) -> list[Column]:
+    """The metrics that expert number `expert` has: expert 0 has no divergence from itself."""
+    whole = {"clean_norm"} if expert else {"perturbed_norm", "divergence", "relative_divergence", "direction"}
+    return [metric for metric in METRICS if metric.name not in whole]
+
+
+def dynamics_columns(num_experts: int) -> list[Column]:
+    """Columns of the wide table for a model with `num_experts` experts, in their order."""
+    per_expert = [
+        Column(f"expert_{i}_{metric.name}", metric.type, metric.unit, metric.meaning)
+        for i in range(num_experts)
+        for metric in expert_metrics(i)
+    ]
+    return [STEP_COLUMNS[0], *per_expert, *STEP_COLUMNS[1:]]
+
+
+def create_statements(num_experts: int) -> list[str]:
+    """SQL that makes every table where it does not exist yet."""
+
+    def create(table: str, columns: list[Column], key: tuple[str, ...]) -> str:
+        body = ", ".join(f"{c.name} {c.type}" for c in columns)
+        return f"CREATE TABLE IF NOT EXISTS {table} ({body}, PRIMARY KEY ({', '.join(key)}))"
+
+    return [
+        create("dynamics", dynamics_columns(num_experts), ("step",)),
+        *(create(table, list(columns), key) for table, (columns, key) in TABLES.items()),
+    ]
+
+
+def describe() -> str:
+    """The schema as text, a table of columns for each table: what `python -m prismatic schema` prints."""
+    sections = [("dynamics (expert_1 stands for every expert but 0)", dynamics_columns(2))]
+    sections += [(table, list(columns)) for table, (columns, _) in TABLES.items()]
+    lines = [f"dynamics.db, schema version {SCHEMA_VERSION} (application_id {APPLICATION_ID:#x})"]
+    for title, columns in sections:
+        lines += ["", title, *(f"  {c.name:<28} {c.type:<8} {c.unit:<22} {c.meaning}" for c in columns)]
+    return "\n".join(lines)
