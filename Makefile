@@ -1,0 +1,40 @@
+# make app   everything the app needs, then the app          (no torch)
+# make test  everything, then the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: app test lint format examples clean
+
+app: $(VENV)/.app
+	$(BIN)/streamlit run app.py
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+examples: $(VENV)/.all
+	$(BIN)/python examples/make.py
+
+clean:
+	rm -rf $(VENV) build
+
+# A stamp per set of requirements: they are installed when they change and not otherwise.
+$(VENV)/.app: requirements-app.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements-app.txt
+	touch $@
+
+$(VENV)/.all: requirements.txt requirements-app.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@ $(VENV)/.app

@@ -1,0 +1,59 @@
+"""Make the example run files anew with this project's own trainer: `make examples`, about five minutes on two cores.
+
+as-is.db             the documented experiment, merge: batch
+positive-control.db  an artificial yes: bottom-tier gradients of the perturbed experts are multiplied by 1.5
+zero-norms.db        a training loop that logs after zero_grad(), the most common mistake
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from prismatic import DynamicsLogger, log_gradient_dynamics
+from prismatic.config import RunConfig, load_config
+from prismatic.corpus import Corpus
+from prismatic.model import ByteLM
+from prismatic.train import train
+
+HERE = Path(__file__).parent
+EXPERIMENTS = HERE.parent / "experiments"
+
+
+def main() -> None:
+    """Make all three."""
+    trained(EXPERIMENTS / "prismatic.yml", HERE / "as-is.db")
+    trained(EXPERIMENTS / "positive-control.yml", HERE / "positive-control.db")
+    logged_after_zero_grad(HERE / "zero-norms.db")
+    for path in sorted(HERE.glob("*.db")):
+        print(f"{path.name:<24} {path.stat().st_size:>8} bytes")
+
+
+def trained(config: Path, target: Path) -> None:
+    """Train an experiment and keep its run file."""
+    with tempfile.TemporaryDirectory() as runs:
+        shutil.copyfile(train(load_config(config), runs=Path(runs)).db_path, target)
+
+
+def logged_after_zero_grad(target: Path, steps: int = 200) -> None:
+    """The documented manual loop with its calls in the wrong order, by hand and so without a `run` table."""
+    config = RunConfig(hidden_size=32, sequence_length=32)
+    corpus = Corpus.load()
+    torch.manual_seed(config.seed)
+    model = ByteLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    target.unlink(missing_ok=True)
+    with DynamicsLogger(target) as logger:
+        for step in range(steps):
+            batch = corpus.batch(step, batch_size=config.batch_size, length=config.sequence_length + 1, seed=0)
+            model.loss(batch).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+            logger.log_dynamics(step, log_gradient_dynamics(model, step))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What is wrong with a run, or was checked and is not."""
+
+import streamlit as st
+
+from ui.shell import inert, shell, show_rejected
+from validation.diagnostics import CHECKS
+from ui.views import show_finding
+
+judgement, run = shell("Diagnostics")
+show_rejected(judgement)
+own = [finding for finding in judgement.findings if finding.run == run.run]
+if not own:
+    st.success("Every check passed for this run.")
+for finding in own:
+    show_finding(finding)
+
+st.subheader("What was checked", anchor=False)
+found = {finding.id: finding.severity for finding in own}
+st.dataframe(
+    [
+        {
+            "check": check.__name__,
+            "result": found.get(check.__name__, "passed"),
+            "looks for": (check.__doc__ or "").strip(),
+        }
+        for check in CHECKS
+    ],
+    hide_index=True,
+    key="checks",
+    column_config={"looks for": st.column_config.TextColumn(width="large")},
+)
+
+file = next(file for file in judgement.files if file.run == run.run)
+st.subheader("How the file was read", anchor=False)
+st.text(f"{file.name}  {file.sha256}")
+st.caption(f"{len(run.steps)} rows, {len(run.experts)} experts, {len(file.wide.column_names)} columns read.")
+for note in file.notes:
+    st.markdown(f"- {inert(note)}")
+if file.events.num_rows:
+    st.subheader("Events of the run", anchor=False)
+    st.dataframe(file.events.to_pandas(), hide_index=True, key="events")

@@ -1,0 +1,177 @@
+"""What every page shares: the page's frame, the session's run files, the picked run, and the empty state.
+
+Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Uploads are written to a private
+folder of the session under their own hash and deleted when the session ends; names of files are data and shown inert.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
+from validation.judge import Judgement, judge
+from validation.runs import read_files
+from validation.series import Run
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+RUNS = Path(os.environ.get("PRISMATIC_RUNS", ROOT / "build" / "runs"))
+MAX_FILES = 200
+PAGES = {
+    "app.py": "Home",
+    "pages/1_Dynamics.py": "Dynamics",
+    "pages/2_Verdict.py": "Verdict",
+    "pages/3_Diagnostics.py": "Diagnostics",
+}
+COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
+TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run file of this session: where it is, what it is called, and whether it is our own private copy."""
+
+    path: Path
+    name: str
+    uploaded: bool = False
+
+
+@dataclass
+class Library:
+    """The run files that this session has chosen, in the order in which they came."""
+
+    sources: list[Source] = field(default_factory=list)
+    generation: int = 0
+    """Part of the uploader's key: a new one empties the widget and frees what it held."""
+
+    def add(self, source: Source) -> None:
+        """Add a file once."""
+        if source.path not in {known.path for known in self.sources}:
+            self.sources.append(source)
+
+
+def library() -> Library:
+    """This session's library."""
+    if "library" not in st.session_state:
+        st.session_state.library = Library()
+    found: Library = st.session_state.library
+    return found
+
+
+def frame(title: str) -> None:
+    """Page config, and the navigation: Streamlit's own would call the home page "app"."""
+    st.set_page_config(page_title=f"{title} · Prismatic", page_icon=str(ROOT / "docs" / "icon.png"), layout="wide")
+    for page, label in PAGES.items():
+        st.sidebar.page_link(page, label=label)
+
+
+def shell(title: str) -> tuple[Judgement, Run]:
+    """The frame of a page about one run: its title, and the run picked in the sidebar. Stops where there is no run."""
+    frame(title)
+    st.title(title)
+    if not library().sources:
+        empty_state()
+        st.stop()
+    judgement = judged()
+    if not judgement.runs:
+        show_rejected(judgement)
+        st.page_link("app.py", label="Choose other files on the home page")
+        st.stop()
+    return judgement, pick_run(judgement)
+
+
+def pick_run(judgement: Judgement) -> Run:
+    """The run that this page is about, by its id, which is safe to show; remembered from page to page."""
+    runs = {run.run: run for run in judgement.runs}
+    if len(runs) == 1:
+        return judgement.runs[0]
+    names = list(runs)
+    remembered = st.session_state.get("picked_run")
+    chosen = st.sidebar.selectbox("Run", names, index=names.index(remembered) if remembered in names else 0)
+    st.session_state.picked_run = chosen
+    st.sidebar.text(inert_name(runs[chosen].name))
+    return runs[chosen]
+
+
+def empty_state() -> None:
+    """What to do when there is nothing to show yet."""
+    st.info("No run yet. Train one, then choose its `dynamics.db` on the home page:")
+    st.code(TRAIN, language="bash")
+    st.page_link("app.py", label="Go to the home page, or see an example there")
+
+
+def judged() -> Judgement:
+    """The judgement of every file in the library; files are read again only when they have changed."""
+    keys = []
+    for source in library().sources:
+        try:
+            state = source.path.stat()
+            keys.append((source, state.st_mtime_ns, state.st_size))
+        except OSError:
+            keys.append((source, 0, 0))
+    return _judged(tuple(keys))
+
+
+@st.cache_resource(scope="session", max_entries=4, show_spinner="Reading and judging…")
+def _judged(keys: tuple[tuple[Source, int, int], ...]) -> Judgement:
+    runs, rejected = [], []
+    # Our own private copies cannot change under us; files on disk may still be written by a training run.
+    for uploaded in (False, True):
+        chosen = [(source.path, source.name) for source, _, _ in keys if source.uploaded is uploaded]
+        if chosen:
+            good, bad = read_files(chosen, immutable=uploaded)
+            runs += good
+            rejected += bad
+    return judge(runs, rejected)
+
+
+@st.cache_resource(scope="session", on_release=shutil.rmtree, show_spinner=False)
+def spool_folder() -> Path:
+    """A private folder for this session's uploads, removed when the session ends."""
+    return Path(tempfile.mkdtemp(prefix="prismatic-"))
+
+
+def spool(upload: Any) -> Source:
+    """Write an upload to the session's folder under its hash: its own name never becomes a path."""
+    data = upload.getbuffer()
+    path = spool_folder() / f"{hashlib.sha256(data).hexdigest()}.db"
+    if not path.exists():
+        path.write_bytes(data)
+    return Source(path, str(upload.name), uploaded=True)
+
+
+def show_rejected(judgement: Judgement) -> None:
+    """Each file that could not be read, with what was seen, why, and what to do."""
+    for finding in judgement.findings:
+        if finding.run is None:
+            st.error(f"**{inert(finding.symptom)}**: {inert(finding.evidence)}\n\n{inert(finding.cause)}. **Fix:** {inert(finding.fix)}")
+
+
+def inert(text: str) -> str:
+    """Text for st.markdown in which nothing is markup: a run file's own words must not become links or images."""
+    return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]", lambda match: f"&#{ord(match[0])};", text, flags=re.ASCII)
+
+
+def sentence(text: str) -> str:
+    """Inert text as a sentence of its own."""
+    return inert(text[:1].upper() + text[1:]) + "."
+
+
+def inert_name(name: str) -> str:
+    """A file's name for a plain-text element, cut to a line."""
+    return html.unescape(name)[:60]
+
+
+def status_badge(status: str) -> None:
+    """A status as a coloured word; never by colour alone."""
+    st.badge(status, color=COLORS[status])

@@ -1,0 +1,135 @@
+"""Pieces of a page that more than one page shows: a judgement in, streamlit elements out."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ui.shell import COLORS, inert, sentence, status_badge
+from validation import charts
+from validation.claims import CLAIMS, Claim
+from validation.diagnostics import ERROR, INFO, WARNING, Finding
+from validation.judge import Judgement
+from validation.series import Run
+from validation.verdict import Reading, combine
+
+QUESTIONS = {
+    "awakening": "Do the bottom weights receive larger gradients?",
+    "divergence": "Do the experts follow different gradients?",
+    "sustainment": "Does the divergence last?",
+}
+MEANING = {
+    "supported": "The data shows all three claims, beyond routing and control.",
+    "refuted": "The data speaks against the hypothesis.",
+    "inconclusive": "The data does not decide.",
+    "confounded": "What looks like an effect is explained by something else, so the data cannot answer.",
+    "invalid": "The data cannot carry a verdict.",
+}
+PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
+BOXES = {ERROR: st.error, WARNING: st.warning, INFO: st.info}
+
+
+def of_run(reading: Reading, run: Run) -> dict[str, Claim]:
+    """A reading's claims about a whole run, by name."""
+    return {claim.claim: claim for claim in reading.claims if claim.run == run.run and claim.expert is None}
+
+
+def headline(judgement: Judgement, run: Run) -> None:
+    """The run's overall status, what it means, and the premise, before anything else is said."""
+    claims = of_run(judgement.verdict.controlled, run)
+    status = combine([claim.status for claim in claims.values()])
+    shown = next((claim for claim in claims.values() if claim.status == status), None)
+    with st.container(border=True):
+        st.subheader(f"Verdict: :{COLORS[status]}[{status}]", anchor=False)
+        with st.container(horizontal=True):
+            if not run.finished:
+                st.badge("provisional", color="blue", help="The run has not reached its planned end.")
+            if run.config.get("positive_control", 1.0) != 1.0:
+                st.badge("positive control", color="orange", help="The effect was put in by hand.")
+        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {inert(shown.because)}." if shown else ""))
+        written = combine([claim.status for claim in of_run(judgement.verdict.as_written, run).values()])
+        st.caption(f"As written, to the letter of the documented rules: **{written}**.")
+        for premise in judgement.verdict.premises:
+            if premise.run == run.run:
+                badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
+                st.markdown(f"{badge} {sentence(premise.because)}")
+
+
+def claim_cards(judgement: Judgement, run: Run) -> None:
+    """The three claims side by side: controlled first, as written beneath it."""
+    controlled, written = of_run(judgement.verdict.controlled, run), of_run(judgement.verdict.as_written, run)
+    for column, name in zip(st.columns(len(CLAIMS)), CLAIMS, strict=True):
+        with column, st.container(border=True, height="stretch"):
+            claim_card(controlled[name], written[name])
+
+
+def claim_card(claim: Claim, written: Claim) -> None:
+    """One claim: question, status, estimate with its interval against the threshold, the reason, and the documented reading."""
+    st.markdown(f"**{claim.claim.capitalize()}**")
+    st.caption(QUESTIONS[claim.claim])
+    status_badge(claim.status)
+    if claim.estimate is not None:
+        st.markdown(f"### {number(claim.estimate, claim)}")
+        st.caption(f"95 % interval {number(claim.low, claim)} to {number(claim.high, claim)}, threshold {number(claim.threshold, claim)}")
+        chart = charts.interval(claim)
+        if chart is not None:
+            st.altair_chart(chart, key=f"interval-{claim.claim}", alt=f"Interval of {claim.claim} against its threshold")
+    st.write(sentence(claim.because))
+    st.caption(f"As written: **{written.status}**. {sentence(written.because)}")
+
+
+def number(value: float | None, claim: Claim) -> str:
+    """A claim's number with its unit."""
+    if value is None:
+        return "unbounded"
+    if claim.claim == "sustainment":
+        return f"{value:.0%} kept"
+    return f"{value:.2f}×" if claim.unit == "ratio" else f"{value:.3g} ({claim.unit})"
+
+
+def findings_summary(judgement: Judgement, run: Run) -> None:
+    """The gravest finding, and where the others are."""
+    own = [finding for finding in judgement.findings if finding.run == run.run]
+    if not own:
+        st.caption("Diagnostics found nothing wrong with this run.")
+        return
+    show_finding(own[0])
+    if len(own) > 1:
+        st.page_link("pages/3_Diagnostics.py", label=f"{len(own) - 1} more on the Diagnostics page")
+
+
+def show_finding(finding: Finding) -> None:
+    """What is seen, the evidence, the cause, the fix."""
+    BOXES[finding.severity](
+        f"**{sentence(finding.symptom)}**\n\n**Seen:** {inert(finding.evidence)}\n\n"
+        f"**Cause:** {inert(finding.cause)}\n\n**Fix:** {inert(finding.fix)}"
+    )
+
+
+def runs_table(judgement: Judgement) -> None:
+    """Every run that was read, in one table, with the verdict over all of them."""
+    if len(judgement.runs) > 1:
+        st.subheader("All runs", anchor=False)
+        across = [claim for claim in judgement.verdict.controlled.claims if claim.run is None]
+        for claim in across:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{claim.claim.capitalize()}**")
+                status_badge(claim.status)
+                st.caption(inert(claim.because))
+    rows = []
+    for run, file in zip(judgement.runs, judgement.files, strict=True):
+        claims = of_run(judgement.verdict.controlled, run)
+        rows.append(
+            {
+                "run": run.run,
+                "file": run.name,
+                "verdict": combine([claim.status for claim in claims.values()]),
+                **{name: claim.status for name, claim in claims.items()},
+                "logged steps": len(run.steps),
+                "experts": len(run.experts),
+                "scale": run.config.get("perturbation_scale"),
+                "merge": run.config.get("merge"),
+                "seed": run.config.get("seed"),
+                "sha256": file.sha256[:12],
+            }
+        )
+    st.dataframe(rows, hide_index=True, key="runs-table")

@@ -1,0 +1,349 @@
+"""One function per way in which a run can be wrong: what is seen, the evidence, the cause and the fix.
+
+A check takes a run and yields findings. To add one, write the function and list it in CHECKS. A finding of severity
+"error" means that the data of that run (or of that expert) cannot carry a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prismatic.schema import TIERS
+from validation import series
+from validation.claims import Thresholds
+from validation.runs import Rejected
+from validation.series import Run
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+COLLAPSED_SHARE = 0.95
+BROKEN_SHARE = 0.20  # of the rows; STATISTICS of the verdict hold up to 10 %
+GAP_SHARE = 0.25  # of the run's span
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a reader of this run must know."""
+
+    id: str
+    severity: str
+    symptom: str
+    evidence: str
+    cause: str
+    fix: str
+    run: str | None = None
+    expert: int | None = None
+
+
+def of_rejected(rejected: Rejected) -> Finding:
+    """The finding for a file that could not be read as a run."""
+    error = rejected.error
+    return Finding(error.id, ERROR, f"{rejected.name} cannot be read as a run", error.evidence, error.cause, error.fix)
+
+
+def diagnose(run: Run) -> list[Finding]:
+    """Everything that is wrong with a run, errors first."""
+    order = (ERROR, WARNING, INFO)
+    findings = [finding for check in CHECKS for finding in check(run)]
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def invalidating(findings: Iterable[Finding]) -> dict[tuple[str, int | None], str]:
+    """Per run and expert (None: the whole run), why its data carries no verdict."""
+    reasons: dict[tuple[str, int | None], str] = {}
+    for finding in findings:
+        if finding.severity == ERROR and finding.run is not None:
+            reasons.setdefault((finding.run, finding.expert), f"{finding.symptom} ({finding.id})")
+    return reasons
+
+
+def no_data(run: Run) -> Iterator[Finding]:
+    """The table is there, and empty."""
+    if not len(run.steps):
+        yield Finding(
+            "no_data",
+            ERROR,
+            "the file holds no logged step",
+            "table 'dynamics' has 0 rows",
+            "gradient logging was not enabled in the training loop, or the run stopped before its first logged step",
+            "train with router_type: prismatic, or call log_gradient_dynamics(model, step) after loss.backward() and "
+            "hand its result to DynamicsLogger.log",
+            run.run,
+        )
+
+
+def wal_missing(run: Run) -> Iterator[Finding]:
+    """Rows of a WAL-mode database wait in a second file, which a copy or an upload leaves behind."""
+    if run.wal:
+        yield Finding(
+            "wal_missing",
+            WARNING,
+            "rows may be missing: this file was copied while its newest rows were still in a -wal file",
+            f"the header says WAL mode; {len(run.steps)} rows are in the main file",
+            "the writer uses journal_mode=WAL and the -wal file beside the database was not copied with it",
+            "close the run first, or copy it with `sqlite3 dynamics.db \"VACUUM INTO 'whole.db'\"`, and upload that file",
+            run.run,
+        )
+
+
+def missing_experts(run: Run) -> Iterator[Finding]:
+    """Experts that the model has and the file has not."""
+    cause = "only some experts were iterated when the gradients were collected"
+    fix = "log every expert: log_gradient_dynamics(model, step) does, for every Prismatic router of the model"
+    if 0 not in run.experts or not run.of_role("perturbed"):
+        seen = ", ".join(map(str, run.experts)) or "none"
+        symptom = "there is no clean expert to compare to" if 0 not in run.experts else "there is no perturbed expert"
+        yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {seen}", cause, fix, run.run)
+        return
+    gaps = sorted(set(range(max(run.experts))) - set(run.experts))
+    count = run.config.get("num_experts")
+    expected = count + (run.config.get("control_experts") or 0) if isinstance(count, int) else 0
+    silent = [e.expert for e in run.experts.values() if not np.isfinite(e["bottom_norm"]).any() and len(run.steps)]
+    missing = sorted({*gaps, *range(len(run.experts) + len(gaps), expected), *silent})
+    if missing:
+        evidence = f"no values for expert {', '.join(map(str, missing))}; the file has {len(run.experts)} experts"
+        yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.run)
+
+
+def zero_norms(run: Run) -> Iterator[Finding]:
+    """Gradients that were gone when they were measured."""
+    zero = [e.expert for e in run.experts.values() if len(run.steps) and not np.nan_to_num(_norms(run, e.expert)).any()]
+    cause = "logging was called before loss.backward() or after optimizer.zero_grad()"
+    fix = "call it after backward() and before optimizer.step(), and zero_grad() only after that"
+    if len(zero) == len(run.experts) and zero:
+        evidence = f"top, bottom and middle norms of {len(zero)} experts are 0 in all {len(run.steps)} rows"
+        yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.run)
+        return
+    for expert in zero:
+        evidence = f"its top, bottom and middle norms are 0 in all {len(run.steps)} rows; other experts have gradients"
+        cause = "the expert was never routed to, or its parameters do not require gradients"
+        fix = "check requires_grad of its parameters and its routing weight; routing=frozen gives every expert a share"
+        symptom = f"expert {expert} never received a gradient"
+        yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.run, None if expert == 0 else expert)
+
+
+def nonfinite(run: Run) -> Iterator[Finding]:
+    """NaN, infinite or absent values."""
+    for expert in run.experts.values():
+        broken = ~np.isfinite(_norms(run, expert.expert)).all(axis=0)
+        if not broken.any():
+            continue
+        tail = max(5, round(0.02 * len(broken)))
+        ended = len(broken) >= tail and bool(broken[-tail:].all())
+        severe = ended or broken.mean() > BROKEN_SHARE
+        first = int(run.steps[np.flatnonzero(broken)[0]])
+        symptom = f"expert {expert.expert} has norms that are NaN, infinite or missing" + (", to the end" if ended else "")
+        yield Finding(
+            "nonfinite",
+            ERROR if severe else WARNING,
+            symptom,
+            f"{int(broken.sum())} of {len(broken)} rows, first at step {first}",
+            "the loss or the gradients overflowed (training diverged, or half precision without a GradScaler), or the "
+            "expert was not logged in these steps",
+            "lower the learning rate or clip with max_grad_norm; rows before the first broken step are still charted",
+            run.run,
+            None if expert.expert == 0 else expert.expert,
+        )
+
+
+def missing_gradients(run: Run) -> Iterator[Finding]:
+    """Parameters that had no gradient at all, as the logger counted them."""
+    count = run.step_column("missing_gradients")
+    if np.nansum(count) > 0:
+        rows = int((count > 0).sum())
+        yield Finding(
+            "missing_gradients",
+            WARNING,
+            "some expert parameters had no gradient",
+            f"up to {int(np.nanmax(count))} tensors, in {rows} of {len(run.steps)} rows",
+            "parameters are frozen or unused, or logging was called after zero_grad(set_to_none=True)",
+            "log after backward() and before zero_grad(); freeze the same parameters in every expert or in none",
+            run.run,
+        )
+
+
+def step_gaps(run: Run) -> Iterator[Finding]:
+    """A long stretch of training without any row."""
+    if len(run.steps) < 3:
+        return
+    jumps = np.diff(run.steps)
+    widest = int(jumps.argmax())
+    span = int(run.steps[-1] - run.steps[0])
+    if jumps[widest] > GAP_SHARE * span and jumps[widest] > 2 * np.median(jumps):
+        yield Finding(
+            "step_gaps",
+            ERROR,
+            "a long stretch of training was not logged",
+            f"nothing between step {run.steps[widest]} and step {run.steps[widest + 1]} of {span} steps",
+            "the run was interrupted and resumed later, or two runs were written into one file",
+            "log the whole run into one file, or judge the parts as runs of their own",
+            run.run,
+        )
+
+
+def duplicate_steps(run: Run) -> Iterator[Finding]:
+    """Steps written twice; the last one counts."""
+    if run.duplicates:
+        yield Finding(
+            "duplicate_steps",
+            INFO,
+            "some steps were logged more than once",
+            f"{run.duplicates} rows were replaced by a later row of the same step",
+            "training was resumed from an earlier step, or a step was logged twice",
+            "nothing to do if you resumed; the last row of each step is used",
+            run.run,
+        )
+
+
+def too_short(run: Run) -> Iterator[Finding]:
+    """Too few rows for an interval."""
+    limits = Thresholds()
+    usable = int(run.after_warmup(limits.warmup).sum())
+    if 0 < len(run.steps) and usable < limits.min_points:
+        yield Finding(
+            "too_short",
+            WARNING,
+            "the run is too short to decide",
+            f"{len(run.steps)} logged steps, {usable} after the warm-up; {limits.min_points:g} are needed",
+            "training is still going on, stopped early, or was logged too rarely",
+            "train longer (--set steps=1500) or log more often (--set log_freq=5)",
+            run.run,
+        )
+
+
+def identical_experts(run: Run) -> Iterator[Finding]:
+    """A perturbed expert that is the clean one."""
+    if 0 not in run.experts or not len(run.steps) or run.is_sham:
+        return
+    for expert in run.of_role("perturbed"):
+        changed = run.changed.get(expert.expert)
+        unchanged = changed is not None and not any(changed.values())
+        same = bool(np.array_equal(_norms(run, expert.expert), _norms(run, 0), equal_nan=True)) and len(run.steps) > 1
+        if unchanged or (same and changed is None):
+            evidence = (
+                "the file says that 0 % of its weights were changed"
+                if unchanged
+                else f"its norms equal expert 0's to the last digit in all {len(run.steps)} rows"
+            )
+            yield Finding(
+                "identical_experts",
+                ERROR,
+                f"expert {expert.expert} is the same as the clean expert",
+                evidence,
+                "perturbation_scale or sparsity is so small that nothing changed, the weights were initialised again "
+                "after perturbing, or expert 0 was logged under two names",
+                "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation",
+                run.run,
+                expert.expert,
+            )
+
+
+def router_collapse(run: Run) -> Iterator[Finding]:
+    """A router that has chosen one expert."""
+    for expert in run.experts.values():
+        share = expert["routing_weight"]
+        last = share[-max(1, len(share) // 5) :]
+        if np.isfinite(last).any() and float(np.nanmean(last)) > COLLAPSED_SHARE:
+            since = int(run.steps[np.flatnonzero(share > COLLAPSED_SHARE)[0]])
+            yield Finding(
+                "router_collapse",
+                WARNING,
+                f"the router has collapsed onto expert {expert.expert}",
+                f"its share is above {COLLAPSED_SHARE:.0%} from step {since}, {float(np.nanmean(last)):.1%} at the end",
+                "nothing keeps the router from sending everything to the expert that learns first; the others starve, "
+                "which shows as divergence and is none",
+                "look at the router before the perturbation: --set routing=frozen",
+                run.run,
+            )
+
+
+def collinear_gradients(run: Run) -> Iterator[Finding]:
+    """Experts whose gradients are one common gradient times their shares."""
+    if 0 not in run.experts:
+        return
+    alike = [e.expert for e in run.of_role("perturbed") if series.is_collinear(run, e.expert)]
+    if alike:
+        yield Finding(
+            "collinear_gradients",
+            WARNING,
+            "all experts share one gradient: their norms can differ only as their routing shares do",
+            f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient at every logged step",
+            "merge: batch merges the experts once per batch, so every expert's gradient is its share times dL/dW",
+            "train with --set merge=example control_experts=1, where gradients can differ and a control shows why",
+            run.run,
+        )
+
+
+def scale_dependent_threshold(run: Run) -> Iterator[Finding]:
+    """A documented verdict on divergence that another scale of the loss would turn round."""
+    if 0 not in run.experts or not len(run.steps):
+        return
+    scores = [float(np.nanmean(e["divergence"])) for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()]
+    limits = Thresholds()
+    near = [s for s in scores if limits.divergence_refuted / 10 < s < limits.divergence_supported * 10]
+    if near:
+        yield Finding(
+            "scale_dependent_threshold",
+            INFO,
+            "the documented divergence score depends on the scale of the loss",
+            f"mean score {near[0]:.3g}; a loss ten times larger or smaller gives {near[0] * 10:.3g} or {near[0] / 10:.3g}",
+            "the thresholds 0.05 and 0.01 are absolute, while gradient norms scale with the loss and the routing share",
+            "read the controlled verdict, which is free of both",
+            run.run,
+        )
+
+
+def positive_control(run: Run) -> Iterator[Finding]:
+    """An artificial yes must never be taken for a result."""
+    gain = run.config.get("positive_control")
+    if isinstance(gain, int | float) and gain != 1:
+        yield Finding(
+            "positive_control",
+            WARNING,
+            "this run is a positive control: its effect was put in by hand",
+            f"positive_control = {gain:g} multiplies the bottom-tier gradients of the perturbed experts",
+            "it was trained to show what a yes looks like",
+            "do not report it as a result; set positive_control: 1.0 for an experiment",
+            run.run,
+        )
+
+
+def unfinished(run: Run) -> Iterator[Finding]:
+    """A run that has not reached its planned end."""
+    if len(run.steps) and not run.finished:
+        state = run.facts.get("exit_state", "unknown")
+        yield Finding(
+            "unfinished",
+            INFO if state == "running" else WARNING,
+            "the run has not reached its planned end, so its verdict is provisional",
+            f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {str(state)[:20]}",
+            "it is still training, or it was stopped",
+            "judge it again when it is done",
+            run.run,
+        )
+
+
+CHECKS: Sequence[Callable[[Run], Iterator[Finding]]] = (
+    no_data,
+    wal_missing,
+    missing_experts,
+    zero_norms,
+    nonfinite,
+    missing_gradients,
+    step_gaps,
+    duplicate_steps,
+    identical_experts,
+    positive_control,
+    too_short,
+    collinear_gradients,
+    router_collapse,
+    scale_dependent_threshold,
+    unfinished,
+)
+
+
+def _norms(run: Run, expert: int) -> series.Array:
+    """Tier norms of one expert, [3, T]."""
+    return np.stack([run.experts[expert][f"{tier}_norm"] for tier in TIERS])

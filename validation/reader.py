@@ -1,0 +1,455 @@
+"""The child process that opens untrusted run files: the only code of this project that does.
+
+`runs.py` starts it as `python -I -S -B reader.py` (standard library only, nothing of this project is importable) and
+asks for one file per line on stdin. The answer to each is one line of JSON and, where that says `"ok": true`, the
+values of the tables that it names, in its order, column after column:
+
+    kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
+    kind "q"   int64 for each row, then one byte for each row, 0 for NULL
+    kind "t"   int32 length for each row, -1 for NULL, then the UTF-8 of all rows
+
+A file that cannot be read is answered with a stable `code` and the facts of the case; the sentences are `runs.py`'s.
+"""
+
+# ruff: noqa: N818
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import sys
+import time
+from array import array
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+EXPERT = re.compile(r"expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
+TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
+TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
+SIDE_TABLES = ("run", "experts", "tiers", "events", "layers")  # the largest last: it must not take the others' time
+PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check")
+ABOUT_VALUES = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")  # not damage: the values are judged one by one
+
+BUSY_SECONDS = 2.0
+CELLS_AT_ONCE = 50_000  # some 10 ms of reading: as long as a writer may have to wait for us
+COLUMNS = 2000  # SQLite's own limit
+LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
+EVENTS = 10_000  # the newest that are kept
+SIDE_ROWS, TEXT = 100_000, 64 << 20  # rows and bytes of text in one side table; `layers` may have more rows
+
+Row = tuple[Any, ...]
+
+
+class Reject(Exception):
+    """The file, or one of its side tables, cannot be read: a stable code and the facts."""
+
+    def __init__(self, code: str, **details: Any) -> None:
+        super().__init__(code)
+        self.code, self.details = code, details
+
+
+# -- The process -------------------------------------------------------------------------------------------------------
+
+
+def confine(limits: dict[str, Any]) -> None:
+    """Gives up for good what reading needs not: more memory, writing, many files, processes, core dumps."""
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's timer, SQLite's own limits and the authorizer remain
+        return
+    most = {"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 16, "NPROC": 0, "CORE": 0}
+    for name, value in most.items():
+        try:
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+        except (AttributeError, ValueError, OSError):  # macOS: RLIMIT_AS cannot be lowered
+            continue
+
+
+def allow_seconds(seconds: float) -> None:
+    """Lets the kernel end this process when this file takes more processor time than it may."""
+    try:
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = int(used.ru_utime + used.ru_stime + seconds) + 2
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    except (ImportError, ValueError, OSError):
+        return
+
+
+# -- The file's bytes, before SQLite sees them -------------------------------------------------------------------------
+
+MAGIC = b"SQLite format 3\x00"
+SIGNATURES = {
+    b"PK": "a zip archive (a PyTorch checkpoint is one, too)",
+    b"\x1f\x8b": "a gzip archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF document",
+    b"PAR1": "a Parquet file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x80\x02": "a Python pickle",
+    b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle",
+    b"version https://git-lfs": "a Git LFS pointer, not the file that it stands for",
+    b"\x37\x7f\x06": "the -wal file beside a SQLite database, not the database",
+    b"\xd9\xd5\x05\xf9": "the -journal file beside a SQLite database, not the database",
+}
+
+
+def looks_like(head: bytes) -> str:
+    """What a file that is no SQLite database seems to be."""
+    for signature, meaning in SIGNATURES.items():
+        if head.startswith(signature):
+            return meaning
+    if not head.strip(b"\0"):
+        return "nothing but zeros, as failed uploads and disks leave behind"
+    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the cut may have halved a character
+    if all(c.isprintable() or c.isspace() for c in text) and "\ufffd" not in text:
+        return f"text ({text.strip()[:40]!r})"
+    return "no known format; it may be encrypted"
+
+
+def is_being_written(path: str) -> bool:
+    """Whether a writer is, or was when it died, in the middle of something."""
+    return os.path.exists(path + "-journal") or os.path.exists(path + "-wal")
+
+
+def inspect(path: str, immutable: bool) -> bool:
+    """Judges size and header; answers whether the file is in WAL mode."""
+    unsettled = not immutable and is_being_written(path)
+    with open(path, "rb") as file:
+        head, size = file.read(100), os.fstat(file.fileno()).st_size
+    unsettled = unsettled or (not immutable and is_being_written(path))
+    if not head:
+        raise Reject("empty")
+    if not head.startswith(MAGIC) and not MAGIC.startswith(head):
+        raise Reject("not_sqlite", looks=looks_like(head))
+    if len(head) < 100:
+        raise Reject("truncated", size=size, expected=512)
+    page = int.from_bytes(head[16:18], "big")
+    expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
+    # Writers before SQLite 3.7 leave the page count stale. A file that is just growing is judged by SQLite, locked.
+    if not unsettled and head[24:28] == head[92:96] and expected > size:
+        raise Reject("truncated", size=size, expected=expected)
+    return 2 in head[18:20]
+
+
+# -- SQLite, hardened --------------------------------------------------------------------------------------------------
+
+
+def authorize(action: int, first: str | None, second: str | None, database: str | None, within: str | None) -> int:
+    """Allows to read the tables of a run and to ask four pragmas: no function, no view, nothing that writes."""
+    name, tables = str(first).lower(), ("sqlite_master", "dynamics", *SIDE_TABLES)
+    readable = action == sqlite3.SQLITE_READ and name in tables and within is None
+    asked = action == sqlite3.SQLITE_PRAGMA and name in PRAGMAS
+    return sqlite3.SQLITE_OK if readable or asked or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
+
+
+def how_to_open(path: str, immutable: bool, wal: bool) -> str:
+    """URI options with which nothing is written beside the file, and what its -wal holds is seen."""
+    if immutable or (wal and not os.path.exists(path + "-wal")):
+        return "&immutable=1"
+    if wal and not os.path.exists(path + "-shm") and os.name == "posix":
+        return "&vfs=unix-none"  # a copied pair without a writer: in exclusive mode SQLite needs no -shm
+    return "&readonly_shm=1" if wal else ""
+
+
+def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
+    """A read-only connection to a file that may be hostile."""
+    path = path.replace("\\", "/") if os.sep == "\\" else path
+    url = f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=ro{options}"
+    db = sqlite3.connect(url, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    most = {"LENGTH": LENGTH, "SQL_LENGTH": 1 << 20, "COLUMN": COLUMNS, "EXPR_DEPTH": 100, "COMPOUND_SELECT": 2}
+    most |= {"ATTACHED": 0, "VDBE_OP": 250_000, "FUNCTION_ARG": 8, "TRIGGER_DEPTH": 1, "WORKER_THREADS": 0}
+    for name, value in most.items():
+        db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
+    if sys.version_info >= (3, 12):
+        db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY"):
+        db.execute(f"PRAGMA {pragma}")
+    db.execute("PRAGMA ignore_check_constraints=ON")  # CHECKs are the file's own code: quick_check would run it
+    if "unix-none" in options:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    db.set_authorizer(authorize)
+    return db
+
+
+def plain_columns(db: sqlite3.Connection, table: str) -> dict[str, str]:
+    """Columns of `table` and their declared types, once it is known to be a plain, sound table; {} where it is not."""
+    query = "SELECT type, rootpage, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')"
+    found = db.execute(query, (table,)).fetchone()
+    if not found:
+        return {}
+    kind, root, sql = found
+    if kind != "table" or not root or not str(sql).startswith("CREATE TABLE "):
+        virtual = str(sql)[:14].upper() == "CREATE VIRTUAL"
+        raise Reject("not_a_table", kind="virtual table" if virtual else "view" if kind == "view" else "forged entry")
+    columns = db.execute(f"PRAGMA table_xinfo({table})").fetchall()
+    if generated := [str(column[1])[:60] for column in columns if column[6] in (2, 3)]:
+        raise Reject("generated", columns=generated[:20])
+    for (problem,) in db.execute(f"PRAGMA quick_check({table})").fetchall():
+        if problem != "ok" and not ABOUT_VALUES.match(problem):
+            raise Reject("corrupt", problem=problem[:200])
+    return {str(column[1]): str(column[2]).upper() for column in columns}
+
+
+# -- Rows to typed columns ---------------------------------------------------------------------------------------------
+
+
+class Column:
+    """The values of one column, as compact as they will be sent."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.bytes, self.present = kind, 0, bytearray()
+        self.values: Any = [] if kind == "t" else array(kind)
+
+    def extend(self, cells: Row) -> None:
+        """Adds cells as SQLite gave them; TypeError if one of them does not belong here."""
+        if self.kind == "t":
+            texts = [None if cell is None else encode(cell) for cell in cells]
+            self.bytes += sum(len(text) for text in texts if text)
+            self.values += texts
+            return
+        fill = float("nan") if self.kind == "d" else 0
+        numbers = [fill if cell is None else cell for cell in cells] if None in cells else cells
+        try:
+            self.values.extend(array(self.kind, numbers))
+        except TypeError:
+            if self.kind == "d":
+                raise
+            self.values.extend([integer(number) for number in numbers])
+        if self.kind == "q":
+            self.present.extend([cell is not None for cell in cells])
+
+    def dump(self) -> list[Any]:
+        """The bytes to send, as the head of this module describes them."""
+        if self.kind != "t":
+            return [self.values, self.present]
+        lengths = array("i", [-1 if text is None else len(text) for text in self.values])
+        return [lengths, b"".join(filter(None, self.values))]
+
+
+def integer(cell: Any) -> int:
+    """An integer, or a float that is one, as pandas writes steps."""
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
+        return int(cell)
+    if not isinstance(cell, int):
+        raise TypeError
+    return cell
+
+
+def encode(cell: Any) -> bytes:
+    """UTF-8 of a text or a number."""
+    if isinstance(cell, bytes):
+        raise TypeError
+    return str(cell).encode()
+
+
+def blame(rows: list[Row], columns: dict[str, Column]) -> Reject:
+    """The first cell of `rows` that its column cannot take."""
+    names = list(columns)
+    for row in rows:
+        for (name, column), cell in zip(columns.items(), row, strict=False):
+            try:
+                Column(column.kind).extend((cell,))
+            except TypeError:
+                kept = "TEXT" if isinstance(cell, str) else "BLOB" if isinstance(cell, bytes) else "REAL"
+                size = 8 if isinstance(cell, float) else len(cell)
+                step = row[names.index("step")] if "step" in names and name != "step" else None
+                code = "bad_step" if name == "step" else "bad_value"
+                return Reject(code, column=name, step=step, type=kept, bytes=size, value=repr(cell)[:40])
+    return Reject("unexpected", problem="a value changed while it was read")
+
+
+def pages(db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str]) -> Iterator[list[Row]]:
+    """Rows in the order of rowid, in short transactions: a reader that stays in one locks the training's writer out."""
+    selected, size = ", ".join(f'"{name}"' for name in names), max(1, CELLS_AT_ONCE // len(names))
+    hidden = {name.lower() for name in declared}
+    key = next((name for name in ("_rowid_", "rowid", "oid") if name not in hidden), None)
+    try:
+        db.execute(f"SELECT {key} FROM {table} LIMIT 0").close()
+    except sqlite3.OperationalError:  # WITHOUT ROWID
+        key = None
+    if key is None or len(names) == COLUMNS:  # the key would be one column too many for SQLite
+        cursor = db.execute(f"SELECT {selected} FROM {table} NOT INDEXED")
+        while rows := cursor.fetchmany(size):
+            yield rows
+        return
+    query = f"SELECT {selected}, {key} FROM {table} NOT INDEXED WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
+    start = -(2**63)
+    while rows := db.execute(query, (start,)).fetchall():
+        yield rows
+        last = rows[-1][-1]
+        if last < start:
+            raise Reject("corrupt", problem="the rows are out of order")
+        if len(rows) < size or last == 2**63 - 1:
+            return
+        start = last + 1
+
+
+def read_columns(
+    db: sqlite3.Connection, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
+) -> dict[str, Column]:
+    """The columns that `kinds` names, within the limits; of `events` only the newest rows."""
+    columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
+    for rows in pages(db, table, list(kinds), declared):
+        count += len(rows)
+        try:
+            for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
+                column.extend(cells)
+        except TypeError:
+            raise blame(rows, columns) from None
+        for column in columns.values() if table == "events" else ():
+            del column.values[:-EVENTS], column.present[:-EVENTS]
+        text = sum(column.bytes for column in columns.values())
+        for limit, value in (("rows", count), ("values", count * len(kinds)), ("text_bytes", text)):
+            if value > limits[limit]:
+                raise Reject("too_large", limit=limit, most=limits[limit])
+        if time.monotonic() > limits["deadline"]:
+            raise Reject("timeout")
+    return columns
+
+
+# -- One file ----------------------------------------------------------------------------------------------------------
+
+
+def read_dynamics(
+    db: sqlite3.Connection, allowed: list[str], limits: dict[str, Any]
+) -> tuple[dict[str, Column], list[str]]:
+    """The columns of the wide table that may be used, and the names of the others."""
+    declared = plain_columns(db, "dynamics")
+    if not declared:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchmany(20)
+        raise Reject("no_dynamics", tables=[str(name)[:60] for (name,) in tables])
+    if len(declared) > limits["columns"]:
+        raise Reject("too_large", limit="columns")
+    shown = [name[:60] for name in declared][:20]
+    if "step" not in declared:
+        raise Reject("no_step", columns=shown)
+    metrics = {name: match[1] for name in declared if (match := EXPERT.fullmatch(name))}
+    if not set(TIER_NORMS) & set(metrics.values()):
+        raise Reject("no_experts", columns=shown)
+    known = {name for name in declared if name in metrics or name in allowed}
+    kinds = {  # a column declared as text is no measurement, unless nothing can be judged without it
+        name: "q" if name == "step" else "d"
+        for name, declared_type in declared.items()
+        if name in known and (metrics.get(name) in TIER_NORMS or name == "step" or not TEXTUAL.search(declared_type))
+    }
+    columns = read_columns(db, "dynamics", kinds, declared, limits)
+    if 0 in columns["step"].present:
+        raise Reject("bad_step", type="NULL", value="NULL", row=columns["step"].present.index(0) + 1)
+    return columns, [name for name in declared if name not in kinds]
+
+
+def read_side_table(
+    db: sqlite3.Connection, table: str, allowed: dict[str, str], limits: dict[str, Any]
+) -> dict[str, Column]:
+    """A side table's known columns; {} where the file has no such table."""
+    declared = plain_columns(db, table)
+    kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
+    if declared and not kinds:
+        raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
+    if table not in ("layers", "events"):
+        limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
+    return read_columns(db, table, kinds, declared, limits) if kinds else {}
+
+
+def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Header and values of one run file; raises what `reason` understands."""
+    path, immutable, limits = request["path"], request["immutable"], request["limits"]
+    limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT}
+    wal = inspect(path, immutable)
+    lost = wal and (immutable or not os.path.exists(path + "-wal"))
+    db = connect(path, how_to_open(path, immutable, wal), limits["deadline"])
+    try:
+        application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS[:2])
+        try:
+            columns, ignored = read_dynamics(db, request["columns"], limits)
+        except Reject as error:
+            if lost and error.code == "no_dynamics":
+                raise Reject("wal_missing") from None
+            raise
+        if lost and not columns["step"].values:
+            raise Reject("wal_missing")
+        tables, notes = {"dynamics": columns}, []
+        for table in SIDE_TABLES:
+            try:
+                spent = sum(len(column.values) for columns in tables.values() for column in columns.values())
+                left = {**limits, "values": limits["values"] - spent}
+                tables[table] = read_side_table(db, table, request["tables"].get(table, {}), left)
+            except Exception as error:
+                notes.append([table, *reason(error)])
+    finally:
+        db.close()
+    header = {"application_id": application_id, "version": version, "wal": wal, "lost": lost, "notes": notes}
+    header |= {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
+    header["tables"] = {
+        table: [len(next(iter(columns.values())).values), [[name, column.kind] for name, column in columns.items()]]
+        for table, columns in tables.items()
+        if columns
+    }
+    return header, [blob for columns in tables.values() for column in columns.values() for blob in column.dump()]
+
+
+SQLITE_CODES = {
+    "SQLITE_CORRUPT": "corrupt",
+    "SQLITE_NOTADB": "corrupt",
+    "SQLITE_IOERR_SHORT_READ": "corrupt",
+    "SQLITE_INTERRUPT": "timeout",
+    "SQLITE_BUSY": "locked",
+    "SQLITE_LOCKED": "locked",
+    "SQLITE_READONLY_ROLLBACK": "unfinished",
+    "SQLITE_TOOBIG": "too_large",
+    "SQLITE_ERROR": "corrupt",  # such as an unsupported file format
+    "SQLITE_CANTOPEN": "system",
+    "SQLITE_IOERR": "system",
+}
+
+
+def reason(error: Exception) -> tuple[str, dict[str, Any]]:
+    """Code and facts of whatever reading raised: a file by an attacker may raise anything."""
+    if isinstance(error, Reject):
+        return error.code, error.details
+    if isinstance(error, MemoryError):
+        return "too_large", {"limit": "memory_bytes"}
+    if isinstance(error, UnicodeDecodeError):  # sqlite3 lets it escape, from names in the schema
+        return "corrupt", {"problem": "names that are not UTF-8"}
+    name = str(getattr(error, "sqlite_errorname", ""))
+    code = next((code for prefix, code in SQLITE_CODES.items() if name.startswith(prefix)), None)
+    details = {"problem": str(error)[:200], "limit": "row_bytes", "most": LENGTH}
+    return code or ("system" if isinstance(error, OSError) else "unexpected"), details
+
+
+def main() -> None:
+    """Answers requests until stdin ends."""
+    confined = False
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if not confined:
+            confine(request["limits"])
+            confined = True
+        allow_seconds(request["limits"]["seconds"])
+        blobs: list[Any] = []
+        try:
+            header, blobs = read(request)
+            header["ok"] = True
+        except Exception as error:
+            code, details = reason(error)
+            header = {"ok": False, "code": code, "details": details}
+        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
+        for blob in blobs:
+            sys.stdout.buffer.write(blob)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

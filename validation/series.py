@@ -1,0 +1,272 @@
+"""A run as arrays, and the series that the verdict compares (formulas: docs/verdict.md, "Series").
+
+Axis letters: T logged steps. NaN means missing everywhere; a zero norm is a real zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from prismatic.schema import STEP_COLUMNS, TIERS
+from validation.queries import ask
+from validation.runs import RunFile
+from validation.statistics import Array
+
+METRICS = (
+    *(f"{tier}_norm" for tier in TIERS),
+    *("norm", "routing_weight", "bottom_to_middle", "divergence", "relative_divergence", "direction"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """One expert's columns over the run's logged steps."""
+
+    expert: int
+    role: str
+    columns: Mapping[str, Array]
+
+    def __getitem__(self, metric: str) -> Array:
+        return self.columns[metric]
+
+    @property
+    def tiers_usable(self) -> NDArray[np.bool_]:
+        """Rows in which every tier norm is a finite number above zero, so that logs can be taken."""
+        norms = np.stack([self[f"{tier}_norm"] for tier in TIERS])
+        return np.asarray(np.isfinite(norms).all(axis=0) & (norms > 0).all(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run: its logged steps, its experts, and what the file says about how it was made."""
+
+    run: str
+    name: str
+    steps: NDArray[np.int64]
+    experts: Mapping[int, Expert]
+    layers: Sequence[Mapping[int, Expert]] = ()
+    """The same per layer, from the merged gradients; empty for files that have only the means over layers."""
+    step_columns: Mapping[str, Array] = field(default_factory=dict)
+    """Columns that belong to the step and not to an expert, such as loss; only those that the file has."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights in each tier of one expert, mean over layers; empty where the file does not say."""
+    changed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Per expert, the share of each tier that its perturbation really changed; empty where the file does not say."""
+    duplicates: int = 0
+    wal: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options it was trained with; empty for files without a run table."""
+        return {key.removeprefix("config."): value for key, value in self.facts.items() if key.startswith("config.")}
+
+    def of_role(self, role: str) -> list[Expert]:
+        """The experts of a role: clean, perturbed or control."""
+        return [expert for expert in self.experts.values() if expert.role == role]
+
+    @property
+    def planned_steps(self) -> int:
+        """How long the run is meant to be; as long as it is, where the file does not say."""
+        planned = self.number("planned_steps")
+        seen = int(self.steps[-1]) + 1 if len(self.steps) else 0
+        return max(int(planned), seen) if planned else seen
+
+    def number(self, fact: str) -> float | None:
+        """A fact that should be a number; None where it is absent or is none."""
+        value = self.facts.get(fact)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    @property
+    def is_sham(self) -> bool:
+        """Whether nothing, or next to nothing, was perturbed in this run."""
+        scale = self.config.get("perturbation_scale")
+        return isinstance(scale, int | float) and 0 <= scale <= 0.001
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its planned end, as far as the file says."""
+        return not len(self.steps) or int(self.steps[-1]) + 1 >= self.planned_steps
+
+    def step_column(self, name: str) -> Array:
+        """A column of the step; NaN in every row where the file does not have it."""
+        return self.step_columns.get(name, np.full(len(self.steps), np.nan))
+
+    def after_warmup(self, share: float) -> NDArray[np.bool_]:
+        """Rows after the warm-up: the larger of a share of the *planned* steps and the learning rate's own warm-up.
+
+        The planned length and not the current one, or a live run would change its mind about old rows.
+        """
+        if not len(self.steps):
+            return np.zeros(0, dtype=bool)
+        first = int(self.steps[0])
+        warmup = max(share * (self.planned_steps - first), self.number("warmup_steps") or 0.0)
+        return np.asarray(self.steps >= first + warmup)
+
+
+def load_runs(con: duckdb.DuckDBPyConnection, files: Sequence[RunFile]) -> list[Run]:
+    """The runs of a connection as arrays, in the order of the files."""
+    return [_load_run(con, file) for file in files]
+
+
+def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
+    steps = file.wide["step"].to_numpy().astype(np.int64)
+    wide = ask(con, "expert_columns", run=file.run)
+    layers = ask(con, "layer_columns", run=file.run, source="merged")
+    roles = dict(zip(wide["expert"].to_pylist(), wide["role"].to_pylist(), strict=True))
+    shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
+    return Run(
+        run=file.run,
+        name=file.name,
+        steps=steps,
+        experts=_experts(wide, roles, steps),
+        layers=tuple(
+            _experts(layers.filter(pc.equal(layers["layer"], layer)), roles, steps)
+            for layer in pc.unique(layers["layer"]).to_pylist()
+        ),
+        step_columns={name: _floats(file.wide[name]) for name in shared},
+        facts=file.facts,
+        weights=_tier_weights(file),
+        changed=_changed(file),
+        duplicates=file.duplicates,
+        wal=file.wal,
+    )
+
+
+def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
+    """A tidy table as one Expert per expert, each column with a value (or NaN) for every step of the run."""
+    experts = {}
+    for expert in pc.unique(table["expert"]).to_pylist():
+        own = table.filter(pc.equal(table["expert"], expert))
+        own_steps = own["step"].to_numpy().astype(np.int64)
+        columns = {name: align(own_steps, _floats(own[name]), steps) for name in METRICS}
+        experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
+    return experts
+
+
+def _floats(column: pa.ChunkedArray) -> Array:
+    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def _tier_weights(file: RunFile) -> dict[str, float]:
+    """Mean number of weights per tier over the layers, from the file's `tiers` table."""
+    sizes: dict[str, list[float]] = {}
+    for row in file.tiers.to_pylist():
+        if row["tier"] in TIERS and row["weights"]:
+            sizes.setdefault(row["tier"], []).append(float(row["weights"]))
+    return {tier: float(np.mean(values)) for tier, values in sizes.items()} if len(sizes) == len(TIERS) else {}
+
+
+def _changed(file: RunFile) -> dict[int, dict[str, float]]:
+    return {
+        int(row["expert"]): {tier: row[f"changed_{tier}"] for tier in TIERS}
+        for row in file.experts.to_pylist()
+        if row["expert"] is not None and all(row[f"changed_{tier}"] is not None for tier in TIERS)
+    }
+
+
+def raw(expert: Expert, clean: Expert) -> Array:
+    """Log ratio of the bottom norms: what a person comparing two lines on the chart sees."""
+    return _log(expert["bottom_norm"]) - _log(clean["bottom_norm"])
+
+
+def did(expert: Expert, clean: Expert) -> Array:
+    """Difference in differences: the bottom tier's log ratio beyond the middle tier's.
+
+    Any factor common to all tiers (routing share, scale of the loss) cancels. Taken per parameter tensor where the run
+    has logged that, since pooling tensors of different shape first shows a small spurious rise.
+    """
+    per_tensor = expert["bottom_to_middle"] - clean["bottom_to_middle"]
+    if _mostly_finite(per_tensor):
+        return per_tensor
+    return raw(expert, clean) - (_log(expert["middle_norm"]) - _log(clean["middle_norm"]))
+
+
+def adjusted(run: Run, expert: int) -> dict[str, Array]:
+    """Per tier, the log ratio of the norms beyond the routing ratio; beyond the middle tier's where no share is logged.
+
+    Taken in each layer and then averaged, where layers are logged: layers have routers of their own, and a mean of
+    norms over layers is no longer a share times one gradient.
+    """
+    places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
+    per_layer = [_adjusted(layer[expert], layer[0]) for layer in places]
+    return {tier: np.mean([one[tier] for one in per_layer], axis=0) for tier in TIERS}
+
+
+def _adjusted(expert: Expert, clean: Expert) -> dict[str, Array]:
+    ratios = {tier: _log(expert[f"{tier}_norm"]) - _log(clean[f"{tier}_norm"]) for tier in TIERS}
+    share = _log(expert["routing_weight"]) - _log(clean["routing_weight"])
+    reference = share if _mostly_finite(share) else ratios["middle"]
+    return {tier: ratio - reference for tier, ratio in ratios.items()}
+
+
+def divergence(run: Run, expert: Expert) -> dict[str, Array]:
+    """How far an expert's gradient is from the clean one's: in direction where that can be seen, else in size by tier.
+
+    The direction of merged gradients says something only with one merge per example; with one merge per batch all
+    experts share one gradient, and a cosine below 1 comes from elsewhere.
+    """
+    if run.config.get("merge") == "example" and _mostly_finite(expert["direction"]):
+        return {"direction": expert["direction"]}
+    return adjusted(run, expert.expert)
+
+
+def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]) -> Array:
+    """Values at other steps: those logged at exactly these steps, NaN elsewhere."""
+    if not len(steps_T):
+        return np.full(len(onto_T), np.nan)
+    place = np.minimum(np.searchsorted(steps_T, onto_T), len(steps_T) - 1)
+    return np.where(steps_T[place] == onto_T, values_T[place], np.nan)
+
+
+def dormancy(run: Run) -> Array:
+    """Log of how much gradient a bottom weight of the clean expert receives, relative to a middle weight."""
+    clean = run.experts[0]
+    sparsity = run.config.get("sparsity")
+    half = (sparsity if isinstance(sparsity, float) and 0 < sparsity < 1 else 0.1) / 2
+    weights = run.weights or {"bottom": half, "middle": 1 - 2 * half}
+    per_weight = {tier: _log(clean[f"{tier}_norm"]) - 0.5 * np.log(weights[tier]) for tier in ("bottom", "middle")}
+    return per_weight["bottom"] - per_weight["middle"]
+
+
+def is_collinear(run: Run, expert: int) -> bool:
+    """Whether both experts' gradients are one common gradient times a factor: a fact of structure, not of statistics.
+
+    It must hold in every layer, where layers are logged.
+    """
+    places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
+    return all(_is_collinear(layer[expert], layer[0]) for layer in places)
+
+
+def _is_collinear(expert: Expert, clean: Expert) -> bool:
+    usable = expert.tiers_usable & clean.tiers_usable
+    if usable.sum() < 3:
+        return False
+    direction = expert["direction"][usable]
+    if _mostly_finite(direction):
+        return float(np.nanmedian(direction)) < 1e-3
+    share = (_log(expert["routing_weight"]) - _log(clean["routing_weight"]))[usable]
+    if _mostly_finite(share):
+        whole = [np.sqrt(sum(e[f"{tier}_norm"][usable] ** 2 for tier in TIERS)) for e in (expert, clean)]
+        rest = _log(whole[0]) - _log(whole[1]) - share
+        return bool(np.nanstd(rest) < 1e-3 and abs(np.nanmean(rest)) < 1e-2)
+    ratios = np.stack([_log(expert[f"{t}_norm"][usable]) - _log(clean[f"{t}_norm"][usable]) for t in TIERS])
+    return bool(np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95)
+
+
+def _log(values: Array) -> Array:
+    """Natural log; NaN, not minus infinity, where there is nothing to take a log of."""
+    positive = np.isfinite(values) & (values > 0)
+    return np.log(np.where(positive, values, np.nan))
+
+
+def _mostly_finite(values: Array) -> bool:
+    return len(values) > 0 and float(np.isfinite(values).mean()) >= 0.8
