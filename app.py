@@ -25,7 +25,9 @@ def choose_files() -> None:
             help="One or more dynamics.db files. They stay in this session and are removed when it ends.",
         )
         if files and len(files) + len(chosen.sources) > MAX_FILES:
-            st.error(f"{len(files)} files at once; at most {MAX_FILES} fit in one session. Remove some and upload fewer.")
+            st.error(
+                f"{len(files)} files at once; at most {MAX_FILES} fit in one session. Remove some and upload fewer."
+            )
         elif files:
             for file in files:
                 chosen.add(spool(file))

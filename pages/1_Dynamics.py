@@ -21,8 +21,9 @@ with st.container(horizontal=True):
             f"{finite.mean():.3g}" if len(finite) else "none",
             border=True,
             width="content",
-            help=f"Mean over tiers and steps of |norm - norm of expert 0|. As documented: above {limits.divergence_supported:g} "
-            f"diverges, below {limits.divergence_refuted:g} does not. It scales with the loss and the routing share.",
+            help="Mean over tiers and steps of |norm - norm of expert 0|. As documented, above "
+            f"{limits.divergence_supported:g} diverges, below {limits.divergence_refuted:g} does not. It scales with "
+            "the loss and the routing share.",
         )
     st.metric("Logged steps", len(run.steps), border=True, width="content")
 
@@ -35,7 +36,9 @@ view = st.segmented_control(
     bind="query-params",
 )
 if not len(run.steps):
-    st.info("This file has the right tables and no row in them, so there is nothing to draw. The Diagnostics page says why.")
+    st.info(
+        "This file has the right tables and no row in them, so there is nothing to draw. The Diagnostics page says why."
+    )
     st.stop()
 
 long = ask(judgement.con, "chart_series", run=run.run, points=MAX_POINTS).to_pandas()
@@ -50,11 +53,11 @@ drawn = {
     "Loss": lambda: [charts.loss(run.steps, run.step_column("loss"))],
 }
 hints = {
-    "Tier norms": "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, "
-    "dark the middle. Under soft merging a line's height is its routing share times the gradient: read the verdict, not "
-    "the height.",
+    "Tier norms": "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top "
+    "tier, dark the middle. Under soft merging a line's height is its routing share times the gradient: read the "
+    "verdict, not the height.",
     "By tier": "The same lines, one panel per tier.",
-    "Divergence": "The documented score. Its thresholds are absolute, so the scale of the loss moves the lines past them.",
+    "Divergence": "The documented score. Its thresholds are absolute: the scale of the loss moves the lines past them.",
     "Direction": "0 means parallel to the clean expert's gradient. With merge: batch all experts share one gradient.",
     "Routing": "Each expert's share of the merge. A share near 1 means that the router has collapsed.",
     "Loss": "Training loss of the logged batches.",

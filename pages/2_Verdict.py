@@ -5,8 +5,8 @@ import json
 import streamlit as st
 
 from ui.shell import inert, shell
-from validation.report import as_json
 from ui.views import claim_cards, headline, number
+from validation.report import as_json
 
 judgement, run = shell("Verdict")
 headline(judgement, run)
@@ -34,7 +34,10 @@ st.dataframe(
     ],
     hide_index=True,
     key="claims",
-    column_config={"because": st.column_config.TextColumn(width="large"), "independent batches": st.column_config.NumberColumn(format="%.1f")},
+    column_config={
+        "because": st.column_config.TextColumn(width="large"),
+        "independent batches": st.column_config.NumberColumn(format="%.1f"),
+    },
 )
 
 how, limits = st.columns([3, 2], gap="large")
@@ -43,14 +46,12 @@ with how:
     st.markdown(
         "1. **Valid?** A file with too many missing values, a long gap or no gradients carries no verdict.\n"
         "2. **One common gradient?** With `merge: batch` every expert's gradient is its routing share times the same "
-        "gradient: a difference of norms is then a difference of routing, and the answer is *confounded* or *refuted*.\n"
-        "3. **Evidence.** Awakening: what the bottom tier gained beyond the middle tier. Divergence: what is left beyond "
-        "routing and beyond an unperturbed control. Sustainment: what of it is left in the last third.\n"
+        "gradient: norms then differ as the routing does, and the answer is *confounded* or *refuted*.\n"
+        "3. **Evidence.** Awakening: what the bottom tier gained beyond the middle tier. Divergence: what is left "
+        "beyond routing and beyond an unperturbed control. Sustainment: what of it is left in the last third.\n"
         "4. **Supported** only if all three claims are, for every perturbed expert."
     )
-    st.caption(
-        "Intervals are lag-corrected batch means: neighbouring training steps are alike, so their number is not their weight."
-    )
+    st.caption("Intervals are lag-corrected batch means: neighbouring steps are alike, so many of them weigh little.")
 with limits:
     st.subheader("Thresholds", anchor=False)
     st.dataframe(
@@ -67,6 +68,10 @@ st.download_button(
 )
 with st.expander("How this run was made"):
     if run.facts:
-        st.dataframe([{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()], hide_index=True, key="facts")
+        st.dataframe(
+            [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()],
+            hide_index=True,
+            key="facts",
+        )
     else:
         st.caption(inert("The file has no run table: its options, seed and thresholds are unknown."))

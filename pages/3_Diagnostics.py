@@ -3,8 +3,8 @@
 import streamlit as st
 
 from ui.shell import inert, shell, show_rejected
-from validation.diagnostics import CHECKS
 from ui.views import show_finding
+from validation.diagnostics import CHECKS
 
 judgement, run = shell("Diagnostics")
 show_rejected(judgement)

@@ -13,7 +13,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 for options or files that cannot be used."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code: int = options.run(options)
+        return code
     except PrismaticError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -24,14 +25,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every command and its options."""
-    top = argparse.ArgumentParser(prog="python -m prismatic", description="Train Prismatic models and log their dynamics.")
+    top = argparse.ArgumentParser(
+        prog="python -m prismatic", description="Train Prismatic models and log their dynamics."
+    )
     commands = top.add_subparsers(required=True, metavar="command")
 
     train = commands.add_parser("train", help="train a model; its dynamics go to build/runs/{hash}/dynamics.db")
     train.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML options, see experiments/")
-    train.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options over the file's")
-    train.add_argument("--data", type=Path, metavar="FILE", help="text to train on; default: Python's own documentation")
-    train.add_argument("--runs", type=Path, default=Path("build/runs"), metavar="DIR", help="where run folders are made")
+    train.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options over the file's"
+    )
+    train.add_argument(
+        "--data", type=Path, metavar="FILE", help="text to train on; default: Python's own documentation"
+    )
+    train.add_argument(
+        "--runs", type=Path, default=Path("build/runs"), metavar="DIR", help="where run folders are made"
+    )
     train.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same options")
     train.set_defaults(run=_train)
 

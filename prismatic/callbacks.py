@@ -30,13 +30,15 @@ class DynamicsLoggerCallback:
         """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router."""
         routers = find_routers(model)
         if not routers:
-            message = "no Prismatic router in this model, so there are no gradient dynamics to log; set router_type: prismatic."
+            message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             self.logger.event("no_router", message, level="warning")
             return
         self.logger._ensure_schema(max(len(router.roles) for router in routers))
         self.logger.log_table("experts", _expert_rows(routers))
-        self.logger.log_table("tiers", (row for layer, router in enumerate(routers) for row in _tier_rows(layer, router)))
+        self.logger.log_table(
+            "tiers", (row for layer, router in enumerate(routers) for row in _tier_rows(layer, router))
+        )
         self.logger.log_run({"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **facts})
 
     def on_before_optimizer_step(self, model: nn.Module, step: int, **metrics: float) -> None:
@@ -49,7 +51,9 @@ class DynamicsLoggerCallback:
         try:
             dynamics = log_gradient_dynamics(model, step)
             if dynamics is None:
-                self.logger.event("no_gradients", "no expert has a gradient; log after backward()", level="warning", step=step)
+                self.logger.event(
+                    "no_gradients", "no expert has a gradient; log after backward()", level="warning", step=step
+                )
             self.logger.log(step, dynamics, **metrics)
         except Exception as error:  # a broken measurement must never cost a training run
             message = f"{type(error).__name__}: {error}"

@@ -101,7 +101,9 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error}). `experiments/` holds configs that work.") from error
+        raise ConfigError(
+            f"{path}: cannot be read as YAML ({error}). `experiments/` holds configs that work."
+        ) from error
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise ConfigError(f"{path}: expected lines of `name: value`, found a {type(options).__name__}.")
@@ -114,7 +116,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig:
-    """Check options and fill in defaults. Raises ConfigError that names every bad key, its value and what is allowed."""
+    """Check options and fill in defaults. Raises ConfigError: every bad key, its value and what is allowed."""
     try:
         return RunConfig.model_validate(options)
     except ValidationError as error:

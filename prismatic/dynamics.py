@@ -114,12 +114,13 @@ def _expert_dynamics(
     router: Prismatic, expert: int, table: list[dict[str, float]], routing_weight: float
 ) -> ExpertDynamics:
     sums = table[expert]
-    squares = [sums[tier] for tier in TIERS]
-    norm, clean_norm = math.sqrt(sum(squares)), math.sqrt(sum(table[0][tier] for tier in TIERS))
+    norm, clean_norm = (math.sqrt(sum(table[i][tier] for tier in TIERS)) for i in (expert, 0))
     both = norm * clean_norm
     ratio = sums["log_ratio"] / sums["ranked"] if sums["ranked"] else math.nan
     return ExpertDynamics(
-        *(math.sqrt(square) for square in squares),
+        top_norm=math.sqrt(sums["top"]),
+        bottom_norm=math.sqrt(sums["bottom"]),
+        middle_norm=math.sqrt(sums["middle"]),
         norm=norm,
         routing_weight=routing_weight,
         gradient_cosine=sums["product"] / both if both > 0 and math.isfinite(both) else None,
@@ -135,7 +136,7 @@ def _count_nonfinite(router: Prismatic, expert: int) -> int:
 
 
 def divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float:
-    """The documented score: mean over tiers of |norm_i - norm_0|. It scales with the loss and with the routing share."""
+    """The documented score: mean over tiers of |norm_i - norm_0|. It scales with the loss and the routing share."""
     return fmean(abs(getattr(expert, f"{tier}_norm") - getattr(clean, f"{tier}_norm")) for tier in TIERS)
 
 

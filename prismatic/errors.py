@@ -1,10 +1,10 @@
 """The errors that a user of this package can cause, and so may want to catch.
 
-    PrismaticError
-    ├── ConfigError     an option with an unknown name or a value that is not allowed
-    ├── ModelError      a model, block or weight that a Prismatic router cannot work with
-    ├── CorpusError     training text that cannot be read or is too short
-    └── LoggerError     a dynamics.db that cannot be created or belongs to something else
+PrismaticError
+├── ConfigError     an option with an unknown name or a value that is not allowed
+├── ModelError      a model, block or weight that a Prismatic router cannot work with
+├── CorpusError     training text that cannot be read or is too short
+└── LoggerError     a dynamics.db that cannot be created or belongs to something else
 """
 
 

@@ -30,6 +30,9 @@ from prismatic.schema import (
 METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_WAITING = 20_000  # statements; at 30 scalars each about 10 MB
 BUSY_SECONDS = 0.2  # how long a flush may wait for a reader's lock before it leaves the rows for the next one
+CLOSE_SECONDS = 10.0  # the same for the last flush, after which there is no next one
+# What is wrong with one statement, whatever the state of the file: no such column, too big, constraint, mismatch, range.
+STATEMENT_FAULTS = {1, 18, 19, 20, 25}
 
 
 class DynamicsLogger:
@@ -45,42 +48,62 @@ class DynamicsLogger:
         self.flush_seconds = flush_seconds
         self.dropped = 0
         self._waiting: list[tuple[str, tuple[Any, ...]]] = []
+        self._waiting_columns: list[tuple[str, tuple[Any, ...]]] = []
         self._last_flush = -float("inf")
         self._warned = False
+        self._closed = False
         self._refused: set[str] = set()
-        self._open()
+        self._open(num_experts)
         self._ensure_schema(num_experts)
-        row = self._connection.execute("SELECT max(step) FROM dynamics").fetchone()
-        self._last_step: int | None = row[0]
         atexit.register(self.close)
 
-    def _open(self) -> None:
+    def _open(self, num_experts: int) -> None:
         try:
             self.db_path.parent.mkdir(parents=True, exist_ok=True)
             # Any thread may log (a trainer's callback often runs in another), never two at once.
             self._connection = sqlite3.connect(
                 self.db_path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
             )
-            owner = self._connection.execute("PRAGMA application_id").fetchone()[0]
-            if owner not in (0, APPLICATION_ID):
-                raise LoggerError(f"{self.db_path}: belongs to another program (application_id {owner:#x}); choose another path.")
-            # DELETE, not WAL: a copy or an upload of a live WAL file silently loses rows.
-            self._connection.execute("PRAGMA journal_mode = DELETE")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                self._create_tables(num_experts)
+            except BaseException:
+                self._connection.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, LoggerError):
                 raise
-            raise LoggerError(f"{self.db_path}: cannot be opened as a run file ({error}); choose another path.") from error
+            raise LoggerError(
+                f"{self.db_path}: cannot be opened as a run file ({error}); choose another path."
+            ) from error
 
-    def _ensure_schema(self, num_experts: int = 0) -> None:
-        """Create the tables and the columns of `num_experts` experts where they do not exist yet."""
+    def _create_tables(self, num_experts: int) -> None:
+        """Make this file a run, unless it is something else already, and read what it holds."""
+        ask = self._connection.execute
+        owner = ask("PRAGMA application_id").fetchone()[0]
+        if owner not in (0, APPLICATION_ID):
+            raise LoggerError(
+                f"{self.db_path}: belongs to another program (application_id {owner:#x}); choose another path."
+            )
+        kinds = dict(ask("SELECT name, type FROM sqlite_master").fetchall())
+        if kinds and kinds.get("dynamics") != "table":
+            raise LoggerError(
+                f"{self.db_path}: holds {', '.join(sorted(kinds)[:5])} but no table `dynamics`; choose another path."
+            )
+        # DELETE, not WAL: a copy or an upload of a live WAL file silently loses rows.
+        ask("PRAGMA journal_mode = DELETE")
+        ask("PRAGMA synchronous = NORMAL")
         with self._transaction():
             for statement in create_statements(num_experts):
-                self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._columns = {row[1] for row in self._connection.execute("PRAGMA table_info(dynamics)")}
+                ask(statement)
+            ask(f"PRAGMA application_id = {APPLICATION_ID}")
+            ask(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._columns = {row[1] for row in ask("PRAGMA table_info(dynamics)")}
+        self._last_step: int | None = ask("SELECT max(step) FROM dynamics").fetchone()[0]
+
+    def _ensure_schema(self, num_experts: int = 0) -> None:
+        """Add the columns of `num_experts` experts where they do not exist yet, now or once the file is free."""
         self._add_columns(column.name for column in dynamics_columns(num_experts))
+        self.flush()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -136,7 +159,9 @@ class DynamicsLogger:
 
     def _check_rewind(self, step: int) -> None:
         if self._last_step is not None and step <= self._last_step:
-            self.event("rewind", f"step {step} came after step {self._last_step}; rows of re-run steps are replaced", step=step)
+            self.event(
+                "rewind", f"step {step} came after step {self._last_step}; rows of re-run steps are replaced", step=step
+            )
         self._last_step = step
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> None:
@@ -146,31 +171,35 @@ class DynamicsLogger:
             try:
                 plain[name] = _plain(name, value, types.get(name, "REAL"))
             except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-                self._refuse(name, error)
+                self._refuse("refused_value", repr(name), error)
         if table == "dynamics":
             self._add_columns(plain)
-        holes = ", ".join("?" * len(plain))
-        self._wait(f"INSERT OR REPLACE INTO {table} ({', '.join(plain)}) VALUES ({holes})", tuple(plain.values()))
+        # Quoted, because a metric may well be called `order` or `group`; _plain let no quote into a name.
+        names, holes = ", ".join(f'"{name}"' for name in plain), ", ".join("?" * len(plain))
+        self._wait(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({holes})", tuple(plain.values()))
 
     def _add_columns(self, names: Iterable[str]) -> None:
         types = {column.name: column.type for column in STEP_COLUMNS}
         for name in names:
             if name not in self._columns:
                 self._columns.add(name)
-                self._wait(f"ALTER TABLE dynamics ADD COLUMN {name} {types.get(name, 'REAL')}", ())
+                statement = f'ALTER TABLE dynamics ADD COLUMN "{name}" {types.get(name, "REAL")}'
+                self._waiting_columns.append((statement, ()))
 
     def _wait(self, statement: str, values: tuple[Any, ...]) -> None:
         self._waiting.append((statement, values))
         if len(self._waiting) > MAX_WAITING:
-            self._waiting.pop(0)
+            # The oldest measurement goes; facts and events are few, and only they can explain what is missing.
+            measured = ("INSERT OR REPLACE INTO dynamics ", "INSERT OR REPLACE INTO layers ")
+            del self._waiting[next((i for i, (sql, _) in enumerate(self._waiting) if sql.startswith(measured)), 0)]
             self.dropped += 1
 
-    def _refuse(self, name: str, error: Exception) -> None:
-        """A value that is no number, or a name that can be no column: said once per name, never raised in training."""
-        if name not in self._refused:
-            self._refused.add(name)
-            self.event("refused_value", f"{name!r} is not logged: {error}", level="warning")
-            warnings.warn(f"{self.db_path}: {name!r} is not logged: {error}", RuntimeWarning, stacklevel=4)
+    def _refuse(self, code: str, what: str, error: Exception) -> None:
+        """What can be no column, no number or no row is said once, as an event and a warning, never raised."""
+        if what not in self._refused:
+            self._refused.add(what)
+            self.event(code, f"{what} is not logged: {error}", level="warning")
+            warnings.warn(f"{self.db_path}: {what} is not logged: {error}", RuntimeWarning, stacklevel=4)
 
     def _flush_if_due(self) -> None:
         if time.monotonic() - self._last_flush >= self.flush_seconds:
@@ -179,15 +208,35 @@ class DynamicsLogger:
     def flush(self) -> bool:
         """Write what waits, in one transaction. False if the file could not be written; the rows then wait on."""
         self._last_flush = time.monotonic()
+        if not self._waiting and not self._waiting_columns:
+            return True
+        faults: dict[str, Exception] = {}
         try:
             with self._transaction():
-                for statement, values in self._waiting:
-                    self._connection.execute(statement, values)
+                dropped = sum(self._fails(*s, faults) for s in (*self._waiting_columns, *self._waiting))
         except sqlite3.Error as error:
             self._warn(error)
             return False
+        self._waiting_columns.clear()
         self._waiting.clear()
-        return True
+        self.dropped += dropped
+        for message, fault in faults.items():
+            self._refuse("refused_row", f"a row or column ({message})", fault)
+        return self.flush()  # the events of what was refused
+
+    def _fails(self, statement: str, values: tuple[Any, ...], faults: dict[str, Exception]) -> bool:
+        """Execute; True for a statement that never will be, which must not keep the others from the file."""
+        try:
+            self._connection.execute(statement, values)
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            if (
+                isinstance(error, sqlite3.Error)
+                and getattr(error, "sqlite_errorcode", 0) & 0xFF not in STATEMENT_FAULTS
+            ):
+                raise
+            faults[str(error)] = error
+            return True
+        return False
 
     def _warn(self, error: sqlite3.Error) -> None:
         """Say once that the file cannot be written now; training goes on."""
@@ -201,9 +250,13 @@ class DynamicsLogger:
 
     def close(self) -> None:
         """Write what waits and close the file. What could not be written is counted in `dropped` and said."""
+        if self._closed:
+            return
+        self._closed = True
         atexit.unregister(self.close)
+        self._connection.execute(f"PRAGMA busy_timeout = {1000 * CLOSE_SECONDS:.0f}")
         if self.dropped:
-            self.event("dropped", f"{self.dropped} statements were dropped while the file could not be written", level="error")
+            self.event("dropped", f"{self.dropped} statements were dropped", level="error")
         if not self.flush():
             self.dropped += len(self._waiting)
             self._waiting.clear()
@@ -224,6 +277,8 @@ def _plain(name: str, value: Any, kind: str) -> Any:
     """
     if not METRIC_NAME.fullmatch(name):
         raise ValueError("a column's name has lower-case letters, digits and underscores, at most 63")
+    if hasattr(value, "item"):  # numpy and torch; float() would warn of a tensor that requires a gradient
+        value = value.item()
     if value is None or isinstance(value, str):
         return value if value is None or kind == "TEXT" else float(value)
     return int(value) if kind == "INTEGER" else float(value)

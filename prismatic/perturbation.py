@@ -1,6 +1,7 @@
 """Which weights are perturbed and by how much: pure functions of (tensor, options, seed).
 
-Everything is computed in float32 on the CPU and cast afterwards, so that devices and dtypes agree.
+Everything is computed on the CPU in float32 (float64 for float64 weights) and cast afterwards, so that devices and
+dtypes agree.
 Axis letters: P weights of one tensor (flattened), K weights of one tier.
 """
 
@@ -35,7 +36,7 @@ def tier_indices(weight_P: Tensor, sparsity: float) -> Tiers:
     for two disjoint tiers is all middle: both index sets are empty. Returned on the CPU, int64, ascending.
     Raises ModelError for weights that are not finite.
     """
-    magnitude_P = weight_P.detach().flatten().float().cpu().abs()
+    magnitude_P = _flat(weight_P).abs()
     if not bool(torch.isfinite(magnitude_P).all()):
         raise ModelError("cannot rank weights that are NaN or infinite; initialise the block before it is wrapped.")
     nonzero = magnitude_P.nonzero().flatten()
@@ -49,6 +50,11 @@ def tier_indices(weight_P: Tensor, sparsity: float) -> Tiers:
     # With ties across the whole range the two ends could meet; the top keeps its weights.
     bottom = bottom[~torch.isin(bottom, top)][:size]
     return Tiers(top.sort().values, bottom.sort().values)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """The weights as one row on the CPU, wide enough that casting back changes none of them."""
+    return weight.detach().flatten().to("cpu", torch.promote_types(weight.dtype, torch.float32))
 
 
 def noise_seed(seed: int, *names: object) -> int:
@@ -67,7 +73,7 @@ def perturb(
     """
     generator = torch.Generator().manual_seed(seed)
     large, small = _selected(weight, tiers, strategy, generator)
-    flat_P = weight.detach().flatten().float().cpu().clone()
+    flat_P = _flat(weight).clone()
     for indices, growth in ((large, -1.0), (small, 1.0)):
         if mode == "noise":
             change = (2 * torch.rand(len(indices), generator=generator) - 1) * flat_P[indices].abs()
@@ -84,6 +90,6 @@ def _selected(weight: Tensor, tiers: Tiers, strategy: Strategy, generator: torch
         # As many weights as dual_sided would take, anywhere; the larger half of them counts as large.
         count = len(tiers.top) + len(tiers.bottom)
         chosen = torch.randperm(weight.numel(), generator=generator)[:count]
-        by_size = chosen[weight.detach().flatten().float().cpu()[chosen].abs().sort(stable=True).indices]
+        by_size = chosen[_flat(weight)[chosen].abs().sort(stable=True).indices]
         return by_size[count // 2 :], by_size[: count // 2]
     return (none if strategy == "bottom_only" else tiers.top), (none if strategy == "top_only" else tiers.bottom)

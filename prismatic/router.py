@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -128,10 +129,19 @@ class Prismatic(nn.Module):
         return _GradientGain.apply(weight, bottom, self.config.positive_control)
 
     def log_gradient_dynamics(self) -> dict[str, Any] | None:
-        """This layer's gradient dynamics, measured now; None before any backward. See `prismatic.dynamics`."""
+        """This layer's gradient dynamics, measured now; None before any backward. See `prismatic.dynamics`.
+
+        Metrics without a value are left out: the documented helper adds up whatever it finds, over layers.
+        """
         from prismatic.dynamics import aggregate, measure
 
-        return aggregate(measure([self]))
+        if all(parameter.grad is None for parameter in self.experts.parameters()):
+            return None
+        dynamics = aggregate(measure([self]))
+        for values in (*dynamics["expert_gradients"].values(), dynamics["divergence_scores"]):
+            for name in [name for name, value in values.items() if value is None]:
+                del values[name]
+        return dynamics
 
 
 class TierIndices(nn.Module):
@@ -141,10 +151,10 @@ class TierIndices(nn.Module):
         super().__init__()
         self.names: list[str] = []
 
-    def rank(self, parameters: dict[str, Tensor], sparsity: float) -> None:
+    def rank(self, parameters: Mapping[str, Tensor], sparsity: float) -> None:
         """Compute the tiers of these base weights; every expert and every step is measured by them."""
         self.names = list(parameters)
-        for place, (name, weight) in enumerate(parameters.items()):
+        for place, weight in enumerate(parameters.values()):
             tiers = tier_indices(weight, sparsity)
             # Buffer names must not hold dots, so a parameter is known here by its place.
             self.register_buffer(f"top_{place}", tiers.top.to(weight.device))

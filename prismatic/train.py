@@ -35,7 +35,9 @@ class TrainResult:
     held_out_loss: float
 
 
-def train(config: RunConfig, *, runs: Path = Path("build/runs"), overwrite: bool = False, progress: bool = True) -> TrainResult:
+def train(
+    config: RunConfig, *, runs: Path = Path("build/runs"), overwrite: bool = False, progress: bool = True
+) -> TrainResult:
     """Train to the end of `config.steps`.
 
     Raises LoggerError if this experiment was run before and overwrite is False, ConfigError for a device that is not
@@ -64,7 +66,9 @@ def train(config: RunConfig, *, runs: Path = Path("build/runs"), overwrite: bool
     return TrainResult(run_hash, db_path, loss, held_out_loss)
 
 
-def _loop(model: ByteLM, config: RunConfig, corpus: Corpus, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
+def _loop(
+    model: ByteLM, config: RunConfig, corpus: Corpus, callback: DynamicsLoggerCallback, *, progress: bool
+) -> float:
     """Every optimizer step of the run; returns the last batch's loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
@@ -76,7 +80,8 @@ def _loop(model: ByteLM, config: RunConfig, corpus: Corpus, callback: DynamicsLo
             optimizer.zero_grad()
             loss.backward()
             loss_value = loss.item()
-            callback.on_before_optimizer_step(model, step, loss=loss_value, learning_rate=schedule.get_last_lr()[0])
+            rate = optimizer.param_groups[0]["lr"]
+            callback.on_before_optimizer_step(model, step, loss=loss_value, learning_rate=rate)
             if config.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
@@ -103,7 +108,9 @@ def _device(config: RunConfig) -> torch.device:
     try:
         return torch.empty(0, device=config.device).device
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device = {config.device!r} cannot be used here ({error}); `device: cpu` always works.") from error
+        raise ConfigError(
+            f"device = {config.device!r} cannot be used here ({error}); `device: cpu` always works."
+        ) from error
 
 
 def _fresh(db_path: Path, *, overwrite: bool) -> Path:
@@ -111,7 +118,8 @@ def _fresh(db_path: Path, *, overwrite: bool) -> Path:
     if db_path.exists() and not overwrite:
         raise LoggerError(
             f"{db_path}: this experiment was run before with the same options. Judge it with "
-            f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, or run it anew with `--overwrite`."
+            f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, or replace it with "
+            "`--overwrite`."
         )
     db_path.unlink(missing_ok=True)
     return db_path

@@ -154,7 +154,8 @@ def show_rejected(judgement: Judgement) -> None:
     """Each file that could not be read, with what was seen, why, and what to do."""
     for finding in judgement.findings:
         if finding.run is None:
-            st.error(f"**{inert(finding.symptom)}**: {inert(finding.evidence)}\n\n{inert(finding.cause)}. **Fix:** {inert(finding.fix)}")
+            seen, why, fix = (sentence(text) for text in (finding.evidence, finding.cause, finding.fix))
+            st.error(f"**{sentence(finding.symptom)}** {seen}\n\n{why}\n\n**Fix:** {fix}")
 
 
 def inert(text: str) -> str:

@@ -43,7 +43,7 @@ def headline(judgement: Judgement, run: Run) -> None:
         with st.container(horizontal=True):
             if not run.finished:
                 st.badge("provisional", color="blue", help="The run has not reached its planned end.")
-            if run.config.get("positive_control", 1.0) != 1.0:
+            if run.number("config.positive_control") not in (None, 1.0):
                 st.badge("positive control", color="orange", help="The effect was put in by hand.")
         st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {inert(shown.because)}." if shown else ""))
         written = combine([claim.status for claim in of_run(judgement.verdict.as_written, run).values()])
@@ -63,16 +63,21 @@ def claim_cards(judgement: Judgement, run: Run) -> None:
 
 
 def claim_card(claim: Claim, written: Claim) -> None:
-    """One claim: question, status, estimate with its interval against the threshold, the reason, and the documented reading."""
+    """One claim: question, status, estimate with interval and threshold, the reason, and the documented reading."""
     st.markdown(f"**{claim.claim.capitalize()}**")
     st.caption(QUESTIONS[claim.claim])
     status_badge(claim.status)
     if claim.estimate is not None:
         st.markdown(f"### {number(claim.estimate, claim)}")
-        st.caption(f"95 % interval {number(claim.low, claim)} to {number(claim.high, claim)}, threshold {number(claim.threshold, claim)}")
+        st.caption(
+            f"95 % interval {number(claim.low, claim)} to {number(claim.high, claim)}, "
+            f"threshold {number(claim.threshold, claim)}"
+        )
         chart = charts.interval(claim)
         if chart is not None:
-            st.altair_chart(chart, key=f"interval-{claim.claim}", alt=f"Interval of {claim.claim} against its threshold")
+            st.altair_chart(
+                chart, key=f"interval-{claim.claim}", alt=f"Interval of {claim.claim} against its threshold"
+            )
     st.write(sentence(claim.because))
     st.caption(f"As written: **{written.status}**. {sentence(written.because)}")
 
@@ -126,9 +131,9 @@ def runs_table(judgement: Judgement) -> None:
                 **{name: claim.status for name, claim in claims.items()},
                 "logged steps": len(run.steps),
                 "experts": len(run.experts),
-                "scale": run.config.get("perturbation_scale"),
-                "merge": run.config.get("merge"),
-                "seed": run.config.get("seed"),
+                "perturbation_scale": run.number("config.perturbation_scale"),
+                "merge": str(run.config.get("merge", ""))[:20],
+                "seed": run.seed,
                 "sha256": file.sha256[:12],
             }
         )

@@ -1,1 +1,1 @@
-"""Judge run files: read what is untrusted, estimate with intervals, decide with reasons. Free of torch and streamlit."""
+"""Judge run files: read what is untrusted, estimate with intervals, decide with reasons. No torch, no streamlit."""

@@ -13,7 +13,9 @@ from validation.judge import judge
 from validation.report import UNREADABLE, as_json, as_text, exit_code
 from validation.runs import read_files
 
-EXIT_CODES = "exit codes: 0 supported, 1 refuted, 2 usage or unreadable file, 3 inconclusive or confounded, 4 invalid data"
+EXIT_CODES = (
+    "exit codes: 0 supported, 1 refuted, 2 usage or unreadable file, 3 inconclusive or confounded, 4 invalid data"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +64,9 @@ def parse_thresholds(overrides: list[str]) -> Thresholds:
         try:
             number = float(value)
         except ValueError:
-            raise ValueError(f"--set {override}: {value!r} is not a number; expected such as --set {name}=0.1") from None
+            raise ValueError(
+                f"--set {override}: {value!r} is not a number; expected such as --set {name}=0.1"
+            ) from None
         if not 0 < number < float("inf") or (name == "alpha" and number >= 1):
             raise ValueError(f"--set {override}: {name} must be above 0" + (" and below 1" if name == "alpha" else ""))
         thresholds = replace(thresholds, **{name: number})

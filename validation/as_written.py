@@ -13,7 +13,6 @@ from validation.series import Expert, Run
 def as_written(run: Run, expert: Expert, limits: Thresholds) -> list[Claim]:
     """The documented rules, literally: no interval, no warm-up, no control."""
     clean = run.experts[0]
-    about = {"expert": expert.expert, "run": run.run}
     bottom, clean_bottom = np.nanmean(expert["bottom_norm"]), np.nanmean(clean["bottom_norm"])
     ratio = float(bottom / clean_bottom) if clean_bottom > 0 else math.nan
     awake = Claim(
@@ -22,7 +21,8 @@ def as_written(run: Run, expert: Expert, limits: Thresholds) -> list[Claim]:
         f"the mean bottom norm is {ratio:.2f}x the clean expert's",
         estimate=finite(ratio),
         threshold=1.0,
-        **about,
+        expert=expert.expert,
+        run=run.run,
     )
     score_T = expert["divergence"][np.isfinite(expert["divergence"])]
     score = float(score_T.mean())
@@ -35,7 +35,8 @@ def as_written(run: Run, expert: Expert, limits: Thresholds) -> list[Claim]:
         estimate=score,
         unit="score",
         threshold=limits.divergence_supported,
-        **about,
+        expert=expert.expert,
+        run=run.run,
     )
     third = max(1, len(score_T) // 3)
     first, last = float(score_T[:third].mean()), float(score_T[-third:].mean())
@@ -45,6 +46,7 @@ def as_written(run: Run, expert: Expert, limits: Thresholds) -> list[Claim]:
         f"the score's mean goes from {first:.3g} in the first third to {last:.3g} in the last",
         estimate=finite(last / first if first else math.nan),
         threshold=1.0,
-        **about,
+        expert=expert.expert,
+        run=run.run,
     )
     return [awake, diverged, sustained]

@@ -16,7 +16,9 @@ import pandas as pd
 from validation.claims import Claim
 
 # In the order of chartCategoricalColors in .streamlit/config.toml.
-SERIES = [f"{role} {part}" for role in ("clean", "perturbed", "control") for part in ("middle", "bottom", "top", "whole")]
+SERIES = [
+    f"{role} {part}" for role in ("clean", "perturbed", "control") for part in ("middle", "bottom", "top", "whole")
+]
 GREY = "#737b87"  # 3:1 against both backgrounds
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [1, 3])
 HOVER_STEPS = 400  # a hover layer over every step makes each move of the mouse slow
@@ -41,10 +43,18 @@ def tier_panels(long: pd.DataFrame) -> list[alt.LayerChart]:
 def divergence(long: pd.DataFrame, *, supported: float, refuted: float) -> alt.LayerChart:
     """The documented divergence score over the steps, with its two thresholds."""
     data = long[(long["metric"] == "divergence") & (long["role"] != "clean")].assign(part="whole")
-    marks = pd.DataFrame({"value": [supported, refuted], "label": [f"> {supported:g} diverges", f"< {refuted:g} does not"]})
+    marks = pd.DataFrame(
+        {"value": [supported, refuted], "label": [f"> {supported:g} diverges", f"< {refuted:g} does not"]}
+    )
     rules = alt.Chart(marks).mark_rule(strokeDash=[4, 4], opacity=0.7).encode(y="value:Q")
-    texts = alt.Chart(marks).mark_text(align="left", baseline="bottom", dx=4).encode(y="value:Q", x=alt.value(0), text="label:N")
-    return _lines(data, "Divergence score (loss / weight)", log=True, extra=[rules, texts], include=[supported, refuted])
+    texts = (
+        alt.Chart(marks)
+        .mark_text(align="left", baseline="bottom", dx=4)
+        .encode(y="value:Q", x=alt.value(0), text="label:N")
+    )
+    return _lines(
+        data, "Divergence score (loss / weight)", log=True, extra=[rules, texts], include=[supported, refuted]
+    )
 
 
 def direction(long: pd.DataFrame) -> alt.LayerChart:
@@ -55,7 +65,9 @@ def direction(long: pd.DataFrame) -> alt.LayerChart:
 
 def routing(long: pd.DataFrame) -> alt.LayerChart:
     """Each expert's share of the merge."""
-    return _lines(long[long["metric"] == "routing_weight"].assign(part="whole"), "Routing share", log=False, include=[0, 1])
+    return _lines(
+        long[long["metric"] == "routing_weight"].assign(part="whole"), "Routing share", log=False, include=[0, 1]
+    )
 
 
 def loss(steps: np.ndarray, values: np.ndarray) -> alt.Chart:
@@ -81,20 +93,25 @@ def interval(claim: Claim) -> alt.LayerChart | None:
         return None
     log = claim.unit == "ratio" and claim.estimate > 0
     nothing = 1.0 if log else 0.0
-    marks = [claim.estimate, claim.threshold, nothing, *(v for v in (claim.low, claim.high) if v is not None)]
+    centre = [claim.estimate, claim.threshold, nothing]
+    reach = [min(centre) / 4, max(centre) * 4] if log else [-math.inf, math.inf]
+    # A bound that is missing, or so far away that it would squeeze all else, is drawn as a bar that runs to the edge.
+    bounds = [v if v is not None and reach[0] < v < reach[1] else None for v in (claim.low, claim.high)]
+    marks = [*centre, *(bound for bound in bounds if bound is not None)]
     if log:
         pad = max(max(marks) / min(marks), 1.05) ** 0.1
         domain = [min(marks) / pad, max(marks) * pad]
     else:
         pad = 0.1 * (max(marks) - min(marks))
         domain = [min(marks) - pad, max(marks) + pad]
-    # An interval without bound reaches the edge.
-    low, high = (bound if bound is not None else edge for bound, edge in zip((claim.low, claim.high), domain, strict=True))
+    low, high = (edge if bound is None else bound for bound, edge in zip(bounds, domain, strict=True))
     scale = alt.Scale(type="log" if log else "linear", domain=domain, nice=False)
     x = alt.X(
         "x:Q",
         scale=scale,
-        axis=alt.Axis(title=None, values=[nothing, claim.threshold], grid=False, domain=False, ticks=False, format="~g"),
+        axis=alt.Axis(
+            title=None, values=[nothing, claim.threshold], grid=False, domain=False, ticks=False, format="~g"
+        ),
     )
     own = alt.Chart(pd.DataFrame({"x": [claim.estimate], "low": [low], "high": [high]}))
     layers = [
@@ -120,7 +137,7 @@ def _lines(
     extra: Sequence[alt.Chart] = (),
     include: Sequence[float] = (),
 ) -> alt.LayerChart:
-    """One panel: a line per expert and part, colour by role and part, dash by expert, honest about what is no number."""
+    """One panel: a line per expert and part; colour by role and part, dash by expert."""
     data = data.assign(series=data["role"] + " " + data["part"], expert=data["expert"].astype(str))
     values = data["value"].to_numpy(dtype=float, na_value=np.nan)
     finite = values[np.isfinite(values) & ((values > 0) if log else True)]
@@ -128,7 +145,9 @@ def _lines(
     y = alt.Y("value:Q", title=title, scale=_scale([*finite, *include], log=log), axis=alt.Axis(format="~g"))
     present = [name for name in SERIES if name in set(data["series"])]
     experts = sorted(data["expert"].unique(), key=int)
-    color = alt.Color("series:N", title="Expert and tier", scale=alt.Scale(domain=SERIES), legend=alt.Legend(values=present))
+    color = alt.Color(
+        "series:N", title="Expert and tier", scale=alt.Scale(domain=SERIES), legend=alt.Legend(values=present)
+    )
     dash = alt.StrokeDash(
         "expert:N",
         title="Expert",
@@ -141,7 +160,7 @@ def _lines(
     layers = [lines, *extra, *_rails(data, values, log, height), _hover(data)]
     zoom = alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.shiftKey]")
     layers[0] = lines.add_params(zoom)
-    return alt.layer(*layers).properties(height=height)
+    return alt.LayerChart(layer=layers, height=height)
 
 
 def _scale(values: Sequence[float], *, log: bool) -> alt.Scale:
@@ -178,13 +197,17 @@ def _rails(data: pd.DataFrame, values: np.ndarray, log: bool, height: int) -> li
 def _hover(data: pd.DataFrame) -> alt.Chart:
     """A rule at the nearest step that tells every value there."""
     names = data["series"] + " (expert " + data["expert"] + ")"
-    wide = data.assign(name=names).pivot_table(index="step", columns="name", values="value", aggfunc="max").reset_index()
+    wide = (
+        data.assign(name=names).pivot_table(index="step", columns="name", values="value", aggfunc="max").reset_index()
+    )
     wide = wide.iloc[:: math.ceil(len(wide) / HOVER_STEPS) or 1] if len(wide) else wide
     columns = [name for name in wide.columns if name != "step"]
     # Short field names: brackets and dots in a field name are syntax to the chart.
     wide.columns = ["step", *(f"v{place}" for place in range(len(columns)))]
     tooltip = ["step:Q", *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(columns))]
-    near = alt.selection_point(name="hover", nearest=True, on="pointermove", fields=["step"], empty=False, clear="pointerout")
+    near = alt.selection_point(
+        name="hover", nearest=True, on="pointermove", fields=["step"], empty=False, clear="pointerout"
+    )
     return (
         alt.Chart(wide)
         .mark_rule()

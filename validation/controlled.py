@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 
 from validation import series
 from validation.as_written import as_written
-from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise, Thresholds, exp, finite, interval
+from validation.claims import (
+    CONFOUNDED,
+    INCONCLUSIVE,
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Premise,
+    Thresholds,
+    exp,
+    finite,
+    interval,
+)
 from validation.series import Expert, Run
 from validation.statistics import Array, Estimate, lag_corrected, mean_weights, third_weights
 
@@ -35,7 +46,19 @@ class _Evidence:
     divergence: dict[str, Array]
     """By tier log ratios, or {"direction": 1 - cosine}, beyond routing and beyond the control."""
 
-    def estimate(self, series_T: Array, weights: Array | None = None, *, trend: int = 1, alpha: float | None = None) -> Estimate:
+    @property
+    def directional(self) -> bool:
+        """Whether divergence is judged by direction, 1 - cosine, or by the size of each tier."""
+        return "direction" in self.divergence
+
+    @property
+    def margin(self) -> float:
+        """What a divergence must exceed to count, on the scale of its series."""
+        return self.limits.divergence_direction if self.directional else math.log(self.limits.divergence_ratio)
+
+    def estimate(
+        self, series_T: Array, weights: Array | None = None, *, trend: int = 1, alpha: float | None = None
+    ) -> Estimate:
         kept = series_T[self.rows]
         return lag_corrected(
             kept[np.isfinite(kept)],
@@ -44,31 +67,32 @@ class _Evidence:
             alpha=alpha or self.limits.alpha,
         )
 
-    def claim(self, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float) -> Claim:
-        numbers = {}
-        if estimate is not None:
-            numbers = {
-                "estimate": finite(estimate.mid),
-                "low": finite(estimate.low),
-                "high": finite(estimate.high),
-                "points": estimate.points,
-                "effective": finite(estimate.effective),
-                "detectable": finite(estimate.detectable),
-            }
-        return Claim(name, status, because, self.expert.expert, self.run.run, unit=unit, threshold=threshold, **numbers)
+    def claim(
+        self, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
+    ) -> Claim:
+        bare = Claim(name, status, because, self.expert.expert, self.run.run, unit=unit, threshold=threshold)
+        if estimate is None:
+            return bare
+        return replace(
+            bare,
+            estimate=finite(estimate.mid),
+            low=finite(estimate.low),
+            high=finite(estimate.high),
+            points=estimate.points,
+            effective=finite(estimate.effective),
+            detectable=finite(estimate.detectable),
+        )
 
 
 def controlled(run: Run, expert: Expert, runs: Sequence[Run], limits: Thresholds) -> list[Claim]:
-    """The three claims about one perturbed expert; `runs` is the whole selection, where a sham run may be the control."""
+    """The three claims about one perturbed expert; `runs` is the whole selection: a sham in it can be the control."""
     clean = run.experts[0]
     usable = expert.tiers_usable & clean.tiers_usable & run.after_warmup(limits.warmup)
     series_by_name = series.divergence(run, expert)
     control, baseline = _control(run, expert, runs)
     if baseline is not None:
         series_by_name = {name: values - baseline[name] for name, values in series_by_name.items()}
-    evidence = _Evidence(
-        run, expert, limits, usable, series.is_collinear(run, expert.expert), control, series_by_name
-    )
+    evidence = _Evidence(run, expert, limits, usable, series.is_collinear(run, expert.expert), control, series_by_name)
     naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, limits)}
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
@@ -101,7 +125,7 @@ def _sham_of(run: Run, runs: Sequence[Run]) -> Run | None:
     if not run.config or run.is_sham:
         return None
     shams = [other for other in runs if other.is_sham and rest(other) == rest(run)]
-    return min(shams, key=lambda other: other.config.get("seed") != run.config.get("seed"), default=None)
+    return min(shams, key=lambda other: other.seed != run.seed, default=None)
 
 
 def _awakening(e: _Evidence, naive: bool) -> Claim:
@@ -137,9 +161,9 @@ def _awakening(e: _Evidence, naive: bool) -> Claim:
 
 def _divergence(e: _Evidence, naive: bool) -> Claim:
     """Does any tier's gradient, or the direction, differ beyond routing and beyond the control?"""
-    directional = "direction" in e.divergence
+    directional, margin = e.directional, e.margin
     threshold = e.limits.divergence_direction if directional else e.limits.divergence_ratio
-    margin, unit = (threshold, "1 - cosine") if directional else (math.log(threshold), "ratio")
+    unit = "1 - cosine" if directional else "ratio"
     # Three tiers are three chances to be wrong.
     estimates = {name: e.estimate(s, alpha=e.limits.alpha / len(e.divergence)) for name, s in e.divergence.items()}
     if not directional:
@@ -159,7 +183,9 @@ def _divergence(e: _Evidence, naive: bool) -> Claim:
         status, because = INCONCLUSIVE, _too_short(e, effect)
     elif effect.low > margin and e.run.is_sham:
         status = INCONCLUSIVE
-        because = f"the {what} differs by {size}, but nothing was perturbed in this sham run: it is the routing's own doing"
+        because = (
+            f"the {what} differs by {size}, but nothing was perturbed in this sham run: it is the routing's own doing"
+        )
     elif effect.low > margin and e.control:
         status, because = SUPPORTED, f"the {what} differs by {size} {beyond}"
     elif effect.low > margin:
@@ -181,18 +207,22 @@ def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
     share = e.limits.sustained_share
     if e.collinear:
         status = CONFOUNDED if naive else REFUTED
-        return e.claim("sustainment", status, "nothing to sustain: in one common gradient no divergence can be seen", None, "ratio", share)
-    if diverged.status != SUPPORTED:
-        return e.claim("sustainment", diverged.status, f"nothing to sustain: divergence is {diverged.status}", None, "ratio", share)
-    if e.run.steps[-1] + 1 < e.run.planned_steps / 2:
-        return e.claim("sustainment", INCONCLUSIVE, "less than half of the planned run is there", None, "ratio", share)
+        because = "nothing to sustain: in one common gradient no divergence can be seen"
+        return e.claim("sustainment", status, because, None, "ratio", share)
     values = _oriented(e)
     first, last = (e.estimate(values, third_weights(*w), trend=3) for w in ((1, 0), (0, 1)))
+    # A divergence that collapses early may be too small on average to be supported: it was there all the same.
+    began = e.control is not None and first.low > e.margin and first.points >= e.limits.min_points
+    if diverged.status != SUPPORTED and not began:
+        because = f"nothing to sustain: divergence is {diverged.status}"
+        return e.claim("sustainment", diverged.status, because, None, "ratio", share)
+    if e.run.steps[-1] + 1 < e.run.planned_steps / 2:
+        return e.claim("sustainment", INCONCLUSIVE, "less than half of the planned run is there", None, "ratio", share)
     retained = e.estimate(values, third_weights(-share, 1), trend=3)
     change = e.estimate(values, third_weights(-1, 1), trend=3)
     ratio = last.mid / first.mid if first.mid else math.nan
     told = f"the last third keeps {ratio:.0%} of the first third's divergence"
-    if retained.low > 0 and last.low > 0:
+    if retained.low > 0 and last.low > 0 and diverged.status == SUPPORTED:
         status, because = SUPPORTED, told + (", though it declines" if change.high < 0 and ratio < DECLINE else "")
     elif change.high < 0 and ratio < share:
         status, because = REFUTED, f"{told}: it collapses towards the clean expert"
@@ -207,7 +237,7 @@ def _oriented(e: _Evidence) -> Array:
     oriented = []
     for values in e.divergence.values():
         kept = values[e.rows]
-        oriented.append(values * np.sign(np.nanmean(kept)))
+        oriented.append(values * np.sign(np.nansum(kept)))
     return np.asarray(np.mean(oriented, axis=0))
 
 
@@ -233,7 +263,9 @@ def _too_short(e: _Evidence, effect: Estimate) -> str:
 
 
 def _undecided(e: _Evidence, effect: Estimate, size: str, threshold: float) -> str:
-    note = "" if effect.effective >= 4 else "; neighbouring steps are so alike that only an enormous effect could decide"
+    note = (
+        "" if effect.effective >= 4 else "; neighbouring steps are so alike that only an enormous effect could decide"
+    )
     return f"{size} reaches to both sides of {threshold:g}{note}"
 
 

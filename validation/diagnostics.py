@@ -14,8 +14,10 @@ import numpy as np
 from prismatic.schema import TIERS
 from validation import series
 from validation.claims import Thresholds
+from validation.errors import WHOLE_COPY
 from validation.runs import Rejected
 from validation.series import Run
+from validation.statistics import Array
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 COLLAPSED_SHARE = 0.95
@@ -40,7 +42,9 @@ class Finding:
 def of_rejected(rejected: Rejected) -> Finding:
     """The finding for a file that could not be read as a run."""
     error = rejected.error
-    return Finding(error.id, ERROR, f"{rejected.name} cannot be read as a run", error.evidence, error.cause, error.fix)
+    return Finding(
+        error.id, ERROR, f"the file {rejected.name} cannot be read as a run", error.evidence, error.cause, error.fix
+    )
 
 
 def diagnose(run: Run) -> list[Finding]:
@@ -83,7 +87,7 @@ def wal_missing(run: Run) -> Iterator[Finding]:
             "rows may be missing: this file was copied while its newest rows were still in a -wal file",
             f"the header says WAL mode; {len(run.steps)} rows are in the main file",
             "the writer uses journal_mode=WAL and the -wal file beside the database was not copied with it",
-            "close the run first, or copy it with `sqlite3 dynamics.db \"VACUUM INTO 'whole.db'\"`, and upload that file",
+            f"close the run first, or make a whole copy with {WHOLE_COPY}, and upload that",
             run.run,
         )
 
@@ -98,8 +102,7 @@ def missing_experts(run: Run) -> Iterator[Finding]:
         yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {seen}", cause, fix, run.run)
         return
     gaps = sorted(set(range(max(run.experts))) - set(run.experts))
-    count = run.config.get("num_experts")
-    expected = count + (run.config.get("control_experts") or 0) if isinstance(count, int) else 0
+    expected = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
     silent = [e.expert for e in run.experts.values() if not np.isfinite(e["bottom_norm"]).any() and len(run.steps)]
     missing = sorted({*gaps, *range(len(run.experts) + len(gaps), expected), *silent})
     if missing:
@@ -127,14 +130,16 @@ def zero_norms(run: Run) -> Iterator[Finding]:
 def nonfinite(run: Run) -> Iterator[Finding]:
     """NaN, infinite or absent values."""
     for expert in run.experts.values():
-        broken = ~np.isfinite(_norms(run, expert.expert)).all(axis=0)
+        broken = np.asarray(~np.isfinite(_norms(run, expert.expert)).all(axis=0))
         if not broken.any():
             continue
         tail = max(5, round(0.02 * len(broken)))
         ended = len(broken) >= tail and bool(broken[-tail:].all())
         severe = ended or broken.mean() > BROKEN_SHARE
         first = int(run.steps[np.flatnonzero(broken)[0]])
-        symptom = f"expert {expert.expert} has norms that are NaN, infinite or missing" + (", to the end" if ended else "")
+        symptom = f"expert {expert.expert} has norms that are NaN, infinite or missing" + (
+            ", to the end" if ended else ""
+        )
         yield Finding(
             "nonfinite",
             ERROR if severe else WARNING,
@@ -201,7 +206,7 @@ def too_short(run: Run) -> Iterator[Finding]:
     """Too few rows for an interval."""
     limits = Thresholds()
     usable = int(run.after_warmup(limits.warmup).sum())
-    if 0 < len(run.steps) and usable < limits.min_points:
+    if len(run.steps) and usable < limits.min_points:
         yield Finding(
             "too_short",
             WARNING,
@@ -280,7 +285,9 @@ def scale_dependent_threshold(run: Run) -> Iterator[Finding]:
     """A documented verdict on divergence that another scale of the loss would turn round."""
     if 0 not in run.experts or not len(run.steps):
         return
-    scores = [float(np.nanmean(e["divergence"])) for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()]
+    scores = [
+        float(np.nanmean(e["divergence"])) for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()
+    ]
     limits = Thresholds()
     near = [s for s in scores if limits.divergence_refuted / 10 < s < limits.divergence_supported * 10]
     if near:
@@ -288,7 +295,7 @@ def scale_dependent_threshold(run: Run) -> Iterator[Finding]:
             "scale_dependent_threshold",
             INFO,
             "the documented divergence score depends on the scale of the loss",
-            f"mean score {near[0]:.3g}; a loss ten times larger or smaller gives {near[0] * 10:.3g} or {near[0] / 10:.3g}",
+            f"mean score {near[0]:.3g}; ten times the loss gives {near[0] * 10:.3g}, a tenth {near[0] / 10:.3g}",
             "the thresholds 0.05 and 0.01 are absolute, while gradient norms scale with the loss and the routing share",
             "read the controlled verdict, which is free of both",
             run.run,
@@ -297,8 +304,8 @@ def scale_dependent_threshold(run: Run) -> Iterator[Finding]:
 
 def positive_control(run: Run) -> Iterator[Finding]:
     """An artificial yes must never be taken for a result."""
-    gain = run.config.get("positive_control")
-    if isinstance(gain, int | float) and gain != 1:
+    gain = run.number("config.positive_control")
+    if gain is not None and gain != 1:
         yield Finding(
             "positive_control",
             WARNING,
@@ -344,6 +351,6 @@ CHECKS: Sequence[Callable[[Run], Iterator[Finding]]] = (
 )
 
 
-def _norms(run: Run, expert: int) -> series.Array:
+def _norms(run: Run, expert: int) -> Array:
     """Tier norms of one expert, [3, T]."""
     return np.stack([run.experts[expert][f"{tier}_norm"] for tier in TIERS])

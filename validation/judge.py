@@ -9,7 +9,8 @@ import duckdb
 
 from validation.claims import Thresholds
 from validation.diagnostics import Finding, diagnose, invalidating, of_rejected
-from validation.runs import Rejected, RunFile, connect
+from validation.relations import connect
+from validation.runs import Rejected, RunFile
 from validation.series import Run, load_runs
 from validation.verdict import Verdict, decide
 
@@ -27,7 +28,9 @@ class Judgement:
     """The relations `runs`, `dynamics` and `layers` over all files; take a cursor per thread."""
 
 
-def judge(files: Sequence[RunFile], rejected: Sequence[Rejected] = (), thresholds: Thresholds | None = None) -> Judgement:
+def judge(
+    files: Sequence[RunFile], rejected: Sequence[Rejected] = (), thresholds: Thresholds | None = None
+) -> Judgement:
     """Diagnose and judge runs that were read; files that could not be read become findings."""
     con = connect(files)
     runs = load_runs(con, list(files))

@@ -11,8 +11,6 @@ values of the tables that it names, in its order, column after column:
 A file that cannot be read is answered with a stable `code` and the facts of the case; the sentences are `runs.py`'s.
 """
 
-# ruff: noqa: N818
-
 from __future__ import annotations
 
 import json

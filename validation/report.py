@@ -37,8 +37,8 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
                 "file": run.name,
                 "steps": len(run.steps),
                 "experts": len(run.experts),
-                "seed": run.config.get("seed"),
-                "perturbation_scale": run.config.get("perturbation_scale"),
+                "seed": run.seed,
+                "perturbation_scale": run.number("config.perturbation_scale"),
                 "sha256": file.sha256,
                 "provisional": not run.finished,
             }

@@ -20,6 +20,7 @@ from validation.queries import ask
 from validation.runs import RunFile
 from validation.statistics import Array
 
+MAX_NUMBER = 1e15  # facts come from files that anyone may have written; no honest option is larger
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
     *("norm", "routing_weight", "bottom_to_middle", "divergence", "relative_divergence", "direction"),
@@ -83,13 +84,21 @@ class Run:
     def number(self, fact: str) -> float | None:
         """A fact that should be a number; None where it is absent or is none."""
         value = self.facts.get(fact)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
+            return None
+        return float(value)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed it was trained with; None where the file does not say."""
+        seed = self.number("config.seed")
+        return None if seed is None else int(seed)
 
     @property
     def is_sham(self) -> bool:
         """Whether nothing, or next to nothing, was perturbed in this run."""
-        scale = self.config.get("perturbation_scale")
-        return isinstance(scale, int | float) and 0 <= scale <= 0.001
+        scale = self.number("config.perturbation_scale")
+        return scale is not None and 0 <= scale <= 0.001
 
     @property
     def finished(self) -> bool:
@@ -230,11 +239,11 @@ def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]
 def dormancy(run: Run) -> Array:
     """Log of how much gradient a bottom weight of the clean expert receives, relative to a middle weight."""
     clean = run.experts[0]
-    sparsity = run.config.get("sparsity")
-    half = (sparsity if isinstance(sparsity, float) and 0 < sparsity < 1 else 0.1) / 2
+    sparsity = run.number("config.sparsity")
+    half = (sparsity if sparsity and 0 < sparsity < 1 else 0.1) / 2
     weights = run.weights or {"bottom": half, "middle": 1 - 2 * half}
     per_weight = {tier: _log(clean[f"{tier}_norm"]) - 0.5 * np.log(weights[tier]) for tier in ("bottom", "middle")}
-    return per_weight["bottom"] - per_weight["middle"]
+    return np.asarray(per_weight["bottom"] - per_weight["middle"])
 
 
 def is_collinear(run: Run, expert: int) -> bool:
@@ -265,7 +274,7 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
 def _log(values: Array) -> Array:
     """Natural log; NaN, not minus infinity, where there is nothing to take a log of."""
     positive = np.isfinite(values) & (values > 0)
-    return np.log(np.where(positive, values, np.nan))
+    return np.asarray(np.log(np.where(positive, values, np.nan)))
 
 
 def _mostly_finite(values: Array) -> bool:

@@ -58,7 +58,7 @@ class Verdict:
 def decide(
     runs: Sequence[Run], invalid: Mapping[tuple[str, int | None], str], thresholds: Thresholds | None = None
 ) -> Verdict:
-    """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all of them."""
+    """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all."""
     limits = thresholds or Thresholds()
     written = _claims(runs, invalid, lambda run, expert: as_written(run, expert, limits))
     beyond = _claims(runs, invalid, lambda run, expert: controlled(run, expert, runs, limits))
@@ -120,11 +120,15 @@ def _across(name: str, claims: Sequence[Claim], runs: Sequence[Run], limits: Thr
         return Claim(name, CONFOUNDED, f"{count} of {len(own)} runs are confounded, and averaging does not mend that")
     differing = _differing_options([run for run in runs if run.run in {claim.run for claim in own}])
     if differing:
-        return Claim(name, INCONCLUSIVE, f"the runs differ in {', '.join(differing)} and are not averaged; see each run")
+        return Claim(
+            name, INCONCLUSIVE, f"the runs differ in {', '.join(differing)} and are not averaged; see each run"
+        )
     values = [claim.estimate for claim in own if claim.estimate is not None]
     if len(values) < limits.min_runs:
         missing = int(limits.min_runs) - len(values)
-        return Claim(name, INCONCLUSIVE, f"{len(values)} run(s) with an estimate; at least {missing} more seed(s) are needed")
+        return Claim(
+            name, INCONCLUSIVE, f"{len(values)} run(s) with an estimate; at least {missing} more seed(s) are needed"
+        )
     first = own[0]
     threshold = first.threshold or 0.0
     log_scale = first.unit == "ratio" and min(values) > 0

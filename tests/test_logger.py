@@ -1,0 +1,462 @@
+"""What DynamicsLogger writes, read back with plain sqlite3; and that nothing it meets stops training."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prismatic import schema
+from prismatic.config import RunConfig
+from prismatic.errors import LoggerError
+from prismatic.logger import MAX_WAITING, DynamicsLogger
+
+
+def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query)]
+
+
+def columns(path: Path, table: str = "dynamics") -> list[str]:
+    return [row["name"] for row in rows(path, f"PRAGMA table_info({table})")]
+
+
+def codes(path: Path) -> list[str]:
+    return [row["code"] for row in rows(path, "SELECT code FROM events ORDER BY id")]
+
+
+def pragma(path: Path, name: str) -> object:
+    return rows(path, f"PRAGMA {name}")[0][name]
+
+
+def dynamics(experts: int = 2, value: float = 0.5) -> dict:
+    """What a hand-written loop logs, with a number of its own in every column."""
+    names = {i: [metric.name for metric in schema.expert_metrics(i)] for i in range(experts)}
+    gradients = {f"expert_{i}": {n: value + i + k / 64 for k, n in enumerate(names[i])} for i in range(experts)}
+    scores = {f"expert_{i}_{n}": gradients[f"expert_{i}"].pop(n) for i in range(1, experts) for n in names[i][-3:]}
+    return {"expert_gradients": gradients, "divergence_scores": scores}
+
+
+def flat(logged: dict) -> dict[str, float]:
+    gradients = logged["expert_gradients"].items()
+    return {f"{key}_{name}": value for key, values in gradients for name, value in values.items()} | logged[
+        "divergence_scores"
+    ]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "build" / "runs" / "abc" / "dynamics.db"
+
+
+@pytest.mark.parametrize("experts", [2, 3, 17])
+@pytest.mark.parametrize("told", [True, False], ids=["told", "found"])
+def test_there_is_every_documented_column_for_any_number_of_experts(path: Path, experts: int, told: bool):
+    with DynamicsLogger(path, num_experts=experts if told else 0) as logger:
+        logger.log(0, dynamics(experts))
+    expected = ["step", "expert_0_clean_norm"]
+    expected += [f"expert_{i}_{tier}_norm" for i in range(experts) for tier in ("top", "bottom", "middle")]
+    expected += [f"expert_{i}_{name}" for i in range(1, experts) for name in ("perturbed_norm", "divergence")]
+    assert set(expected) <= set(columns(path))
+    assert set(columns(path)) == {column.name for column in schema.dynamics_columns(experts)}
+
+
+def test_the_documented_names_work_without_any_row(path: Path):
+    DynamicsLogger(path)._ensure_schema(3)
+    logger = DynamicsLogger(path)
+    logger._ensure_schema()
+    logger.close()
+    assert rows(path) == []
+
+
+@pytest.mark.parametrize("experts", [2, 3, 17])
+def test_a_row_read_back_equals_what_was_logged(path: Path, experts: int):
+    logged = dynamics(experts)
+    with DynamicsLogger(path) as logger:
+        logger.log(40, logged, loss=2.25, learning_rate=1e-3)
+    (row,) = rows(path)
+    expected = {"step": 40, "loss": 2.25, "learning_rate": 1e-3, **flat(logged)}
+    assert {name: row[name] for name in expected} == expected
+    assert row["wall_time"] == pytest.approx(time.time(), abs=60)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.dictionaries(st.integers(0, 10**6), st.floats(allow_nan=False), max_size=20))
+def test_every_float_comes_back_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, values: dict[int, float]):
+    path = tmp_path_factory.mktemp("runs") / "dynamics.db"
+    with DynamicsLogger(path) as logger:
+        for step in sorted(values):
+            logger.log_dynamics(step, {"expert_gradients": {"expert_0": {"top_norm": values[step]}}})
+    assert {row["step"]: row["expert_0_top_norm"] for row in rows(path) if values} == values
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"divergence_scores": {"expert_1_divergence": 1.0}}])
+def test_nothing_measured_writes_nothing(path: Path, nothing: dict | None):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, nothing, loss=1.0)
+        logger.log_dynamics(10, nothing)
+    assert (rows(path), codes(path)) == ([], [])
+
+
+def test_layers_become_rows_of_their_own(path: Path):
+    layer = {column.name: 0.5 for column in schema.LAYERS_COLUMNS if column.name != "step"}
+    layers = [layer | {"layer": i, "expert": e, "source": "merged", "nonfinite": 0} for i in (0, 1) for e in (0, 1)]
+    with DynamicsLogger(path) as logger:
+        logger.log(3, dynamics() | {"layers": [row | {"missing_gradients": 0} for row in layers]})
+    seen = rows(path, "SELECT * FROM layers ORDER BY layer, expert")
+    assert seen == [{"step": 3} | row | {"missing_gradients": 0} for row in layers]
+
+
+def test_a_step_logged_again_is_replaced_and_the_rewind_is_an_event(path: Path):
+    with DynamicsLogger(path) as logger:
+        for step in (0, 10, 20, 10, 20):
+            logger.log(step, dynamics(value=logger._last_step or 0))
+    assert [(row["step"], row["expert_0_top_norm"]) for row in rows(path)] == [(0, 0), (10, 20), (20, 10)]
+    assert [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events")] == [("rewind", 10)]
+
+
+def test_a_rewind_is_noticed_in_a_file_that_was_opened_again(path: Path):
+    for first in (0, 20):
+        with DynamicsLogger(path) as logger:
+            logger.log(first, dynamics())
+            logger.log(first + 10, dynamics())
+    assert codes(path) == []
+    with DynamicsLogger(path) as logger:
+        logger.log(20, dynamics(value=9.0))
+    assert codes(path) == ["rewind"]
+    assert [row["expert_0_top_norm"] for row in rows(path)] == [0.5, 0.5, 9.0, 0.5]
+
+
+SCALARS = [
+    np.float32(1.5),
+    np.float64(1.5),
+    np.array(1.5),
+    np.array([1.5]),
+    torch.tensor(1.5),
+    torch.tensor([1.5]).bfloat16(),
+    torch.tensor(1.5, requires_grad=True) * 1,
+]
+
+
+@pytest.mark.parametrize("scalar", SCALARS, ids=lambda scalar: f"{type(scalar).__name__} {scalar.dtype}")
+def test_scalars_of_numpy_and_torch_are_stored_as_numbers(path: Path, scalar):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": scalar}}}, loss=scalar)
+    (row,) = rows(path)
+    assert (row["expert_0_top_norm"], row["loss"]) == (1.5, 1.5)
+
+
+@pytest.mark.parametrize("step", [np.int64(7), np.int32(7), torch.tensor(7), 7.0])
+def test_a_step_may_be_any_whole_number(path: Path, step):
+    with DynamicsLogger(path) as logger:
+        logger.log(step, dynamics() | {"nonfinite": np.int64(3)})
+    (row,) = rows(path, "SELECT step, nonfinite, typeof(step) AS type FROM dynamics")
+    assert row == {"step": 7, "nonfinite": 3, "type": "integer"}
+
+
+def test_nan_becomes_null_and_the_count_tells(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": math.nan}}, "nonfinite": 4}, loss=math.nan)
+    (row,) = rows(path)
+    assert (row["expert_0_top_norm"], row["loss"], row["nonfinite"]) == (None, None, 4)
+
+
+def test_experts_that_appear_later_add_columns(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics(2))
+        logger.log(1, dynamics(4))
+    first, second = rows(path)
+    assert (first["expert_3_top_norm"], second["expert_3_top_norm"]) == (None, 3.5)
+
+
+def test_further_metrics_add_columns(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics(), validation_loss=3.5)
+    with DynamicsLogger(path) as logger:
+        logger.log(1, dynamics(), validation_loss=4.5)
+    assert [row["validation_loss"] for row in rows(path)] == [3.5, 4.5]
+
+
+@pytest.mark.parametrize("name", ["order", "group", "select", "values", "index", "limit"])
+def test_a_metric_may_be_called_like_a_word_of_sql(path: Path, name: str):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics(), **{name: 1.5})
+    assert rows(path)[0][name] == 1.5
+
+
+@pytest.mark.parametrize("name", ["Loss", "train/loss", "x; DROP TABLE dynamics", 'a"b', "", "1st", "é", "x" * 64])
+def test_a_name_that_can_be_no_column_is_refused_once_and_the_row_is_kept(path: Path, name: str):
+    with DynamicsLogger(path) as logger:
+        with pytest.warns(RuntimeWarning, match="is not logged") as warned:
+            for step in range(3):
+                logger.log(step, dynamics(), **{name: 1.0})
+        assert len(warned) == 1
+    assert len(rows(path)) == 3
+    assert codes(path) == ["refused_value"]
+
+
+@pytest.mark.parametrize(
+    "value", ["high", [1.0], {}, object(), 1j, torch.ones(2), np.ones(3), np.array(["a"])], ids=repr
+)
+def test_a_value_that_is_no_number_is_refused_once_and_the_row_is_kept(path: Path, value: object):
+    with DynamicsLogger(path) as logger:
+        with pytest.warns(RuntimeWarning, match="'loss' is not logged") as warned:
+            for step in range(3):
+                logger.log(step, dynamics(), loss=value)
+        assert len(warned) == 1
+    assert [row["loss"] for row in rows(path)] == [None, None, None]
+    assert codes(path) == ["refused_value"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "table"),
+    [
+        ({"nonfinite": 10**30}, "dynamics"),
+        ({"layers": [{"layer": 0, "expert": 0, "source": "merged", "surprise": 1.0}]}, "layers"),
+    ],
+    ids=["integer too large", "unknown column"],
+)
+def test_a_row_that_the_file_cannot_hold_does_not_block_the_others(path: Path, broken: dict, table: str):
+    logger = DynamicsLogger(path, flush_seconds=1e9)
+    with pytest.warns(RuntimeWarning, match="is not logged") as warned:
+        for step in range(3):
+            logger.log(step, dynamics() | (broken if step < 2 else {}))
+        logger.close()
+    assert len(warned) == 1
+    assert len(rows(path)) == (1 if table == "dynamics" else 3)
+    assert set(codes(path)) == {"refused_value"}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "found"])
+def test_more_experts_than_sqlite_has_columns_keep_the_run_going(path: Path, told: bool):
+    with pytest.warns(RuntimeWarning, match="too many columns"), DynamicsLogger(path, flush_seconds=1e9) as logger:
+        if told:
+            logger._ensure_schema(400)
+        logger.log_run({"seed": 0})
+        logger.log(0, dynamics(400))
+    assert rows(path, "SELECT value FROM run") == [{"value": "0"}]
+    assert "refused_value" in codes(path)
+
+
+def test_the_config_allows_no_more_experts_than_the_wide_table_can_hold():
+    limits = [RunConfig.model_fields[name].metadata for name in ("num_experts", "control_experts")]
+    most = sum(next(rule.le for rule in rules if hasattr(rule, "le")) for rules in limits)
+    assert len(schema.dynamics_columns(most)) < 2000 - 50  # SQLite's limit, and room for a user's own metrics
+
+
+def test_facts_are_json_and_replace_earlier_ones(path: Path):
+    facts = {"exit_state": "running", "config.data": None, "gpus": [1, 2], "where": Path("/x"), "note": "a'; --"}
+    with DynamicsLogger(path) as logger:
+        logger.log_run(facts)
+        logger.log_run({"exit_state": "finished"})
+    seen = {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
+    assert seen == facts | {"exit_state": "finished", "where": "/x"}
+
+
+def test_a_locked_file_delays_rows_and_loses_none(path: Path):
+    logger = DynamicsLogger(path, flush_seconds=0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.warns(RuntimeWarning, match="cannot be written now") as warned:
+            for step in range(3):
+                logger.log(step, dynamics())
+        other.execute("ROLLBACK")
+    logger.log(3, dynamics())
+    logger.close()
+    assert len(warned) == 1
+    assert [row["step"] for row in rows(path)] == [0, 1, 2, 3]
+
+
+def test_a_reader_that_holds_its_lock_while_a_row_is_written_loses_none(path: Path):
+    with DynamicsLogger(path, flush_seconds=0) as logger:
+        logger.log(0, dynamics())
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM dynamics").fetchone() == (1,)
+            with pytest.warns(RuntimeWarning, match="cannot be written now"):
+                logger.log(1, dynamics())
+    assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_closing_waits_for_a_reader_to_finish(path: Path):
+    logger = DynamicsLogger(path, flush_seconds=1e9)
+    logger.log(0, dynamics())
+    logger.log(1, dynamics())
+    locked = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    locked.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.7, locked.close)
+    timer.start()
+    logger.close()
+    timer.join()
+    assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path):
+    with DynamicsLogger(path, flush_seconds=0) as logger, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        logger._ensure_schema(3)
+        with pytest.warns(RuntimeWarning, match="cannot be written now"):
+            logger.log(0, dynamics(3))
+        other.execute("ROLLBACK")
+    assert rows(path)[0]["expert_2_top_norm"] == 2.5
+
+
+def test_what_is_dropped_from_a_full_memory_are_the_oldest_rows_and_it_is_said(path: Path):
+    logger = DynamicsLogger(path, flush_seconds=1e9)
+    logger.log_run({"seed": 0})
+    logger._last_flush = math.inf  # as if the file stayed locked
+    one = {"expert_gradients": {"expert_0": {"top_norm": 1.0}, "expert_1": {"top_norm": 1.0}}}
+    for step in range(MAX_WAITING + 10):
+        logger.log(step, one, surprise=0.5)
+    logger.close()
+    seen = rows(path, "SELECT step, surprise FROM dynamics ORDER BY step")
+    assert 10 <= seen[0]["step"] < 30
+    assert (seen[-1]["step"], len(seen)) == (MAX_WAITING + 9, MAX_WAITING + 10 - seen[0]["step"])
+    assert codes(path) == ["dropped"]
+
+
+def test_a_run_file_is_a_rollback_journal_database_marked_as_ours(path: Path):
+    DynamicsLogger(path).close()
+    marks = [pragma(path, name) for name in ("application_id", "user_version", "journal_mode")]
+    assert marks == [schema.APPLICATION_ID, schema.SCHEMA_VERSION, "delete"]
+    assert [file.name for file in path.parent.iterdir()] == ["dynamics.db"]
+
+
+def _text(path: Path) -> None:
+    path.write_text("step,expert_0_top_norm\n" * 100)
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _file_in_the_way(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_text("a file where a folder should be")
+
+
+def _execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def _marked_by_another_program(path: Path) -> None:
+    _execute(path, "PRAGMA application_id = 1196444487", "CREATE TABLE t (x)")
+
+
+def _database_of_something_else(path: Path) -> None:
+    _execute(path, "CREATE TABLE moz_places (id INTEGER PRIMARY KEY, url TEXT)")
+
+
+def _view_in_place_of_the_table(path: Path) -> None:
+    _execute(path, "CREATE VIEW dynamics AS SELECT 1 AS step")
+
+
+FOREIGN = [
+    _text,
+    _directory,
+    _file_in_the_way,
+    _marked_by_another_program,
+    _database_of_something_else,
+    _view_in_place_of_the_table,
+]
+
+
+@pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__.strip("_"))
+def test_what_is_no_run_file_is_refused_by_name_and_left_alone(path: Path, make):
+    path.parent.mkdir(parents=True)
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(LoggerError, match=f"{path.name}: .*choose another path"):
+        DynamicsLogger(path, num_experts=2)
+    assert before == (path.read_bytes() if path.is_file() else None)
+
+
+def test_a_file_that_is_locked_from_the_start_is_refused_by_name(path: Path):
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LoggerError, match=r"dynamics\.db: .*locked"):
+            DynamicsLogger(path)
+
+
+def test_a_run_file_of_another_writer_is_carried_on(path: Path):
+    path.parent.mkdir(parents=True)
+    _execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL)")
+    with DynamicsLogger(path) as logger:
+        logger.log(5, dynamics())
+    assert rows(path)[0].items() >= {"step": 5, "expert_1_top_norm": 1.5}.items()
+
+
+def test_the_schema_describes_every_table_and_column():
+    text = schema.describe()
+    for statement in schema.create_statements(2):
+        table, body = statement.removeprefix("CREATE TABLE IF NOT EXISTS ").split(" (", 1)
+        assert f"\n{table}" in text
+        for name in (part.split()[0] for part in body.split(", PRIMARY KEY")[0].split(", ")):
+            assert f"\n  {name} " in text
+
+
+def test_every_column_has_a_unit_and_a_meaning():
+    every = [*schema.dynamics_columns(3), *(column for table, _ in schema.TABLES.values() for column in table)]
+    assert all(column.type in ("INTEGER", "REAL", "TEXT") and column.unit and column.meaning for column in every)
+
+
+def test_closing_twice_is_closing_once(path: Path):
+    logger = DynamicsLogger(path)
+    logger.log(0, dynamics())
+    logger.close()
+    logger.close()
+    with logger:
+        pass
+    assert len(rows(path)) == 1
+
+
+def test_the_file_is_closed_and_complete_after_an_exception(path: Path):
+    with pytest.raises(ZeroDivisionError), DynamicsLogger(path, flush_seconds=1e9) as logger:
+        logger.log(0, dynamics())
+        logger.log(1, dynamics())
+        raise ZeroDivisionError
+    assert [row["step"] for row in rows(path)] == [0, 1]
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        logger._connection.execute("SELECT 1")
+
+
+def test_rows_reach_the_file_when_the_program_ends_without_closing(path: Path):
+    program = f"""if True:
+        from prismatic.logger import DynamicsLogger
+        logger = DynamicsLogger({str(path)!r}, flush_seconds=1e9)
+        for step in range(3):
+            logger.log(step, {{"expert_gradients": {{"expert_0": {{"top_norm": 1.0}}}}}})
+        raise SystemExit(3)"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 3
+    assert [row["step"] for row in rows(path)] == [0, 1, 2]
+
+
+def test_another_thread_may_log(path: Path):
+    with DynamicsLogger(path, flush_seconds=0) as logger:
+        thread = threading.Thread(target=logger.log, args=(0, dynamics()))
+        thread.start()
+        thread.join()
+    assert len(rows(path)) == 1
+
+
+def test_rows_are_on_disk_while_training_goes_on(path: Path):
+    with DynamicsLogger(path, flush_seconds=0) as logger:
+        for step in range(3):
+            logger.log(step, dynamics())
+            assert len(rows(path)) == step + 1

@@ -1,0 +1,165 @@
+"""Each page, run by Streamlit's own test harness on real run files: none, one, several, bad ones."""
+
+import html
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.simulate import simulated_run, write
+from ui.shell import PAGES, Library, Source, inert
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+HARMFUL = "![x](http://example.invalid/x.png) <b>bold</b> :red[red] $x$ `code` [link](http://example.invalid)"
+
+
+def opened(page="app.py", *sources):
+    """The page after a session chose these files."""
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+    at.session_state["library"] = Library([Source(Path(path), name) for path, name in sources])
+    at.run()
+    return at if page == "app.py" else at.switch_page(page).run()
+
+
+def texts(at):
+    """Everything that a person would read on the page."""
+    return " ".join(
+        str(element.value)
+        for kind in ("markdown", "caption", "error", "warning", "info", "title", "subheader", "success")
+        for element in at.get(kind)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_explains_itself_before_any_run_is_chosen(page):
+    at = opened(page)
+    assert not at.exception
+    assert "python -m prismatic train" in at.get("code")[0].value
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("example", ["as-is", "positive-control", "zero-norms"])
+def test_every_page_shows_every_example(page, example):
+    at = opened(page, (EXAMPLES / f"{example}.db", example))
+    assert not at.exception
+
+
+@pytest.mark.parametrize(
+    ("example", "status"), [("as-is", "confounded"), ("positive-control", "supported"), ("zero-norms", "invalid")]
+)
+def test_home_gives_the_verdict_that_the_example_promises(example, status):
+    at = opened("app.py", (EXAMPLES / f"{example}.db", example))
+    assert f"[{status}]" in at.subheader[0].value
+
+
+def test_home_shows_both_readings_of_each_claim():
+    at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"))
+    cards = [caption.value for caption in at.caption if caption.value.startswith("As written: ")]
+    assert len(cards) == 3
+
+
+def test_a_positive_control_is_marked_on_home():
+    assert "put in by hand" in texts(opened("app.py", (EXAMPLES / "positive-control.db", "positive")))
+
+
+def test_one_click_on_an_example_gives_a_verdict():
+    at = opened()
+    next(button for button in at.button if "as is" in button.label).click().run()
+    assert not at.exception
+    assert "Verdict" in at.subheader[0].value
+
+
+def test_an_upload_is_judged_beside_files_that_cannot_be():
+    at = opened()
+    good = ("dynamics.db", (EXAMPLES / "as-is.db").read_bytes(), "application/octet-stream")
+    at.file_uploader[0].set_value([good, ("notes.txt", b"no run at all", "text/plain")]).run()
+    assert not at.exception
+    assert "Expected a run file" in html.unescape(at.error[0].value)
+    assert "confounded" in at.subheader[0].value
+
+
+def test_an_upload_stays_when_the_page_is_changed():
+    at = opened()
+    at.file_uploader[0].upload("dynamics.db", (EXAMPLES / "as-is.db").read_bytes()).run()
+    at.switch_page("pages/1_Dynamics.py").run()
+    assert at.get("vega_lite_chart")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"SQLite format 3\x00", (EXAMPLES / "as-is.db").read_bytes()[:50_000]]
+)
+def test_a_bad_upload_alone_gets_its_sentence_and_no_verdict(content):
+    at = opened()
+    at.file_uploader[0].upload("bad.db", content, "application/octet-stream").run()
+    assert not at.exception
+    assert "Fix:" in at.error[0].value
+    assert not at.subheader
+
+
+def test_several_runs_are_told_apart_and_summed_up(tmp_path):
+    files = [
+        write(simulated_run(seed=s), tmp_path / f"{s}.db", **{"config.seed": s, "run_hash": f"{s}" * 9})
+        for s in range(3)
+    ]
+    at = opened("app.py", *((file, file.name) for file in files))
+    assert not at.exception
+    assert at.sidebar.selectbox[0].options == ["000000000", "111111111", "222222222"]
+    assert len(at.get("dataframe")[-1].value) == 3
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_every_page_bears_a_run_of_one_or_two_rows(page, steps, tmp_path):
+    at = opened(page, (write(simulated_run(steps=steps), tmp_path / "short.db"), "short"))
+    assert not at.exception
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_bears_a_run_without_rows(page, tmp_path):
+    from prismatic.logger import DynamicsLogger
+
+    DynamicsLogger(tmp_path / "empty.db", num_experts=2).close()
+    at = opened(page, (tmp_path / "empty.db", "empty"))
+    assert not at.exception
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_words_of_a_file_are_never_markup(page, tmp_path):
+    facts = {
+        "run_hash": HARMFUL,
+        "config.merge": HARMFUL,
+        "config.seed": HARMFUL,
+        "exit_state": HARMFUL,
+        "planned_steps": 9e9,
+    }
+    at = opened(page, (write(simulated_run(), tmp_path / "x.db", **facts), HARMFUL))
+    assert not at.exception
+    assert "http://" not in texts(at)
+    assert "<b>" not in texts(at)
+
+
+def test_inert_text_leaves_no_markup_and_no_word_behind():
+    shown = inert(HARMFUL)
+    assert not set("![]()<>:$`*_/") & set(shown.replace("&#", ""))
+    assert "bold" in shown
+
+
+@pytest.mark.parametrize("view", ["Tier norms", "By tier", "Divergence", "Direction", "Routing", "Loss"])
+def test_each_view_of_the_dynamics_draws(view):
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "positive-control.db", "positive"))
+    at.get("button_group")[0].set_value([view] if isinstance(at.get("button_group")[0].value, list) else view).run()
+    assert not at.exception
+    assert at.get("vega_lite_chart")
+
+
+def test_the_header_of_the_dynamics_has_each_experts_divergence():
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "as-is.db", "as-is"))
+    assert [metric.label for metric in at.metric][:2] == ["Divergence score, expert 1", "Divergence score, expert 2"]
+
+
+def test_diagnostics_list_every_check():
+    from validation.diagnostics import CHECKS
+
+    at = opened("pages/3_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
+    assert len(at.get("dataframe")[0].value) == len(CHECKS)

@@ -1,0 +1,197 @@
+"""The parent's side of reader.py: a child process opens run files, and what it answers is not trusted either.
+
+A file that takes the child over could make it answer anything: names, kinds and sizes are checked again here before
+they are used, and the child is ended when it outlasts its time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from prismatic import schema
+from validation.errors import Limits, RunFileError, explained, rejection, shown
+
+READER = Path(__file__).with_name("reader.py")
+GRACE_SECONDS = 3.0  # the child ends itself at its deadline; what is still alive after this is killed
+HEADER_BYTES = 1 << 20
+TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
+INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
+
+
+class _Broken(Exception):
+    """The child's answer ended early or breaks the protocol."""
+
+
+class Child:
+    """A process that runs reader.py: one for a whole batch, replaced after a file that kills or hangs it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+            command = [sys.executable, "-I", "-S", "-B", str(READER)]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd=os.path.abspath(os.sep),
+            )
+        return self._process
+
+    def close(self) -> None:
+        """Ends the process, if there is one: it leaves when its stdin ends, unless it hangs."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin
+        assert process.stdout
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+    def ask(self, path: Path, name: str, immutable: bool) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+        """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it."""
+        process, started = self._start(), time.monotonic()
+        timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
+        timer.start()
+        try:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(_request(path, immutable, self.limits))
+            process.stdin.flush()
+            return _answer(process.stdout, name, self.limits)
+        except RunFileError:
+            raise
+        except Exception as error:  # a child that was taken over may answer anything
+            self.close()
+            late = time.monotonic() - started > self.limits.seconds
+            problem = f"{str(error) or type(error).__name__}, exit code {process.returncode}"
+            code = "timeout" if late else "died"
+            raise rejection(name, code, self.limits, problem=problem) from None
+        finally:
+            timer.cancel()
+
+
+def _request(path: Path, immutable: bool, limits: Limits) -> bytes:
+    tables = {table: {column.name: column.type for column in columns} for table, (columns, _) in schema.TABLES.items()}
+    columns = [column.name for column in schema.STEP_COLUMNS]
+    file = {"path": os.path.abspath(path), "immutable": immutable}
+    return json.dumps({**file, "limits": asdict(limits), "columns": columns, "tables": tables}).encode() + b"\n"
+
+
+def _answer(stream: IO[bytes], name: str, limits: Limits) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+    """Reads one answer: a header that is believed only where it can be checked, then as many bytes as that implies."""
+    line = stream.readline(HEADER_BYTES)
+    if not line.endswith(b"\n"):
+        raise _Broken("no answer" if not line else "an answer without end")
+    header = json.loads(line)
+    if header["ok"] is not True:
+        kind, evidence, cause, fix = explained(header["code"], header["details"], limits=limits)
+        raise kind(name, evidence, cause, fix)
+    layouts = header["tables"]
+    for table, (rows, columns) in layouts.items():
+        _check_layout(table, rows, columns, limits)
+    if sum(rows * len(columns) for rows, columns in layouts.values()) > limits.values:
+        raise _Broken("an answer beyond the limits")
+    tables = {
+        table: pa.table({column: _read_column(stream, kind, rows) for column, kind in columns})
+        for table, (rows, columns) in layouts.items()
+    }
+    if "dynamics" not in tables or "step" not in tables["dynamics"].column_names:
+        raise _Broken("an answer without steps")
+    return _facts_about(header, limits), tables
+
+
+def _facts_about(header: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """What a header says beside the tables, as RunFile keeps it."""
+    notes = []
+    for table, code, details in header["notes"][: len(schema.TABLES)]:
+        _, evidence, _, _ = explained(code, details, limits=limits, table=shown(table))
+        notes.append(f"table `{shown(table)}` was left out: {evidence}")
+    if (unnamed := int(header["ignored_count"]) - 50) > 0:
+        notes.append(f"{unnamed:,} more columns were not read")
+    if (version := int(header["version"])) > schema.SCHEMA_VERSION:
+        notes.append(f"written by schema version {shown(version)}, newer than the {schema.SCHEMA_VERSION} known here")
+    ignored = tuple(shown(column) for column in header["ignored"][:50])
+    lost, application = bool(header["lost"]), int(header["application_id"])
+    return {"ignored": ignored, "notes": tuple(notes), "wal": lost, "application_id": application, "version": version}
+
+
+def _type_of(table: str, name: str) -> str:
+    """SQL type that the project gives a column of a file; _Broken for a column it does not know."""
+    if table == "dynamics":
+        match = schema.EXPERT_COLUMN.fullmatch(name)
+        expert = match is not None and name.isascii() and len(name) < 80 and match[1] == str(int(match[1]))
+        known = {column.name: "REAL" for column in schema.STEP_COLUMNS} | {"step": "INTEGER"}
+        found = "REAL" if expert else known.get(name)
+    else:
+        found = next((column.type for column in schema.TABLES[table][0] if column.name == name), None)
+    if found is None:
+        raise _Broken("an answer with an unknown column")
+    return found
+
+
+def _check_layout(table: str, rows: int, columns: list[list[str]], limits: Limits) -> None:
+    """What a header says of one table: everything that is read afterwards follows from it."""
+    names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
+    most = limits.rows if table in ("dynamics", "layers") else SIDE_ROWS
+    if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
+        raise _Broken("an answer beyond the limits")
+    if any(kind != kinds[_type_of(table, name)] for name, kind in columns):
+        raise _Broken("an answer with wrong columns")
+
+
+def _read_column(stream: IO[bytes], kind: str, rows: int) -> pa.Array:
+    """One column, as the head of reader.py describes it."""
+    if kind == "d":
+        return pa.array(_take(stream, rows, np.float64), from_pandas=True)  # NaN to NULL
+    if kind == "q":
+        values, present = _take(stream, rows, np.int64), _take(stream, rows, np.uint8)
+        return pa.array(values, mask=present == 0)
+    lengths = _take(stream, rows, np.int32)
+    ends = np.cumsum(np.maximum(lengths, 0), dtype=np.int64)
+    total = int(ends[-1]) if rows else 0
+    if total > TEXT_BYTES:
+        raise _Broken("an answer beyond the limits")
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    valid = pa.array(lengths >= 0).buffers()[1]
+    texts = pa.StringArray.from_buffers(
+        rows, pa.py_buffer(offsets), pa.py_buffer(_take(stream, total, np.uint8)), valid
+    )
+    texts.validate(full=True)  # that it is UTF-8
+    return texts
+
+
+def _take(stream: IO[bytes], count: int, dtype: type[np.generic]) -> np.ndarray:
+    """The next `count` numbers of the stream."""
+    values = np.empty(count, dtype)
+    view, filled = values.data.cast("B") if count else memoryview(b""), 0
+    while filled < len(view):
+        got = stream.readinto(view[filled:])  # type: ignore[attr-defined]
+        if not got:
+            raise _Broken("an answer that ends early")
+        filled += got
+    return values

@@ -1,0 +1,165 @@
+"""Runs in, one DuckDB connection out: the relations that every question is asked of.
+
+runs        a row per file: what it is called, how long it is, the options that runs are grouped by
+dynamics    tidy: a row per run, step and expert
+layers      a row per run, step, layer, expert and source
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from prismatic import schema
+from validation.errors import Limits, rejection, shown
+from validation.runs import RunFile, arrow_schema
+
+DUCKDB_MEMORY = "4GB"
+COPIED = ("top_norm", "bottom_norm", "middle_norm", "routing_weight", "bottom_to_middle")
+COMPARED = ("divergence", "relative_divergence", "direction")  # with expert 0, which has none itself
+
+RUNS = pa.schema(
+    [(name, pa.string()) for name in ("run", "name", "file", "sha256")]
+    + [(name, pa.int64()) for name in ("steps", "first_step", "last_step")]
+    + [("experts", pa.int32()), ("seed", pa.int64()), ("perturbation_scale", pa.float64()), ("sparsity", pa.float64())]
+    + [("merge", pa.string()), ("routing", pa.string())]
+)
+DYNAMICS = pa.schema(
+    [("run", pa.string()), ("step", pa.int64()), ("expert", pa.int32()), ("role", pa.string())]
+    + [(name, pa.float64()) for name in (*COPIED[:3], "norm", *COPIED[3:], *COMPARED, "loss")]
+)
+LAYERS = pa.schema([("run", pa.string()), *arrow_schema("layers")])
+
+
+def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
+    """An in-memory database of `runs` (a row per file), `dynamics` (a row per step and expert) and `layers`.
+
+    It can open nothing outside itself. Take `con.cursor()` in each thread, as `queries.ask` does. Raises TooLarge where
+    the runs do not fit into memory together.
+    """
+    settings: dict[str, Any] = {
+        "memory_limit": DUCKDB_MEMORY,
+        "threads": str(min(4, os.cpu_count() or 1)),
+        "temp_directory": "",
+    }
+    settings |= {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    con = duckdb.connect(":memory:", config=settings)
+    tables = {
+        "runs": pa.Table.from_pylist([_summary(run) for run in runs], schema=RUNS),
+        "dynamics": pa.concat_tables([DYNAMICS.empty_table(), *(part for run in runs for part in _tidy(run))]),
+        "layers": pa.concat_tables([LAYERS.empty_table(), *(_layers(run) for run in runs)]),
+    }
+    try:
+        for name, table in tables.items():
+            con.register("loading", table)
+            con.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")  # the three names above: none is a file's
+            con.unregister("loading")
+    except duckdb.OutOfMemoryException:
+        con.close()
+        raise rejection("all runs together", "together", Limits(), most=DUCKDB_MEMORY) from None
+    for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
+        con.execute(f"SET {setting}")
+    return con
+
+
+def _summary(run: RunFile) -> dict[str, object]:
+    """The row of `runs`."""
+    steps, options = run.wide["step"], {**run.facts, **run.config}
+    return {
+        "run": run.run,
+        "name": run.name,
+        "file": run.path.name,
+        "sha256": run.sha256,
+        "steps": len(steps),
+        "first_step": steps[0].as_py() if len(steps) else None,
+        "last_step": steps[-1].as_py() if len(steps) else None,
+        "experts": run.num_experts,
+        "seed": _integer(options.get("seed")),
+        "perturbation_scale": _real(options.get("perturbation_scale")),
+        "sparsity": _real(options.get("sparsity")),
+        "merge": _text(options.get("merge")),
+        "routing": _text(options.get("routing")),
+    }
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+
+
+def _real(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+        return None
+    return float(value)
+
+
+def _text(value: object) -> str | None:
+    return shown(value) if isinstance(value, str) else None
+
+
+def _layers(run: RunFile) -> pa.Table:
+    names = pa.repeat(pa.scalar(run.run), len(run.layers))
+    return pa.table([names, *run.layers.columns], schema=LAYERS)
+
+
+# Of one wide table: Arrow's own look-up by name takes milliseconds at 2000 columns.
+Columns = dict[str, pa.ChunkedArray]
+
+
+def _columns(run: RunFile) -> Columns:
+    return dict(zip(run.wide.column_names, run.wide.columns, strict=True))
+
+
+def _tidy(run: RunFile) -> Iterator[pa.Table]:
+    """The rows of `dynamics`, a table for each expert; NULL where the file lacks a column."""
+    wide, rows = _columns(run), len(run.wide)
+    nothing, name, roles = pa.nulls(rows, pa.float64()), pa.repeat(pa.scalar(run.run), rows), _roles(run)
+    for expert in run.expert_ids:
+        names = (*COPIED, *COMPARED) if expert else COPIED
+        found = {name: wide.get(f"expert_{expert}_{name}") for name in names}
+        found |= {"run": name, "step": wide["step"], "norm": _whole_norm(wide, expert), "loss": wide.get("loss")}
+        if expert and found["divergence"] is None:
+            found["divergence"] = _derived_divergence(wide, expert)
+        found["expert"] = pa.repeat(pa.scalar(expert, pa.int32()), rows)
+        found["role"] = pa.repeat(pa.scalar(roles.get(expert, "perturbed" if expert else "clean")), rows)
+        columns = [found.get(name) for name in DYNAMICS.names]
+        yield pa.table([nothing if column is None else column for column in columns], schema=DYNAMICS)
+
+
+def _roles(run: RunFile) -> dict[int, str]:
+    """The roles that the file names, if they are ones: expert 0, and no other, is the clean one."""
+    named = zip(run.experts["expert"].to_pylist(), run.experts["role"].to_pylist(), strict=True)
+    return {expert: role for expert, role in named if expert and role in schema.ROLES[1:]}
+
+
+def _tiers(wide: Columns, expert: int) -> dict[str, np.ndarray]:
+    """The tier norms that the file has of this expert; NaN is NULL."""
+    names = {tier: f"expert_{expert}_{tier}_norm" for tier in schema.TIERS}
+    return {tier: wide[name].to_numpy() for tier, name in names.items() if name in wide}
+
+
+def _whole_norm(wide: Columns, expert: int) -> pa.ChunkedArray | pa.Array | None:
+    """Norm of the whole gradient: as logged, else of the three tiers, which part the weights among them."""
+    for whole in ("perturbed_norm", "clean_norm") if expert else ("clean_norm", "perturbed_norm"):
+        if f"expert_{expert}_{whole}" in wide:
+            return wide[f"expert_{expert}_{whole}"]
+    tiers = _tiers(wide, expert)
+    if len(tiers) < len(schema.TIERS):
+        return None
+    with np.errstate(over="ignore"):  # hypot, not squares: the square of 1e200 is infinite, that norm is not
+        return pa.array(np.hypot(np.hypot(tiers["top"], tiers["bottom"]), tiers["middle"]), from_pandas=True)
+
+
+def _derived_divergence(wide: Columns, expert: int) -> pa.Array | None:
+    """Mean over the tiers that both experts have of |norm_i - norm_0|, as the documentation defines it."""
+    own, clean = _tiers(wide, expert), _tiers(wide, 0)
+    shared = [tier for tier in own if tier in clean]
+    if not shared:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is NaN, and NULL
+        return pa.array(np.mean([np.abs(own[tier] - clean[tier]) for tier in shared], axis=0), from_pandas=True)
