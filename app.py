@@ -2,7 +2,20 @@
 
 import streamlit as st
 
-from ui.shell import EXAMPLES, MAX_FILES, RUNS, TRAIN, Source, frame, judged, library, pick_run, show_rejected, spool
+from ui.shell import (
+    EXAMPLES,
+    MAX_FILES,
+    RUNS,
+    TRAIN,
+    Source,
+    frame,
+    introduce,
+    judged,
+    library,
+    pick_run,
+    show_rejected,
+    spool,
+)
 from ui.views import claim_cards, findings_summary, headline, runs_table
 
 frame("Prismatic")
@@ -85,6 +98,7 @@ show_rejected(judgement)
 if not judgement.runs:
     st.stop()
 run = pick_run(judgement)
+introduce(run)
 headline(judgement, run)
 claim_cards(judgement, run)
 findings_summary(judgement, run)

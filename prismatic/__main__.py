@@ -54,8 +54,10 @@ def _train(options: argparse.Namespace) -> int:
     from prismatic.config import load_config
     from prismatic.train import train
 
-    overrides = options.set + ([f"data={options.data}"] if options.data else [])
-    config = load_config(options.config, overrides)
+    config = load_config(options.config, options.set)
+    if options.data:
+        # Not as an override, which is read as YAML: a file may be called `2024` or `notes: a.txt`.
+        config = config.model_copy(update={"data": options.data})
     result = train(config, runs=options.runs, overwrite=options.overwrite)
     print(f"run {result.run_hash}: loss {result.loss:.3f}, held-out loss {result.held_out_loss:.3f} nats per byte")
     print(result.db_path)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from prismatic.dynamics import find_routers, log_gradient_dynamics
+from prismatic.errors import ConfigError
 from prismatic.logger import DynamicsLogger
 from prismatic.router import Prismatic
 from prismatic.schema import TIERS
@@ -19,9 +20,12 @@ class DynamicsLoggerCallback:
 
     Call `on_train_begin(model)` once, `on_before_optimizer_step(model, step)` in every step, `on_train_end()` at last.
     logger: a DynamicsLogger, or the path of the run file. last_step: logged whatever log_freq says.
+    Raises ConfigError for a log_freq below 1.
     """
 
     def __init__(self, logger: DynamicsLogger | Path | str, *, log_freq: int = 10, last_step: int | None = None):
+        if log_freq < 1:
+            raise ConfigError(f"log_freq = {log_freq!r} is not allowed; log every 1 or more steps.")
         self.logger = logger if isinstance(logger, DynamicsLogger) else DynamicsLogger(logger)
         self.log_freq = log_freq
         self.last_step = last_step
@@ -29,6 +33,7 @@ class DynamicsLoggerCallback:
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
         """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router."""
         routers = find_routers(model)
+        self.logger.log_run({"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **facts})
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -39,7 +44,6 @@ class DynamicsLoggerCallback:
         self.logger.log_table(
             "tiers", (row for layer, router in enumerate(routers) for row in _tier_rows(layer, router))
         )
-        self.logger.log_run({"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **facts})
 
     def on_before_optimizer_step(self, model: nn.Module, step: int, **metrics: float) -> None:
         """Log this step if it is due: call it after backward and before the optimizer's step. Never raises.
@@ -50,7 +54,7 @@ class DynamicsLoggerCallback:
             return
         try:
             dynamics = log_gradient_dynamics(model, step)
-            if dynamics is None:
+            if dynamics is None and find_routers(model):
                 self.logger.event(
                     "no_gradients", "no expert has a gradient; log after backward()", level="warning", step=step
                 )

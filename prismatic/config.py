@@ -26,8 +26,8 @@ class RouterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_experts: Annotated[int, Field(ge=2, le=1000)] = 3
-    """One clean expert and num_experts - 1 perturbed ones."""
+    num_experts: Annotated[int, Field(ge=2, le=200)] = 3
+    """One clean expert and num_experts - 1 perturbed ones; SQLite's 2,000 columns a table set the limit."""
     perturbation_scale: Annotated[FiniteFloat, Field(ge=0)] = 1.0
     """Largest change of a weight, as a share of its own magnitude."""
     sparsity: Annotated[FiniteFloat, Field(gt=0, lt=1)] = 0.1
@@ -40,7 +40,7 @@ class RouterConfig(BaseModel):
     """frozen: every expert has the same share for ever, which takes the router's symmetry breaking away."""
     router_input: Literal["mean", "first"] = "mean"
     """What of a sequence the router sees: the mean over positions, or the first one only, which is causal."""
-    control_experts: Annotated[int, Field(ge=0, le=100)] = 0
+    control_experts: Annotated[int, Field(ge=0, le=10)] = 0
     """Copies perturbed by control_scale only: whatever they show, the perturbation's size did not cause."""
     control_scale: Annotated[FiniteFloat, Field(ge=0)] = 0.001
     positive_control: Annotated[FiniteFloat, Field(gt=0)] = 1.0
@@ -111,7 +111,10 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         name, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected name=value, such as --set perturbation_scale=2.0.")
-        options[name.strip()] = yaml.safe_load(value)
+        try:
+            options[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value cannot be read as YAML ({error}).") from error
     return parse_config(options, where=str(path))
 
 

@@ -41,17 +41,22 @@ class Corpus:
         except OSError as error:
             raise CorpusError(f"data: {path} cannot be read ({error.strerror}); give a text file.") from error
 
+    def require(self, length: int) -> None:
+        """Raise CorpusError for a text of which a part has fewer than `length` bytes."""
+        for split, data in self.splits.items():
+            if len(data) < length:
+                raise CorpusError(
+                    f"data: {self.name} has {len(data)} bytes in its {split} part, one sequence needs {length}; "
+                    "use a longer text or a smaller sequence_length."
+                )
+
     def batch(self, step: int, *, batch_size: int, length: int, seed: int, split: str = "train") -> Tensor:
         """Random windows, int64 [batch_size, length]: a function of its arguments, so that a resumed run sees the same.
 
-        Raises CorpusError for a text with fewer than `length` bytes in the split.
+        Raises CorpusError for a text that `require(length)` refuses.
         """
+        self.require(length)
         data = self.splits[split]
-        if len(data) < length:
-            raise CorpusError(
-                f"data: {self.name} has {len(data)} bytes in its {split} part, one sequence needs {length}; "
-                "use a longer text or a smaller sequence_length."
-            )
         generator = torch.Generator().manual_seed(noise_seed(seed, split, step))
         starts = torch.randint(len(data) - length + 1, (batch_size, 1), generator=generator)
         return data[starts + torch.arange(length)].long()

@@ -31,7 +31,8 @@ METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_WAITING = 20_000  # statements; at 30 scalars each about 10 MB
 BUSY_SECONDS = 0.2  # how long a flush may wait for a reader's lock before it leaves the rows for the next one
 CLOSE_SECONDS = 10.0  # the same for the last flush, after which there is no next one
-# What is wrong with one statement, whatever the state of the file: no such column, too big, constraint, mismatch, range.
+# SQLite's codes for what is wrong with one statement whatever the file's state: error (no such column, too many
+# columns), too big, constraint, mismatch, range.
 STATEMENT_FAULTS = {1, 18, 19, 20, 25}
 
 
@@ -52,7 +53,7 @@ class DynamicsLogger:
         self._last_flush = -float("inf")
         self._warned = False
         self._closed = False
-        self._refused: set[str] = set()
+        self._said: set[str] = set()
         self._open(num_experts)
         self._ensure_schema(num_experts)
         atexit.register(self.close)
@@ -171,7 +172,7 @@ class DynamicsLogger:
             try:
                 plain[name] = _plain(name, value, types.get(name, "REAL"))
             except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-                self._refuse("refused_value", repr(name), error)
+                self._say_once(name, "refused_value", f"{name!r} is not logged: {error}")
         if table == "dynamics":
             self._add_columns(plain)
         # Quoted, because a metric may well be called `order` or `group`; _plain let no quote into a name.
@@ -194,12 +195,12 @@ class DynamicsLogger:
             del self._waiting[next((i for i, (sql, _) in enumerate(self._waiting) if sql.startswith(measured)), 0)]
             self.dropped += 1
 
-    def _refuse(self, code: str, what: str, error: Exception) -> None:
-        """What can be no column, no number or no row is said once, as an event and a warning, never raised."""
-        if what not in self._refused:
-            self._refused.add(what)
-            self.event(code, f"{what} is not logged: {error}", level="warning")
-            warnings.warn(f"{self.db_path}: {what} is not logged: {error}", RuntimeWarning, stacklevel=4)
+    def _say_once(self, key: str, code: str, message: str) -> None:
+        """What can be no column, no number or no row becomes an event and a warning, once; training never stops."""
+        if key not in self._said:
+            self._said.add(key)
+            self.event(code, message, level="warning")
+            warnings.warn(f"{self.db_path}: {message}", RuntimeWarning, stacklevel=4)
 
     def _flush_if_due(self) -> None:
         if time.monotonic() - self._last_flush >= self.flush_seconds:
@@ -210,22 +211,23 @@ class DynamicsLogger:
         self._last_flush = time.monotonic()
         if not self._waiting and not self._waiting_columns:
             return True
-        faults: dict[str, Exception] = {}
+        faults: list[str] = []
         try:
             with self._transaction():
-                dropped = sum(self._fails(*s, faults) for s in (*self._waiting_columns, *self._waiting))
+                for statement, values in (*self._waiting_columns, *self._waiting):
+                    faults += self._execute(statement, values)
         except sqlite3.Error as error:
             self._warn(error)
             return False
         self._waiting_columns.clear()
         self._waiting.clear()
-        self.dropped += dropped
-        for message, fault in faults.items():
-            self._refuse("refused_row", f"a row or column ({message})", fault)
-        return self.flush()  # the events of what was refused
+        self.dropped += len(faults)
+        for fault in faults:
+            self._say_once(fault, "refused_row", f"a row or column is not logged: {fault}")
+        return self.flush()  # the events just made
 
-    def _fails(self, statement: str, values: tuple[Any, ...], faults: dict[str, Exception]) -> bool:
-        """Execute; True for a statement that never will be, which must not keep the others from the file."""
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> list[str]:
+        """Empty, or the fault of a statement that can never succeed: it must not keep the others from the file."""
         try:
             self._connection.execute(statement, values)
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
@@ -234,9 +236,8 @@ class DynamicsLogger:
                 and getattr(error, "sqlite_errorcode", 0) & 0xFF not in STATEMENT_FAULTS
             ):
                 raise
-            faults[str(error)] = error
-            return True
-        return False
+            return [str(error)]
+        return []
 
     def _warn(self, error: sqlite3.Error) -> None:
         """Say once that the file cannot be written now; training goes on."""

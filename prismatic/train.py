@@ -45,11 +45,12 @@ def train(
     """
     device = _device(config)
     corpus = Corpus.load(config.data)
+    corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
     run_hash = config.run_hash(corpus.sha256)
     db_path = _fresh(runs / run_hash / "dynamics.db", overwrite=overwrite)
     torch.manual_seed(config.seed)
     model = ByteLM(config).to(device)
-    with DynamicsLogger(db_path) as logger:
+    with DynamicsLogger(db_path, num_experts=len(config.roles)) as logger:
         callback = DynamicsLoggerCallback(logger, log_freq=config.log_freq, last_step=config.steps - 1)
         callback.on_train_begin(model, **run_facts(config, run_hash, corpus))
         exit_state = "crashed"
@@ -121,7 +122,8 @@ def _fresh(db_path: Path, *, overwrite: bool) -> Path:
             f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, or replace it with "
             "`--overwrite`."
         )
-    db_path.unlink(missing_ok=True)
+    for file in (db_path, db_path.with_name(f"{db_path.name}-journal")):
+        file.unlink(missing_ok=True)
     return db_path
 
 

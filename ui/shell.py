@@ -87,7 +87,24 @@ def shell(title: str) -> tuple[Judgement, Run]:
         show_rejected(judgement)
         st.page_link("app.py", label="Choose other files on the home page")
         st.stop()
-    return judgement, pick_run(judgement)
+    run = pick_run(judgement)
+    introduce(run)
+    return judgement, run
+
+
+def introduce(run: Run) -> None:
+    """Which run this is, and what nobody may overlook about it on any page."""
+    scale, seed, merge = run.number("config.perturbation_scale"), run.seed, run.config.get("merge")
+    facts = [f"run {run.run}", f"{len(run.steps)} logged steps", f"{len(run.experts)} experts"]
+    facts += [f"scale {scale:g}"] if scale is not None else []
+    facts += [f"merge: {str(merge)[:20]}"] if merge is not None else []
+    facts += [f"seed {seed}"] if seed is not None else []
+    st.caption(inert(" · ".join(facts)))
+    with st.container(horizontal=True):
+        if not run.finished:
+            st.badge("provisional", color="blue", help="The run has not reached its planned end.")
+        if run.number("config.positive_control") not in (None, 1.0):
+            st.badge("positive control: the effect was put in by hand", color="orange")
 
 
 def pick_run(judgement: Judgement) -> Run:

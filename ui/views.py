@@ -40,18 +40,13 @@ def headline(judgement: Judgement, run: Run) -> None:
     shown = next((claim for claim in claims.values() if claim.status == status), None)
     with st.container(border=True):
         st.subheader(f"Verdict: :{COLORS[status]}[{status}]", anchor=False)
-        with st.container(horizontal=True):
-            if not run.finished:
-                st.badge("provisional", color="blue", help="The run has not reached its planned end.")
-            if run.number("config.positive_control") not in (None, 1.0):
-                st.badge("positive control", color="orange", help="The effect was put in by hand.")
-        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {inert(shown.because)}." if shown else ""))
-        written = combine([claim.status for claim in of_run(judgement.verdict.as_written, run).values()])
-        st.caption(f"As written, to the letter of the documented rules: **{written}**.")
         for premise in judgement.verdict.premises:
             if premise.run == run.run:
                 badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
                 st.markdown(f"{badge} {sentence(premise.because)}")
+        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {inert(shown.because)}." if shown else ""))
+        written = combine([claim.status for claim in of_run(judgement.verdict.as_written, run).values()])
+        st.caption(f"As written, to the letter of the documented rules: **{written}**.")
 
 
 def claim_cards(judgement: Judgement, run: Run) -> None:

@@ -1,0 +1,285 @@
+"""Training from a config to a run file, and the command line in front of it: tiny models, real text, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import chdir, closing
+from pathlib import Path
+
+import pytest
+
+import prismatic
+from prismatic import schema
+from prismatic.__main__ import main
+from prismatic.config import RunConfig, load_config
+from prismatic.errors import ConfigError, CorpusError, LoggerError
+from prismatic.train import TrainResult, train
+
+TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "sequence_length": 16, "steps": 25, "batch_size": 2}
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def tiny(**options) -> RunConfig:
+    return RunConfig(**TINY | options)
+
+
+def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query)]
+
+
+def facts(path: Path) -> dict[str, object]:
+    return {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
+
+
+def numbers(path: Path) -> list[dict]:
+    """Every measured number of a run; the wall time is no measurement of it."""
+    wide = [{name: value for name, value in row.items() if name != "wall_time"} for row in rows(path)]
+    return wide + rows(path, "SELECT * FROM layers ORDER BY step, layer, expert")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return train(tiny(), runs=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yml"
+    path.write_text("".join(f"{name}: {value}\n" for name, value in TINY.items()))
+    return path
+
+
+def test_the_run_table_holds_the_whole_config(finished: TrainResult):
+    seen = facts(finished.db_path)
+    assert {name: seen[f"config.{name}"] for name in RunConfig.model_fields} == tiny().model_dump(mode="json")
+
+
+def test_the_run_table_holds_what_reproduces_the_run(finished: TrainResult):
+    seen = facts(finished.db_path)
+    assert (seen["run_hash"], seen["exit_state"]) == (finished.run_hash, "finished")
+    assert seen["held_out_loss"] == finished.held_out_loss
+    assert seen["started"] <= seen["ended"] <= time.time()
+    names = {"corpus_sha256", "git_commit", "git_dirty", "prismatic", "torch", "python", "host", "device", "world_size"}
+    assert names | {"hook", "precision", "clip_state", "planned_steps", "log_freq", "causal", "routers"} <= set(seen)
+
+
+def test_a_run_is_logged_every_ten_steps_and_at_its_end(finished: TrainResult):
+    assert [row["step"] for row in rows(finished.db_path)] == [0, 10, 20, 24]
+    assert rows(finished.db_path, "SELECT * FROM events") == []
+    assert rows(finished.db_path)[-1]["loss"] == finished.loss
+
+
+def test_a_run_measures_every_documented_column(finished: TrainResult):
+    expected = [column.name for column in schema.dynamics_columns(3)]
+    for row in rows(finished.db_path):
+        assert list(row) == expected
+        assert None not in row.values()
+
+
+def test_the_warm_up_of_the_learning_rate_is_logged(finished: TrainResult):
+    expected = [1e-3 * (step + 1) / 51 for step in (0, 10, 20, 24)]
+    assert [row["learning_rate"] for row in rows(finished.db_path)] == pytest.approx(expected)
+
+
+def test_losses_are_those_of_bytes_and_training_lowers_them(tmp_path: Path):
+    result = train(tiny(steps=150, learning_rate=1e-2, log_freq=50), runs=tmp_path)
+    first = rows(result.db_path)[0]["loss"]
+    assert first == pytest.approx(5.545, abs=0.2)  # log(256): nothing is known of a byte yet
+    assert result.loss < first - 1
+    assert result.held_out_loss < first - 1
+
+
+def test_the_run_lies_in_the_folder_of_its_hash(finished: TrainResult):
+    assert finished.db_path.parts[-2:] == (finished.run_hash, "dynamics.db")
+    assert len(finished.run_hash) == 9
+
+
+def test_the_same_config_gives_the_same_hash_and_the_same_numbers(finished: TrainResult, tmp_path: Path):
+    runs = tmp_path / "runs"
+    train(tiny(), runs=runs)
+    again = train(tiny(), runs=runs, overwrite=True)
+    assert again.run_hash == finished.run_hash
+    assert (again.loss, again.held_out_loss) == (finished.loss, finished.held_out_loss)
+    assert numbers(again.db_path) == numbers(finished.db_path)
+
+
+def test_another_seed_is_another_run(finished: TrainResult, tmp_path: Path):
+    other = train(tiny(seed=1), runs=tmp_path)
+    assert other.run_hash != finished.run_hash
+    assert other.loss != finished.loss
+
+
+def test_an_experiment_that_was_run_before_is_not_lost(finished: TrainResult):
+    before = finished.db_path.read_bytes()
+    with pytest.raises(LoggerError, match=f"(?s){finished.run_hash}.*run before.*--set seed=1.*--overwrite"):
+        train(tiny(), runs=finished.db_path.parent.parent)
+    assert finished.db_path.read_bytes() == before
+
+
+def test_an_interrupted_run_keeps_its_rows_and_says_so(tmp_path: Path):
+    started = threading.Thread(target=_interrupt_once_training, args=(tmp_path,))
+    started.start()
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(steps=5000, log_freq=1), runs=tmp_path)
+    started.join()
+    (db_path,) = tmp_path.glob("*/dynamics.db")
+    assert facts(db_path)["exit_state"] == "interrupted"
+    assert len(rows(db_path)) > 1
+
+
+def _interrupt_once_training(runs: Path) -> None:
+    """What Ctrl-C does, once the run file says that the run has begun."""
+    for _ in range(600):
+        time.sleep(0.05)
+        found = list(runs.glob("*/dynamics.db"))
+        if found and found[0].stat().st_size and rows(found[0], "SELECT 1 FROM sqlite_master WHERE name = 'run'"):
+            break
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_of_other_text_is_another_run(finished: TrainResult, tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    result = train(tiny(data=text, steps=2), runs=tmp_path)
+    assert result.run_hash != train(tiny(steps=2), runs=tmp_path).run_hash
+    assert facts(result.db_path)["corpus"] == "text.txt"
+
+
+def test_the_hash_stands_for_the_text_and_not_for_its_path(tmp_path: Path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("the same text " * 50)
+    hashes = [train(tiny(data=tmp_path / n, steps=1), runs=tmp_path / n[0]).run_hash for n in ("a.txt", "b.txt")]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("size", [0, 10, 100])  # 100: enough to train on, too little held out
+def test_text_that_is_too_short_is_refused_before_anything_is_written(tmp_path: Path, size: int):
+    text = tmp_path / "short.txt"
+    text.write_bytes(b"x" * size)
+    with pytest.raises(CorpusError, match=r"short\.txt has \d+ bytes in its .* part, one sequence needs 17"):
+        train(tiny(data=text), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_text_that_is_not_there_is_refused_by_name(tmp_path: Path):
+    for missing in (tmp_path / "missing.txt", tmp_path):
+        with pytest.raises(CorpusError, match=f"{missing.name} cannot be read"):
+            train(tiny(data=missing), runs=tmp_path / "runs")
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(ConfigError, match="device = 'abacus' cannot be used here"):
+        train(tiny(device="abacus"), runs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "causal"),
+    [
+        ({}, False),
+        ({"merge": "example"}, False),
+        ({"router_input": "first"}, False),
+        ({"merge": "example", "router_input": "first"}, True),
+        ({"routing": "frozen"}, True),
+    ],
+)
+def test_a_run_says_whether_positions_could_see_the_future(tmp_path: Path, options: dict, causal: bool):
+    assert facts(train(tiny(steps=1, **options), runs=tmp_path).db_path)["causal"] is causal
+
+
+def test_gradients_are_logged_before_they_are_clipped(finished: TrainResult, tmp_path: Path):
+    clipped = train(tiny(steps=1, max_grad_norm=1e-6), runs=tmp_path)
+    norms = [rows(path)[0]["expert_0_clean_norm"] for path in (clipped.db_path, finished.db_path)]
+    assert norms[0] == norms[1]
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yml")), ids=lambda path: path.stem)
+def test_the_experiments_that_are_shipped_train(path: Path, tmp_path: Path):
+    small = [f"{name}={value}" for name, value in (TINY | {"steps": 2}).items()]
+    result = train(load_config(path, small), runs=tmp_path)
+    assert [row["step"] for row in rows(result.db_path)] == [0, 1]
+
+
+def test_there_are_experiments_to_ship():
+    assert len(list(EXPERIMENTS.glob("*.yml"))) >= 4
+
+
+def test_the_command_trains_and_says_where_the_run_is_and_what_comes_next(config_file: Path, capsys):
+    runs = config_file.parent / "runs"
+    assert main(["train", "--config", str(config_file), "--set", "steps=2", "seed=3", "--runs", str(runs)]) == 0
+    (db_path,) = runs.glob("*/dynamics.db")
+    output = capsys.readouterr().out
+    assert str(db_path) in output.splitlines()
+    assert f"python -m validation check {db_path}" in output
+    assert (facts(db_path)["config.steps"], facts(db_path)["config.seed"]) == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["text.txt", "2024", "null", "notes: a draft.txt", "[x].txt"])
+def test_the_command_reads_the_text_it_is_given_whatever_its_name(config_file: Path, name: str):
+    text, runs = config_file.parent / name, config_file.parent / "runs"
+    text.write_text("some text to learn from " * 30)
+    options = ["train", "--config", str(config_file), "--set", "steps=1", "--runs", str(runs), "--data"]
+    with chdir(config_file.parent):
+        assert main([*options, name]) == 0
+    (db_path,) = runs.glob("*/dynamics.db")
+    assert (facts(db_path)["corpus"], facts(db_path)["config.data"]) == (name, name)
+
+
+def test_the_command_refuses_a_second_run_unless_told_to_overwrite(config_file: Path, capsys):
+    command = ["train", "--config", str(config_file), "--set", "steps=1", "--runs", str(config_file.parent)]
+    assert [main(command), main(command), main([*command, "--overwrite"])] == [0, 2, 0]
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--set", "perturbation_scale=-1"], "perturbation_scale = -1 is not allowed"),
+        (["--set", "data=["], "--set data=[: the value cannot be read as YAML"),
+        (["--data", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--config", "nowhere.yml"], "nowhere.yml: cannot be read as YAML"),
+    ],
+)
+def test_the_command_answers_a_mistake_with_one_error_and_code_2(config_file: Path, capsys, extra, message: str):
+    assert main(["train", "--config", str(config_file), "--runs", str(config_file.parent / "runs"), *extra]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_the_command_prints_the_schema(capsys):
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == schema.describe() + "\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "--config"]])
+def test_a_command_line_that_is_no_command_is_usage_and_code_2(capsys, arguments: list[str]):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: python -m prismatic" in capsys.readouterr().err
+
+
+def test_the_package_and_its_schema_are_free_of_torch():
+    program = """if True:
+        import sys, prismatic, prismatic.schema, prismatic.__main__
+        assert prismatic.__main__.main(["schema"]) == 0
+        print(sorted({"torch", "numpy", "pydantic", "yaml"} & set(sys.modules)))"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_package_offers_the_names_it_lists():
+    assert all(getattr(prismatic, name) for name in prismatic.__all__)
+    assert dir(prismatic) == sorted(prismatic.__all__)
+    with pytest.raises(AttributeError, match=r"no attribute 'Prism'; it has .*Prismatic"):
+        _ = prismatic.Prism
