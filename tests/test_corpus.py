@@ -58,6 +58,13 @@ def test_a_batch_depends_on_its_step_seed_and_split_and_nothing_else():
     assert not torch.equal(first, COUNTING.batch(5, batch_size=64, length=4, seed=2))
 
 
+def test_the_two_splits_are_not_drawn_at_the_same_places():
+    half = Corpus(bytes(100), name="zeros")
+    half.splits = dict.fromkeys(half.splits, torch.arange(100, dtype=torch.uint8))
+    batches = [half.batch(0, batch_size=64, length=4, seed=1, split=split) for split in half.splits]
+    assert not torch.equal(*batches)
+
+
 def test_every_window_can_be_drawn():
     starts = COUNTING.batch(0, batch_size=2000, length=20, seed=0, split="held_out")[:, 0]
     assert sorted(set(starts.tolist())) == [*range(225, 231)]

@@ -128,6 +128,13 @@ def test_a_step_logged_again_is_replaced_and_the_rewind_is_an_event(path: Path):
     assert [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events")] == [("rewind", 10)]
 
 
+def test_the_same_step_twice_is_a_rewind_too(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log(10, dynamics())
+        logger.log(10, dynamics(value=7.0))
+    assert ([row["expert_0_top_norm"] for row in rows(path)], codes(path)) == ([7.0], ["rewind"])
+
+
 def test_a_rewind_is_noticed_in_a_file_that_was_opened_again(path: Path):
     for first in (0, 20):
         with DynamicsLogger(path) as logger:
@@ -213,7 +220,9 @@ def test_a_name_that_can_be_no_column_is_refused_once_and_the_row_is_kept(path: 
 
 
 @pytest.mark.parametrize(
-    "value", ["high", [1.0], {}, object(), 1j, torch.ones(2), np.ones(3), np.array(["a"])], ids=repr
+    "value",
+    ["high", [1.0], {}, object(), 1j, torch.ones(2), np.ones(3), np.array(["a"])],
+    ids=lambda value: type(value).__name__,
 )
 def test_a_value_that_is_no_number_is_refused_once_and_the_row_is_kept(path: Path, value: object):
     with DynamicsLogger(path) as logger:

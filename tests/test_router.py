@@ -97,7 +97,8 @@ def test_frozen_routing_is_uniform_and_never_trained():
     layer = router(routing="frozen", num_experts=4)
     backward(layer)
     assert layer.route(batch()).unique().tolist() == [0.25]
-    assert all(weight.grad is None for part in (layer.gate, layer.norm) for weight in part.parameters())
+    unused = [*layer.gate.parameters(), *layer.norm.parameters()]
+    assert all(weight.grad is None and not weight.requires_grad for weight in unused)
 
 
 def test_trained_routing_gets_a_gradient():
@@ -153,6 +154,12 @@ def test_a_control_expert_changes_by_at_most_a_thousandth(mode: str):
     clean, control = (nn.utils.parameters_to_vector(layer.experts[i].parameters()) for i in (0, 3))
     assert int((clean != control).sum()) > 0
     assert bool(((control - clean).abs() <= 0.001 * clean.abs() * 1.001 + 1e-7 * clean.abs()).all())
+
+
+def test_a_control_expert_gets_noise_whatever_the_others_get():
+    names = [f"3.{name}" for name in router().parameter_names]
+    one, other = (router(control_experts=1, perturbation_mode=mode).experts for mode in ("noise", "attractive"))
+    assert all(torch.equal(one.get_parameter(name), other.get_parameter(name)) for name in names)
 
 
 def test_changed_is_the_share_of_each_tier_that_really_differs():

@@ -85,6 +85,11 @@ def test_a_run_measures_every_documented_column(finished: TrainResult):
         assert None not in row.values()
 
 
+def test_the_columns_stand_in_the_documented_order(finished: TrainResult):
+    documented = ["step", *(f"expert_0_{name}_norm" for name in ("top", "bottom", "middle", "clean"))]
+    assert list(rows(finished.db_path)[0])[:5] == documented
+
+
 def test_the_warm_up_of_the_learning_rate_is_logged(finished: TrainResult):
     expected = [1e-3 * (step + 1) / 51 for step in (0, 10, 20, 24)]
     assert [row["learning_rate"] for row in rows(finished.db_path)] == pytest.approx(expected)
@@ -96,6 +101,13 @@ def test_losses_are_those_of_bytes_and_training_lowers_them(tmp_path: Path):
     assert first == pytest.approx(5.545, abs=0.2)  # log(256): nothing is known of a byte yet
     assert result.loss < first - 1
     assert result.held_out_loss < first - 1
+
+
+def test_the_held_out_loss_is_that_of_text_never_trained_on(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("a" * 900 + "z" * 100)
+    result = train(tiny(steps=60, learning_rate=1e-2, data=tmp_path / "text.txt"), runs=tmp_path)
+    assert result.loss < 0.5
+    assert result.held_out_loss > 3
 
 
 def test_the_run_lies_in_the_folder_of_its_hash(finished: TrainResult):
@@ -116,6 +128,8 @@ def test_another_seed_is_another_run(finished: TrainResult, tmp_path: Path):
     other = train(tiny(seed=1), runs=tmp_path)
     assert other.run_hash != finished.run_hash
     assert other.loss != finished.loss
+    hashes = [rows(run.db_path, "SELECT hash FROM tiers WHERE tier = 'top'") for run in (other, finished)]
+    assert hashes[0] != hashes[1]  # other base weights, not only other text
 
 
 def test_an_experiment_that_was_run_before_is_not_lost(finished: TrainResult):
@@ -133,18 +147,23 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(tmp_path: Path):
     started.join()
     (db_path,) = tmp_path.glob("*/dynamics.db")
     assert facts(db_path)["exit_state"] == "interrupted"
-    assert len(rows(db_path)) > 1
+    steps = [row["step"] for row in rows(db_path)]
+    assert steps
+    assert steps == [*range(len(steps))]  # every step up to the last one
 
 
 def _interrupt_once_training(runs: Path) -> None:
-    """What Ctrl-C does, once the run file says that the run has begun."""
+    """What Ctrl-C does, once the run file holds a step."""
     for _ in range(600):
         time.sleep(0.05)
-        found = list(runs.glob("*/dynamics.db"))
-        if found and found[0].stat().st_size and rows(found[0], "SELECT 1 FROM sqlite_master WHERE name = 'run'"):
+        if any(_holds_a_step(path) for path in runs.glob("*/dynamics.db")):
             break
-    time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def _holds_a_step(path: Path) -> bool:
+    made = rows(path, "SELECT name FROM sqlite_master WHERE name = 'dynamics'")
+    return bool(made and rows(path))
 
 
 def test_a_run_of_other_text_is_another_run(finished: TrainResult, tmp_path: Path):
