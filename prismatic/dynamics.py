@@ -6,20 +6,36 @@ Axis letters: P weights of one tensor, E experts, K tiers in the order of `schem
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prismatic.perturbation import Tiers
-from prismatic.router import Prismatic
+from prismatic.meter import Sums, TensorGradients, measure_tensors
 from prismatic.schema import TIERS
+from prismatic.tiers import TierIndices
 
-# What `_expert_sums` returns, in order: sums of squares per tier, product with expert 0, sum and count of log ratios.
-_SUMS = (*TIERS, "product", "log_ratio", "ranked")
+SPARSITY = 0.1  # of routers that do not say themselves
+
+
+@runtime_checkable
+class RoutedExperts(Protocol):
+    """What a layer must have to be measured: a Prismatic router is one, and so is any mixture of experts that has
+
+    experts: modules of the same shapes, the first of which is compared to;
+    routing_weights: Tensor [E], each expert's share of the last batch.
+
+    Where the layer also has `tiers` (a `TierIndices`, saved with the model) they are used; otherwise they are made from
+    the first expert's weights when the layer is first seen, and a resumed run would make others.
+    """
+
+    experts: Sequence[nn.Module]
+    routing_weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -30,16 +46,31 @@ class ExpertDynamics:
     bottom_norm: float
     middle_norm: float
     norm: float
-    routing_weight: float
+    routing_weight: float | None
     gradient_cosine: float | None
     bottom_to_middle: float | None
     nonfinite: int
     missing_gradients: int
 
 
-def find_routers(model: nn.Module) -> list[Prismatic]:
-    """Every Prismatic router of the model, wherever it is, in the order the model holds them."""
-    return [module for module in model.modules() if isinstance(module, Prismatic)]
+_TIERS_OF_OTHERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
+
+
+def find_routers(model: nn.Module) -> list[Any]:
+    """Every layer of the model that is routed over experts, wherever it is, in the order the model holds them."""
+    return [module for module in model.modules() if isinstance(module, RoutedExperts) and len(module.experts) > 1]
+
+
+def tiers_of(router: Any) -> TierIndices:
+    """The router's own tiers, or those of the weights its first expert had when it was first seen."""
+    own = getattr(router, "tiers", None)
+    if isinstance(own, TierIndices):
+        return own
+    if router not in _TIERS_OF_OTHERS:
+        made = TierIndices()
+        made.rank(dict(router.experts[0].named_parameters()), SPARSITY)
+        _TIERS_OF_OTHERS[router] = made
+    return _TIERS_OF_OTHERS[router]
 
 
 def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
@@ -50,89 +81,108 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
     without any gradient yet.
     """
     routers = find_routers(model)
-    if not any(parameter.grad is not None for router in routers for parameter in router.experts.parameters()):
+    if not has_gradients(routers):
         return None
     return {"step": step, **aggregate(measure(routers))}
 
 
-def measure(routers: Sequence[Prismatic]) -> list[list[ExpertDynamics]]:
-    """The dynamics of every expert of every router, [L][E], from the `.grad` of their parameters."""
-    sums = [_layer_sums(router) for router in routers]
-    # One transfer for all layers: reading each number by itself would stall a GPU once per number.
-    values = torch.cat([torch.cat([s.flatten(), r.routing_E.double()]) for s, r in zip(sums, routers, strict=True)])
-    numbers = values.tolist()
-    layers = []
-    for router in routers:
-        experts = len(router.roles)
-        cut = experts * len(_SUMS)
-        rows, shares, numbers = numbers[:cut], numbers[cut : cut + experts], numbers[cut + experts :]
-        table = [dict(zip(_SUMS, rows[i * len(_SUMS) : (i + 1) * len(_SUMS)], strict=True)) for i in range(experts)]
-        layers.append([_expert_dynamics(router, i, table, shares[i]) for i in range(experts)])
-    return layers
+def has_gradients(routers: Sequence[RoutedExperts]) -> bool:
+    """Whether any expert of any router has a gradient."""
+    experts = [expert for router in routers for expert in router.experts]
+    return any(parameter.grad is not None for expert in experts for parameter in expert.parameters())
+
+
+Gradient = Callable[[nn.Parameter], Tensor | None]
+
+
+def dot_grad(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient that the optimizer is about to use."""
+    return parameter.grad
 
 
 @torch.no_grad()
-def _layer_sums(router: Prismatic) -> Tensor:
-    """[E, len(_SUMS)], float64: bf16 or float32 sums would round the small tiers away."""
-    clean = _gradients(router, 0)
-    return torch.stack([_expert_sums(router, _gradients(router, i), clean) for i in range(len(router.roles))])
+def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
+    """The dynamics of every expert of every router, [L][E]; `gradient` says where a parameter's gradient is."""
+    layers = [_Layer.of(router, gradient) for router in routers]
+    tensors = [tensor for layer in layers for tensor in layer.tensors]
+    sums, shares = measure_tensors(tensors, [router.routing_weights for router in routers])
+    arrived = iter(sums)
+    return [
+        layer.dynamics(np.stack([next(arrived) for _ in layer.tensors]), layer_shares.tolist())
+        for layer, layer_shares in zip(layers, shares, strict=True)
+    ]
 
 
-def _expert_sums(router: Prismatic, gradients: dict[str, Tensor], clean: dict[str, Tensor]) -> Tensor:
-    sums = router.routing_E.new_zeros(len(_SUMS), dtype=torch.float64)
-    for name, grad_P in gradients.items():
-        tiers = router.tiers[name]
-        squares_K = tier_squares(grad_P, tiers)
-        sums[:3] += squares_K
-        if name in clean:
-            sums[3] += grad_P @ clean[name]
-        if len(tiers.bottom):
-            sums[4] += (squares_K[1] / squares_K[2]).log() / 2
-            sums[5] += 1
-    return sums
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One layer's gradients, by parameter tensor, and how many of each expert's should be there and are not."""
+
+    tensors: Sequence[TensorGradients]
+    missing: Sequence[int]
+
+    @classmethod
+    def of(cls, router: RoutedExperts, gradient: Gradient) -> _Layer:
+        tiers = tiers_of(router)
+        experts = [dict(expert.named_parameters()) for expert in router.experts]
+        grads = [{name: _flat(gradient(weight)) for name, weight in expert.items()} for expert in experts]
+        missing = [
+            sum(own[name] is None and weight.requires_grad for name, weight in expert.items())
+            for own, expert in zip(grads, experts, strict=True)
+        ]
+        return cls([TensorGradients([own.get(name) for own in grads], tiers[name]) for name in experts[0]], missing)
+
+    def dynamics(self, sums_PE: Sums, shares: Sequence[float]) -> list[ExpertDynamics]:
+        """Per expert, from the sums [tensors, E, len(SUMS)] and the routing shares."""
+        total = sums_PE.sum(axis=0)
+        norms = [math.sqrt(row[:3].sum()) for row in total]
+        ratios = self._bottom_to_middle(sums_PE)
+        return [
+            ExpertDynamics(
+                *(math.sqrt(square) for square in row[:3]),
+                norm=norms[expert],
+                routing_weight=shares[expert],
+                gradient_cosine=_cosine(row[3], norms[expert], norms[0]),
+                bottom_to_middle=ratios[expert],
+                nonfinite=0 if math.isfinite(norms[expert]) else self._count_nonfinite(expert),
+                missing_gradients=self.missing[expert],
+            )
+            for expert, row in enumerate(total)
+        ]
+
+    def _bottom_to_middle(self, sums_PE: Sums) -> list[float | None]:
+        """Per expert, the mean over tensors of log(bottom norm / middle norm).
+
+        Over the same tensors for every expert: those with tiers in which none of them has a zero. An expert without any
+        gradient, or with one that is not finite, has no such mean and does not count here.
+        """
+        ranked = [place for place, tensor in enumerate(self.tensors) if len(tensor.tiers.bottom)]
+        bottom_PE, middle_PE = sums_PE[ranked, :, 1], sums_PE[ranked, :, 2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio_PE = np.log(bottom_PE / middle_PE) / 2
+        whole_E = sums_PE[:, :, :3].sum(axis=(0, 2))
+        sound = np.isfinite(whole_E) & (whole_E > 0)
+        usable = np.isfinite(ratio_PE[:, sound]).all(axis=1)
+        return [
+            float(ratio_PE[usable, expert].mean()) if sound[expert] and usable.any() else None
+            for expert in range(len(whole_E))
+        ]
+
+    def _count_nonfinite(self, expert: int) -> int:
+        """How many gradient entries are NaN or infinite: a second pass, made only when the first one met any."""
+        grads = [tensor.gradients[expert] for tensor in self.tensors]
+        return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
 
 
-def tier_squares(grad_P: Tensor, tiers: Tiers) -> Tensor:
-    """Sum of squares of each tier's gradient entries, [K], in the dtype of grad_P."""
-    square_P = grad_P.square()
-    ends = torch.stack([square_P[tiers.top].sum(), square_P[tiers.bottom].sum()])
-    # The middle is summed, not subtracted: whole - ends cancels when the middle is small, and turns one inf into NaN.
-    middle_P = square_P.index_fill(0, torch.cat(tiers), 0)
-    return torch.cat([ends, middle_P.sum()[None]])
+def _flat(grad: Tensor | None) -> Tensor | None:
+    """A gradient as [P], dense; None where there is none."""
+    if grad is None:
+        return None
+    return (grad.to_dense() if grad.is_sparse else grad).detach().reshape(-1)
 
 
-def _gradients(router: Prismatic, expert: int) -> dict[str, Tensor]:
-    """The gradients this expert has, flat and float64."""
-    return {
-        name: (p.grad.to_dense() if p.grad.is_sparse else p.grad).flatten().double()
-        for name, p in router.experts[expert].named_parameters()
-        if p.grad is not None
-    }
-
-
-def _expert_dynamics(
-    router: Prismatic, expert: int, table: list[dict[str, float]], routing_weight: float
-) -> ExpertDynamics:
-    sums = table[expert]
-    norm, clean_norm = (math.sqrt(sum(table[i][tier] for tier in TIERS)) for i in (expert, 0))
-    both = norm * clean_norm
-    ratio = sums["log_ratio"] / sums["ranked"] if sums["ranked"] else math.nan
-    return ExpertDynamics(
-        top_norm=math.sqrt(sums["top"]),
-        bottom_norm=math.sqrt(sums["bottom"]),
-        middle_norm=math.sqrt(sums["middle"]),
-        norm=norm,
-        routing_weight=routing_weight,
-        gradient_cosine=sums["product"] / both if both > 0 and math.isfinite(both) else None,
-        bottom_to_middle=ratio if math.isfinite(ratio) else None,
-        nonfinite=0 if math.isfinite(norm) else _count_nonfinite(router, expert),
-        missing_gradients=sum(p.grad is None for p in router.experts[expert].parameters()),
-    )
-
-
-def _count_nonfinite(router: Prismatic, expert: int) -> int:
-    """How many gradient entries are NaN or infinite: a second pass, made only when the first one met any."""
-    return sum(int((~torch.isfinite(grad_P)).sum()) for grad_P in _gradients(router, expert).values())
+def _cosine(product: float, norm: float, other: float) -> float | None:
+    both = norm * other
+    return float(product / both) if both > 0 and math.isfinite(both) and math.isfinite(product) else None
 
 
 def divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float:

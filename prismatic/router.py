@@ -7,8 +7,6 @@ Axis letters: B sequences of a batch, S positions, D hidden size, E experts.
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,8 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prismatic.config import RouterConfig
 from prismatic.errors import ModelError
-from prismatic.perturbation import Tiers, noise_seed, perturb, tier_indices
+from prismatic.perturbation import noise_seed, perturb
 from prismatic.schema import TIERS
+from prismatic.tiers import TierIndices
 
 
 class Prismatic(nn.Module):
@@ -28,11 +27,11 @@ class Prismatic(nn.Module):
 
     block: the module to copy, initialised, taking and returning [B, S, D]; it becomes expert 0.
     hidden_size: D, what the router reads. layer: this router's place in the model; it varies the noise.
-    `roles[i]` says what expert i is (clean, perturbed, control); `routing_E` holds the last batch-mean shares.
+    `roles[i]` says what expert i is (clean, perturbed, control); `routing_weights` holds the last batch-mean shares.
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
 
-    routing_E: Tensor
+    routing_weights: Tensor
     changed_EK: Tensor
 
     def __init__(self, block: nn.Module, hidden_size: int, config: RouterConfig | None = None, *, layer: int = 0):
@@ -46,7 +45,7 @@ class Prismatic(nn.Module):
         self.parameter_names = [name for name, _ in block.named_parameters()]
         self.tiers = TierIndices()
         self.register_buffer("changed_EK", torch.zeros(len(self.roles), len(TIERS)))
-        self.register_buffer("routing_E", torch.full((len(self.roles),), 1 / len(self.roles)), persistent=False)
+        self.register_buffer("routing_weights", torch.full((len(self.roles),), 1 / len(self.roles)), persistent=False)
         self.norm = nn.LayerNorm(hidden_size)
         self.gate = nn.Linear(hidden_size, len(self.roles))
         if self.config.routing == "frozen":
@@ -96,14 +95,14 @@ class Prismatic(nn.Module):
     def route(self, x: Tensor) -> Tensor:
         """Routing weights [B, E], float32 also under autocast; they sum to 1 over the experts."""
         if self.config.routing == "frozen":
-            return self.routing_E.new_full((x.shape[0], len(self.roles)), 1 / len(self.roles))
+            return self.routing_weights.new_full((x.shape[0], len(self.roles)), 1 / len(self.roles))
         seen = x[:, 0] if self.config.router_input == "first" else x.mean(1)
         with torch.autocast(x.device.type, enabled=False):
             return self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
         p_BE = self.route(x)
-        self.routing_E = p_BE.detach().mean(0)
+        self.routing_weights = p_BE.detach().mean(0)
         if self.config.merge == "batch":
             return functional_call(self.experts[0], self._merged(p_BE.mean(0)), (x,))
         # The fused attention of the CPU has no batching rule under vmap and would run one sequence at a time.
@@ -142,41 +141,6 @@ class Prismatic(nn.Module):
             for name in [name for name, value in values.items() if value is None]:
                 del values[name]
         return dynamics
-
-
-class TierIndices(nn.Module):
-    """The tiers of each parameter of a block, as buffers: saved with the weights, moved with the model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def rank(self, parameters: Mapping[str, Tensor], sparsity: float) -> None:
-        """Compute the tiers of these base weights; every expert and every step is measured by them."""
-        self.names = list(parameters)
-        for place, weight in enumerate(parameters.values()):
-            tiers = tier_indices(weight, sparsity)
-            # Buffer names must not hold dots, so a parameter is known here by its place.
-            self.register_buffer(f"top_{place}", tiers.top.to(weight.device))
-            self.register_buffer(f"bottom_{place}", tiers.bottom.to(weight.device))
-
-    def __getitem__(self, name: str) -> Tiers:
-        place = self.names.index(name)
-        return Tiers(self.get_buffer(f"top_{place}"), self.get_buffer(f"bottom_{place}"))
-
-    def sizes(self, block: nn.Module) -> dict[str, int]:
-        """How many weights of one expert each tier holds."""
-        top = sum(len(self[name].top) for name in self.names)
-        bottom = sum(len(self[name].bottom) for name in self.names)
-        return {"top": top, "bottom": bottom, "middle": sum(w.numel() for w in block.parameters()) - top - bottom}
-
-    def hashes(self) -> dict[str, str]:
-        """A short hash of the top and of the bottom index sets: equal in two runs that share their tiers."""
-        digests = {"top": hashlib.sha256(), "bottom": hashlib.sha256()}
-        for name in self.names:
-            for tier, indices in zip(digests, self[name], strict=True):
-                digests[tier].update(name.encode() + b"\0" + indices.cpu().numpy().tobytes())
-        return {tier: digest.hexdigest()[:16] for tier, digest in digests.items()}
 
 
 class _GradientGain(torch.autograd.Function):

@@ -21,10 +21,8 @@ from prismatic.dynamics import (
     log_gradient_dynamics,
     measure,
     relative_divergence,
-    tier_squares,
 )
 from prismatic.model import ByteLM
-from prismatic.perturbation import tier_indices
 from prismatic.router import Prismatic
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
@@ -101,16 +99,6 @@ def test_sparse_gradients_count_like_dense_ones():
     assert_norms_are_right(layer)
 
 
-@quick
-@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=60), st.floats(0.1, 0.9))
-def test_squares_of_the_tiers_add_up_to_the_whole(values: list[float], sparsity: float):
-    grad_P = torch.tensor(values, dtype=torch.float64)
-    tiers = tier_indices(torch.randperm(len(values), generator=torch.Generator().manual_seed(0)) + 1.0, sparsity)
-    squares_K = tier_squares(grad_P, tiers)
-    assert squares_K.sum().item() == pytest.approx(sum(value * value for value in values), rel=1e-12)
-    assert squares_K[0].item() == pytest.approx(sum(values[i] ** 2 for i in tiers.top), rel=1e-12)
-
-
 @pytest.mark.parametrize("without", [0, 1])
 def test_parameters_without_gradient_are_counted_and_left_out(without: int):
     layer = with_gradients()
@@ -179,7 +167,7 @@ def test_tensors_without_tiers_have_no_bottom_to_middle():
 def test_the_routing_weight_is_the_share_of_the_last_batch():
     model = trained_once()
     for layer, experts in zip(find_routers(model), measure(find_routers(model)), strict=True):
-        assert [expert.routing_weight for expert in experts] == layer.routing_E.tolist()
+        assert [expert.routing_weight for expert in experts] == layer.routing_weights.tolist()
 
 
 def test_routers_are_found_under_decoder_locals_in_their_order():

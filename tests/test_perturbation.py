@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from prismatic.config import RouterConfig
 from prismatic.errors import ModelError
-from prismatic.perturbation import Tiers, noise_seed, perturb, tier_indices, tier_size
+from prismatic.perturbation import noise_seed, perturb
 from prismatic.router import Prismatic
+from prismatic.tiers import Tiers, tier_indices, tier_size
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 # A few values that repeat make ties and zeros common; any float32 finds the rest.

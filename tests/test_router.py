@@ -58,7 +58,7 @@ def test_batch_merge_is_one_block_with_the_mean_shares(router_input: str):
     per_sequence = [shares_by_hand(layer, sequence) for sequence in x]
     means = [sum(column) / len(x) for column in zip(*per_sequence, strict=True)]
     torch.testing.assert_close(layer(x), merged_by_hand(layer, means, x), atol=1e-5, rtol=1e-5)
-    assert layer.routing_E.tolist() == pytest.approx(means, abs=1e-6)
+    assert layer.routing_weights.tolist() == pytest.approx(means, abs=1e-6)
 
 
 @pytest.mark.parametrize("router_input", ["mean", "first"])
@@ -248,7 +248,7 @@ def test_gradients_of_a_batch_merge_are_collinear_with_the_shares_as_lengths(con
     for expert in range(1, len(layer.roles)):
         gradient = flat_gradient(layer, expert)
         assert F.cosine_similarity(gradient, clean, dim=0).item() == pytest.approx(1, abs=1e-6)
-        share_ratio = (layer.routing_E[expert] / layer.routing_E[0]).item()
+        share_ratio = (layer.routing_weights[expert] / layer.routing_weights[0]).item()
         assert (gradient.norm() / clean.norm()).item() == pytest.approx(share_ratio, rel=1e-5)
 
 
