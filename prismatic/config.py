@@ -76,6 +76,10 @@ class RunConfig(RouterConfig):
 
     log_freq: Positive = 10
     """Log every so many steps, and the first and the last."""
+    probe_freq: Annotated[int, Field(ge=0)] = 0
+    """Every so many steps also measure each expert's gradient alone, on the same batch; 0 is never."""
+    weight_freq: Annotated[int, Field(ge=0)] = 100
+    """Every so many steps also compare the experts' weights; 0 is never."""
 
     @model_validator(mode="after")
     def _heads_divide_hidden_size(self) -> Self:

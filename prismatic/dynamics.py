@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
@@ -27,15 +27,18 @@ SPARSITY = 0.1  # of routers that do not say themselves
 class RoutedExperts(Protocol):
     """What a layer must have to be measured: a Prismatic router is one, and so is any mixture of experts that has
 
-    experts: modules of the same shapes, the first of which is compared to;
+    experts: an nn.ModuleList of blocks of the same shapes, the first of which the others are compared to;
     routing_weights: Tensor [E], each expert's share of the last batch.
 
     Where the layer also has `tiers` (a `TierIndices`, saved with the model) they are used; otherwise they are made from
     the first expert's weights when the layer is first seen, and a resumed run would make others.
     """
 
-    experts: Sequence[nn.Module]
-    routing_weights: Tensor
+    @property
+    def experts(self) -> nn.ModuleList: ...
+
+    @property
+    def routing_weights(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class ExpertDynamics:
     bottom_to_middle: float | None
     nonfinite: int
     missing_gradients: int
+    noise_direction: float | None = None
+    weight_cosine: float | None = None
+    weight_distance: float | None = None
 
 
 _TIERS_OF_OTHERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
@@ -138,7 +144,9 @@ class _Layer:
         ratios = self._bottom_to_middle(sums_PE)
         return [
             ExpertDynamics(
-                *(math.sqrt(square) for square in row[:3]),
+                top_norm=math.sqrt(row[0]),
+                bottom_norm=math.sqrt(row[1]),
+                middle_norm=math.sqrt(row[2]),
                 norm=norms[expert],
                 routing_weight=shares[expert],
                 gradient_cosine=_cosine(row[3], norms[expert], norms[0]),
@@ -195,12 +203,14 @@ def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float 
 
     None where an expert has no share or a tier of the clean expert has no gradient.
     """
-    if not expert.routing_weight or not clean.routing_weight:
+    # An expert that was measured alone was not routed to: its share is the whole.
+    shares = [1.0 if e.routing_weight is None else e.routing_weight for e in (expert, clean)]
+    if not all(shares):
         return None
     ratios = []
     for tier in TIERS:
-        own = getattr(expert, f"{tier}_norm") / expert.routing_weight
-        base = getattr(clean, f"{tier}_norm") / clean.routing_weight
+        own = getattr(expert, f"{tier}_norm") / shares[0]
+        base = getattr(clean, f"{tier}_norm") / shares[1]
         if not base:
             return None
         ratios.append(abs(own - base) / base)
@@ -209,7 +219,7 @@ def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float 
 
 def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
     """Means over layers under the documented names, and a row per layer and expert. Layers may differ in experts."""
-    rows = [row for layer, experts in enumerate(layers) for row in _layer_rows(layer, experts)]
+    rows = layer_rows(layers, "merged")
     num_experts = max(map(len, layers))
     gradients, scores = {}, {}
     for expert in range(num_experts):
@@ -235,19 +245,46 @@ def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
     }
 
 
-def _layer_rows(layer: int, experts: Sequence[ExpertDynamics]) -> list[dict[str, Any]]:
-    """One row of the `layers` table per expert, by column name, without the step."""
+def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[dict[str, Any]]:
+    """A row of the `layers` table for each layer and expert, by column name, without the step."""
     return [
         {
             "layer": layer,
             "expert": i,
-            "source": "merged",
+            "source": source,
             **vars(expert),
             "divergence": divergence(expert, experts[0]) if i else None,
             "relative_divergence": relative_divergence(expert, experts[0]) if i else None,
         }
+        for layer, experts in enumerate(layers)
         for i, expert in enumerate(experts)
     ]
+
+
+@torch.no_grad()
+def with_weights(
+    layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[RoutedExperts]
+) -> list[list[ExpertDynamics]]:
+    """The same with each expert's weights beside expert 0's: their cosine, and |w_i - w_0| / |w_0|.
+
+    It reads every weight, which costs more than reading every gradient: not for every logged step.
+    """
+    sums = [torch.stack([_weight_sums(router, expert) for expert in router.experts]) for router in routers]
+    return [
+        [
+            replace(own, weight_cosine=_cosine(product, math.sqrt(square), math.sqrt(rows[0][1])), weight_distance=away)
+            for own, (product, square, apart) in zip(experts, rows, strict=True)
+            for away in [math.sqrt(apart / rows[0][1]) if rows[0][1] else None]
+        ]
+        for experts, rows in zip(layers, (s.tolist() for s in sums), strict=True)
+    ]
+
+
+def _weight_sums(router: RoutedExperts, expert: nn.Module) -> Tensor:
+    """Product with expert 0, own square, square of the difference; the difference by itself, since it may be tiny."""
+    clean = dict(router.experts[0].named_parameters())
+    pairs = [(weight.flatten().double(), clean[name].flatten().double()) for name, weight in expert.named_parameters()]
+    return torch.stack([torch.stack([w @ base, w @ w, (w - base).square().sum()]) for w, base in pairs]).sum(0)
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:

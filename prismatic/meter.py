@@ -1,8 +1,8 @@
-"""One pass over the gradients: per tensor and expert, sums of squares of each tier and the product with the clean expert.
+"""One pass over the gradients: sums of squares of each tier of each tensor, and the product with the clean expert.
 
-Two ways to the same numbers, both checked against an obvious float64 version in the tests. On a CPU, chunks that fit its
-cache are read once with numpy, whose take and dot cost a third of what small tensor operations do. On any other device
-a few kernels per tensor are queued, and nothing is read back until all of them are.
+Two ways to the same numbers, both checked against an obvious float64 version in the tests. On a CPU, chunks that fit
+its cache are read once with numpy, whose take and dot cost a third of what small tensor operations do. On any other
+device a few kernels per tensor are queued, and nothing is read back until all of them are.
 Axis letters: P weights of one tensor, E experts.
 """
 

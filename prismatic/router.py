@@ -27,6 +27,7 @@ class Prismatic(nn.Module):
 
     block: the module to copy, initialised, taking and returning [B, S, D]; it becomes expert 0.
     hidden_size: D, what the router reads. layer: this router's place in the model; it varies the noise.
+    `forced`: an expert's number makes that expert run alone, unrouted; the isolated probe sets it for a moment.
     `roles[i]` says what expert i is (clean, perturbed, control); `routing_weights` holds the last batch-mean shares.
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
@@ -44,6 +45,7 @@ class Prismatic(nn.Module):
         self.experts = nn.ModuleList([block, *(copy.deepcopy(block) for _ in self.roles[1:])])
         self.parameter_names = [name for name, _ in block.named_parameters()]
         self.tiers = TierIndices()
+        self.forced: int | None = None
         self.register_buffer("changed_EK", torch.zeros(len(self.roles), len(TIERS)))
         self.register_buffer("routing_weights", torch.full((len(self.roles),), 1 / len(self.roles)), persistent=False)
         self.norm = nn.LayerNorm(hidden_size)
@@ -101,6 +103,9 @@ class Prismatic(nn.Module):
             return self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.forced is not None:
+            alone = {name: self._parameter(self.forced, name) for name in self.parameter_names}
+            return functional_call(self.experts[0], alone, (x,))
         p_BE = self.route(x)
         self.routing_weights = p_BE.detach().mean(0)
         if self.config.merge == "batch":

@@ -71,7 +71,12 @@ LAYERS_COLUMNS = (
     Column("divergence", "REAL", GRADIENT, "as in dynamics, this layer alone; NULL for expert 0"),
     Column("relative_divergence", "REAL", "1", "as in dynamics, this layer alone; NULL for expert 0"),
     Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite"),
-    Column("missing_gradients", "INTEGER", "tensors", "parameters without any gradient"),
+    Column("missing_gradients", "INTEGER", "tensors", "trained parameters without any gradient"),
+    Column(
+        "noise_direction", "REAL", "1 - cosine", "between expert 0's isolated gradients on both halves of the batch"
+    ),
+    Column("weight_cosine", "REAL", "cosine", "cosine between this expert's weights and expert 0's; every weight_freq"),
+    Column("weight_distance", "REAL", "1", "|w - w_0| / |w_0| of the weights; every weight_freq"),
 )
 
 EXPERTS_COLUMNS = (

@@ -51,7 +51,13 @@ def train(
     torch.manual_seed(config.seed)
     model = ByteLM(config).to(device)
     with DynamicsLogger(db_path, num_experts=len(config.roles)) as logger:
-        callback = DynamicsLoggerCallback(logger, log_freq=config.log_freq, last_step=config.steps - 1)
+        callback = DynamicsLoggerCallback(
+            logger,
+            log_freq=config.log_freq,
+            probe_freq=config.probe_freq,
+            weight_freq=config.weight_freq,
+            last_step=config.steps - 1,
+        )
         callback.on_train_begin(model, **run_facts(config, run_hash, corpus))
         exit_state = "crashed"
         try:
@@ -77,12 +83,15 @@ def _loop(
     # tqdm draws on stderr and only where a person is looking.
     with tqdm(range(config.steps), unit="step", disable=None if progress else True) as bar:
         for step in bar:
-            loss = model.loss(_batch(config, corpus, step))
+            batch = _batch(config, corpus, step)
+            loss = model.loss(batch)
             optimizer.zero_grad()
             loss.backward()
             loss_value = loss.item()
             rate = optimizer.param_groups[0]["lr"]
-            callback.on_before_optimizer_step(model, step, loss=loss_value, learning_rate=rate)
+            callback.on_before_optimizer_step(
+                model, step, probe=(model.loss, batch), loss=loss_value, learning_rate=rate
+            )
             if config.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()

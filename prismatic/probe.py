@@ -1,0 +1,97 @@
+"""Each expert's gradient measured alone, on the same batch: what it would learn by itself, free of the routing.
+
+Nothing that training will see changes: gradients come from `torch.autograd.grad` and never touch `.grad`, random states
+and buffers are put back, the optimizer is not involved.
+Axis letters: B sequences of a batch, E experts, L layers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prismatic.dynamics import ExpertDynamics, find_routers, measure
+from prismatic.router import Prismatic
+
+Loss = Callable[[Tensor], Tensor]
+Gradients = dict[nn.Parameter, Tensor | None]
+
+
+def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Tensor) -> list[list[ExpertDynamics]]:
+    """The dynamics of every expert of every Prismatic router, [L][E], each with all routers forced to that expert.
+
+    loss: the training loss of a batch, [B, ...] -> scalar. `noise_direction` of expert 0 is 1 - cosine between its
+    gradients on the two halves of the batch: a direction below it is no difference. None for a batch of one.
+    Routing weights are None: nothing is routed.
+    """
+    routers = [router for router in find_routers(model) if isinstance(router, Prismatic)]
+    gradients: Gradients = {}
+    with _unchanged(model):
+        for expert in range(max((len(router.roles) for router in routers), default=0)):
+            gradients |= _alone(routers, expert, loss, batch_B)
+        layers = measure(routers, gradients.get)
+        floors = _noise_directions(routers, loss, batch_B)
+    return [
+        [
+            replace(own, routing_weight=None, noise_direction=None if expert else floor)
+            for expert, own in enumerate(experts)
+        ]
+        for experts, floor in zip(layers, floors, strict=True)
+    ]
+
+
+def _alone(routers: Sequence[Prismatic], expert: int, loss: Loss, batch_B: Tensor) -> Gradients:
+    """The gradients of one expert's parameters in every layer, with every router forced to it."""
+    parameters = [p for router in routers for p in router.experts[expert].parameters() if p.requires_grad]
+    with _forced(routers, expert), torch.enable_grad():
+        return dict(zip(parameters, torch.autograd.grad(loss(batch_B), parameters, allow_unused=True), strict=True))
+
+
+def _noise_directions(routers: Sequence[Prismatic], loss: Loss, batch_B: Tensor) -> list[float | None]:
+    """Per layer, 1 - cosine of the clean expert's gradients on the two halves of the batch."""
+    half = len(batch_B) // 2
+    if not half:
+        return [None] * len(routers)
+    halves = [_alone(routers, 0, loss, part) for part in (batch_B[:half], batch_B[half : 2 * half])]
+    floors: list[float | None] = []
+    for router in routers:
+        pairs = [[half[p] for half in halves] for p in router.experts[0].parameters() if p in halves[0]]
+        first, second = (torch.cat([g.flatten() for g in side if g is not None]) for side in zip(*pairs, strict=True))
+        floors.append(1 - torch.cosine_similarity(first.double(), second.double(), dim=0).item())
+    return floors
+
+
+@contextmanager
+def _forced(routers: Sequence[Prismatic], expert: int) -> Iterator[None]:
+    """Every router runs this expert alone; a router with fewer experts runs its clean one."""
+    try:
+        for router in routers:
+            router.forced = expert if expert < len(router.roles) else 0
+        yield
+    finally:
+        for router in routers:
+            router.forced = None
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Random states and buffers as they were, whatever the forward passes in between drew and counted."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    python, numeric = random.getstate(), np.random.get_state()
+    # A compiled model would compile anew for every forced expert.
+    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numeric)
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])
