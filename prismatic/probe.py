@@ -31,9 +31,11 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Tensor) -> list[lis
     Routing weights are None: nothing is routed.
     """
     routers = [router for router in find_routers(model) if isinstance(router, Prismatic)]
+    if not routers:
+        return []
     gradients: Gradients = {}
     with _unchanged(model):
-        for expert in range(max((len(router.roles) for router in routers), default=0)):
+        for expert in range(max(len(router.roles) for router in routers)):
             gradients |= _alone(routers, expert, loss, batch_B)
         layers = measure(routers, gradients.get)
         floors = _noise_directions(routers, loss, batch_B)

@@ -56,6 +56,8 @@ class Claim:
     points: int | None = None
     effective: float | None = None
     detectable: float | None = None
+    source: str = "merged"
+    """Which gradients it was decided from: merged, or isolated where the probe has measured enough."""
 
 
 @dataclass(frozen=True)

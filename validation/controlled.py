@@ -45,6 +45,8 @@ class _Evidence:
     """What the divergence was compared to, in words; None if nothing in the selection can tell its cause."""
     divergence: dict[str, Array]
     """By tier log ratios, or {"direction": 1 - cosine}, beyond routing and beyond the control."""
+    above_noise: Array | None
+    """Direction beyond what two halves of the same batch differ by; None where that was not measured."""
 
     @property
     def directional(self) -> bool:
@@ -71,6 +73,7 @@ class _Evidence:
         self, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
     ) -> Claim:
         bare = Claim(name, status, because, self.expert.expert, self.run.run, unit=unit, threshold=threshold)
+        bare = replace(bare, source=self.run.source)
         if estimate is None:
             return bare
         return replace(
@@ -85,18 +88,40 @@ class _Evidence:
 
 
 def controlled(run: Run, expert: Expert, runs: Sequence[Run], limits: Thresholds) -> list[Claim]:
-    """The three claims about one perturbed expert; `runs` is the whole selection: a sham in it can be the control."""
-    clean = run.experts[0]
-    usable = expert.tiers_usable & clean.tiers_usable & run.after_warmup(limits.warmup)
+    """The three claims about one perturbed expert; `runs` is the whole selection: a sham in it can be the control.
+
+    Isolated gradients are preferred where the probe has measured enough of them: the routing has no part in them.
+    """
+    naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, limits)}
+    alone = run.isolated
+    if alone is not None and expert.expert in alone.experts and 0 in alone.experts:
+        twin = alone.experts[expert.expert]
+        if _usable(alone, twin, limits).sum() >= limits.min_points:
+            run, expert = alone, twin
+            runs = [other.isolated for other in runs if other.isolated is not None]
+    usable = _usable(run, expert, limits)
     series_by_name = series.divergence(run, expert)
     control, baseline = _control(run, expert, runs)
     if baseline is not None:
         series_by_name = {name: values - baseline[name] for name, values in series_by_name.items()}
-    evidence = _Evidence(run, expert, limits, usable, series.is_collinear(run, expert.expert), control, series_by_name)
-    naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, limits)}
+    evidence = _Evidence(
+        run=run,
+        expert=expert,
+        limits=limits,
+        rows=usable,
+        collinear=series.is_collinear(run, expert.expert),
+        control=control,
+        divergence=series_by_name,
+        above_noise=series.above_noise(run, expert),
+    )
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
     return [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
+
+
+def _usable(run: Run, expert: Expert, limits: Thresholds) -> NDArray[np.bool_]:
+    """Rows after the warm-up in which both experts have every tier."""
+    return expert.tiers_usable & run.experts[0].tiers_usable & run.after_warmup(limits.warmup)
 
 
 def _control(run: Run, expert: Expert, runs: Sequence[Run]) -> tuple[str | None, dict[str, Array] | None]:
@@ -186,6 +211,9 @@ def _divergence(e: _Evidence, naive: bool) -> Claim:
         because = (
             f"the {what} differs by {size}, but nothing was perturbed in this sham run: it is the routing's own doing"
         )
+    elif effect.low > margin and e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
+        status = INCONCLUSIVE
+        because = f"the {what} differs by {size}, no more than between two halves of the same batch: that may be noise"
     elif effect.low > margin and e.control:
         status, because = SUPPORTED, f"the {what} differs by {size} {beyond}"
     elif effect.low > margin:

@@ -6,7 +6,7 @@ Axis letters: T logged steps. NaN means missing everywhere; a zero norm is a rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -24,6 +24,7 @@ MAX_NUMBER = 1e15  # facts come from files that anyone may have written; no hone
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
     *("norm", "routing_weight", "bottom_to_middle", "divergence", "relative_divergence", "direction"),
+    "noise_direction",
 )
 
 
@@ -55,6 +56,10 @@ class Run:
     experts: Mapping[int, Expert]
     layers: Sequence[Mapping[int, Expert]] = ()
     """The same per layer, from the merged gradients; empty for files that have only the means over layers."""
+    source: str = "merged"
+    """merged: the gradients that the optimizer used; isolated: each expert's alone, on the same batch."""
+    isolated: Run | None = None
+    """The same run as the isolated probe saw it, at the steps at which it looked; None without a probe."""
     step_columns: Mapping[str, Array] = field(default_factory=dict)
     """Columns that belong to the step and not to an expert, such as loss; only those that the file has."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -129,18 +134,14 @@ def load_runs(con: duckdb.DuckDBPyConnection, files: Sequence[RunFile]) -> list[
 def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
     steps = file.wide["step"].to_numpy().astype(np.int64)
     wide = ask(con, "expert_columns", run=file.run)
-    layers = ask(con, "layer_columns", run=file.run, source="merged")
     roles = dict(zip(wide["expert"].to_pylist(), wide["role"].to_pylist(), strict=True))
     shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
-    return Run(
+    run = Run(
         run=file.run,
         name=file.name,
         steps=steps,
         experts=_experts(wide, roles, steps),
-        layers=tuple(
-            _experts(layers.filter(pc.equal(layers["layer"], layer)), roles, steps)
-            for layer in pc.unique(layers["layer"]).to_pylist()
-        ),
+        layers=_layers(ask(con, "layer_columns", run=file.run, source="merged"), roles, steps),
         step_columns={name: _floats(file.wide[name]) for name in shared},
         facts=file.facts,
         weights=_tier_weights(file),
@@ -148,6 +149,32 @@ def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
         duplicates=file.duplicates,
         wal=file.wal,
     )
+    probed = ask(con, "layer_columns", run=file.run, source="isolated")
+    return replace(run, isolated=_isolated(run, probed, roles)) if len(probed) else run
+
+
+def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
+    """The run at the steps of the probe, with the means over layers of what it measured."""
+    steps = np.unique(table["step"].to_numpy().astype(np.int64))
+    layers = _layers(table, roles, steps)
+    # Alone, every expert has the whole layer.
+    layers = [
+        {e: Expert(e, one.role, {**one.columns, "routing_weight": np.ones(len(steps))}) for e, one in layer.items()}
+        for layer in layers
+    ]
+    experts = {
+        e: Expert(e, one.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
+        for e, one in layers[0].items()
+    }
+    return replace(run, steps=steps, experts=experts, layers=layers, source="isolated", step_columns={})
+
+
+def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> list[dict[int, Expert]]:
+    """A tidy table of layers as the experts of each layer."""
+    return [
+        _experts(table.filter(pc.equal(table["layer"], layer)), roles, steps)
+        for layer in pc.unique(table["layer"]).to_pylist()
+    ]
 
 
 def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
@@ -156,7 +183,8 @@ def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]
     for expert in pc.unique(table["expert"]).to_pylist():
         own = table.filter(pc.equal(table["expert"], expert))
         own_steps = own["step"].to_numpy().astype(np.int64)
-        columns = {name: align(own_steps, _floats(own[name]), steps) for name in METRICS}
+        columns = {name: align(own_steps, _floats(own[name]), steps) for name in METRICS if name in own.column_names}
+        columns = dict.fromkeys(METRICS, np.full(len(steps), np.nan)) | columns
         experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
     return experts
 
@@ -220,12 +248,19 @@ def _adjusted(expert: Expert, clean: Expert) -> dict[str, Array]:
 def divergence(run: Run, expert: Expert) -> dict[str, Array]:
     """How far an expert's gradient is from the clean one's: in direction where that can be seen, else in size by tier.
 
-    The direction of merged gradients says something only with one merge per example; with one merge per batch all
-    experts share one gradient, and a cosine below 1 comes from elsewhere.
+    The direction can be seen in isolated gradients, and in merged ones only with one merge per example: with one merge
+    per batch all experts share one gradient, and a cosine below 1 comes from elsewhere.
     """
-    if run.config.get("merge") == "example" and _mostly_finite(expert["direction"]):
+    seen = run.source == "isolated" or run.config.get("merge") == "example"
+    if seen and _mostly_finite(expert["direction"]):
         return {"direction": expert["direction"]}
     return adjusted(run, expert.expert)
+
+
+def above_noise(run: Run, expert: Expert) -> Array | None:
+    """Direction beyond the noise floor, the direction between the clean expert's gradients on two halves of a batch."""
+    floor = run.experts[0]["noise_direction"]
+    return expert["direction"] - floor if _mostly_finite(floor) else None
 
 
 def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]) -> Array:
@@ -249,8 +284,10 @@ def dormancy(run: Run) -> Array:
 def is_collinear(run: Run, expert: int) -> bool:
     """Whether both experts' gradients are one common gradient times a factor: a fact of structure, not of statistics.
 
-    It must hold in every layer, where layers are logged.
+    It must hold in every layer, where layers are logged. Gradients measured alone have nothing in common but the batch.
     """
+    if run.source == "isolated":
+        return False
     places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
     return all(_is_collinear(layer[expert], layer[0]) for layer in places)
 

@@ -1,0 +1,162 @@
+"""What a logged step costs, beside a plain training step, one read of every gradient, and other ways of logging.
+
+    python benchmarks/logging_overhead.py [--quick] [--json FILE]
+
+All in one process, on the same gradients, medians of interleaved repeats; the figures are ratios. Exits 0 only if every
+goal holds. `--quick` leaves the large model out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from prismatic import DynamicsLogger
+from prismatic.config import RunConfig
+from prismatic.corpus import Corpus
+from prismatic.dynamics import aggregate, find_routers, measure
+from prismatic.model import ByteLM
+
+MODELS = {
+    "1.2 M": RunConfig(hidden_size=128, num_layers=2, sequence_length=128, batch_size=8),
+    "28 M": RunConfig(hidden_size=512, num_layers=3, num_heads=8, sequence_length=512, batch_size=16),
+}
+SLOW = {"lists of elements", "TensorBoard histograms"}  # seconds a call: repeated less often
+
+
+def main() -> int:
+    """Measure, print, and say which goals hold."""
+    options = arguments()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = {name: config for name, config in MODELS.items() if not (options.quick and name == "28 M")}
+    report: dict[str, Any] = {"machine": machine(device), "models": {}, "goals": []}
+    for name, config in models.items():
+        times = measured(config.model_copy(update={"device": device}), repeats=5 if options.quick else 9)
+        report["models"][name] = times
+        print_table(name, times)
+    report["goals"] = goals(report["models"])
+    for goal in report["goals"]:
+        holds = "holds" if goal["holds"] else "FAILS"
+        print(f"{goal['goal']:<64} {goal['figure']:>9.4f}  limit {goal['limit']:<6g} {holds}")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if all(goal["holds"] for goal in report["goals"]) else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the small model only, fewer repeats")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    return parser.parse_args()
+
+
+def machine(device: str) -> dict[str, str]:
+    """Where the figures come from."""
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"device": name, "threads": str(torch.get_num_threads()), "date": time.strftime("%Y-%m-%d"), **versions}
+
+
+def measured(config: RunConfig, repeats: int) -> dict[str, float]:
+    """Median seconds of each way, all on the gradients of the same step."""
+    torch.manual_seed(0)
+    model = ByteLM(config).to(config.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    corpus = Corpus.load()
+    batch = corpus.batch(0, batch_size=config.batch_size, length=config.sequence_length + 1, seed=0).to(config.device)
+
+    def plain() -> None:
+        optimizer.zero_grad()
+        model.loss(batch).backward()
+        optimizer.step()
+
+    plain()
+    with tempfile.TemporaryDirectory() as folder, DynamicsLogger(Path(folder) / "dynamics.db") as logger:
+        ways = {"plain step": plain, **logging_ways(model, logger, Path(folder))}
+        return interleaved(ways, repeats, config.device)
+
+
+def logging_ways(model: ByteLM, logger: DynamicsLogger, folder: Path) -> dict[str, Callable[[], Any]]:
+    """Each way to log the gradients of the experts, by name."""
+    routers = find_routers(model)
+    weights = [p for router in routers for p in router.experts.parameters()]
+    grads = [p.grad for p in weights if p.grad is not None]
+    step = iter(range(1_000_000))
+    ways: dict[str, Callable[[], Any]] = {
+        "one read (foreach norm)": lambda: torch.stack(torch._foreach_norm(grads)),
+        "torch get_total_norm": lambda: torch.nn.utils.get_total_norm(grads),
+        "ours: measured": lambda: measure(routers),
+        "ours: measured and logged": lambda: logger.log(next(step), aggregate(measure(routers))),
+        "numpy histograms, 64 bins": lambda: [np.histogram(g.detach().cpu().numpy(), bins=64) for g in grads],
+        "lists of elements": lambda: [sum(x * x for x in g.flatten().tolist()) for g in grads],
+    }
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("TensorBoard histograms: skipped, tensorboard is not installed")
+    else:
+        writer = SummaryWriter(str(folder / "tensorboard"))
+        ways["TensorBoard histograms"] = lambda: [
+            writer.add_histogram(str(i), g, next(step)) for i, g in enumerate(grads)
+        ]
+    return ways
+
+
+def interleaved(ways: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, float]:
+    """Median seconds of each way, taken in turns so that a busy moment of the machine meets them all."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            if name in SLOW and repeat > 2:
+                continue
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            way()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    # The first round warms caches and allocators.
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+
+
+def print_table(name: str, times: dict[str, float]) -> None:
+    """Milliseconds, share of a plain step, multiple of one read."""
+    plain, read = times["plain step"], times["one read (foreach norm)"]
+    print(f"\n{name} expert parameters{'':<22} {'ms':>10} {'of a step':>10} {'reads':>8}")
+    for way, seconds in times.items():
+        print(f"  {way:<40} {1e3 * seconds:>10.3f} {seconds / plain:>10.2%} {seconds / read:>8.2f}")
+    print()
+
+
+def goals(models: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """The limits, on the large model where there is one; a small model's step is too short to speak of shares."""
+    times = models.get("28 M")
+    if times is None:
+        return []
+    step, read, ours = times["plain step"], times["one read (foreach norm)"], times["ours: measured and logged"]
+    figures = [
+        ("a logged step, as a share of a plain one", ours / step, 0.01),
+        ("a logged step, as a multiple of one read of all gradients", ours / read, 4.0),
+        ("every 10th step logged, as a share of training time", ours / step / 10, 0.001),
+    ]
+    return [
+        {"goal": goal, "figure": figure, "limit": limit, "holds": figure <= limit} for goal, figure, limit in figures
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
