@@ -62,6 +62,13 @@ hints = {
     "Routing": "Each expert's share of the merge. A share near 1 means that the router has collapsed.",
     "Loss": "Training loss of the logged batches.",
 }
+needed = {"Divergence": "divergence", "Direction": "direction", "Routing": "routing_weight"}.get(view)
+if needed and not long.loc[long["metric"] == needed, "value"].notna().any():
+    st.info(f"This file does not log {needed.replace('_', ' ')}, so there is nothing to draw.")
+    st.stop()
+if view == "Loss" and not np.isfinite(run.step_column("loss")).any():
+    st.info("This file does not log the loss, so there is nothing to draw.")
+    st.stop()
 for place, chart in enumerate(drawn[view]()):
     st.altair_chart(chart, key=f"dynamics-{view}-{place}", alt=f"{view} over training steps")
 st.caption(hints[view] + " Shift and scroll to zoom, drag to move, double-click to reset.")

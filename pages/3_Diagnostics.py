@@ -15,7 +15,7 @@ for finding in own:
     show_finding(finding)
 
 st.subheader("What was checked", anchor=False)
-found = {finding.id: finding.severity for finding in own}
+found = {finding.id: finding.severity for finding in reversed(own)}  # errors come first, and stay
 st.dataframe(
     [
         {
@@ -34,6 +34,9 @@ file = next(file for file in judgement.files if file.run == run.run)
 st.subheader("How the file was read", anchor=False)
 st.text(f"{file.name}  {file.sha256}")
 st.caption(f"{len(run.steps)} rows, {len(run.experts)} experts, {len(file.wide.column_names)} columns read.")
+if file.ignored:
+    st.caption("Columns that were not read, because no metric is called so:")
+    st.text(", ".join(file.ignored))
 for note in file.notes:
     st.markdown(f"- {inert(note)}")
 if file.events.num_rows:

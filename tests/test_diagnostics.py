@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.simulate import simulated_run, with_norms
+from validation.claims import Thresholds
 from validation.diagnostics import CHECKS, ERROR, INFO, WARNING, diagnose, invalidating, of_rejected
 from validation.runs import read_files
 from validation.series import Run
@@ -144,8 +145,48 @@ def test_replaced_rows_are_told():
     assert found(changed(simulated_run(), duplicates=3))["duplicate_steps"] == INFO
 
 
-def test_a_wal_file_that_holds_rows_is_a_warning():
-    assert found(changed(simulated_run(), wal=True))["wal_missing"] == WARNING
+def test_a_wal_file_that_may_lack_rows_is_invalid():
+    assert found(changed(simulated_run(), wal=True))["wal_missing"] == ERROR
+
+
+def test_a_wal_file_that_says_it_is_whole_is_believed():
+    whole = simulated_run(facts={"exit_state": "finished", "planned_steps": 600})
+    assert found(changed(whole, wal=True))["wal_missing"] == INFO
+
+
+def test_a_tier_that_is_not_logged_is_named_and_not_blamed_on_overflow():
+    run = with_norms(simulated_run(), 1, middle_norm=np.full(600, np.nan))
+    finding = next(f for f in diagnose(run) if f.id == "missing_columns")
+    assert "expert_1_middle_norm" in finding.evidence
+    assert "nonfinite" not in found(run)
+
+
+def test_rows_with_a_zero_tier_are_counted():
+    run = simulated_run()
+    holed = run.experts[1]["bottom_norm"].copy()
+    holed[:30] = 0.0
+    finding = next(f for f in diagnose(with_norms(run, 1, bottom_norm=holed)) if f.id == "zero_tier")
+    assert (finding.severity, finding.evidence[:18]) == (WARNING, "in 30 of 600 rows,")
+
+
+def test_a_tier_that_is_always_zero_invalidates_that_expert():
+    run = with_norms(simulated_run(), 1, bottom_norm=np.zeros(600))
+    assert ("simulated", 1) in invalidating(diagnose(run))
+
+
+def test_a_logger_that_is_stuck_is_invalid():
+    run = simulated_run()
+    stuck = cut(run, np.zeros(300, dtype=int))
+    assert found(changed(stuck, steps=np.arange(300)))["constant_rows"] == ERROR
+
+
+def test_a_huge_number_of_experts_in_a_file_is_named_and_not_counted_up_to():
+    finding = next(f for f in diagnose(simulated_run(facts={"config.num_experts": 1e14})) if f.id == "missing_experts")
+    assert finding.evidence.endswith("and more; the file has 2 experts")
+
+
+def test_the_thresholds_reach_the_checks():
+    assert "too_short" not in {f.id for f in diagnose(simulated_run(steps=60), Thresholds(min_points=20))}
 
 
 def test_parameters_without_gradients_are_counted():
@@ -175,14 +216,14 @@ def test_facts_of_the_wrong_kind_break_no_check():
         "planned_steps": 1e300,
         "exit_state": {"a": 1},
     }
-    strange = {"config.perturbation_scale": True, "config.positive_control": "x", "config.sparsity": None}
+    strange = {"config.perturbation_scale": True, "config.positive_control": "x", "config.sparsity": float("nan")}
     assert ERROR not in found(simulated_run(facts=wrong | strange)).values()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_every_check_bears_an_empty_run_and_explains_itself(check):
     assert check.__doc__
-    for finding in check(cut(simulated_run(), slice(0, 0))):
+    for finding in check(cut(simulated_run(), slice(0, 0)), Thresholds()):
         assert all((finding.symptom, finding.evidence, finding.cause, finding.fix))
 
 
@@ -193,7 +234,7 @@ def test_a_finding_has_the_name_of_its_check(check):
         changed(simulated_run(), wal=True, duplicates=1),
         all_zero(simulated_run(), 1),
     )
-    assert {f.id for run in runs for f in check(run)} <= {check.__name__}
+    assert {f.id for run in runs for f in check(run, Thresholds())} <= {check.__name__}
 
 
 def test_a_file_that_could_not_be_read_becomes_a_finding(tmp_path: Path):

@@ -11,7 +11,9 @@ from ui.shell import PAGES, Library, Source, inert
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-HARMFUL = "![x](http://example.invalid/x.png) <b>bold</b> :red[red] $x$ `code` [link](http://example.invalid)"
+HARMFUL = (
+    "![x](http://example.invalid/x.png) <b>bold</b> :red[red] $x$ `code` www.example.invalid a@b.c _i_ :material/x: ->"
+)
 
 
 def opened(page="app.py", *sources):
@@ -141,8 +143,29 @@ def test_the_words_of_a_file_are_never_markup(page, tmp_path):
 
 def test_inert_text_leaves_no_markup_and_no_word_behind():
     shown = inert(HARMFUL)
-    assert not set("![]()<>:$`*_/") & set(shown.replace("&#", ""))
-    assert "bold" in shown
+    assert not set("![]()<>:$`*_/.@-") & set(shown)
+    assert html.unescape(shown).replace("\u2060", "") == HARMFUL
+
+
+def test_the_same_run_uploaded_and_picked_is_one_run(tmp_path):
+    copy = tmp_path / "copy.db"
+    copy.write_bytes((EXAMPLES / "as-is.db").read_bytes())
+    at = opened()
+    at.session_state["library"].sources += [
+        Source(EXAMPLES / "as-is.db", "picked"),
+        Source(copy, "copy", uploaded=True),
+    ]
+    at.run()
+    assert not at.exception
+    assert not at.sidebar.selectbox
+
+
+def test_a_metric_that_is_not_logged_is_said_and_not_drawn(tmp_path):
+    at = opened("pages/1_Dynamics.py", (write(simulated_run(), tmp_path / "x.db"), "x"))
+    group = at.get("button_group")[0]
+    group.set_value(["Direction"] if isinstance(group.value, list) else "Direction").run()
+    assert "does not log direction" in at.info[0].value
+    assert not at.get("vega_lite_chart")
 
 
 @pytest.mark.parametrize("view", ["Tier norms", "By tier", "Divergence", "Direction", "Routing", "Loss"])

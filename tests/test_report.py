@@ -126,6 +126,47 @@ def test_a_bad_threshold_exits_with_2_and_is_named(capsys, tmp_path, override):
     assert override.partition("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fact", ["planned_steps", "config.seed", "config.num_experts", "config.perturbation_scale"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e400", "[1]", '{"a": 1}', '"x"', "true", "1e14"])
+def test_a_strange_fact_breaks_neither_its_own_run_nor_the_good_one_beside_it(check, tmp_path, fact, value):
+    strange = write(simulated_run(steps=150), tmp_path / "strange.db")
+    with closing(sqlite3.connect(strange)) as db, db:
+        db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (fact, value))
+    code, report = check(strange, write(simulated_run(seed=1), tmp_path / "good.db"))
+    assert code != 2
+    assert [run["steps"] for run in report["runs"]] == [150, 600]
+
+
+def test_a_divergence_column_without_values_is_derived(check, tmp_path):
+    file = documented_file(tmp_path / "dynamics.db")
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE dynamics SET expert_1_divergence = NULL")
+    _, report = check(file)
+    assert report["as_written"]["claims"][1]["estimate"] > 0
+
+
+def test_a_mistyped_option_still_prints_the_object(check, tmp_path):
+    code, report = check(tmp_path, "--set", "alpha=x")
+    assert (code, report["status"], report["diagnostics"][0]["id"]) == (2, "invalid", "usage")
+
+
+def test_words_of_a_file_put_no_line_and_no_escape_into_the_terminal(capsys, tmp_path):
+    harmful = {
+        "exit_state": "\x1b[2JPWNED\nSUPPORTED: yes",
+        "planned_steps": 9e9,
+        "config.\x1b[2Jevil\nSUPPORTED: yes": 1,
+    }
+    main(["check", str(write(simulated_run(), tmp_path / "x.db", **harmful))])
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert not any(line.startswith("SUPPORTED") for line in text.splitlines())
+
+
+def test_a_positive_control_says_so_in_its_first_line(capsys):
+    assert main(["check", str(EXAMPLES / "positive-control.db")]) == 0
+    assert "put in by hand" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_the_text_names_the_premise_both_readings_and_the_fix(capsys, tmp_path):
     main(["check", str(write(simulated_run(collinear=True, routing_ratio=2.3), tmp_path / "dynamics.db"))])
     text = capsys.readouterr().out

@@ -193,6 +193,47 @@ def test_three_seeds_that_agree_support_a_claim_across_runs():
     assert across[0].status == SUPPORTED
 
 
+def test_copies_of_one_run_are_not_replicas():
+    runs = [named(simulated_run(awakening=1.5, seed=0), f"run{s}", seed=0) for s in range(3)]
+    across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.claim == "awakening")
+    assert across.status == INCONCLUSIVE
+    assert "more than once" in across.because
+
+
+def test_files_that_do_not_say_how_they_were_made_are_not_averaged():
+    runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}") for s in range(3)]
+    across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.claim == "awakening")
+    assert across.status == INCONCLUSIVE
+
+
+def test_an_invalid_run_does_not_leave_the_pool_in_silence():
+    runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s) for s in range(4)]
+    verdict = decide(runs, {("run3", None): "broken"})
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    assert across.status == INCONCLUSIVE
+    assert "1 of 4 runs carry no verdict" in across.because
+
+
+@pytest.mark.parametrize("scale", [0.0, "0.0", 0.001])
+def test_no_claim_about_a_sham_run_is_supported_however_its_scale_is_written(scale):
+    sham = named(simulated_run(awakening=1.5, divergence=0.5, control=True), "sham", perturbation_scale=scale)
+    assert SUPPORTED not in {claim.status for claim in decide([sham], {}).controlled.claims}
+
+
+def test_parallel_gradients_with_wrong_shares_are_no_divergence():
+    run = simulated_run(collinear=True, control=True)
+    wrong = with_norms(run, 1, routing_weight=run.experts[1]["routing_weight"] / 2)
+    assert controlled(wrong, claim="divergence") in (REFUTED, CONFOUNDED)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_interval_of_what_is_kept_agrees_with_the_status(seed):
+    run = simulated_run(divergence=np.linspace(0.9, 0.5, 600), control=True, sd=0.15, seed=seed)
+    _, diverged, claim = [c for c in decide([run], {}).controlled.claims if c.expert == 1]
+    kept = claim.low is not None and claim.low > claim.threshold
+    assert (claim.status == SUPPORTED) == (kept and diverged.status == SUPPORTED)
+
+
 def test_runs_of_different_options_are_not_averaged():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s, sparsity=0.1 * (s + 1)) for s in range(3)]
     across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.claim == "awakening")

@@ -7,7 +7,6 @@ folder of the session under their own hash and deleted when the session ends; na
 from __future__ import annotations
 
 import hashlib
-import html
 import os
 import re
 import shutil
@@ -103,7 +102,7 @@ def introduce(run: Run) -> None:
     with st.container(horizontal=True):
         if not run.finished:
             st.badge("provisional", color="blue", help="The run has not reached its planned end.")
-        if run.number("config.positive_control") not in (None, 1.0):
+        if run.is_positive_control:
             st.badge("positive control: the effect was put in by hand", color="orange")
 
 
@@ -116,7 +115,7 @@ def pick_run(judgement: Judgement) -> Run:
     remembered = st.session_state.get("picked_run")
     chosen = st.sidebar.selectbox("Run", names, index=names.index(remembered) if remembered in names else 0)
     st.session_state.picked_run = chosen
-    st.sidebar.text(inert_name(runs[chosen].name))
+    st.sidebar.text(runs[chosen].name)
     return runs[chosen]
 
 
@@ -141,15 +140,9 @@ def judged() -> Judgement:
 
 @st.cache_resource(scope="session", max_entries=4, show_spinner="Reading and judging…")
 def _judged(keys: tuple[tuple[Source, int, int], ...]) -> Judgement:
-    runs, rejected = [], []
-    # Our own private copies cannot change under us; files on disk may still be written by a training run.
-    for uploaded in (False, True):
-        chosen = [(source.path, source.name) for source, _, _ in keys if source.uploaded is uploaded]
-        if chosen:
-            good, bad = read_files(chosen, immutable=uploaded)
-            runs += good
-            rejected += bad
-    return judge(runs, rejected)
+    chosen = [(source.path, source.name) for source, _, _ in keys]
+    # Our own copies cannot change under us; files on disk may still be written by a training run.
+    return judge(*read_files(chosen, private={source.path for source, _, _ in keys if source.uploaded}))
 
 
 @st.cache_resource(scope="session", on_release=shutil.rmtree, show_spinner=False)
@@ -176,18 +169,17 @@ def show_rejected(judgement: Judgement) -> None:
 
 
 def inert(text: str) -> str:
-    """Text for st.markdown in which nothing is markup: a run file's own words must not become links or images."""
-    return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]", lambda match: f"&#{ord(match[0])};", text, flags=re.ASCII)
+    """Text for st.markdown in which nothing is markup: a run file's own words must not become links or images.
+
+    Entities keep punctuation from being syntax; the word joiner after it keeps what is left from being recognised as an
+    address, an icon or an arrow once the entities are text again.
+    """
+    return re.sub(r"[^A-Za-z0-9\s,;%×·–—…≥≤∞]", lambda match: f"&#{ord(match[0])};\u2060", text)
 
 
 def sentence(text: str) -> str:
     """Inert text as a sentence of its own."""
     return inert(text[:1].upper() + text[1:]) + "."
-
-
-def inert_name(name: str) -> str:
-    """A file's name for a plain-text element, cut to a line."""
-    return html.unescape(name)[:60]
 
 
 def status_badge(status: str) -> None:

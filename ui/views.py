@@ -65,7 +65,7 @@ def claim_card(claim: Claim, written: Claim) -> None:
     if claim.estimate is not None:
         st.markdown(f"### {number(claim.estimate, claim)}")
         st.caption(
-            f"95 % interval {number(claim.low, claim)} to {number(claim.high, claim)}, "
+            f"95 % interval over this run's steps {number(claim.low, claim)} to {number(claim.high, claim)}, "
             f"threshold {number(claim.threshold, claim)}"
         )
         chart = charts.interval(claim)
@@ -129,6 +129,7 @@ def runs_table(judgement: Judgement) -> None:
                 "perturbation_scale": run.number("config.perturbation_scale"),
                 "merge": str(run.config.get("merge", ""))[:20],
                 "seed": run.seed,
+                "positive control": run.is_positive_control,
                 "sha256": file.sha256[:12],
             }
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from dataclasses import fields, replace
 from pathlib import Path
 
 from validation.claims import Thresholds
+from validation.diagnostics import ERROR, Finding
 from validation.judge import judge
 from validation.report import UNREADABLE, as_json, as_text, exit_code
 from validation.runs import read_files
@@ -21,7 +23,12 @@ EXIT_CODES = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = parser().parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+    except Exception:
+        # Python's own exit code for a traceback is 1, which here would mean "refuted".
+        traceback.print_exc()
+        return UNREADABLE
     return code
 
 
@@ -48,6 +55,11 @@ def _check(options: argparse.Namespace) -> int:
         thresholds = parse_thresholds(options.set)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        if options.json:
+            finding = Finding(
+                "usage", ERROR, "the options cannot be used", str(error), "a mistyped option", "see --help"
+            )
+            print(json.dumps(as_json(replace(judge([]), findings=(finding,))), indent=2))
         return UNREADABLE
     judgement = judge(*read_files(options.runs), thresholds)
     print(json.dumps(as_json(judgement), indent=2, allow_nan=False) if options.json else as_text(judgement))

@@ -6,47 +6,50 @@ import math
 
 import numpy as np
 
-from validation.claims import INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Thresholds, finite
+from validation.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Thresholds, finite
 from validation.series import Expert, Run
+from validation.statistics import Array
 
 
 def as_written(run: Run, expert: Expert, limits: Thresholds) -> list[Claim]:
-    """The documented rules, literally: no interval, no warm-up, no control."""
-    clean = run.experts[0]
-    bottom, clean_bottom = np.nanmean(expert["bottom_norm"]), np.nanmean(clean["bottom_norm"])
-    ratio = float(bottom / clean_bottom) if clean_bottom > 0 else math.nan
-    awake = Claim(
-        "awakening",
-        SUPPORTED if bottom > clean_bottom else REFUTED,
-        f"the mean bottom norm is {ratio:.2f}x the clean expert's",
-        estimate=finite(ratio),
-        threshold=1.0,
-        expert=expert.expert,
-        run=run.run,
-    )
+    """The three claims about one perturbed expert."""
     score_T = expert["divergence"][np.isfinite(expert["divergence"])]
+    claims = [_awakening(run, expert), _divergence(score_T, limits), _sustainment(score_T)]
+    return [_about(claim, run, expert) for claim in claims]
+
+
+def _about(claim: Claim, run: Run, expert: Expert) -> Claim:
+    return Claim(**{**vars(claim), "run": run.run, "expert": expert.expert})
+
+
+def _awakening(run: Run, expert: Expert) -> Claim:
+    """Higher bottom norms in the perturbed expert than in the clean one."""
+    both = [e["bottom_norm"][np.isfinite(e["bottom_norm"])] for e in (expert, run.experts[0])]
+    if not all(map(len, both)):
+        return Claim("awakening", INVALID, "the bottom norms are not there to compare")
+    own, clean = (float(norms.mean()) for norms in both)
+    ratio = own / clean if clean else math.inf
+    told = f"the mean bottom norm is {ratio:.2f}x the clean expert's" if clean else "the clean bottom norm is zero"
+    return Claim("awakening", SUPPORTED if own > clean else REFUTED, told, estimate=finite(ratio), threshold=1.0)
+
+
+def _divergence(score_T: Array, limits: Thresholds) -> Claim:
+    """The mean score against the two documented thresholds."""
+    upper, lower = limits.divergence_supported, limits.divergence_refuted
+    if not len(score_T):
+        return Claim("divergence", INVALID, "there is no divergence score", unit="score", threshold=upper)
     score = float(score_T.mean())
-    fires, fails = score > limits.divergence_supported, score < limits.divergence_refuted
-    diverged = Claim(
-        "divergence",
-        SUPPORTED if fires else REFUTED if fails else INCONCLUSIVE,
-        f"the mean divergence score is {score:.3g}; above {limits.divergence_supported:g} counts as divergence, "
-        f"below {limits.divergence_refuted:g} as none",
-        estimate=score,
-        unit="score",
-        threshold=limits.divergence_supported,
-        expert=expert.expert,
-        run=run.run,
-    )
+    status = SUPPORTED if score > upper else REFUTED if score < lower else INCONCLUSIVE
+    because = f"the mean divergence score is {score:.3g}; above {upper:g} counts as divergence, below {lower:g} as none"
+    return Claim("divergence", status, because, estimate=score, unit="score", threshold=upper)
+
+
+def _sustainment(score_T: Array) -> Claim:
+    """The score does not fall over training."""
+    if not len(score_T):
+        return Claim("sustainment", INVALID, "there is no divergence score")
     third = max(1, len(score_T) // 3)
     first, last = float(score_T[:third].mean()), float(score_T[-third:].mean())
-    sustained = Claim(
-        "sustainment",
-        SUPPORTED if last >= first else REFUTED,
-        f"the score's mean goes from {first:.3g} in the first third to {last:.3g} in the last",
-        estimate=finite(last / first if first else math.nan),
-        threshold=1.0,
-        expert=expert.expert,
-        run=run.run,
-    )
-    return [awake, diverged, sustained]
+    because = f"the score's mean goes from {first:.3g} in the first third to {last:.3g} in the last"
+    ratio = finite(last / first) if first else None
+    return Claim("sustainment", SUPPORTED if last >= first else REFUTED, because, estimate=ratio, threshold=1.0)

@@ -157,10 +157,19 @@ def _lines(
     drawn = data[~(data["value"] <= 0)] if log else data
     x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False))
     lines = alt.Chart(drawn).mark_line(strokeWidth=1.7, clip=True).encode(x=x, y=y, color=color, strokeDash=dash)
-    layers = [lines, *extra, *_rails(data, values, log, height), _hover(data)]
+    points = alt.Chart(_alone(drawn)).mark_point(filled=True, size=22, clip=True).encode(x=x, y=y, color=color)
+    layers = [lines, points, *extra, *_rails(data, values, log), _hover(data)]
     zoom = alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.shiftKey]")
     layers[0] = lines.add_params(zoom)
     return alt.LayerChart(layer=layers, height=height)
+
+
+def _alone(drawn: pd.DataFrame) -> pd.DataFrame:
+    """Rows with no finite neighbour in their own line, which a line would not show."""
+    finite = drawn.assign(there=np.isfinite(drawn["value"].astype(float))).sort_values("step")
+    lines = finite.groupby(["expert", "series"])["there"]
+    lonely = finite["there"] & ~lines.shift(1, fill_value=False) & ~lines.shift(-1, fill_value=False)
+    return finite[lonely].drop(columns="there")
 
 
 def _scale(values: Sequence[float], *, log: bool) -> alt.Scale:
@@ -175,13 +184,14 @@ def _dash(expert: int) -> Sequence[int]:
     return DASHES[max(0, expert - 1) % len(DASHES)]
 
 
-def _rails(data: pd.DataFrame, values: np.ndarray, log: bool, height: int) -> list[alt.Chart]:
+def _rails(data: pd.DataFrame, values: np.ndarray, log: bool) -> list[alt.Chart]:
     """Zeros below a logarithmic axis, missing and non-finite values above: seen, and never at a made-up height."""
     marks = []
     color = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
     for rows, shape, place, label in (
-        (log & (values == 0), "triangle-down", height - 5, "zero"),
-        (~np.isfinite(values), "cross", 6, "no finite value"),
+        # The page fits axes and titles into the height, so only the chart itself knows how high its plot is.
+        (log & (values == 0), "triangle-down", "height - 5", "zero"),
+        (~np.isfinite(values), "cross", "6", "no finite value"),
     ):
         if rows.any():
             chosen = data[rows][["step", "series", "expert"]].assign(what=label)
@@ -189,7 +199,9 @@ def _rails(data: pd.DataFrame, values: np.ndarray, log: bool, height: int) -> li
             marks.append(
                 alt.Chart(chosen)
                 .mark_point(shape=shape, filled=True, size=28, opacity=0.8, clip=True)
-                .encode(x="step:Q", y=alt.value(place), color=color, tooltip=["step", "series", "expert", "what"])
+                .encode(
+                    x="step:Q", y={"value": {"expr": place}}, color=color, tooltip=["step", "series", "expert", "what"]
+                )
             )
     return marks
 

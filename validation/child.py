@@ -72,7 +72,7 @@ class Child:
             process.wait()
         process.stdout.close()
 
-    def ask(self, path: Path, name: str, immutable: bool) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+    def ask(self, path: Path, name: str, *, immutable: bool) -> tuple[dict[str, Any], dict[str, pa.Table]]:
         """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it."""
         process, started = self._start(), time.monotonic()
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from validation.statistics import Estimate
@@ -73,6 +73,16 @@ class Premise:
     because: str
 
 
+def combine(statuses: Sequence[str]) -> str:
+    """One status for all of several: all of them must support it, and nothing may hide behind another's yes."""
+    if not statuses or all(status == INVALID for status in statuses):
+        return INVALID
+    for status in (CONFOUNDED, REFUTED):
+        if status in statuses:
+            return status
+    return SUPPORTED if all(status == SUPPORTED for status in statuses) else INCONCLUSIVE
+
+
 def finite(value: float) -> float | None:
     """None, which JSON knows, for what is not finite, which it does not."""
     return float(value) if math.isfinite(value) else None
@@ -80,10 +90,15 @@ def finite(value: float) -> float | None:
 
 def exp(value: float) -> float:
     """e to the value, without overflow: an interval without bound stays one."""
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)
 
 
 def interval(effect: Estimate, scale: Callable[[float], float] = float) -> str:
     """The interval as a researcher writes it, on the given scale."""
     low, high = scale(effect.low), scale(effect.high)
     return f"[{low:.2f}, {high:.2f}]".replace("inf", "∞")
+
+
+def counted(count: int, thing: str) -> str:
+    """A number with its noun: 1 run, 2 runs."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")

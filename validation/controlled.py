@@ -30,6 +30,7 @@ from validation.series import Expert, Run
 from validation.statistics import Array, Estimate, lag_corrected, mean_weights, third_weights
 
 DECLINE = 0.95  # a sure loss of less than this share is not worth a word
+KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is kept is looked for
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,18 @@ def controlled(run: Run, expert: Expert, runs: Sequence[Run], limits: Thresholds
     )
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
-    return [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
+    claims = [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
+    return [_never_for_a_sham(claim) for claim in claims] if run.is_sham else claims
+
+
+def _never_for_a_sham(claim: Claim) -> Claim:
+    """Whatever a run shows in which nothing was perturbed, the perturbation did not cause."""
+    if claim.status != SUPPORTED:
+        return claim
+    because = (
+        f"{claim.because}; but nothing was perturbed in this sham run, so it is the routing's or the setup's doing"
+    )
+    return replace(claim, status=INCONCLUSIVE, because=because)
 
 
 def _usable(run: Run, expert: Expert, limits: Thresholds) -> NDArray[np.bool_]:
@@ -159,13 +171,14 @@ def _awakening(e: _Evidence, naive: bool) -> Claim:
     effect = e.estimate(series.did(e.expert, clean))
     seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
     beyond = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
+    enough = effect.points >= e.limits.min_points
     if e.collinear:
         status = CONFOUNDED if naive or seen > e.limits.awakening_ratio else REFUTED
         because = (
             f"the bottom norms differ {seen:.2f}x only as the routing shares do: every expert's gradient is its share "
-            f"times one common gradient; beyond that the bottom weights receive {beyond}"
+            "times one common gradient" + (f"; beyond that the bottom weights receive {beyond}" if enough else "")
         )
-    elif effect.points < e.limits.min_points:
+    elif not enough:
         status, because = INCONCLUSIVE, _too_short(e, effect)
     elif effect.low > margin:
         status = SUPPORTED
@@ -206,11 +219,6 @@ def _divergence(e: _Evidence, naive: bool) -> Claim:
         )
     elif effect.points < e.limits.min_points:
         status, because = INCONCLUSIVE, _too_short(e, effect)
-    elif effect.low > margin and e.run.is_sham:
-        status = INCONCLUSIVE
-        because = (
-            f"the {what} differs by {size}, but nothing was perturbed in this sham run: it is the routing's own doing"
-        )
     elif effect.low > margin and e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
         status = INCONCLUSIVE
         because = f"the {what} differs by {size}, no more than between two halves of the same batch: that may be noise"
@@ -250,14 +258,39 @@ def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
     change = e.estimate(values, third_weights(-1, 1), trend=3)
     ratio = last.mid / first.mid if first.mid else math.nan
     told = f"the last third keeps {ratio:.0%} of the first third's divergence"
-    if retained.low > 0 and last.low > 0 and diverged.status == SUPPORTED:
+    if retained.low > 0 and last.low > 0 and diverged.status != SUPPORTED:
+        status, because = INCONCLUSIVE, f"{told}, but divergence itself is {diverged.status}"
+    elif retained.low > 0 and last.low > 0:
         status, because = SUPPORTED, told + (", though it declines" if change.high < 0 and ratio < DECLINE else "")
     elif change.high < 0 and ratio < share:
         status, because = REFUTED, f"{told}: it collapses towards the clean expert"
     else:
         status, because = INCONCLUSIVE, f"{told}, too uncertain to say that more than {share:.0%} is kept"
-    bounds = replace(last, mid=ratio, low=_ratio(last.low, first.mid), high=_ratio(last.high, first.mid))
+    low, high = _kept_share(e, values, ratio)
+    bounds = replace(last, mid=ratio, low=low, high=high, detectable=math.inf)
     return e.claim("sustainment", status, because, bounds, "ratio", share)
+
+
+def _kept_share(e: _Evidence, values: Array, ratio: float) -> tuple[float, float]:
+    """The shares s for which "the last third keeps s of the first" is not ruled out: the rule itself, inverted.
+
+    As Fieller's interval for a ratio: both thirds are uncertain, and the interval agrees with the claim's status.
+    """
+
+    def ruled_out(share: float) -> int:
+        kept = e.estimate(values, third_weights(-share, 1), trend=3)
+        return (kept.low > 0) - (kept.high < 0)
+
+    def bound(outer: float) -> float:
+        if not ruled_out(outer):
+            return math.inf if outer > ratio else -math.inf
+        inner = ratio
+        for _ in range(20):
+            middle = (inner + outer) / 2
+            inner, outer = (inner, middle) if ruled_out(middle) else (middle, outer)
+        return inner
+
+    return bound(ratio - KEPT_REACH), bound(ratio + KEPT_REACH)
 
 
 def _oriented(e: _Evidence) -> Array:
@@ -275,7 +308,12 @@ def premise(run: Run, limits: Thresholds) -> Premise:
     effect = lag_corrected(values[np.isfinite(values)], mean_weights(), alpha=limits.alpha)
     margin, size = math.log(limits.dormant_ratio), f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     told = f"a bottom weight of the clean expert receives {size} the gradient of a middle one"
-    if effect.high < margin:
+    if not effect.points:
+        status, because = (
+            "undecided",
+            "too few usable rows to say whether the clean expert's bottom weights are dormant",
+        )
+    elif effect.high < margin:
         status, because = "dormant", f"{told}: there is something to awaken"
     elif effect.low > margin:
         status, because = "not_dormant", f"{told}: it is not dormant, so there is nothing to awaken"
@@ -295,7 +333,3 @@ def _undecided(e: _Evidence, effect: Estimate, size: str, threshold: float) -> s
         "" if effect.effective >= 4 else "; neighbouring steps are so alike that only an enormous effect could decide"
     )
     return f"{size} reaches to both sides of {threshold:g}{note}"
-
-
-def _ratio(value: float, base: float) -> float:
-    return value / base if base else math.nan

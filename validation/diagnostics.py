@@ -13,8 +13,8 @@ import numpy as np
 
 from prismatic.schema import TIERS
 from validation import series
-from validation.claims import Thresholds
-from validation.errors import WHOLE_COPY
+from validation.claims import Thresholds, counted
+from validation.errors import WHOLE_COPY, shown
 from validation.runs import Rejected
 from validation.series import Run
 from validation.statistics import Array
@@ -23,6 +23,8 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 COLLAPSED_SHARE = 0.95
 BROKEN_SHARE = 0.20  # of the rows; STATISTICS of the verdict hold up to 10 %
 GAP_SHARE = 0.25  # of the run's span
+STUCK_ROWS = 10
+SHOWN = 20  # experts named in one sentence
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def of_rejected(rejected: Rejected) -> Finding:
     )
 
 
-def diagnose(run: Run) -> list[Finding]:
+def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
     """Everything that is wrong with a run, errors first."""
     order = (ERROR, WARNING, INFO)
-    findings = [finding for check in CHECKS for finding in check(run)]
+    findings = [finding for check in CHECKS for finding in check(run, thresholds or Thresholds())]
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
@@ -63,7 +65,7 @@ def invalidating(findings: Iterable[Finding]) -> dict[tuple[str, int | None], st
     return reasons
 
 
-def no_data(run: Run) -> Iterator[Finding]:
+def no_data(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """The table is there, and empty."""
     if not len(run.steps):
         yield Finding(
@@ -78,13 +80,15 @@ def no_data(run: Run) -> Iterator[Finding]:
         )
 
 
-def wal_missing(run: Run) -> Iterator[Finding]:
+def wal_missing(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Rows of a WAL-mode database wait in a second file, which a copy or an upload leaves behind."""
     if run.wal:
+        planned = run.number("planned_steps") is not None
+        whole = planned and run.finished and run.facts.get("exit_state") == "finished"
         yield Finding(
             "wal_missing",
-            WARNING,
-            "rows may be missing: this file was copied while its newest rows were still in a -wal file",
+            INFO if whole else ERROR,
+            "rows may be missing: the newest rows of a WAL-mode file wait in a -wal file, which is not here",
             f"the header says WAL mode; {len(run.steps)} rows are in the main file",
             "the writer uses journal_mode=WAL and the -wal file beside the database was not copied with it",
             f"close the run first, or make a whole copy with {WHOLE_COPY}, and upload that",
@@ -92,7 +96,7 @@ def wal_missing(run: Run) -> Iterator[Finding]:
         )
 
 
-def missing_experts(run: Run) -> Iterator[Finding]:
+def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Experts that the model has and the file has not."""
     cause = "only some experts were iterated when the gradients were collected"
     fix = "log every expert: log_gradient_dynamics(model, step) does, for every Prismatic router of the model"
@@ -104,13 +108,20 @@ def missing_experts(run: Run) -> Iterator[Finding]:
     gaps = sorted(set(range(max(run.experts))) - set(run.experts))
     expected = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
     silent = [e.expert for e in run.experts.values() if not np.isfinite(e["bottom_norm"]).any() and len(run.steps)]
-    missing = sorted({*gaps, *range(len(run.experts) + len(gaps), expected), *silent})
+    first = len(run.experts) + len(gaps)
+    # The number comes from the file: it is named, not counted up to.
+    missing = sorted({*gaps, *range(first, min(expected, first + SHOWN)), *silent})
     if missing:
-        evidence = f"no values for expert {', '.join(map(str, missing))}; the file has {len(run.experts)} experts"
+        told = ", ".join(map(str, missing[:SHOWN])) + (" and more" if expected > first + SHOWN else "")
+        evidence = f"no values for expert {told}; the file has {counted(len(run.experts), 'expert')}"
         yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.run)
+    for expert in silent:
+        symptom = f"expert {expert} has a column and no value in it"
+        seen = f"no finite norm in {counted(len(run.steps), 'row')}"
+        yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.run, expert or None)
 
 
-def zero_norms(run: Run) -> Iterator[Finding]:
+def zero_norms(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Gradients that were gone when they were measured."""
     zero = [e.expert for e in run.experts.values() if len(run.steps) and not np.nan_to_num(_norms(run, e.expert)).any()]
     cause = "logging was called before loss.backward() or after optimizer.zero_grad()"
@@ -127,10 +138,68 @@ def zero_norms(run: Run) -> Iterator[Finding]:
         yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.run, None if expert == 0 else expert)
 
 
-def nonfinite(run: Run) -> Iterator[Finding]:
+def missing_columns(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """A tier of an expert that the file does not have at all."""
+    for expert in run.experts.values():
+        if not len(run.steps):
+            continue
+        absent = [tier for tier in TIERS if not np.isfinite(expert[f"{tier}_norm"]).any()]
+        if absent and len(absent) < len(TIERS):
+            names = ", ".join(f"expert_{expert.expert}_{tier}_norm" for tier in absent)
+            yield Finding(
+                "missing_columns",
+                ERROR,
+                f"expert {expert.expert} is not logged in every tier",
+                f"no value in {names}",
+                "the file was written by a logger that does not know all three tiers",
+                "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
+                run.run,
+                None if expert.expert == 0 else expert.expert,
+            )
+
+
+def zero_tier(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """A tier whose gradient is exactly zero: its logarithm does not exist, so the row is not used."""
+    for expert in run.experts.values():
+        norms = _norms(run, expert.expert)
+        if not np.nan_to_num(norms).any():
+            continue  # nothing at all: zero_norms
+        for tier, zero in zip(TIERS, norms == 0, strict=True):
+            if zero.any():
+                yield Finding(
+                    "zero_tier",
+                    ERROR if zero.all() else WARNING,
+                    f"the {tier} norm of expert {expert.expert} is zero",
+                    f"in {int(zero.sum())} of {counted(len(zero), 'row')}, which are left out of the verdict",
+                    "these weights received no gradient: a dead or unrouted part of the block, or underflow",
+                    "look at the loss scale and at what those weights are connected to",
+                    run.run,
+                    None if expert.expert == 0 else expert.expert,
+                )
+
+
+def constant_rows(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """Norms that never change: training does not do that."""
+    norms = np.stack([_norms(run, expert) for expert in run.experts]) if run.experts else np.zeros((0, 3, 0))
+    if len(run.steps) >= STUCK_ROWS and np.isfinite(norms).all() and norms.any() and not np.ptp(norms, axis=-1).any():
+        yield Finding(
+            "constant_rows",
+            ERROR,
+            "every row is the same",
+            f"no norm of any expert changes in {len(run.steps)} rows",
+            "the same measurement was logged again and again, or the gradients were not cleared and not computed anew",
+            "log after the backward pass of each step",
+            run.run,
+        )
+
+
+def nonfinite(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """NaN, infinite or absent values."""
     for expert in run.experts.values():
-        broken = np.asarray(~np.isfinite(_norms(run, expert.expert)).all(axis=0))
+        norms = _norms(run, expert.expert)
+        # A tier without any value is missing_columns, an expert without any is missing_experts.
+        logged = norms[np.isfinite(norms).any(axis=1)]
+        broken = np.asarray(~np.isfinite(logged).all(axis=0))
         if not broken.any():
             continue
         tail = max(5, round(0.02 * len(broken)))
@@ -153,7 +222,7 @@ def nonfinite(run: Run) -> Iterator[Finding]:
         )
 
 
-def missing_gradients(run: Run) -> Iterator[Finding]:
+def missing_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Parameters that had no gradient at all, as the logger counted them."""
     count = run.step_column("missing_gradients")
     if np.nansum(count) > 0:
@@ -169,13 +238,14 @@ def missing_gradients(run: Run) -> Iterator[Finding]:
         )
 
 
-def step_gaps(run: Run) -> Iterator[Finding]:
+def step_gaps(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A long stretch of training without any row."""
     if len(run.steps) < 3:
         return
-    jumps = np.diff(run.steps)
+    # Steps may be anywhere in 64 bits, so that their differences need floats.
+    jumps = np.diff(run.steps.astype(np.float64))
     widest = int(jumps.argmax())
-    span = int(run.steps[-1] - run.steps[0])
+    span = int(run.steps[-1]) - int(run.steps[0])
     if jumps[widest] > GAP_SHARE * span and jumps[widest] > 2 * np.median(jumps):
         yield Finding(
             "step_gaps",
@@ -188,7 +258,7 @@ def step_gaps(run: Run) -> Iterator[Finding]:
         )
 
 
-def duplicate_steps(run: Run) -> Iterator[Finding]:
+def duplicate_steps(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Steps written twice; the last one counts."""
     if run.duplicates:
         yield Finding(
@@ -202,23 +272,22 @@ def duplicate_steps(run: Run) -> Iterator[Finding]:
         )
 
 
-def too_short(run: Run) -> Iterator[Finding]:
+def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Too few rows for an interval."""
-    limits = Thresholds()
     usable = int(run.after_warmup(limits.warmup).sum())
     if len(run.steps) and usable < limits.min_points:
         yield Finding(
             "too_short",
             WARNING,
             "the run is too short to decide",
-            f"{len(run.steps)} logged steps, {usable} after the warm-up; {limits.min_points:g} are needed",
+            f"{counted(len(run.steps), 'logged step')}, {usable} after the warm-up; {limits.min_points:g} are needed",
             "training is still going on, stopped early, or was logged too rarely",
             "train longer (--set steps=1500) or log more often (--set log_freq=5)",
             run.run,
         )
 
 
-def identical_experts(run: Run) -> Iterator[Finding]:
+def identical_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A perturbed expert that is the clean one."""
     if 0 not in run.experts or not len(run.steps) or run.is_sham:
         return
@@ -245,7 +314,7 @@ def identical_experts(run: Run) -> Iterator[Finding]:
             )
 
 
-def router_collapse(run: Run) -> Iterator[Finding]:
+def router_collapse(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A router that has chosen one expert."""
     for expert in run.experts.values():
         share = expert["routing_weight"]
@@ -264,7 +333,7 @@ def router_collapse(run: Run) -> Iterator[Finding]:
             )
 
 
-def collinear_gradients(run: Run) -> Iterator[Finding]:
+def collinear_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Experts whose gradients are one common gradient times their shares."""
     if 0 not in run.experts:
         return
@@ -274,21 +343,20 @@ def collinear_gradients(run: Run) -> Iterator[Finding]:
             "collinear_gradients",
             WARNING,
             "all experts share one gradient: their norms can differ only as their routing shares do",
-            f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient at every logged step",
+            f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient in all but a few rows",
             "merge: batch merges the experts once per batch, so every expert's gradient is its share times dL/dW",
             "train with --set merge=example control_experts=1, where gradients can differ and a control shows why",
             run.run,
         )
 
 
-def scale_dependent_threshold(run: Run) -> Iterator[Finding]:
+def scale_dependent_threshold(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A documented verdict on divergence that another scale of the loss would turn round."""
     if 0 not in run.experts or not len(run.steps):
         return
     scores = [
         float(np.nanmean(e["divergence"])) for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()
     ]
-    limits = Thresholds()
     near = [s for s in scores if limits.divergence_refuted / 10 < s < limits.divergence_supported * 10]
     if near:
         yield Finding(
@@ -302,10 +370,10 @@ def scale_dependent_threshold(run: Run) -> Iterator[Finding]:
         )
 
 
-def positive_control(run: Run) -> Iterator[Finding]:
+def positive_control(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """An artificial yes must never be taken for a result."""
     gain = run.number("config.positive_control")
-    if gain is not None and gain != 1:
+    if run.is_positive_control:
         yield Finding(
             "positive_control",
             WARNING,
@@ -317,26 +385,29 @@ def positive_control(run: Run) -> Iterator[Finding]:
         )
 
 
-def unfinished(run: Run) -> Iterator[Finding]:
+def unfinished(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A run that has not reached its planned end."""
     if len(run.steps) and not run.finished:
-        state = run.facts.get("exit_state", "unknown")
+        state = shown(run.facts.get("exit_state", "unknown"), 20)
         yield Finding(
             "unfinished",
             INFO if state == "running" else WARNING,
             "the run has not reached its planned end, so its verdict is provisional",
-            f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {str(state)[:20]}",
+            f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {state}",
             "it is still training, or it was stopped",
             "judge it again when it is done",
             run.run,
         )
 
 
-CHECKS: Sequence[Callable[[Run], Iterator[Finding]]] = (
+CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     no_data,
     wal_missing,
     missing_experts,
     zero_norms,
+    zero_tier,
+    missing_columns,
+    constant_rows,
     nonfinite,
     missing_gradients,
     step_gaps,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import duckdb
 
 from validation.claims import Thresholds
-from validation.diagnostics import Finding, diagnose, invalidating, of_rejected
+from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
+from validation.errors import shown
 from validation.relations import connect
 from validation.runs import Rejected, RunFile
 from validation.series import Run, load_runs
@@ -33,7 +34,29 @@ def judge(
 ) -> Judgement:
     """Diagnose and judge runs that were read; files that could not be read become findings."""
     con = connect(files)
-    runs = load_runs(con, list(files))
-    findings = [of_rejected(one) for one in rejected] + [finding for run in runs for finding in diagnose(run)]
-    verdict = decide(runs, invalidating(findings), thresholds)
+    runs = load_runs(con, files)
+    try:
+        findings, verdict = _judged(runs, thresholds)
+    except Exception:  # a run that breaks our own code must not take the others with it
+        broken = {run.run: finding for run in runs for finding in _breaks(run, thresholds)}
+        findings = [f for run in runs for f in ([broken[run.run]] if run.run in broken else diagnose(run, thresholds))]
+        verdict = decide(runs, invalidating(findings), thresholds)
+    findings = [*map(of_rejected, rejected), *findings]
     return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, con)
+
+
+def _judged(runs: Sequence[Run], thresholds: Thresholds | None) -> tuple[list[Finding], Verdict]:
+    findings = [finding for run in runs for finding in diagnose(run, thresholds)]
+    return findings, decide(runs, invalidating(findings), thresholds)
+
+
+def _breaks(run: Run, thresholds: Thresholds | None) -> list[Finding]:
+    """Empty, or the finding that this run cannot be judged because our own code fails on it."""
+    try:
+        _judged([run], thresholds)
+    except Exception as error:
+        seen = f"{type(error).__name__}: {shown(error, 200)}"
+        cause = "this is a mistake of this program, or a file that it has never met"
+        fix = "please report it with the file; the other runs are judged"
+        return [Finding("unexpected", ERROR, "this run could not be judged", seen, cause, fix, run.run)]
+    return []

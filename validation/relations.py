@@ -123,7 +123,7 @@ def _tidy(run: RunFile) -> Iterator[pa.Table]:
         names = (*COPIED, *COMPARED) if expert else COPIED
         found = {name: wide.get(f"expert_{expert}_{name}") for name in names}
         found |= {"run": name, "step": wide["step"], "norm": _whole_norm(wide, expert), "loss": wide.get("loss")}
-        if expert and found["divergence"] is None:
+        if expert and (found["divergence"] is None or found["divergence"].null_count == rows):
             found["divergence"] = _derived_divergence(wide, expert)
         found["expert"] = pa.repeat(pa.scalar(expert, pa.int32()), rows)
         found["role"] = pa.repeat(pa.scalar(roles.get(expert, "perturbed" if expert else "clean")), rows)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
+from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, counted
 from validation.judge import Judgement
 from validation.verdict import Reading
 
@@ -41,6 +41,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
                 "perturbation_scale": run.number("config.perturbation_scale"),
                 "sha256": file.sha256,
                 "provisional": not run.finished,
+                "positive_control": run.is_positive_control,
             }
             for run, file in zip(judgement.runs, judgement.files, strict=True)
         ],
@@ -57,7 +58,10 @@ def as_text(judgement: Judgement) -> str:
     verdict = judgement.verdict
     lines = [f"{verdict.status.upper()}: {verdict.controlled.because}"]
     for run in judgement.runs:
-        lines += ["", f"run {run.run} ({run.name}): {len(run.steps)} logged steps, {len(run.experts)} experts"]
+        lines += [
+            "",
+            f"run {run.run} ({run.name}): {counted(len(run.steps), 'logged step')}, {len(run.experts)} experts",
+        ]
         lines += [f"  premise      {premise.because}" for premise in verdict.premises if premise.run == run.run]
         for title, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written)):
             lines += [f"  {title}", *_claim_lines([c for c in reading.claims if c.run == run.run and c.expert is None])]

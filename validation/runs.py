@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,12 @@ def read_files(
     paths: Iterable[Path | tuple[Path, str]],
     *,
     limits: Limits | None = None,
-    immutable: bool = False,
+    private: Collection[Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[RunFile], list[Rejected]]:
     """Runs of all files, and those that are none with the reason; folders are searched for dynamics.db files.
 
-    `immutable` says that the files are private copies that nobody writes. A path may come with the name to show.
+    private: the paths that are copies of our own, which nobody writes. A path may come with the name to show.
     """
     limits = limits or Limits()
     runs: list[RunFile] = []
@@ -97,11 +97,11 @@ def read_files(
                     raise rejection(name, code, limits)
                 digest = _digest(path, name, limits)
                 twin = next((i for i, run in enumerate(runs) if run.sha256 == digest), None)
-                if twin is not None and (immutable or not (_has_wal(path) or _has_wal(runs[twin].path))):
+                if twin is not None and (path in private or not (_has_wal(path) or _has_wal(runs[twin].path))):
                     again = f"the same file was given again as {name}; it is read once"
                     runs[twin] = replace(runs[twin], notes=(*runs[twin].notes, again))
                     continue
-                facts, tables = child.ask(path, name, immutable)
+                facts, tables = child.ask(path, name, immutable=path in private)
                 run = _run_file(path, name, digest, facts, tables, {run.run for run in runs})
                 if len(run.wide) * run.num_experts > limits.expert_rows:
                     raise rejection(name, "too_large", limits, limit="expert_rows")
@@ -208,6 +208,6 @@ def _facts(table: pa.Table) -> tuple[dict[str, object], int]:
 def _decoded(value: str | None) -> object:
     """What JSON says, or the text itself where it is none."""
     try:
-        return None if value is None else json.loads(value)
+        return None if value is None else json.loads(value, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return value

@@ -5,6 +5,8 @@ Axis letters: T logged steps. NaN means missing everywhere; a zero norm is a rea
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +23,8 @@ from validation.runs import RunFile
 from validation.statistics import Array
 
 MAX_NUMBER = 1e15  # facts come from files that anyone may have written; no honest option is larger
+OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")
+SHAM_SCALE = 0.001
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
     *("norm", "routing_weight", "bottom_to_middle", "divergence", "relative_divergence", "direction"),
@@ -67,13 +71,16 @@ class Run:
     """Weights in each tier of one expert, mean over layers; empty where the file does not say."""
     changed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Per expert, the share of each tier that its perturbation really changed; empty where the file does not say."""
+    scales: Mapping[int, float] = field(default_factory=dict)
+    """Per expert, by how much it was perturbed; empty where the file does not say."""
     duplicates: int = 0
     wal: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
         """The options it was trained with; empty for files without a run table."""
-        return {key.removeprefix("config."): value for key, value in self.facts.items() if key.startswith("config.")}
+        names = {key: OPTION.fullmatch(key) for key in self.facts}
+        return {match[1]: self.facts[key] for key, match in names.items() if match}
 
     def of_role(self, role: str) -> list[Expert]:
         """The experts of a role: clean, perturbed or control."""
@@ -87,11 +94,13 @@ class Run:
         return max(int(planned), seen) if planned else seen
 
     def number(self, fact: str) -> float | None:
-        """A fact that should be a number; None where it is absent or is none."""
+        """A fact that should be a number, also as text; None where it is absent or is none."""
         value = self.facts.get(fact)
-        if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
+        try:
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
             return None
-        return float(value)
+        return number if abs(number) <= MAX_NUMBER else None
 
     @property
     def seed(self) -> int | None:
@@ -103,7 +112,13 @@ class Run:
     def is_sham(self) -> bool:
         """Whether nothing, or next to nothing, was perturbed in this run."""
         scale = self.number("config.perturbation_scale")
-        return scale is not None and 0 <= scale <= 0.001
+        scales = [scale] if scale is not None else [self.scales.get(e.expert) for e in self.of_role("perturbed")]
+        return bool(scales) and all(scale is not None and 0 <= scale <= SHAM_SCALE for scale in scales)
+
+    @property
+    def is_positive_control(self) -> bool:
+        """Whether its effect was put in by hand."""
+        return self.number("config.positive_control") not in (None, 1.0)
 
     @property
     def finished(self) -> bool:
@@ -146,6 +161,9 @@ def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
         facts=file.facts,
         weights=_tier_weights(file),
         changed=_changed(file),
+        scales={
+            row["expert"]: row["scale"] for row in file.experts.to_pylist() if None not in (row["expert"], row["scale"])
+        },
         duplicates=file.duplicates,
         wal=file.wal,
     )
@@ -299,13 +317,15 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
     direction = expert["direction"][usable]
     if _mostly_finite(direction):
         return float(np.nanmedian(direction)) < 1e-3
+    ratios = np.stack([_log(expert[f"{t}_norm"][usable]) - _log(clean[f"{t}_norm"][usable]) for t in TIERS])
+    if np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95:
+        return True
     share = (_log(expert["routing_weight"]) - _log(clean["routing_weight"]))[usable]
     if _mostly_finite(share):
         whole = [np.sqrt(sum(e[f"{tier}_norm"][usable] ** 2 for tier in TIERS)) for e in (expert, clean)]
         rest = _log(whole[0]) - _log(whole[1]) - share
         return bool(np.nanstd(rest) < 1e-3 and abs(np.nanmean(rest)) < 1e-2)
-    ratios = np.stack([_log(expert[f"{t}_norm"][usable]) - _log(clean[f"{t}_norm"][usable]) for t in TIERS])
-    return bool(np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95)
+    return False
 
 
 def _log(values: Array) -> Array:

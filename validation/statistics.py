@@ -36,9 +36,8 @@ class Estimate:
 
     def transformed(self, function: Callable[[float], float]) -> Estimate:
         """The same estimate on a rising scale, such as exp for log ratios."""
-        return Estimate(
-            function(self.mid), function(self.low), function(self.high), self.points, self.effective, self.detectable
-        )
+        low, mid, high, detectable = map(function, (self.low, self.mid, self.high, self.detectable))
+        return Estimate(mid, low, high, self.points, self.effective, detectable)
 
     def absolute(self) -> Estimate:
         """The interval of the magnitude: the sign is given up last, because |noise| never averages out."""
