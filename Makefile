@@ -23,7 +23,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff format .
 
 examples: $(VENV)/.all
-	$(BIN)/python examples/make.py
+	$(BIN)/python -m examples.make
 
 clean:
 	rm -rf $(VENV) build

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from prismatic.dynamics import aggregate, find_routers, has_gradients, layer_rows, measure, with_weights
-from prismatic.errors import ConfigError
+from prismatic.dynamics import (
+    Gradient,
+    aggregate,
+    dot_grad,
+    find_routers,
+    has_gradients,
+    layer_rows,
+    measure,
+    tiers_of,
+    with_weights,
+)
+from prismatic.errors import ConfigError, ModelError
 from prismatic.logger import DynamicsLogger
 from prismatic.probe import Loss, isolated_dynamics
 from prismatic.router import Prismatic
@@ -42,17 +56,24 @@ class DynamicsLoggerCallback:
         self.probe_freq = probe_freq
         self.weight_freq = weight_freq
         self.last_step = last_step
+        self._hook: RemovableHandle | None = None
+        self._gradient: Gradient = dot_grad
 
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
-        """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router."""
+        """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router.
+
+        Raises ModelError for a model that would train wrongly: one sharded inside a router.
+        """
         routers = find_routers(model)
+        for router in routers:
+            _refuse_sharding_inside(router)
         self.logger.log_run({"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **facts})
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             self.logger.event("no_router", message, level="warning")
             return
-        self.logger._ensure_schema(max(len(router.roles) for router in routers))
+        self.logger._ensure_schema(max(len(router.experts) for router in routers))
         self.logger.log_table("experts", _expert_rows(routers))
         self.logger.log_table(
             "tiers", (row for layer, router in enumerate(routers) for row in _tier_rows(layer, router))
@@ -83,10 +104,13 @@ class DynamicsLoggerCallback:
         if not routers:
             return None
         if not has_gradients(routers):
-            message = "no expert has a gradient; log after backward()"
-            self.logger.event("no_gradients", message, level="warning", step=step)
+            self._say("no_gradients", "no expert has a gradient: log after backward() and before zero_grad()", step)
             return None
-        layers = measure(routers)
+        if any(getattr(router, "stepped_since_forward", False) for router in routers):
+            self._say("after_step", "the weights changed after the forward pass: log before optimizer.step()", step)
+        layers = measure(routers, self._gradient)
+        if not any(expert.norm for experts in layers for expert in experts):
+            self._say("zero_gradients", "all gradients are zero: log before zero_grad()", step)
         if self._due(step, self.weight_freq):
             layers = with_weights(layers, routers)
         dynamics = aggregate(layers)
@@ -94,25 +118,128 @@ class DynamicsLoggerCallback:
             dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
         return dynamics
 
+    def _say(self, code: str, message: str, step: int | None) -> None:
+        self.logger.event(code, message, level="warning", step=step)
+
+    def attach(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        **facts: Any,
+    ) -> None:
+        """Log by itself before every step of this optimizer: the training loop needs no other change.
+
+        Steps are counted from 0, as the optimizer takes them; a closure's loss is logged with its step.
+        scaler: of mixed precision, if there is one: steps that it skips become events. Gradients are measured unscaled.
+        Raises ModelError for a model that would train wrongly. `detach()` ends it and closes the run file.
+        """
+        self.on_train_begin(model, hook="optimizer step pre-hook", **facts)
+        steps = itertools.count()
+        scale = scaler.get_scale() if scaler is not None else None
+
+        @torch.compiler.disable
+        def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal scale
+            if _overflowed(optimizer):
+                self._say("skipped_step", "gradients overflowed: the scaler skips this step", None)
+                return None
+            step = next(steps)
+            if scaler is not None and scale is not None:
+                if scaler.get_scale() < scale:
+                    self._say(
+                        "skipped_step", f"the scaler skipped steps before step {step}: gradients overflowed", step
+                    )
+                scale = scaler.get_scale()
+            # args are the step's own: the optimizer itself, then perhaps a closure.
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+            if closure is None:
+                self._gradient = _unscaled(optimizer)
+                self.on_before_optimizer_step(model, step, learning_rate=_learning_rate(optimizer))
+                return None
+            # With a closure the gradients of this step come only when the optimizer calls it: measure after that.
+            return (args[0], self._logging_after(closure, model, optimizer, step)), {}
+
+        self._hook = optimizer.register_step_pre_hook(before_step)
+
+    def _logging_after(
+        self, closure: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+    ) -> Callable[[], Any]:
+        """The closure, whose first evaluation is followed by the log of this step."""
+        first = iter([True])
+
+        def evaluated() -> Any:
+            loss = closure()
+            if next(first, False):
+                metrics = {"learning_rate": _learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
+                self.on_before_optimizer_step(model, step, probe=None, **metrics)
+            return loss
+
+        return evaluated
+
+    def detach(self, **facts: Any) -> None:
+        """Take the hook away again, record closing facts and close the run file."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self.on_train_end(**facts)
+
     def on_train_end(self, **facts: Any) -> None:
         """Record closing facts, such as `exit_state`, and close the run file."""
         self.logger.log_run(facts)
         self.logger.close()
 
 
-def _expert_rows(routers: list[Prismatic]) -> list[dict[str, Any]]:
-    """Rows of the `experts` table; what was changed is the mean over layers."""
-    widest = max(routers, key=lambda router: len(router.roles))
+def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _overflowed(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer under a GradScaler was told to skip this step; others are not called at all then."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
+    """Where this step's gradients are: a fused optimizer under a GradScaler divides by the scale only inside its step."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return dot_grad
+    return lambda parameter: None if parameter.grad is None else parameter.grad / scale
+
+
+def _refuse_sharding_inside(router: nn.Module) -> None:
+    """FSDP2 on a part of a router would shard what is merged from and train expert 0 alone, without any sign of it."""
+    sharded = [type(module).__name__ for module in router.modules() if module is not router and _is_sharded(module)]
+    if sharded:
+        raise ModelError(
+            f"fully_shard was applied to {sharded[0]} inside a router, which would train expert 0 alone; "
+            "apply it to the router or to a module around it."
+        )
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+
+
+def _expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
+    """Rows of the `experts` table; what was changed is the mean over layers. Others than ours have a role only."""
+    widest = max(routers, key=lambda router: len(router.experts))
+    if not isinstance(widest, Prismatic):
+        return [{"expert": i, "role": "perturbed" if i else "clean"} for i in range(len(widest.experts))]
     rows = []
     for expert, role in enumerate(widest.roles):
-        changed = [router.changed_EK[expert].tolist() for router in routers if expert < len(router.roles)]
+        own = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]
+        changed = [router.changed_EK[expert].tolist() for router in own]
         means = {f"changed_{tier}": sum(c[k] for c in changed) / len(changed) for k, tier in enumerate(TIERS)}
         seed = widest.config.seed if expert else None
         rows.append({"expert": expert, "role": role, "seed": seed, "scale": widest.scale_of(expert), **means})
     return rows
 
 
-def _tier_rows(layer: int, router: Prismatic) -> list[dict[str, Any]]:
+def _tier_rows(layer: int, router: Any) -> list[dict[str, Any]]:
     """Rows of the `tiers` table for one layer."""
-    sizes, hashes = router.tiers.sizes(router.experts[0]), router.tiers.hashes()
+    tiers = tiers_of(router)
+    sizes, hashes = tiers.sizes(router.experts[0]), tiers.hashes()
     return [{"layer": layer, "tier": tier, "weights": sizes[tier], "hash": hashes.get(tier)} for tier in TIERS]

@@ -159,7 +159,11 @@ class DynamicsLogger:
         self._insert("events", row)
 
     def _check_rewind(self, step: int) -> None:
-        if self._last_step is not None and step <= self._last_step:
+        if step == self._last_step:
+            self.event(
+                "repeated_step", f"step {step} was logged twice; the later row stands", level="warning", step=step
+            )
+        elif self._last_step is not None and step < self._last_step:
             self.event(
                 "rewind", f"step {step} came after step {self._last_step}; rows of re-run steps are replaced", step=step
             )

@@ -46,6 +46,10 @@ class Prismatic(nn.Module):
         self.parameter_names = [name for name, _ in block.named_parameters()]
         self.tiers = TierIndices()
         self.forced: int | None = None
+        self._merging = False
+        self._weights_at_forward: int | None = None
+        for module in block.modules():
+            module.register_forward_pre_hook(self._refuse_recomputation)
         self.register_buffer("changed_EK", torch.zeros(len(self.roles), len(TIERS)))
         self.register_buffer("routing_weights", torch.full((len(self.roles),), 1 / len(self.roles)), persistent=False)
         self.norm = nn.LayerNorm(hidden_size)
@@ -103,6 +107,15 @@ class Prismatic(nn.Module):
             return self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._merging = True
+        try:
+            return self._forward(x)
+        finally:
+            self._merging = False
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self._weights_at_forward = self._weights_version()
         if self.forced is not None:
             alone = {name: self._parameter(self.forced, name) for name in self.parameter_names}
             return functional_call(self.experts[0], alone, (x,))
@@ -113,6 +126,26 @@ class Prismatic(nn.Module):
         # The fused attention of the CPU has no batching rule under vmap and would run one sequence at a time.
         with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
             return torch.vmap(self._one_sequence, randomness="different")(self._merged(p_BE), x)
+
+    @property
+    def stepped_since_forward(self) -> bool:
+        """Whether the weights were changed after the last forward pass: their gradients are then of other weights."""
+        return self._weights_at_forward not in (None, self._weights_version())
+
+    def _weights_version(self) -> int:
+        """A count that every in-place change of the weights raises."""
+        return sum(int(parameter._version) for parameter in self.experts.parameters())
+
+    def _refuse_recomputation(self, module: nn.Module, _: Any) -> None:
+        """Raise if a part of the block runs by itself in a backward pass, as activation checkpointing inside it does.
+
+        It would be computed anew with expert 0's own weights and not the merged ones, without any other sign of it.
+        """
+        if not torch.compiler.is_compiling() and not self._merging and torch._C._current_graph_task_id() != -1:
+            raise ModelError(
+                f"activation checkpointing inside an expert ({type(module).__name__}) would compute its gradients with "
+                "the wrong weights; checkpoint around the whole Prismatic router instead."
+            )
 
     def _one_sequence(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(self.experts[0], parameters, (x[None],))[0]

@@ -55,7 +55,9 @@ def good(path: Path, steps: int = 40, experts: int = 3, seed: int = 0) -> Path:
     """A run as DynamicsLogger writes it: every table, every column."""
     noise, names = random.Random(seed), [column.name for column in schema.dynamics_columns(experts)]
     rows = [(step, *(noise.random() for _ in names[1:])) for step in range(steps)]
-    layers = [(step, 0, expert, "merged", *[0.5] * 9, 0, 0, *[0.5] * 3) for step in range(steps) for expert in range(experts)]
+    layers = [
+        (step, 0, expert, "merged", *[0.5] * 9, 0, 0, *[0.5] * 3) for step in range(steps) for expert in range(experts)
+    ]
     facts = {"run_hash": '"83492c812abcdef0"', "config.seed": str(seed), "config.merge": '"batch"', "note": "no JSON"}
     roles = [(0, "clean", None), (1, "perturbed", 2**62 + 1), (2, "control", 3)]
     return database(

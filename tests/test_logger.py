@@ -128,11 +128,11 @@ def test_a_step_logged_again_is_replaced_and_the_rewind_is_an_event(path: Path):
     assert [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events")] == [("rewind", 10)]
 
 
-def test_the_same_step_twice_is_a_rewind_too(path: Path):
+def test_the_same_step_twice_keeps_the_later_row_and_says_so(path: Path):
     with DynamicsLogger(path) as logger:
         logger.log(10, dynamics())
         logger.log(10, dynamics(value=7.0))
-    assert ([row["expert_0_top_norm"] for row in rows(path)], codes(path)) == ([7.0], ["rewind"])
+    assert ([row["expert_0_top_norm"] for row in rows(path)], codes(path)) == ([7.0], ["repeated_step"])
 
 
 def test_a_rewind_is_noticed_in_a_file_that_was_opened_again(path: Path):

@@ -73,6 +73,7 @@ class _Evidence:
     def claim(
         self, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
     ) -> Claim:
+        because = f"each expert measured alone, {because}" if self.run.source == "isolated" else because
         bare = Claim(name, status, because, self.expert.expert, self.run.run, unit=unit, threshold=threshold)
         bare = replace(bare, source=self.run.source)
         if estimate is None:

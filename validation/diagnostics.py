@@ -238,6 +238,29 @@ def missing_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
+ORDER_FIXES = {
+    "no_gradients": ("logged when no expert had a gradient", "log after backward() and before zero_grad()"),
+    "zero_gradients": ("logged when all gradients were zero", "log before zero_grad(), not after it"),
+    "after_step": ("logged after the optimizer's step", "log after backward() and before optimizer.step()"),
+    "repeated_step": ("the same step was logged twice", "log once per step, with a step count that rises"),
+}
+
+
+def logging_order(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """Calls in the wrong order, as the logger saw them happen."""
+    for code, (symptom, fix) in ORDER_FIXES.items():
+        if run.events.get(code):
+            yield Finding(
+                "logging_order",
+                WARNING,
+                symptom,
+                f"{counted(run.events[code], 'event')} of kind {code} in {counted(len(run.steps), 'row')}",
+                "the call that logs stands at the wrong place of the training loop",
+                fix + "; DynamicsLoggerCallback.attach(model, optimizer) always does",
+                run.run,
+            )
+
+
 def step_gaps(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A long stretch of training without any row."""
     if len(run.steps) < 3:
@@ -410,6 +433,7 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     constant_rows,
     nonfinite,
     missing_gradients,
+    logging_order,
     step_gaps,
     duplicate_steps,
     identical_experts,

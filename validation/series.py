@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,6 +74,8 @@ class Run:
     """Per expert, the share of each tier that its perturbation really changed; empty where the file does not say."""
     scales: Mapping[int, float] = field(default_factory=dict)
     """Per expert, by how much it was perturbed; empty where the file does not say."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """How often each kind of event was recorded while the run was trained."""
     duplicates: int = 0
     wal: bool = False
 
@@ -164,6 +167,7 @@ def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
         scales={
             row["expert"]: row["scale"] for row in file.experts.to_pylist() if None not in (row["expert"], row["scale"])
         },
+        events=Counter(code for code in file.events["code"].to_pylist() if code),
         duplicates=file.duplicates,
         wal=file.wal,
     )

@@ -1,0 +1,270 @@
+"""Logging by a hook on the optimizer: the loop stays as it is, its numbers are those of a loop that logs by hand."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
+from prismatic.errors import ModelError
+
+STEPS = 6
+
+
+def network(**options):
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(8, 30), nn.Tanh(), nn.Linear(30, 8)) for _ in range(2)]
+    return nn.Sequential(*(Prismatic(b, 8, RouterConfig(**options), layer=i) for i, b in enumerate(blocks)))
+
+
+def batch(step):
+    return torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(step))
+
+
+def table(path, query="SELECT * FROM dynamics ORDER BY step"):
+    with closing(sqlite3.connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        return [dict(row) for row in db.execute(query)]
+
+
+def without_time(rows):
+    return [{name: value for name, value in row.items() if name not in ("wall_time", "loss")} for row in rows]
+
+
+def train(path, optimizer_class=torch.optim.AdamW, accumulate=1, **attach):
+    """A plain loop with the hook attached; returns the callback's rows."""
+    model = network()
+    optimizer = optimizer_class(model.parameters(), lr=0.01)
+    callback = DynamicsLoggerCallback(path, log_freq=1)
+    callback.attach(model, optimizer, **attach)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for part in range(accumulate):
+            (model(batch(step * accumulate + part)).square().mean() / accumulate).backward()
+        optimizer.step()
+    callback.detach(exit_state="finished")
+    return table(path)
+
+
+def test_the_hook_logs_the_same_numbers_as_a_loop_that_logs_by_hand(tmp_path):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    callback = DynamicsLoggerCallback(tmp_path / "hand.db", log_freq=1)
+    callback.on_train_begin(model)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        model(batch(step)).square().mean().backward()
+        callback.on_before_optimizer_step(model, step, learning_rate=0.01)
+        optimizer.step()
+    callback.on_train_end()
+    by_hand, hooked = table(tmp_path / "hand.db"), train(tmp_path / "hook.db")
+    assert [row["step"] for row in hooked] == list(range(STEPS))
+    shared = by_hand[0].keys() & hooked[0].keys()
+    strip = [
+        [{k: row[k] for k in shared if k not in ("wall_time", "loss")} for row in rows] for rows in (by_hand, hooked)
+    ]
+    assert strip[0] == strip[1]
+
+
+def test_accumulated_gradients_are_logged_once_per_step(tmp_path):
+    assert [row["step"] for row in train(tmp_path / "x.db", accumulate=3)] == list(range(STEPS))
+
+
+def test_accumulation_makes_gradients_that_are_not_parallel(tmp_path):
+    alone, accumulated = train(tmp_path / "a.db"), train(tmp_path / "b.db", accumulate=4)
+    assert max(abs(row["expert_1_direction"]) for row in alone) < 1e-6
+    assert max(row["expert_1_direction"] for row in accumulated) > 1e-6
+
+
+def test_a_closure_is_logged_with_the_gradients_of_its_own_step(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(tmp_path / "closure.db", log_freq=1)
+    callback.attach(model, optimizer)
+    norms = []
+    for step in range(3):
+
+        def closure(step=step):
+            optimizer.zero_grad()
+            loss = model(batch(step)).square().mean()
+            loss.backward()
+            norms.append(torch.cat([p.grad.flatten() for p in model[0].experts[0].parameters()]).norm().item())
+            return loss
+
+        optimizer.step(closure)
+    callback.detach()
+    rows = table(tmp_path / "closure.db", "SELECT norm FROM layers WHERE layer = 0 AND expert = 0 ORDER BY step")
+    assert [row["norm"] for row in rows] == pytest.approx(norms, rel=1e-6)
+    assert all(row["loss"] > 0 for row in table(tmp_path / "closure.db"))
+
+
+def test_lbfgs_logs_every_step_once_however_often_it_evaluates(tmp_path):
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=5)
+    callback = DynamicsLoggerCallback(tmp_path / "lbfgs.db", log_freq=1)
+    callback.attach(model, optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(batch(0)).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
+    callback.detach()
+    assert [row["step"] for row in table(tmp_path / "lbfgs.db")] == [0, 1]
+
+
+def test_a_step_that_a_scaler_skips_is_an_event_and_no_row(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    callback = DynamicsLoggerCallback(tmp_path / "amp.db", log_freq=1)
+    callback.attach(model, optimizer, scaler=scaler)
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = model(batch(step)).square().mean() * (float("inf") if step == 1 else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    callback.detach()
+    assert [row["step"] for row in table(tmp_path / "amp.db")] == [0, 1]
+    assert "skipped_step" in {row["code"] for row in table(tmp_path / "amp.db", "SELECT code FROM events")}
+
+
+def test_norms_under_a_scaler_are_those_without_one(tmp_path):
+    norms = []
+    for scale in (None, 2.0**12):
+        model, path = network(), tmp_path / f"{scale}.db"
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        callback = DynamicsLoggerCallback(path, log_freq=1)
+        callback.attach(model, optimizer, scaler=scaler)
+        scaler.scale(model(batch(0)).square().mean()).backward()
+        scaler.step(optimizer)
+        callback.detach()
+        norms.append(table(path)[0]["expert_1_bottom_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+
+
+def test_detaching_takes_the_hook_away(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+    callback.attach(model, optimizer)
+    callback.detach()
+    model(batch(0)).mean().backward()
+    optimizer.step()
+    assert table(tmp_path / "x.db") == []
+
+
+@pytest.mark.parametrize(
+    ("order", "code"),
+    [
+        ("before backward", "no_gradients"),
+        ("after zero_grad", "zero_gradients"),
+        ("after step", "after_step"),
+        ("twice", "repeated_step"),
+    ],
+)
+def test_the_wrong_order_of_calls_is_recognised(tmp_path, order, code):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+    callback.on_train_begin(model)
+    loss = model(batch(0)).mean()
+    if order != "before backward":
+        loss.backward()
+    if order == "after zero_grad":
+        optimizer.zero_grad(set_to_none=False)
+    if order == "after step":
+        optimizer.step()
+    for _ in range(2 if order == "twice" else 1):
+        callback.on_before_optimizer_step(model, 0)
+    callback.on_train_end()
+    assert [row["code"] for row in table(tmp_path / "x.db", "SELECT code FROM events")] == [code]
+
+
+def test_the_right_order_is_no_event(tmp_path):
+    train(tmp_path / "x.db")
+    assert table(tmp_path / "x.db", "SELECT code FROM events") == []
+
+
+class Recomputing(nn.Module):
+    """A block that checkpoints its own inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def test_checkpointing_inside_an_expert_is_refused_with_the_remedy():
+    layer = Prismatic(Recomputing(), 8)
+    with pytest.raises(ModelError, match="checkpoint around the whole Prismatic router"):
+        layer(batch(0).requires_grad_()).sum().backward()
+
+
+def test_checkpointing_around_the_router_gives_the_gradients_without_it():
+    plain, checkpointed = network(), network()
+    plain(batch(0)).square().mean().backward()
+    x = batch(0)
+    for layer in checkpointed:
+        x = checkpoint(layer, x, use_reentrant=False)
+    x.square().mean().backward()
+    pairs = zip(plain.parameters(), checkpointed.parameters(), strict=True)
+    assert all(torch.allclose(one.grad, other.grad, atol=1e-7) for one, other in pairs)
+
+
+class Mixture(nn.Module):
+    """Somebody's own mixture of experts: all it has to have is `experts` and `routing_weights`."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(20, 20) for _ in range(4)])
+        self.gate = nn.Linear(20, 4)
+        self.routing_weights = torch.full((4,), 0.25)
+
+    def forward(self, x):
+        shares = self.gate(x).softmax(-1)
+        self.routing_weights = shares.detach().mean((0, 1))
+        return sum(shares[..., i, None] * expert(x) for i, expert in enumerate(self.experts))
+
+
+def test_a_mixture_of_experts_of_somebody_else_is_logged_by_the_protocol(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(Mixture(), nn.Linear(20, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with DynamicsLogger(tmp_path / "mine.db") as logger:
+        callback = DynamicsLoggerCallback(logger, log_freq=1)
+        callback.attach(model, optimizer)
+        for step in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 5, 20, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+            optimizer.step()
+    rows = table(tmp_path / "mine.db")
+    assert len(rows) == 3
+    assert all(0 < row["expert_3_routing_weight"] < 1 and row["expert_3_bottom_norm"] > 0 for row in rows)
+    assert len(table(tmp_path / "mine.db", "SELECT * FROM experts")) == 4
+
+
+def test_a_compiled_model_is_logged_like_the_plain_one(tmp_path):
+    plain = train(tmp_path / "plain.db")
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    callback = DynamicsLoggerCallback(tmp_path / "compiled.db", log_freq=1)
+    callback.attach(model, optimizer)
+    compiled = torch.compile(model, backend="eager")
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        compiled(batch(step)).square().mean().backward()
+        optimizer.step()
+    callback.detach()
+    numbers = [[row["expert_1_bottom_norm"] for row in rows] for rows in (plain, table(tmp_path / "compiled.db"))]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
