@@ -202,7 +202,7 @@ def _overflowed(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
-    """Where this step's gradients are: a fused optimizer under a GradScaler divides by the scale only inside its step."""
+    """Where this step's gradients are: a fused optimizer under a GradScaler divides by the scale only in its step."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return dot_grad

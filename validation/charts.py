@@ -157,19 +157,20 @@ def _lines(
     drawn = data[~(data["value"] <= 0)] if log else data
     x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False))
     lines = alt.Chart(drawn).mark_line(strokeWidth=1.7, clip=True).encode(x=x, y=y, color=color, strokeDash=dash)
-    points = alt.Chart(_alone(drawn)).mark_point(filled=True, size=22, clip=True).encode(x=x, y=y, color=color)
-    layers = [lines, points, *extra, *_rails(data, values, log), _hover(data)]
+    layers = [lines, *_points(drawn, x, y), *extra, *_rails(data, values, log), _hover(data)]
     zoom = alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.shiftKey]")
     layers[0] = lines.add_params(zoom)
     return alt.LayerChart(layer=layers, height=height)
 
 
-def _alone(drawn: pd.DataFrame) -> pd.DataFrame:
+def _points(drawn: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     """Rows with no finite neighbour in their own line, which a line would not show."""
     finite = drawn.assign(there=np.isfinite(drawn["value"].astype(float))).sort_values("step")
     lines = finite.groupby(["expert", "series"])["there"]
     lonely = finite["there"] & ~lines.shift(1, fill_value=False) & ~lines.shift(-1, fill_value=False)
-    return finite[lonely].drop(columns="there")
+    color = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
+    chart = alt.Chart(finite[lonely].drop(columns="there"))
+    return [chart.mark_point(filled=True, size=22, clip=True).encode(x=x, y=y, color=color)] if lonely.any() else []
 
 
 def _scale(values: Sequence[float], *, log: bool) -> alt.Scale:

@@ -317,7 +317,12 @@ def identical_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
     for expert in run.of_role("perturbed"):
         changed = run.changed.get(expert.expert)
         unchanged = changed is not None and not any(changed.values())
-        same = bool(np.array_equal(_norms(run, expert.expert), _norms(run, 0), equal_nan=True)) and len(run.steps) > 1
+        alive = np.nan_to_num(_norms(run, 0)).any()
+        same = (
+            alive
+            and bool(np.array_equal(_norms(run, expert.expert), _norms(run, 0), equal_nan=True))
+            and len(run.steps) > 1
+        )
         if unchanged or (same and changed is None):
             evidence = (
                 "the file says that 0 % of its weights were changed"
