@@ -1,0 +1,137 @@
+"""Lightning: `Trainer(callbacks=[LightningDynamicsCallback("dynamics.db")])`."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prismatic.callbacks import DynamicsLoggerCallback
+from prismatic.dynamics import find_routers
+from prismatic.errors import PrismaticError
+from prismatic.logger import DynamicsLogger
+
+try:
+    import lightning
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError(
+        'LightningDynamicsCallback needs Lightning: pip install "prismatic-dynamics[lightning]"'
+    ) from error
+
+
+class LightningDynamicsCallback(Callback):
+    """Logs the gradient dynamics of a model's Prismatic routers while Lightning trains it.
+
+    logger: the path of the run file, or a DynamicsLogger. Steps are those of the optimizer that holds the experts,
+    from 0, and go on where a checkpoint left them; gradients are measured unscaled and before Lightning clips.
+    Under manual optimisation the number of steps is not known before, so the last one is logged only where it is due,
+    and neither is the loss, nor whether the module clipped: `clip_state` is unknown.
+    A path, option or model that cannot be used is an error before the first step; after it, nothing here stops training.
+    """
+
+    def __init__(self, logger: DynamicsLogger | Path | str, *, log_freq: int = 10, weight_freq: int = 100):
+        self._logger = logger
+        self._options = {"log_freq": log_freq, "weight_freq": weight_freq}
+        self._dynamics: DynamicsLoggerCallback | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._step = 0
+        self._batch = -1
+        self._losses: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the run file, on the main process only."""
+        self._optimizer = _optimizer_of_experts(trainer, pl_module)
+        self._batch = -1
+        self._losses.clear()
+        if not trainer.global_step:
+            self._step = 0
+        elif not self._step:  # the checkpoint was written without this callback; global_step counts all optimizers
+            self._step = trainer.global_step // max(1, len(trainer.optimizers))
+        if trainer.is_global_zero:
+            with _harmless():
+                self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        planned = _planned_steps(trainer, pl_module)
+        last_step = None if planned is None else planned - 1
+        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
+        dynamics.on_train_begin(pl_module, **_facts(trainer, pl_module, planned))
+        if self._step:
+            dynamics.logger.event("resumed", f"training goes on at step {self._step}", step=self._step)
+        self._dynamics = dynamics
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Remember the loss of a micro-batch: the hook that logs is not told."""
+        if self._dynamics is not None and pl_module.automatic_optimization:
+            self._losses.append(loss.detach().float())
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log this step if it is due."""
+        if optimizer is not self._optimizer or self._evaluated_again(trainer, pl_module):
+            return
+        step, self._step = self._step, self._step + 1
+        if self._dynamics is None:
+            return
+        with _harmless():
+            scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
+            metrics = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            if self._losses:
+                # Lightning divides every micro-batch's loss by the number that it means to accumulate.
+                share = trainer.accumulate_grad_batches / len(self._losses)
+                metrics["loss"] = torch.stack(self._losses).sum() * (share / scale)
+            self._losses.clear()
+            # Fused optimizers divide by the scale in their own step, so Lightning has not done it yet.
+            fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+            self._dynamics._gradient = _divided_by(scale if fused else 1.0)
+            self._dynamics.on_before_optimizer_step(pl_module, step, **metrics)
+
+    def _evaluated_again(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether an optimizer such as LBFGS, which evaluates its closure several times a step, was here before."""
+        if not pl_module.automatic_optimization:
+            return False
+        before, self._batch = self._batch, trainer.fit_loop.total_batch_idx
+        return before == self._batch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the run file."""
+        self._end("finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the run file of a training that was stopped or failed."""
+        self._end("crashed" if isinstance(exception, Exception) else "interrupted")
+
+    def _end(self, exit_state: str) -> None:
+        dynamics, self._dynamics = self._dynamics, None
+        if dynamics is not None:
+            with _harmless():
+                dynamics.on_train_end(exit_state=exit_state, ended=time.time())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step, for a checkpoint."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was written."""
+        self._step = state_dict["step"]
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """What fails while logging is said and training goes on; only what this package raises on purpose stops a start."""
+    try:
+        yield
+    except PrismaticError:
+        raise
+    except Exception as error:
+        message = f"dynamics were not logged ({type(error).__name__}: {error}); training goes on."
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
