@@ -4,7 +4,7 @@ import json
 
 import streamlit as st
 
-from ui.shell import inert, shell
+from ui.shell import shell
 from ui.views import claim_cards, headline, number
 from validation.report import as_json
 
@@ -74,4 +74,4 @@ with st.expander("How this run was made"):
             key="facts",
         )
     else:
-        st.caption(inert("The file has no run table: its options, seed and thresholds are unknown."))
+        st.caption("The file has no run table, so its options, seed and thresholds are unknown.")

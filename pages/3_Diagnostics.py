@@ -2,8 +2,7 @@
 
 import streamlit as st
 
-from ui.shell import inert, shell, show_rejected
-from ui.views import show_finding
+from ui.shell import shell, show_finding, show_rejected
 from validation.diagnostics import CHECKS
 
 judgement, run = shell("Diagnostics")
@@ -38,7 +37,7 @@ if file.ignored:
     st.caption("Columns that were not read, because no metric is called so:")
     st.text(", ".join(file.ignored))
 for note in file.notes:
-    st.markdown(f"- {inert(note)}")
+    st.text(note)
 if file.events.num_rows:
     st.subheader("Events of the run", anchor=False)
     st.dataframe(file.events.to_pandas(), hide_index=True, key="events")

@@ -24,6 +24,7 @@ from prismatic.dynamics import (
     with_weights,
 )
 from prismatic.errors import ConfigError, ModelError
+from prismatic.histograms import histogram_rows
 from prismatic.logger import DynamicsLogger
 from prismatic.probe import Loss, isolated_dynamics
 from prismatic.router import Prismatic
@@ -36,7 +37,9 @@ class DynamicsLoggerCallback:
     Call `on_train_begin(model)` once, `on_before_optimizer_step(model, step)` in every step, `on_train_end()` at last.
     logger: a DynamicsLogger, or the path of the run file. last_step: logged whatever log_freq says.
     probe_freq: every so many steps also measure each expert alone (needs `probe` in the call); 0 is never.
-    weight_freq: every so many steps also compare the experts' weights; 0 is never. Both only in steps that are logged.
+    weight_freq: every so many steps also compare the experts' weights; 0 is never.
+    histogram_freq: every so many steps also count gradient entries by size; 0 is never.
+    These three happen only in steps that are logged.
     Raises ConfigError for a log_freq below 1.
     """
 
@@ -47,6 +50,7 @@ class DynamicsLoggerCallback:
         log_freq: int = 10,
         probe_freq: int = 0,
         weight_freq: int = 100,
+        histogram_freq: int = 0,
         last_step: int | None = None,
     ):
         if log_freq < 1:
@@ -55,6 +59,7 @@ class DynamicsLoggerCallback:
         self.log_freq = log_freq
         self.probe_freq = probe_freq
         self.weight_freq = weight_freq
+        self.histogram_freq = histogram_freq
         self.last_step = last_step
         self._hook: RemovableHandle | None = None
         self._gradient: Gradient = dot_grad
@@ -114,6 +119,8 @@ class DynamicsLoggerCallback:
         if self._due(step, self.weight_freq):
             layers = with_weights(layers, routers)
         dynamics = aggregate(layers)
+        if self._due(step, self.histogram_freq):
+            dynamics["histograms"] = histogram_rows(routers, self._gradient)
         if probe is not None and self._due(step, self.probe_freq):
             dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
         return dynamics

@@ -40,6 +40,12 @@ class RouterConfig(BaseModel):
     """frozen: every expert has the same share for ever, which takes the router's symmetry breaking away."""
     router_input: Literal["mean", "first"] = "mean"
     """What of a sequence the router sees: the mean over positions, or the first one only, which is causal."""
+    expert_dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
+    """While training, leave each expert out of a sequence's merge with this probability, as SMEAR does."""
+    load_balancing: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    """Weight of the Switch Transformer's load-balancing loss; without it a router collapses onto one expert."""
+    tier_basis: Literal["base", "current"] = "base"
+    """base: tiers of the weights before perturbation, for ever; current: of each expert's weights as they are now."""
     control_experts: Annotated[int, Field(ge=0, le=10)] = 0
     """Copies perturbed by control_scale only: whatever they show, the perturbation's size did not cause."""
     control_scale: Annotated[FiniteFloat, Field(ge=0)] = 0.001
@@ -78,6 +84,8 @@ class RunConfig(RouterConfig):
     """Log every so many steps, and the first and the last."""
     probe_freq: Annotated[int, Field(ge=0)] = 0
     """Every so many steps also measure each expert's gradient alone, on the same batch; 0 is never."""
+    histogram_freq: Annotated[int, Field(ge=0)] = 0
+    """Every so many steps also count the gradient entries of each tier by their size; 0 is never."""
     weight_freq: Annotated[int, Field(ge=0)] = 100
     """Every so many steps also compare the experts' weights; 0 is never."""
 

@@ -73,9 +73,7 @@ def tiers_of(router: Any) -> TierIndices:
     if isinstance(own, TierIndices):
         return own
     if router not in _TIERS_OF_OTHERS:
-        made = TierIndices()
-        made.rank(dict(router.experts[0].named_parameters()), SPARSITY)
-        _TIERS_OF_OTHERS[router] = made
+        _TIERS_OF_OTHERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY)
     return _TIERS_OF_OTHERS[router]
 
 
@@ -125,6 +123,8 @@ class _Layer:
 
     tensors: Sequence[TensorGradients]
     missing: Sequence[int]
+    own_tiers: bool = False
+    """Whether every expert has tiers of its own; then there is a TensorGradients per parameter *and* expert."""
 
     @classmethod
     def of(cls, router: RoutedExperts, gradient: Gradient) -> _Layer:
@@ -135,10 +135,24 @@ class _Layer:
             sum(own[name] is None and weight.requires_grad for name, weight in expert.items())
             for own, expert in zip(grads, experts, strict=True)
         ]
-        return cls([TensorGradients([own.get(name) for own in grads], tiers[name]) for name in experts[0]], missing)
+        config = getattr(router, "config", None)
+        if getattr(config, "tier_basis", "base") == "base":
+            return cls([TensorGradients([own.get(name) for own in grads], tiers[name]) for name in experts[0]], missing)
+        current = [TierIndices.of(expert, getattr(config, "sparsity", SPARSITY)) for expert in experts]
+        tensors = [
+            TensorGradients([own.get(name) for own in grads], current[expert][name])
+            for name in experts[0]
+            for expert in range(len(experts))
+        ]
+        return cls(tensors, missing, own_tiers=True)
 
     def dynamics(self, sums_PE: Sums, shares: Sequence[float]) -> list[ExpertDynamics]:
         """Per expert, from the sums [tensors, E, len(SUMS)] and the routing shares."""
+        experts = len(self.missing)
+        if self.own_tiers:
+            # Of each parameter, the row of each expert from the sums that were taken by that expert's tiers.
+            by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
+            sums_PE = by_tiers[:, np.arange(experts), np.arange(experts)]
         total = sums_PE.sum(axis=0)
         norms = [math.sqrt(row[:3].sum()) for row in total]
         ratios = self._bottom_to_middle(sums_PE)
@@ -163,7 +177,8 @@ class _Layer:
         Over the same tensors for every expert: those with tiers in which none of them has a zero. An expert without any
         gradient, or with one that is not finite, has no such mean and does not count here.
         """
-        ranked = [place for place, tensor in enumerate(self.tensors) if len(tensor.tiers.bottom)]
+        every = len(self.missing) if self.own_tiers else 1
+        ranked = [place for place, tensor in enumerate(self.tensors[::every]) if len(tensor.tiers.bottom)]
         bottom_PE, middle_PE = sums_PE[ranked, :, 1], sums_PE[ranked, :, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio_PE = np.log(bottom_PE / middle_PE) / 2
@@ -177,7 +192,8 @@ class _Layer:
 
     def _count_nonfinite(self, expert: int) -> int:
         """How many gradient entries are NaN or infinite: a second pass, made only when the first one met any."""
-        grads = [tensor.gradients[expert] for tensor in self.tensors]
+        every = len(self.missing) if self.own_tiers else 1
+        grads = [tensor.gradients[expert] for tensor in self.tensors[::every]]
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
 
 

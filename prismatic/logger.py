@@ -133,8 +133,9 @@ class DynamicsLogger:
         row |= {name: dynamics[name] for name in ("nonfinite", "missing_gradients") if name in dynamics}
         self._check_rewind(step)
         self._insert("dynamics", row | metrics)
-        for layer in dynamics.get("layers", ()):
-            self._insert("layers", {"step": step, **layer})
+        for table in ("layers", "histograms"):
+            for own in dynamics.get(table, ()):
+                self._insert(table, {"step": step, **own})
         self._flush_if_due()
 
     def log_dynamics(self, step: int, metrics: Mapping[str, Any] | None) -> None:
@@ -195,7 +196,7 @@ class DynamicsLogger:
         self._waiting.append((statement, values))
         if len(self._waiting) > MAX_WAITING:
             # The oldest measurement goes; facts and events are few, and only they can explain what is missing.
-            measured = ("INSERT OR REPLACE INTO dynamics ", "INSERT OR REPLACE INTO layers ")
+            measured = tuple(f"INSERT OR REPLACE INTO {table} " for table in ("dynamics", "layers", "histograms"))
             del self._waiting[next((i for i, (sql, _) in enumerate(self._waiting) if sql.startswith(measured)), 0)]
             self.dropped += 1
 

@@ -28,7 +28,8 @@ class Prismatic(nn.Module):
     block: the module to copy, initialised, taking and returning [B, S, D]; it becomes expert 0.
     hidden_size: D, what the router reads. layer: this router's place in the model; it varies the noise.
     `forced`: an expert's number makes that expert run alone, unrouted; the isolated probe sets it for a moment.
-    `roles[i]` says what expert i is (clean, perturbed, control); `routing_weights` holds the last batch-mean shares.
+    `roles[i]` says what expert i is (clean, perturbed, control); `routing_weights` holds the last batch-mean shares,
+    `balance` the imbalance of the last batch where the config asks for it.
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
 
@@ -46,6 +47,7 @@ class Prismatic(nn.Module):
         self.parameter_names = [name for name, _ in block.named_parameters()]
         self.tiers = TierIndices()
         self.forced: int | None = None
+        self.balance: Tensor | None = None
         self._merging = False
         self._weights_at_forward: int | None = None
         for module in block.modules():
@@ -104,7 +106,17 @@ class Prismatic(nn.Module):
             return self.routing_weights.new_full((x.shape[0], len(self.roles)), 1 / len(self.roles))
         seen = x[:, 0] if self.config.router_input == "first" else x.mean(1)
         with torch.autocast(x.device.type, enabled=False):
-            return self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
+            p_BE = self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
+        if self.config.load_balancing:
+            self.balance = load_imbalance(p_BE)
+        return self._dropped(p_BE) if self.training and self.config.expert_dropout else p_BE
+
+    def _dropped(self, p_BE: Tensor) -> Tensor:
+        """Some experts left out of each sequence, the others' shares raised to sum to 1 again; never all of them."""
+        kept_BE = torch.rand_like(p_BE) >= self.config.expert_dropout
+        kept_BE = kept_BE | ~kept_BE.any(-1, keepdim=True)
+        p_BE = p_BE * kept_BE
+        return p_BE / p_BE.sum(-1, keepdim=True).clamp_min(torch.finfo(p_BE.dtype).tiny)
 
     def forward(self, x: Tensor) -> Tensor:
         self._merging = True
@@ -179,6 +191,23 @@ class Prismatic(nn.Module):
             for name in [name for name, value in values.items() if value is None]:
                 del values[name]
         return dynamics
+
+
+def load_imbalance(p_BE: Tensor) -> Tensor:
+    """1 where every expert is chosen equally often, up to E where one is always chosen.
+
+    E x sum over experts of (share of sequences that prefer it) x (mean probability): Fedus, Zoph & Shazeer 2022,
+    Switch Transformers (arXiv 2101.03961), section 2.2.
+    """
+    experts = p_BE.shape[-1]
+    preferred_E = nn.functional.one_hot(p_BE.argmax(-1), experts).to(p_BE.dtype).mean(0)
+    return experts * (preferred_E * p_BE.mean(0)).sum()
+
+
+def load_balancing_loss(model: nn.Module) -> Tensor | float:
+    """What to add to the training loss: over all routers, load_balancing x the imbalance of the last forward pass."""
+    routers = [module for module in model.modules() if isinstance(module, Prismatic)]
+    return sum((r.config.load_balancing * r.balance for r in routers if r.balance is not None), start=0.0)
 
 
 class _GradientGain(torch.autograd.Function):

@@ -96,6 +96,15 @@ TIERS_COLUMNS = (
     Column("hash", "TEXT", "sha256, 16 hex digits", "of the index set, so that two runs can be seen to share tiers"),
 )
 
+HISTOGRAMS_COLUMNS = (
+    Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
+    Column("layer", "INTEGER", "index", "which Prismatic router"),
+    Column("expert", "INTEGER", "index", "which expert"),
+    Column("tier", "TEXT", "name", "top, bottom or middle"),
+    Column("bin", "INTEGER", "log2", "entries with 2^bin <= |gradient| < 2^(bin + 1)"),
+    Column("count", "INTEGER", "entries", "how many; bins without any have no row"),
+)
+
 RUN_COLUMNS = (
     Column("key", "TEXT", "name", "config.NAME for every option, and facts about the run"),
     Column("value", "TEXT", "JSON", "a JSON scalar or list"),
@@ -113,6 +122,7 @@ EVENTS_COLUMNS = (
 # Every table but `dynamics`, whose columns depend on the number of experts: (columns, primary key).
 TABLES = {
     "layers": (LAYERS_COLUMNS, ("step", "layer", "expert", "source")),
+    "histograms": (HISTOGRAMS_COLUMNS, ("step", "layer", "expert", "tier", "bin")),
     "experts": (EXPERTS_COLUMNS, ("expert",)),
     "tiers": (TIERS_COLUMNS, ("layer", "tier")),
     "run": (RUN_COLUMNS, ("key",)),

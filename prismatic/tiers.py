@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,13 @@ class TierIndices(nn.Module):
             # Buffer names must not hold dots, so a parameter is known here by its place.
             self.register_buffer(f"top_{place}", tiers.top.to(weight.device))
             self.register_buffer(f"bottom_{place}", tiers.bottom.to(weight.device))
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Tensor], sparsity: float) -> Self:
+        """The tiers of these weights."""
+        tiers = cls()
+        tiers.rank(parameters, sparsity)
+        return tiers
 
     def __getitem__(self, name: str) -> Tiers:
         place = self.names.index(name)

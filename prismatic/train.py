@@ -21,6 +21,7 @@ from prismatic.corpus import Corpus
 from prismatic.errors import ConfigError, LoggerError
 from prismatic.logger import DynamicsLogger
 from prismatic.model import ByteLM
+from prismatic.router import load_balancing_loss
 
 HELD_OUT_BATCHES = 8
 
@@ -56,6 +57,7 @@ def train(
             log_freq=config.log_freq,
             probe_freq=config.probe_freq,
             weight_freq=config.weight_freq,
+            histogram_freq=config.histogram_freq,
             last_step=config.steps - 1,
         )
         callback.on_train_begin(model, **run_facts(config, run_hash, corpus))
@@ -86,7 +88,7 @@ def _loop(
             batch = _batch(config, corpus, step)
             loss = model.loss(batch)
             optimizer.zero_grad()
-            loss.backward()
+            (loss + load_balancing_loss(model)).backward()
             loss_value = loss.item()
             rate = optimizer.param_groups[0]["lr"]
             callback.on_before_optimizer_step(

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.simulate import simulated_run, write
-from ui.shell import PAGES, Library, Source, inert
+from ui.shell import PAGES, Library, Source, plain
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -62,7 +62,8 @@ def test_home_shows_both_readings_of_each_claim():
 
 
 def test_a_positive_control_is_marked_on_home():
-    assert "put in by hand" in texts(opened("app.py", (EXAMPLES / "positive-control.db", "positive")))
+    at = opened("app.py", (EXAMPLES / "positive-control.db", "positive"))
+    assert "put in by hand" in texts(at)
 
 
 def test_one_click_on_an_example_gives_a_verdict():
@@ -77,7 +78,7 @@ def test_an_upload_is_judged_beside_files_that_cannot_be():
     good = ("dynamics.db", (EXAMPLES / "as-is.db").read_bytes(), "application/octet-stream")
     at.file_uploader[0].set_value([good, ("notes.txt", b"no run at all", "text/plain")]).run()
     assert not at.exception
-    assert "Expected a run file" in html.unescape(at.error[0].value)
+    assert any("expected a run file" in text.value for text in at.text)
     assert "confounded" in at.subheader[0].value
 
 
@@ -95,7 +96,7 @@ def test_a_bad_upload_alone_gets_its_sentence_and_no_verdict(content):
     at = opened()
     at.file_uploader[0].upload("bad.db", content, "application/octet-stream").run()
     assert not at.exception
-    assert "Fix:" in at.error[0].value
+    assert any("Fix: " in text.value for text in at.text)
     assert not at.subheader
 
 
@@ -141,10 +142,10 @@ def test_the_words_of_a_file_are_never_markup(page, tmp_path):
     assert "<b>" not in texts(at)
 
 
-def test_inert_text_leaves_no_markup_and_no_word_behind():
-    shown = inert(HARMFUL)
-    assert not set("![]()<>:$`*_/.@-") & set(shown)
-    assert html.unescape(shown).replace("\u2060", "") == HARMFUL
+def test_our_own_sentences_keep_every_character():
+    sentence = "train with --set merge=example control_experts=1 [0.98, 1.00] (see *this*)"
+    assert html.unescape(plain(sentence)) == sentence
+    assert not set("_[]()*=") & set(plain(sentence))
 
 
 def test_the_same_run_uploaded_and_picked_is_one_run(tmp_path):

@@ -1,7 +1,8 @@
 """What every page shares: the page's frame, the session's run files, the picked run, and the empty state.
 
 Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Uploads are written to a private
-folder of the session under their own hash and deleted when the session ends; names of files are data and shown inert.
+folder of the session under their own hash and deleted when the session ends. Names of files and their words are data:
+they are shown as plain text, never as markup.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import streamlit as st
 
 from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
+from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judge import Judgement, judge
 from validation.runs import read_files
 from validation.series import Run
@@ -32,6 +34,7 @@ PAGES = {
     "pages/2_Verdict.py": "Verdict",
     "pages/3_Diagnostics.py": "Diagnostics",
 }
+SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
 COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
 TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
 
@@ -93,12 +96,13 @@ def shell(title: str) -> tuple[Judgement, Run]:
 
 def introduce(run: Run) -> None:
     """Which run this is, and what nobody may overlook about it on any page."""
-    scale, seed, merge = run.number("config.perturbation_scale"), run.seed, run.config.get("merge")
+    scale, seed = run.number("config.perturbation_scale"), run.seed
+    merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
     facts = [f"run {run.run}", f"{len(run.steps)} logged steps", f"{len(run.experts)} experts"]
     facts += [f"scale {scale:g}"] if scale is not None else []
-    facts += [f"merge: {str(merge)[:20]}"] if merge is not None else []
+    facts += [f"merge {merge}"] if merge else []
     facts += [f"seed {seed}"] if seed is not None else []
-    st.caption(inert(" · ".join(facts)))
+    st.caption(plain(" · ".join(facts)))
     with st.container(horizontal=True):
         if not run.finished:
             st.badge("provisional", color="blue", help="The run has not reached its planned end.")
@@ -164,22 +168,29 @@ def show_rejected(judgement: Judgement) -> None:
     """Each file that could not be read, with what was seen, why, and what to do."""
     for finding in judgement.findings:
         if finding.run is None:
-            seen, why, fix = (sentence(text) for text in (finding.evidence, finding.cause, finding.fix))
-            st.error(f"**{sentence(finding.symptom)}** {seen}\n\n{why}\n\n**Fix:** {fix}")
+            show_finding(finding)
 
 
-def inert(text: str) -> str:
-    """Text for st.markdown in which nothing is markup: a run file's own words must not become links or images.
+def show_finding(finding: Finding) -> None:
+    """What is seen, the evidence, the cause, the fix.
 
-    Entities keep punctuation from being syntax; the word joiner after it keeps what is left from being recognised as an
-    address, an icon or an arrow once the entities are text again.
+    As plain text and never as markup: these words quote the file, and a file's words may try to be a link, a picture or
+    an icon. Escaping does not help, since addresses are recognised after it.
     """
-    return re.sub(r"[^A-Za-z0-9\s,;%×·–—…≥≤∞]", lambda match: f"&#{ord(match[0])};\u2060", text)
+    with st.container(border=True):
+        st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
+        st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
+        st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
+
+
+def plain(text: str) -> str:
+    """A sentence of our own for st.markdown, in which brackets, stars and underscores are what they are."""
+    return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]|_", lambda match: f"&#{ord(match[0])};", text)
 
 
 def sentence(text: str) -> str:
-    """Inert text as a sentence of its own."""
-    return inert(text[:1].upper() + text[1:]) + "."
+    """The same as a sentence with its capital and its full stop."""
+    return plain(text[:1].upper() + text[1:]) + "."
 
 
 def status_badge(status: str) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui.shell import COLORS, inert, sentence, status_badge
+from ui.shell import COLORS, plain, sentence, show_finding, status_badge
 from validation import charts
 from validation.claims import CLAIMS, Claim
-from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judge import Judgement
 from validation.series import Run
 from validation.verdict import Reading, combine
@@ -25,7 +24,6 @@ MEANING = {
     "invalid": "The data cannot carry a verdict.",
 }
 PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
-BOXES = {ERROR: st.error, WARNING: st.warning, INFO: st.info}
 
 
 def of_run(reading: Reading, run: Run) -> dict[str, Claim]:
@@ -44,7 +42,7 @@ def headline(judgement: Judgement, run: Run) -> None:
             if premise.run == run.run:
                 badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
                 st.markdown(f"{badge} {sentence(premise.because)}")
-        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {inert(shown.because)}." if shown else ""))
+        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {plain(shown.because)}." if shown else ""))
         written = combine([claim.status for claim in of_run(judgement.verdict.as_written, run).values()])
         st.caption(f"As written, to the letter of the documented rules: **{written}**.")
 
@@ -97,14 +95,6 @@ def findings_summary(judgement: Judgement, run: Run) -> None:
         st.page_link("pages/3_Diagnostics.py", label=f"{len(own) - 1} more on the Diagnostics page")
 
 
-def show_finding(finding: Finding) -> None:
-    """What is seen, the evidence, the cause, the fix."""
-    BOXES[finding.severity](
-        f"**{sentence(finding.symptom)}**\n\n**Seen:** {inert(finding.evidence)}\n\n"
-        f"**Cause:** {inert(finding.cause)}\n\n**Fix:** {inert(finding.fix)}"
-    )
-
-
 def runs_table(judgement: Judgement) -> None:
     """Every run that was read, in one table, with the verdict over all of them."""
     if len(judgement.runs) > 1:
@@ -114,7 +104,7 @@ def runs_table(judgement: Judgement) -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{claim.claim.capitalize()}**")
                 status_badge(claim.status)
-                st.caption(inert(claim.because))
+                st.caption(plain(claim.because))
     rows = []
     for run, file in zip(judgement.runs, judgement.files, strict=True):
         claims = of_run(judgement.verdict.controlled, run)

@@ -25,6 +25,7 @@ from validation.errors import Limits, RunFileError, explained, rejection, shown
 
 READER = Path(__file__).with_name("reader.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; what is still alive after this is killed
+SIDE_TABLES = ("run", "experts", "tiers", "events", "layers")  # what is read beside `dynamics`
 HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
@@ -96,7 +97,7 @@ class Child:
 
 
 def _request(path: Path, immutable: bool, limits: Limits) -> bytes:
-    tables = {table: {column.name: column.type for column in columns} for table, (columns, _) in schema.TABLES.items()}
+    tables = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
     columns = [column.name for column in schema.STEP_COLUMNS]
     file = {"path": os.path.abspath(path), "immutable": immutable}
     return json.dumps({**file, "limits": asdict(limits), "columns": columns, "tables": tables}).encode() + b"\n"

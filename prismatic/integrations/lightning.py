@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.callbacks import DynamicsLoggerCallback
-from prismatic.dynamics import find_routers
+from prismatic.dynamics import Gradient, dot_grad, find_routers
 from prismatic.errors import PrismaticError
 from prismatic.logger import DynamicsLogger
 
 try:
     import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:
     raise ImportError(
@@ -34,7 +35,7 @@ class LightningDynamicsCallback(Callback):
     from 0, and go on where a checkpoint left them; gradients are measured unscaled and before Lightning clips.
     Under manual optimisation the number of steps is not known before, so the last one is logged only where it is due,
     and neither is the loss, nor whether the module clipped: `clip_state` is unknown.
-    A path, option or model that cannot be used is an error before the first step; after it, nothing here stops training.
+    A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
     """
 
     def __init__(self, logger: DynamicsLogger | Path | str, *, log_freq: int = 10, weight_freq: int = 100):
@@ -56,7 +57,7 @@ class LightningDynamicsCallback(Callback):
         elif not self._step:  # the checkpoint was written without this callback; global_step counts all optimizers
             self._step = trainer.global_step // max(1, len(trainer.optimizers))
         if trainer.is_global_zero:
-            with _harmless():
+            with _harmless(PrismaticError):
                 self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,7 +85,7 @@ class LightningDynamicsCallback(Callback):
             return
         with _harmless():
             scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
-            metrics = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
             if self._losses:
                 # Lightning divides every micro-batch's loss by the number that it means to accumulate.
                 share = trainer.accumulate_grad_batches / len(self._losses)
@@ -126,12 +127,55 @@ class LightningDynamicsCallback(Callback):
 
 
 @contextmanager
-def _harmless() -> Iterator[None]:
-    """What fails while logging is said and training goes on; only what this package raises on purpose stops a start."""
+def _harmless(*but: type[Exception]) -> Iterator[None]:
+    """What fails while logging is said, and training goes on; `but` is raised all the same."""
     try:
         yield
-    except PrismaticError:
+    except but:
         raise
     except Exception as error:
         message = f"dynamics were not logged ({type(error).__name__}: {error}); training goes on."
         warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _optimizer_of_experts(trainer: Trainer, model: nn.Module) -> torch.optim.Optimizer | None:
+    """The first optimizer that trains any expert, or else the first one."""
+    experts = {id(weight) for router in find_routers(model) for weight in router.experts.parameters()}
+    for optimizer in trainer.optimizers:
+        if any(id(weight) in experts for group in optimizer.param_groups for weight in group["params"]):
+            return optimizer
+    return next(iter(trainer.optimizers), None)
+
+
+def _planned_steps(trainer: Trainer, module: LightningModule) -> int | None:
+    """How many steps the training will take; None where Lightning cannot know."""
+    if not module.automatic_optimization:
+        return None
+    try:
+        planned = trainer.estimated_stepping_batches
+    except MisconfigurationException:  # accumulation that varies between epochs
+        return None
+    return int(planned) if math.isfinite(planned) and planned > 0 else None
+
+
+def _facts(trainer: Trainer, module: LightningModule, planned_steps: int | None) -> dict[str, Any]:
+    facts = {
+        "hook": "lightning on_before_optimizer_step",
+        "clip_state": "before" if module.automatic_optimization else "unknown",
+        "max_grad_norm": trainer.gradient_clip_val if trainer.gradient_clip_algorithm != "value" else None,
+        "gradient_accumulation_steps": trainer.accumulate_grad_batches,
+        "precision": trainer.precision,
+        "world_size": trainer.world_size,
+        "planned_steps": planned_steps,
+        "device": str(module.device),
+        "lightning": lightning.__version__,
+        "exit_state": "running",
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _divided_by(scale: float) -> Gradient:
+    """Where the gradients are, by parameter: in `.grad`, perhaps still scaled."""
+    if scale == 1:
+        return dot_grad
+    return lambda parameter: None if parameter.grad is None else parameter.grad / scale

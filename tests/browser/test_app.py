@@ -51,9 +51,10 @@ def test_the_words_of_a_file_become_no_link_no_picture_and_no_emphasis(page: Pag
     words = "http://evil.example/a www.evil.example mail@evil.example _soft_ *loud* :material/home: <b>x</b> ![x](http://evil.example/b)"
     (tmp_path / "www.evil.example.db").write_text(words)
     upload(page, tmp_path / "www.evil.example.db")
-    box = page.get_by_test_id("stAlert").first
-    expect(box).to_contain_text("cannot be read as a run")
-    assert box.locator("a, img, em, b, i, [data-testid=stIconMaterial]").count() == 0
+    main = page.get_by_test_id("stMain")
+    expect(main.get_by_text("The file www.evil.example.db cannot be read as a run")).to_be_visible(timeout=15_000)
+    expect(main.get_by_text("http://evil.example/a www.evil.example").first).to_be_visible()
+    assert main.locator("a[href*=evil], img[src*=evil], em").count() == 0
 
 
 def test_zeros_are_seen_on_a_rail_below_the_logarithmic_axis(page: Page, tmp_path: Path):

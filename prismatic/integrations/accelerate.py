@@ -1,0 +1,193 @@
+"""Accelerate: a context around a training loop, with one call in every iteration.
+
+with AccelerateDynamics(accelerator, model, optimizer, "dynamics.db", planned_steps=1000) as dynamics:
+    for batch in loader:
+        with accelerator.accumulate(model):
+            loss = model(batch)
+            accelerator.backward(loss)
+            dynamics.before_step(loss=loss)
+            optimizer.step()
+            optimizer.zero_grad()
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from prismatic.callbacks import DynamicsLoggerCallback
+from prismatic.dynamics import Gradient, dot_grad
+from prismatic.errors import PrismaticError
+from prismatic.logger import DynamicsLogger
+
+try:
+    import accelerate
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+except ImportError as error:
+    raise ImportError('AccelerateDynamics needs Accelerate: pip install "prismatic-dynamics[hf]"') from error
+
+
+class AccelerateDynamics:
+    """Logs the gradient dynamics of a model's Prismatic routers in a training loop of Accelerate.
+
+    model, optimizer: as `accelerator.prepare` returned them; of several optimizers, the one that holds the experts.
+    logger: the path of the run file, or a DynamicsLogger; only the main process writes.
+    planned_steps: how many steps the loop will take; the last one is logged whatever log_freq says.
+    clip_state: "after" if the loop clips before it calls `before_step`, to max_grad_norm.
+    Steps are the optimizer's, from 0. A loop that resumes gives this to `accelerator.register_for_checkpointing` as
+    well, within the context and before it loads. Gradients are measured unscaled wherever the call stands.
+    A path, option or model that cannot be used is an error on entering; after it, nothing here stops training.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        logger: DynamicsLogger | Path | str,
+        *,
+        log_freq: int = 10,
+        weight_freq: int = 100,
+        planned_steps: int | None = None,
+        clip_state: Literal["before", "after"] = "before",
+        max_grad_norm: float | None = None,
+    ):
+        self._accelerator = accelerator
+        self._model = accelerator.unwrap_model(model)
+        self._optimizer = optimizer
+        self._logger = logger
+        self._options = {"log_freq": log_freq, "weight_freq": weight_freq}
+        self._given: dict[str, Any] = {
+            "planned_steps": planned_steps,
+            "clip_state": clip_state,
+            "max_grad_norm": max_grad_norm,
+        }
+        self._dynamics: DynamicsLoggerCallback | None = None
+        self._step = 0
+        self._losses: list[Tensor] = []
+
+    def __enter__(self) -> Self:
+        if self._accelerator.is_main_process:
+            with harmless(PrismaticError):
+                self._begin()
+        return self
+
+    def _begin(self) -> None:
+        planned = self._given["planned_steps"]
+        last_step = None if planned is None else planned - 1
+        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
+        dynamics.on_train_begin(self._model, **self._facts())
+        self._dynamics = dynamics
+
+    def _facts(self) -> dict[str, Any]:
+        mixed = self._accelerator.mixed_precision
+        return {
+            "hook": "accelerate",
+            "gradient_accumulation_steps": self._accelerator.gradient_accumulation_steps,
+            "precision": weight_dtype(self._model) if mixed == "no" else f"{mixed}-mixed",
+            "world_size": self._accelerator.num_processes,
+            "device": str(self._accelerator.device),
+            "accelerate": accelerate.__version__,
+            "exit_state": "running",
+            **{name: value for name, value in self._given.items() if value is not None},
+        }
+
+    def before_step(self, *, loss: Tensor | None = None, **metrics: float) -> None:
+        """Call it after every `accelerator.backward`: it logs when the gradients are complete and the step is due.
+
+        loss: of this batch, as it was given to backward; its mean over the batches of the step is logged.
+        """
+        with harmless():
+            if self._dynamics is not None and loss is not None:
+                self._losses.append(loss.detach())
+            if self._accelerator.sync_gradients:
+                self._log(metrics)
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        step, self._step = self._step, self._step + 1
+        losses, self._losses = self._losses, []
+        if self._dynamics is None:
+            return
+        if step and self._accelerator.optimizer_step_was_skipped:
+            say_skipped(self._dynamics, step - 1)
+        if losses:
+            metrics = {"loss": torch.stack(losses).mean(), **metrics}
+        self._dynamics._gradient = unscaled(self._optimizer)
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        self._dynamics.on_before_optimizer_step(self._model, step, **{"learning_rate": rate, **metrics})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        dynamics, self._dynamics = self._dynamics, None
+        if dynamics is not None:
+            with harmless():
+                dynamics.on_train_end(exit_state=exit_state(error), ended=time.time())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step, for a checkpoint."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was written."""
+        self._step = state_dict["step"]
+        if self._dynamics is not None and self._step:
+            say_resumed(self._dynamics, self._step)
+
+
+@contextmanager
+def harmless(*but: type[Exception]) -> Iterator[None]:
+    """What fails while logging is said, and training goes on; `but` is raised all the same."""
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        message = f"dynamics were not logged ({type(error).__name__}: {error}); training goes on."
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def exit_state(error: BaseException | None) -> str:
+    """How a training ended: KeyboardInterrupt and SystemExit are no Exceptions."""
+    return "finished" if error is None else "crashed" if isinstance(error, Exception) else "interrupted"
+
+
+def weight_dtype(model: nn.Module) -> str:
+    """The precision of a training without autocast: that of the weights."""
+    return str(next((weight.dtype for weight in model.parameters()), torch.float32)).removeprefix("torch.")
+
+
+def say_skipped(dynamics: DynamicsLoggerCallback, step: int) -> None:
+    """Record that the GradScaler kept the optimizer from this step."""
+    message = "gradients overflowed: the scaler skipped this step"
+    dynamics.logger.event("skipped_step", message, level="warning", step=step)
+
+
+def say_resumed(dynamics: DynamicsLoggerCallback, step: int) -> None:
+    """Record that the training did not begin at step 0."""
+    dynamics.logger.event("resumed", f"training goes on at step {step}", step=step)
+
+
+def unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
+    """Where an accelerated optimizer's gradients are, by parameter, whether or not something has unscaled them yet."""
+    scaler: Any = getattr(optimizer, "scaler", None)
+    if scaler is None:
+        return dot_grad
+    inner = optimizer
+    while isinstance(inner, AcceleratedOptimizer):
+        inner = inner.optimizer
+    # A GradScaler does not say so by any public name; accelerator.clip_grad_norm_ has unscaled them, too.
+    state = scaler._per_optimizer_states.get(id(inner))
+    if state is not None and state["stage"].name != "READY":
+        return dot_grad
+    scale = scaler.get_scale()
+    return lambda parameter: None if parameter.grad is None else parameter.grad / scale
