@@ -389,10 +389,10 @@ def test_accelerates_gradients_are_measured_unscaled(path: Path, clip: float | N
 
 
 def test_a_step_that_accelerates_scaler_skips_is_an_event(path: Path):
-    with_accelerate(path, Model(), scaler=torch.amp.GradScaler("cpu", init_scale=2.0**127), log_freq=1)
-    overflowed = [row["step"] for row in rows(path) if row["nonfinite"]]
-    assert 0 < len(overflowed) < len(BATCHES)
-    assert events(path) == [("skipped_step", step) for step in overflowed]
+    with_accelerate(path, Model(), scaler=torch.amp.GradScaler("cpu", init_scale=2.0**127))
+    skipped = events(path)  # the scale is halved until the gradients fit
+    assert 0 < len(skipped) < len(BATCHES)
+    assert skipped == [("skipped_step", step) for step in range(len(skipped))]
 
 
 @pytest.mark.parametrize(("optimizer", "fused"), [("SGD", False), ("AdamW", True)])
