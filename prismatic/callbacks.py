@@ -72,7 +72,10 @@ class DynamicsLoggerCallback:
         routers = find_routers(model)
         for router in routers:
             _refuse_sharding_inside(router)
-        self.logger.log_run({"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **facts})
+        options = _options(routers)
+        self.logger.log_run(
+            {"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **options, **facts}
+        )
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -196,6 +199,12 @@ class DynamicsLoggerCallback:
         """Record closing facts, such as `exit_state`, and close the run file."""
         self.logger.log_run(facts)
         self.logger.close()
+
+
+def _options(routers: list[Any]) -> dict[str, Any]:
+    """The routers' own options as facts, which the verdict reads: scale, merge, seed, whether the effect is real."""
+    config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
+    return {} if config is None else {f"config.{name}": value for name, value in config.model_dump(mode="json").items()}
 
 
 def _learning_rate(optimizer: torch.optim.Optimizer) -> float:

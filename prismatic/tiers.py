@@ -68,9 +68,10 @@ class TierIndices(nn.Module):
         self.names = list(parameters)
         for place, weight in enumerate(parameters.values()):
             tiers = tier_indices(weight, sparsity)
-            # Buffer names must not hold dots, so a parameter is known here by its place.
-            self.register_buffer(f"top_{place}", tiers.top.to(weight.device))
-            self.register_buffer(f"bottom_{place}", tiers.bottom.to(weight.device))
+            # Buffer names must not hold dots, so a parameter is known here by its place. Empty ones are not saved:
+            # some formats take all tensors without storage for one shared tensor and drop the others.
+            for tier, indices in tiers._asdict().items():
+                self.register_buffer(f"{tier}_{place}", indices.to(weight.device), persistent=len(indices) > 0)
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor], sparsity: float) -> Self:

@@ -13,9 +13,6 @@ with AccelerateDynamics(accelerator, model, optimizer, "dynamics.db", planned_st
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -26,6 +23,7 @@ from torch import Tensor, nn
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.dynamics import Gradient, dot_grad
 from prismatic.errors import PrismaticError
+from prismatic.integrations.harmless import harmless
 from prismatic.logger import DynamicsLogger
 
 try:
@@ -142,18 +140,6 @@ class AccelerateDynamics:
         self._step = state_dict["step"]
         if self._dynamics is not None and self._step:
             say_resumed(self._dynamics, self._step)
-
-
-@contextmanager
-def harmless(*but: type[Exception]) -> Iterator[None]:
-    """What fails while logging is said, and training goes on; `but` is raised all the same."""
-    try:
-        yield
-    except but:
-        raise
-    except Exception as error:
-        message = f"dynamics were not logged ({type(error).__name__}: {error}); training goes on."
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def exit_state(error: BaseException | None) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.dynamics import Gradient, dot_grad, find_routers
 from prismatic.errors import PrismaticError
+from prismatic.integrations.harmless import harmless
 from prismatic.logger import DynamicsLogger
 
 try:
@@ -57,7 +55,7 @@ class LightningDynamicsCallback(Callback):
         elif not self._step:  # the checkpoint was written without this callback; global_step counts all optimizers
             self._step = trainer.global_step // max(1, len(trainer.optimizers))
         if trainer.is_global_zero:
-            with _harmless(PrismaticError):
+            with harmless(PrismaticError):
                 self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,7 +81,7 @@ class LightningDynamicsCallback(Callback):
         step, self._step = self._step, self._step + 1
         if self._dynamics is None:
             return
-        with _harmless():
+        with harmless():
             scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
             metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
             if self._losses:
@@ -114,7 +112,7 @@ class LightningDynamicsCallback(Callback):
     def _end(self, exit_state: str) -> None:
         dynamics, self._dynamics = self._dynamics, None
         if dynamics is not None:
-            with _harmless():
+            with harmless():
                 dynamics.on_train_end(exit_state=exit_state, ended=time.time())
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,18 +122,6 @@ class LightningDynamicsCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
         self._step = state_dict["step"]
-
-
-@contextmanager
-def _harmless(*but: type[Exception]) -> Iterator[None]:
-    """What fails while logging is said, and training goes on; `but` is raised all the same."""
-    try:
-        yield
-    except but:
-        raise
-    except Exception as error:
-        message = f"dynamics were not logged ({type(error).__name__}: {error}); training goes on."
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def _optimizer_of_experts(trainer: Trainer, model: nn.Module) -> torch.optim.Optimizer | None:

@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.errors import PrismaticError
-from prismatic.integrations.accelerate import harmless, say_resumed, say_skipped, unscaled, weight_dtype
+from prismatic.integrations.accelerate import say_resumed, say_skipped, unscaled, weight_dtype
+from prismatic.integrations.harmless import harmless
 from prismatic.logger import DynamicsLogger
 
 try:
