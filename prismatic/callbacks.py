@@ -67,15 +67,17 @@ class DynamicsLoggerCallback:
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
         """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router.
 
-        Raises ModelError for a model that would train wrongly: one sharded inside a router.
+        Raises ModelError for a model that would train wrongly (sharded inside a router) or whose experts have different
+        shapes, so that they cannot be compared.
         """
         routers = find_routers(model)
         for router in routers:
             _refuse_sharding_inside(router)
-        options = _options(routers)
-        self.logger.log_run(
-            {"routers": len(routers), "log_freq": self.log_freq, "clip_state": "before", **options, **facts}
-        )
+            _refuse_different_shapes(router)
+        # All middle: constant, or too small for a tier. Nothing is made up for them; the file says how many they are.
+        untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
+        known = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
+        self.logger.log_run({**known, "clip_state": "before", **_options(routers), **facts})
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -233,6 +235,18 @@ def _refuse_sharding_inside(router: nn.Module) -> None:
             f"fully_shard was applied to {sharded[0]} inside a router, which would train expert 0 alone; "
             "apply it to the router or to a module around it."
         )
+
+
+def _refuse_different_shapes(router: Any) -> None:
+    """Experts are compared weight by weight, so they must have the same weights."""
+    shapes = [{name: tuple(p.shape) for name, p in expert.named_parameters()} for expert in router.experts]
+    for expert, own in enumerate(shapes):
+        if own != shapes[0]:
+            odd = sorted(set(own.items()) ^ set(shapes[0].items()))[0]
+            raise ModelError(
+                f"expert {expert} has other weights than expert 0 ({odd[0]} of shape {odd[1]} in one of them only); "
+                "only experts of the same shapes can be compared."
+            )
 
 
 def _is_sharded(module: nn.Module) -> bool:

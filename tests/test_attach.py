@@ -186,7 +186,8 @@ def test_the_wrong_order_of_calls_is_recognised(tmp_path, order, code):
     for _ in range(2 if order == "twice" else 1):
         callback.on_before_optimizer_step(model, 0)
     callback.on_train_end()
-    assert [row["code"] for row in table(tmp_path / "x.db", "SELECT code FROM events")] == [code]
+    codes = [row["code"] for row in table(tmp_path / "x.db", "SELECT code FROM events")]
+    assert codes == [code]
 
 
 def test_the_right_order_is_no_event(tmp_path):
@@ -252,6 +253,56 @@ def test_a_mixture_of_experts_of_somebody_else_is_logged_by_the_protocol(tmp_pat
     assert len(rows) == 3
     assert all(0 < row["expert_3_routing_weight"] < 1 and row["expert_3_bottom_norm"] > 0 for row in rows)
     assert len(table(tmp_path / "mine.db", "SELECT * FROM experts")) == 4
+
+
+def test_experts_of_different_shapes_are_refused_before_training(tmp_path):
+    model = Mixture()
+    model.experts[2] = nn.Linear(20, 10)
+    with pytest.raises(ModelError, match="expert 2 has other weights than expert 0"):
+        DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_tensors_without_tiers_are_told(tmp_path):
+    callback = DynamicsLoggerCallback(tmp_path / "x.db")
+    callback.on_train_begin(nn.Sequential(Prismatic(nn.Linear(4, 4), 4)))
+    callback.on_train_end()
+    (fact,) = table(tmp_path / "x.db", "SELECT value FROM run WHERE key = 'tensors_without_tiers'")
+    assert fact["value"] == "1"  # the bias: there is no twentieth of four weights
+
+
+class Tied(nn.Module):
+    """A block that uses one weight twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+def test_a_tied_weight_counts_once_and_its_gradient_is_the_whole(tmp_path):
+    torch.manual_seed(0)
+    layer = Prismatic(Tied(), 8)
+    layer(batch(0)).square().mean().backward()
+    measured = layer.log_gradient_dynamics()["expert_gradients"]["expert_0"]["clean_norm"]
+    assert measured == pytest.approx(layer.experts[0].first.weight.grad.norm().item(), rel=1e-6)
+    assert measured > 0
+
+
+def test_frozen_weights_are_no_missing_gradients(tmp_path):
+    torch.manual_seed(0)
+    model = network()
+    for expert in model[0].experts:
+        expert.get_parameter("0.bias").requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+    callback.attach(model, optimizer)
+    model(batch(0)).mean().backward()
+    optimizer.step()
+    callback.detach()
+    assert table(tmp_path / "x.db")[0]["missing_gradients"] == 0
 
 
 def test_a_compiled_model_is_logged_like_the_plain_one(tmp_path):

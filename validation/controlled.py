@@ -295,7 +295,12 @@ def _kept_share(e: _Evidence, values: Array, ratio: float) -> tuple[float, float
 
 
 def _oriented(e: _Evidence) -> Array:
-    """One series of divergence: the mean over tiers, each turned so that its own mean is positive."""
+    """One series of divergence: direction as it is; of sizes the mean over tiers, each turned to be positive.
+
+    Two tiers that differ in opposite ways would otherwise cancel.
+    """
+    if e.directional:
+        return e.divergence["direction"]
     oriented = []
     for values in e.divergence.values():
         kept = values[e.rows]
