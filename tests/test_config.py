@@ -143,6 +143,8 @@ DIFFERENT = {
     "device": "cuda",
     "max_grad_norm": 1.0,
     "sparsity": 0.2,
+    "expert_dropout": 0.5,
+    "tier_basis": "current",
     "hidden_size": 192,
     "num_heads": 2,
 }
