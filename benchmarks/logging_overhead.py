@@ -52,6 +52,7 @@ def main() -> int:
         holds = "holds" if goal["holds"] else "FAILS"
         print(f"{goal['goal']:<64} {goal['figure']:>9.4f}  limit {goal['limit']:<6g} {holds}")
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if all(goal["holds"] for goal in report["goals"]) else 1
 
