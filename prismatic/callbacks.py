@@ -6,10 +6,10 @@ import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.dynamics import (
@@ -24,9 +24,10 @@ from prismatic.dynamics import (
     with_weights,
 )
 from prismatic.errors import ConfigError, ModelError
+from prismatic.harmless import harmless
 from prismatic.histograms import histogram_rows
 from prismatic.logger import DynamicsLogger
-from prismatic.probe import Loss, isolated_dynamics
+from prismatic.probe import Probe, isolated_dynamics
 from prismatic.router import Prismatic
 from prismatic.schema import TIERS
 
@@ -62,7 +63,6 @@ class DynamicsLoggerCallback:
         self.histogram_freq = histogram_freq
         self.last_step = last_step
         self._hook: RemovableHandle | None = None
-        self._gradient: Gradient = dot_grad
 
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
         """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router.
@@ -90,17 +90,24 @@ class DynamicsLoggerCallback:
         )
 
     def on_before_optimizer_step(
-        self, model: nn.Module, step: int, *, probe: tuple[Loss, Tensor] | None = None, **metrics: float
+        self,
+        model: nn.Module,
+        step: int,
+        *,
+        probe: Probe | None = None,
+        gradient: Gradient = dot_grad,
+        **metrics: SupportsFloat,
     ) -> None:
         """Log this step if it is due: call it after backward and before the optimizer's step. Never raises.
 
         probe: the training loss as a function of a batch, and the batch, for the isolated probe.
+        gradient: where a parameter's gradient is, if not in `.grad` as the optimizer will use it; it may be scaled yet.
         metrics: further scalars of the step, such as loss and learning_rate.
         """
         if not self._due(step, self.log_freq):
             return
         try:
-            self.logger.log(step, self._measured(model, step, probe), **metrics)
+            self.logger.log(step, self._measured(model, step, probe, gradient), **metrics)
         except Exception as error:  # a broken measurement must never cost a training run
             message = f"{type(error).__name__}: {error}"
             self.logger.event("measurement_failed", message, level="error", step=step)
@@ -109,7 +116,7 @@ class DynamicsLoggerCallback:
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.last_step)
 
-    def _measured(self, model: nn.Module, step: int, probe: tuple[Loss, Tensor] | None) -> dict[str, Any] | None:
+    def _measured(self, model: nn.Module, step: int, probe: Probe | None, gradient: Gradient) -> dict[str, Any] | None:
         routers = find_routers(model)
         if not routers:
             return None
@@ -118,14 +125,14 @@ class DynamicsLoggerCallback:
             return None
         if any(getattr(router, "stepped_since_forward", False) for router in routers):
             self._say("after_step", "the weights changed after the forward pass: log before optimizer.step()", step)
-        layers = measure(routers, self._gradient)
+        layers = measure(routers, gradient)
         if not any(expert.norm for experts in layers for expert in experts):
             self._say("zero_gradients", "all gradients are zero: log before zero_grad()", step)
         if self._due(step, self.weight_freq):
             layers = with_weights(layers, routers)
         dynamics = aggregate(layers)
         if self._due(step, self.histogram_freq):
-            dynamics["histograms"] = histogram_rows(routers, self._gradient)
+            dynamics["histograms"] = histogram_rows(routers, gradient)
         if probe is not None and self._due(step, self.probe_freq):
             dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
         return dynamics
@@ -148,30 +155,27 @@ class DynamicsLoggerCallback:
         Raises ModelError for a model that would train wrongly. `detach()` ends it and closes the run file.
         """
         self.on_train_begin(model, hook="optimizer step pre-hook", **facts)
+        watch = _SkippedSteps(optimizer, scaler)
         steps = itertools.count()
-        scale = scaler.get_scale() if scaler is not None else None
 
         @torch.compiler.disable
         def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            nonlocal scale
-            if _overflowed(optimizer):
-                self._say("skipped_step", "gradients overflowed: the scaler skips this step", None)
-                return None
-            step = next(steps)
-            if scaler is not None and scale is not None:
-                if scaler.get_scale() < scale:
-                    self._say(
-                        "skipped_step", f"the scaler skipped steps before step {step}: gradients overflowed", step
-                    )
-                scale = scaler.get_scale()
-            # args are the step's own: the optimizer itself, then perhaps a closure.
-            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-            if closure is None:
-                self._gradient = _unscaled(optimizer)
-                self.on_before_optimizer_step(model, step, learning_rate=_learning_rate(optimizer))
-                return None
-            # With a closure the gradients of this step come only when the optimizer calls it: measure after that.
-            return (args[0], self._logging_after(closure, model, optimizer, step)), {}
+            with harmless():
+                if watch.skips_this():
+                    self._say("skipped_step", "gradients overflowed: the scaler skips this step", None)
+                    return None
+                step = next(steps)
+                if watch.skipped_before():
+                    message = f"the scaler skipped steps before step {step}: gradients overflowed"
+                    self._say("skipped_step", message, step)
+                # args are the step's own: the optimizer itself, then perhaps a closure.
+                closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+                if closure is not None:
+                    # The gradients of this step come only when the optimizer calls it: measure after that.
+                    return (args[0], self._logging_after(closure, model, optimizer, step)), {}
+                rate = _learning_rate(optimizer)
+                self.on_before_optimizer_step(model, step, gradient=_unscaled(optimizer), learning_rate=rate)
+            return None
 
         self._hook = optimizer.register_step_pre_hook(before_step)
 
@@ -184,8 +188,9 @@ class DynamicsLoggerCallback:
         def evaluated() -> Any:
             loss = closure()
             if next(first, False):
-                metrics = {"learning_rate": _learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
-                self.on_before_optimizer_step(model, step, probe=None, **metrics)
+                with harmless():
+                    metrics = {"learning_rate": _learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
+                    self.on_before_optimizer_step(model, step, **metrics)
             return loss
 
         return evaluated
@@ -198,9 +203,11 @@ class DynamicsLoggerCallback:
         self.on_train_end(**facts)
 
     def on_train_end(self, **facts: Any) -> None:
-        """Record closing facts, such as `exit_state`, and close the run file."""
-        self.logger.log_run(facts)
-        self.logger.close()
+        """Record closing facts, such as `exit_state`, and close the run file. Never raises."""
+        with harmless():
+            self.logger.log_run(facts)
+        with harmless():
+            self.logger.close()
 
 
 def _options(routers: list[Any]) -> dict[str, Any]:
@@ -213,10 +220,25 @@ def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-def _overflowed(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a fused optimizer under a GradScaler was told to skip this step; others are not called at all then."""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
+class _SkippedSteps:
+    """What a GradScaler kept an optimizer from: its scale falls after a skipped step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None):
+        self._optimizer = optimizer
+        self._scaler = scaler
+        self._scale = scaler.get_scale() if scaler is not None else 0.0
+
+    def skips_this(self) -> bool:
+        """Whether a fused optimizer was told to skip this step; others are not called at all then."""
+        found = getattr(self._optimizer, "found_inf", None)
+        return found is not None and bool(found)
+
+    def skipped_before(self) -> bool:
+        """Whether steps were skipped since the last call."""
+        if self._scaler is None:
+            return False
+        before, self._scale = self._scale, float(self._scaler.get_scale())
+        return self._scale < before
 
 
 def _unscaled(optimizer: torch.optim.Optimizer) -> Gradient:

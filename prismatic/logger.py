@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, SupportsFloat
 
 from prismatic.errors import LoggerError
 from prismatic.schema import (
@@ -118,7 +118,7 @@ class DynamicsLogger:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def log(self, step: int, dynamics: Mapping[str, Any] | None, **metrics: float) -> None:
+    def log(self, step: int, dynamics: Mapping[str, Any] | None, **metrics: SupportsFloat) -> None:
         """Log what `log_gradient_dynamics` returned, and further scalars of the step such as `loss`.
 
         Nothing is written for None or a dict without `expert_gradients`. A step that was logged before is replaced.

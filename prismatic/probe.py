@@ -8,9 +8,10 @@ Axis letters: B sequences of a batch, E experts, L layers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from torch import Tensor, nn
 from prismatic.dynamics import ExpertDynamics, find_routers, measure
 from prismatic.router import Prismatic
 
-Loss = Callable[[Tensor], Tensor]
+Loss = Callable[[Any], Tensor]
+Probe = tuple[Loss, Any]
+"""The training loss of a batch, and the batch: a tensor, or a mapping or sequence of tensors, [B, ...] each."""
 Gradients = dict[nn.Parameter, Tensor | None]
 
 
-def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Tensor) -> list[list[ExpertDynamics]]:
+def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[ExpertDynamics]]:
     """The dynamics of every expert of every Prismatic router, [L][E], each with all routers forced to that expert.
 
-    loss: the training loss of a batch, [B, ...] -> scalar. `noise_direction` of expert 0 is 1 - cosine between its
+    loss, batch_B: see `Probe`. `noise_direction` of expert 0 is 1 - cosine between its
     gradients on the two halves of the batch: a direction below it is no difference. None for a batch of one.
     Routing weights are None: nothing is routed.
     """
@@ -48,25 +51,43 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Tensor) -> list[lis
     ]
 
 
-def _alone(routers: Sequence[Prismatic], expert: int, loss: Loss, batch_B: Tensor) -> Gradients:
+def _alone(routers: Sequence[Prismatic], expert: int, loss: Loss, batch_B: Any) -> Gradients:
     """The gradients of one expert's parameters in every layer, with every router forced to it."""
     parameters = [p for router in routers for p in router.experts[expert].parameters() if p.requires_grad]
     with _forced(routers, expert), torch.enable_grad():
         return dict(zip(parameters, torch.autograd.grad(loss(batch_B), parameters, allow_unused=True), strict=True))
 
 
-def _noise_directions(routers: Sequence[Prismatic], loss: Loss, batch_B: Tensor) -> list[float | None]:
+def _noise_directions(routers: Sequence[Prismatic], loss: Loss, batch_B: Any) -> list[float | None]:
     """Per layer, 1 - cosine of the clean expert's gradients on the two halves of the batch."""
-    half = len(batch_B) // 2
+    half = _sequences(batch_B) // 2
     if not half:
         return [None] * len(routers)
-    halves = [_alone(routers, 0, loss, part) for part in (batch_B[:half], batch_B[half : 2 * half])]
+    parts = [_part(batch_B, slice(half)), _part(batch_B, slice(half, 2 * half))]
+    halves = [_alone(routers, 0, loss, part) for part in parts]
     floors: list[float | None] = []
     for router in routers:
         pairs = [[half[p] for half in halves] for p in router.experts[0].parameters() if p in halves[0]]
         first, second = (torch.cat([g.flatten() for g in side if g is not None]) for side in zip(*pairs, strict=True))
         floors.append(1 - torch.cosine_similarity(first.double(), second.double(), dim=0).item())
     return floors
+
+
+def _sequences(batch_B: Any) -> int:
+    """B; 0 where it cannot be told."""
+    if isinstance(batch_B, Tensor):
+        return len(batch_B) if batch_B.dim() else 0
+    inner = batch_B.values() if isinstance(batch_B, Mapping) else batch_B if isinstance(batch_B, list | tuple) else ()
+    return next((length for length in map(_sequences, inner) if length), 0)
+
+
+def _part(batch_B: Any, rows: slice) -> Any:
+    """Some sequences of the batch; what is no tensor of sequences, such as a count, stays."""
+    if isinstance(batch_B, Tensor):
+        return batch_B[rows] if batch_B.dim() else batch_B
+    if isinstance(batch_B, Mapping):
+        return {name: _part(value, rows) for name, value in batch_B.items()}
+    return [_part(value, rows) for value in batch_B] if isinstance(batch_B, list | tuple) else batch_B
 
 
 @contextmanager

@@ -28,8 +28,9 @@ class Prismatic(nn.Module):
     block: the module to copy, initialised, taking and returning [B, S, D]; it becomes expert 0.
     hidden_size: D, what the router reads. layer: this router's place in the model; it varies the noise.
     `forced`: an expert's number makes that expert run alone, unrouted; the isolated probe sets it for a moment.
-    `roles[i]` says what expert i is (clean, perturbed, control); `routing_weights` holds the last batch-mean shares,
-    `balance` the imbalance of the last batch where the config asks for it.
+    `roles[i]` says what expert i is (clean, perturbed, control). `routing_weights` holds the batch-mean shares of what
+    the next step's gradient is made of: the forward passes since the weights last changed, evaluations left out.
+    `balance`: the imbalance of the last batch, where the config asks for it.
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
 
@@ -50,6 +51,7 @@ class Prismatic(nn.Module):
         self.balance: Tensor | None = None
         self._merging = False
         self._weights_at_forward: int | None = None
+        self._batches = 0
         for module in block.modules():
             module.register_forward_pre_hook(self._refuse_recomputation)
         self.register_buffer("changed_EK", torch.zeros(len(self.roles), len(TIERS)))
@@ -126,18 +128,29 @@ class Prismatic(nn.Module):
             self._merging = False
 
     def _forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
-            self._weights_at_forward = self._weights_version()
         if self.forced is not None:
             alone = {name: self._parameter(self.forced, name) for name in self.parameter_names}
             return functional_call(self.experts[0], alone, (x,))
         p_BE = self.route(x)
-        self.routing_weights = p_BE.detach().mean(0)
+        if torch.is_grad_enabled():  # an evaluation's shares are of no gradient
+            self._remember(p_BE.detach().mean(0))
         if self.config.merge == "batch":
             return functional_call(self.experts[0], self._merged(p_BE.mean(0)), (x,))
         # The fused attention of the CPU has no batching rule under vmap and would run one sequence at a time.
         with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
             return torch.vmap(self._one_sequence, randomness="different")(self._merged(p_BE), x)
+
+    @torch.no_grad()
+    def _remember(self, p_E: Tensor) -> None:
+        """Which shares, and which weights, the gradient that comes next is of: a mean over accumulated batches."""
+        if torch.compiler.is_compiling():  # a graph keeps no count of batches
+            self.routing_weights = p_E
+            return
+        weights = self._weights_version()
+        self._batches = self._batches + 1 if weights == self._weights_at_forward else 1
+        self._weights_at_forward = weights
+        before_E = self.routing_weights.to(p_E.device)
+        self.routing_weights = p_E if self._batches == 1 else before_E + (p_E - before_E) / self._batches
 
     @property
     def stepped_since_forward(self) -> bool:

@@ -1,15 +1,19 @@
 """Logging by a hook on the optimizer: the loop stays as it is, its numbers are those of a loop that logs by hand."""
 
+import re
 import sqlite3
 from contextlib import closing
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
 from prismatic.errors import ModelError
+from tests.test_house import ROOT
 
 STEPS = 6
 
@@ -253,6 +257,58 @@ def test_a_mixture_of_experts_of_somebody_else_is_logged_by_the_protocol(tmp_pat
     assert len(rows) == 3
     assert all(0 < row["expert_3_routing_weight"] < 1 and row["expert_3_bottom_norm"] > 0 for row in rows)
     assert len(table(tmp_path / "mine.db", "SELECT * FROM experts")) == 4
+
+
+def test_the_documented_mixture_of_ones_own_is_logged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "logging.md").read_text()
+    (code,) = re.findall(r"```python\n(import torch.*?)```", text, re.DOTALL)
+    exec(compile(code, "docs/logging.md", "exec"), {})
+    path = tmp_path / "build/runs/mixture/dynamics.db"
+    rows = table(path)
+    assert [row["step"] for row in rows] == list(range(20))
+    assert rows[0]["expert_2_bottom_norm"] > 0
+    assert sum(rows[0][f"expert_{i}_routing_weight"] for i in range(3)) == pytest.approx(1)
+    assert {row["tier"]: row["weights"] for row in table(path, "SELECT * FROM tiers")} == {
+        "top": 14,
+        "bottom": 14,
+        "middle": 244,
+    }
+
+
+@pytest.fixture
+def process_group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_sharding_inside_a_router_is_refused_with_the_remedy(tmp_path, process_group):
+    model = network()
+    fully_shard(model[1].experts[0])
+    with pytest.raises(ModelError, match=r"fully_shard was applied to FSDPSequential .* apply it to the router"):
+        DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["router", "whole model"])
+def test_sharding_of_the_router_or_around_it_is_not_refused(tmp_path, process_group, inner):
+    model = network()
+    fully_shard(model[1] if inner else model)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db")
+    callback.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    callback.detach()
+
+
+def test_a_hook_that_fails_does_not_stop_training(tmp_path):
+    class Broken(torch.amp.GradScaler):
+        asked = 0
+
+        def get_scale(self):
+            self.asked += 1
+            return 1.0 if self.asked == 1 else 1 / 0
+
+    with pytest.warns(RuntimeWarning, match="dynamics were not logged .*ZeroDivisionError.* training goes on"):
+        assert train(tmp_path / "x.db", scaler=Broken("cpu", enabled=False)) == []
 
 
 def test_experts_of_different_shapes_are_refused_before_training(tmp_path):

@@ -67,6 +67,10 @@ class WithoutRouters(nn.Module):
         return {"loss": self.table(tokens).square().mean()}
 
 
+def loss_by(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda tokens: model(tokens)["loss"]
+
+
 class LightningModel(lightning.LightningModule):
     def __init__(self, model: nn.Module, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD, **options):
         super().__init__()
@@ -88,7 +92,8 @@ def fit(module: LightningModel, callback: LightningDynamicsCallback, *, ckpt_pat
 
 
 def with_lightning(logger, model: nn.Module, *, accumulate: int = 1, clip: float | None = None, **frequencies):
-    callback = LightningDynamicsCallback(logger, **frequencies)
+    probe_loss = loss_by(model) if "probe_freq" in frequencies else None
+    callback = LightningDynamicsCallback(logger, probe_loss=probe_loss, **frequencies)
     fit(LightningModel(model), callback, accumulate_grad_batches=accumulate, gradient_clip_val=clip)
 
 
@@ -118,6 +123,7 @@ def with_trainer(logger, model: nn.Module, *, accumulate: int = 1, clip: float |
 def with_accelerate(
     logger, model: nn.Module, *, accumulate: int = 1, clip: float | None = None, scaler=None, **options
 ):
+    loss_of = loss_by(model) if "probe_freq" in options else None
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
     accelerator.scaler = scaler  # Accelerate makes one itself only where there is a GPU
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=RATE))
@@ -127,7 +133,7 @@ def with_accelerate(
             with accelerator.accumulate(model):
                 loss = model(batch)["loss"]
                 accelerator.backward(loss)
-                dynamics.before_step(loss=loss)
+                dynamics.before_step(loss=loss, probe=(loss_of, batch) if loss_of else None)
                 if accelerator.sync_gradients and clip:
                     accelerator.clip_grad_norm_(model.parameters(), clip)
                 optimizer.step()
@@ -221,6 +227,36 @@ def test_accumulation_counts_the_steps_of_the_optimizer(path: Path, train):
 def test_the_first_and_the_last_step_are_logged_whatever_the_frequency(path: Path, train):
     train(path, Model(), log_freq=100)
     assert (steps(path), facts(path)["planned_steps"]) == ([0, 5], 6)
+
+
+@each_trainer
+def test_the_probe_measures_each_expert_alone_and_changes_nothing(path: Path, train):
+    probed, plain = Model(), Model()
+    train(path, probed, log_freq=2, probe_freq=4)
+    train(path.with_name("plain.db"), plain, log_freq=2)
+    found = rows(path, "SELECT * FROM layers WHERE source = 'isolated' ORDER BY step, layer, expert")
+    assert {row["step"] for row in found} == {0, 4, 5}
+    assert all(torch.equal(a, b) for a, b in zip(probed.parameters(), plain.parameters(), strict=True))
+    # Before anything was trained, what each expert alone would learn can be measured by hand.
+    model = Model()
+    for expert, row in enumerate(row for row in found if row["step"] == 0 and row["layer"] == 0):
+        for router in find_routers(model):
+            router.forced = expert
+        weights = list(find_routers(model)[0].experts[expert].parameters())
+        grads = torch.autograd.grad(model(BATCHES[0])["loss"], weights)
+        assert row["norm"] == pytest.approx(torch.cat([g.flatten() for g in grads]).norm().item(), rel=1e-5)
+    losses = [[row["loss"] for row in rows(file)] for file in (path, path.with_name("plain.db"))]
+    assert losses[0] == losses[1]
+    assert events(path) == []
+
+
+@each_trainer
+def test_histograms_count_every_gradient_entry(path: Path, train):
+    train(path, Model(), log_freq=1, histogram_freq=5)
+    found = rows(path, "SELECT step, expert, sum(count) AS entries FROM histograms WHERE layer = 0 GROUP BY 1, 2")
+    weights = sum(p.numel() for p in find_routers(Model())[0].experts[0].parameters())
+    assert {row["step"] for row in found} == {0, 5}
+    assert all(0 < row["entries"] <= weights for row in found)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,21 @@ def test_a_batch_of_one_has_no_noise_floor():
     assert isolated_dynamics(model, model.loss, batch[:1])[0][0].noise_direction is None
 
 
+@pytest.mark.parametrize("wrap", [lambda b: {"tokens": b, "count": torch.tensor(4), "name": "x"}, lambda b: [b, 4]])
+def test_a_batch_may_be_a_mapping_or_a_sequence(wrap):
+    model, batch = model_and_batch()
+
+    def loss(wrapped):
+        return model.loss(wrapped["tokens"] if isinstance(wrapped, dict) else wrapped[0])
+
+    assert isolated_dynamics(model, loss, wrap(batch)) == isolated_dynamics(model, model.loss, batch)
+
+
+def test_a_batch_that_cannot_be_halved_has_no_noise_floor():
+    model, batch = model_and_batch()
+    assert isolated_dynamics(model, lambda _: model.loss(batch), "unknown")[0][0].noise_direction is None
+
+
 def test_a_model_without_routers_has_nothing_to_probe():
     assert isolated_dynamics(nn.Linear(2, 2), lambda x: x.sum(), torch.ones(2)) == []
 

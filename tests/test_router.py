@@ -258,6 +258,28 @@ def test_gradients_of_an_example_merge_are_not_collinear():
     assert F.cosine_similarity(flat_gradient(layer, 1), flat_gradient(layer, 0), dim=0).item() < 1 - 1e-4
 
 
+def test_the_shares_are_the_mean_over_the_batches_that_a_step_accumulates():
+    layer, shares = router(), []
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for seed in range(3):
+        x = torch.randn(4, 5, SIZE, generator=torch.Generator().manual_seed(seed))
+        shares.append(layer.route(x).detach().mean(0))
+        layer(x).square().mean().backward()
+    torch.testing.assert_close(layer.routing_weights, torch.stack(shares).mean(0))
+    optimizer.step()
+    layer(x)
+    torch.testing.assert_close(layer.routing_weights, layer.route(x).detach().mean(0))
+
+
+def test_an_evaluation_between_backward_and_step_does_not_change_the_shares():
+    layer = router()
+    backward(layer)
+    before = layer.routing_weights.clone()
+    with torch.no_grad():
+        layer(10 * batch())
+    assert torch.equal(layer.routing_weights, before)
+
+
 def test_a_router_says_what_it_measured_only_after_backward():
     layer = router()
     assert layer.log_gradient_dynamics() is None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.dynamics import Gradient, dot_grad
 from prismatic.errors import PrismaticError
-from prismatic.integrations.harmless import harmless
+from prismatic.harmless import harmless
 from prismatic.logger import DynamicsLogger
+from prismatic.probe import Probe
 
 try:
     import accelerate
@@ -40,6 +41,7 @@ class AccelerateDynamics:
     model, optimizer: as `accelerator.prepare` returned them; of several optimizers, the one that holds the experts.
     logger: the path of the run file, or a DynamicsLogger; only the main process writes.
     planned_steps: how many steps the loop will take; the last one is logged whatever log_freq says.
+    log_freq, weight_freq, histogram_freq, probe_freq: see DynamicsLoggerCallback.
     clip_state: "after" if the loop clips before it calls `before_step`, to max_grad_norm.
     Steps are the optimizer's, from 0. A loop that resumes gives this to `accelerator.register_for_checkpointing` as
     well, within the context and before it loads. Gradients are measured unscaled wherever the call stands.
@@ -53,17 +55,16 @@ class AccelerateDynamics:
         optimizer: torch.optim.Optimizer,
         logger: DynamicsLogger | Path | str,
         *,
-        log_freq: int = 10,
-        weight_freq: int = 100,
         planned_steps: int | None = None,
         clip_state: Literal["before", "after"] = "before",
         max_grad_norm: float | None = None,
+        **frequencies: int,
     ):
         self._accelerator = accelerator
         self._model = accelerator.unwrap_model(model)
         self._optimizer = optimizer
         self._logger = logger
-        self._options = {"log_freq": log_freq, "weight_freq": weight_freq}
+        self._frequencies = frequencies
         self._given: dict[str, Any] = {
             "planned_steps": planned_steps,
             "clip_state": clip_state,
@@ -82,7 +83,7 @@ class AccelerateDynamics:
     def _begin(self) -> None:
         planned = self._given["planned_steps"]
         last_step = None if planned is None else planned - 1
-        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
+        dynamics = DynamicsLoggerCallback(self._logger, **self._frequencies, last_step=last_step)
         dynamics.on_train_begin(self._model, **self._facts())
         self._dynamics = dynamics
 
@@ -99,18 +100,19 @@ class AccelerateDynamics:
             **{name: value for name, value in self._given.items() if value is not None},
         }
 
-    def before_step(self, *, loss: Tensor | None = None, **metrics: float) -> None:
+    def before_step(self, *, loss: Tensor | None = None, probe: Probe | None = None, **metrics: SupportsFloat) -> None:
         """Call it after every `accelerator.backward`: it logs when the gradients are complete and the step is due.
 
         loss: of this batch, as it was given to backward; its mean over the batches of the step is logged.
+        probe: the loss as a function of a batch, and this batch, for the isolated probe (`probe_freq`).
         """
         with harmless():
             if self._dynamics is not None and loss is not None:
                 self._losses.append(loss.detach())
             if self._accelerator.sync_gradients:
-                self._log(metrics)
+                self._log(probe, metrics)
 
-    def _log(self, metrics: dict[str, Any]) -> None:
+    def _log(self, probe: Probe | None, metrics: dict[str, Any]) -> None:
         step, self._step = self._step, self._step + 1
         losses, self._losses = self._losses, []
         if self._dynamics is None:
@@ -119,9 +121,9 @@ class AccelerateDynamics:
             say_skipped(self._dynamics, step - 1)
         if losses:
             metrics = {"loss": torch.stack(losses).mean(), **metrics}
-        self._dynamics._gradient = unscaled(self._optimizer)
-        rate = float(self._optimizer.param_groups[0]["lr"])
-        self._dynamics.on_before_optimizer_step(self._model, step, **{"learning_rate": rate, **metrics})
+        metrics = {"learning_rate": float(self._optimizer.param_groups[0]["lr"]), **metrics}
+        gradient = unscaled(self._optimizer)
+        self._dynamics.on_before_optimizer_step(self._model, step, probe=probe, gradient=gradient, **metrics)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

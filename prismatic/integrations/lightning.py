@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.dynamics import Gradient, dot_grad, find_routers
 from prismatic.errors import PrismaticError
-from prismatic.integrations.harmless import harmless
+from prismatic.harmless import harmless
 from prismatic.logger import DynamicsLogger
+from prismatic.probe import Loss, Probe
 
 try:
     import lightning
@@ -33,12 +34,16 @@ class LightningDynamicsCallback(Callback):
     from 0, and go on where a checkpoint left them; gradients are measured unscaled and before Lightning clips.
     Under manual optimisation the number of steps is not known before, so the last one is logged only where it is due,
     and neither is the loss, nor whether the module clipped: `clip_state` is unknown.
+    log_freq, weight_freq, histogram_freq, probe_freq: see DynamicsLoggerCallback. probe_loss: what the isolated probe
+    needs, the loss as a function of a batch; not `training_step`, whose own logging would be done again.
     A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
     """
 
-    def __init__(self, logger: DynamicsLogger | Path | str, *, log_freq: int = 10, weight_freq: int = 100):
+    def __init__(self, logger: DynamicsLogger | Path | str, *, probe_loss: Loss | None = None, **frequencies: int):
         self._logger = logger
-        self._options = {"log_freq": log_freq, "weight_freq": weight_freq}
+        self._frequencies = frequencies
+        self._probe_loss = probe_loss
+        self._probe: Probe | None = None
         self._dynamics: DynamicsLoggerCallback | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._step = 0
@@ -61,11 +66,22 @@ class LightningDynamicsCallback(Callback):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         planned = _planned_steps(trainer, pl_module)
         last_step = None if planned is None else planned - 1
-        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
+        dynamics = DynamicsLoggerCallback(self._logger, **self._frequencies, last_step=last_step)
         dynamics.on_train_begin(pl_module, **_facts(trainer, pl_module, planned))
         if self._step:
             dynamics.logger.event("resumed", f"training goes on at step {self._step}", step=self._step)
         self._dynamics = dynamics
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch for the probe, which runs at the trainer's precision."""
+        if self._probe_loss is not None:
+            loss = self._probe_loss
+
+            def at_its_precision(part: Any) -> Tensor:
+                with trainer.precision_plugin.train_step_context():
+                    return loss(part)
+
+            self._probe = at_its_precision, batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Remember the loss of a micro-batch: the hook that logs is not told."""
@@ -91,8 +107,8 @@ class LightningDynamicsCallback(Callback):
             self._losses.clear()
             # Fused optimizers divide by the scale in their own step, so Lightning has not done it yet.
             fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-            self._dynamics._gradient = _divided_by(scale if fused else 1.0)
-            self._dynamics.on_before_optimizer_step(pl_module, step, **metrics)
+            gradient = _divided_by(scale if fused else 1.0)
+            self._dynamics.on_before_optimizer_step(pl_module, step, probe=self._probe, gradient=gradient, **metrics)
 
     def _evaluated_again(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether an optimizer such as LBFGS, which evaluates its closure several times a step, was here before."""
@@ -110,10 +126,9 @@ class LightningDynamicsCallback(Callback):
         self._end("crashed" if isinstance(exception, Exception) else "interrupted")
 
     def _end(self, exit_state: str) -> None:
-        dynamics, self._dynamics = self._dynamics, None
+        dynamics, self._dynamics, self._probe = self._dynamics, None, None
         if dynamics is not None:
-            with harmless():
-                dynamics.on_train_end(exit_state=exit_state, ended=time.time())
+            dynamics.on_train_end(exit_state=exit_state, ended=time.time())
 
     def state_dict(self) -> dict[str, Any]:
         """The step, for a checkpoint."""

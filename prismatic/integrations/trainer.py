@@ -15,9 +15,10 @@ from torch.utils.hooks import RemovableHandle
 
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.errors import PrismaticError
+from prismatic.harmless import harmless
 from prismatic.integrations.accelerate import say_resumed, say_skipped, unscaled, weight_dtype
-from prismatic.integrations.harmless import harmless
 from prismatic.logger import DynamicsLogger
+from prismatic.probe import Probe
 
 try:
     import transformers
@@ -38,16 +39,18 @@ class TrainerDynamicsCallback(TrainerCallback):
     norms are those after clipping (`clip_state: after`), while their ratios and directions are the same.
     The loss is the one in the model's output: a Trainer does not show its own before the step is over.
     Nor does it tell a callback of an exception: the exit state of such a run is recorded when the process ends.
+    log_freq, weight_freq, histogram_freq, probe_freq: see DynamicsLoggerCallback. The isolated probe takes the last
+    micro-batch and the loss in the model's output; under torch_compile, where the model cannot be watched, it is off.
     A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
     """
 
-    def __init__(self, logger: DynamicsLogger | Path | str, *, log_freq: int = 10, weight_freq: int = 100):
+    def __init__(self, logger: DynamicsLogger | Path | str, **frequencies: int):
         self._logger = logger
         self._path = (logger.db_path if isinstance(logger, DynamicsLogger) else Path(logger)).absolute()
-        self._options = {"log_freq": log_freq, "weight_freq": weight_freq}
+        self._frequencies = frequencies
         self._dynamics: DynamicsLoggerCallback | None = None
         self._step = 0
-        self._losses = _Losses()
+        self._outputs = _Outputs()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,13 +64,13 @@ class TrainerDynamicsCallback(TrainerCallback):
     def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         if self._path in _OPEN:
             _OPEN[self._path]._end("crashed")
-        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=state.max_steps - 1)
+        dynamics = DynamicsLoggerCallback(self._logger, **self._frequencies, last_step=state.max_steps - 1)
         dynamics.on_train_begin(model, **_facts(args, state, model))
         if self._step:
             say_resumed(dynamics, self._step)
         self._dynamics = dynamics
         if not args.torch_compile:  # a hook would break the compiled graph
-            self._losses.watch(model)
+            self._outputs.watch(model)
         _OPEN[self._path] = self
         atexit.register(self._left)
 
@@ -81,11 +84,11 @@ class TrainerDynamicsCallback(TrainerCallback):
         with harmless():
             optimizer = kwargs["optimizer"]
             metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
-            loss = self._losses.of_step(args)
+            loss = self._outputs.loss_of_step(args)
             if loss is not None:
                 metrics["loss"] = loss
-            self._dynamics._gradient = unscaled(optimizer)
-            self._dynamics.on_before_optimizer_step(kwargs["model"], step, **metrics)
+            probe, gradient = self._outputs.probe(), unscaled(optimizer)
+            self._dynamics.on_before_optimizer_step(kwargs["model"], step, probe=probe, gradient=gradient, **metrics)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -110,38 +113,59 @@ class TrainerDynamicsCallback(TrainerCallback):
         if dynamics is not None:
             del _OPEN[self._path]
             atexit.unregister(self._left)
-            with harmless():
-                self._losses.unwatch()
-                dynamics.on_train_end(exit_state=exit_state, ended=time.time())
+            self._outputs.unwatch()
+            dynamics.on_train_end(exit_state=exit_state, ended=time.time())
 
 
-class _Losses:
-    """The losses in the model's outputs since the last step."""
+class _Outputs:
+    """What the model was given last, and the losses in its outputs since the last step: the Trainer shows neither."""
 
     def __init__(self) -> None:
         self._seen: list[Tensor] = []
         self._normalised = False
+        self._probing = False
+        self._model: nn.Module | None = None
+        self._batch: dict[str, Any] = {}
         self._handle: RemovableHandle | None = None
 
     def watch(self, model: nn.Module) -> None:
+        self._model = model
         self._handle = model.register_forward_hook(self._after_forward, with_kwargs=True)
 
     def unwatch(self) -> None:
         self._seen.clear()
+        self._batch = {}
+        self._model = None
         if self._handle is not None:
             self._handle.remove()
 
     def _after_forward(self, model: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> None:
-        with harmless():
-            self._remember(model, kwargs, output)
+        if model.training and not self._probing:
+            with harmless():
+                self._remember(kwargs, output)
 
-    def _remember(self, model: nn.Module, kwargs: dict[str, Any], output: Any) -> None:
-        loss = output.get("loss") if isinstance(output, Mapping) else next(iter(output), None)
-        if model.training and isinstance(loss, Tensor) and loss.numel() == 1:
-            self._seen.append(loss.detach().float().reshape(()))
+    def _remember(self, kwargs: dict[str, Any], output: Any) -> None:
+        loss = _loss_in(output)
+        if loss is not None:
+            self._seen.append(loss.detach().float())
             self._normalised = kwargs.get("num_items_in_batch") is not None
+            self._batch = kwargs
 
-    def of_step(self, args: TrainingArguments) -> Tensor | None:
+    def probe(self) -> Probe | None:
+        """The loss of the last micro-batch, for the isolated probe; None where the model shows none."""
+        return (self._loss_of, self._batch) if self._batch else None
+
+    def _loss_of(self, batch: dict[str, Any]) -> Tensor:
+        assert self._model is not None, "a probe needs a model that is watched"
+        self._probing = True
+        try:
+            loss = _loss_in(self._model(**batch))
+        finally:
+            self._probing = False
+        assert loss is not None, "the model had a loss in its output before"
+        return loss
+
+    def loss_of_step(self, args: TrainingArguments) -> Tensor | None:
         """Their mean, or the sum of those that the model divided by the items of the whole step already."""
         seen, self._seen = self._seen, []
         if not seen:
@@ -167,3 +191,9 @@ def _facts(args: TrainingArguments, state: TrainerState, model: nn.Module) -> di
         "transformers": transformers.__version__,
         "exit_state": "running",
     }
+
+
+def _loss_in(output: Any) -> Tensor | None:
+    """The loss in a model's output; None where there is none."""
+    loss = output.get("loss") if isinstance(output, Mapping) else next(iter(output), None)
+    return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None

@@ -1,4 +1,4 @@
-"""What every integration promises: a failure of the log is said, and costs no training run."""
+"""What every hook in a training loop promises: a failure of the log is said, and costs no training run."""
 
 from __future__ import annotations
 
