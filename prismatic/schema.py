@@ -39,6 +39,7 @@ STEP_COLUMNS = (
     Column("learning_rate", "REAL", "1", "learning rate of the first parameter group"),
     Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite, all experts and layers"),
     Column("missing_gradients", "INTEGER", "tensors", "expert parameters without any gradient, all experts and layers"),
+    Column("nan_values", "INTEGER", "values", "scalars of this row that were NaN, which SQLite keeps as NULL"),
     Column("wall_time", "REAL", "seconds since 1970", "when the row was measured"),
 )
 
@@ -105,6 +106,12 @@ HISTOGRAMS_COLUMNS = (
     Column("count", "INTEGER", "entries", "how many; bins without any have no row"),
 )
 
+SCALARS_COLUMNS = (
+    Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
+    Column("name", "TEXT", "name", "of a scalar for which dynamics has no column left: SQLite allows 2000"),
+    Column("value", "REAL", "as its name says", "what would stand in that column"),
+)
+
 RUN_COLUMNS = (
     Column("key", "TEXT", "name", "config.NAME for every option, and facts about the run"),
     Column("value", "TEXT", "JSON", "a JSON scalar or list"),
@@ -123,6 +130,7 @@ EVENTS_COLUMNS = (
 TABLES = {
     "layers": (LAYERS_COLUMNS, ("step", "layer", "expert", "source")),
     "histograms": (HISTOGRAMS_COLUMNS, ("step", "layer", "expert", "tier", "bin")),
+    "scalars": (SCALARS_COLUMNS, ("step", "name")),
     "experts": (EXPERTS_COLUMNS, ("expert",)),
     "tiers": (TIERS_COLUMNS, ("layer", "tier")),
     "run": (RUN_COLUMNS, ("key",)),

@@ -203,7 +203,7 @@ def test_keys_are_the_columns_of_the_wide_table(options: dict):
     names = {f"{expert}_{metric}" for expert, values in dynamics["expert_gradients"].items() for metric in values}
     names |= set(dynamics["divergence_scores"]) | {"step", "nonfinite", "missing_gradients"}
     experts = sum(options.get(name, default) for name, default in (("num_experts", 3), ("control_experts", 0)))
-    elsewhere = {"loss", "learning_rate", "wall_time"}
+    elsewhere = {"loss", "learning_rate", "wall_time", "nan_values"}
     assert names == {column.name for column in schema.dynamics_columns(experts)} - elsewhere
     assert set(dynamics) - {"step", "nonfinite", "missing_gradients"} == {
         "expert_gradients",

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prismatic import schema
+from prismatic import schema, store, writer
 from prismatic.config import RunConfig
 from prismatic.errors import LoggerError
-from prismatic.logger import MAX_WAITING, DynamicsLogger
+from prismatic.logger import DynamicsLogger
 
 
 def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
@@ -75,11 +75,12 @@ def test_there_is_every_documented_column_for_any_number_of_experts(path: Path, 
 
 
 def test_the_documented_names_work_without_any_row(path: Path):
-    DynamicsLogger(path)._ensure_schema(3)
-    logger = DynamicsLogger(path)
-    logger._ensure_schema()
-    logger.close()
+    with DynamicsLogger(path) as logger:
+        logger._ensure_schema(3)
+    with DynamicsLogger(path) as logger:
+        logger._ensure_schema()
     assert rows(path) == []
+    assert "expert_2_divergence" in columns(path)
 
 
 @pytest.mark.parametrize("experts", [2, 3, 17])
@@ -125,7 +126,29 @@ def test_a_step_logged_again_is_replaced_and_the_rewind_is_an_event(path: Path):
         for step in (0, 10, 20, 10, 20):
             logger.log(step, dynamics(value=logger._last_step or 0))
     assert [(row["step"], row["expert_0_top_norm"]) for row in rows(path)] == [(0, 0), (10, 20), (20, 10)]
-    assert [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events")] == [("rewind", 10)]
+    (event,) = rows(path, "SELECT * FROM events")
+    assert (event["code"], event["step"]) == ("rewind", 10)
+    assert event["message"] == "step 10 came after step 20; 2 logged steps from there on are replaced"
+
+
+def test_after_a_rewind_nothing_of_the_course_that_was_given_up_is_left(path: Path):
+    layer = {"layer": 0, "expert": 0, "source": "merged"}
+    with DynamicsLogger(path) as logger:
+        for step in range(0, 620, 10):
+            logger.log(step, dynamics(value=1.0) | {"layers": [layer, layer | {"source": "isolated"}]})
+    with DynamicsLogger(path, resume="must") as logger:
+        for step in (505, 515):  # another frequency: no row of the old course may stand between them
+            logger.log(step, dynamics(value=2.0) | {"layers": [layer]})
+    seen = rows(path, "SELECT step, expert_0_top_norm AS norm FROM dynamics ORDER BY step")
+    assert [row["step"] for row in seen] == [*range(0, 510, 10), 505, 515]
+    assert [row["norm"] for row in seen[-3:]] == [1.0, 2.0, 2.0]
+    assert rows(path, "SELECT step, source FROM layers WHERE step > 490 ORDER BY 1, 2") == [
+        {"step": 500, "source": "isolated"},
+        {"step": 500, "source": "merged"},
+        {"step": 505, "source": "merged"},
+        {"step": 515, "source": "merged"},
+    ]
+    assert codes(path) == ["rewind"]
 
 
 def test_the_same_step_twice_keeps_the_later_row_and_says_so(path: Path):
@@ -144,7 +167,7 @@ def test_a_rewind_is_noticed_in_a_file_that_was_opened_again(path: Path):
     with DynamicsLogger(path) as logger:
         logger.log(20, dynamics(value=9.0))
     assert codes(path) == ["rewind"]
-    assert [row["expert_0_top_norm"] for row in rows(path)] == [0.5, 0.5, 9.0, 0.5]
+    assert [row["expert_0_top_norm"] for row in rows(path)] == [0.5, 0.5, 9.0]
 
 
 SCALARS = [
@@ -174,11 +197,30 @@ def test_a_step_may_be_any_whole_number(path: Path, step):
     assert row == {"step": 7, "nonfinite": 3, "type": "integer"}
 
 
-def test_nan_becomes_null_and_the_count_tells(path: Path):
+@pytest.mark.parametrize("other", [1.0, None], ids=["all numbers", "with a missing one"])
+def test_nan_becomes_null_and_the_counts_tell(path: Path, other: float | None):
+    norms = {"top_norm": math.nan, "bottom_norm": other, "middle_norm": math.inf}
     with DynamicsLogger(path) as logger:
-        logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": math.nan}}, "nonfinite": 4}, loss=math.nan)
-    (row,) = rows(path)
-    assert (row["expert_0_top_norm"], row["loss"], row["nonfinite"]) == (None, None, 4)
+        logger.log(0, {"expert_gradients": {"expert_0": norms}, "nonfinite": 4}, loss=math.nan)
+        logger.log(1, {"expert_gradients": {"expert_0": norms | {"top_norm": 1.0}}})
+    row, sound = rows(path)
+    assert (row["expert_0_top_norm"], row["loss"], row["nonfinite"], row["nan_values"]) == (None, None, 4, 2)
+    assert (sound["expert_0_bottom_norm"], sound["expert_0_middle_norm"], sound["nan_values"]) == (other, math.inf, 0)
+
+
+def test_values_are_those_of_the_moment_they_were_logged(path: Path):
+    norm, loss, layer = np.array(1.0), torch.tensor(1.0), {"layer": 0, "expert": 0, "source": "merged"}
+    layer["top_norm"] = torch.tensor(1.0)
+    logged = {"expert_gradients": {"expert_0": {"top_norm": norm}}, "layers": [layer]}
+    with DynamicsLogger(path, flush_seconds=1e9) as logger:
+        logger.log(0, logged, loss=loss)
+        norm += 1
+        loss += 1
+        layer["top_norm"] += 1
+        layer["layer"] = logged["expert_gradients"]["expert_0"]["bottom_norm"] = 7
+        logger.log(1, {"expert_gradients": {"expert_0": {"top_norm": norm}}}, loss=loss)
+    assert [(row["expert_0_top_norm"], row["loss"]) for row in rows(path)] == [(1.0, 1.0), (2.0, 2.0)]
+    assert [(row["layer"], row["top_norm"]) for row in rows(path, "SELECT * FROM layers")] == [(0, 1.0)]
 
 
 def test_experts_that_appear_later_add_columns(path: Path):
@@ -207,6 +249,7 @@ def test_a_metric_may_be_called_like_a_word_of_sql(path: Path, name: str):
 def _log_steps(logger: DynamicsLogger, **metrics: object) -> None:
     for step in range(3):
         logger.log(step, dynamics(), **metrics)
+        logger.flush()
 
 
 @pytest.mark.parametrize("name", ["Loss", "train/loss", "x; DROP TABLE dynamics", 'a"b', "", "1st", "é", "x" * 64])
@@ -236,7 +279,7 @@ def test_a_value_that_is_no_number_is_refused_once_and_the_row_is_kept(path: Pat
 @pytest.mark.parametrize(
     ("broken", "table"),
     [
-        ({"nonfinite": 10**30}, "dynamics"),
+        ({"nonfinite": 10**30, "missing_gradients": None}, "dynamics"),
         ({"layers": [{"layer": 0, "expert": 0, "source": "merged", "surprise": 1.0}]}, "layers"),
     ],
     ids=["integer too large", "unknown column"],
@@ -252,18 +295,33 @@ def test_a_row_that_the_file_cannot_hold_does_not_block_the_others(path: Path, b
     assert codes(path) == ["refused_row"]
 
 
-def test_more_experts_than_sqlite_has_columns_keep_the_run_going(path: Path):
-    logger = DynamicsLogger(path, flush_seconds=1e9)
-    with pytest.warns(RuntimeWarning, match="too many columns|no column named"):
-        _log_experts(logger, 230)
-    assert rows(path, "SELECT value FROM run") == [{"value": "0"}]
-    assert set(codes(path)) == {"refused_row"}
+def test_scalars_beyond_sqlites_columns_go_to_a_table_of_their_own(path: Path):
+    logged = dynamics(230)
+    with DynamicsLogger(path) as logger:
+        logger.log_run({"seed": 0})
+        logger.log(0, logged, loss=1.5)
+        logger.log(1, dynamics(230, value=2.0))
+    expected = flat(logged)
+    assert len(expected) > 2000
+    wide, beside = rows(path)[0], rows(path, "SELECT name, value FROM scalars WHERE step = 0")
+    kept = {name: value for name, value in wide.items() if name in expected} | {r["name"]: r["value"] for r in beside}
+    assert (kept, wide["loss"], codes(path)) == (expected, 1.5, [])
+    assert len(rows(path, "SELECT * FROM scalars WHERE step = 1")) == len(beside) > 0
 
 
-def _log_experts(logger: DynamicsLogger, experts: int) -> None:
-    logger.log_run({"seed": 0})
-    logger.log(0, dynamics(experts))
-    logger.close()
+def test_64_layers_of_16_experts_are_one_row_each(path: Path):
+    names = [column.name for column in schema.LAYERS_COLUMNS if column.type == "REAL"]
+    layers = [
+        {"layer": i, "expert": e, "source": "merged", **dict.fromkeys(names, i + e / 16)}
+        for i in range(64)
+        for e in range(16)
+    ]
+    with DynamicsLogger(path, num_experts=16) as logger:
+        for step in range(3):
+            logger.log(step, dynamics(16) | {"layers": layers})
+    assert (len(rows(path)), codes(path)) == (3, [])
+    seen = rows(path, "SELECT * FROM layers WHERE step = 2 ORDER BY layer, expert")
+    assert [{name: row[name] for name in layers[0]} for row in seen] == layers
 
 
 def test_the_config_allows_no_more_experts_than_the_wide_table_can_hold():
@@ -281,28 +339,51 @@ def test_facts_are_json_and_replace_earlier_ones(path: Path):
     assert seen == facts | {"exit_state": "finished", "where": "/x"}
 
 
-def test_a_locked_file_delays_rows_and_loses_none(path: Path):
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that gives up soon, so that a locked file is met within a test."""
+    monkeypatch.setattr(store, "WRITE_SECONDS", 0.05)
+
+
+def test_a_locked_file_delays_rows_and_loses_none(path: Path, impatient):
     logger = DynamicsLogger(path, flush_seconds=0)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.warns(RuntimeWarning, match="cannot be written now") as warned:
             _log_steps(logger)
+        assert not logger.flush()
         other.execute("ROLLBACK")
     logger.log(3, dynamics())
+    assert logger.flush()
     logger.close()
     assert len(warned) == 1
     assert [row["step"] for row in rows(path)] == [0, 1, 2, 3]
 
 
-def test_a_reader_that_holds_its_lock_while_a_row_is_written_loses_none(path: Path):
+def test_a_reader_that_holds_its_lock_while_a_row_is_written_loses_none(path: Path, impatient):
     with DynamicsLogger(path, flush_seconds=0) as logger:
         logger.log(0, dynamics())
+        logger.flush()
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             assert reader.execute("SELECT count(*) FROM dynamics").fetchone() == (1,)
+            logger.log(1, dynamics())
             with pytest.warns(RuntimeWarning, match="cannot be written now"):
-                logger.log(1, dynamics())
+                assert not logger.flush()
     assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_a_reader_does_not_delay_rows_in_wal_mode(path: Path):
+    with DynamicsLogger(path, journal_mode="wal") as logger:
+        logger.log(0, dynamics())
+        logger.flush()
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM dynamics").fetchone() == (1,)
+            logger.log(1, dynamics())
+            assert logger.flush()
+    assert [row["step"] for row in rows(path)] == [0, 1]
+    assert pragma(path, "journal_mode") == "delete"  # the finished file is whole by itself
 
 
 def test_closing_waits_for_a_reader_to_finish(path: Path):
@@ -318,7 +399,20 @@ def test_closing_waits_for_a_reader_to_finish(path: Path):
     assert [row["step"] for row in rows(path)] == [0, 1]
 
 
-def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path):
+def test_what_could_not_be_written_at_last_is_counted_and_said(path: Path, impatient, monkeypatch):
+    monkeypatch.setattr(writer, "CLOSE_SECONDS", 0.2)
+    logger = DynamicsLogger(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for step in range(5):
+            logger.log(step, dynamics())
+        with pytest.warns(RuntimeWarning, match="cannot be written now|5 logged steps were lost") as warned:
+            logger.close()
+    assert (logger.dropped, len(warned)) == (5, 2)
+    assert rows(path) == []
+
+
+def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path, impatient):
     with DynamicsLogger(path, flush_seconds=0) as logger, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.warns(RuntimeWarning, match="cannot be written now"):
@@ -328,25 +422,35 @@ def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path):
     assert rows(path)[0]["expert_2_top_norm"] == 2.5
 
 
-def test_what_is_dropped_from_a_full_memory_are_the_oldest_rows_and_it_is_said(path: Path):
-    logger = DynamicsLogger(path, flush_seconds=1e9)
-    logger.log_run({"seed": 0})
-    logger._last_flush = math.inf  # as if the file stayed locked
+def test_a_full_memory_drops_what_comes_then_and_says_so(path: Path, impatient, monkeypatch):
+    monkeypatch.setattr(writer, "MAX_WAITING", 1000)
     one = {"expert_gradients": {"expert_0": {"top_norm": 1.0}, "expert_1": {"top_norm": 1.0}}}
-    for step in range(MAX_WAITING + 10):
-        logger.log(step, one, surprise=0.5)
+    logger = DynamicsLogger(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for step in range(2000):
+            logger.log(step, one, surprise=0.5)
+        logger.log_run({"seed": 0})
+        other.execute("ROLLBACK")
+    with pytest.warns(RuntimeWarning, match="cannot be written now") if logger._writer.sayings else nullcontext():
+        assert logger.flush()
+    seen = [row["step"] for row in rows(path, "SELECT step FROM dynamics ORDER BY step")]
+    assert seen == list(range(len(seen)))
+    assert logger.dropped == 2000 - len(seen) > 1500
+    assert set(codes(path)) == {"dropped"}
+    last = rows(path, "SELECT message FROM events ORDER BY id DESC")[0]["message"]
+    assert last.startswith(f"{logger.dropped} logged steps were dropped")
+    assert rows(path, "SELECT key FROM run") == [{"key": "seed"}]
+    logger.log(3000, one)
     logger.close()
-    seen = rows(path, "SELECT step, surprise FROM dynamics ORDER BY step")
-    assert 10 <= seen[0]["step"] < 30
-    assert (seen[-1]["step"], len(seen)) == (MAX_WAITING + 9, MAX_WAITING + 10 - seen[0]["step"])
-    assert (codes(path), rows(path, "SELECT key FROM run")) == (["dropped"], [{"key": "seed"}])
+    assert [row["step"] for row in rows(path)][-1] == 3000
 
 
 def test_a_run_file_is_a_rollback_journal_database_marked_as_ours(path: Path):
     DynamicsLogger(path).close()
     marks = [pragma(path, name) for name in ("application_id", "user_version", "journal_mode")]
     assert marks == [schema.APPLICATION_ID, schema.SCHEMA_VERSION, "delete"]
-    assert [file.name for file in path.parent.iterdir()] == ["dynamics.db"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["dynamics.db", "dynamics.db.lock"]
 
 
 def _text(path: Path) -> None:
@@ -408,6 +512,56 @@ def test_a_file_that_is_locked_from_the_start_is_refused_by_name(path: Path):
             DynamicsLogger(path)
 
 
+def test_a_file_that_is_being_written_has_no_second_writer(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics())
+        with pytest.raises(LoggerError, match=r"dynamics\.db: another DynamicsLogger is writing this file"):
+            DynamicsLogger(path)
+        program = f"from prismatic.logger import DynamicsLogger; DynamicsLogger({str(path)!r})"
+        second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        assert "another DynamicsLogger is writing this file" in second.stderr
+        logger.log(1, dynamics())
+    DynamicsLogger(path).close()
+    assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_a_logger_that_nobody_holds_any_more_gives_its_file_free(path: Path):
+    DynamicsLogger(path).log(0, dynamics())
+    with DynamicsLogger(path) as logger:
+        logger.log(1, dynamics())
+    assert [row["step"] for row in rows(path)] == [0, 1]
+
+
+def test_whether_a_run_may_be_there_already_can_be_asked_for(path: Path):
+    with pytest.raises(LoggerError, match="there is no run to resume"):
+        DynamicsLogger(path, resume="must")
+    DynamicsLogger(path, resume="never").close()
+    with pytest.raises(LoggerError, match="exists already"):
+        DynamicsLogger(path, resume="never")
+    DynamicsLogger(path, resume="must").close()
+
+
+def test_a_file_of_a_later_schema_version_is_refused_and_left_alone(path: Path):
+    DynamicsLogger(path).close()
+    _execute(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(LoggerError, match="written by schema version 2, newer than the 1 known here"):
+        DynamicsLogger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_run_is_refused_at_resume(path: Path):
+    with DynamicsLogger(path) as logger:
+        for step in range(500):
+            logger.log(step, dynamics())
+    damaged = bytearray(path.read_bytes())
+    damaged[8192:8292] = bytes(100)
+    path.write_bytes(damaged)
+    with pytest.raises(LoggerError, match=r"dynamics\.db: .*(damaged|malformed)"):
+        DynamicsLogger(path)
+    assert path.read_bytes() == bytes(damaged)
+
+
 def test_a_run_file_of_another_writer_is_carried_on(path: Path):
     path.parent.mkdir(parents=True)
     _execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL)")
@@ -445,8 +599,9 @@ def test_the_file_is_closed_and_complete_after_an_exception(path: Path):
         _log_steps(logger)
         raise KeyError("a bug in somebody's training loop")
     assert [row["step"] for row in rows(path)] == [0, 1, 2]
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        logger._connection.execute("SELECT 1")
+    with pytest.warns(RuntimeWarning, match="nothing is logged any more, it is closed") as warned:
+        _log_steps(logger)
+    assert (len(warned), logger.dropped) == (1, 3)
 
 
 def test_rows_reach_the_file_when_the_program_ends_without_closing(path: Path):
@@ -472,4 +627,5 @@ def test_rows_are_on_disk_while_training_goes_on(path: Path):
     with DynamicsLogger(path, flush_seconds=0) as logger:
         for step in range(3):
             logger.log(step, dynamics())
+            logger.flush()
             assert len(rows(path)) == step + 1

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prismatic import schema
+from prismatic import DynamicsLogger, schema
 from tests import hostile
 from validation import child, errors, relations
 from validation.errors import Limits, RunFileError
@@ -619,3 +619,15 @@ def test_reading_a_small_file_takes_a_moment(tmp_path: Path) -> None:
     path, started = hostile.good(tmp_path / "dynamics.db"), time.monotonic()
     read_one(path)
     assert time.monotonic() - started < 3
+
+
+def test_experts_beyond_sqlites_columns_are_read_like_the_others(tmp_path):
+    tiers = ("top_norm", "bottom_norm", "middle_norm", "routing_weight", "bottom_to_middle", "perturbed_norm")
+    with DynamicsLogger(tmp_path / "dynamics.db") as logger:
+        for step in (10, 20, 30):
+            gradients = {f"expert_{i}": dict.fromkeys(tiers, step + i / 1024) for i in range(400)}
+            logger.log(step, {"expert_gradients": gradients})
+    (run,), _ = read_files([tmp_path / "dynamics.db"])
+    assert run.num_experts == 400
+    assert run.wide["expert_399_perturbed_norm"].to_pylist() == [step + 399 / 1024 for step in (10, 20, 30)]
+    assert run.ignored == ()

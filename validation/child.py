@@ -25,7 +25,7 @@ from validation.errors import Limits, RunFileError, explained, rejection, shown
 
 READER = Path(__file__).with_name("reader.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; what is still alive after this is killed
-SIDE_TABLES = ("run", "experts", "tiers", "events", "layers")  # what is read beside `dynamics`
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers")  # what is read beside `dynamics`
 HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
@@ -158,7 +158,7 @@ def _type_of(table: str, name: str) -> str:
 def _check_layout(table: str, rows: int, columns: list[list[str]], limits: Limits) -> None:
     """What a header says of one table: everything that is read afterwards follows from it."""
     names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
-    most = limits.rows if table in ("dynamics", "layers") else SIDE_ROWS
+    most = limits.rows if table in ("dynamics", "layers", "scalars") else SIDE_ROWS
     if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
         raise _Broken("an answer beyond the limits")
     if any(kind != kinds[_type_of(table, name)] for name, kind in columns):

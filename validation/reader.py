@@ -27,7 +27,8 @@ from urllib.parse import quote
 EXPERT = re.compile(r"expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
 TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
 TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
-SIDE_TABLES = ("run", "experts", "tiers", "events", "layers")  # the largest last: it must not take the others' time
+# The largest last: it must not take the others' time.
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers")
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check")
 ABOUT_VALUES = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")  # not damage: the values are judged one by one
 
@@ -36,7 +37,7 @@ CELLS_AT_ONCE = 50_000  # some 10 ms of reading: as long as a writer may have to
 COLUMNS = 2000  # SQLite's own limit
 LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
 EVENTS = 10_000  # the newest that are kept
-SIDE_ROWS, TEXT = 100_000, 64 << 20  # rows and bytes of text in one side table; `layers` may have more rows
+SIDE_ROWS, TEXT = 100_000, 64 << 20  # rows and bytes of text in one side table; a measured one may have more rows
 
 Row = tuple[Any, ...]
 
@@ -356,7 +357,7 @@ def read_side_table(
     kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
     if declared and not kinds:
         raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
-    if table not in ("layers", "events"):
+    if table not in ("layers", "scalars", "events"):
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
     return read_columns(db, table, kinds, declared, limits) if kinds else {}
 

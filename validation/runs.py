@@ -102,7 +102,7 @@ def read_files(
                     runs[twin] = replace(runs[twin], notes=(*runs[twin].notes, again))
                     continue
                 facts, tables = child.ask(path, name, immutable=path in private)
-                run = _run_file(path, name, digest, facts, tables, {run.run for run in runs})
+                run = _run_file(path, name, digest, facts, tables, {run.run for run in runs}, limits)
                 if len(run.wide) * run.num_experts > limits.expert_rows:
                     raise rejection(name, "too_large", limits, limit="expert_rows")
                 runs.append(run)
@@ -156,10 +156,17 @@ def _digest(path: Path, name: str, limits: Limits) -> str:
 
 
 def _run_file(
-    path: Path, name: str, digest: str, about: dict[str, Any], tables: dict[str, pa.Table], taken: set[str]
+    path: Path,
+    name: str,
+    digest: str,
+    about: dict[str, Any],
+    tables: dict[str, pa.Table],
+    taken: set[str],
+    limits: Limits,
 ) -> RunFile:
     """The run that the child's tables make, under an id that is not in `taken`."""
     wide, duplicates = _in_order(tables["dynamics"])
+    wide = _with_scalars(wide, _whole("scalars", tables.get("scalars")), limits)
     side = {table: _whole(table, tables.get(table)) for table in ("experts", "tiers", "events", "layers")}
     facts, dropped = _facts(_whole("run", tables.get("run")))
     if dropped:
@@ -182,6 +189,27 @@ def _in_order(wide: pa.Table) -> tuple[pa.Table, int]:
     order = np.argsort(steps, kind="stable")
     last = np.append(np.diff(steps[order]) != 0, True)
     return wide.take(pa.array(order[last])), int(len(steps) - last.sum())
+
+
+def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: Limits) -> pa.Table:
+    """The columns that the writer had no room for in the wide table, put beside it."""
+    names = scalars["name"].to_pylist()
+    steps, values = scalars["step"].to_numpy(), scalars["value"].to_numpy()
+    places: dict[str, list[int]] = {name: [] for name in names if name and schema.EXPERT_COLUMN.fullmatch(name)}
+    for place, name in enumerate(names):
+        if name in places:
+            places[name].append(place)
+    if not places or (wide.num_columns + len(places)) * len(wide) > limits.values:
+        return wide
+    rows = {step: row for row, step in enumerate(wide["step"].to_pylist())}
+    for name, own in places.items():
+        column = np.full(len(wide), np.nan)
+        for place in own:
+            if steps[place] in rows:
+                column[rows[steps[place]]] = values[place]
+        if name not in wide.column_names:
+            wide = wide.append_column(name, pa.array(column, from_pandas=True))
+    return wide
 
 
 def arrow_schema(table: str) -> pa.Schema:
