@@ -1,12 +1,19 @@
-"""python -m prismatic train | schema"""
+"""python -m prismatic train | runs | snapshot | migrate | schema"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prismatic.errors import PrismaticError
+
+if TYPE_CHECKING:
+    from prismatic.runfiles import RunSummary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +49,31 @@ def parser() -> argparse.ArgumentParser:
         "--runs", type=Path, default=Path("build/runs"), metavar="DIR", help="where run folders are made"
     )
     train.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same options")
+    train.add_argument(
+        "--resume",
+        choices=("never", "allow", "must"),
+        default="never",
+        help="allow: go on with an earlier run of the same options; must: only that (default: never)",
+    )
+    train.add_argument(
+        "--checkpoint-freq", type=int, default=500, metavar="N", help="steps between checkpoints, 0 for none (500)"
+    )
     train.set_defaults(run=_train)
+
+    runs = commands.add_parser("runs", help="list runs with their status, steps and last update")
+    runs.add_argument("folder", nargs="?", type=Path, default=Path("build/runs"), help="default: build/runs")
+    runs.add_argument("--json", action="store_true", help="print them as a JSON list")
+    runs.set_defaults(run=_runs)
+
+    snapshot = commands.add_parser("snapshot", help="copy a run that is training to one whole file, for an upload")
+    snapshot.add_argument("which", metavar="RUN", help="a run file, its folder, or a run's hash")
+    snapshot.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: RUN-step-N.db, here")
+    snapshot.add_argument("--overwrite", action="store_true", help="replace FILE")
+    snapshot.set_defaults(run=_snapshot)
+
+    migrate = commands.add_parser("migrate", help="upgrade run files of earlier schema versions; originals are kept")
+    migrate.add_argument("which", nargs="+", metavar="RUN", help="a run file, its folder, or a run's hash")
+    migrate.set_defaults(run=_migrate)
 
     schema = commands.add_parser("schema", help="print what a run file holds: tables, columns, units")
     schema.set_defaults(run=_schema)
@@ -58,10 +89,71 @@ def _train(options: argparse.Namespace) -> int:
     if options.data:
         # Not as an override, which is read as YAML: a file may be called `2024` or `notes: a.txt`.
         config = config.model_copy(update={"data": options.data})
-    result = train(config, runs=options.runs, overwrite=options.overwrite)
+    result = train(
+        config,
+        runs=options.runs,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        checkpoint_freq=max(0, options.checkpoint_freq),
+    )
     print(f"run {result.run_hash}: loss {result.loss:.3f}, held-out loss {result.held_out_loss:.3f} nats per byte")
     print(result.db_path)
     print(f"\nRead the verdict:  python -m validation check {result.db_path}\nor in the browser: streamlit run app.py")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from prismatic.runfiles import list_runs
+
+    found = list_runs(options.folder)
+    if options.json:
+        print(json.dumps([asdict(run) for run in found], default=str, indent=2))
+    elif not found:
+        print(f"no runs in {options.folder}; python -m prismatic train --config experiments/prismatic.yml makes one")
+    else:
+        print(_table([_cells(run) for run in found]))
+    return 0
+
+
+def _cells(run: RunSummary) -> dict[str, str]:
+    """A line of the table of runs."""
+    planned = "?" if run.planned_steps is None else f"{run.planned_steps:,}"
+    return {
+        "run": run.run,
+        "status": run.status,
+        "step": "-" if run.last_step is None else f"{run.last_step + 1:,} of {planned}",
+        "rows": f"{run.logged_steps:,}",
+        "last update": datetime.fromtimestamp(run.last_update).strftime("%Y-%m-%d %H:%M:%S"),
+        "seed": "-" if run.seed is None else str(run.seed),
+        "scale": "-" if run.perturbation_scale is None else str(run.perturbation_scale),
+        "file": str(run.path),
+    }
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    """Rows under their column names, aligned."""
+    names = list(rows[0])
+    lines = [names, *(list(row.values()) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    from prismatic.runfiles import find_run, snapshot, summary
+
+    output = snapshot(find_run(options.which), options.output, overwrite=options.overwrite)
+    copied = summary(output)
+    print(f"{output}: {copied.logged_steps:,} logged steps, {output.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from prismatic.runfiles import find_run, migrate
+
+    for which in options.which:
+        path = find_run(which)
+        kept = migrate(path)
+        print(f"{path}: is of the current version" if kept is None else f"{path}: upgraded; the original is {kept}")
     return 0
 
 

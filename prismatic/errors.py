@@ -4,6 +4,7 @@ PrismaticError
 ├── ConfigError     an option with an unknown name or a value that is not allowed
 ├── ModelError      a model, block or weight that a Prismatic router cannot work with
 ├── CorpusError     training text that cannot be read or is too short
+├── CheckpointError a checkpoint that cannot be resumed from
 └── LoggerError     a dynamics.db that cannot be created or belongs to something else
 """
 
@@ -22,6 +23,10 @@ class ModelError(PrismaticError, ValueError):
 
 class CorpusError(PrismaticError, ValueError):
     """The training text cannot be read or is too short."""
+
+
+class CheckpointError(PrismaticError, RuntimeError):
+    """The checkpoint is damaged, or belongs to another model."""
 
 
 class LoggerError(PrismaticError, OSError):

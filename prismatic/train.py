@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,12 +16,15 @@ from tqdm import tqdm
 
 import prismatic
 from prismatic.callbacks import DynamicsLoggerCallback
+from prismatic.checkpoint import Stateful, load, save
 from prismatic.config import RunConfig
 from prismatic.corpus import Corpus
 from prismatic.errors import ConfigError, LoggerError
 from prismatic.logger import DynamicsLogger
 from prismatic.model import ByteLM
 from prismatic.router import load_balancing_loss
+from prismatic.runfiles import read_facts
+from prismatic.store import Resume
 
 HELD_OUT_BATCHES = 8
 
@@ -37,20 +40,29 @@ class TrainResult:
 
 
 def train(
-    config: RunConfig, *, runs: Path = Path("build/runs"), overwrite: bool = False, progress: bool = True
+    config: RunConfig,
+    *,
+    runs: Path = Path("build/runs"),
+    resume: Resume = "never",
+    overwrite: bool = False,
+    checkpoint_freq: int = 500,
+    progress: bool = True,
 ) -> TrainResult:
     """Train to the end of `config.steps`.
 
-    Raises LoggerError if this experiment was run before and overwrite is False, ConfigError for a device that is not
-    there, CorpusError for text that cannot be used.
+    resume: "allow" goes on with an earlier run of the same options at its last checkpoint, "must" asks for one; a run
+    that has finished is returned as it is. overwrite: begin again instead. checkpoint_freq: 0 writes none.
+    Raises LoggerError if this experiment was run before and neither is asked for, or is being run; ConfigError for a
+    device that is not there, CorpusError for text, CheckpointError for a checkpoint that cannot be used.
     """
     device = _device(config)
     corpus = Corpus.load(config.data)
     corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
     run_hash = config.run_hash(corpus.sha256)
-    db_path = _fresh(runs / run_hash / "dynamics.db", overwrite=overwrite)
-    torch.manual_seed(config.seed)
-    model = ByteLM(config).to(device)
+    db_path = _run_file(runs / run_hash / "dynamics.db", resume=resume, overwrite=overwrite)
+    if (done := _finished(db_path)) is not None:
+        return TrainResult(run_hash, db_path, **done)
+    training = _Training.of(config, corpus, device, db_path.with_name("checkpoint.pt"), checkpoint_freq)
     with DynamicsLogger(db_path, num_experts=len(config.roles)) as logger:
         callback = DynamicsLoggerCallback(
             logger,
@@ -60,46 +72,88 @@ def train(
             histogram_freq=config.histogram_freq,
             last_step=config.steps - 1,
         )
-        callback.on_train_begin(model, **run_facts(config, run_hash, corpus))
+        again = training.resume(device)
+        callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
+        if again or logger._last_step is not None:
+            logger.event("resumed", f"training goes on at step {training.step}", step=training.step)
         exit_state = "crashed"
         try:
-            loss = _loop(model, config, corpus, callback, progress=progress)
+            loss = training.run(callback, progress=progress)
             exit_state = "finished"
         except KeyboardInterrupt:
             exit_state = "interrupted"
             raise
         finally:
             logger.log_run({"exit_state": exit_state, "ended": time.time()})
-        held_out_loss = evaluate(model, config, corpus)
-        logger.log_run({"held_out_loss": held_out_loss})
+        held_out_loss = evaluate(training.model, config, corpus)
+        logger.log_run({"loss": loss, "held_out_loss": held_out_loss})
+    training.checkpoint.unlink(missing_ok=True)
     return TrainResult(run_hash, db_path, loss, held_out_loss)
 
 
-def _loop(
-    model: ByteLM, config: RunConfig, corpus: Corpus, callback: DynamicsLoggerCallback, *, progress: bool
-) -> float:
-    """Every optimizer step of the run; returns the last batch's loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
-    loss_value = float("nan")
-    # tqdm draws on stderr and only where a person is looking.
-    with tqdm(range(config.steps), unit="step", disable=None if progress else True) as bar:
-        for step in bar:
-            batch = _batch(config, corpus, step)
-            loss = model.loss(batch)
-            optimizer.zero_grad()
-            (loss + load_balancing_loss(model)).backward()
-            loss_value = loss.item()
-            rate = optimizer.param_groups[0]["lr"]
-            callback.on_before_optimizer_step(
-                model, step, probe=(model.loss, batch), loss=loss_value, learning_rate=rate
-            )
-            if config.max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(loss=f"{loss_value:.3f}", refresh=False)
-    return loss_value
+@dataclass
+class _Training:
+    """A model on its way: what a checkpoint holds, and the loop."""
+
+    config: RunConfig
+    corpus: Corpus
+    model: ByteLM
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    checkpoint: Path
+    checkpoint_freq: int
+    step: int = 0
+
+    @classmethod
+    def of(cls, config: RunConfig, corpus: Corpus, device: torch.device, checkpoint: Path, every: int) -> Self:
+        torch.manual_seed(config.seed)
+        model = ByteLM(config).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
+        return cls(config, corpus, model, optimizer, schedule, checkpoint, every)
+
+    @property
+    def _parts(self) -> dict[str, Stateful]:
+        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def resume(self, device: torch.device) -> bool:
+        """Go on at the last checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return False
+        self.step = load(self.checkpoint, self._parts, device)
+        return True
+
+    def run(self, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
+        """Every optimizer step that is left; returns the last batch's loss."""
+        loss = float("nan")
+        # tqdm draws on stderr and only where a person is looking.
+        silent = None if progress else True
+        with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=silent) as bar:
+            while self.step < self.config.steps:
+                loss = self._train_step(callback)
+                self.step += 1
+                if self.checkpoint_freq and self.step % self.checkpoint_freq == 0 and self.step < self.config.steps:
+                    # Rows first: a run that goes on here must not miss any from before.
+                    callback.logger.flush()
+                    save(self.checkpoint, self.step, self._parts)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        return loss
+
+    def _train_step(self, callback: DynamicsLoggerCallback) -> float:
+        batch = _batch(self.config, self.corpus, self.step)
+        loss = self.model.loss(batch)
+        self.optimizer.zero_grad()
+        (loss + load_balancing_loss(self.model)).backward()
+        loss_value = loss.item()
+        rate = self.optimizer.param_groups[0]["lr"]
+        probe = (self.model.loss, batch)
+        callback.on_before_optimizer_step(self.model, self.step, probe=probe, loss=loss_value, learning_rate=rate)
+        if self.config.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss_value
 
 
 @torch.no_grad()
@@ -125,17 +179,28 @@ def _device(config: RunConfig) -> torch.device:
         ) from error
 
 
-def _fresh(db_path: Path, *, overwrite: bool) -> Path:
-    """The path, without a file on it."""
-    if db_path.exists() and not overwrite:
+def _run_file(db_path: Path, *, resume: Resume, overwrite: bool) -> Path:
+    """The path of the run file: with an earlier run only where it may be gone on with."""
+    if overwrite:
+        for name in (db_path.name, f"{db_path.name}-journal", "checkpoint.pt"):
+            db_path.with_name(name).unlink(missing_ok=True)
+    if db_path.exists() and resume == "never":
         raise LoggerError(
             f"{db_path}: this experiment was run before with the same options. Judge it with "
-            f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, or replace it with "
-            "`--overwrite`."
+            f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, go on with it by "
+            "`--resume allow`, or replace it with `--overwrite`."
         )
-    for file in (db_path, db_path.with_name(f"{db_path.name}-journal")):
-        file.unlink(missing_ok=True)
+    if not db_path.exists() and resume == "must":
+        raise LoggerError(f"{db_path}: there is no run of these options to resume; leave out `--resume must`.")
     return db_path
+
+
+def _finished(db_path: Path) -> dict[str, float] | None:
+    """The losses of a run that has reached its end; None for one that has not begun or not finished."""
+    facts = read_facts(db_path) if db_path.exists() else {}
+    losses = {name: facts.get(name) for name in ("loss", "held_out_loss")}
+    known = {name: float(value) for name, value in losses.items() if isinstance(value, int | float)}
+    return known if facts.get("exit_state") == "finished" and len(known) == len(losses) else None
 
 
 def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any]:

@@ -1,0 +1,410 @@
+"""What keeping a record costs, beside plain sqlite3 and four trackers: the caller's time, speed, bytes, rows lost.
+
+    python benchmarks/storage.py [--quick] [--json FILE]
+
+Every writer runs in a process of its own, driven by the same loops (storage_peers.py), in turns. Each tracker has its
+own environment under build/peers, made at the first use, and is skipped by name where it cannot be had. Without a kill
+no record may be lost: after each loop the files are read back and every value is counted.
+
+A call's time is taken from a *paced* loop, a record each millisecond. A training step takes 10 ms or more, so that is
+ten times busier than training. The tight loop's figures stand beside it but answer another question: there the caches
+are warm from the last call, the queue of a writer with a thread is always full, and its flushes stand between the
+calls. Between paced calls the loop sleeps, as a training thread in torch leaves the interpreter to others; the caches
+cool down meanwhile, so a call costs more than in the tight loop, and in training too. Speed is the tight loop's,
+closing included.
+
+The kills are `kill -9` at a random moment of a loop with a record each 2 ms. Lost is what the worker said it had logged
+and the files do not hold; *acknowledged* rows are those whose log() had returned more than flush_seconds before.
+
+Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/storage.json. `--quick` is one
+round with few records, and kills at 200 scalars alone; making the environments comes on top, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import platform
+import random
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+RESULTS = ROOT / "benchmarks" / "results" / "storage.json"
+WIDTHS = (20, 200, 2000)
+FLUSH_SECONDS = 1.0  # DynamicsLogger's default: what log() promises
+PACE, KILL_PACE = 0.001, 0.002  # seconds a record
+KILL_AFTER = (1.5, 3.0)  # seconds of logging; more than FLUSH_SECONDS, so that some rows are acknowledged
+PATIENCE = 180.0  # seconds until a command of a worker counts as hanging
+
+# Bounded closely where this benchmark reads the peer's own file format.
+REQUIREMENTS = {
+    "TensorBoard": "tensorboard>=2.19,<3",
+    "MLflow": "mlflow>=3.17,<4",
+    "trackio": "trackio>=0.43,<0.44",
+    "wandb offline": "wandb>=0.31,<0.32",
+}
+WRITERS = ("ours", "sqlite3, per row", "sqlite3, per 100", *REQUIREMENTS)
+QUIET = {
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+class Skipped(Exception):
+    """A writer that cannot be installed or run, and why."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is logged: each loop ends after so many values or seconds, so that slow writers get fewer records."""
+
+    rounds: int
+    paced: int  # records
+    values: int
+    seconds: float
+    kills: dict[str, int]  # of ours, of each other writer
+    kill_widths: tuple[int, ...]
+
+
+FULL = Load(3, 2_000, 4_000_000, 4.0, {"ours": 5, "others": 2}, WIDTHS)
+QUICK = Load(1, 600, 1_000_000, 0.6, {"ours": 5, "others": 1}, (200,))
+
+
+@dataclass
+class Worker:
+    """A process of storage_peers.py: `ask` sends a command and waits for its answer."""
+
+    name: str
+    python: Path
+    root: Path
+    process: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(exist_ok=True)
+        self.process = subprocess.Popen(
+            [str(self.python), str(Path(__file__).with_name("storage_peers.py")), self.name, str(self.root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            # A home of its own: what a peer keeps there is neither read from nor left in the user's.
+            env=os.environ | QUIET | {"HOME": str(self.root)},
+        )
+
+    def tell(self, **command: Any) -> None:
+        """Send a command. One to a worker that has ended says so when its answer is read."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """The worker's lines until it ends, and every process with it that shares its output, such as wandb's."""
+        assert self.process.stdout
+        return (json.loads(line) for line in self.process.stdout if line.startswith("{"))
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """The answer; Skipped if it is an error, or none within PATIENCE."""
+        self.tell(**command)
+        with kill_after(self.process, PATIENCE):
+            said = next(self.answers(), None) or {"error": f"the worker ended or hung at {command['do']}"}
+        if "error" in said:
+            raise Skipped(said["error"])
+        answer: dict[str, Any] = said["answer"]
+        return answer
+
+    def close(self) -> None:
+        """No more commands; whoever does not end by itself is killed."""
+        assert self.process.stdin
+        assert self.process.stdout
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+@contextmanager
+def kill_after(process: subprocess.Popen[str], seconds: float) -> Iterator[threading.Timer]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield timer
+    finally:
+        timer.cancel()
+
+
+@dataclass
+class Report:
+    """Everything measured, by width and writer, and who was skipped why."""
+
+    figures: dict[int, dict[str, dict[str, Any]]] = field(default_factory=lambda: {width: {} for width in WIDTHS})
+    skipped: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, who: str, why: str) -> None:
+        if who not in self.skipped:
+            self.skipped[who] = why
+            print(f"{who}: skipped, {why}", flush=True)
+
+
+def main() -> int:
+    """Measure, print, and say which goals hold."""
+    options = arguments()
+    load = QUICK if options.quick else FULL
+    report = Report()
+    BUILD.mkdir(exist_ok=True)
+    pythons = environments(report)
+    # Under build/, where runs go: a /tmp in memory would make every commit free.
+    with (
+        tempfile.TemporaryDirectory(prefix="storage-", dir=BUILD, ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
+        # What a killed peer leaves goes away too; not in `folder`, because the name of a socket must be short.
+        os.environ["TMPDIR"] = scratch
+        measure(pythons, Path(folder), load, report)
+    for width in WIDTHS:
+        print_table(width, report.figures[width])
+    judged = goals(report)
+    print()
+    for goal in judged:
+        holds = "holds" if goal["holds"] else "FAILS"
+        print(f"{goal['goal']:<72} {goal['figure']:>9.2f}  limit {goal['limit']:<8} {holds}")
+    target = options.json or (None if options.quick else RESULTS)
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(as_json(options.quick, report, judged), indent=2) + "\n")
+    return 0 if all(goal["holds"] for goal in judged) else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, few records, kills at 200 scalars alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    return parser.parse_args()
+
+
+def environments(report: Report) -> dict[str, Path]:
+    """The interpreter of each writer that can be had; this one for ours and for plain sqlite3."""
+    pythons = {}
+    for name in WRITERS:
+        try:
+            pythons[name] = environment(name) if name in REQUIREMENTS else Path(sys.executable)
+        except (Skipped, OSError, subprocess.SubprocessError) as error:
+            report.skip(name, str(error).strip() or type(error).__name__)
+    return pythons
+
+
+def environment(name: str) -> Path:
+    """The interpreter of a tracker's environment, which is made where it does not stand ready already."""
+    requirement = REQUIREMENTS[name]
+    folder = BUILD / "peers" / requirement.partition(">")[0]
+    ready, python = folder / "ready.txt", folder / "bin" / "python"
+    torch = importlib.util.find_spec("torch") if name == "TensorBoard" else None
+    if name == "TensorBoard" and not (torch and torch.origin):
+        raise Skipped("torch, which its SummaryWriter is part of, is not installed")
+    if not (ready.exists() and ready.read_text() == requirement):
+        print(f"{name}: installing {requirement} into {folder.relative_to(ROOT)}", flush=True)
+        run_quietly(sys.executable, "-m", "venv", "--clear", str(folder))
+        run_quietly(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement)
+        ready.write_text(requirement)
+    if torch and torch.origin:
+        # torch comes from this environment, after the peer's own packages: another copy would take gigabytes.
+        packages = next(folder.glob("lib/python*/site-packages"))
+        (packages / "host.pth").write_text(f"{Path(torch.origin).parent.parent}\n")
+    return python
+
+
+def run_quietly(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise Skipped(f"{' '.join(command[1:4])} failed: {lines[-1] if lines else done.returncode}")
+
+
+def measure(pythons: dict[str, Path], folder: Path, load: Load, report: Report) -> None:
+    """All rounds and kills. The workers live throughout and wait while another one is measured."""
+    workers: dict[str, Worker] = {}
+    try:
+        for number, (name, python) in enumerate(pythons.items()):
+            workers[name] = Worker(name, python, folder / f"writer-{number}")
+            with skipping(report, name):
+                report.versions[name] = workers[name].ask(do="about")["version"]
+        for width in WIDTHS:
+            rounds = all_rounds(workers, width, load, report)
+            report.figures[width] = {name: medians(figures) for name, figures in rounds.items()}
+        all_kills(workers, load, report)
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+@contextmanager
+def skipping(report: Report, who: str) -> Iterator[None]:
+    """What goes wrong with one writer is said and leaves the others alone."""
+    try:
+        yield
+    except Skipped as reason:
+        report.skip(who, str(reason))
+
+
+def all_rounds(workers: dict[str, Worker], width: int, load: Load, report: Report) -> dict[str, list[dict[str, Any]]]:
+    """Each round meets every writer, so that a busy moment of the machine meets them all."""
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    for number in range(load.rounds):
+        for name, worker in workers.items():
+            who = f"{name} at {width} scalars"
+            if who in report.skipped or name in report.skipped:
+                continue
+            with skipping(report, who):
+                size: dict[str, Any] = {"width": width, "seconds": load.seconds}
+                run = f"w{width}-r{number}"
+                paced = worker.ask(do="paced", run=f"{run}-paced", every=PACE, records=load.paced, **size)
+                tight = worker.ask(do="tight", run=f"{run}-tight", records=load.values // width, **size)
+                rounds.setdefault(name, []).append(paced | tight)
+    return {name: figures for name, figures in rounds.items() if f"{name} at {width} scalars" not in report.skipped}
+
+
+def medians(figures: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: statistics.median(figure[key] for figure in figures) for key in figures[0]}
+
+
+def all_kills(workers: dict[str, Worker], load: Load, report: Report) -> None:
+    """Kill each writer some times at each width; the moments are the same in every run of this benchmark."""
+    moments = random.Random(0)
+    for width in load.kill_widths:
+        for name, worker in workers.items():
+            figures = report.figures[width].get(name)
+            if figures is None:
+                continue
+            times = load.kills.get(name, load.kills["others"])
+            with skipping(report, f"{name}, killed at {width} scalars"):
+                kills = [one_kill(worker, width, i, moments.uniform(*KILL_AFTER)) for i in range(times)]
+                figures["kills"] = kills
+                figures["lost_worst"] = max(kill["lost"] for kill in kills)
+                figures["lost_acknowledged"] = sum(kill["lost_acknowledged"] for kill in kills)
+
+
+class Killer(threading.Thread):
+    """Ends a process without warning after `delay` seconds and keeps the moment before."""
+
+    def __init__(self, process: subprocess.Popen[str], delay: float) -> None:
+        super().__init__(daemon=True)
+        self.process, self.delay, self.killed = process, delay, math.inf
+
+    def run(self) -> None:
+        time.sleep(self.delay)
+        self.killed = time.monotonic()
+        self.process.kill()
+
+
+def one_kill(worker: Worker, width: int, number: int, delay: float) -> dict[str, Any]:
+    """`kill -9` a second worker of the kind `delay` seconds after its first record, then count what the files hold."""
+    run = f"w{width}-k{number}"
+    victim = Worker(worker.name, worker.python, worker.root)
+    try:
+        with kill_after(victim.process, PATIENCE):
+            victim.tell(do="until_killed", run=run, width=width, every=KILL_PACE)
+            first = next(victim.answers(), None) or {"error": "the worker ended or hung before its first record"}
+            if "error" in first:
+                raise Skipped(first["error"])
+            killer = Killer(victim.process, delay)
+            killer.start()
+            said = [first, *(line for line in victim.answers() if "at" in line)]
+            killer.join()
+    finally:
+        victim.close()
+    # time.monotonic() is one clock for all processes of a machine.
+    held = set(worker.ask(do="held", run=run, width=width)["held"])
+    lost = [row for row in said if row["step"] not in held]
+    acknowledged = sum(row["at"] + FLUSH_SECONDS < killer.killed for row in lost)
+    return {"after": delay, "logged": len(said), "lost": len(lost), "lost_acknowledged": acknowledged}
+
+
+def print_table(width: int, figures: dict[str, dict[str, Any]]) -> None:
+    """A line per writer; a record each millisecond for the first two columns, none waiting for the next two."""
+    heads = ("p50 us", "p99 us", "tight p50", "tight p99", "metrics/s", "B/metric", "lost", "lost > 1 s")
+    keys = ("paced_p50", "paced_p99", "tight_p50", "tight_p99")
+    print(f"\n{f'{width} scalars a record':<24}" + "".join(f"{head:>12}" for head in heads))
+    for name, figure in figures.items():
+        times = "".join(f"{figure[key]:>12,.1f}" for key in keys)
+        speed_and_size = f"{figure['metrics_per_second']:>12,.0f}{figure['bytes_per_metric']:>12.1f}"
+        lost = "".join(f"{figure.get(key, '-'):>12}" for key in ("lost_worst", "lost_acknowledged"))
+        print(f"  {name:<22}{times}{speed_and_size}{lost}")
+
+
+def goals(report: Report) -> list[dict[str, Any]]:
+    """The limits; what could not be measured is not a number and holds no goal."""
+    figures = report.figures
+
+    def figure(width: int, name: str, key: str) -> float:
+        return float(figures[width].get(name, {}).get(key, math.nan))
+
+    speeds = {name: figure(200, name, "metrics_per_second") for name in figures[200]}
+    speed = speeds.get("ours", math.nan)
+    best = max((name for name in REQUIREMENTS if name in speeds), key=speeds.__getitem__, default="no tracker ran")
+    kills = [run["ours"] for run in figures.values() if "kills" in run.get("ours", {})]
+    done = sum(len(run["kills"]) for run in kills)
+    lost = sum(run["lost_acknowledged"] for run in kills) if kills else math.nan
+    at_least = [
+        (f"metrics/s, 200 scalars, as a multiple of the best tracker ({best})", speed / speeds.get(best, math.nan), 20),
+        ("the same, of sqlite3 with a commit per 100", speed / speeds.get("sqlite3, per 100", math.nan), 0.5),
+    ]
+    at_most = [
+        ("log() p50, microseconds, 20 scalars", figure(20, "ours", "paced_p50"), 10),
+        ("log() p50, microseconds, 200 scalars", figure(200, "ours", "paced_p50"), 30),
+        ("log() p99, microseconds, 20 scalars", figure(20, "ours", "paced_p99"), 1_000),
+        ("log() p99, microseconds, 200 scalars", figure(200, "ours", "paced_p99"), 1_000),
+        ("bytes on disk per value, 200 scalars", figure(200, "ours", "bytes_per_metric"), 11),
+        (f"acknowledged rows lost over {done} kills", lost, 0),
+        ("loops in which ours failed or lost a record", sum(who.startswith("ours") for who in report.skipped), 0),
+    ]
+    judged = [(goal, value, f">= {limit:g}", value >= limit) for goal, value, limit in at_least]
+    judged += [(goal, value, f"<= {limit:g}", value <= limit) for goal, value, limit in at_most]
+    return [dict(zip(("goal", "figure", "limit", "holds"), row, strict=True)) for row in judged]
+
+
+def as_json(quick: bool, report: Report, judged: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every figure with where it comes from."""
+    return {
+        "machine": {
+            "device": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "date": time.strftime("%Y-%m-%d"),
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            **report.versions,
+        },
+        "quick": quick,
+        "scalars": report.figures,
+        "skipped": report.skipped,
+        # JSON has no NaN.
+        "goals": [goal | {"figure": None if math.isnan(goal["figure"]) else goal["figure"]} for goal in judged],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""What can be done with run files besides writing them: list, copy a live one, upgrade an old one. No torch.
+
+These are files of one's own. Files of others are opened by `validation`, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from prismatic.errors import LoggerError
+from prismatic.schema import SCHEMA_VERSION
+from prismatic.store import Store
+
+READ_SECONDS = 10.0  # a writer that is at it is waited for
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run as its file tells it. Unknown is None: other writers record less."""
+
+    run: str
+    path: Path
+    status: str
+    """running, finished, crashed, interrupted; killed: it says running and nobody writes; unknown; unreadable."""
+    last_step: int | None
+    planned_steps: int | None
+    logged_steps: int
+    last_update: float
+    """Seconds since 1970, when the file was last written."""
+    seed: int | None
+    perturbation_scale: float | None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection. Raises LoggerError for what cannot be read."""
+    url = f"file:{quote(str(path.absolute()))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(url, uri=True, timeout=READ_SECONDS, isolation_level=None)) as connection:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            yield connection
+    except sqlite3.Error as error:
+        raise LoggerError(f"{path}: cannot be read as a run file ({error}).") from error
+
+
+def find_run(run: str, runs: Path = Path("build/runs")) -> Path:
+    """The run file that is meant by a path, a run folder, or a run's hash. Raises LoggerError where there is none."""
+    candidates = [Path(run), Path(run) / "dynamics.db", runs / run / "dynamics.db"]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise LoggerError(f"{run}: no such run; looked for {', '.join(map(str, candidates))}.")
+    return found
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Table `run` as a dict; empty where the file has none. Raises LoggerError for what is no SQLite file."""
+    with reading(path) as connection:
+        if not _has_table(connection, "run"):
+            return {}
+        return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM run")}
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return bool(connection.execute(query, (name,)).fetchone()[0])
+
+
+def list_runs(runs: Path) -> list[RunSummary]:
+    """Every run below this folder, the one that was written last first."""
+    return sorted(map(summary, runs.rglob("dynamics.db")), key=lambda run: -run.last_update)
+
+
+def summary(path: Path) -> RunSummary:
+    """What a run file says about its run; never an error, since one bad file must not hide the others."""
+    last_update = path.stat().st_mtime
+    try:
+        facts = read_facts(path)
+        with reading(path) as connection:
+            count, last_step = connection.execute("SELECT count(*), max(step) FROM dynamics").fetchone()
+    except (LoggerError, ValueError):
+        return RunSummary(path.parent.name, path, "unreadable", None, None, 0, last_update, None, None)
+    status = facts.get("exit_state", "unknown")
+    if status == "running" and not is_being_written(path):
+        status = "killed"
+    return RunSummary(
+        run=facts.get("run_hash", path.parent.name),
+        path=path,
+        status=status,
+        last_step=last_step,
+        planned_steps=facts.get("planned_steps"),
+        logged_steps=count,
+        last_update=last_update,
+        seed=facts.get("config.seed", facts.get("seed")),
+        perturbation_scale=facts.get("config.perturbation_scale"),
+    )
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a DynamicsLogger has this file open, here or in another process."""
+    file = Path(f"{path}.lock")
+    if not file.exists():
+        return False
+    lock = FileLock(file, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def snapshot(path: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write a whole, single file of a run, which may be training; returns its path.
+
+    Raises LoggerError for a file that is no run, or an output that is there already.
+    """
+    with reading(path) as connection:
+        last_step = connection.execute("SELECT max(step) FROM dynamics").fetchone()[0]
+        output = output or Path(f"{path.absolute().parent.name}-step-{last_step}.db")
+        if output.exists() and not overwrite:
+            raise LoggerError(f"{output}: exists already; choose another file by -o, or replace it by --overwrite.")
+        unfinished = output.with_name(f"{output.name}.new")
+        unfinished.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(unfinished),))
+    os.replace(unfinished, output)
+    return output
+
+
+def migrate(path: Path) -> Path | None:
+    """Upgrade a file of an earlier schema version; returns where the original is kept, None if it is current.
+
+    Raises LoggerError for a file that is no run, is being written, or cannot be upgraded; it is then as it was.
+    """
+    with reading(path) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == SCHEMA_VERSION:
+        return None
+    kept, upgraded = Path(f"{path}.v{version}"), Path(f"{path}.upgraded")
+    if kept.exists():
+        raise LoggerError(f"{kept}: exists already, and the original would be kept there; move it away first.")
+    lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
+    try:
+        with lock:
+            upgraded.unlink(missing_ok=True)
+            # A copy by SQLite and not of the bytes: it has what a -wal holds.
+            with reading(path) as source, closing(sqlite3.connect(upgraded)) as copy:
+                source.backup(copy)
+            Store(upgraded).close()
+            os.link(path, kept)
+            os.replace(upgraded, path)
+    except Timeout:
+        raise LoggerError(f"{path}: is being written; upgrade it when its training has ended.") from None
+    finally:
+        for file in (upgraded, Path(f"{upgraded}.lock")):
+            file.unlink(missing_ok=True)
+    return kept
