@@ -7,12 +7,16 @@ the thread that writes. So `log()` costs microseconds.
 from __future__ import annotations
 
 import re
-from array import array
+import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from operator import ne
+from struct import Struct
 from threading import Event
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from prismatic.schema import STEP_COLUMNS
 
@@ -33,6 +37,8 @@ class Columns(NamedTuple):
     """Which of a record's values they take; None: all of them, in their order."""
     refused: tuple[str, ...]
     """Names that can be no column."""
+    packing: Struct
+    """All of a record's values as eight bytes each."""
 
 
 class Measured(NamedTuple):
@@ -40,13 +46,15 @@ class Measured(NamedTuple):
 
     step: int
     columns: Columns
-    values: Sequence[Any]
+    values: bytes | list[Any]
+    """Packed, where all are numbers."""
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
     @property
     def size(self) -> int:
         """How many values it holds."""
-        return len(self.values) + sum(len(rows) * len(rows[0]) for rows in self.tables.values() if rows)
+        beside = sum([len(rows) * len(rows[0]) for rows in self.tables.values() if rows]) if self.tables else 0
+        return len(self.columns.names) + beside
 
 
 class Told(NamedTuple):
@@ -82,7 +90,7 @@ class Shapes:
 
     def __init__(self) -> None:
         self._last: tuple[list[str], list[int], list[str]] = ([], [], [])
-        self._columns = Columns((), None, ())
+        self._columns = _columns([])
 
     def measured(
         self,
@@ -98,24 +106,18 @@ class Shapes:
             own = (f"{expert}_{name}" for expert, values in gradients.items() for name in values)
             self._last, self._columns = shape, _columns([*own, *others])
         values = list(chain.from_iterable([group.values() for group in groups]))
-        try:
-            # Tensors come in whole groups or not at all; and torch warns where an array reads one with a gradient.
-            return Measured(step, self._columns, _doubles(values), tables)
-        except (TypeError, OverflowError):  # None, or what is no number
-            return Measured(step, self._columns, list(map(number, values)), tables)
-
-
-def _doubles(values: list[Any]) -> array[float]:
-    """All values as they are now, eight bytes each. TypeError where one is no number, or is a tensor or an array."""
-    if hasattr(values[0], "item"):
-        raise TypeError("tensors and arrays are read one by one")
-    return array("d", values)
+        # Tensors come in whole groups or not at all; and torch warns where packing reads one that has a gradient.
+        if not hasattr(values[0], "item"):
+            with suppress(struct.error, TypeError, OverflowError):  # None, or what is no number
+                return Measured(step, self._columns, self._columns.packing.pack(*values), tables)
+        return Measured(step, self._columns, list(map(number, values)), tables)
 
 
 def _columns(names: Sequence[str]) -> Columns:
     sound = {name: place for place, name in enumerate(names) if COLUMN_NAME.fullmatch(name) and name != "step"}
     refused = tuple(name for name in names if name not in sound)
-    return Columns(tuple(sound), tuple(sound.values()) if len(sound) < len(names) else None, refused)
+    places = tuple(sound.values()) if len(sound) < len(names) else None
+    return Columns(tuple(sound), places, refused, Struct(f"{len(names)}d"))
 
 
 def taken(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,20 +141,24 @@ def number(value: Any) -> Any:
         return Refused(str(error))
 
 
-def wide_values(record: Measured) -> list[Any]:
-    """The values of the record's columns, in their order; Refused where one is no number."""
+def wide_values(run: Sequence[Measured]) -> list[tuple[int, list[Any]]]:
+    """Of records with the same columns, how many values are NaN, and the values; Refused for what is no number."""
+    columns = run[0].columns
+    packed = b"".join([record.values for record in run if isinstance(record.values, bytes)])
+    matrix = np.frombuffer(packed).reshape(-1, columns.packing.size // 8)
+    if columns.places is not None:
+        matrix = matrix[:, list(columns.places)]
+    rows = zip(np.isnan(matrix).sum(1).tolist(), matrix.tolist(), strict=True)
+    return [next(rows) if isinstance(record.values, bytes) else _loose_values(record) for record in run]
+
+
+def _loose_values(record: Measured) -> tuple[int, list[Any]]:
     columns, values = record.columns, list(record.values)
     if columns.places is not None:
         values = [values[place] for place in columns.places]
-    if isinstance(record.values, array):
-        return values
     kinds = ["INTEGER" if name in _INTEGERS else "REAL" for name in columns.names]
-    return [plain(value, kind) for value, kind in zip(values, kinds, strict=True)]
-
-
-def nan_count(values: Sequence[Any]) -> int:
-    """How many are NaN, the only value that differs from itself."""
-    return sum(map(ne, values, values))
+    # NaN is the only value that differs from itself.
+    return sum(map(ne, values, values)), [plain(value, kind) for value, kind in zip(values, kinds, strict=True)]
 
 
 def plain(value: Any, kind: str) -> Any:

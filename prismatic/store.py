@@ -108,6 +108,8 @@ class Store:
     def insert(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
         """Insert rows, replacing those with the same key; returns the faults of rows that can never be written."""
         # Quoted, because a metric may well be called `order` or `group`; there is no quote in a name.
+        if not rows:
+            return []
         columns, holes = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
         statement = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({holes})"
         try:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import compress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prismatic.records import Flush, Measured, Refused, Rewound, Told, Widened, nan_count, plain, wide_values
+from prismatic.records import Flush, Measured, Refused, Rewound, Told, Widened, plain, wide_values
 from prismatic.schema import dynamics_columns
 from prismatic.store import Store, columns_of
 
 MAX_WAITING = 2_000_000  # values; about 150 MB of Python numbers
 CLOSE_SECONDS = 10.0  # how long the last rows try to reach the file
+VALUES_AT_ONCE = 200_000  # of one transaction, some tenth of a second
+ROWS_AT_ONCE = 100  # rows that exist as Python objects: so few stay in the processor's cache
 NAME_RULE = "a column's name has lower-case letters, digits and underscores, at most 63, and is not `step`"
 
 Item = Measured | Told | Rewound | Widened | Flush
@@ -40,7 +43,7 @@ class Writer:
         self._interval = flush_seconds / 2
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._urgent: SimpleQueue[None] = SimpleQueue()
-        self._waiting: list[Item] = []  # taken from the queue and not in the file yet: the thread's own
+        self._waiting: deque[Item] = deque()  # taken from the queue and not in the file yet: the thread's own
         self._said: set[str] = set()
         self._dropped_before = 0
         self._deadline: float | None = None
@@ -101,34 +104,48 @@ class Writer:
             self._store.close()
 
     def _write(self) -> bool:
-        """Everything that waits, in one transaction; False if the file could not be written, and all waits on."""
+        """Everything that waits, oldest first; False if the file could not be written, and the rest waits on."""
         with suppress(Empty):
             while True:
                 self._waiting.append(self._queue.get_nowait())
-        tokens = [item for item in self._waiting if isinstance(item, Flush)]
-        self._waiting = [item for item in self._waiting if not isinstance(item, Flush)]
-        written = not self._waiting or self._try_to_write()
-        for token in tokens:
-            token.written = written
-            token.done.set()
+        written = True
+        while self._waiting and written:
+            batch = self._oldest()
+            written = self._try_to_write([item for item in batch if not isinstance(item, Flush)])
+            if written:
+                _answer(batch, written)
+                for _ in batch:
+                    self._waiting.popleft()
+        _answer(self._waiting, False)
+        self._waiting = deque(item for item in self._waiting if not isinstance(item, Flush))
         return written
 
-    def _try_to_write(self) -> bool:
+    def _oldest(self) -> list[Item]:
+        """As many records as one short transaction takes: the first of many must not wait for the last."""
+        batch: list[Item] = []
+        values = 0
+        for item in self._waiting:
+            values += item.size if isinstance(item, Measured) else 1
+            if batch and values > VALUES_AT_ONCE:
+                break
+            batch.append(item)
+        return batch
+
+    def _try_to_write(self, items: list[Item]) -> bool:
         dropped = self.dropped
+        if not items and dropped == self._dropped_before:
+            return True
         try:
             with self._store.transaction():
-                faults = _Batch(self._store).write(self._waiting)
+                faults = _Batch(self._store).write(items)
                 if dropped > self._dropped_before:
-                    row = event(
-                        "dropped",
-                        f"{dropped} logged steps were dropped until now: the file could not be written",
-                        "error",
-                    )
+                    said = f"{dropped} logged steps were dropped until now: the file could not be written"
+                    row = event("dropped", said, "error")
                     self._store.insert("events", tuple(row), [tuple(row.values())])
         except Exception as error:  # whatever it is, this thread must go on: training knows nothing of it
             self._say_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
             return False
-        self._waiting, self._dropped_before = [], dropped
+        self._dropped_before = dropped
         for fault, code in faults.items():
             self._refuse(fault, code)
         return True
@@ -145,6 +162,14 @@ class Writer:
         return new
 
 
+def _answer(items: Iterable[Item], written: bool) -> None:
+    """Tell those who wait for a flush how it went."""
+    for item in items:
+        if isinstance(item, Flush):
+            item.written = written
+            item.done.set()
+
+
 class _Batch:
     """The rows of one transaction, by table and columns, so that each kind is one statement."""
 
@@ -153,6 +178,7 @@ class _Batch:
         self._rows: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
         self._faults: dict[str, str] = {}
         """Sentence by sentence, the code of its event."""
+        self._run: list[Measured] = []
 
     def write(self, items: list[Item]) -> dict[str, str]:
         """Write these items in their order; returns what could never be written, and the code of each."""
@@ -170,43 +196,45 @@ class _Batch:
         return self._faults
 
     def _measured(self, record: Measured) -> None:
-        columns = record.columns
-        for name in columns.refused:
-            self._fault(f"{name!r} is not logged: {NAME_RULE}", "refused_value")
-        values = wide_values(record)
-        for place, value in enumerate(values):
-            if type(value) is Refused:
-                self._fault(f"{columns.names[place]!r} is not logged: {value}", "refused_value")
-                values[place] = None
-        self._store.add_columns(columns.names)
-        names = columns.names
-        if not all(map(self._store.has_column, names)):
-            names, values = self._without_scalars(record.step, names, values)
-        self._rows.setdefault(("dynamics", ("step", "nan_values", *names)), []).append(
-            [record.step, nan_count(values), *values]
-        )
+        if self._run and (record.columns is not self._run[0].columns or len(self._run) == ROWS_AT_ONCE):
+            self._insert()
+        self._run.append(record)
         for table, rows in record.tables.items():
             for row in rows:
                 self._row(table, {"step": record.step, **row})
 
-    def _without_scalars(
-        self, step: int, names: tuple[str, ...], values: list[Any]
-    ) -> tuple[tuple[str, ...], list[Any]]:
-        """The names and values that the wide table has columns for; the others become rows of `scalars`."""
-        pairs = list(zip(names, values, strict=True))
-        rest = [[step, name, value] for name, value in pairs if not self._store.has_column(name)]
-        self._rows.setdefault(("scalars", ("step", "name", "value")), []).extend(rest)
-        kept = [(name, value) for name, value in pairs if self._store.has_column(name)]
-        return tuple(name for name, _ in kept), [value for _, value in kept]
+    def _end_run(self) -> None:
+        """The rows of the records that came one after another with the same columns."""
+        run, self._run = self._run, []
+        if not run:
+            return
+        names = run[0].columns.names
+        for name in run[0].columns.refused:
+            self._fault(f"{name!r} is not logged: {NAME_RULE}", "refused_value")
+        rows = [(record.step, nan, values) for record, (nan, values) in zip(run, wide_values(run), strict=True)]
+        if any(isinstance(record.values, list) for record in run):
+            rows = [(step, nan, self._without_refused(values, names)) for step, nan, values in rows]
+        self._store.add_columns(names)
+        room = [self._store.has_column(name) for name in names]
+        if not all(room):
+            rest = [[step, name, values[i]] for step, _, values in rows for i, name in enumerate(names) if not room[i]]
+            self._rows.setdefault(("scalars", ("step", "name", "value")), []).extend(rest)
+            rows = [(step, nan, list(compress(values, room))) for step, nan, values in rows]
+        columns = ("step", "nan_values", *compress(names, room))
+        self._rows.setdefault(("dynamics", columns), []).extend([step, nan, *values] for step, nan, values in rows)
+
+    def _without_refused(self, values: list[Any], names: Sequence[str]) -> list[Any]:
+        if Refused not in map(type, values):
+            return values
+        for name, value in zip(names, values, strict=True):
+            if type(value) is Refused:
+                self._fault(f"{name!r} is not logged: {value}", "refused_value")
+        return [None if type(value) is Refused else value for value in values]
 
     def _row(self, table: str, row: Mapping[str, Any]) -> None:
         kinds = columns_of(table)
         values = [plain(value, kinds.get(name, "REAL")) for name, value in row.items()]
-        for name, value in zip(row, values, strict=True):
-            if type(value) is Refused:
-                self._fault(f"{name!r} is not logged: {value}", "refused_value")
-        plain_values = [None if type(value) is Refused else value for value in values]
-        self._rows.setdefault((table, tuple(row)), []).append(plain_values)
+        self._rows.setdefault((table, tuple(row)), []).append(self._without_refused(values, list(row)))
 
     def _rewound(self, item: Rewound) -> None:
         self._insert()
@@ -219,6 +247,7 @@ class _Batch:
         self._row("events", {**row, "step": item.step})
 
     def _insert(self) -> None:
+        self._end_run()
         for (table, names), rows in self._rows.items():
             for fault in self._store.insert(table, names, rows):
                 self._fault(f"a row or column is not logged: {fault}", "refused_row")
