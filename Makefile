@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint format examples clean
+.PHONY: app test lint format faults examples clean
 
 app: $(VENV)/.app
 	$(BIN)/streamlit run app.py
@@ -21,6 +21,10 @@ lint: $(VENV)/.all
 format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# All 200 kills of a writing process; `make test` does a dozen.
+faults: $(VENV)/.all
+	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/test_faults.py
 
 examples: $(VENV)/.all
 	$(BIN)/python -m examples.make

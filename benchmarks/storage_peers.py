@@ -28,7 +28,7 @@ METRICS = (
     *("bottom_to_middle", "divergence", "relative_divergence", "direction", "gradient_cosine"),
 )
 POOL = 50  # records made beforehand and logged in turns: making one costs more than logging it
-FLUSH_EVERY = 1_000  # records; our logger holds a bounded number of them and drops beyond, as training must never wait
+FLUSH_EVERY = 500_000  # values; our logger holds a bounded number of them and drops beyond, as training must never wait
 LONGEST = 60.0  # seconds until a worker that nobody kills ends by itself
 Record = dict[str, float]
 
@@ -48,6 +48,7 @@ class Writer:
     """What the loops need of a writer. `held` reads the files of a run back: how many values each step has."""
 
     package: ClassVar[str] = ""
+    width = 1  # scalars of a record
     settles: ClassVar[float] = 0.0  # seconds after close() in which its files may still become whole
 
     def __init__(self, root: Path, run: str, width: int) -> None:
@@ -374,6 +375,7 @@ class Bench:
     def _begin(self, run: str, width: int) -> tuple[Writer, list[Any]]:
         """An open writer that has already seen one record, step 0: making a file and its columns is not logging."""
         writer = self.writer_class(self.root, run, width)
+        writer.width = width
         pool = [writer.prepare(record) for record in make_records(width)]
         writer.log(0, pool[0])
         writer.flush()
@@ -394,7 +396,7 @@ def timed_call(writer: Writer, step: int, pool: list[Any]) -> int:
     before = time.perf_counter_ns()
     writer.log(step, record)
     nanoseconds = time.perf_counter_ns() - before
-    if step % FLUSH_EVERY == 0:
+    if step % (FLUSH_EVERY // writer.width) == 0:
         writer.flush()
     return nanoseconds
 

@@ -48,6 +48,7 @@ class DynamicsLogger:
         store = Store(self.db_path, num_experts, journal_mode=journal_mode, resume=resume)
         self._last_step = store.last_step
         self._process = os.getpid()
+        self._open = True
         self._refused = False
         self._shapes = Shapes()
         self._writer = Writer(store, flush_seconds=flush_seconds)
@@ -73,19 +74,26 @@ class DynamicsLogger:
         """
         if not dynamics or "expert_gradients" not in dynamics:
             return
-        if not self._usable():
-            self._writer.dropped += 1
+        if not self._open:
+            self._refuse()
             return
         step = int(step)
-        counts = {name: dynamics[name] for name in ("nonfinite", "missing_gradients") if name in dynamics}
-        others = {**dynamics.get("divergence_scores", {}), **counts, **taken(metrics), "wall_time": time.time()}
-        tables = {table: [*map(taken, dynamics[table])] for table in ("layers", "histograms") if table in dynamics}
-        record = self._shapes.measured(step, dynamics["expert_gradients"], others, tables)
+        others = {**dynamics.get("divergence_scores", {}), "wall_time": time.time()}
+        for name in ("nonfinite", "missing_gradients"):
+            if name in dynamics:
+                others[name] = dynamics[name]
+        for name, value in metrics.items():
+            others[name] = number(value)
+        tables = {}
+        for table in ("layers", "histograms"):
+            if table in dynamics:
+                tables[table] = [*map(taken, dynamics[table])]
         if self._last_step is not None and step <= self._last_step:
             self._writer.tell(Rewound(step, self._last_step))
         self._last_step = step
-        self._writer.measured(record)
-        self._say()
+        self._writer.measured(self._shapes.measured(step, dynamics["expert_gradients"], others, tables))
+        if self._writer.sayings:
+            self._say()
 
     def log_dynamics(self, step: int, metrics: Mapping[str, Any] | None) -> None:
         """The documented name of `log` in a hand-written training loop."""
@@ -97,41 +105,40 @@ class DynamicsLogger:
 
     def log_table(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Record rows of `run`, `experts` or `tiers`, by column name."""
-        if self._usable():
+        if self._open:
             for row in rows:
                 self._writer.tell(Told(table, taken(row)))
             self._say()
 
     def event(self, code: str, message: str, *, level: str = "info", step: int | None = None) -> None:
         """Record that something happened which a reader of the run should know."""
-        if self._usable():
+        if self._open:
             self._writer.tell(Told("events", {**event(code, message, level), "step": number(step)}))
 
     def flush(self) -> bool:
         """Wait until everything logged is in the file. False if it could not be written; the rows then wait on."""
-        written = self._close.alive and os.getpid() == self._process and self._writer.flush()
+        written = self._open and self._writer.flush()
         self._say()
         return written
 
     def close(self) -> None:
         """Write what waits and close the file. What could not be written is counted in `dropped` and said."""
         _OPEN.discard(self)
+        self._open = False
         self._close()
         self._say()
 
-    def _usable(self) -> bool:
-        """Whether this process may write, said once if not: a fork has no thread, and SQLite does not survive one."""
-        if self._close.alive and os.getpid() == self._process:
-            return True
+    def _refuse(self) -> None:
+        """Count what is logged after close() or in a fork, which has no writing thread; said once."""
+        self._writer.dropped += 1
         if not self._refused:
             self._refused = True
-            why = "it belongs to another process" if self._close.alive else "it is closed"
+            why = "it is closed" if os.getpid() == self._process else "it belongs to another process"
             warnings.warn(f"{self.db_path}: nothing is logged any more, {why}.", RuntimeWarning, stacklevel=3)
-        return False
 
     def _say(self) -> None:
         """Say what the writing thread found: warnings belong to the thread that logs."""
-        while self._writer.sayings:  # empty, but for once or twice in a run
+        while self._writer.sayings:
             message = f"{self.db_path}: {self._writer.sayings.popleft()}"
             warnings.warn(message, RuntimeWarning, stacklevel=3)
 
@@ -150,6 +157,16 @@ def _close(writer: Writer, process: int, path: str) -> None:
 
 
 _OPEN: weakref.WeakSet[DynamicsLogger] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked process has the file but no thread that writes it, and SQLite does not survive a fork."""
+    for logger in list(_OPEN):
+        logger._open = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _flush_on_sigterm() -> None:

@@ -20,6 +20,7 @@ from prismatic.schema import dynamics_columns
 from prismatic.store import Store, columns_of
 
 MAX_WAITING = 2_000_000  # values; about 150 MB of Python numbers
+FEW = 20  # records, for which memory has room however large they are
 CLOSE_SECONDS = 10.0  # how long the last rows try to reach the file
 VALUES_AT_ONCE = 200_000  # of one transaction, some tenth of a second
 ROWS_AT_ONCE = 100  # rows that exist as Python objects: so few stay in the processor's cache
@@ -54,13 +55,20 @@ class Writer:
 
     def measured(self, record: Measured) -> None:
         """Take a record in, unless memory is full of records that could not be written."""
-        waiting = (self._queue.qsize() + len(self._waiting)) * record.size
-        if waiting > MAX_WAITING or self._deadline is not None:
-            self.dropped += 1
+        waiting = self._queue.qsize() + len(self._waiting)
+        if waiting > FEW and not self._room(waiting * record.size):
             return
         self._queue.put(record)
-        if waiting > MAX_WAITING // 4 or not self._interval:
+        if not self._interval:
             self._urgent.put(None)
+
+    def _room(self, values: int) -> bool:
+        """Whether memory has room for more than so many values; wakes the thread before it has none."""
+        if values > MAX_WAITING // 4:
+            self._urgent.put(None)
+        if values > MAX_WAITING:
+            self.dropped += 1
+        return values <= MAX_WAITING
 
     def tell(self, item: Told | Rewound | Widened) -> None:
         """Take in what is small and rare, and explains the measurements: it is never dropped."""

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import chdir, closing
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 import prismatic
-from prismatic import schema
+from prismatic import DynamicsLogger, schema
 from prismatic.__main__ import main
 from prismatic.config import RunConfig, load_config
-from prismatic.errors import ConfigError, CorpusError, LoggerError
+from prismatic.corpus import Corpus
+from prismatic.errors import CheckpointError, ConfigError, CorpusError, LoggerError
 from prismatic.train import TrainResult, train
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "sequence_length": 16, "steps": 25, "batch_size": 2}
@@ -152,6 +155,78 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(tmp_path: Path):
     assert steps == [*range(len(steps))]  # every step up to the last one
 
 
+@pytest.fixture
+def crash(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes training break once, when it asks for the text of a step."""
+    healthy = Corpus.batch
+
+    def at(step: int) -> None:
+        def batch(corpus: Corpus, asked: int, **options: object) -> Tensor:
+            if asked == step:
+                monkeypatch.setattr(Corpus, "batch", healthy)
+                raise ZeroDivisionError("a crash")
+            return healthy(corpus, asked, **options)
+
+        monkeypatch.setattr(Corpus, "batch", batch)
+
+    return at
+
+
+RESUMED = {"steps": 60, "log_freq": 5, "expert_dropout": 0.3, "merge": "example", "warmup_steps": 40}
+
+
+@pytest.mark.parametrize(("crashed_at", "resumed_at"), [(37, 20), (50, 40), (7, 0)])
+def test_a_run_that_crashed_and_went_on_is_the_run_that_did_not_crash(
+    tmp_path: Path, crash, crashed_at: int, resumed_at: int
+):
+    whole = train(tiny(**RESUMED), runs=tmp_path / "whole", checkpoint_freq=20)
+    crash(crashed_at)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(**RESUMED), runs=tmp_path / "broken", checkpoint_freq=20)
+    (db_path,) = (tmp_path / "broken").glob("*/dynamics.db")
+    assert facts(db_path)["exit_state"] == "crashed"
+    again = train(tiny(**RESUMED), runs=tmp_path / "broken", resume="must", checkpoint_freq=20)
+    assert (again.loss, again.held_out_loss) == (whole.loss, whole.held_out_loss)
+    assert numbers(again.db_path) == numbers(whole.db_path)
+    assert facts(again.db_path)["exit_state"] == "finished"
+    told = [(row["code"], row["step"]) for row in rows(again.db_path, "SELECT * FROM events ORDER BY id")]
+    assert told == [("resumed", resumed_at), ("rewind", resumed_at)]
+    assert not (db_path.parent / "checkpoint.pt").exists()
+
+
+def test_a_finished_run_is_not_trained_again(finished: TrainResult):
+    before = finished.db_path.read_bytes()
+    assert train(tiny(), runs=finished.db_path.parent.parent, resume="allow") == finished
+    assert finished.db_path.read_bytes() == before
+
+
+def test_resuming_what_was_never_begun_is_refused_where_it_must_be_there(tmp_path: Path):
+    with pytest.raises(LoggerError, match="there is no run of these options to resume"):
+        train(tiny(), runs=tmp_path, resume="must")
+    assert train(tiny(steps=2), runs=tmp_path, resume="allow").loss > 0
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, crash):
+    crash(15)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: cannot be resumed from .* begin again at step 0"):
+        train(tiny(), runs=tmp_path, resume="allow")
+    checkpoint.unlink()
+    assert train(tiny(), runs=tmp_path, resume="allow").loss > 0
+
+
+def test_two_trainings_of_one_experiment_at_once_are_refused(tmp_path: Path):
+    run_hash = tiny().run_hash(Corpus.load().sha256)
+    with (
+        DynamicsLogger(tmp_path / run_hash / "dynamics.db"),
+        pytest.raises(LoggerError, match="another DynamicsLogger is writing this file"),
+    ):
+        train(tiny(), runs=tmp_path, resume="allow")
+
+
 def _interrupt_once_training(runs: Path) -> None:
     """What Ctrl-C does, once the run file holds a step."""
     for _ in range(600):
@@ -257,6 +332,7 @@ def test_the_command_refuses_a_second_run_unless_told_to_overwrite(config_file: 
     command = ["train", "--config", str(config_file), "--set", "steps=1", "--runs", str(config_file.parent)]
     assert [main(command), main(command), main([*command, "--overwrite"])] == [0, 2, 0]
     assert "--overwrite" in capsys.readouterr().err
+    assert main([*command, "--resume", "allow"]) == 0
 
 
 @pytest.mark.parametrize(
