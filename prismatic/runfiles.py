@@ -43,8 +43,9 @@ class RunSummary:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection. Raises LoggerError for what cannot be read."""
-    url = f"file:{quote(str(path.absolute()))}?mode=ro"
+    """A connection for reading. Raises LoggerError for what cannot be read."""
+    # Not read-only: what a killed writer left half written is rolled back, which SQLite does for whoever may write.
+    url = f"file:{quote(str(path.absolute()))}?mode=rw"
     try:
         with closing(sqlite3.connect(url, uri=True, timeout=READ_SECONDS, isolation_level=None)) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")

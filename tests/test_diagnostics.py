@@ -243,3 +243,10 @@ def test_a_file_that_could_not_be_read_becomes_a_finding(tmp_path: Path):
     finding = of_rejected(rejected)
     assert (finding.id, finding.severity) == ("not_a_run", ERROR)
     assert "notes.txt" in finding.symptom
+
+
+@pytest.mark.parametrize("code", ["dropped", "measurement_failed", "refused_row"])
+def test_what_the_logger_lost_is_told(code):
+    finding = next(f for f in diagnose(changed(simulated_run(), events={code: 3})) if f.id == "rows_lost")
+    assert finding.severity == WARNING
+    assert "3 events" in finding.evidence

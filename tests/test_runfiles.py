@@ -17,6 +17,7 @@ from prismatic.__main__ import main
 from prismatic.errors import LoggerError
 from prismatic.logger import DynamicsLogger
 from prismatic.runfiles import find_run, list_runs, migrate, snapshot, summary
+from validation.runs import read_files
 
 STEP = {"expert_gradients": {f"expert_{i}": {"top_norm": 1.0, "bottom_norm": 0.5} for i in range(3)}}
 
@@ -166,6 +167,33 @@ def test_a_snapshot_of_what_is_no_run_is_refused(tmp_path: Path):
     with pytest.raises(LoggerError, match=r"x\.db: cannot be read as a run file"):
         snapshot(tmp_path / "x.db", tmp_path / "y.db")
     assert not (tmp_path / "y.db").exists()
+
+
+def killed_while_writing(path: Path, folder: Path) -> Path:
+    """A copy of a run file and its journal, taken in the middle of a transaction that has reached the file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        for step in range(1000, 3000):
+            connection.execute("INSERT INTO dynamics (step, loss) VALUES (?, 1.0)", (step,))
+        copy = folder / "killed" / "dynamics.db"
+        copy.parent.mkdir()
+        for suffix in ("", "-journal"):
+            Path(f"{copy}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+        connection.execute("ROLLBACK")
+    return copy
+
+
+def test_what_a_killed_writer_left_half_written_is_rolled_back(path: Path, tmp_path: Path):
+    whole = written(path).stat().st_size
+    killed = killed_while_writing(path, tmp_path)
+    assert killed.stat().st_size > whole  # some of it has reached the file
+    (rejected,) = read_files([killed])[1]
+    assert "python -m prismatic snapshot" in str(rejected.error)
+    copy = snapshot(killed, tmp_path / "whole.db")
+    assert rows(copy, "SELECT count(*) FROM dynamics") == [(5,)]
+    assert summary(killed).logged_steps == 5
+    assert read_files([copy])[1] == []
 
 
 def test_the_documented_table_is_upgraded_and_the_original_kept(path: Path):

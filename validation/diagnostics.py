@@ -246,6 +246,33 @@ ORDER_FIXES = {
 }
 
 
+LOST = {
+    "dropped": (
+        "steps that were logged could not be written",
+        "the disk was full, or the file was locked, for longer than memory could hold the rows",
+        "free the disk or copy the run elsewhere, and resume; the missing steps are gaps in every series",
+    ),
+    "measurement_failed": (
+        "steps could not be measured",
+        "the measurement raised an error, which the events of the run tell",
+        "read the event's message; if it is a fault of this project, report it with that message",
+    ),
+    "refused_row": (
+        "rows were refused by the file",
+        "a value or a column that SQLite cannot keep, which the events of the run tell",
+        "read the event's message; write finite numbers under names of lower-case letters, digits and underscores",
+    ),
+}
+
+
+def rows_lost(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """What the logger counted as lost: it never stops training, and never keeps a loss to itself."""
+    for code, (symptom, cause, fix) in LOST.items():
+        if run.events.get(code):
+            evidence = f"{counted(run.events[code], 'event')} of kind {code}"
+            yield Finding("rows_lost", WARNING, symptom, evidence, cause, fix, run.run)
+
+
 def logging_order(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Calls in the wrong order, as the logger saw them happen."""
     for code, (symptom, fix) in ORDER_FIXES.items():
@@ -438,6 +465,7 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     constant_rows,
     nonfinite,
     missing_gradients,
+    rows_lost,
     logging_order,
     step_gaps,
     duplicate_steps,

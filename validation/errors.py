@@ -76,7 +76,7 @@ class Unreadable(RunFileError):
 
 
 RUN_HELP = "`python -m prismatic schema` prints what a run file holds"
-WHOLE_COPY = "`sqlite3 dynamics.db \"VACUUM INTO 'whole.db'\"`"
+WHOLE_COPY = "`python -m prismatic snapshot RUN`"
 COPY_AGAIN = f"Copy or upload it again; {WHOLE_COPY} makes a whole copy of a run that is in progress"
 CHOOSE = "Choose the dynamics.db in build/runs/HASH/, unpacked"
 WRITE_FLOATS = "Write float(value), as DynamicsLogger does"
@@ -201,7 +201,7 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         Unreadable,
         "expected a finished database, found a -journal file with an unfinished write beside it",
         "the program that wrote it was killed",
-        f"Open it once with sqlite3 where it was written, which rolls that write back: {WHOLE_COPY}",
+        f"Make a whole file where it was written, which rolls that write back: {WHOLE_COPY}",
     ),
     "missing": (Unreadable, "expected a file, found nothing there", "it was moved or its name misspelt", CHOOSE),
     "special": (Unreadable, "expected a file, found a device or pipe", "only regular files can be runs", CHOOSE),
