@@ -6,6 +6,7 @@ its side: `SimpleQueue.put` is re-entrant, a Lock or an Event that others set is
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -108,6 +109,9 @@ class Writer:
                     break
                 time.sleep(0.01)
             self.dropped += sum(isinstance(item, Measured) for item in self._waiting)
+        except Exception as error:
+            self.sayings.append(f"nothing is written any more ({type(error).__name__}: {error}); training goes on.")
+            raise
         finally:
             self._store.close()
 
@@ -150,9 +154,14 @@ class Writer:
                     said = f"{dropped} logged steps were dropped until now: the file could not be written"
                     row = event("dropped", said, "error")
                     self._store.insert("events", tuple(row), [tuple(row.values())])
-        except Exception as error:  # whatever it is, this thread must go on: training knows nothing of it
+        except (sqlite3.Error, OSError) as error:
             self._say_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
             return False
+        except Exception as error:  # a record that nobody foresaw must not keep the others from the file
+            if len(items) > 1:
+                return all(self._try_to_write([item]) for item in items)
+            self._refuse(f"a row or column is not logged: {type(error).__name__}: {error}", "refused_row")
+            return True
         self._dropped_before = dropped
         for fault, code in faults.items():
             self._refuse(fault, code)

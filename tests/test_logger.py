@@ -295,6 +295,18 @@ def test_a_row_that_the_file_cannot_hold_does_not_block_the_others(path: Path, b
     assert codes(path) == ["refused_row"]
 
 
+def test_a_row_that_nobody_foresaw_does_not_block_the_others(path: Path):
+    logger = DynamicsLogger(path, flush_seconds=1e9)
+    logger.log(0, dynamics())
+    logger.log_table("nowhere", [{"x": 1}])
+    logger.log(1, dynamics())
+    with pytest.warns(RuntimeWarning, match="KeyError: 'nowhere'"):
+        assert logger.flush()
+    logger.close()
+    assert [row["step"] for row in rows(path)] == [0, 1]
+    assert codes(path) == ["refused_row"]
+
+
 def test_scalars_beyond_sqlites_columns_go_to_a_table_of_their_own(path: Path):
     logged = dynamics(230)
     with DynamicsLogger(path) as logger:
