@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self, SupportsFloat
 
-from prismatic.records import Rewound, Shapes, Told, Widened, number, taken
+from prismatic.records import Rewound, Told, Widened, measured, number, taken
 from prismatic.store import JournalMode, Resume, Store
 from prismatic.writer import Writer, event
 
@@ -50,7 +50,6 @@ class DynamicsLogger:
         self._process = os.getpid()
         self._open = True
         self._refused = False
-        self._shapes = Shapes()
         self._writer = Writer(store, flush_seconds=flush_seconds)
         self._close = weakref.finalize(self, _close, self._writer, self._process, str(self.db_path))
         _OPEN.add(self)
@@ -91,7 +90,7 @@ class DynamicsLogger:
         if self._last_step is not None and step <= self._last_step:
             self._writer.tell(Rewound(step, self._last_step))
         self._last_step = step
-        self._writer.measured(self._shapes.measured(step, dynamics["expert_gradients"], others, tables))
+        self._writer.measured(measured(step, dynamics["expert_gradients"], others, tables))
         if self._writer.sayings:
             self._say()
 

@@ -7,16 +7,11 @@ the thread that writes. So `log()` costs microseconds.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from itertools import chain
+from itertools import chain, zip_longest
 from operator import ne
-from struct import Struct
 from threading import Event
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from prismatic.schema import STEP_COLUMNS
 
@@ -29,32 +24,21 @@ class Refused(str):
     """Why a value is not logged, in place of the value."""
 
 
-class Columns(NamedTuple):
-    """The columns of the wide table that records of one shape fill."""
-
-    names: tuple[str, ...]
-    places: tuple[int, ...] | None
-    """Which of a record's values they take; None: all of them, in their order."""
-    refused: tuple[str, ...]
-    """Names that can be no column."""
-    packing: Struct
-    """All of a record's values as eight bytes each."""
-
-
 class Measured(NamedTuple):
-    """One logged step: values of the wide table, and rows of the tables beside it."""
+    """One logged step: scalars of the wide table, and rows of the tables beside it."""
 
     step: int
-    columns: Columns
-    values: bytes | list[Any]
-    """Packed, where all are numbers."""
+    shape: tuple[list[str], list[int], list[str]]
+    """Experts, how many scalars each has, and the names of all; the step's own stand at the end, behind no expert."""
+    values: list[Any]
+    total: float | None
+    """Their sum, where all are Python numbers: NaN as soon as one is."""
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
     @property
     def size(self) -> int:
         """How many values it holds."""
-        beside = sum([len(rows) * len(rows[0]) for rows in self.tables.values() if rows]) if self.tables else 0
-        return len(self.columns.names) + beside
+        return len(self.values) + sum(len(rows) * len(rows[0]) for rows in self.tables.values() if rows)
 
 
 class Told(NamedTuple):
@@ -85,48 +69,31 @@ class Flush:
         self.written = False
 
 
-class Shapes:
-    """Makes records, and remembers their column names: thousands share a few, and names take longer than values."""
-
-    def __init__(self) -> None:
-        self._last: tuple[list[str], list[int], list[str]] = ([], [], [])
-        self._columns = _columns([])
-
-    def measured(
-        self,
-        step: int,
-        gradients: Mapping[str, Mapping[str, Any]],
-        others: Mapping[str, Any],
-        tables: Mapping[str, Sequence[Mapping[str, Any]]],
-    ) -> Measured:
-        """A record of a step: gradients by expert, whose columns are called {expert}_{name}, and other scalars."""
-        groups = [*gradients.values(), others]
-        shape = list(gradients), list(map(len, groups)), list(chain.from_iterable(groups))
-        if shape != self._last:
-            own = (f"{expert}_{name}" for expert, values in gradients.items() for name in values)
-            self._last, self._columns = shape, _columns([*own, *others])
-        values = list(chain.from_iterable([group.values() for group in groups]))
-        # Tensors come in whole groups or not at all; and torch warns where packing reads one that has a gradient.
-        if not hasattr(values[0], "item"):
-            with suppress(struct.error, TypeError, OverflowError):  # None, or what is no number
-                return Measured(step, self._columns, self._columns.packing.pack(*values), tables)
-        return Measured(step, self._columns, list(map(number, values)), tables)
-
-
-def _columns(names: Sequence[str]) -> Columns:
-    sound = {name: place for place, name in enumerate(names) if COLUMN_NAME.fullmatch(name) and name != "step"}
-    refused = tuple(name for name in names if name not in sound)
-    places = tuple(sound.values()) if len(sound) < len(names) else None
-    return Columns(tuple(sound), places, refused, Struct(f"{len(names)}d"))
+def measured(
+    step: int,
+    gradients: Mapping[str, Mapping[str, Any]],
+    others: dict[str, Any],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Measured:
+    """A record of a step as it is now, whatever becomes of these dicts and of tensors in them."""
+    groups = [*gradients.values(), others]
+    shape = list(gradients), list(map(len, groups)), list(chain.from_iterable(groups))
+    values = list(chain.from_iterable([group.values() for group in groups]))
+    try:
+        # It costs little, and is a Python float only if every part of it is a Python number.
+        total = sum(values)
+        if type(total) is float:
+            return Measured(step, shape, values, total, tables)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass  # None, or what is no number
+    return Measured(step, shape, list(map(number, values)), None, tables)
 
 
 def taken(values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of these values as they are now: a tensor or an array may be written over before it reaches the file."""
-    return (
-        dict(values)
-        if UNCHANGEABLE.issuperset(map(type, values.values()))
-        else {name: number(value) for name, value in values.items()}
-    )
+    if UNCHANGEABLE.issuperset(map(type, values.values())):
+        return dict(values)
+    return {name: number(value) for name, value in values.items()}
 
 
 def number(value: Any) -> Any:
@@ -141,24 +108,53 @@ def number(value: Any) -> Any:
         return Refused(str(error))
 
 
-def wide_values(run: Sequence[Measured]) -> list[tuple[int, list[Any]]]:
-    """Of records with the same columns, how many values are NaN, and the values; Refused for what is no number."""
-    columns = run[0].columns
-    packed = b"".join([record.values for record in run if isinstance(record.values, bytes)])
-    matrix = np.frombuffer(packed).reshape(-1, columns.packing.size // 8)
-    if columns.places is not None:
-        matrix = matrix[:, list(columns.places)]
-    rows = zip(np.isnan(matrix).sum(1).tolist(), matrix.tolist(), strict=True)
-    return [next(rows) if isinstance(record.values, bytes) else _loose_values(record) for record in run]
+class Columns(NamedTuple):
+    """The columns of the wide table that records of one shape fill."""
+
+    names: tuple[str, ...]
+    places: tuple[int, ...] | None
+    """Which of a record's values they take; None: all of them, in their order."""
+    refused: tuple[str, ...]
+    """Names that can be no column."""
 
 
-def _loose_values(record: Measured) -> tuple[int, list[Any]]:
-    columns, values = record.columns, list(record.values)
+class Shapes:
+    """The columns of records, remembered: thousands share a few, and names take longer to make than values to write."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, ...] = ()
+        self._columns = Columns((), None, ())
+
+    def of(self, record: Measured) -> Columns:
+        """The record's columns; the same object for records of the same shape that come one after another."""
+        if record.shape != self._last:
+            experts, lengths, names = record.shape
+            prefixes = chain.from_iterable(
+                [f"{expert}_"] * length for expert, length in zip(experts, lengths, strict=False)
+            )
+            self._last = record.shape
+            self._columns = _columns([f"{prefix}{name}" for prefix, name in zip_longest(prefixes, names, fillvalue="")])
+        return self._columns
+
+
+def _columns(names: Sequence[str]) -> Columns:
+    sound = {name: place for place, name in enumerate(names) if COLUMN_NAME.fullmatch(name) and name != "step"}
+    refused = tuple(name for name in names if name not in sound)
+    places = tuple(sound.values()) if len(sound) < len(names) else None
+    return Columns(tuple(sound), places, refused)
+
+
+def wide_row(record: Measured, columns: Columns) -> tuple[int, list[Any]]:
+    """How many of the values are NaN, and the values of these columns; Refused for what is no number."""
+    values = record.values
     if columns.places is not None:
         values = [values[place] for place in columns.places]
-    kinds = ["INTEGER" if name in _INTEGERS else "REAL" for name in columns.names]
-    # NaN is the only value that differs from itself.
-    return sum(map(ne, values, values)), [plain(value, kind) for value, kind in zip(values, kinds, strict=True)]
+    if record.total is None:
+        kinds = ["INTEGER" if name in _INTEGERS else "REAL" for name in columns.names]
+        values = [plain(value, kind) for value, kind in zip(values, kinds, strict=True)]
+    elif record.total == record.total:
+        return 0, values
+    return sum(map(ne, values, values)), values  # NaN is the only value that differs from itself
 
 
 def plain(value: Any, kind: str) -> Any:

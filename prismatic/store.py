@@ -64,6 +64,8 @@ class Store:
         """Make the file a run, unless it is something else already, and read what it holds."""
         ask = self._connection.execute
         version = _version_of_run(self._connection, self.path)
+        # For a new file: a row of a few hundred numbers does not fit twice into SQLite's usual 4096.
+        ask("PRAGMA page_size = 8192")
         # DELETE unless asked for: a copy or an upload of a live WAL file silently loses rows.
         ask(f"PRAGMA journal_mode = {'WAL' if journal_mode == 'wal' else 'DELETE'}")
         ask("PRAGMA synchronous = NORMAL")

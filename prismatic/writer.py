@@ -16,7 +16,7 @@ from itertools import compress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prismatic.records import Flush, Measured, Refused, Rewound, Told, Widened, plain, wide_values
+from prismatic.records import Columns, Flush, Measured, Refused, Rewound, Shapes, Told, Widened, plain, wide_row
 from prismatic.schema import dynamics_columns
 from prismatic.store import Store, columns_of
 
@@ -46,6 +46,7 @@ class Writer:
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._urgent: SimpleQueue[None] = SimpleQueue()
         self._waiting: deque[Item] = deque()  # taken from the queue and not in the file yet: the thread's own
+        self._shapes = Shapes()
         self._said: set[str] = set()
         self._dropped_before = 0
         self._deadline: float | None = None
@@ -149,7 +150,7 @@ class Writer:
             return True
         try:
             with self._store.transaction():
-                faults = _Batch(self._store).write(items)
+                faults = _Batch(self._store, self._shapes).write(items)
                 if dropped > self._dropped_before:
                     said = f"{dropped} logged steps were dropped until now: the file could not be written"
                     row = event("dropped", said, "error")
@@ -190,12 +191,17 @@ def _answer(items: Iterable[Item], written: bool) -> None:
 class _Batch:
     """The rows of one transaction, by table and columns, so that each kind is one statement."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, shapes: Shapes):
         self._store = store
+        self._shapes = shapes
         self._rows: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
         self._faults: dict[str, str] = {}
         """Sentence by sentence, the code of its event."""
-        self._run: list[Measured] = []
+        # Of the records that come one after another with the same columns:
+        self._columns: Columns | None = None
+        self._room: list[bool] = []
+        self._has_room = True
+        self._wide: list[list[Any]] = []
 
     def write(self, items: list[Item]) -> dict[str, str]:
         """Write these items in their order; returns what could never be written, and the code of each."""
@@ -213,32 +219,33 @@ class _Batch:
         return self._faults
 
     def _measured(self, record: Measured) -> None:
-        if self._run and (record.columns is not self._run[0].columns or len(self._run) == ROWS_AT_ONCE):
+        columns = self._shapes.of(record)
+        if columns is not self._columns or len(self._wide) == ROWS_AT_ONCE:
             self._insert()
-        self._run.append(record)
+            self._take_columns(columns)
+        nan, values = wide_row(record, columns)
+        if record.total is None:
+            values = self._without_refused(values, columns.names)
+        if not self._has_room:
+            rest = zip(columns.names, values, self._room, strict=True)
+            scalars = self._rows.setdefault(("scalars", ("step", "name", "value")), [])
+            scalars += [[record.step, name, value] for name, value, room in rest if not room]
+            values = list(compress(values, self._room))
+        self._wide.append([record.step, nan, *values])
         for table, rows in record.tables.items():
             for row in rows:
                 self._row(table, {"step": record.step, **row})
 
-    def _end_run(self) -> None:
-        """The rows of the records that came one after another with the same columns."""
-        run, self._run = self._run, []
-        if not run:
-            return
-        names = run[0].columns.names
-        for name in run[0].columns.refused:
+    def _take_columns(self, columns: Columns) -> None:
+        """Get ready for records of these columns, which come one after another."""
+        for name in columns.refused:
             self._fault(f"{name!r} is not logged: {NAME_RULE}", "refused_value")
-        rows = [(record.step, nan, values) for record, (nan, values) in zip(run, wide_values(run), strict=True)]
-        if any(isinstance(record.values, list) for record in run):
-            rows = [(step, nan, self._without_refused(values, names)) for step, nan, values in rows]
-        self._store.add_columns(names)
-        room = [self._store.has_column(name) for name in names]
-        if not all(room):
-            rest = [[step, name, values[i]] for step, _, values in rows for i, name in enumerate(names) if not room[i]]
-            self._rows.setdefault(("scalars", ("step", "name", "value")), []).extend(rest)
-            rows = [(step, nan, list(compress(values, room))) for step, nan, values in rows]
-        columns = ("step", "nan_values", *compress(names, room))
-        self._rows.setdefault(("dynamics", columns), []).extend([step, nan, *values] for step, nan, values in rows)
+        self._store.add_columns(columns.names)
+        self._room = [self._store.has_column(name) for name in columns.names]
+        self._has_room = all(self._room)
+        names = ("step", "nan_values", *compress(columns.names, self._room))
+        self._wide = self._rows.setdefault(("dynamics", names), [])
+        self._columns = columns
 
     def _without_refused(self, values: list[Any], names: Sequence[str]) -> list[Any]:
         if Refused not in map(type, values):
@@ -264,11 +271,11 @@ class _Batch:
         self._row("events", {**row, "step": item.step})
 
     def _insert(self) -> None:
-        self._end_run()
         for (table, names), rows in self._rows.items():
             for fault in self._store.insert(table, names, rows):
                 self._fault(f"a row or column is not logged: {fault}", "refused_row")
         self._rows.clear()
+        self._columns = None
 
     def _fault(self, sentence: str, code: str) -> None:
         self._faults.setdefault(sentence, code)

@@ -174,7 +174,7 @@ def killed_while_writing(path: Path, folder: Path) -> Path:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA cache_size = 1")
         connection.execute("BEGIN IMMEDIATE")
-        for step in range(1000, 3000):
+        for step in range(1000, 9000):
             connection.execute("INSERT INTO dynamics (step, loss) VALUES (?, 1.0)", (step,))
         copy = folder / "killed" / "dynamics.db"
         copy.parent.mkdir()
