@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, SupportsFloat
 
 import torch
@@ -24,12 +28,14 @@ from prismatic.dynamics import (
     with_weights,
 )
 from prismatic.errors import ConfigError, ModelError
-from prismatic.harmless import harmless
+from prismatic.harmless import harmless, say
 from prismatic.histograms import histogram_rows
 from prismatic.logger import DynamicsLogger
 from prismatic.probe import Probe, isolated_dynamics
 from prismatic.router import Prismatic
 from prismatic.schema import TIERS
+
+OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's own file, where hooks are called
 
 
 class DynamicsLoggerCallback:
@@ -71,23 +77,27 @@ class DynamicsLoggerCallback:
         shapes, so that they cannot be compared.
         """
         routers = find_routers(model)
-        for router in routers:
-            _refuse_sharding_inside(router)
-            _refuse_different_shapes(router)
+        try:
+            for router in routers:
+                _refuse_sharding_inside(router)
+                _refuse_different_shapes(router)
+        except ModelError:
+            self.logger.close()  # or the next try, in a notebook, would find the file taken
+            raise
         # All middle: constant, or too small for a tier. Nothing is made up for them; the file says how many they are.
         untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
-        known = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
-        self.logger.log_run({**known, "clip_state": "before", **_options(routers), **facts})
+        known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
+        known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
+        self.logger.log_run({**known, **_options(routers), **facts})
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             self.logger.event("no_router", message, level="warning")
             return
         self.logger._ensure_schema(max(len(router.experts) for router in routers))
-        self.logger.log_table("experts", _expert_rows(routers))
-        self.logger.log_table(
-            "tiers", (row for layer, router in enumerate(routers) for row in _tier_rows(layer, router))
-        )
+        self.logger.log_table("experts", _expert_rows(routers), anew=True)
+        tiers = [row for layer, router in enumerate(routers) for row in _tier_rows(layer, router)]
+        self.logger.log_table("tiers", tiers, anew=True)
 
     def on_before_optimizer_step(
         self,
@@ -106,12 +116,8 @@ class DynamicsLoggerCallback:
         """
         if not self._due(step, self.log_freq):
             return
-        try:
+        with self._recorded("the measurement", step):
             self.logger.log(step, self._measured(model, step, probe, gradient), **metrics)
-        except Exception as error:  # a broken measurement must never cost a training run
-            message = f"{type(error).__name__}: {error}"
-            self.logger.event("measurement_failed", message, level="error", step=step)
-            warnings.warn(f"step {step} was not logged ({message}); training goes on.", RuntimeWarning, stacklevel=2)
 
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.last_step)
@@ -131,11 +137,24 @@ class DynamicsLoggerCallback:
         if self._due(step, self.weight_freq):
             layers = with_weights(layers, routers)
         dynamics = aggregate(layers)
+        # What is extra must not cost the step itself.
         if self._due(step, self.histogram_freq):
-            dynamics["histograms"] = histogram_rows(routers, gradient)
+            with self._recorded("histograms", step):
+                dynamics["histograms"] = histogram_rows(routers, gradient)
         if probe is not None and self._due(step, self.probe_freq):
-            dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
+            with self._recorded("the isolated probe", step):
+                dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
         return dynamics
+
+    @contextmanager
+    def _recorded(self, what: str, step: int) -> Iterator[None]:
+        """A failure becomes an event and a warning, and costs nothing else."""
+        try:
+            yield
+        except Exception as error:  # a broken measurement must never cost a training run
+            message = f"{what} of step {step}: {type(error).__name__}: {error}"
+            self.logger.event("measurement_failed", message, level="error", step=step)
+            say(f"{message}; training goes on.")
 
     def _say(self, code: str, message: str, step: int | None) -> None:
         self.logger.event(code, message, level="warning", step=step)
@@ -146,21 +165,27 @@ class DynamicsLoggerCallback:
         optimizer: torch.optim.Optimizer,
         *,
         scaler: torch.amp.GradScaler | None = None,
+        first_step: int = 0,
         **facts: Any,
     ) -> None:
         """Log by itself before every step of this optimizer: the training loop needs no other change.
 
-        Steps are counted from 0, as the optimizer takes them; a closure's loss is logged with its step.
+        Steps are counted as the optimizer takes them, from first_step: where a resumed training goes on. A closure's
+        loss is logged with its step. Attached again, it lets go of the optimizer it was attached to.
         scaler: of mixed precision, if there is one: steps that it skips become events. Gradients are measured unscaled.
         Raises ModelError for a model that would train wrongly. `detach()` ends it and closes the run file.
         """
+        if self._hook is not None:
+            self._hook.remove()
         self.on_train_begin(model, hook="optimizer step pre-hook", **facts)
         watch = _SkippedSteps(optimizer, scaler)
-        steps = itertools.count()
+        steps = itertools.count(first_step)
 
         @torch.compiler.disable
         def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             with harmless():
+                if _within_a_step(optimizer):
+                    return None
                 if watch.skips_this():
                     self._say("skipped_step", "gradients overflowed: the scaler skips this step", None)
                     return None
@@ -172,7 +197,10 @@ class DynamicsLoggerCallback:
                 closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
                 if closure is not None:
                     # The gradients of this step come only when the optimizer calls it: measure after that.
-                    return (args[0], self._logging_after(closure, model, optimizer, step)), {}
+                    logging = self._logging_after(closure, model, optimizer, step)
+                    if "closure" in kwargs:
+                        return args, {**kwargs, "closure": logging}
+                    return (args[0], logging, *args[2:]), kwargs
                 rate = _learning_rate(optimizer)
                 self.on_before_optimizer_step(model, step, gradient=_unscaled(optimizer), learning_rate=rate)
             return None
@@ -196,16 +224,16 @@ class DynamicsLoggerCallback:
         return evaluated
 
     def detach(self, **facts: Any) -> None:
-        """Take the hook away again, record closing facts and close the run file."""
+        """Take the hook away again, record closing facts and close the run file. Never raises."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
         self.on_train_end(**facts)
 
     def on_train_end(self, **facts: Any) -> None:
-        """Record closing facts, such as `exit_state`, and close the run file. Never raises."""
+        """Record closing facts, `exit_state: finished` unless they say otherwise, and close the file. Never raises."""
         with harmless():
-            self.logger.log_run(facts)
+            self.logger.log_run({"exit_state": "finished", "ended": time.time(), **facts})
         with harmless():
             self.logger.close()
 
@@ -218,6 +246,17 @@ def _options(routers: list[Any]) -> dict[str, Any]:
 
 def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
+
+
+def _within_a_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether this step is part of another one: torch announces a subclass's step, and its parent's within it."""
+    frame: FrameType | None = sys._getframe()
+    steps = 0
+    while frame is not None:
+        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == OPTIMIZERS:
+            steps += frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return steps > 1
 
 
 class _SkippedSteps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,5 +16,12 @@ def harmless(*but: type[Exception]) -> Iterator[None]:
     except but:
         raise
     except Exception as error:
-        message = f"dynamics were not logged ({type(error).__name__}: {error}); training goes on."
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        say(f"dynamics were not logged ({type(error).__name__}: {error}); training goes on.", stacklevel=5)
+
+
+def say(message: str, *, stacklevel: int = 4) -> None:
+    """A warning; where warnings are errors, a line on stderr, since it must not end a training."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+    except RuntimeWarning:
+        print(f"warning: {message}", file=sys.stderr)

@@ -7,6 +7,7 @@ it: when the file is locked or the disk is full rows wait, up to a bound, and wh
 from __future__ import annotations
 
 import json
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self, SupportsFloat
 
-from prismatic.records import Rewound, Told, Widened, measured, number, taken
+from prismatic.records import Emptied, Rewound, Told, Widened, measured, number, taken
 from prismatic.store import JournalMode, Resume, Store
 from prismatic.writer import Writer, event
 
@@ -29,7 +30,8 @@ class DynamicsLogger:
     db_path: the file; folders are made. num_experts: makes all columns at once, else they come with the first row.
     flush_seconds: what was logged longer ago than this is in the file, also if the process is killed.
     journal_mode: "wal" lets readers and the writer work at the same time, but copies of a live file miss rows, and it
-    does not work on network file systems. resume: whether a run file may be there already, or must.
+    does not work on network file systems.
+    resume: whether a run file may be there already, or must; overwrite: begin anew in its place.
     Use it as a context manager, or `close()` it; the end of the program and SIGTERM flush it, too.
     Raises LoggerError for a path that cannot be written, is being written, or holds something that is no run.
     """
@@ -42,16 +44,19 @@ class DynamicsLogger:
         flush_seconds: float = 1.0,
         journal_mode: JournalMode = "delete",
         resume: Resume = "allow",
+        overwrite: bool = False,
     ):
         self.db_path = Path(db_path)
         self.flush_seconds = flush_seconds
-        store = Store(self.db_path, num_experts, journal_mode=journal_mode, resume=resume)
+        store = Store(self.db_path, num_experts, journal_mode=journal_mode, resume=resume, overwrite=overwrite)
         self._last_step = store.last_step
         self._process = os.getpid()
         self._open = True
         self._refused = False
         self._writer = Writer(store, flush_seconds=flush_seconds)
         self._close = weakref.finalize(self, _close, self._writer, self._process, str(self.db_path))
+        # A forked worker of multiprocessing ends without Python's own farewell.
+        self._at_end = multiprocessing.util.Finalize(None, _close_at_end, args=(weakref.ref(self),), exitpriority=10)
         _OPEN.add(self)
         _flush_on_sigterm()
 
@@ -76,7 +81,12 @@ class DynamicsLogger:
         if not self._open:
             self._refuse()
             return
-        step = int(step)
+        whole = int(step)
+        if whole != step:
+            self._writer.dropped += 1
+            self.event("refused_value", f"step {step} is not logged: a step is a whole number", level="warning")
+            return
+        step = whole
         others = {**dynamics.get("divergence_scores", {}), "wall_time": time.time()}
         for name in ("nonfinite", "missing_gradients"):
             if name in dynamics:
@@ -102,9 +112,11 @@ class DynamicsLogger:
         """Record facts about the run, each a JSON scalar or list; a fact that was recorded before is replaced."""
         self.log_table("run", ({"key": key, "value": json.dumps(value, default=str)} for key, value in facts.items()))
 
-    def log_table(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Record rows of `run`, `experts` or `tiers`, by column name."""
+    def log_table(self, table: str, rows: Iterable[Mapping[str, Any]], *, anew: bool = False) -> None:
+        """Record rows of `run`, `experts` or `tiers`, by column name; `anew` in place of all that is there."""
         if self._open:
+            if anew:
+                self._writer.tell(Emptied(table))
             for row in rows:
                 self._writer.tell(Told(table, taken(row)))
             self._say()
@@ -122,9 +134,13 @@ class DynamicsLogger:
 
     def close(self) -> None:
         """Write what waits and close the file. What could not be written is counted in `dropped` and said."""
-        _OPEN.discard(self)
         self._open = False
-        self._close()
+        # May be interrupted, and called again: only when the thread has ended there is nothing left to do.
+        if self._close.alive:
+            _close(self._writer, self._process, str(self.db_path))
+            self._close.detach()
+            self._at_end.cancel()
+        _OPEN.discard(self)
         self._say()
 
     def _refuse(self) -> None:
@@ -155,6 +171,11 @@ def _close(writer: Writer, process: int, path: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
+def _close_at_end(logger: weakref.ref[DynamicsLogger]) -> None:
+    if (own := logger()) is not None and own._process == os.getpid():
+        own.close()
+
+
 _OPEN: weakref.WeakSet[DynamicsLogger] = weakref.WeakSet()
 
 
@@ -177,6 +198,6 @@ def _flush_on_sigterm() -> None:
 def _flush_and_end(signum: int, _: FrameType | None) -> None:
     for logger in list(_OPEN):
         logger.event("signal", "the process was told to end (SIGTERM)", level="warning")
-        logger._writer.flush(seconds=5.0)
+        logger._writer.finish(seconds=5.0)
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)

@@ -38,8 +38,10 @@ def from_the_documented_table(connection: sqlite3.Connection) -> None:
     experts = sorted({int(match[1]) for name in names if (match := EXPERT_COLUMN.fullmatch(name))})
     for statement in create_statements(0):
         connection.execute(statement)
-    for column in dynamics_columns(1 + max(experts, default=-1)):
-        if column.name not in names:
+    room = 1990 - len(names)  # SQLite allows 2000 columns; what has no room now comes with the first row, elsewhere
+    missing = [column for column in dynamics_columns(1 + max(experts, default=-1)) if column.name not in names]
+    if len(missing) <= room:
+        for column in missing:
             connection.execute(f"ALTER TABLE dynamics ADD COLUMN {column.name} {column.type}")
     for expert in experts:
         role = "perturbed" if expert else "clean"

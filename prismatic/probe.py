@@ -54,6 +54,8 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
 def _alone(routers: Sequence[Prismatic], expert: int, loss: Loss, batch_B: Any) -> Gradients:
     """The gradients of one expert's parameters in every layer, with every router forced to it."""
     parameters = [p for router in routers for p in router.experts[expert].parameters() if p.requires_grad]
+    if not parameters:  # all frozen
+        return {}
     with _forced(routers, expert), torch.enable_grad():
         return dict(zip(parameters, torch.autograd.grad(loss(batch_B), parameters, allow_unused=True), strict=True))
 
@@ -68,6 +70,9 @@ def _noise_directions(routers: Sequence[Prismatic], loss: Loss, batch_B: Any) ->
     floors: list[float | None] = []
     for router in routers:
         pairs = [[half[p] for half in halves] for p in router.experts[0].parameters() if p in halves[0]]
+        if not pairs:
+            floors.append(None)
+            continue
         first, second = (torch.cat([g.flatten() for g in side if g is not None]) for side in zip(*pairs, strict=True))
         floors.append(1 - torch.cosine_similarity(first.double(), second.double(), dim=0).item())
     return floors
@@ -106,15 +111,28 @@ def _forced(routers: Sequence[Prismatic], expert: int) -> Iterator[None]:
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Random states and buffers as they were, whatever the forward passes in between drew and counted."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     python, numeric = random.getstate(), np.random.get_state()
     # A compiled model would compile anew for every forced expert.
-    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
+    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"), _buffers_of_its_own(model):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numeric)
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
+
+
+@contextmanager
+def _buffers_of_its_own(model: nn.Module) -> Iterator[None]:
+    """Copies in place of the buffers, so that the buffers are not even touched: a kept graph may still need them."""
+    kept = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    copies: dict[int, Tensor] = {}
+    for module, buffers in kept:
+        for name, buffer in buffers.items():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+    try:
+        yield
+    finally:
+        for module, buffers in kept:
+            module._buffers.clear()
+            module._buffers.update(buffers)

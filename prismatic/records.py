@@ -61,6 +61,12 @@ class Widened(NamedTuple):
     num_experts: int
 
 
+class Emptied(NamedTuple):
+    """A table is about to be told anew."""
+
+    table: str
+
+
 class Flush:
     """Asks the writer to say when everything before it is in the file, or could not be written."""
 

@@ -14,12 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from prismatic.config import RouterConfig
 from prismatic.errors import ModelError
 from prismatic.perturbation import noise_seed, perturb
 from prismatic.schema import TIERS
 from prismatic.tiers import TierIndices
+
+_optimizer_steps = 0
+
+
+@torch.compiler.disable
+def _count_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+# Fused optimizers change weights without raising their version, so steps are counted as well: of any optimizer.
+register_optimizer_step_post_hook(_count_step)
 
 
 class Prismatic(nn.Module):
@@ -50,7 +63,7 @@ class Prismatic(nn.Module):
         self.forced: int | None = None
         self.balance: Tensor | None = None
         self._merging = False
-        self._weights_at_forward: int | None = None
+        self._weights_at_forward: tuple[int, int] | None = None
         self._batches = 0
         for module in block.modules():
             module.register_forward_pre_hook(self._refuse_recomputation)
@@ -157,9 +170,9 @@ class Prismatic(nn.Module):
         """Whether the weights were changed after the last forward pass: their gradients are then of other weights."""
         return self._weights_at_forward not in (None, self._weights_version())
 
-    def _weights_version(self) -> int:
-        """A count that every in-place change of the weights raises."""
-        return sum(int(parameter._version) for parameter in self.experts.parameters())
+    def _weights_version(self) -> tuple[int, int]:
+        """Counts of which every in-place change of the weights, and every step of an optimizer, raises one."""
+        return sum(int(parameter._version) for parameter in self.experts.parameters()), _optimizer_steps
 
     def _refuse_recomputation(self, module: nn.Module, _: Any) -> None:
         """Raise if a part of the block runs by itself in a backward pass, as activation checkpointing inside it does.

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from prismatic.errors import LoggerError
 from prismatic.schema import SCHEMA_VERSION
-from prismatic.store import Store
+from prismatic.store import Store, lock_of, remove
+
+Number = TypeVar("Number", int, float)
 
 READ_SECONDS = 10.0  # a writer that is at it is waited for
 
@@ -83,38 +85,45 @@ def list_runs(runs: Path) -> list[RunSummary]:
 
 def summary(path: Path) -> RunSummary:
     """What a run file says about its run; never an error, since one bad file must not hide the others."""
-    last_update = path.stat().st_mtime
+    last_update = path.stat().st_mtime if path.exists() else 0.0
     try:
         facts = read_facts(path)
         with reading(path) as connection:
             count, last_step = connection.execute("SELECT count(*), max(step) FROM dynamics").fetchone()
-    except (LoggerError, ValueError):
+    except (OSError, ValueError, TypeError):
         return RunSummary(path.parent.name, path, "unreadable", None, None, 0, last_update, None, None)
-    status = facts.get("exit_state", "unknown")
+    status = str(facts.get("exit_state", "unknown"))
     if status == "running" and not is_being_written(path):
         status = "killed"
     return RunSummary(
-        run=facts.get("run_hash", path.parent.name),
+        run=str(facts.get("run_hash", path.parent.name)),
         path=path,
         status=status,
         last_step=last_step,
-        planned_steps=facts.get("planned_steps"),
+        planned_steps=_number(facts.get("planned_steps"), int),
         logged_steps=count,
         last_update=last_update,
-        seed=facts.get("config.seed", facts.get("seed")),
-        perturbation_scale=facts.get("config.perturbation_scale"),
+        seed=_number(facts.get("config.seed", facts.get("seed")), int),
+        perturbation_scale=_number(facts.get("config.perturbation_scale"), float),
     )
+
+
+def _number(value: Any, kind: type[Number]) -> Number | None:
+    """A fact as a number, also where another writer keeps it as text; None where it is none."""
+    try:
+        return None if value is None else kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def is_being_written(path: Path) -> bool:
     """Whether a DynamicsLogger has this file open, here or in another process."""
-    file = Path(f"{path}.lock")
-    if not file.exists():
+    lock = lock_of(path, 0)
+    if not Path(lock.lock_file).exists():
         return False
-    lock = FileLock(file, timeout=0, thread_local=False)
     try:
         lock.acquire()
-    except Timeout:
+    except (Timeout, OSError):  # an OSError: the lock of another user, who may well be writing
         return True
     lock.release()
     return False
@@ -128,6 +137,8 @@ def snapshot(path: Path, output: Path | None = None, *, overwrite: bool = False)
     with reading(path) as connection:
         last_step = connection.execute("SELECT max(step) FROM dynamics").fetchone()[0]
         output = output or Path(f"{path.absolute().parent.name}-step-{last_step}.db")
+        if output.exists() and output.samefile(path):
+            raise LoggerError(f"{output}: is the run file itself; choose another file by -o.")
         if output.exists() and not overwrite:
             raise LoggerError(f"{output}: exists already; choose another file by -o, or replace it by --overwrite.")
         unfinished = output.with_name(f"{output.name}.new")
@@ -146,22 +157,43 @@ def migrate(path: Path) -> Path | None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return None
+    path = Path(os.path.realpath(path))
     kept, upgraded = Path(f"{path}.v{version}"), Path(f"{path}.upgraded")
     if kept.exists():
         raise LoggerError(f"{kept}: exists already, and the original would be kept there; move it away first.")
-    lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
     try:
-        with lock:
-            upgraded.unlink(missing_ok=True)
-            # A copy by SQLite and not of the bytes: it has what a -wal holds.
-            with reading(path) as source, closing(sqlite3.connect(upgraded)) as copy:
+        with lock_of(path, 0), _alone(path) as source:
+            remove(upgraded)
+            with closing(sqlite3.connect(upgraded)) as copy:
                 source.backup(copy)
             Store(upgraded).close()
-            os.link(path, kept)
+            try:
+                os.link(path, kept)
+            except OSError:  # a file system without links
+                os.rename(path, kept)
             os.replace(upgraded, path)
     except Timeout:
         raise LoggerError(f"{path}: is being written; upgrade it when its training has ended.") from None
+    except OSError as error:
+        raise (
+            error if isinstance(error, LoggerError) else LoggerError(f"{path}: cannot be upgraded ({error}).")
+        ) from error
     finally:
-        for file in (upgraded, Path(f"{upgraded}.lock")):
-            file.unlink(missing_ok=True)
+        remove(upgraded)
+        Path(f"{upgraded}.lock").unlink(missing_ok=True)
     return kept
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection beside which nobody can write the file, or read it, until it is closed."""
+    try:
+        with closing(sqlite3.connect(path, timeout=2.0, isolation_level=None)) as connection:
+            # Out of write-ahead mode, which nobody else may be in: a -wal beside the upgraded file would destroy it.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")  # the lock stays
+            yield connection
+    except sqlite3.Error as error:
+        raise LoggerError(f"{path}: cannot be upgraded while another program has it open ({error}).") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ Resume = Literal["never", "allow", "must"]
 JournalMode = Literal["delete", "wal"]
 
 MAX_COLUMNS = 1990  # SQLite allows 2000; one statement binds them all
+LOCK_SECONDS = 0.3  # `python -m prismatic runs` takes the lock for a moment, to see whether anybody has it
 OPEN_SECONDS, WRITE_SECONDS = 0.5, 5.0  # how long a reader's lock is waited for
 # SQLite's codes for what is wrong with one statement whatever the file's state: error (no such column, too many
 # columns), too big, constraint, mismatch, range.
@@ -34,13 +36,19 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, num_experts: int = 0, *, journal_mode: JournalMode = "delete", resume: Resume = "allow"
+        self,
+        path: Path,
+        num_experts: int = 0,
+        *,
+        journal_mode: JournalMode = "delete",
+        resume: Resume = "allow",
+        overwrite: bool = False,
     ):
         self.path = path
         self._columns: set[str] = set()
         if resume == "must" and not path.exists():
             raise LoggerError(f"{path}: there is no run to resume (resume='must'); start it with resume='allow'.")
-        if resume == "never" and path.exists():
+        if resume == "never" and path.exists() and not overwrite:
             raise LoggerError(
                 f"{path}: exists already (resume='never'); resume it, move it away or choose another path."
             )
@@ -48,6 +56,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
             try:
+                if overwrite:  # only now, when nobody else writes it
+                    remove(path)
                 self._connection = _connect(path)
                 try:
                     self._begin(num_experts, journal_mode)
@@ -57,6 +67,8 @@ class Store:
             except BaseException:
                 self._lock.release()
                 raise
+        except LoggerError:
+            raise
         except (OSError, sqlite3.Error, UnicodeError, CannotMigrate) as error:
             raise LoggerError(f"{path}: cannot be opened as a run file ({error}); choose another path.") from error
 
@@ -72,11 +84,12 @@ class Store:
         with self.transaction():
             if version is not None:
                 upgrade(self._connection, version)
-            for statement in create_statements(num_experts):
+            room = len(dynamics_columns(num_experts)) <= MAX_COLUMNS
+            for statement in create_statements(num_experts if room else 0):
                 ask(statement)
             ask(f"PRAGMA application_id = {APPLICATION_ID}")
             ask(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._columns = {row[1] for row in ask("PRAGMA table_info(dynamics)")}
+        self._columns = {row[1].casefold() for row in ask("PRAGMA table_info(dynamics)")}
         self.last_step: int | None = ask("SELECT max(step) FROM dynamics").fetchone()[0]
         self.add_columns(column.name for column in dynamics_columns(num_experts))
         ask(f"PRAGMA busy_timeout = {1000 * WRITE_SECONDS:.0f}")
@@ -90,22 +103,26 @@ class Store:
             yield
             self._connection.execute("COMMIT")
         except BaseException:
+            self._columns = columns
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._columns = columns
             raise
 
     def add_columns(self, names: Iterable[str]) -> None:
         """Add these columns to the wide table, as long as there is room for them."""
         types = {column.name: column.type for column in STEP_COLUMNS}
         for name in names:
-            if name not in self._columns and len(self._columns) < MAX_COLUMNS:
+            if name.casefold() not in self._columns and len(self._columns) < MAX_COLUMNS:
                 self._connection.execute(f'ALTER TABLE dynamics ADD COLUMN "{name}" {types.get(name, "REAL")}')
-                self._columns.add(name)
+                self._columns.add(name.casefold())
 
     def has_column(self, name: str) -> bool:
         """Whether the wide table holds this; what it has no room for goes to `scalars`."""
-        return name in self._columns
+        return name.casefold() in self._columns
+
+    def empty(self, table: str) -> None:
+        """Delete the rows of a table that tells what a run is made of."""
+        self._connection.execute(f"DELETE FROM {table}")
 
     def insert(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
         """Insert rows, replacing those with the same key; returns the faults of rows that can never be written."""
@@ -118,20 +135,23 @@ class Store:
             with self._savepoint():
                 self._connection.executemany(statement, rows)
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
-            if not _is_fault_of_statement(error):
+            if not is_fault_of_statement(error):
                 raise
             return [fault for row in rows if (fault := self._insert_one(statement, row))]
         return []
 
     def _insert_one(self, statement: str, row: Sequence[Any]) -> str:
         """Empty, or the fault of a row that can never be written: it must not keep the others from the file."""
-        try:
-            self._connection.execute(statement, row)
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
-            if not _is_fault_of_statement(error):
-                raise
-            return str(error)
-        return ""
+        fault = ""
+        for values in (row, [_storable(value) for value in row]):
+            try:
+                self._connection.execute(statement, values)
+                return ""
+            except (sqlite3.Error, OverflowError, UnicodeError) as error:
+                if not is_fault_of_statement(error):
+                    raise
+                fault = str(error)
+        return fault
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
@@ -165,7 +185,7 @@ class Store:
 
 def _locked(path: Path) -> FileLock:
     """The lock that one writer holds. A file of its own: SQLite's locks come and go with each transaction."""
-    lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
+    lock = lock_of(path, LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout:
@@ -174,6 +194,17 @@ def _locked(path: Path) -> FileLock:
             "close() that one first, or choose another path."
         ) from None
     return lock
+
+
+def lock_of(path: Path, seconds: float) -> FileLock:
+    """The lock of a run file, whatever link leads to it, not acquired yet."""
+    return FileLock(f"{os.path.realpath(path)}.lock", timeout=seconds, thread_local=False)
+
+
+def remove(path: Path) -> None:
+    """Remove a run file and what SQLite keeps beside it."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -206,8 +237,19 @@ def _version_of_run(connection: sqlite3.Connection, path: Path) -> int | None:
     return int(version)
 
 
-def _is_fault_of_statement(error: Exception) -> bool:
+def is_fault_of_statement(error: Exception) -> bool:
+    """Whether it is the statement that is wrong, and would be at any time, and not the state of the file."""
     return not isinstance(error, sqlite3.Error) or getattr(error, "sqlite_errorcode", 1) & 0xFF in STATEMENT_FAULTS
+
+
+def _storable(value: Any) -> Any:
+    """The value as SQLite can keep it: an integer beyond 64 bits as a float, another kind of number as one, or NULL."""
+    if value is None or isinstance(value, float | str) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def columns_of(table: str) -> dict[str, str]:

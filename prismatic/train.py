@@ -20,6 +20,7 @@ from prismatic.checkpoint import Stateful, load, save
 from prismatic.config import RunConfig
 from prismatic.corpus import Corpus
 from prismatic.errors import ConfigError, LoggerError
+from prismatic.harmless import harmless
 from prismatic.logger import DynamicsLogger
 from prismatic.model import ByteLM
 from prismatic.router import load_balancing_loss
@@ -60,10 +61,11 @@ def train(
     corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
     run_hash = config.run_hash(corpus.sha256)
     db_path = _run_file(runs / run_hash / "dynamics.db", resume=resume, overwrite=overwrite)
-    if (done := _finished(db_path)) is not None:
+    if not overwrite and (done := _finished(db_path)) is not None:
         return TrainResult(run_hash, db_path, **done)
+    goes_on = resume != "never" and not overwrite and db_path.exists()
     training = _Training.of(config, corpus, device, db_path.with_name("checkpoint.pt"), checkpoint_freq)
-    with DynamicsLogger(db_path, num_experts=len(config.roles)) as logger:
+    with DynamicsLogger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
         callback = DynamicsLoggerCallback(
             logger,
             log_freq=config.log_freq,
@@ -72,22 +74,26 @@ def train(
             histogram_freq=config.histogram_freq,
             last_step=config.steps - 1,
         )
-        again = training.resume(device)
+        if goes_on:
+            training.resume(device)
+        else:  # of a run whose file is gone
+            training.checkpoint.unlink(missing_ok=True)
         callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
-        if again or logger._last_step is not None:
+        if goes_on:
             logger.event("resumed", f"training goes on at step {training.step}", step=training.step)
         exit_state = "crashed"
         try:
             loss = training.run(callback, progress=progress)
+            held_out_loss = evaluate(training.model, config, corpus)
+            logger.log_run({"loss": loss, "held_out_loss": held_out_loss})
             exit_state = "finished"
         except KeyboardInterrupt:
             exit_state = "interrupted"
             raise
         finally:
             logger.log_run({"exit_state": exit_state, "ended": time.time()})
-        held_out_loss = evaluate(training.model, config, corpus)
-        logger.log_run({"loss": loss, "held_out_loss": held_out_loss})
-    training.checkpoint.unlink(missing_ok=True)
+    if not logger.dropped:
+        training.checkpoint.unlink(missing_ok=True)
     return TrainResult(run_hash, db_path, loss, held_out_loss)
 
 
@@ -116,12 +122,10 @@ class _Training:
     def _parts(self) -> dict[str, Stateful]:
         return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
 
-    def resume(self, device: torch.device) -> bool:
-        """Go on at the last checkpoint, if there is one."""
-        if not self.checkpoint.exists():
-            return False
-        self.step = load(self.checkpoint, self._parts, device)
-        return True
+    def resume(self, device: torch.device) -> None:
+        """Go on at the last checkpoint, or at step 0 where there is none."""
+        if self.checkpoint.exists():
+            self.step = load(self.checkpoint, self._parts, device)
 
     def run(self, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
         """Every optimizer step that is left; returns the last batch's loss."""
@@ -133,12 +137,18 @@ class _Training:
                 loss = self._train_step(callback)
                 self.step += 1
                 if self.checkpoint_freq and self.step % self.checkpoint_freq == 0 and self.step < self.config.steps:
-                    # Rows first: a run that goes on here must not miss any from before.
-                    callback.logger.flush()
-                    save(self.checkpoint, self.step, self._parts)
+                    self._save(callback.logger)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         return loss
+
+    def _save(self, logger: DynamicsLogger) -> None:
+        """Write a checkpoint, if the rows are in the file: a run that goes on there must not miss any from before."""
+        with harmless():
+            if logger.flush():
+                save(self.checkpoint, self.step, self._parts)
+            else:
+                logger.event("no_checkpoint", "the rows before it could not be written", step=self.step)
 
     def _train_step(self, callback: DynamicsLoggerCallback) -> float:
         batch = _batch(self.config, self.corpus, self.step)
@@ -180,11 +190,8 @@ def _device(config: RunConfig) -> torch.device:
 
 
 def _run_file(db_path: Path, *, resume: Resume, overwrite: bool) -> Path:
-    """The path of the run file: with an earlier run only where it may be gone on with."""
-    if overwrite:
-        for name in (db_path.name, f"{db_path.name}-journal", "checkpoint.pt"):
-            db_path.with_name(name).unlink(missing_ok=True)
-    if db_path.exists() and resume == "never":
+    """The path of the run file: with an earlier run only where it may be gone on with, or is to be replaced."""
+    if db_path.exists() and resume == "never" and not overwrite:
         raise LoggerError(
             f"{db_path}: this experiment was run before with the same options. Judge it with "
             f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, go on with it by "

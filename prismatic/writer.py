@@ -16,18 +16,31 @@ from itertools import compress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prismatic.records import Columns, Flush, Measured, Refused, Rewound, Shapes, Told, Widened, plain, wide_row
+from prismatic.records import (
+    Columns,
+    Emptied,
+    Flush,
+    Measured,
+    Refused,
+    Rewound,
+    Shapes,
+    Told,
+    Widened,
+    plain,
+    wide_row,
+)
 from prismatic.schema import dynamics_columns
-from prismatic.store import Store, columns_of
+from prismatic.store import Store, columns_of, is_fault_of_statement
 
 MAX_WAITING = 2_000_000  # values; about 150 MB of Python numbers
-FEW = 20  # records, for which memory has room however large they are
 CLOSE_SECONDS = 10.0  # how long the last rows try to reach the file
 VALUES_AT_ONCE = 200_000  # of one transaction, some tenth of a second
 ROWS_AT_ONCE = 100  # rows that exist as Python objects: so few stay in the processor's cache
 NAME_RULE = "a column's name has lower-case letters, digits and underscores, at most 63, and is not `step`"
 
-Item = Measured | Told | Rewound | Widened | Flush
+RETRY_SECONDS = 0.5
+
+Item = Measured | Told | Rewound | Widened | Emptied | Flush
 
 
 class Writer:
@@ -42,14 +55,17 @@ class Writer:
         self.sayings: deque[str] = deque()
         self._store = store
         # Half of it, so that what has just missed one transaction is in the next one in time.
-        self._interval = flush_seconds / 2
+        self._interval = min(flush_seconds / 2, threading.TIMEOUT_MAX)
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._urgent: SimpleQueue[None] = SimpleQueue()
         self._waiting: deque[Item] = deque()  # taken from the queue and not in the file yet: the thread's own
+        # Values taken in and values no longer held: each is changed by one thread only.
+        self._taken, self._done = 0, 0
         self._shapes = Shapes()
         self._said: set[str] = set()
         self._dropped_before = 0
         self._deadline: float | None = None
+        self._whole = False
         self._thread = threading.Thread(target=self._run, name="prismatic writer", daemon=True)
         self._thread.start()
 
@@ -57,23 +73,21 @@ class Writer:
 
     def measured(self, record: Measured) -> None:
         """Take a record in, unless memory is full of records that could not be written."""
-        waiting = self._queue.qsize() + len(self._waiting)
-        if waiting > FEW and not self._room(waiting * record.size):
-            return
-        self._queue.put(record)
-        if not self._interval:
-            self._urgent.put(None)
-
-    def _room(self, values: int) -> bool:
-        """Whether memory has room for more than so many values; wakes the thread before it has none."""
-        if values > MAX_WAITING // 4:
-            self._urgent.put(None)
-        if values > MAX_WAITING:
+        size = record.size
+        waiting = self._taken + size - self._done
+        if waiting > MAX_WAITING:
             self.dropped += 1
-        return values <= MAX_WAITING
+            return
+        self._taken += size
+        self._queue.put(record)
+        if not self._interval or waiting > MAX_WAITING // 4:
+            self._urgent.put(None)
 
-    def tell(self, item: Told | Rewound | Widened) -> None:
-        """Take in what is small and rare, and explains the measurements: it is never dropped."""
+    def tell(self, item: Told | Rewound | Widened | Emptied) -> None:
+        """Take in what is small and rare, and explains the measurements: it goes last when memory is full."""
+        if self._taken - self._done > 2 * MAX_WAITING:
+            return
+        self._taken += 1
         self._queue.put(item)
         if not self._interval:
             self._urgent.put(None)
@@ -87,13 +101,19 @@ class Writer:
         self._urgent.put(None)
         return token.done.wait(seconds) and token.written
 
+    def finish(self, seconds: float) -> None:
+        """Get what waits into the file before the process ends, also where close() was interrupted."""
+        if self._deadline is None:
+            self.flush(seconds)
+        else:
+            self._thread.join(seconds)
+
     def close(self) -> bool:
         """Write what waits, for up to CLOSE_SECONDS, and close the file; False if something was lost."""
-        if self._deadline is None:
-            self._deadline = time.monotonic() + CLOSE_SECONDS
-            self._urgent.put(None)
+        self._deadline = self._deadline or time.monotonic() + CLOSE_SECONDS
+        self._urgent.put(None)
         self._thread.join()
-        return not self._waiting
+        return self._whole
 
     # -- The thread ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +121,8 @@ class Writer:
         try:
             while self._deadline is None:
                 with suppress(Empty):
-                    self._urgent.get(timeout=self._interval or None)
+                    # Without an interval each record is urgent; but what could not be written is tried again.
+                    self._urgent.get(timeout=self._interval or (RETRY_SECONDS if self._waiting else None))
                     while True:
                         self._urgent.get_nowait()
                 self._write()
@@ -109,11 +130,15 @@ class Writer:
                 if time.monotonic() > self._deadline:
                     break
                 time.sleep(0.01)
-            self.dropped += sum(isinstance(item, Measured) for item in self._waiting)
+            self._whole = not self._waiting
         except Exception as error:
             self.sayings.append(f"nothing is written any more ({type(error).__name__}: {error}); training goes on.")
-            raise
         finally:
+            with suppress(Empty):
+                while True:
+                    self._waiting.append(self._queue.get_nowait())
+            _answer(self._waiting, False)
+            self.dropped += sum(isinstance(item, Measured) for item in self._waiting)
             self._store.close()
 
     def _write(self) -> bool:
@@ -127,8 +152,9 @@ class Writer:
             written = self._try_to_write([item for item in batch if not isinstance(item, Flush)])
             if written:
                 _answer(batch, written)
-                for _ in batch:
+                for item in batch:
                     self._waiting.popleft()
+                    self._done += _size(item)
         _answer(self._waiting, False)
         self._waiting = deque(item for item in self._waiting if not isinstance(item, Flush))
         return written
@@ -138,7 +164,7 @@ class Writer:
         batch: list[Item] = []
         values = 0
         for item in self._waiting:
-            values += item.size if isinstance(item, Measured) else 1
+            values += _size(item)
             if batch and values > VALUES_AT_ONCE:
                 break
             batch.append(item)
@@ -150,21 +176,26 @@ class Writer:
             return True
         try:
             with self._store.transaction():
-                faults = _Batch(self._store, self._shapes).write(items)
+                batch = _Batch(self._store, self._shapes)
+                batch.write(items)
                 if dropped > self._dropped_before:
                     said = f"{dropped} logged steps were dropped until now: the file could not be written"
                     row = event("dropped", said, "error")
                     self._store.insert("events", tuple(row), [tuple(row.values())])
-        except (sqlite3.Error, OSError) as error:
-            self._say_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
-            return False
-        except Exception as error:  # a record that nobody foresaw must not keep the others from the file
+        except Exception as error:
+            if isinstance(error, OSError) or (isinstance(error, sqlite3.Error) and not is_fault_of_statement(error)):
+                self._say_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
+                return False
+            # A record that nobody foresaw must not keep the others from the file.
             if len(items) > 1:
                 return all(self._try_to_write([item]) for item in items)
+            self.dropped += sum(isinstance(item, Measured) for item in items)
             self._refuse(f"a row or column is not logged: {type(error).__name__}: {error}", "refused_row")
             return True
         self._dropped_before = dropped
-        for fault, code in faults.items():
+        self.dropped += batch.refused
+        self._dropped_before += batch.refused  # they have events of their own
+        for fault, code in batch.faults.items():
             self._refuse(fault, code)
         return True
 
@@ -178,6 +209,10 @@ class Writer:
             self._said.add(key)
             self.sayings.append(message)
         return new
+
+
+def _size(item: Item) -> int:
+    return item.size if isinstance(item, Measured) else 0 if isinstance(item, Flush) else 1
 
 
 def _answer(items: Iterable[Item], written: bool) -> None:
@@ -195,16 +230,18 @@ class _Batch:
         self._store = store
         self._shapes = shapes
         self._rows: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
-        self._faults: dict[str, str] = {}
+        self.faults: dict[str, str] = {}
         """Sentence by sentence, the code of its event."""
+        self.refused = 0
+        """Logged steps that can never be written."""
         # Of the records that come one after another with the same columns:
         self._columns: Columns | None = None
         self._room: list[bool] = []
         self._has_room = True
         self._wide: list[list[Any]] = []
 
-    def write(self, items: list[Item]) -> dict[str, str]:
-        """Write these items in their order; returns what could never be written, and the code of each."""
+    def write(self, items: list[Item]) -> None:
+        """Write these items in their order; `faults` says what can never be written."""
         for item in items:
             match item:
                 case Measured():
@@ -213,10 +250,12 @@ class _Batch:
                     self._row(table, row)
                 case Widened(num_experts):
                     self._store.add_columns(column.name for column in dynamics_columns(num_experts))
+                case Emptied(table):
+                    self._insert()
+                    self._store.empty(table)
                 case Rewound():
                     self._rewound(item)
         self._insert()
-        return self._faults
 
     def _measured(self, record: Measured) -> None:
         columns = self._shapes.of(record)
@@ -274,11 +313,12 @@ class _Batch:
         for (table, names), rows in self._rows.items():
             for fault in self._store.insert(table, names, rows):
                 self._fault(f"a row or column is not logged: {fault}", "refused_row")
+                self.refused += table == "dynamics"
         self._rows.clear()
         self._columns = None
 
     def _fault(self, sentence: str, code: str) -> None:
-        self._faults.setdefault(sentence, code)
+        self.faults.setdefault(sentence, code)
 
 
 def event(code: str, message: str, level: str) -> dict[str, Any]:

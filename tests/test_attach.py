@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import warnings
 from contextlib import closing
 
 import pytest
@@ -309,6 +310,127 @@ def test_a_hook_that_fails_does_not_stop_training(tmp_path):
 
     with pytest.warns(RuntimeWarning, match="dynamics were not logged .*ZeroDivisionError.* training goes on"):
         assert train(tmp_path / "x.db", scaler=Broken("cpu", enabled=False)) == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_routing_shares_are_those_of_the_step_with_every_kind_of_optimizer(tmp_path, fused):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=fused)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+    callback.attach(model, optimizer)
+    shares = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        with torch.no_grad():
+            shares.append(model[0].route(batch(step)).mean(0)[0].item())
+        model(batch(step)).square().mean().backward()
+        optimizer.step()
+    callback.detach()
+    first = "SELECT routing_weight FROM layers WHERE layer = 0 AND expert = 0 ORDER BY step"
+    assert [row["routing_weight"] for row in table(tmp_path / "x.db", first)] == pytest.approx(shares, rel=1e-5)
+    assert table(tmp_path / "x.db", "SELECT * FROM events") == []
+
+
+def test_other_arguments_of_the_step_reach_the_optimizer(tmp_path):
+    class Scaled(torch.optim.SGD):
+        seen = ()
+
+        def step(self, closure=None, scale=1.0):
+            self.seen = (*self.seen, scale)
+            return super().step(closure)
+
+    model = network()
+    optimizer = Scaled(model.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+    callback.attach(model, optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(batch(0)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure, 2.0)
+    optimizer.step(closure, scale=3.0)
+    optimizer.step(closure=closure, scale=4.0)
+    callback.detach()
+    assert optimizer.seen == (2.0, 3.0, 4.0)
+    assert len(table(tmp_path / "x.db")) == 3
+
+
+def test_a_resumed_loop_goes_on_counting_where_it_was(tmp_path):
+    train(tmp_path / "x.db")
+    train(tmp_path / "x.db", first_step=STEPS)
+    assert [row["step"] for row in table(tmp_path / "x.db")] == list(range(2 * STEPS))
+    assert table(tmp_path / "x.db", "SELECT * FROM events") == []
+
+
+def test_attached_again_it_logs_each_step_once(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+    for _ in range(2):
+        callback.attach(model, optimizer)
+    for step in range(3):
+        optimizer.zero_grad()
+        model(batch(step)).square().mean().backward()
+        optimizer.step()
+    callback.detach()
+    assert [row["step"] for row in table(tmp_path / "x.db")] == [0, 1, 2]
+    assert table(tmp_path / "x.db", "SELECT * FROM events") == []
+
+
+def test_a_run_says_that_it_is_running_and_how_it_ended(tmp_path):
+    model = network()
+    callback = DynamicsLoggerCallback(tmp_path / "x.db")
+    callback.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    callback.logger.flush()
+    state = "SELECT value FROM run WHERE key = 'exit_state'"
+    assert table(tmp_path / "x.db", state) == [{"value": '"running"'}]
+    callback.detach()
+    assert table(tmp_path / "x.db", state) == [{"value": '"finished"'}]
+
+
+def test_a_model_that_is_refused_leaves_the_file_free(tmp_path):
+    model = Mixture()
+    model.experts[2] = nn.Linear(20, 10)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="other weights"):
+            DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["all trained", "clean expert frozen"])
+def test_a_probe_leaves_a_graph_that_is_kept_and_the_merged_measurement_as_they_are(tmp_path, trained):
+    model = network()
+    model.add_module("norm", nn.BatchNorm1d(5))
+    for router in (model[0], model[1]):
+        router.experts[0].requires_grad_(trained)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1, probe_freq=1)
+    callback.on_train_begin(model)
+    loss = model(batch(0)).square().mean()
+    loss.backward(retain_graph=True)
+    callback.on_before_optimizer_step(model, 0, probe=(lambda x: model(x).square().mean(), batch(0)))
+    loss.backward()
+    callback.on_train_end()
+    assert len(table(tmp_path / "x.db")) == 1
+    assert table(tmp_path / "x.db", "SELECT * FROM events") == []
+    probed = table(tmp_path / "x.db", "SELECT * FROM layers WHERE source = 'isolated' AND expert = 1")
+    assert [row["norm"] > 0 for row in probed] == [True, True]
+
+
+def test_a_warning_that_is_an_error_does_not_stop_training(tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
+        callback.attach(model, optimizer)
+        model(batch(0)).square().mean().backward()
+        model[0].tiers = None
+        model[0].experts[1] = nn.Identity()
+        optimizer.step()
+        callback.detach()
+    assert "training goes on" in capsys.readouterr().err
 
 
 def test_experts_of_different_shapes_are_refused_before_training(tmp_path):

@@ -216,3 +216,54 @@ def test_a_forked_process_cannot_write_and_leaves_the_file_to_its_parent(tmp_pat
         assert os.waitpid(child, 0)[1] == 0
         logger.log(2, STEP)
     assert rows(tmp_path / "dynamics.db", "SELECT step FROM dynamics") == [(0,), (2,)]
+
+
+CLOSING = """
+import signal, sqlite3, sys, threading, time
+from prismatic.logger import DynamicsLogger
+path, how = sys.argv[1:]
+logger = DynamicsLogger(path, flush_seconds=1e9)
+reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+reader.execute("BEGIN EXCLUSIVE")
+for step in range(100):
+    logger.log(step, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
+threading.Timer(1.0, reader.close).start()
+threading.Timer(0.4, signal.raise_signal, (getattr(signal, how),)).start()
+try:
+    logger.close()
+except KeyboardInterrupt:
+    logger.close()
+    assert logger.dropped == 0
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 0)])
+def test_a_signal_while_the_file_is_closed_loses_nothing(tmp_path: Path, how: str, code: int):
+    path = tmp_path / "dynamics.db"
+    done = subprocess.run([sys.executable, "-c", CLOSING, str(path), how], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert len(rows(path, "SELECT step FROM dynamics")) == 100
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_process_that_does_not_close_its_logger_loses_nothing(tmp_path: Path, method: str):
+    path = tmp_path / "dynamics.db"
+    program = f"""if True:
+        import multiprocessing
+        from prismatic.logger import DynamicsLogger
+        from tests.test_faults import log_ten_steps
+        if __name__ == "__main__":
+            worker = multiprocessing.get_context({method!r}).Process(target=log_ten_steps, args=({str(path)!r},))
+            worker.start()
+            worker.join()"""
+    script = tmp_path / "script.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, str(script)], check=True, timeout=60, env=environment)
+    assert len(rows(path, "SELECT step FROM dynamics")) == 10
+
+
+def log_ten_steps(path: str) -> None:
+    logger = DynamicsLogger(path, flush_seconds=1e9)
+    for step in range(10):
+        logger.log(step, STEP)

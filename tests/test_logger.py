@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing, nullcontext
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,14 @@ def flat(logged: dict) -> dict[str, float]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "build" / "runs" / "abc" / "dynamics.db"
+
+
+def test_more_experts_than_a_table_has_columns_may_be_told_beforehand(path: Path):
+    with DynamicsLogger(path, num_experts=250) as logger:
+        logger.log(0, dynamics(250))
+    beside = rows(path, "SELECT name FROM scalars")
+    assert 200 < len(beside) < 700
+    assert codes(path) == []
 
 
 @pytest.mark.parametrize("experts", [2, 3, 17])
@@ -276,23 +285,107 @@ def test_a_value_that_is_no_number_is_refused_once_and_the_row_is_kept(path: Pat
     assert codes(path) == ["refused_value"]
 
 
-@pytest.mark.parametrize(
-    ("broken", "table"),
-    [
-        ({"nonfinite": 10**30, "missing_gradients": None}, "dynamics"),
-        ({"layers": [{"layer": 0, "expert": 0, "source": "merged", "surprise": 1.0}]}, "layers"),
-    ],
-    ids=["integer too large", "unknown column"],
-)
-def test_a_row_that_the_file_cannot_hold_does_not_block_the_others(path: Path, broken: dict, table: str):
+def test_a_row_that_the_file_cannot_hold_does_not_block_the_others(path: Path):
+    unknown = {"layers": [{"layer": 0, "expert": 0, "source": "merged", "surprise": 1.0}]}
     logger = DynamicsLogger(path, flush_seconds=1e9)
-    for step in range(3):
-        logger.log(step, dynamics() | (broken if step > 0 else {}))
+    logger.log(0, dynamics())
+    for step in (1, 2):
+        logger.log(step, dynamics() | unknown)
+    logger.log(2**70, dynamics())
     with pytest.warns(RuntimeWarning, match="is not logged") as warned:
         logger.close()
-    assert len(warned) == 1
-    assert len(rows(path)) == (1 if table == "dynamics" else 3)
-    assert codes(path) == ["refused_row"]
+    assert len(warned) == 2
+    assert [row["step"] for row in rows(path)] == [0, 1, 2]
+    assert (codes(path), logger.dropped) == (["refused_row", "refused_row"], 1)
+
+
+@pytest.mark.parametrize(("odd", "kept"), [(2**64, 2.0**64), (-(10**30), -1e30), (Fraction(1, 4), 0.25)])
+def test_a_number_that_sqlite_has_no_type_for_is_kept_as_a_float(path: Path, odd, kept: float):
+    with DynamicsLogger(path) as logger:
+        for step in range(3):
+            logger.log(step, {"expert_gradients": {"expert_0": {"top_norm": 1.0, "tokens": odd}}}, seen=odd)
+    assert [(row["expert_0_tokens"], row["seen"]) for row in rows(path)] == [(kept, kept)] * 3
+    assert codes(path) == []
+
+
+def test_a_step_that_is_no_whole_number_is_refused(path: Path):
+    with DynamicsLogger(path) as logger:
+        for step in (0, 0.25, 0.5):
+            logger.log(step, dynamics())
+    assert ([row["step"] for row in rows(path)], logger.dropped) == ([0], 2)
+    assert codes(path) == ["refused_value", "refused_value", "dropped"]
+
+
+def test_columns_differ_in_more_than_their_case(path: Path):
+    path.parent.mkdir(parents=True)
+    _execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL, Accuracy REAL)")
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics(), accuracy=0.5)
+    assert (rows(path)[0]["Accuracy"], codes(path)) == (0.5, ["migrated"])
+
+
+def test_a_large_record_among_many_small_ones_is_not_dropped(path: Path):
+    histogram = [{"layer": 0, "expert": 0, "tier": "top", "bin": i, "count": 1} for i in range(5000)]
+    with DynamicsLogger(path, flush_seconds=1e9) as logger:
+        for step in range(300):
+            logger.log(step, dynamics() | ({"histograms": histogram} if step % 100 == 99 else {}))
+    assert (logger.dropped, len(rows(path))) == (0, 300)
+    assert rows(path, "SELECT count(*) AS n FROM histograms") == [{"n": 15_000}]
+
+
+def test_without_a_flush_interval_rows_are_tried_again_when_a_lock_ends(path: Path, impatient, monkeypatch):
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
+    with DynamicsLogger(path, flush_seconds=0) as logger:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            logger.log(0, dynamics())
+            time.sleep(0.2)
+            other.execute("ROLLBACK")
+        deadline = time.monotonic() + 10
+        while not rows(path) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(rows(path)) == 1
+        with pytest.warns(RuntimeWarning, match="cannot be written now"):
+            logger.flush()
+
+
+def test_rows_may_wait_for_the_end_of_the_run(path: Path):
+    with DynamicsLogger(path, flush_seconds=math.inf) as logger:
+        for step in range(10):
+            logger.log(step, dynamics())
+    assert len(rows(path)) == 10
+
+
+@pytest.mark.parametrize("link", ["symlink", "hard link to the folder's file by another path"])
+def test_another_path_to_the_same_file_is_no_second_writer(path: Path, link: str):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics())
+        logger.flush()
+        other = path.with_name("other.db") if link == "symlink" else path.parent / ".." / path.parent.name / path.name
+        if link == "symlink":
+            other.symlink_to(path)
+        with pytest.raises(LoggerError, match="another DynamicsLogger is writing"):
+            DynamicsLogger(other)
+
+
+def test_tables_of_what_a_run_is_made_of_are_told_anew(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(5)], anew=True)
+        logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(3)], anew=True)
+    assert len(rows(path, "SELECT * FROM experts")) == 3
+
+
+def test_a_run_is_begun_anew_where_it_may_be_replaced(path: Path):
+    with DynamicsLogger(path, num_experts=4) as logger:
+        logger.log(50, dynamics(4))
+        with pytest.raises(LoggerError, match="another DynamicsLogger"):
+            DynamicsLogger(path, overwrite=True)
+        logger.log(60, dynamics(4))
+    assert len(rows(path)) == 2
+    with DynamicsLogger(path, resume="never", overwrite=True) as logger:
+        logger.log(0, dynamics(2))
+    assert [row["step"] for row in rows(path)] == [0]
+    assert "expert_3_top_norm" not in columns(path)
 
 
 def test_a_row_that_nobody_foresaw_does_not_block_the_others(path: Path):

@@ -251,6 +251,66 @@ def test_a_run_that_is_being_written_is_not_upgraded(path: Path):
             migrate(path)
 
 
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_file_that_another_program_has_open_is_not_upgraded_and_loses_nothing(path: Path, mode: str):
+    with closing(sqlite3.connect(documented(path), isolation_level=None)) as other:
+        other.execute(f"PRAGMA journal_mode = {mode}")
+        other.execute("INSERT INTO dynamics (step) VALUES (20)")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO dynamics (step) VALUES (30)")
+        with pytest.raises(LoggerError, match="cannot be upgraded while another program has it open"):
+            migrate(path)
+        other.execute("COMMIT")
+    migrate(path)
+    for file in (path, Path(f"{path}.v0")):
+        assert [step for (step,) in rows(file, "SELECT step FROM dynamics ORDER BY step")] == [0, 10, 20, 30]
+
+
+def test_a_file_is_upgraded_through_a_link(path: Path, tmp_path: Path):
+    documented(path)
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    assert migrate(link) == Path(f"{path}.v0")
+    assert link.is_symlink()
+    assert rows(link, "PRAGMA user_version") == [(1,)]
+
+
+def test_a_snapshot_never_replaces_the_run_itself(path: Path):
+    written(path)
+    with pytest.raises(LoggerError, match="is the run file itself"):
+        snapshot(path, path, overwrite=True)
+
+
+def test_facts_of_other_writers_do_not_stop_the_list(path: Path, capsys):
+    written(path, planned_steps="many", exit_state=None, **{"config.seed": "3", "config.perturbation_scale": []})
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO run VALUES ('empty', NULL), ('text', 'no JSON')")
+    assert main(["runs", str(path.parent)]) == 0
+    assert "unreadable" in capsys.readouterr().out
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM run WHERE key IN ('empty', 'text')")
+    run = summary(path)
+    assert (run.planned_steps, run.seed, run.perturbation_scale) == (None, 3, None)
+
+
+def test_asking_for_the_status_never_keeps_a_training_from_its_file(path: Path):
+    written(path)
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            summary(path)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(30):
+            DynamicsLogger(path).close()
+    finally:
+        stop.set()
+        watcher.join()
+
+
 def test_the_command_upgrades_many_files(tmp_path: Path, capsys):
     files = [documented(tmp_path / "a.db"), written(tmp_path / "b.db")]
     assert main(["migrate", *map(str, files)]) == 0

@@ -218,6 +218,44 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, crash):
     assert train(tiny(), runs=tmp_path, resume="allow").loss > 0
 
 
+def test_a_checkpoint_whose_run_is_gone_is_not_taken(tmp_path: Path, crash):
+    crash(15)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    (db_path,) = tmp_path.glob("*/dynamics.db")
+    db_path.unlink()
+    assert [row["step"] for row in rows(train(tiny(), runs=tmp_path).db_path)] == [0, 10, 20, 24]
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(
+        "prismatic.train.save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.warns(RuntimeWarning, match="No space left on device.*training goes on"):
+        result = train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    assert facts(result.db_path)["exit_state"] == "finished"
+
+
+def test_no_checkpoint_is_ahead_of_its_rows(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("prismatic.logger.DynamicsLogger.flush", lambda _: False)
+    saved = []
+    monkeypatch.setattr("prismatic.train.save", lambda *arguments: saved.append(arguments))
+    result = train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    assert saved == []
+    assert {row["code"] for row in rows(result.db_path, "SELECT code FROM events")} == {"no_checkpoint"}
+
+
+def test_replacing_a_run_that_is_being_trained_is_refused_and_leaves_it_alone(tmp_path: Path):
+    run_hash = tiny().run_hash(Corpus.load().sha256)
+    db_path = tmp_path / run_hash / "dynamics.db"
+    with DynamicsLogger(db_path) as logger:
+        logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
+        with pytest.raises(LoggerError, match="another DynamicsLogger is writing this file"):
+            train(tiny(), runs=tmp_path, overwrite=True)
+        logger.log(10, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
+    assert [row["step"] for row in rows(db_path)] == [0, 10]
+
+
 def test_two_trainings_of_one_experiment_at_once_are_refused(tmp_path: Path):
     run_hash = tiny().run_hash(Corpus.load().sha256)
     with (
