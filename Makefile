@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint format faults examples clean
+.PHONY: app test lint format faults fuzz examples clean
 
 app: $(VENV)/.app
 	$(BIN)/streamlit run app.py
@@ -25,6 +25,10 @@ format: $(VENV)/.all
 # All 200 kills of a writing process; `make test` does a dozen.
 faults: $(VENV)/.all
 	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/test_faults.py
+
+# 10,000 damaged and forged run files; `make test` reads 500.
+fuzz: $(VENV)/.all
+	PRISMATIC_MUTANTS=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 examples: $(VENV)/.all
 	$(BIN)/python -m examples.make

@@ -17,6 +17,7 @@ from ui.shell import (
     spool,
 )
 from ui.views import claim_cards, findings_summary, headline, runs_table
+from validation.sets import MARK
 
 frame("Prismatic")
 st.title("Did perturbation change what the experts learn?")
@@ -35,7 +36,7 @@ def choose_files() -> None:
             "Upload run files",
             accept_multiple_files=True,
             key=f"upload-{chosen.generation}",
-            help="One or more dynamics.db files. They stay in this session and are removed when it ends.",
+            help="Files named dynamics.db, or a zip of them. They stay in this session and are removed when it ends.",
         )
         if files and len(files) + len(chosen.sources) > MAX_FILES:
             st.error(
@@ -54,6 +55,7 @@ def pick_from_disk() -> None:
     """Runs of this machine's trainer, and the examples that come with the project."""
     chosen = library()
     found = {path: f"{path.parent.name}/{path.name}" for path in sorted(RUNS.glob("*/dynamics.db"))}
+    found |= {mark.parent: f"set: {mark.parent.name}" for mark in sorted(RUNS.glob(f"*/{MARK}"))}
     found |= {path: f"example: {path.stem}" for path in sorted(EXAMPLES.glob("*.db"))}
     shown = [source.path for source in chosen.sources if source.path in found]
     picked = st.multiselect(

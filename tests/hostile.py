@@ -9,6 +9,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -108,11 +109,6 @@ def blank_lines(path: Path) -> None:
 
 def utf8_cut_in_a_character(path: Path) -> None:
     path.write_bytes(("a" * 99 + "é").encode())
-
-
-def zipped(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("dynamics.db", "SQLite format 3")
 
 
 def gzipped(path: Path) -> None:
@@ -247,7 +243,15 @@ def no_step(path: Path) -> None:
 
 
 def no_expert_columns(path: Path) -> None:
-    database(path, *dynamics(numbers(range(3), 3), ["loss", "accuracy", "expert_0_clean_norm"]))
+    database(path, *dynamics(numbers(range(3), 3), ["loss", "accuracy", "expert_0_accuracy"]))
+
+
+def means_instead_of_norms(path: Path) -> None:
+    database(path, *dynamics(numbers(range(3), 2), ["expert_0_top_mean", "expert_1_top_mean"]))
+
+
+def unknown_layer_metrics(path: Path) -> None:
+    database(path, *dynamics(numbers(range(3), 2), ["layer_0_expert_0_entropy", "layer_00_expert_0_top_norm"]))
 
 
 def unicode_digits(path: Path) -> None:
@@ -429,6 +433,207 @@ def documented_minimum(path: Path) -> None:
 def newer_version(path: Path) -> None:
     good(path)
     database(path, pragmas=["user_version=99"])
+
+
+# -- Dialects of other writers ---------------------------------------------------------------------------------------
+
+LAYERED = [f"layer_{layer}_expert_{i}_{tier}_norm" for layer in range(2) for i in range(2) for tier in schema.TIERS]
+
+
+def only_columns_per_layer(path: Path) -> None:
+    """No means: 3 rows, 2 layers, 2 experts."""
+    database(path, *dynamics(numbers(range(3), len(LAYERED)), LAYERED))
+
+
+def columns_per_layer_and_means(path: Path) -> None:
+    database(path, *dynamics(numbers(range(3), len(LAYERED) + 6), LAYERED + NORMS))
+
+
+def columns_per_layer_and_the_table(path: Path) -> None:
+    _with_more_columns(good(path), LAYERED)
+
+
+def only_whole_norms_per_layer(path: Path) -> None:
+    names = ["layer_0_expert_0_clean_norm", "layer_0_expert_1_perturbed_norm", "layer_1_expert_1_norm"]
+    database(path, *dynamics(numbers(range(3), 3), names))
+
+
+def text_in_a_layer(path: Path) -> None:
+    database(path, *dynamics([(1, 0.5, "high")], ["expert_0_top_norm", "layer_0_expert_0_top_norm"]))
+
+
+def only_gradient_norms(path: Path) -> None:
+    names = [f"expert_{expert}_grad_{what}" for expert in range(3) for what in ("norm", "var")]
+    database(path, *dynamics(numbers(range(200), 6), names))
+
+
+def only_whole_norms(path: Path) -> None:
+    database(path, *dynamics(numbers(range(3), 2), ["expert_0_clean_norm", "expert_1_perturbed_norm"]))
+
+
+def a_mean_for_a_norm(path: Path) -> None:
+    names = [name.replace("top_norm", "top_mean") for name in NORMS]
+    database(path, *dynamics(numbers(range(3)), names))
+
+
+def norms_with_their_statistics(path: Path) -> None:
+    more = [f"expert_{i}_{tier}_{what}" for i in range(2) for tier in schema.TIERS for what in ("mean", "max", "min")]
+    database(path, *dynamics(numbers(range(3), 6 + len(more) + 2), [*NORMS, *more, "ts", "num_experts"]))
+
+
+def histograms(path: Path) -> None:
+    _add_histograms(good(path), 120_000)
+
+
+def histograms_with_text(path: Path) -> None:
+    _with(path, "CREATE TABLE histograms (step INTEGER, bin INTEGER)", "INSERT INTO histograms VALUES (1, 'high')")
+
+
+def histograms_are_a_view(path: Path) -> None:
+    _with(path, "CREATE VIEW histograms AS SELECT 1 AS step")
+
+
+def _add_histograms(path: Path, rows: int) -> None:
+    insert = "INSERT INTO histograms VALUES (?, ?, ?, ?, ?, ?)"
+    database(path, (insert, [(row, 0, 0, "top", row % 30 - 15, 7) for row in range(rows)]))
+
+
+def _with_more_columns(path: Path, names: Sequence[str]) -> None:
+    database(path, *(f"ALTER TABLE dynamics ADD COLUMN {name} REAL" for name in names))
+
+
+# -- Damage where no table that is read is -----------------------------------------------------------------------------
+
+
+def page_that_belongs_to_nothing(path: Path) -> None:
+    """The root of an empty table forgotten by the schema: the file is larger than what it says it holds."""
+    good(path)
+    database(path, "CREATE TABLE forgotten (a)")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute("DELETE FROM sqlite_master WHERE name = 'forgotten'")
+
+
+def another_table_damaged(path: Path) -> None:
+    good(path)
+    database(path, "CREATE TABLE notes (a)", ("INSERT INTO notes VALUES (?)", [("x" * 50,)] * 200))
+    _patch(path, _root(path, "notes"), b"\xff" * 64)
+
+
+def strict_table(path: Path) -> None:
+    database(path, *dynamics(numbers(range(3)), end="STRICT"))
+
+
+def freed_pages(path: Path) -> None:
+    """Rows were deleted and the file not shrunk."""
+    good(path, steps=400)
+    database(path, "DELETE FROM dynamics WHERE step >= 40", "DROP TABLE layers")
+
+
+def trailing_garbage(path: Path) -> None:
+    path.write_bytes(good(path).read_bytes() + b"\xff" * 5000)
+
+
+def two_files_in_one(path: Path) -> None:
+    path.write_bytes(good(path).read_bytes() * 2)
+
+
+def million_nested_parentheses(path: Path) -> None:
+    database(path, *dynamics(numbers(range(3))))
+    _forge(path, "CREATE TABLE dynamics (step INTEGER, expert_0_top_norm REAL CHECK (" + "(" * 100_000 + "1")
+
+
+# -- Zip archives ------------------------------------------------------------------------------------------------------
+
+
+def archive(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """A zip archive of these members."""
+    with zipfile.ZipFile(path, "w", method) as packed, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # zipfile warns of names that are given twice
+        for name, data in members:
+            packed.writestr(name, data)
+    return path
+
+
+def run_bytes(path: Path, seed: int = 0) -> bytes:
+    """A good run, as bytes; `path` only names a place for a moment."""
+    data = good(path.with_suffix(f".{seed}"), steps=5, seed=seed).read_bytes()
+    path.with_suffix(f".{seed}").unlink()
+    return data
+
+
+def zip_of_a_cut_file(path: Path) -> None:
+    archive(path, ("dynamics.db", b"SQLite format 3"))
+
+
+def zip_of_nothing(path: Path) -> None:
+    archive(path)
+
+
+def zip_of_other_files(path: Path) -> None:
+    archive(path, ("results/<b>.csv", b"step,loss"), ("notes.txt", b"hello"))
+
+
+def checkpoint(path: Path) -> None:
+    archive(path, ("model/data.pkl", b"\x80\x02"), ("model/data/0", bytes(100)), method=zipfile.ZIP_STORED)
+
+
+def zip_in_a_zip(path: Path) -> None:
+    inner = archive(path.with_suffix(".inner"), ("dynamics.db", run_bytes(path)))
+    archive(path, ("runs.zip", inner.read_bytes()))
+    inner.unlink()
+
+
+def zip_called_a_run_in_a_zip(path: Path) -> None:
+    zip_of_nothing(path)
+    archive(path, ("dynamics.db", path.read_bytes()))
+
+
+def zip_cut_short(path: Path) -> None:
+    archive(path, ("dynamics.db", run_bytes(path)))
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def zip_with_a_password(path: Path) -> None:
+    archive(path, ("dynamics.db", run_bytes(path)))
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # in the member's header
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # and in the directory
+    path.write_bytes(data)
+
+
+def zip_packed_in_an_unknown_way(path: Path) -> None:
+    archive(path, ("dynamics.db", run_bytes(path)))
+    data = bytearray(path.read_bytes())
+    data[8], data[data.index(b"PK\x01\x02") + 10] = 99, 99
+    path.write_bytes(data)
+
+
+def zip_with_a_changed_byte(path: Path) -> None:
+    archive(path, ("dynamics.db", run_bytes(path)), method=zipfile.ZIP_STORED)
+    _patch(path, 3000, b"\xa5")
+
+
+def zip_that_asks_for_memory(path: Path) -> None:
+    """An LZMA member whose dictionary is said to need 4 GB."""
+    archive(path, ("dynamics.db", run_bytes(path)), method=zipfile.ZIP_LZMA)
+    data = path.read_bytes()
+    _patch(path, data.index(b"dynamics.db") + len("dynamics.db") + 5, b"\xff\xff\xff\xff")
+
+
+def zip_bomb(path: Path) -> None:
+    """A kilobyte that says that it unpacks to 4 GB."""
+    archive(path, ("dynamics.db", bytes(1 << 20)))
+    data = bytearray(path.read_bytes())
+    for offset in (22, data.index(b"PK\x01\x02") + 24):
+        data[offset : offset + 4] = b"\xfe\xff\xff\xff"
+    path.write_bytes(data)
+
+
+def zip_of_a_link(path: Path) -> None:
+    link = zipfile.ZipInfo("dynamics.db")
+    link.external_attr = 0o120777 << 16
+    archive(path, (link, b"/etc/passwd"))
 
 
 # -- Side tables that do not belong -----------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from tests.simulate import simulated_run, write
 from ui.shell import PAGES, Library, Source, plain
+from validation.sets import write_set
+from validation.sources import read_sources
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -187,3 +189,36 @@ def test_diagnostics_list_every_check():
 
     at = opened("pages/3_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
     assert len(at.get("dataframe")[0].value) == len(CHECKS)
+
+
+def asked(sql):
+    """The Runs page after this question."""
+    at = opened("pages/4_Runs.py", (EXAMPLES / "as-is.db", "as-is"), (EXAMPLES / "positive-control.db", "positive"))
+    at.text_area(key="sql").set_value(sql)
+    return at.get("form_submit_button")[0].click().run() if at.get("form_submit_button") else at.button[0].click().run()
+
+
+def test_a_question_in_sql_is_answered_about_all_chosen_runs():
+    at = asked("SELECT count(DISTINCT run) AS runs, count(*) AS n FROM dynamics")
+    assert not at.exception
+    assert at.dataframe[0].value.to_dict("records") == [{"runs": 2, "n": 151 * 7}]
+
+
+@pytest.mark.parametrize("sql", ["DROP TABLE runs", "SELECT * FROM read_csv('/etc/passwd')", "SELEC 1", ""])
+def test_what_is_no_question_is_said_and_changes_nothing(sql):
+    at = asked(sql)
+    assert not at.exception
+    assert at.error[0].value == "This cannot be answered."
+
+
+def test_the_runs_page_shows_what_is_known_of_a_run():
+    at = opened("pages/4_Runs.py", (EXAMPLES / "as-is.db", "as-is"))
+    facts = next(table.value for table in at.dataframe if "fact" in table.value)
+    assert dict(zip(facts["fact"], facts["value"], strict=True))["config.merge"] == "batch"
+
+
+def test_a_set_is_chosen_like_a_file(tmp_path):
+    write_set(read_sources([EXAMPLES / "as-is.db", EXAMPLES / "positive-control.db"])[0], tmp_path / "set")
+    at = opened("app.py", (tmp_path / "set", "set"))
+    assert not at.exception
+    assert [len(table.value) for table in at.dataframe if "verdict" in table.value] == [2]

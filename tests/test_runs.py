@@ -33,7 +33,6 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.csv, "not_a_run", "found text ('step,expert_0_top_norm"),
     (hostile.blank_lines, "not_a_run", "found text ('')"),
     (hostile.utf8_cut_in_a_character, "not_a_run", "found text"),
-    (hostile.zipped, "not_a_run", "a zip archive"),
     (hostile.gzipped, "not_a_run", "a gzip archive"),
     (hostile.png, "not_a_run", "a PNG image"),
     (hostile.encrypted, "not_a_run", "may be encrypted"),
@@ -63,7 +62,9 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.generated_column, "wrong_schema", "generated ones: expert_0_top_norm"),
     (hostile.stored_generated_column, "wrong_schema", "generated ones: expert_0_top_norm"),
     (hostile.no_step, "wrong_schema", "found: epoch, expert_0_top_norm"),
-    (hostile.no_expert_columns, "wrong_schema", "found: step, loss, accuracy, expert_0_clean_norm"),
+    (hostile.no_expert_columns, "wrong_schema", "found: step, loss, accuracy, expert_0_accuracy"),
+    (hostile.means_instead_of_norms, "wrong_schema", "found means of gradient entries: step, expert_0_top_mean"),
+    (hostile.unknown_layer_metrics, "wrong_schema", "found: step, layer_0_expert_0_entropy, layer_00_expert"),
     (hostile.unicode_digits, "wrong_schema", "like expert_0_top_norm"),
     (hostile.text_value, "wrong_schema", "`expert_0_bottom_norm` of `dynamics`, found TEXT ('<script>"),
     (hostile.blob_value, "wrong_schema", "found BLOB (b'\\x00\\x01\\x02') at step 4"),
@@ -98,7 +99,7 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (
         hostile.other_writer,
         READ,
-        "1 experts, ignored ts|num_experts|expert_1_note|layer_0_expert_0_top_norm, wal False",
+        "1 experts, ignored ts|num_experts|expert_1_note, wal False",
     ),
     (hostile.triggers, READ, "40 rows"),
     (hostile.without_rowid, READ, "2 rows, steps 1 to 2"),
@@ -111,6 +112,42 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.no_rows, READ, "0 rows"),
     (hostile.documented_minimum, READ, "10 rows, steps 0 to 9, 0 duplicates, 3 experts"),
     (hostile.newer_version, READ, "written by schema version 99"),
+    (hostile.only_columns_per_layer, READ, "3 rows, steps 0 to 2, 0 duplicates, 2 experts, ignored , wal False"),
+    (hostile.columns_per_layer_and_means, READ, "3 rows, steps 0 to 2, 0 duplicates, 2 experts, ignored , wal False"),
+    (hostile.columns_per_layer_and_the_table, READ, "were not used: the file has a table `layers` as well"),
+    (hostile.only_whole_norms_per_layer, READ, "the file has no norm of any tier"),
+    (hostile.text_in_a_layer, "wrong_schema", "column `layer_0_expert_0_top_norm` of `dynamics`, found TEXT ('high')"),
+    (hostile.only_gradient_norms, READ, "expert_{i}_grad_norm was read as the norm of expert i's whole gradient"),
+    (hostile.only_whole_norms, READ, "the file has no norm of any tier"),
+    (hostile.a_mean_for_a_norm, READ, "expert_0_top_mean and 1 more was not used: a mean is no norm"),
+    (hostile.norms_with_their_statistics, READ, "2 experts, ignored ts|num_experts, wal False, 0 events, notes ()"),
+    (hostile.histograms, READ, "notes ()"),
+    (hostile.histograms_with_text, READ, "table `histograms` was left out: expected numbers in column `bin`"),
+    (hostile.histograms_are_a_view, READ, "expected `histograms` to be a plain table, found a view"),
+    (hostile.page_that_belongs_to_nothing, READ, "the file is not known to be sound: *** in database main ***"),
+    (hostile.another_table_damaged, READ, "the file is not known to be sound: database disk image is malformed"),
+    (hostile.strict_table, READ, "3 rows"),
+    (hostile.freed_pages, READ, "40 rows, steps 0 to 39"),
+    (hostile.trailing_garbage, READ, "40 rows"),
+    (hostile.two_files_in_one, READ, "40 rows"),
+    (hostile.million_nested_parentheses, "truncated", ""),
+    (hostile.zip_of_a_cut_file, "truncated", "zip_of_a_cut_file.db: expected at least 512 bytes"),
+    (
+        hostile.zip_of_nothing,
+        "not_a_run",
+        "expected a zip archive with run files (*.db or *.sqlite), found one with: none",
+    ),
+    (hostile.zip_of_other_files, "not_a_run", "found one with: results/<b>.csv, notes.txt"),
+    (hostile.checkpoint, "not_a_run", "found a PyTorch checkpoint"),
+    (hostile.zip_in_a_zip, "not_a_run", "found one with: runs.zip"),
+    (hostile.zip_called_a_run_in_a_zip, "not_a_run", "found a zip archive (a PyTorch checkpoint is one, too)"),
+    (hostile.zip_cut_short, "truncated", "expected a sound zip archive, found damage (File is not a zip file)"),
+    (hostile.zip_with_a_password, "unreadable", "expected a member without a password, found an encrypted one"),
+    (hostile.zip_packed_in_an_unknown_way, "unreadable", "found another way (That compression method"),
+    (hostile.zip_with_a_changed_byte, "truncated", "found damage (Bad CRC-32"),
+    (hostile.zip_that_asks_for_memory, "too_large", "limit `memory_bytes`"),
+    (hostile.zip_bomb, "too_large", "at most 536,870,912 (limit `file_bytes`)"),
+    (hostile.zip_of_a_link, "not_a_run", "found text ('/etc/passwd')"),
     (hostile.facts_not_utf8, READ, "facts {'host': '\ufffd\ufffdA'}"),
     (hostile.giant_fact, READ, "1 facts of table `run` were left out"),
     (hostile.gigantic_fact, READ, "table `run` was left out: expected at most"),
@@ -380,7 +417,8 @@ def test_a_file_that_kills_or_hangs_the_child_does_not_touch_the_others(
 def lie(**changes: object) -> str:
     """A header as a child that was taken over could send it."""
     header = {"ok": True, "application_id": 0, "version": 1, "wal": False, "lost": False, "notes": [], "ignored": []}
-    return json.dumps({**header, "ignored_count": 0, "tables": {"dynamics": [0, [["step", "q"]]]}, **changes})
+    header |= {"damage": None, "ignored_count": 0}
+    return json.dumps({**header, "tables": {"dynamics": [0, [["step", "q"]]]}, **changes})
 
 
 LIES = {
@@ -393,6 +431,9 @@ LIES = {
     "endless rows": lie(tables={"dynamics": [10**12, [["step", "q"]]]}),
     "negative rows": lie(tables={"dynamics": [-1, [["step", "q"]]]}),
     "rows that are true": lie(tables={"dynamics": [True, [["step", "q"]]]}),
+    "endless histograms": lie(tables={"dynamics": [0, [["step", "q"]]], "histograms": [10**7, [["bin", "q"]]]}),
+    "a layer spelt twice": lie(tables={"dynamics": [0, [["step", "q"], ["layer_00_expert_0_norm", "d"]]]}),
+    "an unknown metric": lie(tables={"dynamics": [0, [["step", "q"], ["layer_0_expert_0_x; --", "d"]]]}),
     "SQL for a name": lie(tables={"dynamics": [0, [["step", "q"], ["a FROM runs; --", "d"]]]}),
     "a name with an end": lie(tables={"dynamics": [0, [["step", "q"], ["expert_0_top_norm\n", "d"]]]}),
     "a name twice": lie(tables={"dynamics": [0, [["step", "q"], ["step", "q"]]]}),
@@ -540,7 +581,7 @@ def test_the_newest_events_are_kept(answers: Answers) -> None:
 def test_side_tables_come_with_the_columns_of_the_schema(tmp_path: Path) -> None:
     run = read_one(hostile.good(tmp_path / "dynamics.db"))
     assert isinstance(run, RunFile)
-    for table in ("experts", "tiers", "events", "layers"):
+    for table in ("experts", "tiers", "events", "layers", "histograms"):
         assert getattr(run, table).column_names == [column.name for column in schema.TABLES[table][0]]
     assert run.experts["seed"].to_pylist() == [None, 2**62 + 1, 3]
     assert run.layers["source"].to_pylist() == ["merged"] * 120

@@ -18,11 +18,13 @@ from typing import Any
 
 import streamlit as st
 
+from validation.cache import Cache
 from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judge import Judgement, judge
-from validation.runs import read_files
 from validation.series import Run
+from validation.sets import is_set
+from validation.sources import read_sources
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -33,6 +35,7 @@ PAGES = {
     "pages/1_Dynamics.py": "Dynamics",
     "pages/2_Verdict.py": "Verdict",
     "pages/3_Diagnostics.py": "Diagnostics",
+    "pages/4_Runs.py": "Runs",
 }
 SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
 COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
@@ -144,9 +147,12 @@ def judged() -> Judgement:
 
 @st.cache_resource(scope="session", max_entries=4, show_spinner="Reading and judging…")
 def _judged(keys: tuple[tuple[Source, int, int], ...]) -> Judgement:
-    chosen = [(source.path, source.name) for source, _, _ in keys]
+    # A set is known by its place, a file by its place and the name to show.
+    chosen = [source.path if is_set(source.path) else (source.path, source.name) for source, _, _ in keys]
     # Our own copies cannot change under us; files on disk may still be written by a training run.
-    return judge(*read_files(chosen, private={source.path for source, _, _ in keys if source.uploaded}))
+    private = {source.path for source, _, _ in keys if source.uploaded}
+    # What an upload held goes with the session, as the upload does: not into the user's own cache.
+    return judge(*read_sources(chosen, private=private, cache=Cache(spool_folder() / "cache")))
 
 
 @st.cache_resource(scope="session", on_release=shutil.rmtree, show_spinner=False)

@@ -1,4 +1,4 @@
-"""python -m validation check RUN.db [RUN.db ...]"""
+"""python -m validation check | compact | query"""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import json
 import sys
 import traceback
 from dataclasses import fields, replace
-from pathlib import Path
 
+from validation.cache import Cache
 from validation.claims import Thresholds
+from validation.console import ROWS, SECONDS, BadQuestion, answer, as_rows
 from validation.diagnostics import ERROR, Finding
+from validation.errors import RunFileError
 from validation.judge import judge
+from validation.relations import connect
 from validation.report import UNREADABLE, as_json, as_text, exit_code
-from validation.runs import read_files
+from validation.sets import connect_sets, is_set, write_set
+from validation.sources import read_sources
 
 EXIT_CODES = (
     "exit codes: 0 supported, 1 refuted, 2 usage or unreadable file, 3 inconclusive or confounded, 4 invalid data"
@@ -36,14 +40,39 @@ def parser() -> argparse.ArgumentParser:
     """Every command and its options."""
     top = argparse.ArgumentParser(prog="python -m validation", description="Judge runs of Prismatic models.")
     commands = top.add_subparsers(required=True, metavar="command")
-    check = commands.add_parser("check", help="read run files and print the verdict", epilog=EXIT_CODES)
-    check.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a dynamics.db, or a folder of runs")
+    sources = argparse.ArgumentParser(add_help=False)
+    sources.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://)"
+    )
+    sources.add_argument("--no-cache", action="store_true", help="read every file anew, and keep nothing of it")
+
+    check = commands.add_parser(
+        "check", parents=[sources], help="read run files and print the verdict", epilog=EXIT_CODES
+    )
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change a threshold: " + _names()
     )
     check.set_defaults(run=_check)
+
+    compact = commands.add_parser(
+        "compact", parents=[sources], help="write runs as one set of Parquet files, which stands for the run files"
+    )
+    compact.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or s3://BUCKET/PREFIX")
+    compact.set_defaults(run=_compact)
+
+    query = commands.add_parser("query", help="ask runs a question of your own, in SQL", epilog=_RELATIONS)
+    query.add_argument("sql", metavar="SQL", help="one SELECT")
+    query.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    query.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"at most so many rows ({ROWS:,})")
+    query.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"at most so long ({SECONDS:g})")
+    for action in sources._actions:
+        query._add_action(action)
+    query.set_defaults(run=_query)
     return top
+
+
+_RELATIONS = "relations: runs, facts (run, key, value), dynamics (a row per run, step, expert), layers, histograms"
 
 
 def _names() -> str:
@@ -61,9 +90,45 @@ def _check(options: argparse.Namespace) -> int:
             )
             print(json.dumps(as_json(replace(judge([]), findings=(finding,))), indent=2))
         return UNREADABLE
-    judgement = judge(*read_files(options.runs), thresholds)
+    judgement = judge(*read_sources(options.runs, cache=_cache(options)), thresholds)
     print(json.dumps(as_json(judgement), indent=2, allow_nan=False) if options.json else as_text(judgement))
     return exit_code(judgement)
+
+
+def _cache(options: argparse.Namespace) -> Cache | None:
+    return None if options.no_cache else Cache()
+
+
+def _compact(options: argparse.Namespace) -> int:
+    runs, rejected = read_sources(options.runs, cache=_cache(options))
+    for file in rejected:
+        print(f"left out: {file.error}", file=sys.stderr)
+    try:
+        count = write_set(runs, options.output)
+    except (RunFileError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    print(f"{options.output}: {count} runs; every command takes it in place of the run files")
+    return UNREADABLE if rejected else 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    try:
+        if all(map(is_set, options.runs)):
+            con = connect_sets(options.runs)
+        else:
+            runs, rejected = read_sources(options.runs, cache=_cache(options))
+            for file in rejected:
+                print(f"left out: {file.error}", file=sys.stderr)
+            con = connect(runs)
+        found = answer(con, options.sql, rows=options.rows, seconds=options.seconds)
+    except (BadQuestion, RunFileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    print(as_rows(found.table, options.format))
+    if found.cut:
+        print(f"only the first {options.rows:,} rows; --rows shows more", file=sys.stderr)
+    return 0
 
 
 def parse_thresholds(overrides: list[str]) -> Thresholds:

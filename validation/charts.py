@@ -27,8 +27,13 @@ HEIGHT, PANEL = 420, 230
 
 
 def tier_norms(long: pd.DataFrame) -> alt.LayerChart:
-    """Gradient norms of every expert and tier over the steps; long has expert, role, metric, step, value."""
-    data = long[long["metric"].isin(TIER_METRICS)].assign(part=lambda d: d["metric"].map(TIER_METRICS))
+    """Gradient norms of every expert and tier over the steps; long has expert, role, metric, step, value.
+
+    Of a file without any tier the norms of the whole gradients.
+    """
+    tiers = long["metric"].isin(TIER_METRICS)
+    parts = TIER_METRICS if long.loc[tiers, "value"].notna().any() else {"norm": "whole"}
+    data = long[long["metric"].isin(parts)].assign(part=lambda d: d["metric"].map(parts))
     return _lines(data, "Gradient norm (loss / weight)", log=True)
 
 

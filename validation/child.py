@@ -21,11 +21,14 @@ import numpy as np
 import pyarrow as pa
 
 from prismatic import schema
+from validation.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.errors import Limits, RunFileError, explained, rejection, shown
 
 READER = Path(__file__).with_name("reader.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; what is still alive after this is killed
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers")  # what is read beside `dynamics`
+# What is read beside `dynamics`, and of that what may have as many rows.
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
+LONG_TABLES = ("dynamics", "layers", "scalars", "histograms")
 HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
@@ -99,8 +102,10 @@ class Child:
 def _request(path: Path, immutable: bool, limits: Limits) -> bytes:
     tables = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
     columns = [column.name for column in schema.STEP_COLUMNS]
-    file = {"path": os.path.abspath(path), "immutable": immutable}
-    return json.dumps({**file, "limits": asdict(limits), "columns": columns, "tables": tables}).encode() + b"\n"
+    file = {"path": os.path.abspath(path), "immutable": immutable, "limits": asdict(limits)}
+    return (
+        json.dumps({**file, "columns": columns, "layer_metrics": [*LAYER_METRICS], "tables": tables}).encode() + b"\n"
+    )
 
 
 def _answer(stream: IO[bytes], name: str, limits: Limits) -> tuple[dict[str, Any], dict[str, pa.Table]]:
@@ -132,6 +137,9 @@ def _facts_about(header: dict[str, Any], limits: Limits) -> dict[str, Any]:
     for table, code, details in header["notes"][: len(schema.TABLES)]:
         _, evidence, _, _ = explained(code, details, limits=limits, table=shown(table))
         notes.append(f"table `{shown(table)}` was left out: {evidence}")
+    if header["damage"] is not None:
+        problem = shown(header["damage"], 200)
+        notes.append(f"outside the tables that were read the file is not known to be sound: {problem}")
     if (unnamed := int(header["ignored_count"]) - 50) > 0:
         notes.append(f"{unnamed:,} more columns were not read")
     if (version := int(header["version"])) > schema.SCHEMA_VERSION:
@@ -144,10 +152,8 @@ def _facts_about(header: dict[str, Any], limits: Limits) -> dict[str, Any]:
 def _type_of(table: str, name: str) -> str:
     """SQL type that the project gives a column of a file; _Broken for a column it does not know."""
     if table == "dynamics":
-        match = schema.EXPERT_COLUMN.fullmatch(name)
-        expert = match is not None and name.isascii() and len(name) < 80 and match[1] == str(int(match[1]))
         known = {column.name: "REAL" for column in schema.STEP_COLUMNS} | {"step": "INTEGER"}
-        found = "REAL" if expert else known.get(name)
+        found = "REAL" if _is_of_an_expert(name) else known.get(name)
     else:
         found = next((column.type for column in schema.TABLES[table][0] if column.name == name), None)
     if found is None:
@@ -155,10 +161,19 @@ def _type_of(table: str, name: str) -> str:
     return found
 
 
+def _is_of_an_expert(name: str) -> bool:
+    """Whether a column of `dynamics` belongs to an expert, or to one in a layer; numbers have one spelling only."""
+    match = schema.EXPERT_COLUMN.fullmatch(name)
+    if in_layer := LAYER_COLUMN.fullmatch(name):
+        match = in_layer if in_layer[3] in LAYER_METRICS else None
+    plain = match is not None and all(number == str(int(number)) for number in match.groups()[:-1])
+    return plain and name.isascii() and len(name) < 100
+
+
 def _check_layout(table: str, rows: int, columns: list[list[str]], limits: Limits) -> None:
     """What a header says of one table: everything that is read afterwards follows from it."""
     names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
-    most = limits.rows if table in ("dynamics", "layers", "scalars") else SIDE_ROWS
+    most = limits.rows if table in LONG_TABLES else SIDE_ROWS
     if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
         raise _Broken("an answer beyond the limits")
     if any(kind != kinds[_type_of(table, name)] for name, kind in columns):

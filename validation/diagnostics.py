@@ -107,7 +107,7 @@ def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
         return
     gaps = sorted(set(range(max(run.experts))) - set(run.experts))
     expected = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
-    silent = [e.expert for e in run.experts.values() if not np.isfinite(e["bottom_norm"]).any() and len(run.steps)]
+    silent = [e for e in run.experts if len(run.steps) and not np.isfinite(_logged_norms(run, e)).any()]
     first = len(run.experts) + len(gaps)
     # The number comes from the file: it is named, not counted up to.
     missing = sorted({*gaps, *range(first, min(expected, first + SHOWN)), *silent})
@@ -123,15 +123,16 @@ def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
 
 def zero_norms(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """Gradients that were gone when they were measured."""
-    zero = [e.expert for e in run.experts.values() if len(run.steps) and not np.nan_to_num(_norms(run, e.expert)).any()]
+    logged = {expert: _logged_norms(run, expert) for expert in run.experts}
+    zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
     cause = "logging was called before loss.backward() or after optimizer.zero_grad()"
     fix = "call it after backward() and before optimizer.step(), and zero_grad() only after that"
     if len(zero) == len(run.experts) and zero:
-        evidence = f"top, bottom and middle norms of {len(zero)} experts are 0 in all {len(run.steps)} rows"
+        evidence = f"the gradient norms of {len(zero)} experts are 0 in all {len(run.steps)} rows"
         yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.run)
         return
     for expert in zero:
-        evidence = f"its top, bottom and middle norms are 0 in all {len(run.steps)} rows; other experts have gradients"
+        evidence = f"its gradient norms are 0 in all {len(run.steps)} rows; other experts have gradients"
         cause = "the expert was never routed to, or its parameters do not require gradients"
         fix = "check requires_grad of its parameters and its routing weight; routing=frozen gives every expert a share"
         symptom = f"expert {expert} never received a gradient"
@@ -140,6 +141,20 @@ def zero_norms(run: Run, limits: Thresholds) -> Iterator[Finding]:
 
 def missing_columns(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A tier of an expert that the file does not have at all."""
+    whole = [e for e in run.experts if len(_logged_norms(run, e)) == 1 and np.isfinite(_logged_norms(run, e)).any()]
+    of_run = 0 in whole or len(whole) == len(run.experts)  # without expert 0 there is nothing to compare to
+    for number in whole[:1] if of_run else whole:
+        told = ", ".join(map(str, whole[:SHOWN] if of_run else [number]))
+        yield Finding(
+            "missing_columns",
+            ERROR,
+            "without norms of the tiers awakening, divergence and sustainment cannot be judged",
+            f"no value in the top, bottom and middle norm of expert {told}, only in the norm of the whole gradient",
+            "the file was written by a logger that does not know tiers",
+            "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
+            run.run,
+            None if of_run else number,
+        )
     for expert in run.experts.values():
         if not len(run.steps):
             continue
@@ -477,6 +492,12 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     scale_dependent_threshold,
     unfinished,
 )
+
+
+def _logged_norms(run: Run, expert: int) -> Array:
+    """Tier norms of one expert, [3, T]; of a file without them the norm of the whole gradient, [1, T]."""
+    tiers = _norms(run, expert)
+    return tiers if np.isfinite(tiers).any() else run.experts[expert]["norm"][None]
 
 
 def _norms(run: Run, expert: int) -> Array:

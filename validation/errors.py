@@ -1,7 +1,7 @@
 """Why a file cannot be judged: what was expected and found, why that happens, what to do.
 
 RunFileError          a file that cannot be judged; `id` is the diagnostic's
-+-- NotARun           empty, text, an archive, an image: no SQLite database
++-- NotARun           empty, text, an image, an archive without runs: no SQLite database
 +-- Truncated         cut short or damaged
 +-- WrongSchema       a SQLite database that does not hold a run
 +-- WalMissing        its rows were left behind in the -wal file
@@ -27,6 +27,8 @@ class Limits:
     seconds: float = 20.0
     memory_bytes: int = 1 << 30  # of the child, Python included
     expert_rows: int = 10_000_000  # rows x experts: the length of the tidy table
+    members: int = 200  # run files in one zip archive
+    unpacked_bytes: int = 2 << 30  # of all run files in one zip archive together
 
 
 class RunFileError(Exception):
@@ -83,6 +85,42 @@ WRITE_FLOATS = "Write float(value), as DynamicsLogger does"
 
 # code of reader.py, or of this module -> what it is, what was seen, why that happens, what to do
 CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
+    "checkpoint": (
+        NotARun,
+        "expected a run file (a SQLite database), found a PyTorch checkpoint (which is a zip archive)",
+        "the weights of a model were chosen, not the gradients that were logged while it was trained",
+        CHOOSE,
+    ),
+    "zip_without_runs": (
+        NotARun,
+        "expected a zip archive with run files (*.db or *.sqlite), found one with: {names}",
+        "another archive was chosen, or the runs in it are packed once more",
+        "Pack the dynamics.db files, or the folder build/runs",
+    ),
+    "damaged_zip": (
+        Truncated,
+        "expected a sound zip archive, found damage ({problem})",
+        "the archive was cut short or changed by a copy or an upload",
+        "Copy or upload it again, or choose the dynamics.db files in it",
+    ),
+    "damaged_member": (
+        Truncated,
+        "expected a member that can be unpacked, found damage ({problem})",
+        "the archive was cut short or changed by a copy or an upload",
+        "Copy or upload it again, or choose the dynamics.db file itself",
+    ),
+    "locked_member": (
+        Unreadable,
+        "expected a member without a password, found an encrypted one",
+        "the archive was packed with a password",
+        "Pack it without one, or choose the dynamics.db file itself",
+    ),
+    "not_unpacked": (
+        Unreadable,
+        "expected a member packed as zip usually is (deflate), found another way ({problem})",
+        "the archive was made by a newer program, or with special options",
+        "Pack it again with common options, or choose the dynamics.db file itself",
+    ),
     "empty": (
         NotARun,
         "expected a run file (a SQLite database), found an empty file (0 bytes)",
@@ -135,6 +173,12 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         WrongSchema,
         "expected columns like expert_0_top_norm in `dynamics`, found: {columns}",
         "this table was not written by DynamicsLogger",
+        f"Log at least one tier norm of each expert; {RUN_HELP}",
+    ),
+    "only_means": (
+        WrongSchema,
+        "expected norms like expert_0_top_norm in `dynamics`, found means of gradient entries: {columns}",
+        "a mean says nothing about the size of a gradient: entries of opposite sign cancel in it",
         f"Log at least one tier norm of each expert; {RUN_HELP}",
     ),
     "no_known_columns": (

@@ -25,11 +25,15 @@ from typing import Any
 from urllib.parse import quote
 
 EXPERT = re.compile(r"expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
+LAYER = re.compile(r"layer_(?:0|[1-9][0-9]{0,3})_expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
 TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
+WHOLE_NORMS = ("clean_norm", "perturbed_norm", "grad_norm")  # of an expert; in a layer also "norm"
+TIER_MEANS = ("top_mean", "bottom_mean", "middle_mean")
 TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
 # The largest last: it must not take the others' time.
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers")
-PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check")
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
+LONG_TABLES = ("events", "scalars", "layers", "histograms")  # may have as many rows as `dynamics`
+PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
 ABOUT_VALUES = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")  # not damage: the values are judged one by one
 
 BUSY_SECONDS = 2.0
@@ -38,6 +42,8 @@ COLUMNS = 2000  # SQLite's own limit
 LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
 EVENTS = 10_000  # the newest that are kept
 SIDE_ROWS, TEXT = 100_000, 64 << 20  # rows and bytes of text in one side table; a measured one may have more rows
+# Of checking what no table that was read covers. A file in place is locked for its writer meanwhile.
+REST_SECONDS, REST_SECONDS_IN_PLACE = 2.0, 0.25
 
 Row = tuple[Any, ...]
 
@@ -322,7 +328,7 @@ def read_columns(
 
 
 def read_dynamics(
-    db: sqlite3.Connection, allowed: list[str], limits: dict[str, Any]
+    db: sqlite3.Connection, allowed: list[str], layer_metrics: list[str], limits: dict[str, Any]
 ) -> tuple[dict[str, Column], list[str]]:
     """The columns of the wide table that may be used, and the names of the others."""
     declared = plain_columns(db, "dynamics")
@@ -335,13 +341,18 @@ def read_dynamics(
     if "step" not in declared:
         raise Reject("no_step", columns=shown)
     metrics = {name: match[1] for name in declared if (match := EXPERT.fullmatch(name))}
-    if not set(TIER_NORMS) & set(metrics.values()):
-        raise Reject("no_experts", columns=shown)
+    in_layers = {name: match[1] for name in declared if (match := LAYER.fullmatch(name))}
+    in_layers = {name: metric for name, metric in in_layers.items() if metric in layer_metrics}
+    there = {*metrics.values(), *in_layers.values()}
+    if not there & {*TIER_NORMS, *WHOLE_NORMS} and "norm" not in in_layers.values():
+        raise Reject("only_means" if there & {*TIER_MEANS} else "no_experts", columns=shown)
+    metrics |= in_layers
     known = {name for name in declared if name in metrics or name in allowed}
+    needed = TIER_NORMS if there & {*TIER_NORMS} else (*WHOLE_NORMS, "norm")
     kinds = {  # a column declared as text is no measurement, unless nothing can be judged without it
         name: "q" if name == "step" else "d"
         for name, declared_type in declared.items()
-        if name in known and (metrics.get(name) in TIER_NORMS or name == "step" or not TEXTUAL.search(declared_type))
+        if name in known and (metrics.get(name) in needed or name == "step" or not TEXTUAL.search(declared_type))
     }
     columns = read_columns(db, "dynamics", kinds, declared, limits)
     if 0 in columns["step"].present:
@@ -357,9 +368,25 @@ def read_side_table(
     kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
     if declared and not kinds:
         raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
-    if table not in ("layers", "scalars", "events"):
+    if table not in LONG_TABLES:
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
     return read_columns(db, table, kinds, declared, limits) if kinds else {}
+
+
+def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> str | None:
+    """What is wrong with the rest of the file, once the tables that were read are known to be sound.
+
+    Their numbers stand, but a file with any damage was not copied as it was, and whoever trusts it should know.
+    """
+    deadline = min(limits["deadline"], time.monotonic() + (REST_SECONDS if immutable else REST_SECONDS_IN_PLACE))
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        problems = [str(problem) for (problem,) in db.execute("PRAGMA integrity_check").fetchall()]
+    except sqlite3.Error as error:
+        code, _ = reason(error)
+        # A writer at work says nothing against the file.
+        return {"locked": None, "timeout": "it is too large to be checked in time"}.get(code, str(error)[:200])
+    return next((one[:200] for one in problems if one != "ok" and not ABOUT_VALUES.match(one)), None)
 
 
 def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -372,7 +399,7 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     try:
         application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS[:2])
         try:
-            columns, ignored = read_dynamics(db, request["columns"], limits)
+            columns, ignored = read_dynamics(db, request["columns"], request["layer_metrics"], limits)
         except Reject as error:
             if lost and error.code == "no_dynamics":
                 raise Reject("wal_missing") from None
@@ -387,9 +414,11 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
                 tables[table] = read_side_table(db, table, request["tables"].get(table, {}), left)
             except Exception as error:
                 notes.append([table, *reason(error)])
+        damage = None if any(code == "corrupt" for _, code, _ in notes) else damage_elsewhere(db, immutable, limits)
     finally:
         db.close()
     header = {"application_id": application_id, "version": version, "wal": wal, "lost": lost, "notes": notes}
+    header["damage"] = damage
     header |= {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
     header["tables"] = {
         table: [len(next(iter(columns.values())).values), [[name, column.kind] for name, column in columns.items()]]

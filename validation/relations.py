@@ -3,10 +3,13 @@
 runs        a row per file: what it is called, how long it is, the options that runs are grouped by
 dynamics    tidy: a row per run, step and expert
 layers      a row per run, step, layer, expert and source
+histograms  a row per run, step, layer, expert, tier and bin
+facts       a row per run and fact; options are called config.NAME
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,40 +38,62 @@ DYNAMICS = pa.schema(
     + [(name, pa.float64()) for name in (*COPIED[:3], "norm", *COPIED[3:], *COMPARED, "loss")]
 )
 LAYERS = pa.schema([("run", pa.string()), *arrow_schema("layers")])
+HISTOGRAMS = pa.schema([("run", pa.string()), *arrow_schema("histograms")])
+FACTS = pa.schema([("run", pa.string()), ("key", pa.string()), ("value", pa.string())])
 
 
 def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
-    """An in-memory database of `runs` (a row per file), `dynamics` (a row per step and expert) and `layers`.
+    """An in-memory database of the relations above.
 
     It can open nothing outside itself. Take `con.cursor()` in each thread, as `queries.ask` does. Raises TooLarge where
     the runs do not fit into memory together.
     """
+    con = empty_connection()
+    tables = {
+        "runs": pa.Table.from_pylist([summary(run) for run in runs], schema=RUNS),
+        "facts": pa.Table.from_pylist([row for run in runs for row in _facts(run)], schema=FACTS),
+        "dynamics": pa.concat_tables([DYNAMICS.empty_table(), *(part for run in runs for part in tidy(run))]),
+        "layers": pa.concat_tables([LAYERS.empty_table(), *(_named(run, run.layers, LAYERS) for run in runs)]),
+        "histograms": pa.concat_tables(
+            [HISTOGRAMS.empty_table(), *(_named(run, run.histograms, HISTOGRAMS) for run in runs)]
+        ),
+    }
+    try:
+        for name, table in tables.items():
+            con.register("loading", table)
+            con.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")  # the names above: none is a file's
+            con.unregister("loading")
+    except duckdb.OutOfMemoryException:
+        con.close()
+        raise rejection("all runs together", "together", Limits(), most=DUCKDB_MEMORY) from None
+    shut(con)
+    return con
+
+
+def empty_connection() -> duckdb.DuckDBPyConnection:
+    """An in-memory database with limits, still open to what is registered."""
     settings: dict[str, Any] = {
         "memory_limit": DUCKDB_MEMORY,
         "threads": str(min(4, os.cpu_count() or 1)),
         "temp_directory": "",
     }
     settings |= {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-    con = duckdb.connect(":memory:", config=settings)
-    tables = {
-        "runs": pa.Table.from_pylist([_summary(run) for run in runs], schema=RUNS),
-        "dynamics": pa.concat_tables([DYNAMICS.empty_table(), *(part for run in runs for part in _tidy(run))]),
-        "layers": pa.concat_tables([LAYERS.empty_table(), *(_layers(run) for run in runs)]),
-    }
-    try:
-        for name, table in tables.items():
-            con.register("loading", table)
-            con.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")  # the three names above: none is a file's
-            con.unregister("loading")
-    except duckdb.OutOfMemoryException:
-        con.close()
-        raise rejection("all runs together", "together", Limits(), most=DUCKDB_MEMORY) from None
+    return duckdb.connect(":memory:", config=settings)
+
+
+def shut(con: duckdb.DuckDBPyConnection) -> None:
+    """From here on it opens nothing outside itself, and nothing can change that."""
     for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
         con.execute(f"SET {setting}")
-    return con
 
 
-def _summary(run: RunFile) -> dict[str, object]:
+def _facts(run: RunFile) -> Iterator[dict[str, str]]:
+    """Rows of `facts`; texts as they are, everything else as JSON says it."""
+    for key, value in run.facts.items():
+        yield {"run": run.run, "key": key, "value": value if isinstance(value, str) else json.dumps(value)}
+
+
+def summary(run: RunFile) -> dict[str, object]:
     """The row of `runs`."""
     steps, options = run.wide["step"], {**run.facts, **run.config}
     return {
@@ -102,10 +127,18 @@ def _text(value: object) -> str | None:
     return shown(value) if isinstance(value, str) else None
 
 
-def _layers(run: RunFile) -> pa.Table:
-    names = pa.repeat(pa.scalar(run.run), len(run.layers))
-    return pa.table([names, *run.layers.columns], schema=LAYERS)
+def _named(run: RunFile, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A side table with the run before each row."""
+    return pa.table([pa.repeat(pa.scalar(run.run), len(table)), *table.columns], schema=schema)
 
+
+RELATIONS = {
+    "runs": RUNS.names,
+    "dynamics": DYNAMICS.names,
+    "layers": LAYERS.names,
+    "histograms": HISTOGRAMS.names,
+    "facts": FACTS.names,
+}
 
 # Of one wide table: Arrow's own look-up by name takes milliseconds at 2000 columns.
 Columns = dict[str, pa.ChunkedArray]
@@ -115,7 +148,7 @@ def _columns(run: RunFile) -> Columns:
     return dict(zip(run.wide.column_names, run.wide.columns, strict=True))
 
 
-def _tidy(run: RunFile) -> Iterator[pa.Table]:
+def tidy(run: RunFile) -> Iterator[pa.Table]:
     """The rows of `dynamics`, a table for each expert; NULL where the file lacks a column."""
     wide, rows = _columns(run), len(run.wide)
     nothing, name, roles = pa.nulls(rows, pa.float64()), pa.repeat(pa.scalar(run.run), rows), _roles(run)

@@ -1,6 +1,7 @@
 """Untrusted run files in, runs out.
 
-This process reads the bytes of a run file only to hash them; a child process opens it with SQLite, under limits.
+This process reads the bytes of a run file only to hash them; a child process opens it with SQLite, under limits, and
+another one unpacks archives of run files.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from prismatic import schema
+from validation.archives import is_archive, unpacked
 from validation.child import Child
+from validation.dialects import in_our_words
 from validation.errors import Limits, RunFileError, rejection, shown
+
+if TYPE_CHECKING:
+    from validation.cache import Cache
 
 FACTS, FACT_CHARACTERS = 2000, 64 << 10
 
@@ -31,7 +37,7 @@ class RunFile:
 
     run: str  # short id, unique among the files that were read together
     name: str  # what the user calls the file, for showing only
-    path: Path
+    path: Path  # of a run in an archive the archive's, since its own copy is gone
     sha256: str  # of the main file; a live file may have grown since
     wide: pa.Table  # `step` int64, the rest float64, ordered by step, each step once
     facts: dict[str, object]
@@ -39,6 +45,7 @@ class RunFile:
     tiers: pa.Table
     events: pa.Table
     layers: pa.Table
+    histograms: pa.Table
     duplicates: int  # rows dropped because a later row has the same step
     ignored: tuple[str, ...]  # columns that were not read
     notes: tuple[str, ...]  # what else was left out, in sentences
@@ -79,10 +86,12 @@ def read_files(
     limits: Limits | None = None,
     private: Collection[Path] = (),
     progress: Callable[[int, int], None] | None = None,
+    cache: Cache | None = None,
 ) -> tuple[list[RunFile], list[Rejected]]:
     """Runs of all files, and those that are none with the reason; folders are searched for dynamics.db files.
 
-    private: the paths that are copies of our own, which nobody writes. A path may come with the name to show.
+    A zip archive stands for the run files in it. private: the paths that are copies of our own, which nobody writes. A
+    path may come with the name to show. cache: where runs are kept that were read before.
     """
     limits = limits or Limits()
     runs: list[RunFile] = []
@@ -95,22 +104,55 @@ def read_files(
             try:
                 if code:
                     raise rejection(name, code, limits)
-                digest = _digest(path, name, limits)
-                twin = next((i for i, run in enumerate(runs) if run.sha256 == digest), None)
-                if twin is not None and (path in private or not (_has_wal(path) or _has_wal(runs[twin].path))):
-                    again = f"the same file was given again as {name}; it is read once"
-                    runs[twin] = replace(runs[twin], notes=(*runs[twin].notes, again))
-                    continue
-                facts, tables = child.ask(path, name, immutable=path in private)
-                run = _run_file(path, name, digest, facts, tables, {run.run for run in runs}, limits)
-                if len(run.wide) * run.num_experts > limits.expert_rows:
-                    raise rejection(name, "too_large", limits, limit="expert_rows")
-                runs.append(run)
+                if is_archive(path):
+                    _read_archive(child, path, name, runs, rejected, cache)
+                else:
+                    _read(child, path, name, runs, cache, private=path in private)
             except RunFileError as error:
                 rejected.append(Rejected(name, path, error))
     if progress:
         progress(len(files), len(files))
     return runs, rejected
+
+
+def _read(child: Child, path: Path, name: str, runs: list[RunFile], cache: Cache | None, *, private: bool) -> None:
+    """Adds the run in one file to `runs`, unless it is there already; RunFileError if the file is none."""
+    limits, before = child.limits, _state(path)
+    digest = _digest(path, name, limits)
+    twin = next((i for i, run in enumerate(runs) if run.sha256 == digest), None)
+    if twin is not None and (private or not (_has_wal(path) or _has_wal(runs[twin].path))):
+        again = f"the same file was given again as {name}; it is read once"
+        runs[twin] = replace(runs[twin], notes=(*runs[twin].notes, again))
+        return
+    # Beside a -wal or a -journal the same bytes may mean other rows.
+    settled = private or not (_has_wal(path) or os.path.exists(f"{path}-journal"))
+    kept = cache.get(digest) if cache and settled else None
+    if kept is None:
+        facts, tables = child.ask(path, name, immutable=private)
+        kept = _run_file(path, name, digest, facts, tables, limits)
+        # One that is being written may hold other rows by now than the bytes that were hashed.
+        if cache and settled and kept.facts.get("exit_state") != "running" and _state(path) == before:
+            cache.put(kept)
+    run = replace(kept, name=name, path=path, run=own_id(kept.run, {run.run for run in runs}))
+    if len(run.wide) * run.num_experts > limits.expert_rows:
+        raise rejection(name, "too_large", limits, limit="expert_rows")
+    runs.append(run)
+
+
+def _read_archive(
+    child: Child, path: Path, name: str, runs: list[RunFile], rejected: list[Rejected], cache: Cache | None
+) -> None:
+    """Adds the runs in an archive, and those of its members that are none; RunFileError if it cannot be opened."""
+    with unpacked(path, name, child.limits) as members:
+        for member in members:
+            before = len(runs)
+            try:
+                if member.error:
+                    raise member.error
+                _read(child, member.path, member.name, runs, cache, private=True)
+            except RunFileError as error:
+                rejected.append(Rejected(member.name, path, error))
+            runs[before:] = [replace(run, path=path, notes=(*run.notes, *member.notes)) for run in runs[before:]]
 
 
 def _find(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path, str, str]]:
@@ -161,24 +203,39 @@ def _run_file(
     digest: str,
     about: dict[str, Any],
     tables: dict[str, pa.Table],
-    taken: set[str],
     limits: Limits,
 ) -> RunFile:
-    """The run that the child's tables make, under an id that is not in `taken`."""
+    """The run that the child's tables make."""
     wide, duplicates = _in_order(tables["dynamics"])
     wide = _with_scalars(wide, _whole("scalars", tables.get("scalars")), limits)
-    side = {table: _whole(table, tables.get(table)) for table in ("experts", "tiers", "events", "layers")}
+    side = {table: _whole(table, tables.get(table)) for table in ("experts", "tiers", "events", "layers", "histograms")}
+    wide, side["layers"], notes = in_our_words(wide, side["layers"], limits.rows)
+    about["notes"] += notes
     facts, dropped = _facts(_whole("run", tables.get("run")))
     if dropped:
         about["notes"] += (f"{dropped:,} facts of table `run` were left out: too many, or too long",)
     declared = str(facts.get("run_hash", ""))
     stem = declared if len(declared) >= 6 and set(declared) <= set("0123456789abcdef") else digest
-    number = 1
-    while (run := stem[:9] + (f"-{number}" if number > 1 else "")) in taken:
+    about |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
+    return RunFile(run=stem[:9], wide=wide, facts=facts, **side, **about)
+
+
+def own_id(run: str, taken: Collection[str]) -> str:
+    """The id, with a number behind it where another run has it already."""
+    number, own = 1, run
+    while own in taken:
         number += 1
-    return RunFile(
-        run=run, name=name, path=path, sha256=digest, wide=wide, facts=facts, duplicates=duplicates, **side, **about
-    )
+        own = f"{run}-{number}"
+    return own
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """What changes when a file is written: time and size."""
+    try:
+        found = os.stat(path)
+    except OSError:  # who reads it next says so
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def _in_order(wide: pa.Table) -> tuple[pa.Table, int]:

@@ -1,0 +1,560 @@
+"""What reading runs back costs: time and peak memory, beside pandas, DuckDB's own readers and three trackers.
+
+    python benchmarks/reading.py [--quick] [--json FILE]
+
+Every figure is a fresh process's (reading_peers.py), in turns, the median of the rounds. Each peer has its own
+environment under build/peers, made at the first use, and is skipped by name where it cannot be had. The questions are
+(a) the medians of the tier norms of each run and expert, and (b) what the app draws: every series downsampled to 2,000
+points, of the one run and of each of 200. All answers must be the same to 1e-9 (1e-6 with TensorBoard,
+whose add_scalar keeps 32 bits), or a goal fails. (c), the verdict, is ours alone: once, without a limit.
+
+*Cold* validates every file in the child process and caches nothing, *warm* has a filled cache; both read out of the
+system's page cache, as the files are small beside memory. Seconds are from the first file to the answer: imports that
+come before any reading are nobody's, those that a question brings with it are. Memory is the largest sum of resident
+bytes of the process and its children, looked at each 10 ms and not below the process's own high-water mark. Values are
+counted for all alike: the 16 of each row that was read, whether a question needs them or not.
+
+The trackers hold one run with few rows, since they are slow to write and to read; ours is measured on that run too, but
+they are compared by the time per value with ours of 200 runs. Their files are written beforehand by their own code; run
+files by plain sqlite3, in the documented schema; the set by `write_set` from runs that never were files, since 10,000
+files would take longer to make than everything else. All are kept under build/reading.
+
+Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/reading.json. `--quick` is one
+round with a fifth of the rows and half of the limits in seconds, as a part of the cost stays: for a look, not a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import storage
+from storage import BUILD, QUIET, ROOT, Skipped
+
+sys.path.insert(0, str(ROOT))
+
+from prismatic import schema
+from validation.runs import RunFile, arrow_schema
+from validation.sets import write_set
+
+DATA = BUILD / "reading"
+RESULTS = ROOT / "benchmarks" / "results" / "reading.json"
+PATIENCE = 900.0  # seconds until a worker counts as hanging
+LOOK_EVERY = 0.01  # seconds between two looks at the memory
+METRICS = 16  # columns of a row beside its step: what two experts have, and the loss
+LOG_FREQ = 10
+MADE_BY = 1  # raise it when the files that `make` writes change
+NEEDED_BY_ALL_RUNS = 8 << 30  # bytes that must be free before 10,000 runs are judged together
+
+# The only version with its sqlite extension in a wheel: the extension is downloaded at run time otherwise.
+SCANNER = ("duckdb==1.5.5", "duckdb-extension-sqlite-scanner==1.5.5", "numpy>=2,<3")
+TRACKERS = ("TensorBoard", "MLflow", "trackio")
+SQLITE_READERS = ("ours, cold", "ours, warm", "DuckDB's scanner", "pandas.read_sql", "DuckDB, Parquet")
+SET_READERS = ("ours, of a set", "DuckDB, the set's Parquet")
+
+
+@dataclass(frozen=True)
+class Work:
+    """So many runs with so many rows, and of how many of them charts are drawn."""
+
+    runs: int
+    rows: int
+    charts: int
+
+    @property
+    def values(self) -> int:
+        return self.runs * self.rows * METRICS
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs: nine hexadecimal digits, as `train` calls them."""
+        return [f"{10 + number:09x}" for number in range(self.runs)]
+
+    def __str__(self) -> str:
+        return f"{self.runs:,} run{'s' * (self.runs > 1)} x {self.rows:,} rows"
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is read. patience: what the limits in seconds are multiplied with."""
+
+    rounds: int
+    patience: float
+    one: Work
+    many: Work
+    as_set: Work
+    tracked: Work
+    sizes: tuple[Work, ...]  # of one run, for the cost per row
+    judged_set: bool
+
+
+FULL = Load(
+    3,
+    1.0,
+    Work(1, 1_000_000, 1),
+    Work(200, 5_000, 200),
+    Work(10_000, 500, 0),
+    Work(1, 5_000, 0),
+    tuple(Work(1, rows, 1) for rows in (50_000, 200_000, 800_000)),
+    True,
+)
+QUICK = Load(
+    1,
+    0.5,
+    Work(1, 200_000, 1),
+    Work(40, 5_000, 40),
+    Work(2_000, 500, 0),
+    Work(1, 1_000, 0),
+    tuple(Work(1, rows, 1) for rows in (12_500, 50_000, 200_000)),
+    False,
+)
+
+
+@dataclass
+class Report:
+    """Everything measured, by work and reader, and who was skipped why."""
+
+    figures: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    sizes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compared: int = 0  # numbers of answers
+    different: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, who: str, why: str) -> None:
+        if who not in self.skipped:
+            self.skipped[who] = why
+            print(f"{who}: skipped, {why}", flush=True)
+
+    def get(self, work: Work, name: str) -> dict[str, Any]:
+        return self.figures.get(str(work), {}).get(name, {})
+
+
+def main() -> int:
+    """Measure, print, and say which goals hold."""
+    options = arguments()
+    load = QUICK if options.quick else FULL
+    report = Report()
+    DATA.mkdir(parents=True, exist_ok=True)
+    pythons = environments(report)
+    measure(pythons, load, report)
+    for work in (load.one, load.many, load.as_set, load.tracked):
+        print_table(work, report.figures[str(work)])
+    print_rest(report)
+    judged = goals(load, report)
+    print()
+    for goal in judged:
+        holds = "holds" if goal["holds"] else "FAILS"
+        print(f"{goal['goal']:<72} {goal['figure']:>9.2f}  limit {goal['limit']:<8} {holds}")
+    target = options.json or (None if options.quick else RESULTS)
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(as_json(options.quick, report, judged), indent=2) + "\n")
+    return 0 if all(goal["holds"] for goal in judged) else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, few rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    return parser.parse_args()
+
+
+# -- The files ---------------------------------------------------------------------------------------------------------
+
+
+def columns(seed: int, rows: int) -> dict[str, np.ndarray]:
+    """A run's wide table: random walks with all their digits, and what follows from them as it would in a run."""
+    walk = np.cumsum(np.random.default_rng(seed).normal(0, 0.01, (10, rows)), axis=1)
+    share, (relative, loss) = 1 / (1 + np.exp(walk[6])), np.exp(walk[7:9])
+    found = {"step": np.arange(rows) * LOG_FREQ}
+    tiers = {e: dict(zip(schema.TIERS, np.exp(walk[3 * e : 3 * e + 3] - 3), strict=True)) for e in (0, 1)}
+    for e, norms in tiers.items():
+        found |= {f"expert_{e}_{tier}_norm": norm for tier, norm in norms.items()}
+        found[f"expert_{e}_{'perturbed' if e else 'clean'}_norm"] = np.sqrt(sum(norm**2 for norm in norms.values()))
+        found[f"expert_{e}_routing_weight"] = 1 - share if e else share
+        found[f"expert_{e}_bottom_to_middle"] = np.log(norms["bottom"] / norms["middle"])
+    found["expert_1_divergence"] = np.mean([abs(tiers[1][tier] - tiers[0][tier]) for tier in schema.TIERS], axis=0)
+    found |= {"expert_1_relative_divergence": relative, "expert_1_direction": 2 / (1 + np.exp(walk[9])), "loss": loss}
+    return {column.name: found[column.name] for column in schema.dynamics_columns(2)[: METRICS + 1]}
+
+
+def facts(name: str, number: int, rows: int) -> dict[str, object]:
+    """What a run says about itself; every fifth has the same scale."""
+    options = {"num_experts": 2, "seed": number, "perturbation_scale": 0.5 * (1 + number % 5), "sparsity": 0.1}
+    about = {"run_hash": name, "planned_steps": rows * LOG_FREQ, "exit_state": "finished"}
+    return about | {f"config.{option}": value for option, value in options.items()}
+
+
+def made(work: Work, kind: str) -> Path:
+    """The folder with the runs of `work`, which is made where it does not stand ready already."""
+    folder = DATA / f"{kind}-{work.runs}x{work.rows}"
+    ready, parameters = folder / "made.json", json.dumps([MADE_BY, METRICS, LOG_FREQ, work.runs, work.rows])
+    if not (ready.exists() and ready.read_text() == parameters):
+        print(f"making {folder.relative_to(ROOT)}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if kind == "set":
+            write_set((run_file(work, i) for i in range(work.runs)), folder)
+        else:
+            for number, name in enumerate(work.names):
+                make_run(folder / name, number, work.rows)
+        ready.write_text(parameters)
+    return folder
+
+
+def make_run(folder: Path, number: int, rows: int) -> None:
+    """A run file, and the same wide table as Parquet."""
+    folder.mkdir()
+    wide = columns(number, rows)
+    with closing(sqlite3.connect(folder / "dynamics.db")) as db:
+        db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
+        db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version={schema.SCHEMA_VERSION}")
+        declared = ", ".join(f"{c.name} {c.type}" for c in schema.dynamics_columns(2) if c.name in wide)
+        db.execute(f"CREATE TABLE dynamics ({declared}, PRIMARY KEY (step))")
+        db.execute("CREATE TABLE run (key TEXT, value TEXT, PRIMARY KEY (key))")
+        for start in range(0, rows, 50_000):
+            chunk = zip(*(values[start : start + 50_000].tolist() for values in wide.values()), strict=True)
+            db.executemany(f"INSERT INTO dynamics VALUES ({', '.join('?' * len(wide))})", chunk)
+        told = facts(folder.name, number, rows).items()
+        db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in told])
+        db.commit()
+    pq.write_table(pa.table(wide), folder / "dynamics.parquet")
+
+
+def run_file(work: Work, number: int) -> RunFile:
+    """The same run as if it had been read from a file."""
+    name = work.names[number]
+    return RunFile(
+        run=name,
+        name=f"{name}/dynamics.db",
+        path=Path(name) / "dynamics.db",
+        sha256=hashlib.sha256(name.encode()).hexdigest(),
+        wide=pa.table(columns(number, work.rows)),
+        facts=facts(name, number, work.rows),
+        **{
+            table: arrow_schema(table).empty_table() for table in ("experts", "tiers", "events", "layers", "histograms")
+        },
+        duplicates=0,
+        ignored=(),
+        notes=(),
+        wal=False,
+        application_id=schema.APPLICATION_ID,
+        version=schema.SCHEMA_VERSION,
+    )
+
+
+def tracked(python: Path, name: str, work: Work) -> Path:
+    """The folder with a tracker's own files of the one run of `work`."""
+    source = made(work, "runs") / work.names[0] / "dynamics.db"
+    folder = DATA / f"{name.lower()}-{work.rows}"
+    ready, version = folder / "made.json", json.dumps([MADE_BY, storage.REQUIREMENTS[name]])
+    if not (ready.exists() and ready.read_text() == version):
+        print(f"making {folder.relative_to(ROOT)}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        work_out(python, reader=name, do="write", folder=str(folder), source=str(source))
+        ready.write_text(version)
+    return folder
+
+
+# -- The readers -------------------------------------------------------------------------------------------------------
+
+
+def environments(report: Report) -> dict[str, Path]:
+    """The interpreter of each reader that can be had; this one for ours, pandas and DuckDB."""
+    pythons = {}
+    for name in (*SQLITE_READERS, *SET_READERS, *TRACKERS):
+        with skipping(report, name):
+            if name in TRACKERS:
+                pythons[name] = storage.environment(name)
+            else:
+                pythons[name] = scanner_environment() if name == "DuckDB's scanner" else Path(sys.executable)
+    return pythons
+
+
+def scanner_environment() -> Path:
+    """As storage.environment, of packages that only go together."""
+    folder = BUILD / "peers" / "duckdb-sqlite"
+    ready, python = folder / "ready.txt", folder / "bin" / "python"
+    if not (ready.exists() and ready.read_text() == " ".join(SCANNER)):
+        print(f"DuckDB's scanner: installing {SCANNER[1]} into {folder.relative_to(ROOT)}", flush=True)
+        storage.run_quietly(sys.executable, "-m", "venv", "--clear", str(folder))
+        storage.run_quietly(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *SCANNER)
+        ready.write_text(" ".join(SCANNER))
+    return python
+
+
+@contextmanager
+def skipping(report: Report, who: str) -> Iterator[None]:
+    """What goes wrong with one reader is said and leaves the others alone."""
+    try:
+        yield
+    except (Skipped, OSError, subprocess.SubprocessError) as error:
+        report.skip(who, str(error).strip() or type(error).__name__)
+
+
+def work_out(python: Path, **job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures, with `peak` bytes of memory, and answers of one worker; Skipped if it fails or outlasts PATIENCE."""
+    home = DATA / "home"
+    home.mkdir(exist_ok=True)
+    command = [str(python), str(Path(__file__).with_name("reading_peers.py")), json.dumps(job)]
+    # A home of its own: what a peer keeps there is neither read from nor left in the user's.
+    environment = os.environ | QUIET | {"HOME": str(home)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=home
+    ) as process:
+        assert process.stdout
+        memory = Memory(process.pid)
+        memory.start()
+        try:
+            with storage.kill_after(process, PATIENCE):
+                line = process.stdout.readline()
+                memory.stop()
+                rest = process.stdout.read()
+        finally:
+            memory.stop()
+            process.kill()
+    figures = json.loads(line or '{"error": "the worker ended or hung"}')
+    if "error" in figures:
+        raise Skipped(figures["error"])
+    figures["peak"] = max(memory.peak, figures.pop("own_peak", 0))
+    return figures, json.loads(rest)
+
+
+class Memory(threading.Thread):
+    """Looks at the resident memory of a process and its children until it is stopped; 0 where there is no /proc."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.peak, self._pid, self._over = 0, pid, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_EVERY):
+            self.peak = max(self.peak, resident(self._pid))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process and its children hold now; pages that they share count for each."""
+    own = 0
+    with suppress(OSError, IndexError, ValueError):  # it may end meanwhile
+        process = Path(f"/proc/{pid}")
+        own = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        children = [child for file in process.glob("task/*/children") for child in file.read_text().split()]
+        own += sum(resident(int(child)) for child in children)
+    return own
+
+
+# -- The measurements --------------------------------------------------------------------------------------------------
+
+
+def measure(pythons: dict[str, Path], load: Load, report: Report) -> None:
+    """All works with all their readers."""
+    for name, python in pythons.items():
+        with skipping(report, name):
+            report.versions[name] = work_out(python, **job_of(name, DATA), do="about")[0]["version"]
+    for work in (load.one, load.many):
+        folder = made(work, "runs")
+        work_out(pythons["ours, warm"], **job_of("ours, warm", folder), do="questions", charts=[])  # fills the cache
+        ask_all(pythons, dict.fromkeys(SQLITE_READERS, folder), work, load.rounds, report)
+        ask_verdict(pythons, "ours, warm", folder, work, report)
+    folder = made(load.as_set, "set")
+    ask_all(pythons, dict.fromkeys(SET_READERS, folder), load.as_set, load.rounds, report)
+    if load.judged_set:
+        with skipping(report, f"verdict of {load.as_set}"):
+            require_memory(NEEDED_BY_ALL_RUNS)
+            ask_verdict(pythons, "ours, of a set", folder, load.as_set, report)
+    folders = {"ours, cold": made(load.tracked, "runs")}
+    for name in TRACKERS:
+        with skipping(report, name):
+            folders[name] = tracked(pythons[name], name, load.tracked)
+    ask_all(pythons, folders, load.tracked, load.rounds, report)
+    ask_sizes(pythons, load, report)
+
+
+def job_of(name: str, folder: Path) -> dict[str, str]:
+    """The part of a worker's job that says who reads what."""
+    cache = {"cache": str(DATA / "cache")} if name == "ours, warm" else {}
+    own = "ours" if name in ("ours, cold", "ours, warm") else name
+    return {"reader": own, "folder": str(folder), **cache}
+
+
+def ask_all(pythons: dict[str, Path], folders: dict[str, Path], work: Work, rounds: int, report: Report) -> None:
+    """Each round meets every reader, so that a busy moment of the machine meets them all; ours comes first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    expected: dict[str, Any] = {}
+    for _ in range(rounds):
+        for name, folder in folders.items():
+            who = f"{name}, {work}"
+            if who in report.skipped or name in report.skipped:
+                continue
+            with skipping(report, who):
+                job = job_of(name, folder)
+                figures, answers = work_out(pythons[name], **job, do="questions", charts=work.names[: work.charts])
+                expected = expected or answers
+                compare(who, answers, expected, 1e-6 if name == "TensorBoard" else 1e-9, report)
+                found.setdefault(name, []).append(figures)
+    report.figures[str(work)] = {name: medians(rows, work) for name, rows in found.items()}
+
+
+def ask_verdict(pythons: dict[str, Path], name: str, folder: Path, work: Work, report: Report) -> None:
+    """Once: it takes long, and nobody else's is there to compare."""
+    with skipping(report, f"verdict of {work}"):
+        figures, answers = work_out(pythons[name], **job_of(name, folder), do="verdict")
+        report.verdicts[f"{work}, {name}"] = figures | answers
+
+
+def ask_sizes(pythons: dict[str, Path], load: Load, report: Report) -> None:
+    """One run of several lengths, cold, in turns."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for _ in range(load.rounds):
+        for work in load.sizes:
+            with skipping(report, f"ours, cold, {work}"):
+                job = job_of("ours, cold", made(work, "runs"))
+                figures, _ = work_out(pythons["ours, cold"], **job, do="questions", charts=work.names)
+                found.setdefault(work.rows, []).append(figures)
+    for rows, figures in found.items():
+        report.sizes[rows] = medians(figures, Work(1, rows, 1))
+
+
+def medians(figures: list[dict[str, Any]], work: Work) -> dict[str, Any]:
+    """Of the rounds, with the extremes of the sum and what (a) takes for each value."""
+    found = {key: statistics.median(figure.get(key, 0.0) for figure in figures) for key in figures[0]}
+    found |= {"fastest": min(f["seconds"] for f in figures), "slowest": max(f["seconds"] for f in figures)}
+    return found | {"nanoseconds_per_value": 1e9 * (found["open"] + found["medians"]) / work.values}
+
+
+def compare(who: str, answers: dict[str, Any], expected: dict[str, Any], tolerance: float, report: Report) -> None:
+    """Count the numbers, and keep where an answer is not the expected one."""
+    for question, rows in expected.items():
+        if rows.keys() != answers[question].keys():
+            report.different.append(f"{who}: {question} of other runs or series")
+            continue
+        for key, row in rows.items():
+            report.compared += len(row)
+            if not np.allclose(answers[question][key], row, rtol=tolerance, atol=0):
+                report.different.append(f"{who}: {question} {key}: {answers[question][key]}, expected {row}")
+
+
+def require_memory(needed: int) -> None:
+    """Skipped where the machine says that it has less to give, or nothing."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        with suppress(OSError, IndexError):  # better, where there is one: the page cache counts as free
+            free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
+    except (ValueError, OSError):
+        free = 0
+    if free < needed:
+        raise Skipped(f"{free / 2**30:.1f} GiB of memory are free, it may need {needed / 2**30:.0f}")
+
+
+# -- What comes of it --------------------------------------------------------------------------------------------------
+
+
+def print_table(work: Work, figures: dict[str, dict[str, Any]]) -> None:
+    """A line per reader."""
+    heads = ("reading s", "(a) s", "(b) s", "sum s", "CPU s", "peak MiB", "(a) ns/value")
+    print(f"\n{f'{work} x {METRICS} values':<38}" + "".join(f"{head:>13}" for head in heads))
+    for name, figure in figures.items():
+        parts = "".join(f"{figure.get(key, 0.0):>13.3f}" for key in ("open", "medians", "charts", "seconds", "cpu"))
+        print(f"  {name:<36}{parts}{figure['peak'] / 2**20:>13,.0f}{figure['nanoseconds_per_value']:>13,.1f}")
+
+
+def print_rest(report: Report) -> None:
+    """Verdicts, the cost per row, and answers that are not the same."""
+    print()
+    for name, figure in report.verdicts.items():
+        print(f"(c) {name}: {figure['verdict']}, {figure['seconds']:.2f} s, {figure['peak'] / 2**20:,.0f} MiB")
+    for rows, figure in report.sizes.items():
+        print(f"one run of {rows:,} rows, cold: {1e6 * figure['seconds'] / rows:.2f} microseconds a row")
+    for line in report.different[:10]:
+        print(f"not the same: {line}")
+
+
+def goals(load: Load, report: Report) -> list[dict[str, Any]]:
+    """The limits; what could not be measured is not a number and holds no goal."""
+    many = {name: figure["seconds"] for name, figure in report.figures[str(load.many)].items()}
+    reference = next((name for name in ("DuckDB's scanner", "pandas.read_sql") if name in many), "no peer ran")
+    seconds = many.get(reference, math.nan)
+    as_set = report.get(load.as_set, "ours, of a set")
+    per_value = report.get(load.many, "ours, cold").get("nanoseconds_per_value", math.nan)
+    slow = {name: report.get(load.tracked, name).get("nanoseconds_per_value", math.nan) for name in TRACKERS}
+    rows = [report.sizes.get(work.rows, {}).get("seconds", math.nan) / work.rows for work in load.sizes[-2:]]
+    at_least = [
+        (f"(a) of {load.many}, cold: times faster per value than {name}", slow[name] / per_value, 20)
+        for name in ("TensorBoard", "MLflow")
+    ]
+    at_most = [
+        (
+            f"{load.many}, cold, as a multiple of {reference}",
+            many.get("ours, cold", math.nan) / seconds,
+            2 if reference == "DuckDB's scanner" else 1.3,
+        ),
+        ("the same, warm", many.get("ours, warm", math.nan) / seconds, 0.7),
+        (f"{load.one}, cold, seconds", report.get(load.one, "ours, cold").get("seconds", math.nan), 6 * load.patience),
+        ("the same, warm", report.get(load.one, "ours, warm").get("seconds", math.nan), 1 * load.patience),
+        (
+            f"(a) of a set of {load.as_set}, seconds",
+            as_set.get("open", math.nan) + as_set.get("medians", math.nan),
+            3 * load.patience,
+        ),
+        ("the same, peak memory, GiB", as_set.get("peak", math.nan) / 2**30, 1.5),
+        ("cost of a row, the larger two of three lengths, as a multiple", max(rows) / min(rows), 1.5),
+        (f"answers that differ, of {report.compared:,} numbers", len(report.different), 0),
+        ("times that ours failed", sum(who.startswith("ours") for who in report.skipped), 0),
+    ]
+    judged = [(goal, value, f">= {limit:g}", value >= limit) for goal, value, limit in at_least]
+    judged += [(goal, value, f"<= {limit:g}", value <= limit) for goal, value, limit in at_most]
+    return [dict(zip(("goal", "figure", "limit", "holds"), row, strict=True)) for row in judged]
+
+
+def as_json(quick: bool, report: Report, judged: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every figure with where it comes from."""
+    return {
+        "machine": {
+            "device": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "date": time.strftime("%Y-%m-%d"),
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            **report.versions,
+        },
+        "quick": quick,
+        "work": report.figures,
+        "verdicts": report.verdicts,
+        "one run by rows": report.sizes,
+        "compared": report.compared,
+        "different": report.different,
+        "skipped": report.skipped,
+        # JSON has no NaN.
+        "goals": [goal | {"figure": None if math.isnan(goal["figure"]) else goal["figure"]} for goal in judged],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

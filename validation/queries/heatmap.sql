@@ -1,0 +1,12 @@
+-- One number for each layer, expert and tier of a run between two steps: the mean norm of its merged gradients.
+SELECT layer, expert, tier, avg(norm) AS norm, count(norm) AS steps
+FROM (
+    UNPIVOT (
+        SELECT layer, expert, step, top_norm AS top, bottom_norm AS bottom, middle_norm AS middle
+        FROM layers
+        WHERE run = $run AND source = 'merged' AND step BETWEEN $first_step AND $last_step
+    )
+    ON top, bottom, middle INTO NAME tier VALUE norm
+)
+GROUP BY layer, expert, tier
+ORDER BY layer, expert, tier
