@@ -5,14 +5,15 @@
 Every figure is a fresh process's (reading_peers.py), in turns, the median of the rounds. Each peer has its own
 environment under build/peers, made at the first use, and is skipped by name where it cannot be had. The questions are
 (a) the medians of the tier norms of each run and expert, and (b) what the app draws: every series downsampled to 2,000
-points, of the one run and of each of 200. All answers must be the same to 1e-9 (1e-6 with TensorBoard,
-whose add_scalar keeps 32 bits), or a goal fails. (c), the verdict, is ours alone: once, without a limit.
+points, of the one run and of each of 200. All answers must be the same to 1e-9 (1e-6 with TensorBoard, whose add_scalar
+keeps 32 bits), or a goal fails. (c), the verdict, is ours alone: once, without a limit.
 
 *Cold* validates every file in the child process and caches nothing, *warm* has a filled cache; both read out of the
 system's page cache, as the files are small beside memory. Seconds are from the first file to the answer: imports that
-come before any reading are nobody's, those that a question brings with it are. Memory is the largest sum of resident
-bytes of the process and its children, looked at each 10 ms and not below the process's own high-water mark. Values are
-counted for all alike: the 16 of each row that was read, whether a question needs them or not.
+come before any reading are nobody's. CPU is of all threads and children: on a machine that others use too, it is the
+steadier figure. Memory is the largest sum of resident bytes of the process and its children, looked at each 10 ms and
+not below the process's own high-water mark. Values are counted for all alike: the 16 of each row that was read, whether
+a question needs them or not.
 
 The trackers hold one run with few rows, since they are slow to write and to read; ours is measured on that run too, but
 they are compared by the time per value with ours of 200 runs. Their files are written beforehand by their own code; run
@@ -124,7 +125,7 @@ QUICK = Load(
     Work(40, 5_000, 40),
     Work(2_000, 500, 0),
     Work(1, 1_000, 0),
-    tuple(Work(1, rows, 1) for rows in (12_500, 50_000, 200_000)),
+    tuple(Work(1, rows, 1) for rows in (50_000, 200_000, 400_000)),
     False,
 )
 
@@ -438,8 +439,7 @@ def ask_sizes(pythons: dict[str, Path], load: Load, report: Report) -> None:
                 job = job_of("ours, cold", made(work, "runs"))
                 figures, _ = work_out(pythons["ours, cold"], **job, do="questions", charts=work.names)
                 found.setdefault(work.rows, []).append(figures)
-    for rows, figures in found.items():
-        report.sizes[rows] = medians(figures, Work(1, rows, 1))
+    report.sizes = {rows: medians(rounds, Work(1, rows, 1)) for rows, rounds in found.items()}
 
 
 def medians(figures: list[dict[str, Any]], work: Work) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Ours(Reader):
     def __init__(self, folder: Path, cache: Path | None) -> None:
         super().__init__(folder, cache)
         sys.path.insert(0, str(Path(__file__).parent.parent))
-        import pandas  # noqa: F401 - duckdb does at the first query with parameters; every page and command has it before
+        import pandas  # noqa: F401 - a query with parameters would, and every page has it before
 
         from validation import console, queries, relations, sources
         from validation.cache import Cache
@@ -428,7 +428,8 @@ def main() -> None:
             say({})
             return
         reader = READERS[name](Path(folder), Path(cache) if cache else None)
-        {"questions": questions, "verdict": verdict, "write": write}[do](reader, **job)
+        tasks: dict[str, Callable[..., None]] = {"questions": questions, "verdict": verdict, "write": write}
+        tasks[do](reader, **job)
     except Exception as error:  # any fault of a peer is a reason to skip it, none a reason to stop
         say({"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
 

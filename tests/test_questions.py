@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+import threading
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pytest
 from prismatic import DynamicsLogger
 from tests.simulate import simulated_run, write
 from validation.__main__ import main
+from validation.child import Child
 from validation.console import BadQuestion, answer
+from validation.errors import Limits
 from validation.queries import ask
 from validation.relations import connect
 from validation.sets import write_set
@@ -217,3 +220,33 @@ def test_the_command_compacts_runs_into_a_set_that_check_takes(files: list[Path]
     assert codes[0] == codes[1]
     assert main(["compact", *map(str, files), "-o", target, "--no-cache"]) == 2
     assert "there is a set already" in capsys.readouterr().err
+
+
+def test_a_limit_can_be_set_and_is_named_when_it_is_met(files: list[Path], capsys):
+    assert main(["query", "SELECT count(*) AS n FROM runs", str(files[0]), "--no-cache", "--limit", "rows=50"]) == 0
+    captured = capsys.readouterr()
+    assert "limit `rows`" in captured.err
+    for wrong, why in (
+        ("row=5", "unknown limit 'row'"),
+        ("rows=many", "expected a number above 0"),
+        ("rows=-1", "above 0"),
+    ):
+        assert main(["check", str(files[0]), "--no-cache", "--limit", wrong]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_at_most_two_readers_run_at_once(files: list[Path]):
+    busy = [Child(Limits()) for _ in range(2)]
+    try:
+        for child in busy:
+            child.ask(files[0], "x", immutable=True)
+        third = threading.Thread(target=read_sources, args=(files[:1],))
+        third.start()
+        third.join(0.5)
+        assert third.is_alive()
+        busy[0].close()
+        third.join(30)
+        assert not third.is_alive()
+    finally:
+        for child in busy:
+            child.close()

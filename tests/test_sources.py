@@ -16,6 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from prismatic import DynamicsLogger
+from tests import hostile
 from tests.simulate import simulated_run, write
 from validation import cache as caching
 from validation import sets
@@ -319,3 +320,32 @@ def test_a_file_with_a_journal_beside_it_is_not_kept(tmp_path: Path):
         read_sources([path], cache=Cache(tmp_path / "cache"))
         writer.execute("ROLLBACK")
     assert not list((tmp_path / "cache").rglob("*.parquet"))
+
+
+HOSTILE = [
+    hostile.empty,
+    hostile.csv,
+    hostile.zeros,
+    hostile.half_a_file,
+    hostile.btree_that_holds_itself,
+    hostile.endless_view,
+    hostile.virtual_table,
+    hostile.text_value,
+    hostile.null_step,
+    hostile.other_tables,
+]
+
+
+def test_fifty_mixed_files_give_forty_verdicts_and_ten_sentences(tmp_path: Path):
+    good = many(tmp_path, 40)
+    for number, make in enumerate(HOSTILE):
+        make(tmp_path / f"bad-{number}.db")
+    mixed = sorted([*good, *tmp_path.glob("bad-*.db")], key=lambda path: path.stem[::-1])
+    runs, rejected = read_sources(mixed)
+    judgement = judge(runs, rejected)
+    assert (len(runs), len(rejected)) == (40, 10)
+    of_runs = [c for c in judgement.verdict.controlled.claims if c.expert is None and c.run]
+    assert len({claim.run for claim in of_runs}) == 40
+    sentences = [finding for finding in judgement.findings if finding.run is None]
+    assert len(sentences) == 10
+    assert all(finding.evidence and finding.cause and finding.fix for finding in sentences)

@@ -10,12 +10,13 @@ from dataclasses import fields, replace
 
 from validation.cache import Cache
 from validation.claims import Thresholds
-from validation.console import ROWS, SECONDS, BadQuestion, answer, as_rows
+from validation.console import ROWS, SECONDS, answer, as_rows
 from validation.diagnostics import ERROR, Finding
-from validation.errors import RunFileError
+from validation.errors import Limits, RunFileError
 from validation.judge import judge
 from validation.relations import connect
 from validation.report import UNREADABLE, as_json, as_text, exit_code
+from validation.runs import Rejected, RunFile
 from validation.sets import connect_sets, is_set, write_set
 from validation.sources import read_sources
 
@@ -45,6 +46,14 @@ def parser() -> argparse.ArgumentParser:
         "runs", nargs="+", metavar="RUN", help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://)"
     )
     sources.add_argument("--no-cache", action="store_true", help="read every file anew, and keep nothing of it")
+    sources.add_argument(
+        "--limit",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what one file may cost: " + ", ".join(field.name for field in fields(Limits)),
+    )
 
     check = commands.add_parser(
         "check", parents=[sources], help="read run files and print the verdict", epilog=EXIT_CODES
@@ -82,6 +91,7 @@ def _names() -> str:
 def _check(options: argparse.Namespace) -> int:
     try:
         thresholds = parse_thresholds(options.set)
+        parse_limits(options.limit)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         if options.json:
@@ -90,22 +100,42 @@ def _check(options: argparse.Namespace) -> int:
             )
             print(json.dumps(as_json(replace(judge([]), findings=(finding,))), indent=2))
         return UNREADABLE
-    judgement = judge(*read_sources(options.runs, cache=_cache(options)), thresholds)
+    judgement = judge(*_read(options), thresholds)
     print(json.dumps(as_json(judgement), indent=2, allow_nan=False) if options.json else as_text(judgement))
     return exit_code(judgement)
 
 
-def _cache(options: argparse.Namespace) -> Cache | None:
-    return None if options.no_cache else Cache()
+def _read(options: argparse.Namespace) -> tuple[list[RunFile], list[Rejected]]:
+    """The runs that the options name; ValueError for a limit that cannot be used."""
+    cache = None if options.no_cache else Cache()
+    return read_sources(options.runs, limits=parse_limits(options.limit), cache=cache)
+
+
+def parse_limits(overrides: list[str]) -> Limits:
+    """The defaults with `name=value` laid over them. Raises ValueError that names the limit and what is allowed."""
+    limits, known = Limits(), {field.name: field for field in fields(Limits)}
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name not in known:
+            raise ValueError(f"--limit {override}: unknown limit {name!r}; the limits are {', '.join(known)}")
+        kind = type(getattr(limits, name))
+        try:
+            number = kind(value)
+        except ValueError:
+            number = 0
+        if not 0 < number < float("inf"):
+            raise ValueError(f"--limit {override}: expected a number above 0, such as --limit {name}=1000000")
+        limits = replace(limits, **{name: number})
+    return limits
 
 
 def _compact(options: argparse.Namespace) -> int:
-    runs, rejected = read_sources(options.runs, cache=_cache(options))
-    for file in rejected:
-        print(f"left out: {file.error}", file=sys.stderr)
     try:
+        runs, rejected = _read(options)
+        for file in rejected:
+            print(f"left out: {file.error}", file=sys.stderr)
         count = write_set(runs, options.output)
-    except (RunFileError, OSError) as error:
+    except (RunFileError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
     print(f"{options.output}: {count} runs; every command takes it in place of the run files")
@@ -117,12 +147,12 @@ def _query(options: argparse.Namespace) -> int:
         if all(map(is_set, options.runs)):
             con = connect_sets(options.runs)
         else:
-            runs, rejected = read_sources(options.runs, cache=_cache(options))
+            runs, rejected = _read(options)
             for file in rejected:
                 print(f"left out: {file.error}", file=sys.stderr)
             con = connect(runs)
         found = answer(con, options.sql, rows=options.rows, seconds=options.seconds)
-    except (BadQuestion, RunFileError) as error:
+    except (ValueError, RunFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
     print(as_rows(found.table, options.format))

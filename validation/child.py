@@ -34,6 +34,10 @@ TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
 
 
+# However many sessions read at once: each reader may take as much memory and time as its limits allow.
+READERS = threading.BoundedSemaphore(2)
+
+
 class _Broken(Exception):
     """The child's answer ended early or breaks the protocol."""
 
@@ -50,14 +54,19 @@ class Child:
             self.close()
             environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
             command = [sys.executable, "-I", "-S", "-B", str(READER)]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                cwd=os.path.abspath(os.sep),
-            )
+            READERS.acquire()
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                    cwd=os.path.abspath(os.sep),
+                )
+            except BaseException:
+                READERS.release()
+                raise
         return self._process
 
     def close(self) -> None:
@@ -67,14 +76,17 @@ class Child:
             return
         assert process.stdin
         assert process.stdout
-        with contextlib.suppress(OSError):
-            process.stdin.close()
         try:
-            process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+        finally:
+            READERS.release()
 
     def ask(self, path: Path, name: str, *, immutable: bool) -> tuple[dict[str, Any], dict[str, pa.Table]]:
         """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it."""
