@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
@@ -192,6 +193,22 @@ def test_relations_of_a_set_are_those_of_its_files(runs: list[RunFile], folder: 
         "SELECT count(*) FROM histograms",
     ):
         assert files.sql(question).fetchall() == lazily.sql(question).fetchall(), question
+
+
+def test_the_projects_own_questions_are_asked_of_sets_as_well(runs: list[RunFile], folder: Path):
+    lazily = connect_sets([folder])
+    for name, given in (
+        ("medians", {}),
+        ("chart_series", {"run": runs[0].run, "points": 64}),
+        ("groups", {"besides": ["seed"]}),
+    ):
+        assert ask(lazily, name, **given).to_pylist() == ask(connect(runs), name, **given).to_pylist()
+
+
+def test_a_set_opens_no_other_file(folder: Path, tmp_path: Path):
+    (tmp_path / "secret.csv").write_text("x\n1\n")
+    with pytest.raises(duckdb.PermissionException):
+        connect_sets([folder]).sql(f"SELECT * FROM '{tmp_path}/secret.csv'").fetchall()
 
 
 def test_several_sets_are_asked_together(tmp_path: Path):

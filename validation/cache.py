@@ -52,12 +52,12 @@ class Cache:
         """The run whose file had these bytes, under no name and no path; None where it is not known."""
         path = self._path(sha256)
         try:
-            wide = pq.read_table(path, memory_map=True)
+            wide = _read(path)
             about = json.loads(wide.schema.metadata[KEY])
             side = {table: pa.Table.from_pylist(about[table], schema=arrow_schema(table)) for table in SMALL}
             for table in LARGE:
                 empty = arrow_schema(table).empty_table()
-                side[table] = pq.read_table(self._beside(path, table)) if table in about["beside"] else empty
+                side[table] = _read(self._beside(path, table)) if table in about["beside"] else empty
             os.utime(path)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
@@ -106,6 +106,11 @@ class Cache:
                 return
             file.unlink(missing_ok=True)
             self._bytes -= size
+
+
+def _read(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(use_threads=False)  # threads cost a small file more than they save
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -21,6 +21,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -243,6 +244,22 @@ class Column:
         return [lengths, b"".join(filter(None, self.values))]
 
 
+def extend_together(columns: dict[str, Column], rows: list[Row]) -> bool:
+    """The same for all columns at once, in half the time; False, and nothing done, where a cell is no number."""
+    width = len(rows[0])
+    try:
+        block = array("d", chain.from_iterable(rows))
+    except TypeError:
+        return False
+    for place, column in enumerate(columns.values()):
+        if column.kind == "q":  # the only one, and it may refuse its cells: before any other column has taken its own
+            column.extend(tuple(row[place] for row in rows))
+    for place, column in enumerate(columns.values()):
+        if column.kind == "d":
+            column.values.extend(block[place::width])
+    return True
+
+
 def integer(cell: Any) -> int:
     """An integer, or a float that is one, as pandas writes steps."""
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
@@ -306,11 +323,13 @@ def read_columns(
 ) -> dict[str, Column]:
     """The columns that `kinds` names, within the limits; of `events` only the newest rows."""
     columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
+    numeric = "t" not in kinds.values() and list(kinds.values()).count("q") <= 1
     for rows in pages(db, table, list(kinds), declared):
         count += len(rows)
         try:
-            for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
-                column.extend(cells)
+            if not (numeric and extend_together(columns, rows)):
+                for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
+                    column.extend(cells)
         except TypeError:
             raise blame(rows, columns) from None
         for column in columns.values() if table == "events" else ():

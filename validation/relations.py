@@ -60,7 +60,7 @@ def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
     }
     try:
         for name, table in tables.items():
-            con.register("loading", table)
+            con.register("loading", table.combine_chunks())  # thousands of small chunks take longer to walk
             con.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")  # the names above: none is a file's
             con.unregister("loading")
     except duckdb.OutOfMemoryException:

@@ -152,14 +152,13 @@ def load_runs(con: duckdb.DuckDBPyConnection, files: Sequence[RunFile]) -> list[
 def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
     steps = file.wide["step"].to_numpy().astype(np.int64)
     wide = ask(con, "expert_columns", run=file.run)
-    roles = dict(zip(wide["expert"].to_pylist(), wide["role"].to_pylist(), strict=True))
+    roles = {pair["expert"]: pair["role"] for pair in wide.group_by(["expert", "role"]).aggregate([]).to_pylist()}
     shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
     run = Run(
         run=file.run,
         name=file.name,
         steps=steps,
         experts=_experts(wide, roles, steps),
-        layers=_layers(ask(con, "layer_columns", run=file.run, source="merged"), roles, steps),
         step_columns={name: _floats(file.wide[name]) for name in shared},
         facts=file.facts,
         weights=_tier_weights(file),
@@ -171,6 +170,9 @@ def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
         duplicates=file.duplicates,
         wal=file.wal,
     )
+    if not len(file.layers):
+        return run
+    run = replace(run, layers=_layers(ask(con, "layer_columns", run=file.run, source="merged"), roles, steps))
     probed = ask(con, "layer_columns", run=file.run, source="isolated")
     return replace(run, isolated=_isolated(run, probed, roles)) if len(probed) else run
 

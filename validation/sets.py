@@ -69,6 +69,11 @@ class Place:
             raise NotASet(text, str(error)[:200], cause, "Check it with the store's own tools") from error
         return cls(filesystem, root, text)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is on this machine."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
     def read_text(self, name: str) -> str | None:
         """A small file of the set; None where it is not there."""
         try:
@@ -80,7 +85,7 @@ class Place:
     def write(self, name: str, data: pa.Table | str) -> None:
         """Write a table or a text; folders are made."""
         path = f"{self.root}/{name}"
-        if isinstance(self.filesystem, fs.LocalFileSystem):
+        if self.is_folder:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         with self.filesystem.open_output_stream(path) as stream:
             if isinstance(data, str):
@@ -254,22 +259,35 @@ def _slice(table: pa.Table, place: tuple[int, int] | None) -> pa.Table:
 
 
 def connect_sets(uris: Sequence[str | Path]) -> duckdb.DuckDBPyConnection:
-    """Sets as relations of their tables' names, read from Parquet when they are asked and not before. Raises NotASet.
+    """Sets as relations of their tables' names. Raises NotASet.
 
-    However many runs they hold, only the columns and rows of a question are in memory.
+    Of sets in folders only the columns and rows of a question are read, when it is asked: however many runs they hold,
+    they need no memory before. Sets in an object store are loaded.
     """
     places = [Place.of(uri) for uri in uris]
     for place in places:
         require(place)
     con = empty_connection()
+    folders = [place.root for place in places if place.is_folder]
+    con.execute("SET allowed_directories = $folders", {"folders": folders})
     for table in TABLES:
-        for number, place in enumerate(places):
-            con.register(f"{table}_{number}", _dataset(place, table))
         columns = "*" if table != "facts" else "run, key, coalesce(json_extract_string(value, '$'), value) AS value"
-        every = " UNION ALL BY NAME ".join(f"SELECT {columns} FROM {table}_{number}" for number in range(len(places)))
-        con.execute(f"CREATE VIEW {table} AS {every}")
+        relations = [f"SELECT {columns} FROM {_relation(con, place, table, i)}" for i, place in enumerate(places)]
+        con.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(relations)}")
     shut(con)
     return con
+
+
+def _relation(con: duckdb.DuckDBPyConnection, place: Place, table: str, number: int) -> str:
+    """What stands after FROM for one table of a set."""
+    if place.is_folder:
+        files = [f"{place.root}/{table}/{part}.parquet" for part in parts(place)]
+        quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        return f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
+    con.register("loading", _dataset(place, table))
+    con.execute(f"CREATE TABLE {table}_{number} AS SELECT * FROM loading")
+    con.unregister("loading")
+    return f"{table}_{number}"
 
 
 def _dataset(place: Place, table: str) -> ds.Dataset:
