@@ -22,7 +22,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# All 200 kills of a writing process; `make test` does a dozen.
+# All 200 kills of a writing process; `make test` does eight.
 faults: $(VENV)/.all
 	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/test_faults.py
 

@@ -153,7 +153,8 @@ class DynamicsLoggerCallback:
             yield
         except Exception as error:  # a broken measurement must never cost a training run
             message = f"{what} of step {step}: {type(error).__name__}: {error}"
-            self.logger.event("measurement_failed", message, level="error", step=step)
+            with harmless():
+                self.logger.event("measurement_failed", message, level="error", step=step)
             say(f"{message}; training goes on.")
 
     def _say(self, code: str, message: str, step: int | None) -> None:

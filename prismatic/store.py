@@ -84,8 +84,11 @@ class Store:
         with self.transaction():
             if version is not None:
                 upgrade(self._connection, version)
-            room = len(dynamics_columns(num_experts)) <= MAX_COLUMNS
-            for statement in create_statements(num_experts if room else 0):
+            # Columns with the table, as far as there is room: to add them one by one takes seconds.
+            fitting = num_experts
+            while len(dynamics_columns(fitting)) > MAX_COLUMNS:
+                fitting -= 1
+            for statement in create_statements(fitting):
                 ask(statement)
             ask(f"PRAGMA application_id = {APPLICATION_ID}")
             ask(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -25,7 +25,7 @@ from prismatic.errors import LoggerError
 from prismatic.logger import DynamicsLogger
 
 # `make faults` asks for all 200; a share of them is part of every test run.
-KILLS = int(os.environ.get("PRISMATIC_KILLS", "12"))
+KILLS = int(os.environ.get("PRISMATIC_KILLS", "8"))
 FLUSH_SECONDS = 0.1
 SLACK = 0.15  # seconds that a commit may take on a busy machine, beyond flush_seconds
 STEP = {"expert_gradients": {f"expert_{i}": {"top_norm": 1.0, "bottom_norm": 0.5} for i in range(3)}}

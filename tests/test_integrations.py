@@ -312,10 +312,15 @@ def test_a_model_without_routers_is_said_once_and_trains(path: Path, train):
 @each_trainer
 def test_a_logger_that_breaks_does_not_stop_training(path: Path, train):
     logger, model = DynamicsLogger(path), Model()
-    model.before_forward = lambda batch: vars(logger).pop("_shapes") if batch == 2 else None
-    with pytest.warns(RuntimeWarning, match="dynamics were not logged .*AttributeError.* training goes on"):
+
+    def broken(record: object) -> None:
+        raise ZeroDivisionError
+
+    model.before_forward = lambda batch: setattr(logger._writer, "measured", broken) if batch == 2 else None
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError.*training goes on"):
         train(logger, model, log_freq=1)
     assert model.seen == len(BATCHES)
+    assert steps(path) == [0, 1]
 
 
 @each_trainer

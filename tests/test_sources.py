@@ -22,12 +22,13 @@ from tests.simulate import simulated_run, write
 from validation import cache as caching
 from validation import sets
 from validation.cache import Cache
+from validation.errors import NotASet
 from validation.judge import judge
 from validation.queries import ask
 from validation.relations import connect
 from validation.report import as_json
 from validation.runs import RunFile
-from validation.sets import NotASet, connect_sets, is_set, read_set, write_set
+from validation.sets import connect_sets, is_set, read_set, write_set
 from validation.sources import read_sources
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.db"))
@@ -253,7 +254,7 @@ def test_a_damaged_set_is_a_sentence_beside_the_other_runs(folder: Path, damage:
         next((folder / "layers").rglob("*.parquet")).unlink()
     found, rejected = read_sources([EXAMPLES[0], folder])
     assert len(rejected) == 1
-    assert rejected[0].error.id == "not_a_run"
+    assert rejected[0].error.id == "not_a_set"
     assert any(run.path == EXAMPLES[0] for run in found)
 
 

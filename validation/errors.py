@@ -2,6 +2,7 @@
 
 RunFileError          a file that cannot be judged; `id` is the diagnostic's
 +-- NotARun           empty, text, an image, an archive without runs: no SQLite database
++-- NotASet           a folder or address without a set of runs, or with a damaged one
 +-- Truncated         cut short or damaged
 +-- WrongSchema       a SQLite database that does not hold a run
 +-- WalMissing        its rows were left behind in the -wal file
@@ -45,6 +46,12 @@ class NotARun(RunFileError):
     """The file is no SQLite database."""
 
     id = "not_a_run"
+
+
+class NotASet(RunFileError):
+    """The folder or address does not hold a set of runs, or a damaged one, or one of another format."""
+
+    id = "not_a_set"
 
 
 class Truncated(RunFileError):

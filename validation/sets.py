@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from prismatic.schema import EXPERT_COLUMN
-from validation.errors import RunFileError
+from validation.errors import NotASet
 from validation.relations import COMPARED, COPIED, RUNS, empty_connection, shut, summary, tidy
 from validation.runs import RunFile
 
@@ -40,12 +40,6 @@ ABOUT = pa.schema(
     [*RUNS, ("duplicates", pa.int64()), ("wal", pa.bool_()), ("application_id", pa.int64()), ("version", pa.int64())]
     + [(name, pa.string()) for name in ("ignored", "notes", "columns")]
 )
-
-
-class NotASet(RunFileError):
-    """The folder or prefix does not hold a set of runs, or one of another format."""
-
-    id = "not_a_run"
 
 
 @dataclass(frozen=True)
