@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-from prismatic.schema import EXPERT_COLUMN, SCHEMA_VERSION, create_statements, dynamics_columns
+from prismatic.schema import EXPERT_COLUMN, MAX_COLUMNS, SCHEMA_VERSION, create_statements, dynamics_columns
 
 
 class CannotMigrate(ValueError):
@@ -38,7 +38,7 @@ def from_the_documented_table(connection: sqlite3.Connection) -> None:
     experts = sorted({int(match[1]) for name in names if (match := EXPERT_COLUMN.fullmatch(name))})
     for statement in create_statements(0):
         connection.execute(statement)
-    room = 1990 - len(names)  # SQLite allows 2000 columns; what has no room now comes with the first row, elsewhere
+    room = MAX_COLUMNS - len(names)  # what has no room now comes with the first row, elsewhere
     missing = [column for column in dynamics_columns(1 + max(experts, default=-1)) if column.name not in names]
     if len(missing) <= room:
         for column in missing:

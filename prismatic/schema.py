@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: `file` and this project can tell a run from any database
 SCHEMA_VERSION = 1
+MAX_COLUMNS = 1990  # of the wide table: SQLite allows 2000, and one statement binds them all
 TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
 SOURCES = ("merged", "isolated")

@@ -14,12 +14,19 @@ from filelock import FileLock, Timeout
 
 from prismatic.errors import LoggerError
 from prismatic.migrations import CannotMigrate, upgrade
-from prismatic.schema import APPLICATION_ID, SCHEMA_VERSION, STEP_COLUMNS, TABLES, create_statements, dynamics_columns
+from prismatic.schema import (
+    APPLICATION_ID,
+    MAX_COLUMNS,
+    SCHEMA_VERSION,
+    STEP_COLUMNS,
+    TABLES,
+    create_statements,
+    dynamics_columns,
+)
 
 Resume = Literal["never", "allow", "must"]
 JournalMode = Literal["delete", "wal"]
 
-MAX_COLUMNS = 1990  # SQLite allows 2000; one statement binds them all
 LOCK_SECONDS = 0.3  # `python -m prismatic runs` takes the lock for a moment, to see whether anybody has it
 OPEN_SECONDS, WRITE_SECONDS = 0.5, 5.0  # how long a reader's lock is waited for
 # SQLite's codes for what is wrong with one statement whatever the file's state: error (no such column, too many

@@ -202,6 +202,7 @@ class Writer:
     def _refuse(self, fault: str, code: str) -> None:
         """What can be no column, no number or no row becomes an event and a warning, once; training never stops."""
         if self._say_once(fault, fault):
+            self._done -= 1  # it was not taken in from outside
             self._queue.put(Told("events", event(code, fault, "warning")))
 
     def _say_once(self, key: str, message: str) -> bool:

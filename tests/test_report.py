@@ -180,3 +180,10 @@ def test_python_minus_m_prints_one_object(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["runs"][0]["steps"] == 600
     assert (done.stderr, done.returncode) == ("", 1)
+
+
+def test_a_reader_that_has_enough_is_no_verdict_and_no_traceback(tmp_path):
+    path = write(simulated_run(), tmp_path / "dynamics.db")
+    command = f"{sys.executable} -m validation check --json --no-cache {path} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, cwd=EXAMPLES.parent)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -242,12 +242,15 @@ def test_a_set_is_written_once_and_only_if_there_is_a_run(runs: list[RunFile], f
     assert not is_set(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("damage", ["mark", "format", "part", "missing"])
+@pytest.mark.parametrize("damage", ["mark", "format", "part", "missing", "fewer runs than promised"])
 def test_a_damaged_set_is_a_sentence_beside_the_other_runs(folder: Path, damage: str):
     if damage == "mark":
         (folder / "prismatic-set.json").write_text("{")
     elif damage == "format":
         (folder / "prismatic-set.json").write_text('{"format": "prismatic-set/9"}')
+    elif damage == "fewer runs than promised":
+        for part in (folder / "runs").rglob("*.parquet"):
+            part.unlink()
     elif damage == "part":
         next((folder / "dynamics").rglob("*.parquet")).write_bytes(b"nonsense")
     else:

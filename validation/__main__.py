@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from dataclasses import fields, replace
@@ -30,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has enough, such as `head`: nothing is wrong, but no code of ours would be the verdict's either.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains again when it flushes at the end
+        return 128 + 13
     except Exception:
         # Python's own exit code for a traceback is 1, which here would mean "refuted".
         traceback.print_exc()

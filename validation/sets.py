@@ -169,20 +169,25 @@ def _together(runs: Sequence[RunFile], tables: Sequence[pa.Table]) -> pa.Table:
 def read_set(uri: str | Path) -> Iterator[RunFile]:
     """The runs of a set, as they were when it was written. Raises NotASet."""
     place = Place.of(uri)
-    require(place)
+    promised, found = require(place), 0
     try:
         for part in parts(place):
-            yield from _read_part(place, part)
+            for run in _read_part(place, part):
+                found += 1
+                yield run
+        if found != promised:
+            raise ValueError(f"expected {promised} runs, found {found}")
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         cause = "it was damaged, or changed while it was read"
         raise NotASet(place.uri, str(error)[:200], cause, "Write it anew from its run files") from error
 
 
-def require(place: Place) -> None:
-    """Raise NotASet unless a set of a known format is here."""
+def require(place: Place) -> int:
+    """How many runs the set here says that it holds. Raises NotASet unless there is one of a known format."""
     text = place.read_text(MARK)
     try:
-        found = json.loads(text or "")["format"]
+        mark = json.loads(text or "")
+        found, runs = mark["format"], int(mark.get("runs", 0))
     except (ValueError, KeyError, TypeError):
         raise NotASet(
             place.uri,
@@ -194,6 +199,7 @@ def require(place: Place) -> None:
         raise NotASet(
             place.uri, f"expected {FORMAT}, found {str(found)[:60]}", "another version wrote it", "Write it anew"
         )
+    return runs
 
 
 def parts(place: Place) -> list[str]:
