@@ -34,6 +34,7 @@ from prismatic.logger import DynamicsLogger
 from prismatic.probe import Probe, isolated_dynamics
 from prismatic.router import Prismatic
 from prismatic.schema import TIERS
+from prismatic.thresholds import Thresholds
 
 OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's own file, where hooks are called
 
@@ -47,6 +48,7 @@ class DynamicsLoggerCallback:
     weight_freq: every so many steps also compare the experts' weights; 0 is never.
     histogram_freq: every so many steps also count gradient entries by size; 0 is never.
     These three happen only in steps that are logged.
+    thresholds: what the verdict is to judge by, registered in the run file before the first step.
     Raises ConfigError for a log_freq below 1.
     """
 
@@ -59,6 +61,7 @@ class DynamicsLoggerCallback:
         weight_freq: int = 100,
         histogram_freq: int = 0,
         last_step: int | None = None,
+        thresholds: Thresholds | None = None,
     ):
         if log_freq < 1:
             raise ConfigError(f"log_freq = {log_freq!r} is not allowed; log every 1 or more steps.")
@@ -68,6 +71,7 @@ class DynamicsLoggerCallback:
         self.weight_freq = weight_freq
         self.histogram_freq = histogram_freq
         self.last_step = last_step
+        self.thresholds = thresholds or Thresholds()
         self._hook: RemovableHandle | None = None
 
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
@@ -88,6 +92,8 @@ class DynamicsLoggerCallback:
         untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
+        if self.logger.last_step is None:  # what was registered before the first step stands, also after a resume
+            known |= self.thresholds.registration()
         self.logger.log_run({**known, **_options(routers), **facts})
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from prismatic.errors import ConfigError
+from prismatic.thresholds import Thresholds
 
 Positive = Annotated[int, Field(ge=1)]
 Strategy = Literal["dual_sided", "top_only", "bottom_only", "random"]
@@ -89,15 +90,24 @@ class RunConfig(RouterConfig):
     weight_freq: Annotated[int, Field(ge=0)] = 100
     """Every so many steps also compare the experts' weights; 0 is never."""
 
+    thresholds: dict[str, float] = {}
+    """What the verdict is to judge by where it is not the default, registered in the run file before the first step.
+    No part of the experiment: with others it is the same run, which must not be had twice to choose between them."""
+
     @model_validator(mode="after")
     def _heads_divide_hidden_size(self) -> Self:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
         return self
 
+    @model_validator(mode="after")
+    def _thresholds_exist(self) -> Self:
+        Thresholds().changed(self.thresholds)
+        return self
+
     def facts(self) -> dict[str, Any]:
-        """Every option as plain JSON values, by name."""
-        return self.model_dump(mode="json")
+        """Every option of the experiment as plain JSON values, by name."""
+        return self.model_dump(mode="json", exclude={"thresholds"})
 
     def run_hash(self, corpus_sha256: str) -> str:
         """Nine hex digits that stand for the experiment: the whole config, and the text by content, not by path."""

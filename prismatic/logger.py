@@ -61,6 +61,11 @@ class DynamicsLogger:
         _flush_on_sigterm()
 
     @property
+    def last_step(self) -> int | None:
+        """The newest step that was logged, also before a resume; None in a run without any."""
+        return self._last_step
+
+    @property
     def dropped(self) -> int:
         """How many logged steps were lost because the file could not be written for too long."""
         return self._writer.dropped

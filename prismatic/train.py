@@ -26,6 +26,7 @@ from prismatic.model import ByteLM
 from prismatic.router import load_balancing_loss
 from prismatic.runfiles import read_facts
 from prismatic.store import Resume
+from prismatic.thresholds import Thresholds
 
 HELD_OUT_BATCHES = 8
 
@@ -73,6 +74,7 @@ def train(
             weight_freq=config.weight_freq,
             histogram_freq=config.histogram_freq,
             last_step=config.steps - 1,
+            thresholds=Thresholds().changed(config.thresholds),
         )
         if goes_on:
             training.resume(device)

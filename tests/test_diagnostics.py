@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run, with_norms
-from validation.claims import Thresholds
 from validation.diagnostics import CHECKS, ERROR, INFO, WARNING, diagnose, invalidating, of_rejected
 from validation.runs import read_files
 from validation.series import Run

@@ -92,7 +92,7 @@ def test_divergence_without_a_control_is_inconclusive_and_says_what_to_add():
     verdict = decide([simulated_run(divergence=0.6)], {})
     claim = next(c for c in verdict.controlled.claims if c.claim == "divergence")
     assert claim.status == INCONCLUSIVE
-    assert "control_experts: 1" in claim.because
+    assert "control_experts: 2" in claim.because
 
 
 def test_divergence_that_the_control_shows_as_well_is_not_the_perturbations():
@@ -202,8 +202,11 @@ def test_copies_of_one_run_are_not_replicas():
 
 def test_files_that_do_not_say_how_they_were_made_are_not_averaged():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}") for s in range(3)]
-    across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.claim == "awakening")
-    assert across.status == INCONCLUSIVE
+    verdict = decide(runs, {})
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    assert len(verdict.groups) == 3
+    assert across.estimate is None
+    assert "not averaged" in across.because
 
 
 def test_an_invalid_run_does_not_leave_the_pool_in_silence():
@@ -236,9 +239,11 @@ def test_the_interval_of_what_is_kept_agrees_with_the_status(seed):
 
 def test_runs_of_different_options_are_not_averaged():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s, sparsity=0.1 * (s + 1)) for s in range(3)]
-    across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.claim == "awakening")
-    assert across.status == INCONCLUSIVE
-    assert "sparsity" in across.because
+    verdict = decide(runs, {})
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    assert across.estimate is None
+    assert "sparsity=0.2: supported" in across.because
+    assert [group.runs for group in verdict.groups] == [("run0",), ("run1",), ("run2",)]
 
 
 def test_bottom_weights_with_a_tenth_of_the_gradient_are_dormant():

@@ -9,8 +9,9 @@ import sys
 import traceback
 from dataclasses import fields, replace
 
+from prismatic.errors import ConfigError
+from prismatic.thresholds import Thresholds
 from validation.cache import Cache
-from validation.claims import Thresholds
 from validation.console import ROWS, SECONDS, answer, as_rows
 from validation.diagnostics import ERROR, Finding
 from validation.errors import Limits, RunFileError
@@ -96,7 +97,7 @@ def _names() -> str:
 
 def _check(options: argparse.Namespace) -> int:
     try:
-        thresholds = parse_thresholds(options.set)
+        changes = parse_changes(options.set)
         parse_limits(options.limit)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -106,7 +107,7 @@ def _check(options: argparse.Namespace) -> int:
             )
             print(json.dumps(as_json(replace(judge([]), findings=(finding,))), indent=2))
         return UNREADABLE
-    judgement = judge(*_read(options), thresholds)
+    judgement = judge(*_read(options), changes)
     print(json.dumps(as_json(judgement), indent=2, allow_nan=False) if options.json else as_text(judgement))
     return exit_code(judgement)
 
@@ -167,23 +168,22 @@ def _query(options: argparse.Namespace) -> int:
     return 0
 
 
-def parse_thresholds(overrides: list[str]) -> Thresholds:
-    """The defaults with `name=value` laid over them. Raises ValueError that names the option and what is allowed."""
-    thresholds = Thresholds()
+def parse_changes(overrides: list[str]) -> dict[str, float]:
+    """Thresholds as `name=value`. Raises ConfigError that names the option and what is allowed."""
+    changes = {}
     for override in overrides:
         name, _, value = override.partition("=")
-        if name not in {field.name for field in fields(Thresholds)}:
-            raise ValueError(f"--set {override}: unknown threshold {name!r}; the thresholds are {_names()}")
         try:
-            number = float(value)
+            changes[name] = float(value)
         except ValueError:
-            raise ValueError(
+            raise ConfigError(
                 f"--set {override}: {value!r} is not a number; expected such as --set {name}=0.1"
             ) from None
-        if not 0 < number < float("inf") or (name == "alpha" and number >= 1):
-            raise ValueError(f"--set {override}: {name} must be above 0" + (" and below 1" if name == "alpha" else ""))
-        thresholds = replace(thresholds, **{name: number})
-    return thresholds
+        try:
+            Thresholds().changed({name: changes[name]})
+        except ConfigError as error:
+            raise ConfigError(f"--set {override}: {error}") from None
+    return changes
 
 
 if __name__ == "__main__":

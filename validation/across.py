@@ -1,20 +1,28 @@
-"""One claim over several runs: the run is the unit of replication, never the step."""
+"""Several runs: grouped by what they are, pooled over seeds, ordered by dose. The run is the unit, never the step.
+
+A group holds the runs that differ in nothing but the seed. Only such runs are averaged; everything else is said.
+Controls (sham runs, positive controls) answer no question of their own where there are runs beside them.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from prismatic.thresholds import Thresholds
+from validation.attribution import SHAM_RUN
 from validation.claims import (
+    CLAIMS,
     CONFOUNDED,
     INCONCLUSIVE,
     INVALID,
     REFUTED,
     SUPPORTED,
     Claim,
-    Thresholds,
     combine,
     counted,
     exp,
@@ -22,60 +30,270 @@ from validation.claims import (
     interval,
 )
 from validation.series import Run
-from validation.statistics import across_runs
+from validation.statistics import Array, Estimate, Trend, across_runs, dose_response, more_runs
 
+TREATED, SHAM, POSITIVE = "treated", "sham", "positive_control"
 NAMED_OPTIONS = 5
+SCALE = "perturbation_scale"
+Parts = Mapping[str, float]
 
 
-def across(name: str, claims: Sequence[Claim], runs: Sequence[Run], limits: Thresholds) -> Claim:
-    """The claim over all runs, from each run's own; inconclusive unless they are replicas of one experiment."""
-    own = [claim for claim in claims if claim.claim == name and claim.expert is None and claim.run]
-    invalid = [claim for claim in own if claim.status == INVALID]
-    if len(invalid) == len(own):
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed, and what they say together."""
+
+    name: str
+    """The options in which this group differs from the others, as `name=value`; "all runs" where it is the only one."""
+    role: str
+    runs: tuple[str, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    values: Mapping[str, Mapping[str, Parts]] = field(default_factory=dict)
+    """By claim and run, what was pooled: log ratios by tier or 1 - cosine, beyond the sham run of the same seed."""
+
+    @property
+    def status(self) -> str:
+        """Of all three claims together."""
+        return combine([claim.status for claim in self.claims])
+
+
+@dataclass(frozen=True)
+class Dose:
+    """Whether one claim's effect rises with perturbation_scale, over the seeds that have every scale."""
+
+    claim: str
+    scales: tuple[float, ...]
+    seeds: tuple[int, ...]
+    p: float
+    slope: float
+    low: float | None
+    high: float | None
+    unit: str
+    because: str
+
+
+def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) -> list[Group]:
+    """The groups of a selection, each with its claims, in the order of their first runs."""
+    members: dict[tuple[tuple[str, str], ...] | str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(_options(run) if run.config else run.run, []).append(run)
+    differing = _differing([dict(_options(group[0])) for group in members.values()])
+    own = {(claim.run or "", claim.claim): claim for claim in claims if claim.run and claim.expert is None}
+    per_expert: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        if claim.run and claim.expert is not None:
+            per_expert.setdefault((claim.run, claim.claim), []).append(claim)
+    values = {key: _parts(some) for key, some in per_expert.items()}
+    groups = []
+    for group in members.values():
+        options = {name: dict(_options(group[0])).get(name, "unknown") for name in differing}
+        shams = _shams_by_seed(group[0], runs)
+        pooled = {name: _paired(name, group, own, values, shams) for name in CLAIMS}
+        decided: dict[str, Claim] = {}
+        for name in CLAIMS:
+            decided[name] = _over(name, group, [own[run.run, name] for run in group], pooled[name], limits, decided)
+        role = SHAM if group[0].is_sham else POSITIVE if group[0].is_positive_control else TREATED
+        ids = tuple(run.run for run in group)
+        groups.append(Group(_name(options, group, len(members)), role, ids, options, tuple(decided.values()), pooled))
+    return groups
+
+
+def across(name: str, groups: Sequence[Group]) -> Claim:
+    """One claim over the whole selection: of the groups that ask the question, the others being their controls."""
+    asking = next(filter(None, ([g for g in groups if g.role == role] for role in (TREATED, POSITIVE, SHAM))), [])
+    claims = [(group, claim) for group in asking for claim in group.claims if claim.claim == name]
+    status = combine([claim.status for _, claim in claims])
+    if len(claims) == 1:
+        return replace(claims[0][1], run=None, expert=None)
+    each = "; ".join(f"{group.name}: {claim.status}" for group, claim in claims[: 2 * NAMED_OPTIONS])
+    more = f"; and {len(claims) - 2 * NAMED_OPTIONS} more" if len(claims) > 2 * NAMED_OPTIONS else ""
+    return Claim(name, status, f"the runs are {len(asking)} experiments and are not averaged: {each}{more}")
+
+
+def doses(groups: Sequence[Group], runs: Sequence[Run], limits: Thresholds) -> list[Dose]:
+    """The dose-response of awakening and divergence, where groups differ in perturbation_scale alone.
+
+    Page's test over seeds x scales, with the sham runs as the lowest dose, and the seeds' own slopes.
+    """
+    by_run = {run.run: run for run in runs}
+    ladder = [group for group in groups if set(group.options) <= {SCALE} and group.role != POSITIVE]
+    rungs = sorted((by_run[g.runs[0]].number(f"config.{SCALE}") or 0.0, index) for index, g in enumerate(ladder))
+    found = []
+    for name in CLAIMS[:2]:
+        by_seed: list[dict[int, float]] = []
+        for _, index in rungs:
+            values = ladder[index].values.get(name, {})
+            seeds = {run: by_run[run].seed for run in values}
+            means = {run: float(np.mean(list(parts.values()))) for run, parts in values.items()}
+            by_seed.append({seed: means[run] for run, seed in seeds.items() if seed is not None})
+        common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+        if len(rungs) < 3 or len(common) < 2 or len({scale for scale, _ in rungs}) < len(rungs):
+            continue
+        scales = np.array([scale for scale, _ in rungs])
+        table_SD = np.array([[values[seed] for values in by_seed] for seed in common])
+        found.append(_dose(name, scales, common, table_SD, groups, limits))
+    return found
+
+
+def _dose(
+    name: str, scales: Array, seeds: Sequence[int], table_SD: Array, groups: Sequence[Group], limits: Thresholds
+) -> Dose:
+    trend: Trend = dose_response(table_SD, scales, alpha=limits.alpha)
+    unit = next((c.unit for g in groups for c in g.claims if c.claim == name), "ratio")
+    rises = trend.p < limits.alpha
+    per = "log ratio" if unit == "ratio" else unit
+    because = (
+        f"{name} {'rises' if rises else 'does not surely rise'} with {SCALE} ({', '.join(f'{s:g}' for s in scales)}): "
+        f"Page's p = {trend.p:.2g}, slope {trend.slope.mid:.3g} {interval(trend.slope)} {per} per unit, "
+        f"{counted(len(seeds), 'seed')}"
+    )
+    low, high = finite(trend.slope.low), finite(trend.slope.high)
+    return Dose(name, tuple(scales.tolist()), tuple(seeds), trend.p, trend.slope.mid, low, high, per, because)
+
+
+def _options(run: Run) -> tuple[tuple[str, str], ...]:
+    """What makes two runs replicas of each other."""
+    return tuple(sorted((name, str(value)) for name, value in run.config.items() if name not in ("seed", "device")))
+
+
+def _differing(options: Sequence[Mapping[str, str]]) -> list[str]:
+    names = sorted({name for one in options for name in one})
+    return [name for name in names if len({one.get(name) for one in options}) > 1]
+
+
+def _name(options: Mapping[str, str], group: Sequence[Run], groups: int) -> str:
+    if groups == 1:
+        return "all runs"
+    if not group[0].config:
+        return f"run {group[0].run} (says nothing of its options)"
+    shown = [f"{name}={value[:40]}" for name, value in options.items()]
+    more = f" and {len(shown) - NAMED_OPTIONS} more options" if len(shown) > NAMED_OPTIONS else ""
+    return ", ".join(shown[:NAMED_OPTIONS]) + more
+
+
+def _shams_by_seed(run: Run, runs: Sequence[Run]) -> dict[int, str]:
+    """Sham runs of the same options by seed, for a run that is none itself."""
+    if run.is_sham or not run.config:
+        return {}
+    own = {name: value for name, value in _options(run) if name != SCALE}
+    return {
+        other.seed: other.run
+        for other in runs
+        if other.is_sham and other.seed is not None and {n: v for n, v in _options(other) if n != SCALE} == own
+    }
+
+
+def _parts(claims: Sequence[Claim]) -> Parts:
+    """What a run contributes: signed means over its perturbed experts; nothing if one of them has no estimate."""
+    shared = set.intersection(*(set(claim.parts) for claim in claims))
+    return {part: float(np.mean([claim.parts[part] for claim in claims])) for part in sorted(shared)}
+
+
+def _paired(
+    name: str,
+    group: Sequence[Run],
+    own: Mapping[tuple[str, str], Claim],
+    values: Mapping[tuple[str, str], Parts],
+    shams: Mapping[int, str],
+) -> dict[str, Parts]:
+    """By run, its values; minus those of the sham run of the same seed, unless it was compared to one already."""
+    found = {}
+    for run in group:
+        parts = values.get((run.run, name), {})
+        sham = shams.get(run.seed) if run.seed is not None else None
+        if sham is not None and own[run.run, name].control != SHAM_RUN:
+            twin = values.get((sham, name), {})
+            parts = {part: value - twin[part] for part, value in parts.items() if part in twin}
+        kept = own[run.run, name].estimate
+        if name == "sustainment":
+            parts = {} if kept is None else {"kept": kept}
+        if parts:
+            found[run.run] = parts
+    return found
+
+
+def _over(
+    name: str,
+    group: Sequence[Run],
+    own: Sequence[Claim],
+    values: Mapping[str, Parts],
+    limits: Thresholds,
+    decided: Mapping[str, Claim],
+) -> Claim:
+    """One claim over the seeds of a group."""
+    if len(own) == 1:
+        return own[0]
+    invalid = sum(claim.status == INVALID for claim in own)
+    if invalid == len(own):
         return Claim(name, INVALID, "no run carries a verdict")
     if invalid:
         # Leaving them out would judge the survivors alone.
-        return Claim(
-            name, INCONCLUSIVE, f"{len(invalid)} of {counted(len(own), 'run')} carry no verdict; see why first"
-        )
+        return Claim(name, INCONCLUSIVE, f"{invalid} of {counted(len(own), 'run')} carry no verdict; see why first")
+    obstacle = _no_replicas(group)
+    if obstacle:
+        return Claim(name, INCONCLUSIVE, f"{obstacle}; see each run")
+    if name == "sustainment" and decided["divergence"].status != SUPPORTED and not values:
+        status = decided["divergence"].status
+        return Claim(name, status, f"nothing to sustain: over these runs divergence is {status}")
     confounded = sum(claim.status == CONFOUNDED for claim in own)
     if confounded:
         because = f"{confounded} of {counted(len(own), 'run')} are confounded, and averaging does not mend that"
         return Claim(name, CONFOUNDED, because)
-    obstacle = _no_replicas(runs)
-    if obstacle:
-        return Claim(name, INCONCLUSIVE, f"{obstacle}; see each run")
-    return _pooled(name, own, limits)
+    if len(values) < limits.min_runs:
+        missing = counted(int(limits.min_runs) - len(values), "more seed")
+        found = counted(len(values), "run")
+        if all(claim.status == REFUTED for claim in own) and not values:
+            return Claim(name, REFUTED, f"refuted in each of {counted(len(own), 'run')}: {own[0].because}")
+        return Claim(name, INCONCLUSIVE, f"{found} with an estimate; at least {missing} needed")
+    return _pooled(name, group, own, list(values.values()), limits)
 
 
-def _no_replicas(runs: Sequence[Run]) -> str | None:
-    """Why these runs are not the same experiment with different seeds; None if they are."""
-    if any(not run.config for run in runs):
-        return "not every file says how its run was made, so they are not averaged"
-    names = sorted({name for run in runs for name in run.config} - {"seed", "device"})
-    differing = [name for name in names if len({str(run.config.get(name)) for run in runs}) > 1]
-    if differing:
-        others = f" and {len(differing) - NAMED_OPTIONS} more options" if len(differing) > NAMED_OPTIONS else ""
-        return f"the runs differ in {', '.join(differing[:NAMED_OPTIONS])}{others} and are not averaged"
-    if any(run.seed is None for run in runs):
+def _no_replicas(group: Sequence[Run]) -> str | None:
+    """Why runs of the same options are not replicas of one experiment; None if they are."""
+    if any(run.seed is None for run in group):
         return "not every run says its seed, so copies cannot be told from replicas"
-    twice = [seed for seed, count in Counter(run.seed for run in runs).items() if count > 1]
+    twice = [seed for seed, count in Counter(run.seed for run in group).items() if count > 1]
     return f"seed {twice[0]} is there more than once, and the same seed again is the same run" if twice else None
 
 
-def _pooled(name: str, own: Sequence[Claim], limits: Thresholds) -> Claim:
-    """Student's t interval over the runs' estimates, and the status that both it and every run support."""
-    values = [claim.estimate for claim in own if claim.estimate is not None]
-    if len(values) < limits.min_runs:
-        missing = counted(int(limits.min_runs) - len(values), "more seed")
-        return Claim(name, INCONCLUSIVE, f"{counted(len(values), 'run')} with an estimate; at least {missing} needed")
-    unit, threshold = own[0].unit, own[0].threshold or 0.0
-    log = unit == "ratio" and min(values) > 0
-    effect = across_runs(np.log(values) if log else np.asarray(values), alpha=limits.alpha)
-    effect = effect.transformed(exp) if log else effect
-    status = combine([claim.status for claim in own])
-    if (status == SUPPORTED and not effect.low > threshold) or (status == REFUTED and not effect.high < threshold):
-        status = INCONCLUSIVE
-    because = f"over {len(values)} runs {effect.mid:.3g} {interval(effect)}, threshold {threshold:g}"
-    low, high = finite(effect.low), finite(effect.high)
-    return Claim(name, status, because, None, None, finite(effect.mid), low, high, unit, threshold, len(values))
+def _pooled(
+    name: str, group: Sequence[Run], own: Sequence[Claim], values: Sequence[Parts], limits: Thresholds
+) -> Claim:
+    """Student's t interval over the runs, and what it says of the threshold; three tiers each at a third of alpha."""
+    unit = own[0].unit
+    log = unit == "ratio" and name != "sustainment"
+    threshold = max((claim.threshold for claim in own if claim.threshold is not None), default=0.0)
+    margin = math.log(threshold) if log and threshold > 0 else threshold
+    parts = set.intersection(*map(set, values))
+    alpha = limits.alpha / max(1, len(parts))
+    by_part = {part: np.array([one[part] for one in values]) for part in sorted(parts)}
+    signed = {part: across_runs(some, alpha=alpha) for part, some in by_part.items()}
+    sizes = log and name == "divergence"
+    effects = {part: one.absolute() if sizes else one for part, one in signed.items()}
+    part, effect = max(effects.items(), key=lambda item: item[1].low)
+    highest = max(one.high for one in effects.values())
+    shown: Estimate = effect.transformed(exp) if log else effect
+    told = f"over {len(values)} runs {shown.mid:.3g} {interval(shown)}, threshold {threshold:.3g}"
+    status = INCONCLUSIVE
+    if effect.low > margin:
+        status, told = _supported(name, group, own, told)
+    elif highest < margin:
+        status = REFUTED
+    else:
+        turned = np.sign(signed[part].mid) if sizes else 1.0
+        more = more_runs(by_part[part] * turned, margin, alpha=alpha)
+        told += f"; about {counted(more, 'more seed')} would decide" if more else "; more seeds would not soon decide"
+    low, high = finite(shown.low), finite(shown.high)
+    pooled = Claim(name, status, told, None, None, finite(shown.mid), low, high, unit, threshold, len(values))
+    return replace(pooled, information=float(len(values)), control=own[0].control, source=own[0].source)
+
+
+def _supported(name: str, group: Sequence[Run], own: Sequence[Claim], told: str) -> tuple[str, str]:
+    """Supported, unless nothing was perturbed or nothing says that the perturbation is the cause."""
+    if group[0].is_sham:
+        return INCONCLUSIVE, f"{told}; but nothing was perturbed in these sham runs"
+    if name == "divergence" and any(claim.control is None for claim in own):
+        return INCONCLUSIVE, f"{told}; but not every run has a control that could tell the cause"
+    if name == "sustainment" and any(claim.status == REFUTED for claim in own):
+        return INCONCLUSIVE, f"{told}; but in some runs the divergence collapses"
+    return SUPPORTED, told

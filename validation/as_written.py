@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from validation.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Thresholds, finite
+from prismatic.thresholds import Thresholds
+from validation.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, finite
 from validation.series import Expert, Run
 from validation.statistics import Array
 

@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from validation.statistics import Estimate
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 CONFOUNDED, INVALID = "confounded", "invalid"
 CLAIMS = ("awakening", "divergence", "sustainment")
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Every number that a decision depends on. Change one with `check --set name=value`; the report shows them all."""
-
-    divergence_supported: float = 0.05
-    """As written: the mean score above which the documentation calls experts divergent."""
-    divergence_refuted: float = 0.01
-    """As written: the mean score below which it calls them the same."""
-    awakening_ratio: float = 1.10
-    """Controlled: by which factor the bottom tier must gain beyond the middle tier."""
-    divergence_ratio: float = 1.10
-    """Controlled: by which factor a tier's norm must differ beyond routing and control."""
-    divergence_direction: float = 0.05
-    """Controlled: by how much 1 - cosine must exceed the control's."""
-    sustained_share: float = 0.5
-    """Controlled: what share of the first third's divergence must be left in the last third."""
-    dormant_ratio: float = 0.5
-    """Premise: a bottom weight is dormant if it receives less than this share of a middle weight's gradient."""
-    alpha: float = 0.05
-    warmup: float = 0.10
-    """Share of the planned run that is dropped at the beginning."""
-    min_points: float = 100
-    """Logged steps after the warm-up below which nothing is decided."""
-    min_runs: float = 3
 
 
 @dataclass(frozen=True)
@@ -56,8 +30,16 @@ class Claim:
     points: int | None = None
     effective: float | None = None
     detectable: float | None = None
+    information: float | None = None
+    """How many independent steps the dependent ones are worth; of several runs, their number."""
     source: str = "merged"
     """Which gradients it was decided from: merged, or isolated where the probe has measured enough."""
+    control: str | None = None
+    """What it was compared to: control_expert, frozen_routing, sham_run, or the middle tier; None for nothing."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Signed estimates that it is made of: log ratios by tier, or {"direction": ...}; what several runs pool."""
+    look: int | None = None
+    """Of an unfinished run: at how many logged steps after the warm-up this was decided; stands until the next look."""
 
 
 @dataclass(frozen=True)

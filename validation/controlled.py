@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prismatic.thresholds import Thresholds
 from validation import series
 from validation.as_written import as_written
+from validation.attribution import CONTROL_EXPERT, Control, Selection, control_of
 from validation.claims import (
     CONFOUNDED,
     INCONCLUSIVE,
@@ -21,13 +24,12 @@ from validation.claims import (
     SUPPORTED,
     Claim,
     Premise,
-    Thresholds,
     exp,
     finite,
     interval,
 )
 from validation.series import Expert, Run
-from validation.statistics import Array, Estimate, lag_corrected, mean_weights, third_weights
+from validation.statistics import Array, Batches, Estimate, batched, more_points, t_half, third_weights
 
 DECLINE = 0.95  # a sure loss of less than this share is not worth a word
 KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is kept is looked for
@@ -42,33 +44,58 @@ class _Evidence:
     limits: Thresholds
     rows: NDArray[np.bool_]
     collinear: bool
-    control: str | None
-    """What the divergence was compared to, in words; None if nothing in the selection can tell its cause."""
+    control: Control | None
+    """What the divergence was compared to; None if nothing in the selection can tell its cause."""
     divergence: dict[str, Array]
     """By tier log ratios, or {"direction": 1 - cosine}, beyond routing and beyond the control."""
     above_noise: Array | None
     """Direction beyond what two halves of the same batch differ by; None where that was not measured."""
+    selection: Selection
 
     @property
     def directional(self) -> bool:
         """Whether divergence is judged by direction, 1 - cosine, or by the size of each tier."""
         return "direction" in self.divergence
 
-    @property
+    @cached_property
     def margin(self) -> float:
         """What a divergence must exceed to count, on the scale of its series."""
-        return self.limits.divergence_direction if self.directional else math.log(self.limits.divergence_ratio)
+        fixed = self.limits.divergence_direction if self.directional else math.log(self.limits.divergence_ratio)
+        return max(fixed, *(self.spread(name) for name in self.divergence))
 
-    def estimate(
-        self, series_T: Array, weights: Array | None = None, *, trend: int = 1, alpha: float | None = None
-    ) -> Estimate:
+    def spread(self, name: str) -> float:
+        """What differs between sham runs by chance, times the number of standard deviations that are asked for."""
+        return self.limits.sham_spread * self.selection.spread(self.run, name, self.control)[0]
+
+    def kept(self, series_T: Array) -> Array:
+        """The series in the rows that count."""
         kept = series_T[self.rows]
-        return lag_corrected(
-            kept[np.isfinite(kept)],
-            mean_weights() if weights is None else weights,
-            trend=trend,
-            alpha=alpha or self.limits.alpha,
-        )
+        return np.asarray(kept[np.isfinite(kept)])
+
+    def estimate(self, series_T: Array, *, kin: Sequence[Array] = ()) -> Estimate:
+        """The mean of a series."""
+        return batched(self.kept(series_T), kin=[self.kept(one) for one in kin]).mean(self.limits.alpha)
+
+    def level(self, name: str) -> Estimate:
+        """The mean of one series of divergence, with the spread between draws where that can be seen."""
+        alpha = self.limits.alpha / len(self.divergence)  # three tiers are three chances to be wrong
+        effect = batched(self.kept(self.divergence[name]), kin=self.kin).mean(alpha)
+        draws = (self.control.draws or {}).get(name) if self.control else None
+        return effect.widened(t_half(draws.error, draws.freedom, alpha)) if draws else effect
+
+    def over_time(self, series_T: Array) -> Batches:
+        """A series of divergence that may bend."""
+        return batched(self.kept(series_T), trend=3, kin=self.kin)
+
+    @cached_property
+    def kin(self) -> list[Array]:
+        """Series whose noise is alike: the tiers of this expert, or the directions of all perturbed experts."""
+        if not self.directional:
+            return [self.kept(values) for values in self.divergence.values()]
+        if self.control is None or self.control.kind != CONTROL_EXPERT or self.control.baseline is None:
+            return []
+        baseline = self.control.baseline["direction"]
+        return [self.kept(e["direction"] - baseline) for e in self.run.of_role("perturbed")]
 
     def claim(
         self, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
@@ -76,6 +103,8 @@ class _Evidence:
         because = f"each expert measured alone, {because}" if self.run.source == "isolated" else because
         bare = Claim(name, status, because, self.expert.expert, self.run.run, unit=unit, threshold=threshold)
         bare = replace(bare, source=self.run.source)
+        if name != "awakening":
+            bare = replace(bare, control=self.control.kind if self.control else None)
         if estimate is None:
             return bare
         return replace(
@@ -86,11 +115,12 @@ class _Evidence:
             points=estimate.points,
             effective=finite(estimate.effective),
             detectable=finite(estimate.detectable),
+            information=finite(estimate.information),
         )
 
 
-def controlled(run: Run, expert: Expert, runs: Sequence[Run], limits: Thresholds) -> list[Claim]:
-    """The three claims about one perturbed expert; `runs` is the whole selection: a sham in it can be the control.
+def controlled(run: Run, expert: Expert, selection: Selection, limits: Thresholds) -> list[Claim]:
+    """The three claims about one perturbed expert; a sham run in the selection can be the control.
 
     Isolated gradients are preferred where the probe has measured enough of them: the routing has no part in them.
     """
@@ -100,21 +130,20 @@ def controlled(run: Run, expert: Expert, runs: Sequence[Run], limits: Thresholds
         twin = alone.experts[expert.expert]
         if _usable(alone, twin, limits).sum() >= limits.min_points:
             run, expert = alone, twin
-            runs = [other.isolated for other in runs if other.isolated is not None]
-    usable = _usable(run, expert, limits)
-    series_by_name = series.divergence(run, expert)
-    control, baseline = _control(run, expert, runs)
-    if baseline is not None:
-        series_by_name = {name: values - baseline[name] for name, values in series_by_name.items()}
+    control = control_of(run, expert, selection)
+    divergence = series.divergence(run, expert)
+    if control is not None and control.baseline is not None:
+        divergence = {name: values - control.baseline[name] for name, values in divergence.items()}
     evidence = _Evidence(
         run=run,
         expert=expert,
         limits=limits,
-        rows=usable,
+        rows=_usable(run, expert, limits),
         collinear=series.is_collinear(run, expert.expert),
         control=control,
-        divergence=series_by_name,
+        divergence=divergence,
         above_noise=series.above_noise(run, expert),
+        selection=selection,
     )
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
@@ -137,39 +166,11 @@ def _usable(run: Run, expert: Expert, limits: Thresholds) -> NDArray[np.bool_]:
     return expert.tiers_usable & run.experts[0].tiers_usable & run.after_warmup(limits.warmup)
 
 
-def _control(run: Run, expert: Expert, runs: Sequence[Run]) -> tuple[str | None, dict[str, Array] | None]:
-    """What says how much of a divergence the perturbation did not cause: in words, and as series to subtract."""
-    controls = [series.divergence(run, control) for control in run.of_role("control")]
-    if controls:
-        return "the control expert", {name: np.mean([c[name] for c in controls], axis=0) for name in controls[0]}
-    if run.config.get("routing") == "frozen":
-        return "frozen routing", None
-    sham = _sham_of(run, runs)
-    if sham is not None and expert.expert in sham.experts:
-        twin = series.divergence(sham, sham.experts[expert.expert])
-        own = series.divergence(run, expert)
-        if twin.keys() == own.keys():
-            return f"sham run {sham.run}", {name: series.align(sham.steps, twin[name], run.steps) for name in own}
-    return None, None
-
-
-def _sham_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """An unperturbed run of the same config in the selection, of the same seed if there is one."""
-    free = {"perturbation_scale", "seed"}
-
-    def rest(other: Run) -> dict[str, object]:
-        return {name: value for name, value in other.config.items() if name not in free}
-
-    if not run.config or run.is_sham:
-        return None
-    shams = [other for other in runs if other.is_sham and rest(other) == rest(run)]
-    return min(shams, key=lambda other: other.seed != run.seed, default=None)
-
-
 def _awakening(e: _Evidence, naive: bool) -> Claim:
     """Did the bottom tier gain more than the middle tier? The middle tier is the control it carries in itself."""
-    clean, margin = e.run.experts[0], math.log(e.limits.awakening_ratio)
-    effect = e.estimate(series.did(e.expert, clean))
+    clean, spread = e.run.experts[0], e.spread("did")
+    margin = max(math.log(e.limits.awakening_ratio), spread)
+    effect = e.estimate(series.did(e.expert, clean), kin=series.beyond_middle(e.run))
     seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
     beyond = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     enough = effect.points >= e.limits.min_points
@@ -194,24 +195,25 @@ def _awakening(e: _Evidence, naive: bool) -> Claim:
         status = REFUTED
         because = f"bottom weights receive {beyond} the gradient, no more than the middle tier"
     else:
-        status, because = INCONCLUSIVE, _undecided(e, effect, f"{beyond}", e.limits.awakening_ratio)
-    return e.claim("awakening", status, because, effect.transformed(exp), "ratio", e.limits.awakening_ratio)
+        status, because = INCONCLUSIVE, _undecided(effect, beyond, margin, exp(margin))
+    if spread > math.log(e.limits.awakening_ratio):
+        because += f" (threshold {exp(margin):.2f}: what sham runs differ by)"
+    claim = e.claim("awakening", status, because, effect.transformed(exp), "ratio", exp(margin))
+    return replace(claim, control="middle_tier", parts={"bottom": effect.mid} if math.isfinite(effect.mid) else {})
 
 
 def _divergence(e: _Evidence, naive: bool) -> Claim:
     """Does any tier's gradient, or the direction, differ beyond routing and beyond the control?"""
     directional, margin = e.directional, e.margin
-    threshold = e.limits.divergence_direction if directional else e.limits.divergence_ratio
+    threshold = margin if directional else exp(margin)
     unit = "1 - cosine" if directional else "ratio"
-    # Three tiers are three chances to be wrong.
-    estimates = {name: e.estimate(s, alpha=e.limits.alpha / len(e.divergence)) for name, s in e.divergence.items()}
-    if not directional:
-        estimates = {name: estimate.absolute() for name, estimate in estimates.items()}
+    signed = {name: e.level(name) for name in e.divergence}
+    estimates = signed if directional else {name: estimate.absolute() for name, estimate in signed.items()}
     name, effect = max(estimates.items(), key=lambda item: item[1].low)
     highest = max(estimate.high for estimate in estimates.values())
     what = "direction" if directional else f"{name} norm"
     size = f"{effect.mid:.2f} {interval(effect)}" if directional else f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
-    beyond = f"beyond routing and {e.control}" if e.control else "beyond routing"
+    beyond = f"beyond routing and {e.control.told}" if e.control else "beyond routing"
     if e.collinear:
         status = CONFOUNDED if naive else REFUTED
         because = (
@@ -229,14 +231,17 @@ def _divergence(e: _Evidence, naive: bool) -> Claim:
         status = INCONCLUSIVE
         because = (
             f"diverged {beyond}, {what} {size}, but nothing here shows that the perturbation caused it; "
-            "add control_experts: 1, or upload the sham run (perturbation_scale: 0) beside this one"
+            "add control_experts: 2, or upload the sham run (perturbation_scale: 0) beside this one"
         )
     elif highest < margin:
         status = CONFOUNDED if naive else REFUTED
-        because = f"{beyond}, the gradients differ by less than {threshold:g} ({what} {size})"
+        because = f"{beyond}, the gradients differ by less than {threshold:.3g} ({what} {size})"
     else:
-        status, because = INCONCLUSIVE, _undecided(e, effect, f"{what} {size}", threshold)
-    return e.claim("divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold)
+        status, because = INCONCLUSIVE, _undecided(effect, f"{what} {size}", margin, threshold)
+        if e.control and e.control.draws and any(draws.freedom < 4 for draws in e.control.draws.values()):
+            because += "; few experts and layers show how far such a comparison differs by chance"
+    claim = e.claim("divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold)
+    return replace(claim, parts={name: part.mid for name, part in signed.items() if math.isfinite(part.mid)})
 
 
 def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
@@ -246,17 +251,18 @@ def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
         status = CONFOUNDED if naive else REFUTED
         because = "nothing to sustain: in one common gradient no divergence can be seen"
         return e.claim("sustainment", status, because, None, "ratio", share)
-    values = _oriented(e)
-    first, last = (e.estimate(values, third_weights(*w), trend=3) for w in ((1, 0), (0, 1)))
+    values, alpha = e.over_time(_oriented(e)), e.limits.alpha
+    first, last = (values.contrast(third_weights(*w), alpha) for w in ((1, 0), (0, 1)))
     # A divergence that collapses early may be too small on average to be supported: it was there all the same.
-    began = e.control is not None and first.low > e.margin and first.points >= e.limits.min_points
+    there = first.low > 0 and first.mid > e.margin and first.points >= e.limits.min_points
+    began = e.control is not None and there
     if diverged.status != SUPPORTED and not began:
         because = f"nothing to sustain: divergence is {diverged.status}"
         return e.claim("sustainment", diverged.status, because, None, "ratio", share)
     if e.run.steps[-1] + 1 < e.run.planned_steps / 2:
         return e.claim("sustainment", INCONCLUSIVE, "less than half of the planned run is there", None, "ratio", share)
-    retained = e.estimate(values, third_weights(-share, 1), trend=3)
-    change = e.estimate(values, third_weights(-1, 1), trend=3)
+    retained = values.contrast(third_weights(-share, 1), alpha)
+    change = values.contrast(third_weights(-1, 1), alpha)
     ratio = last.mid / first.mid if first.mid else math.nan
     told = f"the last third keeps {ratio:.0%} of the first third's divergence"
     if retained.low > 0 and last.low > 0 and diverged.status != SUPPORTED:
@@ -267,19 +273,19 @@ def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
         status, because = REFUTED, f"{told}: it collapses towards the clean expert"
     else:
         status, because = INCONCLUSIVE, f"{told}, too uncertain to say that more than {share:.0%} is kept"
-    low, high = _kept_share(e, values, ratio)
+    low, high = _kept_share(values, ratio, alpha)
     bounds = replace(last, mid=ratio, low=low, high=high, detectable=math.inf)
     return e.claim("sustainment", status, because, bounds, "ratio", share)
 
 
-def _kept_share(e: _Evidence, values: Array, ratio: float) -> tuple[float, float]:
+def _kept_share(values: Batches, ratio: float, alpha: float) -> tuple[float, float]:
     """The shares s for which "the last third keeps s of the first" is not ruled out: the rule itself, inverted.
 
     As Fieller's interval for a ratio: both thirds are uncertain, and the interval agrees with the claim's status.
     """
 
     def ruled_out(share: float) -> int:
-        kept = e.estimate(values, third_weights(-share, 1), trend=3)
+        kept = values.contrast(third_weights(-share, 1), alpha)
         return (kept.low > 0) - (kept.high < 0)
 
     def bound(outer: float) -> float:
@@ -311,7 +317,7 @@ def _oriented(e: _Evidence) -> Array:
 def premise(run: Run, limits: Thresholds) -> Premise:
     """Dormancy of the clean expert's bottom weights."""
     values = series.dormancy(run)[run.after_warmup(limits.warmup)]
-    effect = lag_corrected(values[np.isfinite(values)], mean_weights(), alpha=limits.alpha)
+    effect = batched(values[np.isfinite(values)]).mean(limits.alpha)
     margin, size = math.log(limits.dormant_ratio), f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     told = f"a bottom weight of the clean expert receives {size} the gradient of a middle one"
     if not effect.points:
@@ -334,8 +340,10 @@ def _too_short(e: _Evidence, effect: Estimate) -> str:
     return f"{effect.points} usable logged steps after the warm-up; {missing} more are needed to decide"
 
 
-def _undecided(e: _Evidence, effect: Estimate, size: str, threshold: float) -> str:
-    note = (
-        "" if effect.effective >= 4 else "; neighbouring steps are so alike that only an enormous effect could decide"
-    )
-    return f"{size} reaches to both sides of {threshold:g}{note}"
+def _undecided(effect: Estimate, size: str, margin: float, threshold: float) -> str:
+    """Why it is undecided, and how much longer the run would have to be."""
+    told = f"{size} reaches to both sides of {threshold:.3g}"
+    if effect.effective < 4:
+        return f"{told}; neighbouring steps are so alike that only an enormous effect could decide"
+    more = more_points(effect, margin)
+    return told if more is None else f"{told}; about {more:,} more logged steps would decide"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from prismatic.schema import TIERS
+from prismatic.thresholds import Thresholds
 from validation import series
-from validation.claims import Thresholds, counted
+from validation.claims import counted
 from validation.errors import WHOLE_COPY, shown
 from validation.runs import Rejected
 from validation.series import Run

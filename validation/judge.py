@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
 
-from validation.claims import Thresholds
+from prismatic.thresholds import Thresholds
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.errors import shown
+from validation.registration import Registration, registration_of, thresholds_of
 from validation.relations import connect
 from validation.runs import Rejected, RunFile
 from validation.series import Run, load_runs
@@ -25,16 +26,23 @@ class Judgement:
     runs: tuple[Run, ...]
     findings: tuple[Finding, ...]
     verdict: Verdict
+    registrations: tuple[Registration, ...]
+    """Of every run: whether it is judged by the thresholds that it registered."""
     con: duckdb.DuckDBPyConnection
     """The relations `runs`, `dynamics` and `layers` over all files; take a cursor per thread."""
 
 
 def judge(
-    files: Sequence[RunFile], rejected: Sequence[Rejected] = (), thresholds: Thresholds | None = None
+    files: Sequence[RunFile], rejected: Sequence[Rejected] = (), changed: Mapping[str, float] | None = None
 ) -> Judgement:
-    """Diagnose and judge runs that were read; files that could not be read become findings."""
+    """Diagnose and judge runs that were read; files that could not be read become findings.
+
+    Runs are judged by the thresholds that they registered, if they agree, else by the defaults; `changed` by name lays
+    others over them. Raises ConfigError for a threshold that does not exist or cannot be.
+    """
     con = connect(files)
     runs = load_runs(con, files)
+    thresholds = thresholds_of(runs).changed(changed or {})
     try:
         findings, verdict = _judged(runs, thresholds)
     except Exception:  # a run that breaks our own code must not take the others with it
@@ -42,15 +50,16 @@ def judge(
         findings = [f for run in runs for f in ([broken[run.run]] if run.run in broken else diagnose(run, thresholds))]
         verdict = decide(runs, invalidating(findings), thresholds)
     findings = [*map(of_rejected, rejected), *findings]
-    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, con)
+    registrations = tuple(registration_of(run, thresholds) for run in runs)
+    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, registrations, con)
 
 
-def _judged(runs: Sequence[Run], thresholds: Thresholds | None) -> tuple[list[Finding], Verdict]:
+def _judged(runs: Sequence[Run], thresholds: Thresholds) -> tuple[list[Finding], Verdict]:
     findings = [finding for run in runs for finding in diagnose(run, thresholds)]
     return findings, decide(runs, invalidating(findings), thresholds)
 
 
-def _breaks(run: Run, thresholds: Thresholds | None) -> list[Finding]:
+def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
     """Empty, or the finding that this run cannot be judged because our own code fails on it."""
     try:
         _judged([run], thresholds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,6 +128,27 @@ class Run:
         """Whether the run reached its planned end, as far as the file says."""
         return not len(self.steps) or int(self.steps[-1]) + 1 >= self.planned_steps
 
+    def until(self, step: int) -> Run:
+        """The run as it was when this step was the newest; what it says of itself stays, such as its planned length."""
+        rows = self.steps <= step
+        if rows.all():
+            return self
+
+        def cut(experts: Mapping[int, Expert]) -> dict[int, Expert]:
+            return {
+                number: replace(one, columns={name: values[rows] for name, values in one.columns.items()})
+                for number, one in experts.items()
+            }
+
+        return replace(
+            self,
+            steps=self.steps[rows],
+            experts=cut(self.experts),
+            layers=[cut(layer) for layer in self.layers],
+            isolated=self.isolated.until(step) if self.isolated is not None else None,
+            step_columns={name: values[rows] for name, values in self.step_columns.items()},
+        )
+
     def step_column(self, name: str) -> Array:
         """A column of the step; NaN in every row where the file does not have it."""
         return self.step_columns.get(name, np.full(len(self.steps), np.nan))
@@ -195,22 +216,28 @@ def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
 
 def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> list[dict[int, Expert]]:
     """A tidy table of layers as the experts of each layer."""
-    return [
-        _experts(table.filter(pc.equal(table["layer"], layer)), roles, steps)
-        for layer in pc.unique(table["layer"]).to_pylist()
-    ]
+    return [_experts(own, roles, steps) for _, own in _parted(table, "layer")]
 
 
 def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
     """A tidy table as one Expert per expert, each column with a value (or NaN) for every step of the run."""
     experts = {}
-    for expert in pc.unique(table["expert"]).to_pylist():
-        own = table.filter(pc.equal(table["expert"], expert))
+    for expert, own in _parted(table, "expert"):
         own_steps = own["step"].to_numpy().astype(np.int64)
         columns = {name: align(own_steps, _floats(own[name]), steps) for name in METRICS if name in own.column_names}
         columns = dict.fromkeys(METRICS, np.full(len(steps), np.nan)) | columns
         experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
     return experts
+
+
+def _parted(table: pa.Table, by: str) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each value of a column, by which they are ordered: looking for each in all rows takes far longer."""
+    whole, start = table.combine_chunks(), 0
+    keys = pc.run_end_encode(whole[by].combine_chunks()) if len(whole) else None
+    for key, end in zip(keys.values.to_pylist(), keys.run_ends.to_pylist(), strict=True) if keys else ():
+        if key is not None:
+            yield key, whole.slice(start, end - start)
+        start = end
 
 
 def _floats(column: pa.ChunkedArray) -> Array:
@@ -251,6 +278,19 @@ def did(expert: Expert, clean: Expert) -> Array:
     return raw(expert, clean) - (_log(expert["middle_norm"]) - _log(clean["middle_norm"]))
 
 
+def beyond_middle(run: Run) -> list[Array]:
+    """What the bottom and the top tier of every other expert gained beyond the middle tier: kin of `did`.
+
+    Their noise is of the same kind, whatever their level is.
+    """
+    clean, found = run.experts[0], []
+    for expert in run.experts.values():
+        if expert.role != "clean":
+            middle = _log(expert["middle_norm"]) - _log(clean["middle_norm"])
+            found += [_log(expert[f"{t}_norm"]) - _log(clean[f"{t}_norm"]) - middle for t in ("bottom", "top")]
+    return found
+
+
 def adjusted(run: Run, expert: int) -> dict[str, Array]:
     """Per tier, the log ratio of the norms beyond the routing ratio; beyond the middle tier's where no share is logged.
 
@@ -275,10 +315,22 @@ def divergence(run: Run, expert: Expert) -> dict[str, Array]:
     The direction can be seen in isolated gradients, and in merged ones only with one merge per example: with one merge
     per batch all experts share one gradient, and a cosine below 1 comes from elsewhere.
     """
-    seen = run.source == "isolated" or run.config.get("merge") == "example"
-    if seen and _mostly_finite(expert["direction"]):
+    if _directional(run, expert):
         return {"direction": expert["direction"]}
     return adjusted(run, expert.expert)
+
+
+def _directional(run: Run, expert: Expert) -> bool:
+    seen = run.source == "isolated" or run.config.get("merge") == "example"
+    return seen and _mostly_finite(expert["direction"])
+
+
+def divergence_by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
+    """The same as `divergence` in each layer that is logged; of the whole run where none is."""
+    places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
+    if _directional(run, run.experts[expert]):
+        return [{"direction": place[expert]["direction"]} for place in places]
+    return [_adjusted(place[expert], place[0]) for place in places]
 
 
 def above_noise(run: Run, expert: Expert) -> Array | None:

@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from validation.across import across
+from prismatic.thresholds import Thresholds
+from validation.across import Dose, Group, across, doses, grouped
 from validation.as_written import as_written
-from validation.claims import CLAIMS, INVALID, Claim, Premise, Thresholds, combine
+from validation.attribution import Selection
+from validation.claims import CLAIMS, INVALID, Claim, Premise, combine
 from validation.controlled import controlled, premise
+from validation.looks import at_look
 from validation.series import Expert, Run
 
 
@@ -27,12 +30,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Both readings of one or many runs, and the premise of each run."""
+    """Both readings of one or many runs, the premise of each run, and what the runs say together."""
 
     as_written: Reading
     controlled: Reading
     premises: tuple[Premise, ...]
     thresholds: Thresholds
+    groups: tuple[Group, ...] = ()
+    """Of the controlled reading, where there are several runs."""
+    doses: tuple[Dose, ...] = ()
 
     @property
     def status(self) -> str:
@@ -45,14 +51,28 @@ def decide(
 ) -> Verdict:
     """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all."""
     limits = thresholds or Thresholds()
-    written = _claims(runs, invalid, lambda run, expert: as_written(run, expert, limits))
-    beyond = _claims(runs, invalid, lambda run, expert: controlled(run, expert, runs, limits))
+    looks = {run.run: at_look(run, limits) for run in runs}
+    selection = Selection([look.run for look in looks.values()], limits)
+
+    def beyond(run: Run, expert: Expert) -> list[Claim]:
+        look = looks[run.run]
+        claims = controlled(look.run, look.run.experts[expert.expert], selection, look.limits)
+        return [replace(claim, look=look.points) for claim in claims]
+
+    written_claims = _claims(runs, invalid, lambda run, expert: as_written(run, expert, limits))
+    beyond_claims = _claims(runs, invalid, beyond)
     judgeable = [run for run in runs if (run.run, None) not in invalid and 0 in run.experts]
+    several = len(runs) > 1
+    written_groups, groups = (
+        grouped(runs, claims, limits) if several else [] for claims in (written_claims, beyond_claims)
+    )
     return Verdict(
-        _reading(written, runs, limits),
-        _reading(beyond, runs, limits),
-        tuple(premise(run, limits) for run in judgeable),
+        _reading(written_claims, written_groups),
+        _reading(beyond_claims, groups),
+        tuple(premise(looks[run.run].run, limits) for run in judgeable),
         limits,
+        tuple(groups),
+        tuple(doses(groups, runs, limits)),
     )
 
 
@@ -90,11 +110,11 @@ def _for_run(run: Run, name: str, claims: Sequence[Claim], otherwise: str) -> Cl
     return replace(shown, status=status, because=because, expert=None)
 
 
-def _reading(claims: list[Claim], runs: Sequence[Run], limits: Thresholds) -> Reading:
+def _reading(claims: list[Claim], groups: Sequence[Group]) -> Reading:
     """Add the claims over all runs, if there are several, and the overall status with its reason."""
-    if len(runs) > 1:
-        claims = [*claims, *(across(name, claims, runs, limits) for name in CLAIMS)]
-        deciding = claims[-len(CLAIMS) :]
+    if groups:
+        deciding = [across(name, groups) for name in CLAIMS]
+        claims = [*claims, *deciding]
     else:
         deciding = [claim for claim in claims if claim.expert is None]
     status = combine([claim.status for claim in deciding])

@@ -41,7 +41,7 @@ class AccelerateDynamics:
     model, optimizer: as `accelerator.prepare` returned them; of several optimizers, the one that holds the experts.
     logger: the path of the run file, or a DynamicsLogger; only the main process writes.
     planned_steps: how many steps the loop will take; the last one is logged whatever log_freq says.
-    log_freq, weight_freq, histogram_freq, probe_freq: see DynamicsLoggerCallback.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback.
     clip_state: "after" if the loop clips before it calls `before_step`, to max_grad_norm.
     Steps are the optimizer's, from 0. A loop that resumes gives this to `accelerator.register_for_checkpointing` as
     well, within the context and before it loads. Gradients are measured unscaled wherever the call stands.
@@ -58,13 +58,13 @@ class AccelerateDynamics:
         planned_steps: int | None = None,
         clip_state: Literal["before", "after"] = "before",
         max_grad_norm: float | None = None,
-        **frequencies: int,
+        **options: Any,
     ):
         self._accelerator = accelerator
         self._model = accelerator.unwrap_model(model)
         self._optimizer = optimizer
         self._logger = logger
-        self._frequencies = frequencies
+        self._options = options
         self._given: dict[str, Any] = {
             "planned_steps": planned_steps,
             "clip_state": clip_state,
@@ -83,7 +83,7 @@ class AccelerateDynamics:
     def _begin(self) -> None:
         planned = self._given["planned_steps"]
         last_step = None if planned is None else planned - 1
-        dynamics = DynamicsLoggerCallback(self._logger, **self._frequencies, last_step=last_step)
+        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
         dynamics.on_train_begin(self._model, **self._facts())
         self._dynamics = dynamics
 

@@ -34,14 +34,14 @@ class LightningDynamicsCallback(Callback):
     from 0, and go on where a checkpoint left them; gradients are measured unscaled and before Lightning clips.
     Under manual optimisation the number of steps is not known before, so the last one is logged only where it is due,
     and neither is the loss, nor whether the module clipped: `clip_state` is unknown.
-    log_freq, weight_freq, histogram_freq, probe_freq: see DynamicsLoggerCallback. probe_loss: what the isolated probe
-    needs, the loss as a function of a batch; not `training_step`, whose own logging would be done again.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. probe_loss: what the
+    isolated probe needs, the loss as a function of a batch; not `training_step`, whose own logging would be done again.
     A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
     """
 
-    def __init__(self, logger: DynamicsLogger | Path | str, *, probe_loss: Loss | None = None, **frequencies: int):
+    def __init__(self, logger: DynamicsLogger | Path | str, *, probe_loss: Loss | None = None, **options: Any):
         self._logger = logger
-        self._frequencies = frequencies
+        self._options = options
         self._probe_loss = probe_loss
         self._probe: Probe | None = None
         self._dynamics: DynamicsLoggerCallback | None = None
@@ -66,7 +66,7 @@ class LightningDynamicsCallback(Callback):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         planned = _planned_steps(trainer, pl_module)
         last_step = None if planned is None else planned - 1
-        dynamics = DynamicsLoggerCallback(self._logger, **self._frequencies, last_step=last_step)
+        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
         dynamics.on_train_begin(pl_module, **_facts(trainer, pl_module, planned))
         if self._step:
             dynamics.logger.event("resumed", f"training goes on at step {self._step}", step=self._step)

@@ -39,15 +39,16 @@ class TrainerDynamicsCallback(TrainerCallback):
     norms are those after clipping (`clip_state: after`), while their ratios and directions are the same.
     The loss is the one in the model's output: a Trainer does not show its own before the step is over.
     Nor does it tell a callback of an exception: the exit state of such a run is recorded when the process ends.
-    log_freq, weight_freq, histogram_freq, probe_freq: see DynamicsLoggerCallback. The isolated probe takes the last
-    micro-batch and the loss in the model's output; under torch_compile, where the model cannot be watched, it is off.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. The isolated probe takes
+    the last micro-batch and the loss in the model's output; under torch_compile, where the model cannot be watched, it
+    is off.
     A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
     """
 
-    def __init__(self, logger: DynamicsLogger | Path | str, **frequencies: int):
+    def __init__(self, logger: DynamicsLogger | Path | str, **options: Any):
         self._logger = logger
         self._path = (logger.db_path if isinstance(logger, DynamicsLogger) else Path(logger)).absolute()
-        self._frequencies = frequencies
+        self._options = options
         self._dynamics: DynamicsLoggerCallback | None = None
         self._step = 0
         self._outputs = _Outputs()
@@ -64,7 +65,7 @@ class TrainerDynamicsCallback(TrainerCallback):
     def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         if self._path in _OPEN:
             _OPEN[self._path]._end("crashed")
-        dynamics = DynamicsLoggerCallback(self._logger, **self._frequencies, last_step=state.max_steps - 1)
+        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=state.max_steps - 1)
         dynamics.on_train_begin(model, **_facts(args, state, model))
         if self._step:
             say_resumed(dynamics, self._step)

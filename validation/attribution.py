@@ -1,0 +1,186 @@
+"""What says how much of a divergence the perturbation did not cause, and how far such a comparison can be trusted.
+
+An expert is one draw: how the symmetry between experts breaks differs from draw to draw, also where nothing was
+perturbed, and no number of steps makes one draw two. So a comparison with controls carries the spread between draws
+beside the uncertainty over steps, wherever the run has enough layers and experts to see it. Axis letters: L layers,
+P perturbed experts, C control experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from prismatic.thresholds import Thresholds
+from validation import series
+from validation.series import Expert, Run
+from validation.statistics import Array
+
+FREE = frozenset({"perturbation_scale", "seed", "device"})
+"""Options in which a sham run may differ from the run whose control it is."""
+CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN = "control_expert", "frozen_routing", "sham_run"
+MIN_SHAMS = 3  # estimates from which a spread between sham runs is taken
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How much a comparison would differ with other draws of the experts: standard error, degrees of freedom."""
+
+    error: float
+    freedom: float
+
+
+@dataclass(frozen=True)
+class Control:
+    """What an expert's divergence is compared to."""
+
+    kind: str
+    told: str
+    baseline: dict[str, Array] | None = None
+    """Series to subtract; None where the design itself is the control."""
+    draws: dict[str, Draws] | None = None
+    """By series; None where the draws are too few to see their spread."""
+
+
+class Selection:
+    """The runs that are judged together: which of them are the controls of which others."""
+
+    def __init__(self, runs: Sequence[Run], limits: Thresholds):
+        self.runs = tuple(runs)
+        self.limits = limits
+        self._levels: dict[tuple[str, str], dict[str, dict[int, Array]]] = {}
+        self._spreads: dict[tuple[object, ...], tuple[float, int]] = {}
+
+    @cached_property
+    def _shams(self) -> dict[tuple[tuple[str, str], ...], list[Run]]:
+        shams: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+        for run in self.runs:
+            if run.config and run.is_sham:
+                shams.setdefault(options_of(run), []).append(run)
+        return shams
+
+    def shams_of(self, run: Run) -> list[Run]:
+        """Runs of the same options in which nothing was perturbed; those of the same seed first."""
+        if not run.config or run.is_sham:
+            return []
+        return sorted(self._shams.get(options_of(run), []), key=lambda sham: sham.seed != run.seed)
+
+    def levels(self, run: Run) -> dict[str, dict[int, Array]]:
+        """By series and expert, the mean after the warm-up in each layer, [L]."""
+        key = (run.run, run.source)
+        if key not in self._levels:
+            rows = run.after_warmup(self.limits.warmup)
+            self._levels[key] = {}
+            for number in [e.expert for e in run.experts.values() if e.role != "clean"]:
+                layers = series.divergence_by_layer(run, number)
+                for name in layers[0] if layers else ():
+                    means = [_mean(layer[name][rows]) for layer in layers]
+                    self._levels[key].setdefault(name, {})[number] = np.array(means)
+        return self._levels[key]
+
+    def spread(self, run: Run, name: str, control: Control | None) -> tuple[float, int]:
+        """Standard deviation of a series' mean between the experts of matching sham runs, and how many there are.
+
+        name: "did", or a series of divergence, then relative to the control experts where the run has some. 0 if fewer
+        than MIN_SHAMS.
+        """
+        shams = self.shams_of(run) if len(self.runs) > 1 else []
+        if run.source == "isolated":
+            shams = [sham.isolated for sham in shams if sham.isolated is not None]
+        relative = control is not None and control.kind == CONTROL_EXPERT
+        key = (options_of(run), run.source, name, relative, len(shams))
+        if key not in self._spreads:
+            values = [value for sham in shams for value in self._of_sham(sham, name, relative=relative)]
+            values = [value for value in values if math.isfinite(value)]
+            enough = len(values) >= MIN_SHAMS
+            self._spreads[key] = (float(np.std(values, ddof=1)), len(values)) if enough else (0.0, len(values))
+        return self._spreads[key]
+
+    def _of_sham(self, sham: Run, name: str, *, relative: bool) -> Iterator[float]:
+        if 0 not in sham.experts:
+            return
+        rows = sham.after_warmup(self.limits.warmup)
+        levels = self.levels(sham).get(name, {})
+        controls = [levels[e.expert] for e in sham.of_role("control") if e.expert in levels]
+        baseline = np.mean(controls, axis=0) if relative and controls else 0.0
+        for expert in sham.of_role("perturbed"):
+            if name == "did":
+                yield _mean(series.did(expert, sham.experts[0])[rows])
+            elif expert.expert in levels:
+                yield _mean(levels[expert.expert] - baseline)
+
+
+def options_of(run: Run) -> tuple[tuple[str, str], ...]:
+    """What makes two runs the same experiment but for scale and seed."""
+    return tuple(sorted((name, str(value)) for name, value in run.config.items() if name not in FREE))
+
+
+def control_of(run: Run, expert: Expert, selection: Selection) -> Control | None:
+    """What this expert is compared to: control experts of its run, frozen routing, or a matching sham run."""
+    controls = run.of_role("control")
+    if controls:
+        own = [series.divergence(run, control) for control in controls]
+        baseline = {name: np.asarray(np.mean([one[name] for one in own], axis=0)) for name in own[0]}
+        told = "the control expert" if len(controls) == 1 else f"{len(controls)} control experts"
+        return Control(CONTROL_EXPERT, told, baseline, _draws_of_experts(run, selection))
+    if run.config.get("routing") == "frozen":
+        return Control(FROZEN_ROUTING, "frozen routing")
+    shams = selection.shams_of(run)
+    if run.source == "isolated":
+        shams = [sham.isolated for sham in shams if sham.isolated is not None]
+    return _sham_control(run, expert, shams[0], selection) if shams else None
+
+
+def _sham_control(run: Run, expert: Expert, sham: Run, selection: Selection) -> Control | None:
+    if expert.expert not in sham.experts or 0 not in sham.experts:
+        return None
+    own, twin = series.divergence(run, expert), series.divergence(sham, sham.experts[expert.expert])
+    if own.keys() != twin.keys():
+        return None
+    baseline = {name: series.align(sham.steps, twin[name], run.steps) for name in own}
+    return Control(SHAM_RUN, f"sham run {sham.run}", baseline, _draws_of_pairs(run, sham, selection))
+
+
+def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None:
+    """From the spread between experts of one role in one layer; with one expert of each role, between layers."""
+    draws = {}
+    for name, levels in selection.levels(run).items():
+        perturbed_LP, control_LC = (
+            np.stack([levels[e.expert] for e in run.of_role(role) if e.expert in levels], axis=1)
+            for role in ("perturbed", "control")
+        )
+        whole = np.isfinite(perturbed_LP).all(axis=1) & np.isfinite(control_LC).all(axis=1)
+        perturbed_LP, control_LC = perturbed_LP[whole], control_LC[whole]
+        (layers, perturbed), controls = perturbed_LP.shape, control_LC.shape[1]
+        if perturbed + controls > 2 and layers:
+            freedom = layers * (perturbed + controls - 2)
+            squares = sum(float(((x - x.mean(axis=1, keepdims=True)) ** 2).sum()) for x in (perturbed_LP, control_LC))
+            draws[name] = Draws(math.sqrt(squares / freedom * (1 + 1 / controls) / layers), freedom)
+        elif layers > 1:
+            difference_L = perturbed_LP[:, 0] - control_LC[:, 0]
+            draws[name] = Draws(float(difference_L.std(ddof=1)) / math.sqrt(layers), layers - 1)
+    return draws or None
+
+
+def _draws_of_pairs(run: Run, sham: Run, selection: Selection) -> dict[str, Draws] | None:
+    """From the spread of the differences between twins: the same expert in the same layer, with and without."""
+    draws = {}
+    own, twin = selection.levels(run), selection.levels(sham)
+    for name in own.keys() & twin.keys():
+        both = [e.expert for e in run.of_role("perturbed") if e.expert in own[name] and e.expert in twin[name]]
+        pairs = [own[name][e] - twin[name][e] for e in both if len(own[name][e]) == len(twin[name][e])]
+        differences = np.concatenate(pairs) if pairs else np.empty(0)
+        differences = differences[np.isfinite(differences)]
+        if len(differences) > 1:
+            layers = max(1, len(differences) // len(pairs))
+            draws[name] = Draws(float(differences.std(ddof=1)) / math.sqrt(layers), len(differences) - 1)
+    return draws or None
+
+
+def _mean(values: Array) -> float:
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if len(kept) else math.nan
