@@ -235,17 +235,19 @@ def _over(
     if name == "sustainment" and decided["divergence"].status != SUPPORTED and not values:
         status = decided["divergence"].status
         return Claim(name, status, f"nothing to sustain: over these runs divergence is {status}")
+    together = _pooled(name, group, own, list(values.values()), limits) if len(values) >= limits.min_runs else None
     confounded = sum(claim.status == CONFOUNDED for claim in own)
     if confounded:
         because = f"{confounded} of {counted(len(own), 'run')} are confounded, and averaging does not mend that"
-        return Claim(name, CONFOUNDED, because)
-    if len(values) < limits.min_runs:
+        because += f" ({together.because})" if together else ""
+        return replace(together or Claim(name, CONFOUNDED, because), status=CONFOUNDED, because=because)
+    if together is None:
         missing = counted(int(limits.min_runs) - len(values), "more seed")
         found = counted(len(values), "run")
         if all(claim.status == REFUTED for claim in own) and not values:
             return Claim(name, REFUTED, f"refuted in each of {counted(len(own), 'run')}: {own[0].because}")
         return Claim(name, INCONCLUSIVE, f"{found} with an estimate; at least {missing} needed")
-    return _pooled(name, group, own, list(values.values()), limits)
+    return together
 
 
 def _no_replicas(group: Sequence[Run]) -> str | None:

@@ -23,6 +23,7 @@ from validation.statistics import Array
 FREE = frozenset({"perturbation_scale", "seed", "device"})
 """Options in which a sham run may differ from the run whose control it is."""
 CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN = "control_expert", "frozen_routing", "sham_run"
+COMPARED = ("perturbed", "control")
 MIN_SHAMS = 3  # estimates from which a spread between sham runs is taken
 
 
@@ -76,11 +77,29 @@ class Selection:
             rows = run.after_warmup(self.limits.warmup)
             self._levels[key] = {}
             for number in [e.expert for e in run.experts.values() if e.role != "clean"]:
-                layers = series.divergence_by_layer(run, number)
+                layers = [
+                    {**of_divergence, "did": gained}
+                    for of_divergence, gained in zip(
+                        series.divergence_by_layer(run, number), series.did_by_layer(run, number), strict=True
+                    )
+                ]
                 for name in layers[0] if layers else ():
                     means = [_mean(layer[name][rows]) for layer in layers]
                     self._levels[key].setdefault(name, {})[number] = np.array(means)
         return self._levels[key]
+
+    def draws_of_did(self, run: Run) -> Draws | None:
+        """How much `did` differs between experts of one role in one layer, for a mean over layers."""
+        levels = self.levels(run).get("did", {})
+        by_role = [[levels[e.expert] for e in run.of_role(role) if e.expert in levels] for role in COMPARED]
+        squares, freedom, layers = 0.0, 0, 0
+        for own in filter(None, by_role):
+            level_LE = np.stack(own, axis=1)
+            level_LE = level_LE[np.isfinite(level_LE).all(axis=1)]
+            layers = max(layers, len(level_LE))
+            squares += float(((level_LE - level_LE.mean(axis=1, keepdims=True)) ** 2).sum())
+            freedom += len(level_LE) * (level_LE.shape[1] - 1)
+        return Draws(math.sqrt(squares / freedom / layers), freedom) if freedom and layers else None
 
     def spread(self, run: Run, name: str, control: Control | None) -> tuple[float, int]:
         """Standard deviation of a series' mean between the experts of matching sham runs, and how many there are.
@@ -103,14 +122,11 @@ class Selection:
     def _of_sham(self, sham: Run, name: str, *, relative: bool) -> Iterator[float]:
         if 0 not in sham.experts:
             return
-        rows = sham.after_warmup(self.limits.warmup)
         levels = self.levels(sham).get(name, {})
         controls = [levels[e.expert] for e in sham.of_role("control") if e.expert in levels]
-        baseline = np.mean(controls, axis=0) if relative and controls else 0.0
+        baseline = np.mean(controls, axis=0) if relative and controls and name != "did" else 0.0
         for expert in sham.of_role("perturbed"):
-            if name == "did":
-                yield _mean(series.did(expert, sham.experts[0])[rows])
-            elif expert.expert in levels:
+            if expert.expert in levels:
                 yield _mean(levels[expert.expert] - baseline)
 
 
@@ -149,9 +165,10 @@ def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None
     """From the spread between experts of one role in one layer; with one expert of each role, between layers."""
     draws = {}
     for name, levels in selection.levels(run).items():
+        if name == "did":
+            continue
         perturbed_LP, control_LC = (
-            np.stack([levels[e.expert] for e in run.of_role(role) if e.expert in levels], axis=1)
-            for role in ("perturbed", "control")
+            np.stack([levels[e.expert] for e in run.of_role(role) if e.expert in levels], axis=1) for role in COMPARED
         )
         whole = np.isfinite(perturbed_LP).all(axis=1) & np.isfinite(control_LC).all(axis=1)
         perturbed_LP, control_LC = perturbed_LP[whole], control_LC[whole]

@@ -171,6 +171,9 @@ def _awakening(e: _Evidence, naive: bool) -> Claim:
     clean, spread = e.run.experts[0], e.spread("did")
     margin = max(math.log(e.limits.awakening_ratio), spread)
     effect = e.estimate(series.did(e.expert, clean), kin=series.beyond_middle(e.run))
+    draws = e.selection.draws_of_did(e.run)
+    if draws is not None:
+        effect = effect.widened(t_half(draws.error, draws.freedom, e.limits.alpha))
     seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
     beyond = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     enough = effect.points >= e.limits.min_points

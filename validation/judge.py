@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import duckdb
 
 from prismatic.thresholds import Thresholds
+from validation.advice import Advice, advise
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.errors import shown
 from validation.registration import Registration, registration_of, thresholds_of
@@ -28,6 +29,8 @@ class Judgement:
     verdict: Verdict
     registrations: tuple[Registration, ...]
     """Of every run: whether it is judged by the thresholds that it registered."""
+    advice: tuple[Advice, ...]
+    """What to do next, the most important first."""
     con: duckdb.DuckDBPyConnection
     """The relations `runs`, `dynamics` and `layers` over all files; take a cursor per thread."""
 
@@ -51,7 +54,8 @@ def judge(
         verdict = decide(runs, invalidating(findings), thresholds)
     findings = [*map(of_rejected, rejected), *findings]
     registrations = tuple(registration_of(run, thresholds) for run in runs)
-    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, registrations, con)
+    advice = tuple(advise(runs, verdict, findings))
+    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, registrations, advice, con)
 
 
 def _judged(runs: Sequence[Run], thresholds: Thresholds) -> tuple[list[Finding], Verdict]:

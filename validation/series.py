@@ -297,8 +297,7 @@ def adjusted(run: Run, expert: int) -> dict[str, Array]:
     Taken in each layer and then averaged, where layers are logged: layers have routers of their own, and a mean of
     norms over layers is no longer a share times one gradient.
     """
-    places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
-    per_layer = [_adjusted(layer[expert], layer[0]) for layer in places]
+    per_layer = [_adjusted(layer[expert], layer[0]) for layer in _places(run, expert)]
     return {tier: np.mean([one[tier] for one in per_layer], axis=0) for tier in TIERS}
 
 
@@ -327,10 +326,19 @@ def _directional(run: Run, expert: Expert) -> bool:
 
 def divergence_by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
     """The same as `divergence` in each layer that is logged; of the whole run where none is."""
-    places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
     if _directional(run, run.experts[expert]):
-        return [{"direction": place[expert]["direction"]} for place in places]
-    return [_adjusted(place[expert], place[0]) for place in places]
+        return [{"direction": place[expert]["direction"]} for place in _places(run, expert)]
+    return [_adjusted(place[expert], place[0]) for place in _places(run, expert)]
+
+
+def did_by_layer(run: Run, expert: int) -> list[Array]:
+    """The same as `did` in each layer that is logged; of the whole run where none is."""
+    return [did(place[expert], place[0]) for place in _places(run, expert)]
+
+
+def _places(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:
+    """Where an expert can be compared to the clean one: in each layer, or in their means where no layer is logged."""
+    return [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
 
 
 def above_noise(run: Run, expert: Expert) -> Array | None:
@@ -364,18 +372,18 @@ def is_collinear(run: Run, expert: int) -> bool:
     """
     if run.source == "isolated":
         return False
-    places = [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
-    return all(_is_collinear(layer[expert], layer[0]) for layer in places)
+    return all(_is_collinear(layer[expert], layer[0]) for layer in _places(run, expert))
 
 
 def _is_collinear(expert: Expert, clean: Expert) -> bool:
     usable = expert.tiers_usable & clean.tiers_usable
     if usable.sum() < 3:
         return False
+    ratios = np.stack([_log(expert[f"{t}_norm"][usable]) - _log(clean[f"{t}_norm"][usable]) for t in TIERS])
     direction = expert["direction"][usable]
     if _mostly_finite(direction):
-        return float(np.nanmedian(direction)) < 1e-3
-    ratios = np.stack([_log(expert[f"{t}_norm"][usable]) - _log(clean[f"{t}_norm"][usable]) for t in TIERS])
+        # A small tier hardly turns the whole: one common gradient also has one common factor in every tier.
+        return float(np.nanmedian(direction)) < 1e-3 and float(np.median(np.ptp(ratios, axis=0))) < 1e-2
     if np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95:
         return True
     share = (_log(expert["routing_weight"]) - _log(clean["routing_weight"]))[usable]
