@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prismatic.thresholds import Thresholds
-from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim
+from validation.across import TREATED
+from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, counted
 from validation.diagnostics import COLLAPSED_SHARE, Finding
 from validation.series import Run
 from validation.verdict import Verdict
@@ -39,7 +40,7 @@ def advise(runs: Sequence[Run], verdict: Verdict, findings: Sequence[Finding]) -
         own = {c.claim: c for c in verdict.controlled.claims if c.run == run.run and c.expert is None}
         if own and not run.is_sham and not run.is_positive_control:
             advice += _of_run(run, own, verdict, findings)
-    return [*advice, *_of_groups(verdict)]
+    return _told_once([*advice, *_of_groups(verdict)])
 
 
 def _of_run(run: Run, own: dict[str, Claim], verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
@@ -138,16 +139,28 @@ def _stronger(run: Run) -> Iterator[Advice]:
 
 def _of_groups(verdict: Verdict) -> Iterator[Advice]:
     """How many more seeds, where that is what would decide."""
+    least = int(verdict.thresholds.min_runs)
     for group in verdict.groups:
-        missing = int(verdict.thresholds.min_runs) - len(group.runs)
-        if group.role == "treated" and 0 < missing < int(verdict.thresholds.min_runs):
-            yield Advice(
-                "more_seeds",
-                f"{group.name}: at least {missing} more seed{'s' * (missing > 1)}, {missing + 2} to expect an answer",
-            )
-        for claim in group.claims:
+        missing = least - len(group.runs)
+        if group.role == TREATED and missing > 0:
+            more = counted(missing, "more seed")
+            yield Advice("more_seeds", f"{group.name}: at least {more}; {missing + 2} to expect an answer")
+        for claim in group.claims if missing <= 0 else ():
             if claim.run is None and "more seed" in claim.because and claim.status == INCONCLUSIVE:
                 yield Advice("more_seeds", f"{group.name}, {claim.claim}: {claim.because}")
+
+
+def _told_once(advice: Iterable[Advice]) -> list[Advice]:
+    """The same advice for many runs is one, about the first of them, that says how many they are."""
+    alike: dict[tuple[str, tuple[str, ...], str | None], list[Advice]] = {}
+    for one in advice:
+        alike.setdefault((one.id, one.options, None if one.run else one.text), []).append(one)
+    return [
+        replace(some[0], text=f"{some[0].text} (this and {counted(len(some) - 1, 'other run')})")
+        if len(some) > 1
+        else some[0]
+        for some in alike.values()
+    ]
 
 
 def _next_seed(run: Run) -> str:

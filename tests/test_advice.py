@@ -1,0 +1,105 @@
+"""What to do next: from the run's own numbers, and as options that the trainer takes."""
+
+import numpy as np
+import pytest
+
+from prismatic.config import RunConfig, parse_config
+from tests.simulate import simulated_run, with_norms
+from validation.advice import advise
+from validation.diagnostics import diagnose, invalidating
+from validation.series import Run
+from validation.verdict import decide
+
+
+def advised(*runs):
+    findings = [finding for run in runs for finding in diagnose(run)]
+    return advise(runs, decide(runs, invalidating(findings)), findings)
+
+
+def configured(run, **options):
+    config = {f"config.{name}": value for name, value in {**RunConfig().facts(), **options}.items()}
+    return Run(**{**vars(run), "facts": {**config, "planned_steps": len(run.steps)}})
+
+
+def named(advice):
+    return {one.id: one for one in advice}
+
+
+EVERY_KIND = [
+    configured(simulated_run(collinear=True, routing_ratio=2.3)),
+    configured(simulated_run(divergence=0.6)),
+    configured(simulated_run(steps=90), log_freq=10),
+    configured(simulated_run(control=True), perturbation_scale=2.0),
+    configured(simulated_run(awakening=1.1, rho=0.99, sd=0.3)),
+]
+
+
+@pytest.mark.parametrize("run", EVERY_KIND, ids=range(len(EVERY_KIND)))
+def test_every_line_is_one_that_the_trainer_takes(run):
+    lines = [one for one in advised(run) if one.options]
+    assert lines
+    for one in lines:
+        assert one.line.startswith("--set ")
+        changes = dict(option.split("=") for option in one.options)
+        assert parse_config({**RunConfig().facts(), **changes}).facts() != RunConfig().facts()
+
+
+def test_a_refuted_run_gets_the_documented_advice():
+    advice = named(advised(configured(simulated_run(control=True))))
+    assert advice["raise_scale"].options == ("perturbation_scale=2.0",)
+    assert advice["adjust_sparsity"].options == ("sparsity=0.2",)
+
+
+def test_a_run_at_two_is_not_told_to_go_to_two():
+    advice = named(advised(configured(simulated_run(control=True), perturbation_scale=2.0)))
+    assert advice["raise_scale"].options == ("perturbation_scale=4",)
+
+
+def test_the_router_comes_first_when_it_collapsed_and_the_step_is_named():
+    run = simulated_run(steps=400)
+    share = np.where(run.steps < 120, 0.5, 0.999)
+    collapsed = with_norms(with_norms(run, 0, routing_weight=1 - share), 1, routing_weight=share)
+    first = advised(configured(collapsed))[0]
+    assert first.id == "router_first"
+    assert "from step 120 on" in first.text
+
+
+def test_a_run_that_shares_one_gradient_is_told_how_to_see_a_direction():
+    advice = named(advised(configured(simulated_run(collinear=True, routing_ratio=2.3))))
+    assert advice["see_direction"].options == ("merge=example", "probe_freq=10")
+
+
+def test_a_missing_control_is_named():
+    assert named(advised(configured(simulated_run(divergence=0.6))))["add_control"].options == ("control_experts=2",)
+
+
+def test_too_few_points_are_mended_by_logging_more_often():
+    (option,) = named(advised(configured(simulated_run(steps=60), log_freq=10)))["log_more"].options
+    assert int(option.removeprefix("log_freq=")) <= 5
+
+
+def test_a_premise_that_fails_is_said():
+    assert "nothing dormant to awaken" in named(advised(configured(simulated_run(sd=0.02))))["premise_fails"].text
+
+
+def test_broken_data_is_mended_before_anything_else():
+    run = configured(simulated_run())
+    broken = with_norms(with_norms(run, 1, bottom_norm=np.zeros(600)), 0, bottom_norm=np.zeros(600))
+    advice = advised(broken)
+    assert [one.id for one in advice] == ["mend_the_data"]
+
+
+def test_one_supported_run_asks_for_other_seeds():
+    run = simulated_run(awakening=1.5, divergence=0.9, control=True, sd=0.05)
+    advice = advised(configured(run, seed=4))
+    assert [(one.id, one.options) for one in advice] == [("replicate", ("seed=5",))]
+
+
+def test_sham_runs_and_positive_controls_need_no_advice():
+    assert advised(configured(simulated_run(), perturbation_scale=0.0)) == []
+    assert advised(configured(simulated_run(), positive_control=1.5)) == []
+
+
+def test_two_seeds_ask_for_more():
+    runs = [Run(**{**vars(configured(simulated_run(seed=s), seed=s)), "run": f"run{s}"}) for s in range(2)]
+    assert "at least 1 more seed; 3 to expect an answer" in named(advised(*runs))["more_seeds"].text
