@@ -111,8 +111,13 @@ def trained(config: RunConfig, corpus_sha256: str) -> Path:
 
 def unguarded(run: Run) -> Verdict:
     """The verdict on a null under the pretence that it was perturbed: by the statistics alone."""
-    pretended = replace(run, facts={**run.facts, "config.perturbation_scale": 1.0})
-    return decide([pretended], invalidating(diagnose(pretended)), Thresholds())
+
+    def pretended(one: Run) -> Run:
+        changed = one.changed if run.number("config.perturbation_scale") else {}  # or it would be known by that
+        return replace(one, facts={**one.facts, "config.perturbation_scale": 1.0}, scales={}, changed=changed)
+
+    perturbed = replace(pretended(run), isolated=pretended(run.isolated) if run.isolated else None)
+    return decide([perturbed], invalidating(diagnose(perturbed)), Thresholds())
 
 
 def told(verdict: Verdict) -> dict[str, str]:

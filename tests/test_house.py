@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from validation.judge import judge
+from validation.runs import read_files
+
 ROOT = Path(__file__).parent.parent
 WALLS = {
     "prismatic": {"duckdb", "streamlit", "altair", "pandas", "validation"},
@@ -93,3 +96,10 @@ def test_every_local_link_and_picture_is_there(name):
 
 def test_the_examples_are_small():
     assert all(path.stat().st_size < 300_000 for path in (ROOT / "examples").glob("*.db"))
+
+
+def test_the_examples_are_judged_as_their_readme_promises():
+    promised = dict(re.findall(r"^\| `(\S+\.db)` \|.*\| (\w+) \|$", (ROOT / "examples" / "README.md").read_text(), re.M))
+    assert set(promised) == {path.name for path in (ROOT / "examples").glob("*.db")}
+    for name, status in promised.items():
+        assert judge(*read_files([ROOT / "examples" / name])).verdict.status == status, name
