@@ -38,6 +38,8 @@ class Claim:
     """What it was compared to: control_expert, frozen_routing, sham_run, or the middle tier; None for nothing."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Signed estimates that it is made of: log ratios by tier, or {"direction": ...}; what several runs pool."""
+    path: tuple[str, ...] = ()
+    """The decisions on the way to the status, in their order."""
     look: int | None = None
     """Of an unfinished run: at how many logged steps after the warm-up this was decided; stands until the next look."""
 

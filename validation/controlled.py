@@ -6,17 +6,14 @@ docs/verdict.md has the rules and where they come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prismatic.thresholds import Thresholds
 from validation import series
 from validation.as_written import as_written
-from validation.attribution import CONTROL_EXPERT, Control, Selection, control_of
+from validation.attribution import Selection
 from validation.claims import (
     CONFOUNDED,
     INCONCLUSIVE,
@@ -28,127 +25,62 @@ from validation.claims import (
     finite,
     interval,
 )
+from validation.evidence import Evidence, evidence_of
 from validation.series import Expert, Run
-from validation.statistics import Array, Batches, Estimate, batched, more_points, t_half, third_weights
+from validation.statistics import Batches, Estimate, batched, more_points, third_weights
 
 DECLINE = 0.95  # a sure loss of less than this share is not worth a word
 KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is kept is looked for
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """What the claims of one expert are decided from: rows after the warm-up in which every series is usable."""
-
-    run: Run
-    expert: Expert
-    limits: Thresholds
-    rows: NDArray[np.bool_]
-    collinear: bool
-    control: Control | None
-    """What the divergence was compared to; None if nothing in the selection can tell its cause."""
-    divergence: dict[str, Array]
-    """By tier log ratios, or {"direction": 1 - cosine}, beyond routing and beyond the control."""
-    above_noise: Array | None
-    """Direction beyond what two halves of the same batch differ by; None where that was not measured."""
-    selection: Selection
-
-    @property
-    def directional(self) -> bool:
-        """Whether divergence is judged by direction, 1 - cosine, or by the size of each tier."""
-        return "direction" in self.divergence
-
-    @cached_property
-    def margin(self) -> float:
-        """What a divergence must exceed to count, on the scale of its series."""
-        fixed = self.limits.divergence_direction if self.directional else math.log(self.limits.divergence_ratio)
-        return max(fixed, *(self.spread(name) for name in self.divergence))
-
-    def spread(self, name: str) -> float:
-        """What differs between sham runs by chance, times the number of standard deviations that are asked for."""
-        return self.limits.sham_spread * self.selection.spread(self.run, name, self.control)[0]
-
-    def kept(self, series_T: Array) -> Array:
-        """The series in the rows that count."""
-        kept = series_T[self.rows]
-        return np.asarray(kept[np.isfinite(kept)])
-
-    def estimate(self, series_T: Array, *, kin: Sequence[Array] = ()) -> Estimate:
-        """The mean of a series."""
-        return batched(self.kept(series_T), kin=[self.kept(one) for one in kin]).mean(self.limits.alpha)
-
-    def level(self, name: str) -> Estimate:
-        """The mean of one series of divergence, with the spread between draws where that can be seen."""
-        alpha = self.limits.alpha / len(self.divergence)  # three tiers are three chances to be wrong
-        effect = batched(self.kept(self.divergence[name]), kin=self.kin).mean(alpha)
-        draws = (self.control.draws or {}).get(name) if self.control else None
-        return effect.widened(t_half(draws.error, draws.freedom, alpha)) if draws else effect
-
-    def over_time(self, series_T: Array) -> Batches:
-        """A series of divergence that may bend."""
-        return batched(self.kept(series_T), trend=3, kin=self.kin)
-
-    @cached_property
-    def kin(self) -> list[Array]:
-        """Series whose noise is alike: the tiers of this expert, or the directions of all perturbed experts."""
-        if not self.directional:
-            return [self.kept(values) for values in self.divergence.values()]
-        if self.control is None or self.control.kind != CONTROL_EXPERT or self.control.baseline is None:
-            return []
-        baseline = self.control.baseline["direction"]
-        return [self.kept(e["direction"] - baseline) for e in self.run.of_role("perturbed")]
-
-    def claim(
-        self, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
-    ) -> Claim:
-        because = f"each expert measured alone, {because}" if self.run.source == "isolated" else because
-        bare = Claim(name, status, because, self.expert.expert, self.run.run, unit=unit, threshold=threshold)
-        bare = replace(bare, source=self.run.source)
-        if name != "awakening":
-            bare = replace(bare, control=self.control.kind if self.control else None)
-        if estimate is None:
-            return bare
-        return replace(
-            bare,
-            estimate=finite(estimate.mid),
-            low=finite(estimate.low),
-            high=finite(estimate.high),
-            points=estimate.points,
-            effective=finite(estimate.effective),
-            detectable=finite(estimate.detectable),
-            information=finite(estimate.information),
-        )
-
-
 def controlled(run: Run, expert: Expert, selection: Selection, limits: Thresholds) -> list[Claim]:
-    """The three claims about one perturbed expert; a sham run in the selection can be the control.
-
-    Isolated gradients are preferred where the probe has measured enough of them: the routing has no part in them.
-    """
+    """The three claims about one perturbed expert."""
     naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, limits)}
-    alone = run.isolated
-    if alone is not None and expert.expert in alone.experts and 0 in alone.experts:
-        twin = alone.experts[expert.expert]
-        if _usable(alone, twin, limits).sum() >= limits.min_points:
-            run, expert = alone, twin
-    control = control_of(run, expert, selection)
-    divergence = series.divergence(run, expert)
-    if control is not None and control.baseline is not None:
-        divergence = {name: values - control.baseline[name] for name, values in divergence.items()}
-    evidence = _Evidence(
-        run=run,
-        expert=expert,
-        limits=limits,
-        rows=_usable(run, expert, limits),
-        collinear=series.is_collinear(run, expert.expert),
-        control=control,
-        divergence=divergence,
-        above_noise=series.above_noise(run, expert),
-        selection=selection,
-    )
+    evidence = evidence_of(run, expert, selection, limits)
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
     claims = [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
     return [_never_for_a_sham(claim) for claim in claims] if run.is_sham else claims
+
+
+def _claim(
+    e: Evidence, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
+) -> Claim:
+    because = f"each expert measured alone, {because}" if e.run.source == "isolated" else because
+    bare = Claim(name, status, because, e.expert.expert, e.run.run, unit=unit, threshold=threshold)
+    bare = replace(bare, source=e.run.source, path=_path(e, name, status, estimate, threshold))
+    if name != "awakening":
+        bare = replace(bare, control=e.control.kind if e.control else None)
+    if estimate is None:
+        return bare
+    return replace(
+        bare,
+        estimate=finite(estimate.mid),
+        low=finite(estimate.low),
+        high=finite(estimate.high),
+        points=estimate.points,
+        effective=finite(estimate.effective),
+        detectable=finite(estimate.detectable),
+        information=finite(estimate.information),
+    )
+
+
+def _path(e: Evidence, name: str, status: str, estimate: Estimate | None, threshold: float) -> tuple[str, ...]:
+    """The decisions on the way to the status, in their order."""
+    steps = ["data valid"]
+    if e.collinear:
+        return (*steps, "one common gradient", status)
+    steps += ["each expert measured alone" if e.run.source == "isolated" else "gradients differ"]
+    if estimate is None:
+        return (*steps, "nothing to sustain" if name == "sustainment" else "no estimate", status)
+    enough = estimate.points >= e.limits.min_points
+    steps += [f"{estimate.points:,} points, {'' if enough else 'of '}{e.limits.min_points:,.0f} needed"]
+    if enough:
+        place = "above" if estimate.low > threshold else "below" if estimate.high < threshold else "on both sides of"
+        steps += [f"interval {place} {threshold:.3g}"]
+    if name != "awakening" and enough:
+        steps += [f"compared to {e.control.told}" if e.control else "no control"]
+    return (*steps, status)
 
 
 def _never_for_a_sham(claim: Claim) -> Claim:
@@ -158,22 +90,14 @@ def _never_for_a_sham(claim: Claim) -> Claim:
     because = (
         f"{claim.because}; but nothing was perturbed in this sham run, so it is the routing's or the setup's doing"
     )
-    return replace(claim, status=INCONCLUSIVE, because=because)
+    return replace(claim, status=INCONCLUSIVE, because=because, path=(*claim.path[:-1], "sham run", INCONCLUSIVE))
 
 
-def _usable(run: Run, expert: Expert, limits: Thresholds) -> NDArray[np.bool_]:
-    """Rows after the warm-up in which both experts have every tier."""
-    return expert.tiers_usable & run.experts[0].tiers_usable & run.after_warmup(limits.warmup)
-
-
-def _awakening(e: _Evidence, naive: bool) -> Claim:
+def _awakening(e: Evidence, naive: bool) -> Claim:
     """Did the bottom tier gain more than the middle tier? The middle tier is the control it carries in itself."""
     clean, spread = e.run.experts[0], e.spread("did")
     margin = max(math.log(e.limits.awakening_ratio), spread)
-    effect = e.estimate(series.did(e.expert, clean), kin=series.beyond_middle(e.run))
-    draws = e.selection.draws_of_did(e.run)
-    if draws is not None:
-        effect = effect.widened(t_half(draws.error, draws.freedom, e.limits.alpha))
+    effect = e.gained
     seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
     beyond = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     enough = effect.points >= e.limits.min_points
@@ -201,11 +125,11 @@ def _awakening(e: _Evidence, naive: bool) -> Claim:
         status, because = INCONCLUSIVE, _undecided(effect, beyond, margin, exp(margin))
     if spread > math.log(e.limits.awakening_ratio):
         because += f" (threshold {exp(margin):.2f}: what sham runs differ by)"
-    claim = e.claim("awakening", status, because, effect.transformed(exp), "ratio", exp(margin))
+    claim = _claim(e, "awakening", status, because, effect.transformed(exp), "ratio", exp(margin))
     return replace(claim, control="middle_tier", parts={"bottom": effect.mid} if math.isfinite(effect.mid) else {})
 
 
-def _divergence(e: _Evidence, naive: bool) -> Claim:
+def _divergence(e: Evidence, naive: bool) -> Claim:
     """Does any tier's gradient, or the direction, differ beyond routing and beyond the control?"""
     directional, margin = e.directional, e.margin
     threshold = margin if directional else exp(margin)
@@ -243,27 +167,31 @@ def _divergence(e: _Evidence, naive: bool) -> Claim:
         status, because = INCONCLUSIVE, _undecided(effect, f"{what} {size}", margin, threshold)
         if e.control and e.control.draws and any(draws.freedom < 4 for draws in e.control.draws.values()):
             because += "; few experts and layers show how far such a comparison differs by chance"
-    claim = e.claim("divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold)
+    claim = _claim(
+        e, "divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold
+    )
     return replace(claim, parts={name: part.mid for name, part in signed.items() if math.isfinite(part.mid)})
 
 
-def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
+def _sustainment(e: Evidence, diverged: Claim, naive: bool) -> Claim:
     """Is at least half of the first third's divergence left in the last third?"""
     share = e.limits.sustained_share
     if e.collinear:
         status = CONFOUNDED if naive else REFUTED
         because = "nothing to sustain: in one common gradient no divergence can be seen"
-        return e.claim("sustainment", status, because, None, "ratio", share)
-    values, alpha = e.over_time(_oriented(e)), e.limits.alpha
+        return _claim(e, "sustainment", status, because, None, "ratio", share)
+    values, alpha = e.over_time(e.oriented), e.limits.alpha
     first, last = (values.contrast(third_weights(*w), alpha) for w in ((1, 0), (0, 1)))
     # A divergence that collapses early may be too small on average to be supported: it was there all the same.
     there = first.low > 0 and first.mid > e.margin and first.points >= e.limits.min_points
     began = e.control is not None and there
     if diverged.status != SUPPORTED and not began:
         because = f"nothing to sustain: divergence is {diverged.status}"
-        return e.claim("sustainment", diverged.status, because, None, "ratio", share)
+        return _claim(e, "sustainment", diverged.status, because, None, "ratio", share)
     if e.run.steps[-1] + 1 < e.run.planned_steps / 2:
-        return e.claim("sustainment", INCONCLUSIVE, "less than half of the planned run is there", None, "ratio", share)
+        return _claim(
+            e, "sustainment", INCONCLUSIVE, "less than half of the planned run is there", None, "ratio", share
+        )
     retained = values.contrast(third_weights(-share, 1), alpha)
     change = values.contrast(third_weights(-1, 1), alpha)
     ratio = last.mid / first.mid if first.mid else math.nan
@@ -278,7 +206,7 @@ def _sustainment(e: _Evidence, diverged: Claim, naive: bool) -> Claim:
         status, because = INCONCLUSIVE, f"{told}, too uncertain to say that more than {share:.0%} is kept"
     low, high = _kept_share(values, ratio, alpha)
     bounds = replace(last, mid=ratio, low=low, high=high, detectable=math.inf)
-    return e.claim("sustainment", status, because, bounds, "ratio", share)
+    return _claim(e, "sustainment", status, because, bounds, "ratio", share)
 
 
 def _kept_share(values: Batches, ratio: float, alpha: float) -> tuple[float, float]:
@@ -303,20 +231,6 @@ def _kept_share(values: Batches, ratio: float, alpha: float) -> tuple[float, flo
     return bound(ratio - KEPT_REACH), bound(ratio + KEPT_REACH)
 
 
-def _oriented(e: _Evidence) -> Array:
-    """One series of divergence: direction as it is; of sizes the mean over tiers, each turned to be positive.
-
-    Two tiers that differ in opposite ways would otherwise cancel.
-    """
-    if e.directional:
-        return e.divergence["direction"]
-    oriented = []
-    for values in e.divergence.values():
-        kept = values[e.rows]
-        oriented.append(values * np.sign(np.nansum(kept)))
-    return np.asarray(np.mean(oriented, axis=0))
-
-
 def premise(run: Run, limits: Thresholds) -> Premise:
     """Dormancy of the clean expert's bottom weights."""
     values = series.dormancy(run)[run.after_warmup(limits.warmup)]
@@ -338,7 +252,7 @@ def premise(run: Run, limits: Thresholds) -> Premise:
     return Premise(run.run, status, mid, low, high, limits.dormant_ratio, because)
 
 
-def _too_short(e: _Evidence, effect: Estimate) -> str:
+def _too_short(e: Evidence, effect: Estimate) -> str:
     missing = int(e.limits.min_points) - effect.points
     return f"{effect.points} usable logged steps after the warm-up; {missing} more are needed to decide"
 
