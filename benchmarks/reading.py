@@ -26,21 +26,17 @@ round with a fifth of the rows and half of the limits in seconds, as a part of t
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import sqlite3
 import statistics
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +44,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import storage
-from storage import BUILD, QUIET, ROOT, Skipped
+from common import (
+    BUILD,
+    QUIET,
+    ROOT,
+    Skipped,
+    Skips,
+    arguments,
+    conclude,
+    environment,
+    judged,
+    kill_after,
+    tracker_environment,
+)
+from common import TRACKERS as REQUIREMENTS
 
 sys.path.insert(0, str(ROOT))
 
@@ -131,7 +139,7 @@ QUICK = Load(
 
 
 @dataclass
-class Report:
+class Report(Skips):
     """Everything measured, by work and reader, and who was skipped why."""
 
     figures: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -139,13 +147,6 @@ class Report:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     compared: int = 0  # numbers of answers
     different: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def skip(self, who: str, why: str) -> None:
-        if who not in self.skipped:
-            self.skipped[who] = why
-            print(f"{who}: skipped, {why}", flush=True)
 
     def get(self, work: Work, name: str) -> dict[str, Any]:
         return self.figures.get(str(work), {}).get(name, {})
@@ -153,7 +154,7 @@ class Report:
 
 def main() -> int:
     """Measure, print, and say which goals hold."""
-    options = arguments()
+    options = arguments(__doc__, "one round, few rows")
     load = QUICK if options.quick else FULL
     report = Report()
     DATA.mkdir(parents=True, exist_ok=True)
@@ -162,23 +163,10 @@ def main() -> int:
     for work in (load.one, load.many, load.as_set, load.tracked):
         print_table(work, report.figures[str(work)])
     print_rest(report)
-    judged = goals(load, report)
-    print()
-    for goal in judged:
-        holds = "holds" if goal["holds"] else "FAILS"
-        print(f"{goal['goal']:<72} {goal['figure']:>9.2f}  limit {goal['limit']:<8} {holds}")
+    figures = {"work": report.figures, "verdicts": report.verdicts, "one run by rows": report.sizes}
+    figures |= {"compared": report.compared, "different": report.different}
     target = options.json or (None if options.quick else RESULTS)
-    if target:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(as_json(options.quick, report, judged), indent=2) + "\n")
-    return 0 if all(goal["holds"] for goal in judged) else 1
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, few rows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    return parser.parse_args()
+    return conclude(goals(load, report), figures, report, quick=options.quick, to=target)
 
 
 # -- The files ---------------------------------------------------------------------------------------------------------
@@ -270,7 +258,7 @@ def tracked(python: Path, name: str, work: Work) -> Path:
     """The folder with a tracker's own files of the one run of `work`."""
     source = made(work, "runs") / work.names[0] / "dynamics.db"
     folder = DATA / f"{name.lower()}-{work.rows}"
-    ready, version = folder / "made.json", json.dumps([MADE_BY, storage.REQUIREMENTS[name]])
+    ready, version = folder / "made.json", json.dumps([MADE_BY, REQUIREMENTS[name]])
     if not (ready.exists() and ready.read_text() == version):
         print(f"making {folder.relative_to(ROOT)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -287,33 +275,14 @@ def environments(report: Report) -> dict[str, Path]:
     """The interpreter of each reader that can be had; this one for ours, pandas and DuckDB."""
     pythons = {}
     for name in (*SQLITE_READERS, *SET_READERS, *TRACKERS):
-        with skipping(report, name):
+        with report.skipping(name):
             if name in TRACKERS:
-                pythons[name] = storage.environment(name)
+                pythons[name] = tracker_environment(name)
             else:
-                pythons[name] = scanner_environment() if name == "DuckDB's scanner" else Path(sys.executable)
+                pythons[name] = (
+                    environment("duckdb-sqlite", *SCANNER) if name == "DuckDB's scanner" else Path(sys.executable)
+                )
     return pythons
-
-
-def scanner_environment() -> Path:
-    """As storage.environment, of packages that only go together."""
-    folder = BUILD / "peers" / "duckdb-sqlite"
-    ready, python = folder / "ready.txt", folder / "bin" / "python"
-    if not (ready.exists() and ready.read_text() == " ".join(SCANNER)):
-        print(f"DuckDB's scanner: installing {SCANNER[1]} into {folder.relative_to(ROOT)}", flush=True)
-        storage.run_quietly(sys.executable, "-m", "venv", "--clear", str(folder))
-        storage.run_quietly(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *SCANNER)
-        ready.write_text(" ".join(SCANNER))
-    return python
-
-
-@contextmanager
-def skipping(report: Report, who: str) -> Iterator[None]:
-    """What goes wrong with one reader is said and leaves the others alone."""
-    try:
-        yield
-    except (Skipped, OSError, subprocess.SubprocessError) as error:
-        report.skip(who, str(error).strip() or type(error).__name__)
 
 
 def work_out(python: Path, **job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -330,7 +299,7 @@ def work_out(python: Path, **job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         memory = Memory(process.pid)
         memory.start()
         try:
-            with storage.kill_after(process, PATIENCE):
+            with kill_after(process, PATIENCE):
                 line = process.stdout.readline()
                 memory.stop()
                 rest = process.stdout.read()
@@ -377,7 +346,7 @@ def resident(pid: int) -> int:
 def measure(pythons: dict[str, Path], load: Load, report: Report) -> None:
     """All works with all their readers."""
     for name, python in pythons.items():
-        with skipping(report, name):
+        with report.skipping(name):
             report.versions[name] = work_out(python, **job_of(name, DATA), do="about")[0]["version"]
     for work in (load.one, load.many):
         folder = made(work, "runs")
@@ -387,12 +356,12 @@ def measure(pythons: dict[str, Path], load: Load, report: Report) -> None:
     folder = made(load.as_set, "set")
     ask_all(pythons, dict.fromkeys(SET_READERS, folder), load.as_set, load.rounds, report)
     if load.judged_set:
-        with skipping(report, f"verdict of {load.as_set}"):
+        with report.skipping(f"verdict of {load.as_set}"):
             require_memory(NEEDED_BY_ALL_RUNS)
             ask_verdict(pythons, "ours, of a set", folder, load.as_set, report)
     folders = {"ours, cold": made(load.tracked, "runs")}
     for name in TRACKERS:
-        with skipping(report, name):
+        with report.skipping(name):
             folders[name] = tracked(pythons[name], name, load.tracked)
     ask_all(pythons, folders, load.tracked, load.rounds, report)
     ask_sizes(pythons, load, report)
@@ -414,7 +383,7 @@ def ask_all(pythons: dict[str, Path], folders: dict[str, Path], work: Work, roun
             who = f"{name}, {work}"
             if who in report.skipped or name in report.skipped:
                 continue
-            with skipping(report, who):
+            with report.skipping(who):
                 job = job_of(name, folder)
                 figures, answers = work_out(pythons[name], **job, do="questions", charts=work.names[: work.charts])
                 expected = expected or answers
@@ -425,7 +394,7 @@ def ask_all(pythons: dict[str, Path], folders: dict[str, Path], work: Work, roun
 
 def ask_verdict(pythons: dict[str, Path], name: str, folder: Path, work: Work, report: Report) -> None:
     """Once: it takes long, and nobody else's is there to compare."""
-    with skipping(report, f"verdict of {work}"):
+    with report.skipping(f"verdict of {work}"):
         figures, answers = work_out(pythons[name], **job_of(name, folder), do="verdict")
         report.verdicts[f"{work}, {name}"] = figures | answers
 
@@ -435,7 +404,7 @@ def ask_sizes(pythons: dict[str, Path], load: Load, report: Report) -> None:
     found: dict[int, list[dict[str, Any]]] = {}
     for _ in range(load.rounds):
         for work in load.sizes:
-            with skipping(report, f"ours, cold, {work}"):
+            with report.skipping(f"ours, cold, {work}"):
                 job = job_of("ours, cold", made(work, "runs"))
                 figures, _ = work_out(pythons["ours, cold"], **job, do="questions", charts=work.names)
                 found.setdefault(work.rows, []).append(figures)
@@ -497,7 +466,7 @@ def print_rest(report: Report) -> None:
 
 
 def goals(load: Load, report: Report) -> list[dict[str, Any]]:
-    """The limits; what could not be measured is not a number and holds no goal."""
+    """The limits."""
     many = {name: figure["seconds"] for name, figure in report.figures[str(load.many)].items()}
     reference = next((name for name in ("DuckDB's scanner", "pandas.read_sql") if name in many), "no peer ran")
     seconds = many.get(reference, math.nan)
@@ -526,34 +495,9 @@ def goals(load: Load, report: Report) -> list[dict[str, Any]]:
         ("the same, peak memory, GiB", as_set.get("peak", math.nan) / 2**30, 1.5),
         ("cost of a row, the larger two of three lengths, as a multiple", max(rows) / min(rows), 1.5),
         (f"answers that differ, of {report.compared:,} numbers", len(report.different), 0),
-        ("times that ours failed", sum(who.startswith("ours") for who in report.skipped), 0),
+        ("times that ours failed", report.failures_of_ours(), 0),
     ]
-    judged = [(goal, value, f">= {limit:g}", value >= limit) for goal, value, limit in at_least]
-    judged += [(goal, value, f"<= {limit:g}", value <= limit) for goal, value, limit in at_most]
-    return [dict(zip(("goal", "figure", "limit", "holds"), row, strict=True)) for row in judged]
-
-
-def as_json(quick: bool, report: Report, judged: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every figure with where it comes from."""
-    return {
-        "machine": {
-            "device": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "date": time.strftime("%Y-%m-%d"),
-            "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
-            **report.versions,
-        },
-        "quick": quick,
-        "work": report.figures,
-        "verdicts": report.verdicts,
-        "one run by rows": report.sizes,
-        "compared": report.compared,
-        "different": report.different,
-        "skipped": report.skipped,
-        # JSON has no NaN.
-        "goals": [goal | {"figure": None if math.isnan(goal["figure"]) else goal["figure"]} for goal in judged],
-    }
+    return judged(at_least, at_most)
 
 
 if __name__ == "__main__":

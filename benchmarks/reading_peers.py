@@ -77,12 +77,12 @@ class Ours(Reader):
         sys.path.insert(0, str(Path(__file__).parent.parent))
         import pandas  # noqa: F401 - a query with parameters would, and every page has it before
 
-        from validation import console, queries, relations, sources
+        from validation import console, envelope, relations, sources
         from validation.cache import Cache
 
         self.cache = Cache(cache) if cache else None
         self.read, self.connect = sources.read_sources, relations.connect
-        self.answer, self.ask = console.answer, queries.ask
+        self.answer, self.chart_series = console.answer, envelope.chart_series
 
     def _runs(self) -> Any:
         runs, rejected = self.read([self.folder], cache=self.cache)
@@ -91,14 +91,16 @@ class Ours(Reader):
         return runs
 
     def open(self) -> None:
-        self.con = self.connect(self._runs())
+        found = self._runs()
+        self.runs = {run.run: run for run in found}
+        self.con = self.connect(found)
 
     def medians(self) -> Medians:
         found = self.answer(self.con, MEDIANS, rows=1_000_000).table
         return {f"{run}/{expert}": tiers for run, expert, *tiers in zip(*found.to_pydict().values(), strict=True)}
 
     def chart(self, run: str) -> Any:
-        return self.ask(self.con, "chart_series", run=run, points=POINTS)
+        return self.chart_series(self.runs[run], POINTS)
 
     def series(self, chart: Any) -> Series:
         chart = chart.drop_null()  # expert 0 has no divergence from itself

@@ -22,14 +22,10 @@ round with few records, and kills at 200 scalars alone; making the environments 
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 import math
 import os
-import platform
 import random
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -37,13 +33,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
+from common import (
+    BUILD,
+    QUIET,
+    ROOT,
+    TRACKERS,
+    Skipped,
+    Skips,
+    arguments,
+    conclude,
+    judged,
+    kill_after,
+    tracker_environment,
+)
+
 RESULTS = ROOT / "benchmarks" / "results" / "storage.json"
 WIDTHS = (20, 200, 2000)
 FLUSH_SECONDS = 1.0  # DynamicsLogger's default: what log() promises
@@ -51,27 +59,7 @@ PACE, KILL_PACE = 0.001, 0.002  # seconds a record
 KILL_AFTER = (1.5, 3.0)  # seconds of logging; more than FLUSH_SECONDS, so that some rows are acknowledged
 PATIENCE = 180.0  # seconds until a command of a worker counts as hanging
 
-# Bounded closely where this benchmark reads the peer's own file format.
-REQUIREMENTS = {
-    "TensorBoard": "tensorboard>=2.19,<3",
-    "MLflow": "mlflow>=3.17,<4",
-    "trackio": "trackio>=0.43,<0.44",
-    "wandb offline": "wandb>=0.31,<0.32",
-}
-WRITERS = ("ours", "sqlite3, per row", "sqlite3, per 100", *REQUIREMENTS)
-QUIET = {
-    "WANDB_MODE": "offline",
-    "WANDB_SILENT": "true",
-    "WANDB_ERROR_REPORTING": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
-
-
-class Skipped(Exception):
-    """A writer that cannot be installed or run, and why."""
+WRITERS = ("ours", "sqlite3, per row", "sqlite3, per 100", *TRACKERS)
 
 
 @dataclass(frozen=True)
@@ -147,33 +135,16 @@ class Worker:
         self.process.stdout.close()
 
 
-@contextmanager
-def kill_after(process: subprocess.Popen[str], seconds: float) -> Iterator[threading.Timer]:
-    timer = threading.Timer(seconds, process.kill)
-    timer.start()
-    try:
-        yield timer
-    finally:
-        timer.cancel()
-
-
 @dataclass
-class Report:
+class Report(Skips):
     """Everything measured, by width and writer, and who was skipped why."""
 
     figures: dict[int, dict[str, dict[str, Any]]] = field(default_factory=lambda: {width: {} for width in WIDTHS})
-    skipped: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def skip(self, who: str, why: str) -> None:
-        if who not in self.skipped:
-            self.skipped[who] = why
-            print(f"{who}: skipped, {why}", flush=True)
 
 
 def main() -> int:
     """Measure, print, and say which goals hold."""
-    options = arguments()
+    options = arguments(__doc__, "one round, few records, kills at 200 scalars alone")
     load = QUICK if options.quick else FULL
     report = Report()
     BUILD.mkdir(exist_ok=True)
@@ -188,61 +159,17 @@ def main() -> int:
         measure(pythons, Path(folder), load, report)
     for width in WIDTHS:
         print_table(width, report.figures[width])
-    judged = goals(report)
-    print()
-    for goal in judged:
-        holds = "holds" if goal["holds"] else "FAILS"
-        print(f"{goal['goal']:<72} {goal['figure']:>9.2f}  limit {goal['limit']:<8} {holds}")
     target = options.json or (None if options.quick else RESULTS)
-    if target:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(as_json(options.quick, report, judged), indent=2) + "\n")
-    return 0 if all(goal["holds"] for goal in judged) else 1
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, few records, kills at 200 scalars alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    return parser.parse_args()
+    return conclude(goals(report), {"scalars": report.figures}, report, quick=options.quick, to=target)
 
 
 def environments(report: Report) -> dict[str, Path]:
     """The interpreter of each writer that can be had; this one for ours and for plain sqlite3."""
     pythons = {}
     for name in WRITERS:
-        try:
-            pythons[name] = environment(name) if name in REQUIREMENTS else Path(sys.executable)
-        except (Skipped, OSError, subprocess.SubprocessError) as error:
-            report.skip(name, str(error).strip() or type(error).__name__)
+        with report.skipping(name):
+            pythons[name] = tracker_environment(name) if name in TRACKERS else Path(sys.executable)
     return pythons
-
-
-def environment(name: str) -> Path:
-    """The interpreter of a tracker's environment, which is made where it does not stand ready already."""
-    requirement = REQUIREMENTS[name]
-    folder = BUILD / "peers" / requirement.partition(">")[0]
-    ready, python = folder / "ready.txt", folder / "bin" / "python"
-    torch = importlib.util.find_spec("torch") if name == "TensorBoard" else None
-    if name == "TensorBoard" and not (torch and torch.origin):
-        raise Skipped("torch, which its SummaryWriter is part of, is not installed")
-    if not (ready.exists() and ready.read_text() == requirement):
-        print(f"{name}: installing {requirement} into {folder.relative_to(ROOT)}", flush=True)
-        run_quietly(sys.executable, "-m", "venv", "--clear", str(folder))
-        run_quietly(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement)
-        ready.write_text(requirement)
-    if torch and torch.origin:
-        # torch comes from this environment, after the peer's own packages: another copy would take gigabytes.
-        packages = next(folder.glob("lib/python*/site-packages"))
-        (packages / "host.pth").write_text(f"{Path(torch.origin).parent.parent}\n")
-    return python
-
-
-def run_quietly(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise Skipped(f"{' '.join(command[1:4])} failed: {lines[-1] if lines else done.returncode}")
 
 
 def measure(pythons: dict[str, Path], folder: Path, load: Load, report: Report) -> None:
@@ -251,7 +178,7 @@ def measure(pythons: dict[str, Path], folder: Path, load: Load, report: Report) 
     try:
         for number, (name, python) in enumerate(pythons.items()):
             workers[name] = Worker(name, python, folder / f"writer-{number}")
-            with skipping(report, name):
+            with report.skipping(name):
                 report.versions[name] = workers[name].ask(do="about")["version"]
         for width in WIDTHS:
             rounds = all_rounds(workers, width, load, report)
@@ -262,15 +189,6 @@ def measure(pythons: dict[str, Path], folder: Path, load: Load, report: Report) 
             worker.close()
 
 
-@contextmanager
-def skipping(report: Report, who: str) -> Iterator[None]:
-    """What goes wrong with one writer is said and leaves the others alone."""
-    try:
-        yield
-    except Skipped as reason:
-        report.skip(who, str(reason))
-
-
 def all_rounds(workers: dict[str, Worker], width: int, load: Load, report: Report) -> dict[str, list[dict[str, Any]]]:
     """Each round meets every writer, so that a busy moment of the machine meets them all."""
     rounds: dict[str, list[dict[str, Any]]] = {}
@@ -279,7 +197,7 @@ def all_rounds(workers: dict[str, Worker], width: int, load: Load, report: Repor
             who = f"{name} at {width} scalars"
             if who in report.skipped or name in report.skipped:
                 continue
-            with skipping(report, who):
+            with report.skipping(who):
                 size: dict[str, Any] = {"width": width, "seconds": load.seconds}
                 run = f"w{width}-r{number}"
                 paced = worker.ask(do="paced", run=f"{run}-paced", every=PACE, records=load.paced, **size)
@@ -301,7 +219,7 @@ def all_kills(workers: dict[str, Worker], load: Load, report: Report) -> None:
             if figures is None:
                 continue
             times = load.kills.get(name, load.kills["others"])
-            with skipping(report, f"{name}, killed at {width} scalars"):
+            with report.skipping(f"{name}, killed at {width} scalars"):
                 kills = [one_kill(worker, width, i, moments.uniform(*KILL_AFTER)) for i in range(times)]
                 figures["kills"] = kills
                 figures["lost_worst"] = max(kill["lost"] for kill in kills)
@@ -357,7 +275,7 @@ def print_table(width: int, figures: dict[str, dict[str, Any]]) -> None:
 
 
 def goals(report: Report) -> list[dict[str, Any]]:
-    """The limits; what could not be measured is not a number and holds no goal."""
+    """The limits."""
     figures = report.figures
 
     def figure(width: int, name: str, key: str) -> float:
@@ -365,7 +283,7 @@ def goals(report: Report) -> list[dict[str, Any]]:
 
     speeds = {name: figure(200, name, "metrics_per_second") for name in figures[200]}
     speed = speeds.get("ours", math.nan)
-    best = max((name for name in REQUIREMENTS if name in speeds), key=speeds.__getitem__, default="no tracker ran")
+    best = max((name for name in TRACKERS if name in speeds), key=speeds.__getitem__, default="no tracker ran")
     kills = [run["ours"] for run in figures.values() if "kills" in run.get("ours", {})]
     done = sum(len(run["kills"]) for run in kills)
     lost = sum(run["lost_acknowledged"] for run in kills) if kills else math.nan
@@ -380,30 +298,9 @@ def goals(report: Report) -> list[dict[str, Any]]:
         ("log() p99, paced loop, microseconds, 200 scalars", figure(200, "ours", "paced_p99"), 1_000),
         ("bytes on disk per value, 200 scalars", figure(200, "ours", "bytes_per_metric"), 11),
         (f"acknowledged rows lost over {done} kills", lost, 0),
-        ("loops in which ours failed or lost a record", sum(who.startswith("ours") for who in report.skipped), 0),
+        ("loops in which ours failed or lost a record", report.failures_of_ours(), 0),
     ]
-    judged = [(goal, value, f">= {limit:g}", value >= limit) for goal, value, limit in at_least]
-    judged += [(goal, value, f"<= {limit:g}", value <= limit) for goal, value, limit in at_most]
-    return [dict(zip(("goal", "figure", "limit", "holds"), row, strict=True)) for row in judged]
-
-
-def as_json(quick: bool, report: Report, judged: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every figure with where it comes from."""
-    return {
-        "machine": {
-            "device": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "date": time.strftime("%Y-%m-%d"),
-            "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
-            **report.versions,
-        },
-        "quick": quick,
-        "scalars": report.figures,
-        "skipped": report.skipped,
-        # JSON has no NaN.
-        "goals": [goal | {"figure": None if math.isnan(goal["figure"]) else goal["figure"]} for goal in judged],
-    }
+    return judged(at_least, at_most)
 
 
 if __name__ == "__main__":

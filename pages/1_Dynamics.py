@@ -5,7 +5,7 @@ import streamlit as st
 
 from ui.shell import shell
 from validation import charts
-from validation.queries import ask
+from validation.envelope import chart_series
 
 MAX_POINTS = 2000  # per series; beyond it the smallest and largest value of each bucket are drawn
 
@@ -41,7 +41,8 @@ if not len(run.steps):
     )
     st.stop()
 
-long = ask(judgement.con, "chart_series", run=run.run, points=MAX_POINTS).to_pandas()
+file = next(file for file in judgement.files if file.run == run.run)
+long = chart_series(file, MAX_POINTS).to_pandas()
 drawn = {
     "Tier norms": lambda: [charts.tier_norms(long)],
     "By tier": lambda: charts.tier_panels(long),

@@ -141,6 +141,14 @@ def test_an_effect_far_beyond_the_spread_of_draws_is_found():
     assert {c.status for c in verdict.controlled.claims if c.claim == "divergence"} == {SUPPORTED}
 
 
+def test_experts_with_other_layers_are_left_out_of_the_spread_between_draws():
+    gains = [("perturbed", 1.5), ("perturbed", 0.9), ("control", 1.0), ("control", 0.7)]
+    run = divergent(simulated_run(), gains, seed=50)
+    layers = [run.experts, {number: e for number, e in run.experts.items() if number != 2}]
+    damaged = Run(**{**vars(run), "layers": layers})
+    assert {c.status for c in decide([damaged], {}).controlled.claims if c.claim == "divergence"} == {INCONCLUSIVE}
+
+
 def test_a_collapsing_divergence_is_refuted_over_seeds_as_in_each():
     fall = 1.2 * 2 ** (-np.linspace(0, 1, 600) / 0.2)
     runs = [member(f"r{s}", seed=s, divergence=fall, control=True) for s in range(4)]

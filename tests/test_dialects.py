@@ -18,9 +18,9 @@ from tests.simulate import simulated_run
 from ui.shell import PAGES, Library, Source
 from validation import charts
 from validation.claims import INVALID
+from validation.envelope import chart_series
 from validation.errors import Limits
 from validation.judge import Judgement, judge
-from validation.queries import ask
 from validation.runs import RunFile, read_files
 
 TIERS = [f"{tier}_norm" for tier in schema.TIERS]
@@ -192,7 +192,7 @@ def test_columns_without_a_value_are_called_missing_and_not_zero(tmp_path: Path)
 def test_the_chart_shows_whole_norms_where_there_are_no_tiers(tmp_path: Path) -> None:
     hostile.only_gradient_norms(tmp_path / "a.db")
     judgement = verdict(tmp_path / "a.db")
-    long = ask(judgement.con, "chart_series", run=judgement.runs[0].run, points=2000).to_pandas()
+    long = chart_series(judgement.files[0], 2000).to_pandas()
     drawn = charts.tier_norms(long).layer[0].data
     assert set(drawn["series"]) == {"clean whole", "perturbed whole"}
     assert len(drawn) == 600

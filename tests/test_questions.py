@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import random
 import statistics
 import threading
 from collections import defaultdict
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from prismatic import DynamicsLogger
+from tests import hostile
 from tests.simulate import simulated_run, write
 from validation.__main__ import main
 from validation.child import Child
 from validation.console import BadQuestion, answer
+from validation.envelope import chart_series
 from validation.errors import Limits
 from validation.queries import ask
 from validation.relations import connect
@@ -127,6 +130,28 @@ def test_routing_tells_from_which_step_on_a_router_is_collapsed(tmp_path: Path):
     assert second["collapsed_at"] == 40
     calm, _ = ask(connect([run]), "routing", low=0.0, high=1.0).to_pylist()
     assert calm["collapsed_at"] is None
+
+
+@pytest.mark.parametrize("points", [2, 7, 64, 101, 5000])
+def test_a_chart_is_what_the_question_in_sql_finds(tmp_path: Path, points: int):
+    noise = random.Random(points)
+    odd = [None, math.inf, -math.inf, 0.0, 1.0, 1.0]  # also twice in a bucket: the first one is drawn
+    rows = [
+        (7 * step, *(noise.choice(odd) if noise.random() < 0.7 else noise.gauss(0, 1) for _ in range(6)))
+        for step in range(501)
+    ]
+    rows[100:300] = [(step, *values[:2], None, *values[3:]) for step, *values in rows[100:300]]
+    path = hostile.database(tmp_path / "a.db", *hostile.dynamics(rows))
+    (run,), _ = read_sources([path])
+    long = chart_series(run, points)
+    assert long.equals(ask(connect([run]), "chart_series", run=run.run, points=points))
+    assert long.num_rows <= 16 * points
+
+
+def test_a_chart_of_no_rows_has_none(tmp_path: Path):
+    path = hostile.database(tmp_path / "a.db", *hostile.dynamics([]))
+    (run,), _ = read_sources([path])
+    assert chart_series(run, 100).num_rows == 0
 
 
 # -- Questions of the user's own ---------------------------------------------------------------------------------------

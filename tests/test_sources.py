@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -97,20 +97,22 @@ def test_a_run_that_is_being_trained_is_not_kept(tmp_path: Path):
         logger.log_run({"exit_state": "running"})
         logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
     read_sources([tmp_path / "dynamics.db"], cache=cache)
-    assert not list((tmp_path / "cache").rglob("*.parquet"))
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "no metadata"])
 def test_a_damaged_entry_is_read_anew_and_replaced(tmp_path: Path, runs: list[RunFile], damage: str):
     cache = Cache(tmp_path)
     read_sources(EXAMPLES[:1], cache=cache)
-    (entry,) = (file for file in tmp_path.rglob("*.parquet") if file.stem.count(".") == 0)
+    (entry,) = (file for file in tmp_path.rglob("*.arrow") if file.stem.count(".") == 0)
     if damage == "truncated":
         entry.write_bytes(entry.read_bytes()[:-100])
     elif damage == "text":
         entry.write_text("nonsense")
     else:
-        pq.write_table(pq.read_table(entry).replace_schema_metadata(None), entry)
+        table = pa.ipc.open_file(entry.read_bytes()).read_all().replace_schema_metadata(None)
+        with pa.ipc.new_file(entry, table.schema) as file:
+            file.write_table(table)
     for _ in range(2):
         (again,), _ = read_sources(EXAMPLES[:1], cache=cache)
         assert_equal(again, runs[0])
@@ -132,9 +134,9 @@ def test_what_was_used_longest_ago_goes_when_the_cache_is_full(tmp_path: Path):
     files = many(tmp_path, 6)
     for number, path in enumerate(files):
         read_sources([path], cache=Cache(tmp_path / "cache"))
-        for entry in (tmp_path / "cache").rglob("*.parquet"):
+        for entry in (tmp_path / "cache").rglob("*.arrow"):
             os.utime(entry, (number, number)) if entry.stat().st_mtime > 1000 else None
-    one = max(entry.stat().st_size for entry in (tmp_path / "cache").rglob("*.parquet"))
+    one = max(entry.stat().st_size for entry in (tmp_path / "cache").rglob("*.arrow"))
     small = Cache(tmp_path / "cache", most_bytes=4 * one)
     (extra,) = many(tmp_path / "more", 7)[6:]
     read_sources([extra], cache=small)
@@ -340,7 +342,7 @@ def test_a_file_with_a_journal_beside_it_is_not_kept(tmp_path: Path):
         writer.execute("INSERT INTO events (code) VALUES ('x')")
         read_sources([path], cache=Cache(tmp_path / "cache"))
         writer.execute("ROLLBACK")
-    assert not list((tmp_path / "cache").rglob("*.parquet"))
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
 HOSTILE = [

@@ -34,8 +34,10 @@ PAGES = {
     "app.py": "Home",
     "pages/1_Dynamics.py": "Dynamics",
     "pages/2_Verdict.py": "Verdict",
-    "pages/3_Diagnostics.py": "Diagnostics",
-    "pages/4_Runs.py": "Runs",
+    "pages/3_Layers.py": "Layers",
+    "pages/4_Compare.py": "Compare",
+    "pages/5_Diagnostics.py": "Diagnostics",
+    "pages/6_Runs.py": "Runs",
 }
 SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
 COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
@@ -152,7 +154,13 @@ def _judged(keys: tuple[tuple[Source, int, int], ...]) -> Judgement:
     # Our own copies cannot change under us; files on disk may still be written by a training run.
     private = {source.path for source, _, _ in keys if source.uploaded}
     # What an upload held goes with the session, as the upload does: not into the user's own cache.
-    return judge(*read_sources(chosen, private=private, cache=Cache(spool_folder() / "cache")))
+    return judge(*read_sources(chosen, private=private, cache=cache()))
+
+
+@st.cache_resource(scope="session", show_spinner=False)
+def cache() -> Cache:
+    """What this session has read: it goes on with the files of runs that are being trained where it ended before."""
+    return Cache(spool_folder() / "cache")
 
 
 @st.cache_resource(scope="session", on_release=shutil.rmtree, show_spinner=False)

@@ -77,24 +77,18 @@ class Selection:
             rows = run.after_warmup(self.limits.warmup)
             self._levels[key] = {}
             for number in [e.expert for e in run.experts.values() if e.role != "clean"]:
-                layers = [
-                    {**of_divergence, "did": gained}
-                    for of_divergence, gained in zip(
-                        series.divergence_by_layer(run, number), series.did_by_layer(run, number), strict=True
-                    )
-                ]
-                for name in layers[0] if layers else ():
-                    means = [_mean(layer[name][rows]) for layer in layers]
+                layers = series.by_layer(run, number)
+                for name in {name: None for layer in layers for name in layer}:
+                    means = [_mean(layer[name][rows]) if name in layer else math.nan for layer in layers]
                     self._levels[key].setdefault(name, {})[number] = np.array(means)
         return self._levels[key]
 
     def draws_of_did(self, run: Run) -> Draws | None:
         """How much `did` differs between experts of one role in one layer, for a mean over layers."""
         levels = self.levels(run).get("did", {})
-        by_role = [[levels[e.expert] for e in run.of_role(role) if e.expert in levels] for role in COMPARED]
+        by_role = [_alike(levels, run, role) for role in COMPARED]
         squares, freedom, layers = 0.0, 0, 0
-        for own in filter(None, by_role):
-            level_LE = np.stack(own, axis=1)
+        for level_LE in by_role:
             level_LE = level_LE[np.isfinite(level_LE).all(axis=1)]
             layers = max(layers, len(level_LE))
             squares += float(((level_LE - level_LE.mean(axis=1, keepdims=True)) ** 2).sum())
@@ -123,11 +117,11 @@ class Selection:
         if 0 not in sham.experts:
             return
         levels = self.levels(sham).get(name, {})
-        controls = [levels[e.expert] for e in sham.of_role("control") if e.expert in levels]
-        baseline = np.mean(controls, axis=0) if relative and controls and name != "did" else 0.0
-        for expert in sham.of_role("perturbed"):
-            if expert.expert in levels:
-                yield _mean(levels[expert.expert] - baseline)
+        perturbed_LP, control_LC = (_alike(levels, sham, role) for role in COMPARED)
+        if relative and name != "did" and control_LC.size and len(control_LC) == len(perturbed_LP):
+            perturbed_LP = perturbed_LP - control_LC.mean(axis=1, keepdims=True)
+        for own_L in perturbed_LP.T:
+            yield _mean(own_L)
 
 
 def options_of(run: Run) -> tuple[tuple[str, str], ...]:
@@ -181,6 +175,14 @@ def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None
             difference_L = perturbed_LP[:, 0] - control_LC[:, 0]
             draws[name] = Draws(float(difference_L.std(ddof=1)) / math.sqrt(layers), layers - 1)
     return draws or None
+
+
+def _alike(levels: dict[int, Array], run: Run, role: str) -> Array:
+    """The levels of a role's experts, [L, E]; damaged files may hold experts with other layers, which are left out."""
+    own = [levels[e.expert] for e in run.of_role(role) if e.expert in levels]
+    layers = max((len(one) for one in own), default=0)
+    same = [one for one in own if len(one) == layers]
+    return np.stack(same, axis=1) if same else np.empty((0, 0))
 
 
 def _draws_of_pairs(run: Run, sham: Run, selection: Selection) -> dict[str, Draws] | None:

@@ -1,7 +1,9 @@
 """What was read from run files, kept by the hash of their bytes: a file that was validated once is not opened again.
 
-One Parquet file per run holds its wide table, with everything small in its metadata; `layers` and `histograms` lie
-beside it where the run has any. A cache never fails a reading: what cannot be written or read is simply not there.
+One Arrow file per run holds its wide table, with everything small in its metadata; `layers` and `histograms` lie
+beside it where the run has any. Numbers are mapped as they lie on the disk, and not copied: norms hardly repeat, so
+packing them would save little space, and cost the time to unpack them. A cache never fails a reading: what cannot be
+written or read is simply not there.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from platformdirs import user_cache_path
 
+from validation.live import Live
 from validation.runs import RunFile, arrow_schema
 
 MOST_BYTES = 2 << 30
@@ -36,17 +38,24 @@ def default_folder() -> Path:
 def _reader() -> str:
     """A hash of the code that reads: what another version read differently is not taken for this one's."""
     here = Path(__file__).parent
-    code = [(here / name).read_bytes() for name in ("reader.py", "child.py", "dialects.py", "runs.py", "cache.py")]
+    code = [
+        (here / name).read_bytes()
+        for name in ("reader.py", "child.py", "dialects.py", "runs.py", "live.py", "cache.py")
+    ]
     return hashlib.sha256(b"\0".join(code)).hexdigest()[:12]
 
 
 class Cache:
-    """A folder of runs by the sha256 of their files; the ones used longest ago go when it is over `most_bytes`."""
+    """A folder of runs by the sha256 of their files; the ones used longest ago go when it is over `most_bytes`.
+
+    `live` knows the files that were being written, in memory: keep the cache to read them on and not from the start.
+    """
 
     def __init__(self, folder: Path | None = None, *, most_bytes: int = MOST_BYTES):
         self.folder = (folder or default_folder()) / _reader()
         self._most_bytes = most_bytes
         self._bytes: int | None = None
+        self.live = Live()
 
     def get(self, sha256: str) -> RunFile | None:
         """The run whose file had these bytes, under no name and no path; None where it is not known."""
@@ -81,15 +90,15 @@ class Cache:
             self._added(path)
 
     def _path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / f"{sha256}.parquet"
+        return self.folder / sha256[:2] / f"{sha256}.arrow"
 
     def _beside(self, path: Path, table: str) -> Path:
-        return path.with_name(f"{path.stem}.{table}.parquet")
+        return path.with_name(f"{path.stem}.{table}.arrow")
 
     def _added(self, path: Path) -> None:
         """Keep the size below the limit, at the cost of one look at the folder per process."""
         if self._bytes is None:
-            self._bytes = sum(file.stat().st_size for file in self.folder.parent.rglob("*.parquet"))
+            self._bytes = sum(file.stat().st_size for file in self.folder.parent.rglob("*.arrow"))
         else:
             self._bytes += sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
         if self._bytes > self._most_bytes:
@@ -98,7 +107,7 @@ class Cache:
     def _prune(self) -> None:
         """Remove the files that were used longest ago, other versions' among them, until a tenth is free."""
         files = sorted(
-            (file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.parent.rglob("*.parquet")
+            (file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.parent.rglob("*.arrow")
         )
         self._bytes = sum(size for _, size, _ in files)
         for _, size, file in files:
@@ -109,17 +118,18 @@ class Cache:
 
 
 def _read(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        return file.read(use_threads=False)  # threads cost a small file more than they save
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    table.validate(full=True)  # what nobody checks can make Arrow read beyond the file
+    return table
 
 
 def _write(table: pa.Table, path: Path) -> None:
     """A file that is whole or not there, whoever else writes it at the same time."""
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".new")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            # Norms hardly repeat: a dictionary of them costs time and saves nothing.
-            pq.write_table(table, stream, use_dictionary=False, compression="lz4")
+        with os.fdopen(handle, "wb") as stream, pa.ipc.new_file(stream, table.schema) as file:
+            file.write_table(table.combine_chunks())
         os.replace(unfinished, path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)

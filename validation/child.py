@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +37,14 @@ INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMRO
 
 # However many sessions read at once: each reader may take as much memory and time as its limits allow.
 READERS = threading.BoundedSemaphore(2)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a file that may grow was read."""
+
+    mark: int  # the newest event before any row was read
+    last: Mapping[str, int]  # rowid of the last row by table; a table without rows is not in it
 
 
 class _Broken(Exception):
@@ -88,15 +97,20 @@ class Child:
         finally:
             READERS.release()
 
-    def ask(self, path: Path, name: str, *, immutable: bool) -> tuple[dict[str, Any], dict[str, pa.Table]]:
-        """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it."""
+    def ask(
+        self, path: Path, name: str, *, immutable: bool, since: Mapping[str, int] | None = None
+    ) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+        """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it.
+
+        since: of these tables only the rows from this rowid on.
+        """
         process, started = self._start(), time.monotonic()
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
         timer.start()
         try:
             assert process.stdin
             assert process.stdout
-            process.stdin.write(_request(path, immutable, self.limits))
+            process.stdin.write(_request(path, immutable, since or {}, self.limits))
             process.stdin.flush()
             return _answer(process.stdout, name, self.limits)
         except RunFileError:
@@ -111,10 +125,10 @@ class Child:
             timer.cancel()
 
 
-def _request(path: Path, immutable: bool, limits: Limits) -> bytes:
+def _request(path: Path, immutable: bool, since: Mapping[str, int], limits: Limits) -> bytes:
     tables = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
     columns = [column.name for column in schema.STEP_COLUMNS]
-    file = {"path": os.path.abspath(path), "immutable": immutable, "limits": asdict(limits)}
+    file = {"path": os.path.abspath(path), "immutable": immutable, "since": dict(since), "limits": asdict(limits)}
     return (
         json.dumps({**file, "columns": columns, "layer_metrics": [*LAYER_METRICS], "tables": tables}).encode() + b"\n"
     )
@@ -158,7 +172,16 @@ def _facts_about(header: dict[str, Any], limits: Limits) -> dict[str, Any]:
         notes.append(f"written by schema version {shown(version)}, newer than the {schema.SCHEMA_VERSION} known here")
     ignored = tuple(shown(column) for column in header["ignored"][:50])
     lost, application = bool(header["lost"]), int(header["application_id"])
-    return {"ignored": ignored, "notes": tuple(notes), "wal": lost, "application_id": application, "version": version}
+    known = {"ignored": ignored, "notes": tuple(notes), "wal": lost, "application_id": application, "version": version}
+    return known | {"reached": _reached(header)}
+
+
+def _reached(header: dict[str, Any]) -> Reached | None:
+    """How far the reading came; None where nobody could go on there."""
+    mark, last = header["mark"], header["last"]
+    if header["notes"] or type(mark) is not int or any(type(last.get(name, 0)) is not int for name in LONG_TABLES):
+        return None
+    return Reached(mark, {name: last[name] for name in LONG_TABLES if name in last})
 
 
 def _type_of(table: str, name: str) -> str:

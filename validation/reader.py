@@ -8,11 +8,16 @@ values of the tables that it names, in its order, column after column:
     kind "q"   int64 for each row, then one byte for each row, 0 for NULL
     kind "t"   int32 length for each row, -1 for NULL, then the UTF-8 of all rows
 
+Of a run that is being trained the rows from a row on can be asked for (`since`, by table and rowid): those before it
+are known. The header says where each table ended (`last`), and the newest event before any row was read (`mark`): an
+event of a rewind after that means that rows which are known were replaced.
+
 A file that cannot be read is answered with a stable `code` and the facts of the case; the sentences are `runs.py`'s.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -21,7 +26,6 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -39,6 +43,7 @@ ABOUT_VALUES = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")  # not damag
 
 BUSY_SECONDS = 2.0
 CELLS_AT_ONCE = 50_000  # some 10 ms of reading: as long as a writer may have to wait for us
+ROWS_AT_ONCE = 200  # as Python objects: so few that they stay in the processor's cache until they are numbers
 COLUMNS = 2000  # SQLite's own limit
 LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
 EVENTS = 10_000  # the newest that are kept
@@ -189,8 +194,11 @@ def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
     return db
 
 
-def plain_columns(db: sqlite3.Connection, table: str) -> dict[str, str]:
-    """Columns of `table` and their declared types, once it is known to be a plain, sound table; {} where it is not."""
+def plain_columns(db: sqlite3.Connection, table: str, *, known: bool = False) -> dict[str, str]:
+    """Columns of `table` and their declared types, once it is known to be a plain, sound table; {} where it is not.
+
+    known: it was sound when most of it was read, and what is new is small; SQLite itself notices a page that is none.
+    """
     query = "SELECT type, rootpage, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')"
     found = db.execute(query, (table,)).fetchone()
     if not found:
@@ -202,7 +210,7 @@ def plain_columns(db: sqlite3.Connection, table: str) -> dict[str, str]:
     columns = db.execute(f"PRAGMA table_xinfo({table})").fetchall()
     if generated := [str(column[1])[:60] for column in columns if column[6] in (2, 3)]:
         raise Reject("generated", columns=generated[:20])
-    for (problem,) in db.execute(f"PRAGMA quick_check({table})").fetchall():
+    for (problem,) in () if known else db.execute(f"PRAGMA quick_check({table})").fetchall():
         if problem != "ok" and not ABOUT_VALUES.match(problem):
             raise Reject("corrupt", problem=problem[:200])
     return {str(column[1]): str(column[2]).upper() for column in columns}
@@ -225,16 +233,20 @@ class Column:
             self.bytes += sum(len(text) for text in texts if text)
             self.values += texts
             return
-        fill = float("nan") if self.kind == "d" else 0
-        numbers = [fill if cell is None else cell for cell in cells] if None in cells else cells
         try:
-            self.values.extend(array(self.kind, numbers))
-        except TypeError:
-            if self.kind == "d":
-                raise
-            self.values.extend([integer(number) for number in numbers])
+            self.values.extend(array(self.kind, cells))
+            present: Any = b"\1" * len(cells)
+        except TypeError:  # a NULL among them, or a float that is an integer, or what does not belong here
+            self.values.extend(array(self.kind, [self.number(cell) for cell in cells]))
+            present = [cell is not None for cell in cells]
         if self.kind == "q":
-            self.present.extend([cell is not None for cell in cells])
+            self.present.extend(present)
+
+    def number(self, cell: Any) -> Any:
+        """A cell as the array takes it, if it does."""
+        if self.kind == "d":
+            return float("nan") if cell is None else cell
+        return 0 if cell is None else integer(cell)
 
     def dump(self) -> list[Any]:
         """The bytes to send, as the head of this module describes them."""
@@ -242,22 +254,6 @@ class Column:
             return [self.values, self.present]
         lengths = array("i", [-1 if text is None else len(text) for text in self.values])
         return [lengths, b"".join(filter(None, self.values))]
-
-
-def extend_together(columns: dict[str, Column], rows: list[Row]) -> bool:
-    """The same for all columns at once, in half the time; False, and nothing done, where a cell is no number."""
-    width = len(rows[0])
-    try:
-        block = array("d", chain.from_iterable(rows))
-    except TypeError:
-        return False
-    for place, column in enumerate(columns.values()):
-        if column.kind == "q":  # the only one, and it may refuse its cells: before any other column has taken its own
-            column.extend(tuple(row[place] for row in rows))
-    for place, column in enumerate(columns.values()):
-        if column.kind == "d":
-            column.values.extend(block[place::width])
-    return True
 
 
 def integer(cell: Any) -> int:
@@ -292,8 +288,13 @@ def blame(rows: list[Row], columns: dict[str, Column]) -> Reject:
     return Reject("unexpected", problem="a value changed while it was read")
 
 
-def pages(db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str]) -> Iterator[list[Row]]:
-    """Rows in the order of rowid, in short transactions: a reader that stays in one locks the training's writer out."""
+def pages(
+    db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str], since: int | None
+) -> Iterator[tuple[list[Row], int | None]]:
+    """Rows from `since` on, with the last one's rowid, in that order; all of them where the table has none.
+
+    In short transactions: a reader that stays in one locks the training's writer out.
+    """
     selected, size = ", ".join(f'"{name}"' for name in names), max(1, CELLS_AT_ONCE // len(names))
     hidden = {name.lower() for name in declared}
     key = next((name for name in ("_rowid_", "rowid", "oid") if name not in hidden), None)
@@ -303,33 +304,38 @@ def pages(db: sqlite3.Connection, table: str, names: list[str], declared: dict[s
         key = None
     if key is None or len(names) == COLUMNS:  # the key would be one column too many for SQLite
         cursor = db.execute(f"SELECT {selected} FROM {table} NOT INDEXED")
-        while rows := cursor.fetchmany(size):
-            yield rows
+        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+            yield rows, None
         return
     query = f"SELECT {selected}, {key} FROM {table} NOT INDEXED WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
-    start = -(2**63)
-    while rows := db.execute(query, (start,)).fetchall():
-        yield rows
-        last = rows[-1][-1]
-        if last < start:
-            raise Reject("corrupt", problem="the rows are out of order")
-        if len(rows) < size or last == 2**63 - 1:
-            return
-        start = last + 1
+    start, count = -(2**63) if since is None else since, size
+    while count == size:
+        cursor, count = db.execute(query, (start,)), 0
+        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+            last = rows[-1][-1]
+            yield rows, last
+            count += len(rows)
+            if last < start:
+                raise Reject("corrupt", problem="the rows are out of order")
+            if last == 2**63 - 1:
+                return
+            start = last + 1
 
 
 def read_columns(
     db: sqlite3.Connection, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
 ) -> dict[str, Column]:
-    """The columns that `kinds` names, within the limits; of `events` only the newest rows."""
+    """The columns that `kinds` names, within the limits; of `events` only the newest rows.
+
+    Of a table that `limits["since"]` names the rows from there on; `limits["last"]` is told where each table ended.
+    """
     columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
-    numeric = "t" not in kinds.values() and list(kinds.values()).count("q") <= 1
-    for rows in pages(db, table, list(kinds), declared):
+    for rows, last in pages(db, table, list(kinds), declared, limits["since"].get(table)):
         count += len(rows)
+        limits["last"][table] = last
         try:
-            if not (numeric and extend_together(columns, rows)):
-                for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
-                    column.extend(cells)
+            for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
+                column.extend(cells)
         except TypeError:
             raise blame(rows, columns) from None
         for column in columns.values() if table == "events" else ():
@@ -350,7 +356,7 @@ def read_dynamics(
     db: sqlite3.Connection, allowed: list[str], layer_metrics: list[str], limits: dict[str, Any]
 ) -> tuple[dict[str, Column], list[str]]:
     """The columns of the wide table that may be used, and the names of the others."""
-    declared = plain_columns(db, "dynamics")
+    declared = plain_columns(db, "dynamics", known="dynamics" in limits["since"])
     if not declared:
         tables = db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchmany(20)
         raise Reject("no_dynamics", tables=[str(name)[:60] for (name,) in tables])
@@ -383,13 +389,24 @@ def read_side_table(
     db: sqlite3.Connection, table: str, allowed: dict[str, str], limits: dict[str, Any]
 ) -> dict[str, Column]:
     """A side table's known columns; {} where the file has no such table."""
-    declared = plain_columns(db, table)
+    declared = plain_columns(db, table, known=table in limits["since"])
     kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
     if declared and not kinds:
         raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
     if table not in LONG_TABLES:
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
     return read_columns(db, table, kinds, declared, limits) if kinds else {}
+
+
+def newest_event(db: sqlite3.Connection) -> int | None:
+    """The id of the newest event, 0 where there is none yet; None where the file has no table of events as ours is."""
+    try:
+        if not plain_columns(db, "events", known=True):
+            return None
+        newest = db.execute("SELECT id FROM events NOT INDEXED ORDER BY rowid DESC LIMIT 1").fetchone() or (0,)
+        return newest[0] if isinstance(newest[0], int) else None
+    except Exception:  # reading the table says what is wrong with it
+        return None
 
 
 def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> str | None:
@@ -412,11 +429,13 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Header and values of one run file; raises what `reason` understands."""
     path, immutable, limits = request["path"], request["immutable"], request["limits"]
     limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT}
+    limits |= {"since": request["since"], "last": {}}
     wal = inspect(path, immutable)
     lost = wal and (immutable or not os.path.exists(path + "-wal"))
     db = connect(path, how_to_open(path, immutable, wal), limits["deadline"])
     try:
         application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS[:2])
+        mark = newest_event(db)
         try:
             columns, ignored = read_dynamics(db, request["columns"], request["layer_metrics"], limits)
         except Reject as error:
@@ -433,11 +452,12 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
                 tables[table] = read_side_table(db, table, request["tables"].get(table, {}), left)
             except Exception as error:
                 notes.append([table, *reason(error)])
-        damage = None if any(code == "corrupt" for _, code, _ in notes) else damage_elsewhere(db, immutable, limits)
+        known = limits["since"] or any(code == "corrupt" for _, code, _ in notes)
+        damage = None if known else damage_elsewhere(db, immutable, limits)
     finally:
         db.close()
     header = {"application_id": application_id, "version": version, "wal": wal, "lost": lost, "notes": notes}
-    header["damage"] = damage
+    header |= {"damage": damage, "mark": mark, "last": limits["last"]}
     header |= {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
     header["tables"] = {
         table: [len(next(iter(columns.values())).values), [[name, column.kind] for name, column in columns.items()]]
@@ -479,6 +499,9 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 def main() -> None:
     """Answers requests until stdin ends."""
     confined = False
+    # Rows are no cycles: looking for some among millions of them takes as long as reading them.
+    gc.disable()
+    gc.freeze()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if not confined:
@@ -496,6 +519,7 @@ def main() -> None:
         for blob in blobs:
             sys.stdout.buffer.write(blob)
         sys.stdout.buffer.flush()
+        gc.collect()
 
 
 if __name__ == "__main__":

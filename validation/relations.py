@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -39,6 +39,13 @@ DYNAMICS = pa.schema(
 )
 LAYERS = pa.schema([("run", pa.string()), *arrow_schema("layers")])
 HISTOGRAMS = pa.schema([("run", pa.string()), *arrow_schema("histograms")])
+# What `dynamics` is kept as: numbers, and once per run and expert what is the same in all of its rows.
+SERIES = pa.schema([("series", pa.int32()), *(DYNAMICS.field(name) for name in ("run", "expert", "role"))])
+OF_A_STEP = pa.schema([field for field in DYNAMICS if field.name not in SERIES.names])
+MEASURED = pa.schema([SERIES.field("series"), *OF_A_STEP])
+VIEW = f"CREATE VIEW dynamics AS SELECT {', '.join(DYNAMICS.names)} FROM measured JOIN series USING (series)"
+ROWS_AT_ONCE = 250_000  # that are put together for DuckDB: short pieces take it longer, all at once twice the memory
+
 FACTS = pa.schema([("run", pa.string()), ("key", pa.string()), ("value", pa.string())])
 
 
@@ -49,25 +56,54 @@ def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
     the runs do not fit into memory together.
     """
     con = empty_connection()
-    tables = {
-        "runs": pa.Table.from_pylist([summary(run) for run in runs], schema=RUNS),
-        "facts": pa.Table.from_pylist([row for run in runs for row in _facts(run)], schema=FACTS),
-        "dynamics": pa.concat_tables([DYNAMICS.empty_table(), *(part for run in runs for part in tidy(run))]),
-        "layers": pa.concat_tables([LAYERS.empty_table(), *(_named(run, run.layers, LAYERS) for run in runs)]),
-        "histograms": pa.concat_tables(
-            [HISTOGRAMS.empty_table(), *(_named(run, run.histograms, HISTOGRAMS) for run in runs)]
-        ),
+    series = [{"run": run.run, "expert": expert, "role": role} for run in runs for expert, role in _experts(run)]
+    tables: dict[str, tuple[pa.Schema, Iterable[pa.Table]]] = {
+        "runs": (RUNS, [pa.Table.from_pylist([summary(run) for run in runs], schema=RUNS)]),
+        "facts": (FACTS, [pa.Table.from_pylist([row for run in runs for row in _facts(run)], schema=FACTS)]),
+        "series": (SERIES, [pa.Table.from_pylist([{"series": i, **row} for i, row in enumerate(series)], SERIES)]),
+        "measured": (MEASURED, _measured(runs)),
+        "layers": (LAYERS, (_named(run, run.layers, LAYERS) for run in runs)),
+        "histograms": (HISTOGRAMS, (_named(run, run.histograms, HISTOGRAMS) for run in runs)),
     }
     try:
-        for name, table in tables.items():
-            con.register("loading", table.combine_chunks())  # thousands of small chunks take longer to walk
+        for name, (columns, parts) in tables.items():
+            con.register("loading", pa.RecordBatchReader.from_batches(columns, _together(parts)))
             con.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")  # the names above: none is a file's
             con.unregister("loading")
+        con.execute(VIEW)
     except duckdb.OutOfMemoryException:
         con.close()
         raise rejection("all runs together", "together", Limits(), most=DUCKDB_MEMORY) from None
     shut(con)
     return con
+
+
+def _together(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Their rows in pieces that are worth the walk, made one by one."""
+    pending: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        pending.append(table)
+        rows += len(table)
+        if rows >= ROWS_AT_ONCE:
+            yield from _in_one(pending)
+            pending, rows = [], 0
+    if pending:
+        yield from _in_one(pending)
+
+
+def _in_one(tables: Sequence[pa.Table]) -> list[pa.RecordBatch]:
+    whole = pa.concat_tables(tables).combine_chunks() if len(tables) > 1 else tables[0]
+    return list(whole.to_batches())
+
+
+def _measured(runs: Sequence[RunFile]) -> Iterator[pa.Table]:
+    """The rows of `dynamics` by the number of their series, of which there is one for each run and expert."""
+    count = 0
+    for run in runs:
+        for _, _, rows in by_expert(run):
+            yield rows.add_column(0, MEASURED.field("series"), pa.repeat(pa.scalar(count, pa.int32()), len(rows)))
+            count += 1
 
 
 def empty_connection() -> duckdb.DuckDBPyConnection:
@@ -149,25 +185,32 @@ def _columns(run: RunFile) -> Columns:
 
 
 def tidy(run: RunFile) -> Iterator[pa.Table]:
-    """The rows of `dynamics`, a table for each expert; NULL where the file lacks a column."""
-    wide, rows = _columns(run), len(run.wide)
-    nothing, name, roles = pa.nulls(rows, pa.float64()), pa.repeat(pa.scalar(run.run), rows), _roles(run)
-    for expert in run.expert_ids:
+    """The rows of `dynamics`, a table for each expert."""
+    for expert, role, rows in by_expert(run):
+        own = {"run": pa.scalar(run.run), "expert": pa.scalar(expert, pa.int32()), "role": pa.scalar(role)}
+        columns = {name: pa.repeat(value, len(rows)) for name, value in own.items()}
+        columns |= dict(zip(rows.column_names, rows.columns, strict=True))
+        yield pa.table([columns[name] for name in DYNAMICS.names], schema=DYNAMICS)
+
+
+def by_expert(run: RunFile) -> Iterator[tuple[int, str, pa.Table]]:
+    """Each expert with its role and what `dynamics` has of each step; NULL where the file lacks a column."""
+    wide, nothing = _columns(run), pa.nulls(len(run.wide), pa.float64())
+    for expert, role in _experts(run):
         names = (*COPIED, *COMPARED) if expert else COPIED
         found = {name: wide.get(f"expert_{expert}_{name}") for name in names}
-        found |= {"run": name, "step": wide["step"], "norm": _whole_norm(wide, expert), "loss": wide.get("loss")}
-        if expert and (found["divergence"] is None or found["divergence"].null_count == rows):
+        found |= {"step": wide["step"], "norm": _whole_norm(wide, expert), "loss": wide.get("loss")}
+        if expert and (found["divergence"] is None or found["divergence"].null_count == len(run.wide)):
             found["divergence"] = _derived_divergence(wide, expert)
-        found["expert"] = pa.repeat(pa.scalar(expert, pa.int32()), rows)
-        found["role"] = pa.repeat(pa.scalar(roles.get(expert, "perturbed" if expert else "clean")), rows)
-        columns = [found.get(name) for name in DYNAMICS.names]
-        yield pa.table([nothing if column is None else column for column in columns], schema=DYNAMICS)
+        columns = [found.get(name) for name in OF_A_STEP.names]
+        yield expert, role, pa.table([nothing if one is None else one for one in columns], schema=OF_A_STEP)
 
 
-def _roles(run: RunFile) -> dict[int, str]:
-    """The roles that the file names, if they are ones: expert 0, and no other, is the clean one."""
+def _experts(run: RunFile) -> list[tuple[int, str]]:
+    """Each expert with the role that the file names, if it is one: expert 0, and no other, is the clean one."""
     named = zip(run.experts["expert"].to_pylist(), run.experts["role"].to_pylist(), strict=True)
-    return {expert: role for expert, role in named if expert and role in schema.ROLES[1:]}
+    roles = {expert: role for expert, role in named if expert and role in schema.ROLES[1:]}
+    return [(expert, roles.get(expert, "perturbed" if expert else "clean")) for expert in run.expert_ids]
 
 
 def _tiers(wide: Columns, expert: int) -> dict[str, np.ndarray]:

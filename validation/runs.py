@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prismatic import schema
 from validation.archives import is_archive, unpacked
@@ -128,7 +129,10 @@ def _read(child: Child, path: Path, name: str, runs: list[RunFile], cache: Cache
     settled = private or not (_has_wal(path) or os.path.exists(f"{path}-journal"))
     kept = cache.get(digest) if cache and settled else None
     if kept is None:
-        facts, tables = child.ask(path, name, immutable=private)
+        if cache and not private:
+            facts, tables = cache.live.ask(child, path, name)
+        else:
+            facts, tables = child.ask(path, name, immutable=private)
         kept = _run_file(path, name, digest, facts, tables, limits)
         # One that is being written may hold other rows by now than the bytes that were hashed.
         if cache and settled and kept.facts.get("exit_state") != "running" and _state(path) == before:
@@ -217,6 +221,7 @@ def _run_file(
     declared = str(facts.get("run_hash", ""))
     stem = declared if len(declared) >= 6 and set(declared) <= set("0123456789abcdef") else digest
     about |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
+    del about["reached"]
     return RunFile(run=stem[:9], wide=wide, facts=facts, **side, **about)
 
 
@@ -250,23 +255,24 @@ def _in_order(wide: pa.Table) -> tuple[pa.Table, int]:
 
 def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: Limits) -> pa.Table:
     """The columns that the writer had no room for in the wide table, put beside it."""
-    names = scalars["name"].to_pylist()
-    steps, values = scalars["step"].to_numpy(), scalars["value"].to_numpy()
-    places: dict[str, list[int]] = {name: [] for name in names if name and schema.EXPERT_COLUMN.fullmatch(name)}
-    for place, name in enumerate(names):
-        if name in places:
-            places[name].append(place)
-    if not places or (wide.num_columns + len(places)) * len(wide) > limits.values:
+    scalars = scalars.filter(pc.and_(pc.is_valid(scalars["step"]), pc.is_valid(scalars["name"])))
+    coded = scalars["name"].combine_chunks().dictionary_encode()
+    numbered = enumerate(coded.dictionary.to_pylist())
+    names = {name: code for code, name in numbered if schema.EXPERT_COLUMN.fullmatch(name)}
+    if not names or (wide.num_columns + len(names)) * len(wide) > limits.values:
         return wide
-    rows = {step: row for row, step in enumerate(wide["step"].to_pylist())}
-    for name, own in places.items():
-        column = np.full(len(wide), np.nan)
-        for place in own:
-            if steps[place] in rows:
-                column[rows[steps[place]]] = values[place]
-        if name not in wide.column_names:
-            wide = wide.append_column(name, pa.array(column, from_pandas=True))
-    return wide
+    logged, steps, values = wide["step"].to_numpy(), scalars["step"].to_numpy(), scalars["value"].to_numpy()
+    rows = np.searchsorted(logged, steps)
+    # What belongs to no row of the wide table is left out.
+    codes = np.where(np.isin(steps, logged), coded.indices.to_numpy(), -1)
+    order = np.argsort(codes, kind="stable")
+    columns = dict(zip(wide.column_names, wide.columns, strict=True))
+    for name, code in names.items():
+        first, end = np.searchsorted(codes, (code, code + 1), sorter=order)
+        column, own = np.full(len(wide), np.nan), order[first:end]
+        column[rows[own]] = values[own]
+        columns.setdefault(name, pa.array(column, from_pandas=True))
+    return pa.table(columns)
 
 
 def arrow_schema(table: str) -> pa.Schema:

@@ -324,16 +324,24 @@ def _directional(run: Run, expert: Expert) -> bool:
     return seen and _mostly_finite(expert["direction"])
 
 
-def divergence_by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
-    """The same as `divergence` in each layer that is logged; of the whole run where none is."""
-    if _directional(run, run.experts[expert]):
-        return [{"direction": place[expert]["direction"]} for place in _places(run, expert)]
-    return [_adjusted(place[expert], place[0]) for place in _places(run, expert)]
+def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
+    """The series of `divergence` and `did` in each layer that is logged; of the whole run where none is.
+
+    Layers without this expert or the clean one have no series.
+    """
+    if not any(expert in layer and 0 in layer for layer in run.layers):
+        return [_compared(run, run.experts[expert], run.experts[0])]
+    directional = _directional(run, run.experts[expert])
+    return [
+        _compared(run, layer[expert], layer[0], directional=directional) if expert in layer and 0 in layer else {}
+        for layer in run.layers
+    ]
 
 
-def did_by_layer(run: Run, expert: int) -> list[Array]:
-    """The same as `did` in each layer that is logged; of the whole run where none is."""
-    return [did(place[expert], place[0]) for place in _places(run, expert)]
+def _compared(run: Run, expert: Expert, clean: Expert, *, directional: bool | None = None) -> dict[str, Array]:
+    seen = _directional(run, expert) if directional is None else directional
+    diverged = {"direction": expert["direction"]} if seen else _adjusted(expert, clean)
+    return {**diverged, "did": did(expert, clean)}
 
 
 def _places(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:

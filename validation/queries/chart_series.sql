@@ -1,6 +1,7 @@
 -- Every metric of one run as long rows for a chart: all rows up to $points per series, beyond that the smallest and the
 -- largest value of each bucket at the steps where they were, so that no spike is lost. Missing values stay, as NULL.
--- Aggregated wide and made long after it: with many rows the other way round takes longer.
+-- Aggregated wide and made long after it: with many rows the other way round takes longer. Of runs that are in memory
+-- `validation.envelope` gives the same rows in a tenth of the time: that is what the pages draw.
 WITH numbered AS (
     SELECT *,
            row_number() OVER (PARTITION BY expert ORDER BY step) - 1 AS place,
