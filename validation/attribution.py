@@ -90,6 +90,8 @@ class Selection:
         squares, freedom, layers = 0.0, 0, 0
         for level_LE in by_role:
             level_LE = level_LE[np.isfinite(level_LE).all(axis=1)]
+            if not level_LE.size:
+                continue
             layers = max(layers, len(level_LE))
             squares += float(((level_LE - level_LE.mean(axis=1, keepdims=True)) ** 2).sum())
             freedom += len(level_LE) * (level_LE.shape[1] - 1)
@@ -167,7 +169,9 @@ def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None
         whole = np.isfinite(perturbed_LP).all(axis=1) & np.isfinite(control_LC).all(axis=1)
         perturbed_LP, control_LC = perturbed_LP[whole], control_LC[whole]
         (layers, perturbed), controls = perturbed_LP.shape, control_LC.shape[1]
-        if perturbed + controls > 2 and layers:
+        if not layers:
+            continue
+        if perturbed + controls > 2:
             freedom = layers * (perturbed + controls - 2)
             squares = sum(float(((x - x.mean(axis=1, keepdims=True)) ** 2).sum()) for x in (perturbed_LP, control_LC))
             draws[name] = Draws(math.sqrt(squares / freedom * (1 + 1 / controls) / layers), freedom)
