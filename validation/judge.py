@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import duckdb
 
@@ -31,8 +32,14 @@ class Judgement:
     """Of every run: whether it is judged by the thresholds that it registered."""
     advice: tuple[Advice, ...]
     """What to do next, the most important first."""
-    con: duckdb.DuckDBPyConnection
-    """The relations `runs`, `dynamics` and `layers` over all files; take a cursor per thread."""
+
+    @cached_property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """The relations `runs`, `dynamics`, `layers` over all files; take a cursor per thread.
+
+        Raises RunFileError if they do not fit into memory together.
+        """
+        return connect(self.files)
 
 
 def judge(
@@ -43,8 +50,7 @@ def judge(
     Runs are judged by the thresholds that they registered, if they agree, else by the defaults; `changed` by name lays
     others over them. Raises ConfigError for a threshold that does not exist or cannot be.
     """
-    con = connect(files)
-    runs = load_runs(con, files)
+    runs = load_runs(files)
     thresholds = thresholds_of(runs).changed(changed or {})
     try:
         findings, verdict = _judged(runs, thresholds)
@@ -55,7 +61,7 @@ def judge(
     findings = [*map(of_rejected, rejected), *findings]
     registrations = tuple(registration_of(run, thresholds) for run in runs)
     advice = tuple(advise(runs, verdict, findings))
-    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, registrations, advice, con)
+    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, registrations, advice)
 
 
 def _judged(runs: Sequence[Run], thresholds: Thresholds) -> tuple[list[Finding], Verdict]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prismatic.schema import STEP_COLUMNS, TIERS
-from validation.queries import ask
+from validation.relations import by_expert
 from validation.runs import RunFile
 from validation.statistics import Array
 
@@ -40,9 +40,16 @@ class Expert:
     expert: int
     role: str
     columns: Mapping[str, Array]
+    _logs: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
     def __getitem__(self, metric: str) -> Array:
         return self.columns[metric]
+
+    def log(self, metric: str) -> Array:
+        """Natural log of a column, taken once."""
+        if metric not in self._logs:
+            self._logs[metric] = _log(self.columns[metric])
+        return self._logs[metric]
 
     @property
     def tiers_usable(self) -> NDArray[np.bool_]:
@@ -165,21 +172,23 @@ class Run:
         return np.asarray(self.steps >= first + warmup)
 
 
-def load_runs(con: duckdb.DuckDBPyConnection, files: Sequence[RunFile]) -> list[Run]:
-    """The runs of a connection as arrays, in the order of the files."""
-    return [_load_run(con, file) for file in files]
+def load_runs(files: Sequence[RunFile]) -> list[Run]:
+    """The runs of these files as arrays, in their order."""
+    return [_load_run(file) for file in files]
 
 
-def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
+def _load_run(file: RunFile) -> Run:
     steps = file.wide["step"].to_numpy().astype(np.int64)
-    wide = ask(con, "expert_columns", run=file.run)
-    roles = {pair["expert"]: pair["role"] for pair in wide.group_by(["expert", "role"]).aggregate([]).to_pylist()}
+    experts = {
+        number: Expert(number, role, _columns(rows, len(steps), lambda values: values))
+        for number, role, rows in by_expert(file)
+    }
     shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
     run = Run(
         run=file.run,
         name=file.name,
         steps=steps,
-        experts=_experts(wide, roles, steps),
+        experts=experts,
         step_columns={name: _floats(file.wide[name]) for name in shared},
         facts=file.facts,
         weights=_tier_weights(file),
@@ -193,9 +202,17 @@ def _load_run(con: duckdb.DuckDBPyConnection, file: RunFile) -> Run:
     )
     if not len(file.layers):
         return run
-    run = replace(run, layers=_layers(ask(con, "layer_columns", run=file.run, source="merged"), roles, steps))
-    probed = ask(con, "layer_columns", run=file.run, source="isolated")
+    roles = {number: expert.role for number, expert in experts.items()}
+    merged, probed = (_of_source(file.layers, source) for source in ("merged", "isolated"))
+    run = replace(run, layers=_layers(merged, roles, steps))
     return replace(run, isolated=_isolated(run, probed, roles)) if len(probed) else run
+
+
+def _of_source(layers: pa.Table, source: str) -> pa.Table:
+    """The rows of `layers` that were measured one way, by layer, expert and step, with the direction."""
+    own = layers.filter(pc.equal(layers["source"], source))
+    own = own.append_column("direction", pc.subtract(1.0, own["gradient_cosine"]))
+    return own.sort_by([("layer", "ascending"), ("expert", "ascending"), ("step", "ascending")])
 
 
 def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
@@ -224,10 +241,15 @@ def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]
     experts = {}
     for expert, own in _parted(table, "expert"):
         own_steps = own["step"].to_numpy().astype(np.int64)
-        columns = {name: align(own_steps, _floats(own[name]), steps) for name in METRICS if name in own.column_names}
-        columns = dict.fromkeys(METRICS, np.full(len(steps), np.nan)) | columns
+        columns = _columns(own, len(steps), partial(align, own_steps, onto_T=steps))
         experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
     return experts
+
+
+def _columns(table: pa.Table, rows: int, aligned: Callable[[Array], Array]) -> dict[str, Array]:
+    """Every metric as floats; NaN in every row where the table does not have it."""
+    found = {name: aligned(_floats(table[name])) for name in METRICS if name in table.column_names}
+    return dict.fromkeys(METRICS, np.full(rows, np.nan)) | found
 
 
 def _parted(table: pa.Table, by: str) -> Iterator[tuple[int, pa.Table]]:
@@ -263,7 +285,7 @@ def _changed(file: RunFile) -> dict[int, dict[str, float]]:
 
 def raw(expert: Expert, clean: Expert) -> Array:
     """Log ratio of the bottom norms: what a person comparing two lines on the chart sees."""
-    return _log(expert["bottom_norm"]) - _log(clean["bottom_norm"])
+    return expert.log("bottom_norm") - clean.log("bottom_norm")
 
 
 def did(expert: Expert, clean: Expert) -> Array:
@@ -275,7 +297,7 @@ def did(expert: Expert, clean: Expert) -> Array:
     per_tensor = expert["bottom_to_middle"] - clean["bottom_to_middle"]
     if _mostly_finite(per_tensor):
         return per_tensor
-    return raw(expert, clean) - (_log(expert["middle_norm"]) - _log(clean["middle_norm"]))
+    return raw(expert, clean) - (expert.log("middle_norm") - clean.log("middle_norm"))
 
 
 def beyond_middle(run: Run) -> list[Array]:
@@ -286,8 +308,8 @@ def beyond_middle(run: Run) -> list[Array]:
     clean, found = run.experts[0], []
     for expert in run.experts.values():
         if expert.role != "clean":
-            middle = _log(expert["middle_norm"]) - _log(clean["middle_norm"])
-            found += [_log(expert[f"{t}_norm"]) - _log(clean[f"{t}_norm"]) - middle for t in ("bottom", "top")]
+            middle = expert.log("middle_norm") - clean.log("middle_norm")
+            found += [expert.log(f"{t}_norm") - clean.log(f"{t}_norm") - middle for t in ("bottom", "top")]
     return found
 
 
@@ -302,8 +324,8 @@ def adjusted(run: Run, expert: int) -> dict[str, Array]:
 
 
 def _adjusted(expert: Expert, clean: Expert) -> dict[str, Array]:
-    ratios = {tier: _log(expert[f"{tier}_norm"]) - _log(clean[f"{tier}_norm"]) for tier in TIERS}
-    share = _log(expert["routing_weight"]) - _log(clean["routing_weight"])
+    ratios = {tier: expert.log(f"{tier}_norm") - clean.log(f"{tier}_norm") for tier in TIERS}
+    share = expert.log("routing_weight") - clean.log("routing_weight")
     reference = share if _mostly_finite(share) else ratios["middle"]
     return {tier: ratio - reference for tier, ratio in ratios.items()}
 
@@ -369,7 +391,7 @@ def dormancy(run: Run) -> Array:
     sparsity = run.number("config.sparsity")
     half = (sparsity if sparsity and 0 < sparsity < 1 else 0.1) / 2
     weights = run.weights or {"bottom": half, "middle": 1 - 2 * half}
-    per_weight = {tier: _log(clean[f"{tier}_norm"]) - 0.5 * np.log(weights[tier]) for tier in ("bottom", "middle")}
+    per_weight = {tier: clean.log(f"{tier}_norm") - 0.5 * np.log(weights[tier]) for tier in ("bottom", "middle")}
     return np.asarray(per_weight["bottom"] - per_weight["middle"])
 
 
@@ -387,14 +409,14 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
     usable = expert.tiers_usable & clean.tiers_usable
     if usable.sum() < 3:
         return False
-    ratios = np.stack([_log(expert[f"{t}_norm"][usable]) - _log(clean[f"{t}_norm"][usable]) for t in TIERS])
+    ratios = np.stack([expert.log(f"{t}_norm")[usable] - clean.log(f"{t}_norm")[usable] for t in TIERS])
     direction = expert["direction"][usable]
     if _mostly_finite(direction):
         # A small tier hardly turns the whole: one common gradient also has one common factor in every tier.
         return float(np.nanmedian(direction)) < 1e-3 and float(np.median(np.ptp(ratios, axis=0))) < 1e-2
     if np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95:
         return True
-    share = (_log(expert["routing_weight"]) - _log(clean["routing_weight"]))[usable]
+    share = (expert.log("routing_weight") - clean.log("routing_weight"))[usable]
     if _mostly_finite(share):
         whole = [np.sqrt(sum(e[f"{tier}_norm"][usable] ** 2 for tier in TIERS)) for e in (expert, clean)]
         rest = _log(whole[0]) - _log(whole[1]) - share
