@@ -163,9 +163,9 @@ def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None
     for name, levels in selection.levels(run).items():
         if name == "did":
             continue
-        perturbed_LP, control_LC = (
-            np.stack([levels[e.expert] for e in run.of_role(role) if e.expert in levels], axis=1) for role in COMPARED
-        )
+        perturbed_LP, control_LC = (_alike(levels, run, role) for role in COMPARED)
+        if len(perturbed_LP) != len(control_LC) or not perturbed_LP.size or not control_LC.size:
+            continue
         whole = np.isfinite(perturbed_LP).all(axis=1) & np.isfinite(control_LC).all(axis=1)
         perturbed_LP, control_LC = perturbed_LP[whole], control_LC[whole]
         (layers, perturbed), controls = perturbed_LP.shape, control_LC.shape[1]
