@@ -5,12 +5,16 @@ import json
 import streamlit as st
 
 from ui.shell import shell
+from ui.verdict import advice, edit_thresholds, evidence
 from ui.views import claim_cards, headline, number
 from validation.report import as_json
 
 judgement, run = shell("Verdict")
 headline(judgement, run)
 claim_cards(judgement, run)
+
+advice(judgement, run)
+evidence(judgement, run)
 
 st.subheader("Every claim, per expert", anchor=False)
 readings = {"controlled": judgement.verdict.controlled, "as written": judgement.verdict.as_written}
@@ -40,25 +44,7 @@ st.dataframe(
     },
 )
 
-how, limits = st.columns([3, 2], gap="large")
-with how:
-    st.subheader("How it was decided", anchor=False)
-    st.markdown(
-        "1. **Valid?** A file with too many missing values, a long gap or no gradients carries no verdict.\n"
-        "2. **One common gradient?** With `merge: batch` every expert's gradient is its routing share times the same "
-        "gradient: norms then differ as the routing does, and the answer is *confounded* or *refuted*.\n"
-        "3. **Evidence.** Awakening: what the bottom tier gained beyond the middle tier. Divergence: what is left "
-        "beyond routing and beyond an unperturbed control. Sustainment: what of it is left in the last third.\n"
-        "4. **Supported** only if all three claims are, for every perturbed expert."
-    )
-    st.caption("Intervals are lag-corrected batch means: neighbouring steps are alike, so many of them weigh little.")
-with limits:
-    st.subheader("Thresholds", anchor=False)
-    st.dataframe(
-        [{"threshold": name, "value": value} for name, value in vars(judgement.verdict.thresholds).items()],
-        hide_index=True,
-        key="thresholds",
-    )
+edit_thresholds(judgement, run)
 
 st.download_button(
     "Download the verdict (JSON)",

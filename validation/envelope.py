@@ -40,6 +40,11 @@ _NOTHING = pa.table(
 )
 
 
+def places(values: NDArray[np.float64], points: int) -> Places:
+    """Which of the values to draw: all up to `points`, beyond that both extremes of each bucket."""
+    return _extremes(values, _buckets(len(values), points))
+
+
 def _of_expert(expert: int, role: str, rows: pa.Table, points: int) -> pa.Table:
     """The long rows of one expert's rows by step."""
     buckets, found = _buckets(len(rows), points), {}

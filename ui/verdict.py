@@ -1,0 +1,111 @@
+"""Why the verdict is what it is, as pieces of the page: advice, evidence, the way to the decision, thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pandas as pd
+import streamlit as st
+
+from prismatic.errors import ConfigError
+from prismatic.thresholds import Thresholds, registered
+from ui.shell import changed, plain, sentence, status_badge
+from validation.behind import behind
+from validation.charts_evidence import evidence as evidence_chart
+from validation.claims import CLAIMS, Claim
+from validation.judge import Judgement
+from validation.registration import AS_REGISTERED, CHANGED
+from validation.series import Run
+
+CONFIG = "python -m prismatic train --config experiments/prismatic.yml"
+
+
+def advice(judgement: Judgement, run: Run) -> None:
+    """What to do next, each with the command that does it."""
+    own = [one for one in judgement.advice if one.run in (run.run, None)]
+    if not own:
+        return
+    st.subheader("What to do next", anchor=False)
+    for one in own:
+        st.markdown(f"- {sentence(one.text)}")
+        if one.options:
+            st.code(f"{CONFIG} {one.line}", language="bash")
+
+
+def evidence(judgement: Judgement, run: Run) -> None:
+    """Each claim's series, interval and margin, and the decisions on the way to its status, of one expert."""
+    perturbed = [expert.expert for expert in run.of_role("perturbed")]
+    if not perturbed:
+        return
+    st.subheader("Evidence", anchor=False)
+    expert = perturbed[0]
+    if len(perturbed) > 1:
+        expert = st.segmented_control(
+            "Expert", perturbed, default=perturbed[0], required=True, key="evidence-expert", bind="query-params"
+        )
+    claims = {c.claim: c for c in judgement.verdict.controlled.claims if c.run == run.run and c.expert == expert}
+    shown = behind(run, expert, judgement.runs, judgement.verdict.thresholds)
+    for name in CLAIMS:
+        if name not in claims:
+            continue
+        with st.container(border=True):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{name.capitalize()}**")
+                status_badge(claims[name].status)
+            st.caption(_path(claims[name]))
+            if name in shown:
+                st.altair_chart(
+                    evidence_chart(shown[name]),
+                    key=f"evidence-{name}",
+                    alt=f"Series, batch means, interval and threshold of {name} for expert {expert}",
+                )
+    st.caption(
+        "Dots are the means of 20 equal batches, the band is the 95 % interval of their mean: it is as wide as the "
+        "dependence between neighbouring steps and the spread between draws of experts make it. Faint dots do not "
+        "count: they are the warm-up, or rows that are not usable."
+    )
+
+
+def _path(claim: Claim) -> str:
+    """The decisions in their order, as one line."""
+    return " → ".join(plain(step) for step in claim.path) if claim.path else sentence(claim.because)
+
+
+def edit_thresholds(judgement: Judgement, run: Run) -> None:
+    """Every threshold, with what the run registered beside what is used; another value judges anew."""
+    st.subheader("Thresholds", anchor=False)
+    registration = next(one for one in judgement.registrations if one.run == run.run)
+    kind = {AS_REGISTERED: "green", CHANGED: "orange"}.get(registration.status, "gray")
+    st.badge(registration.status.replace("_", " "), color=kind)
+    st.caption(sentence(registration.because))
+    found = registered(run.facts)
+    used = asdict(judgement.verdict.thresholds)
+    table = pd.DataFrame(
+        {
+            "threshold": list(used),
+            "used": list(used.values()),
+            "registered": [found.values.get(name) if found else None for name in used],
+            "default": list(asdict(Thresholds()).values()),
+        }
+    )
+    edited = st.data_editor(
+        table,
+        hide_index=True,
+        disabled=["threshold", "registered", "default"],
+        key=f"thresholds-{hash(tuple(used.values()))}",
+        column_config={"used": st.column_config.NumberColumn(format="%g", required=True)},
+    )
+    wanted = dict(zip(edited["threshold"], edited["used"], strict=True))
+    changes = {name: float(value) for name, value in wanted.items() if value != used[name]}
+    if changes:
+        try:
+            judgement.verdict.thresholds.changed(changes)
+        except ConfigError as error:
+            st.error("This threshold cannot be used.")
+            st.text(str(error))
+        else:
+            changed().update(changes)
+            st.rerun()
+    if changed() and st.button("Back to what was registered"):
+        changed().clear()
+        st.rerun()
