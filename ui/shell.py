@@ -144,17 +144,23 @@ def judged() -> Judgement:
             keys.append((source, state.st_mtime_ns, state.st_size))
         except OSError:
             keys.append((source, 0, 0))
-    return _judged(tuple(keys))
+    return _judged(tuple(keys), tuple(sorted(changed().items())))
+
+
+def changed() -> dict[str, float]:
+    """The thresholds that this session has set itself, beside those that the runs registered."""
+    found: dict[str, float] = st.session_state.setdefault("changed_thresholds", {})
+    return found
 
 
 @st.cache_resource(scope="session", max_entries=4, show_spinner="Reading and judging…")
-def _judged(keys: tuple[tuple[Source, int, int], ...]) -> Judgement:
+def _judged(keys: tuple[tuple[Source, int, int], ...], thresholds: tuple[tuple[str, float], ...]) -> Judgement:
     # A set is known by its place, a file by its place and the name to show.
     chosen = [source.path if is_set(source.path) else (source.path, source.name) for source, _, _ in keys]
     # Our own copies cannot change under us; files on disk may still be written by a training run.
     private = {source.path for source, _, _ in keys if source.uploaded}
     # What an upload held goes with the session, as the upload does: not into the user's own cache.
-    return judge(*read_sources(chosen, private=private, cache=cache()))
+    return judge(*read_sources(chosen, private=private, cache=cache()), dict(thresholds))
 
 
 @st.cache_resource(scope="session", show_spinner=False)
