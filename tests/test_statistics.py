@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.simulate import ar1
-from validation.statistics import across_runs, lag_corrected, mean_weights, third_weights
+from validation.statistics import across_runs, lag_corrected, mean_weights, more_points, third_weights
 
 
 def obvious_interval(series, weights, trend):
@@ -93,3 +93,57 @@ def test_the_interval_over_runs_is_students():
 
 def test_one_run_says_nothing_about_other_runs():
     assert across_runs(np.array([1.5])).low == -math.inf
+
+
+def test_about_as_many_more_points_as_are_said_would_decide():
+    rng = np.random.default_rng(4)
+    short = 0.15 + ar1(rng, 400, rho=0.5, sd=0.5)
+    effect = lag_corrected(short, mean_weights())
+    more = more_points(effect, 0.05)
+    assert effect.low < 0.05 < effect.high
+    whole = np.concatenate([short - short.mean() + effect.mid] * math.ceil(1 + more / 400))  # the same, only longer
+    assert lag_corrected(whole, mean_weights()).low > 0.05
+
+
+def test_no_number_of_points_narrows_the_spread_between_draws():
+    effect = lag_corrected(0.15 + ar1(np.random.default_rng(4), 400, rho=0.5, sd=0.1), mean_weights())
+    assert more_points(effect.widened(0.2), 0.05) is None
+
+
+def test_an_independent_uncertainty_adds_in_squares():
+    effect = lag_corrected(ar1(np.random.default_rng(4), 400, rho=0.5, sd=0.1), mean_weights())
+    wide = effect.widened(0.3)
+    assert wide.high - wide.mid == pytest.approx(math.hypot(effect.high - effect.mid, 0.3))
+    assert wide.mid - wide.low == pytest.approx(math.hypot(effect.mid - effect.low, 0.3))
+
+
+@pytest.mark.parametrize("life", [1 / 8, 1 / 4, 1 / 2])
+def test_a_steady_decay_is_no_noise_however_much_data_there_is(life):
+    time = np.linspace(0, 1, 9000)
+    series = 0.7 * 2 ** (-time / life) + ar1(np.random.default_rng(6), 9000, rho=0.5, sd=0.04)
+    change = lag_corrected(series, third_weights(-1, 1), trend=3)
+    level = lag_corrected(series, mean_weights())
+    assert change.high - change.low < 0.03  # a parabola alone: 0.1 to 1.1
+    assert level.high - level.low < 0.01  # a level alone: 2.6 to 10
+
+
+@pytest.mark.parametrize("steps", [180, 900])
+def test_slow_noise_is_not_taken_for_a_trend(steps):
+    rng = np.random.default_rng(7)
+    outside = [lag_corrected(ar1(rng, steps, rho=0.99, sd=0.3), mean_weights()) for _ in range(600)]
+    assert np.mean([not e.low <= 0 <= e.high for e in outside]) < 0.1
+
+
+def test_relatives_keep_a_lucky_series_from_looking_sure():
+    rng = np.random.default_rng(8)
+
+    def misses(related):
+        wrong = 0
+        for _ in range(400):
+            kin = [ar1(rng, 180, rho=0.99, sd=0.3) for _ in range(3)]
+            estimates = [lag_corrected(one, mean_weights(), alpha=0.05 / 3, kin=kin if related else ()) for one in kin]
+            wrong += any(not e.low <= 0 <= e.high for e in estimates)
+        return wrong / 400
+
+    assert misses(related=True) < 0.1
+    assert misses(related=False) > 0.1

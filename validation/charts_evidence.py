@@ -29,7 +29,7 @@ def evidence(behind: Behind) -> alt.LayerChart:
         .mark_point(color=GREY, opacity=FAINT, size=8, clip=True)
         .encode(x=x, y=y, tooltip=tooltip),
     ]
-    layers += _rule(1.0 if behind.ratio else 0.0, "no difference", [1, 0])
+    layers += _rule(1.0 if behind.ratio else 0.0, "no difference", [1, 0], left=True)
     for margin in behind.margins:
         layers += _rule(margin, "half of the first third" if behind.thirds else "threshold", [5, 4])
     layers += _interval(behind) + _thirds(behind)
@@ -62,11 +62,18 @@ def _scale(behind: Behind, rows: pd.DataFrame) -> alt.Scale:
     return alt.Scale(domain=[low - pad, high + pad], nice=False, clamp=True)
 
 
-def _rule(value: float, label: str, dash: list[int]) -> list[alt.Chart]:
+def _rule(value: float, label: str, dash: list[int], *, left: bool = False) -> list[alt.Chart]:
+    """A line across, named at one end: at the other than a line that may be near."""
     data = pd.DataFrame({"value": [value], "label": [label]})
     rule = alt.Chart(data).mark_rule(color=GREY, strokeDash=dash).encode(y="value:Q")
-    text = alt.Chart(data).mark_text(align="left", baseline="bottom", dx=4, dy=-2, color=GREY)
-    return [rule, text.encode(y="value:Q", x=alt.value(0), text="label:N")]
+    words = alt.Chart(data)
+    text = (
+        words.mark_text(align="left", baseline="bottom", dx=4, dy=-2, color=GREY)
+        if left
+        else words.mark_text(align="right", baseline="bottom", dx=-4, dy=-2, color=GREY)
+    )
+    edge = alt.value(0) if left else {"value": {"expr": "width"}}
+    return [rule, text.encode(y="value:Q", x=edge, text="label:N")]
 
 
 def _interval(behind: Behind) -> list[alt.Chart]:

@@ -165,8 +165,6 @@ def _divergence(e: Evidence, naive: bool) -> Claim:
         because = f"{beyond}, the gradients differ by less than {threshold:.3g} ({what} {size})"
     else:
         status, because = INCONCLUSIVE, _undecided(effect, f"{what} {size}", margin, threshold)
-        if e.control and e.control.draws and any(draws.freedom < 4 for draws in e.control.draws.values()):
-            because += "; few experts and layers show how far such a comparison differs by chance"
     claim = _claim(
         e, "divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold
     )
@@ -260,7 +258,9 @@ def _too_short(e: Evidence, effect: Estimate) -> str:
 def _undecided(effect: Estimate, size: str, margin: float, threshold: float) -> str:
     """Why it is undecided, and how much longer the run would have to be."""
     told = f"{size} reaches to both sides of {threshold:.3g}"
-    if effect.effective < 4:
+    if effect.spread > abs(effect.mid - margin):
+        return f"{told}: that is how much experts differ by chance; seeds or more experts would decide, not more steps"
+    if effect.effective < 2:
         return f"{told}; neighbouring steps are so alike that only an enormous effect could decide"
     more = more_points(effect, margin)
     return told if more is None else f"{told}; about {more:,} more logged steps would decide"

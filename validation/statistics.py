@@ -38,6 +38,8 @@ class Estimate:
     """Smallest effect found with 80 % probability; infinite where nothing could be."""
     information: float = 0.0
     """How many independent points the dependent ones are worth: points (1 - rho) / (1 + rho)."""
+    spread: float = 0.0
+    """Half the width that comes from elsewhere than the points, and that no more of them would narrow."""
 
     def transformed(self, function: Callable[[float], float]) -> Estimate:
         """The same estimate on a rising scale, such as exp for log ratios."""
@@ -47,7 +49,7 @@ class Estimate:
     def widened(self, half: float) -> Estimate:
         """With a further, independent uncertainty of +- half."""
         low, high = (math.hypot(self.mid - self.low, half), math.hypot(self.high - self.mid, half))
-        return replace(self, low=self.mid - low, high=self.mid + high)
+        return replace(self, low=self.mid - low, high=self.mid + high, spread=math.hypot(self.spread, half))
 
     def absolute(self) -> Estimate:
         """The interval of the magnitude: the sign is given up last, because |noise| never averages out."""
@@ -226,15 +228,15 @@ def more_runs(values: Array, threshold: float, *, alpha: float = 0.05, most: int
 
 
 def more_points(effect: Estimate, threshold: float) -> int | None:
-    """How many more points like these would put the interval on one side of the threshold; None if that is not known.
+    """How many more points like these would put the interval on one side of the threshold; None if no number would.
 
-    The width falls with the square root of the number of points.
+    The width that comes from the points falls with the square root of their number; the spread does not.
     """
-    distance = abs(effect.mid - threshold)
+    allowed = (effect.mid - threshold) ** 2 - effect.spread**2
     half = effect.high - effect.mid if effect.mid < threshold else effect.mid - effect.low
-    if not distance or not math.isfinite(half):
+    if allowed <= 0 or not math.isfinite(half):
         return None
-    needed = effect.points * (half / distance) ** 2
+    needed = effect.points * (half**2 - effect.spread**2) / allowed
     return None if needed > 1e9 else max(0, math.ceil(needed) - effect.points)
 
 
