@@ -8,14 +8,17 @@ they are shown as plain text, never as markup.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from validation.cache import Cache
@@ -30,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 RUNS = Path(os.environ.get("PRISMATIC_RUNS", ROOT / "build" / "runs"))
 MAX_FILES = 200
+LOOK_EVERY = 3.0  # seconds between two looks at a run that is being trained
+STALE_AFTER = 600.0  # seconds without a new row
 PAGES = {
     "app.py": "Home",
     "pages/1_Dynamics.py": "Dynamics",
@@ -84,6 +89,14 @@ def frame(title: str) -> None:
 
 def shell(title: str) -> tuple[Judgement, Run]:
     """The frame of a page about one run: its title, and the run picked in the sidebar. Stops where there is no run."""
+    judgement = shell_of_all(title)
+    run = pick_run(judgement)
+    introduce(run)
+    return judgement, run
+
+
+def shell_of_all(title: str) -> Judgement:
+    """The frame of a page about all chosen runs. Stops where there is none."""
     frame(title)
     st.title(title)
     if not library().sources:
@@ -94,9 +107,7 @@ def shell(title: str) -> tuple[Judgement, Run]:
         show_rejected(judgement)
         st.page_link("app.py", label="Choose other files on the home page")
         st.stop()
-    run = pick_run(judgement)
-    introduce(run)
-    return judgement, run
+    return judgement
 
 
 def introduce(run: Run) -> None:
@@ -111,8 +122,24 @@ def introduce(run: Run) -> None:
     with st.container(horizontal=True):
         if not run.finished:
             st.badge("provisional", color="blue", help="The run has not reached its planned end.")
+        if is_training(run):
+            _how_live(run)
+        elif run.facts.get("exit_state") in ("crashed", "interrupted"):
+            st.badge(str(run.facts["exit_state"]), color="orange", help="The run ended before its planned end.")
         if run.is_positive_control:
             st.badge("positive control: the effect was put in by hand", color="orange")
+
+
+def _how_live(run: Run) -> None:
+    """Whether a run that has not ended still grows; of an upload nothing can be known but its last row."""
+    wall = run.step_column("wall_time")
+    wall = wall[np.isfinite(wall)]
+    age = time.time() - float(wall[-1]) if len(wall) else math.inf
+    if age < STALE_AFTER:
+        st.badge("training", color="green", help=f"Newest row {max(age, 0):.0f} s ago; this page follows the run.")
+    else:
+        when = f"{age / 60:,.0f} minutes ago" if math.isfinite(age) else "at an unknown time"
+        st.badge("stale", color="gray", help=f"The run never ended, and its newest row was written {when}.")
 
 
 def pick_run(judgement: Judgement) -> Run:
@@ -135,8 +162,19 @@ def empty_state() -> None:
     st.page_link("app.py", label="Go to the home page, or see an example there")
 
 
+Key = tuple[Source, int, int]
+
+
 def judged() -> Judgement:
     """The judgement of every file in the library; files are read again only when they have changed."""
+    keys = _keys()
+    judgement = _judged(keys, tuple(sorted(changed().items())))
+    _watch(judgement, keys)
+    return judgement
+
+
+def _keys() -> tuple[Key, ...]:
+    """Each chosen file with what changes when it is written: time and size."""
     keys = []
     for source in library().sources:
         try:
@@ -144,7 +182,25 @@ def judged() -> Judgement:
             keys.append((source, state.st_mtime_ns, state.st_size))
         except OSError:
             keys.append((source, 0, 0))
-    return _judged(tuple(keys), tuple(sorted(changed().items())))
+    return tuple(keys)
+
+
+def _watch(judgement: Judgement, seen: tuple[Key, ...]) -> None:
+    """While a chosen run is being trained: look every few seconds whether its file has grown, and show it then."""
+    if not any(is_training(run) for run in judgement.runs) or all(source.uploaded for source, _, _ in seen):
+        return
+
+    @st.fragment(run_every=LOOK_EVERY)
+    def look() -> None:
+        if _keys() != seen:
+            st.rerun()
+
+    look()
+
+
+def is_training(run: Run) -> bool:
+    """Whether the file says that its run has not come to an end."""
+    return run.facts.get("exit_state") == "running"
 
 
 def changed() -> dict[str, float]:
@@ -154,7 +210,7 @@ def changed() -> dict[str, float]:
 
 
 @st.cache_resource(scope="session", max_entries=4, show_spinner="Reading and judging…")
-def _judged(keys: tuple[tuple[Source, int, int], ...], thresholds: tuple[tuple[str, float], ...]) -> Judgement:
+def _judged(keys: tuple[Key, ...], thresholds: tuple[tuple[str, float], ...]) -> Judgement:
     # A set is known by its place, a file by its place and the name to show.
     chosen = [source.path if is_set(source.path) else (source.path, source.name) for source, _, _ in keys]
     # Our own copies cannot change under us; files on disk may still be written by a training run.

@@ -32,12 +32,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app's address, with an empty folder of runs."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs of the machine that the app is on, empty at first."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app's address."""
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
     command += [f"--server.port={port}", "--server.address=127.0.0.1"]
-    environment = os.environ | {"PRISMATIC_RUNS": str(tmp_path_factory.mktemp("runs"))}
+    environment = os.environ | {"PRISMATIC_RUNS": str(runs)}
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
