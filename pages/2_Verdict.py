@@ -1,12 +1,14 @@
 """Why the verdict is what it is: every claim of both readings, the premise, the thresholds."""
 
 import json
+from datetime import UTC, datetime
 
 import streamlit as st
 
 from ui.shell import shell
 from ui.verdict import advice, edit_thresholds, evidence
 from ui.views import claim_cards, headline, number
+from validation.document import as_html, as_markdown
 from validation.report import as_json
 
 judgement, run = shell("Verdict")
@@ -46,12 +48,26 @@ st.dataframe(
 
 edit_thresholds(judgement, run)
 
-st.download_button(
-    "Download the verdict (JSON)",
-    json.dumps(as_json(judgement), indent=2, allow_nan=False),
-    file_name="verdict.json",
-    mime="application/json",
-)
+with st.container(horizontal=True):
+    st.download_button(
+        "Report (HTML)",
+        lambda: as_html(judgement, now=datetime.now(UTC)),
+        file_name="verdict.html",
+        mime="text/html",
+        help="One file that opens without a network: verdict, evidence, thresholds, options, hashes of the run files.",
+    )
+    st.download_button(
+        "Report (Markdown)",
+        lambda: as_markdown(judgement, now=datetime.now(UTC)),
+        file_name="verdict.md",
+        mime="text/markdown",
+    )
+    st.download_button(
+        "Download the verdict (JSON)",
+        json.dumps(as_json(judgement), indent=2, allow_nan=False),
+        file_name="verdict.json",
+        mime="application/json",
+    )
 with st.expander("How this run was made"):
     if run.facts:
         st.dataframe(

@@ -6,6 +6,7 @@ import streamlit as st
 
 from ui.shell import shell
 from validation.console import ROWS, SECONDS, BadQuestion, answer
+from validation.errors import RunFileError
 from validation.relations import RELATIONS
 
 EXAMPLE = (
@@ -23,7 +24,7 @@ with st.form("question", border=False):
 if asked:
     try:
         found = answer(judgement.con.cursor(), sql)
-    except BadQuestion as error:
+    except (BadQuestion, RunFileError) as error:
         st.error("This cannot be answered.")
         st.text(str(error))
     else:

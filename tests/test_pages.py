@@ -187,13 +187,13 @@ def test_the_header_of_the_dynamics_has_each_experts_divergence():
 def test_diagnostics_list_every_check():
     from validation.diagnostics import CHECKS
 
-    at = opened("pages/3_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
+    at = opened("pages/5_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
     assert len(at.get("dataframe")[0].value) == len(CHECKS)
 
 
 def asked(sql):
     """The Runs page after this question."""
-    at = opened("pages/4_Runs.py", (EXAMPLES / "as-is.db", "as-is"), (EXAMPLES / "positive-control.db", "positive"))
+    at = opened("pages/6_Runs.py", (EXAMPLES / "as-is.db", "as-is"), (EXAMPLES / "positive-control.db", "positive"))
     at.text_area(key="sql").set_value(sql)
     return at.get("form_submit_button")[0].click().run() if at.get("form_submit_button") else at.button[0].click().run()
 
@@ -212,7 +212,7 @@ def test_what_is_no_question_is_said_and_changes_nothing(sql):
 
 
 def test_the_runs_page_shows_what_is_known_of_a_run():
-    at = opened("pages/4_Runs.py", (EXAMPLES / "as-is.db", "as-is"))
+    at = opened("pages/6_Runs.py", (EXAMPLES / "as-is.db", "as-is"))
     facts = next(table.value for table in at.dataframe if "fact" in table.value)
     assert dict(zip(facts["fact"], facts["value"], strict=True))["config.merge"] == "batch"
 

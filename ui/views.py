@@ -10,19 +10,8 @@ from validation.claims import CLAIMS, Claim
 from validation.judge import Judgement
 from validation.series import Run
 from validation.verdict import Reading, combine
+from validation.wording import MEANING, QUESTIONS, digits
 
-QUESTIONS = {
-    "awakening": "Do the bottom weights receive larger gradients?",
-    "divergence": "Do the experts follow different gradients?",
-    "sustainment": "Does the divergence last?",
-}
-MEANING = {
-    "supported": "The data shows all three claims, beyond routing and control.",
-    "refuted": "The data speaks against the hypothesis.",
-    "inconclusive": "The data does not decide.",
-    "confounded": "What looks like an effect is explained by something else, so the data cannot answer.",
-    "invalid": "The data cannot carry a verdict.",
-}
 PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
 
 
@@ -79,9 +68,10 @@ def number(value: float | None, claim: Claim) -> str:
     """A claim's number with its unit."""
     if value is None:
         return "unbounded"
+    shown = digits(value, claim)
     if claim.claim == "sustainment":
-        return f"{value:.0%} kept"
-    return f"{value:.2f}×" if claim.unit == "ratio" else f"{value:.3g} ({claim.unit})"
+        return f"{shown} kept"
+    return f"{shown}×" if claim.unit == "ratio" else f"{shown} ({claim.unit})"
 
 
 def findings_summary(judgement: Judgement, run: Run) -> None:
@@ -92,7 +82,7 @@ def findings_summary(judgement: Judgement, run: Run) -> None:
         return
     show_finding(own[0])
     if len(own) > 1:
-        st.page_link("pages/3_Diagnostics.py", label=f"{len(own) - 1} more on the Diagnostics page")
+        st.page_link("pages/5_Diagnostics.py", label=f"{len(own) - 1} more on the Diagnostics page")
 
 
 def runs_table(judgement: Judgement) -> None:

@@ -1,30 +1,40 @@
-"""python -m validation check | compact | query"""
+"""python -m validation check | report | compact | query"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
 import traceback
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 from prismatic.errors import ConfigError
 from prismatic.thresholds import Thresholds
+from validation.baseline import Comparison, compare
 from validation.cache import Cache
+from validation.claims import SUPPORTED
 from validation.console import ROWS, SECONDS, answer, as_rows
 from validation.diagnostics import ERROR, Finding
 from validation.errors import Limits, RunFileError
-from validation.judge import judge
+from validation.judge import Judgement, judge
+from validation.junit import as_junit
 from validation.relations import connect
-from validation.report import UNREADABLE, as_json, as_text, exit_code
+from validation.report import UNREADABLE, UNSURE, as_json, as_text, exit_code, objections
 from validation.runs import Rejected, RunFile
 from validation.sets import connect_sets, is_set, write_set
 from validation.sources import read_sources
 
 EXIT_CODES = (
-    "exit codes: 0 supported, 1 refuted, 2 usage or unreadable file, 3 inconclusive or confounded, 4 invalid data"
+    "exit codes: 0 supported, 1 refuted (or, with --baseline, a claim that it supported no longer is), "
+    "2 usage or unreadable file, 3 inconclusive or confounded (or, with --strict, a warning beside a yes), "
+    "4 invalid data"
 )
+FORMATS = (".html", ".md", ".json")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,14 +72,28 @@ def parser() -> argparse.ArgumentParser:
         help="what one file may cost: " + ", ".join(field.name for field in fields(Limits)),
     )
 
-    check = commands.add_parser(
-        "check", parents=[sources], help="read run files and print the verdict", epilog=EXIT_CODES
-    )
-    check.add_argument("--json", action="store_true", help="print one JSON object")
-    check.add_argument(
+    thresholds = argparse.ArgumentParser(add_help=False)
+    thresholds.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change a threshold: " + _names()
     )
+    check = commands.add_parser(
+        "check", parents=[sources, thresholds], help="read run files and print the verdict", epilog=EXIT_CODES
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
+    check.add_argument("--strict", action="store_true", help="take nothing for a yes but supported without any warning")
+    check.add_argument(
+        "--baseline", metavar="RUN", help="compare every claim with this run's (or folder's or set's), same thresholds"
+    )
     check.set_defaults(run=_check)
+
+    report = commands.add_parser(
+        "report", parents=[sources, thresholds], help="write the verdict as one file that stands alone"
+    )
+    report.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="its name says the format: " + ", ".join(FORMATS)
+    )
+    report.set_defaults(run=_report)
 
     compact = commands.add_parser(
         "compact", parents=[sources], help="write runs as one set of Parquet files, which stands for the run files"
@@ -105,11 +129,72 @@ def _check(options: argparse.Namespace) -> int:
             finding = Finding(
                 "usage", ERROR, "the options cannot be used", str(error), "a mistyped option", "see --help"
             )
-            print(json.dumps(as_json(replace(judge([]), findings=(finding,))), indent=2))
+            _print_json(replace(judge([]), findings=(finding,)))
         return UNREADABLE
     judgement = judge(*_read(options), changes)
-    print(json.dumps(as_json(judgement), indent=2, allow_nan=False) if options.json else as_text(judgement))
-    return exit_code(judgement)
+    comparison = _compared(judgement, options) if options.baseline is not None else None
+    code = exit_code(judgement, strict=options.strict, comparison=comparison)
+    if options.junit is not None and not _write(options.junit, as_junit(judgement, options.strict, comparison)):
+        code = UNREADABLE
+    if options.json:
+        _print_json(judgement, comparison)
+    else:
+        print(as_text(judgement, comparison))
+    if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
+        print(f"strict: no clean yes beside {', '.join(objections(judgement))}", file=sys.stderr)
+    return code
+
+
+def _print_json(judgement: Judgement, comparison: Comparison | None = None) -> None:
+    print(json.dumps(as_json(judgement, comparison), indent=2, allow_nan=False))
+
+
+def _compared(judgement: Judgement, options: argparse.Namespace) -> Comparison:
+    """The judgement beside the baseline's, by the same thresholds."""
+    runs, rejected = _read(argparse.Namespace(**{**vars(options), "runs": [options.baseline]}))
+    return compare(judgement, judge(runs, rejected, asdict(judgement.verdict.thresholds)))
+
+
+def _report(options: argparse.Namespace) -> int:
+    # Here and not at the top: who only checks does not wait for the libraries that draw.
+    from validation.document import as_html, as_markdown
+
+    kind = Path(options.output).suffix.lower()
+    try:
+        if kind not in FORMATS:
+            raise ConfigError(f"-o {options.output}: expected a name that ends in {', '.join(FORMATS)}")
+        changes = parse_changes(options.set)
+        judgement = judge(*_read(options), changes)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    if kind == ".json":
+        text = json.dumps(as_json(judgement), indent=2, allow_nan=False) + "\n"
+    else:
+        write = as_html if kind == ".html" else as_markdown
+        text = write(judgement, now=datetime.now(UTC), command=_command(options, changes))
+    if not _write(options.output, text):
+        return UNREADABLE
+    print(f"{options.output}: {judgement.verdict.status}")
+    for file in judgement.rejected:
+        print(f"left out: {file.error}", file=sys.stderr)
+    return UNREADABLE if judgement.rejected else 0
+
+
+def _command(options: argparse.Namespace, changes: Mapping[str, float]) -> str:
+    """The line that writes this report again."""
+    overrides = ["--set", *(f"{name}={value:g}" for name, value in changes.items())] if changes else []
+    return shlex.join(["python", "-m", "validation", "report", *options.runs, "-o", options.output, *overrides])
+
+
+def _write(path: str, text: str) -> bool:
+    """Writes a file as UTF-8; says why where it cannot."""
+    try:
+        Path(path).write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    except (OSError, ValueError) as error:
+        print(f"error: {path} cannot be written: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _read(options: argparse.Namespace) -> tuple[list[RunFile], list[Rejected]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
@@ -26,7 +27,32 @@ TIER_METRICS = {"top_norm": "top", "bottom_norm": "bottom", "middle_norm": "midd
 HEIGHT, PANEL = 420, 230
 
 
-def tier_norms(long: pd.DataFrame) -> alt.LayerChart:
+@dataclass(frozen=True)
+class Style:
+    """How the reader wants lines drawn: what the axis counts, and over how many points they are smoothed; 0 is not."""
+
+    axis: str = "Training step"
+    smooth: int = 0
+
+
+PLAIN = Style()
+
+
+def overview(steps: np.ndarray, values: np.ndarray, title: str) -> alt.Chart:
+    """A small chart of the whole run with a brush named "range"."""
+    brush = alt.selection_interval(name="range", encodings=["x"])
+    return (
+        alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=130)
+        .mark_line(strokeWidth=1, color=GREY)
+        .encode(
+            x=alt.X("step:Q", title="Drag over a range to see it at full resolution", scale=alt.Scale(nice=False)),
+            y=alt.Y("value:Q", title=title, axis=alt.Axis(ticks=False, labels=False), scale=alt.Scale(zero=False)),
+        )
+        .add_params(brush)
+    )
+
+
+def tier_norms(long: pd.DataFrame, style: Style = PLAIN) -> alt.LayerChart:
     """Gradient norms of every expert and tier over the steps; long has expert, role, metric, step, value.
 
     Of a file without any tier the norms of the whole gradients.
@@ -34,18 +60,20 @@ def tier_norms(long: pd.DataFrame) -> alt.LayerChart:
     tiers = long["metric"].isin(TIER_METRICS)
     parts = TIER_METRICS if long.loc[tiers, "value"].notna().any() else {"norm": "whole"}
     data = long[long["metric"].isin(parts)].assign(part=lambda d: d["metric"].map(parts))
-    return _lines(data, "Gradient norm (loss / weight)", log=True)
+    return _lines(data, "Gradient norm (loss / weight)", style, log=True)
 
 
-def tier_panels(long: pd.DataFrame) -> list[alt.LayerChart]:
+def tier_panels(long: pd.DataFrame, style: Style = PLAIN) -> list[alt.LayerChart]:
     """The same lines, one chart per tier."""
     return [
-        _lines(long[long["metric"] == metric].assign(part=part), f"{part.capitalize()} norm", log=True, height=PANEL)
+        _lines(
+            long[long["metric"] == metric].assign(part=part), f"{part.capitalize()} norm", style, log=True, height=PANEL
+        )
         for metric, part in TIER_METRICS.items()
     ]
 
 
-def divergence(long: pd.DataFrame, *, supported: float, refuted: float) -> alt.LayerChart:
+def divergence(long: pd.DataFrame, style: Style = PLAIN, *, supported: float, refuted: float) -> alt.LayerChart:
     """The documented divergence score over the steps, with its two thresholds."""
     data = long[(long["metric"] == "divergence") & (long["role"] != "clean")].assign(part="whole")
     marks = pd.DataFrame(
@@ -58,31 +86,31 @@ def divergence(long: pd.DataFrame, *, supported: float, refuted: float) -> alt.L
         .encode(y="value:Q", x=alt.value(0), text="label:N")
     )
     return _lines(
-        data, "Divergence score (loss / weight)", log=True, extra=[rules, texts], include=[supported, refuted]
+        data, "Divergence score (loss / weight)", style, log=True, extra=[rules, texts], include=[supported, refuted]
     )
 
 
-def direction(long: pd.DataFrame) -> alt.LayerChart:
+def direction(long: pd.DataFrame, style: Style = PLAIN) -> alt.LayerChart:
     """1 - cosine between each expert's gradient and the clean expert's."""
     data = long[(long["metric"] == "direction") & (long["role"] != "clean")].assign(part="whole")
-    return _lines(data, "Direction (1 - cosine to expert 0)", log=False)
+    return _lines(data, "Direction (1 - cosine to expert 0)", style, log=False)
 
 
-def routing(long: pd.DataFrame) -> alt.LayerChart:
+def routing(long: pd.DataFrame, style: Style = PLAIN) -> alt.LayerChart:
     """Each expert's share of the merge."""
     return _lines(
-        long[long["metric"] == "routing_weight"].assign(part="whole"), "Routing share", log=False, include=[0, 1]
+        long[long["metric"] == "routing_weight"].assign(part="whole"), "Routing share", style, log=False, include=[0, 1]
     )
 
 
-def loss(steps: np.ndarray, values: np.ndarray) -> alt.Chart:
+def loss(steps: np.ndarray, values: np.ndarray, style: Style = PLAIN) -> alt.Chart:
     """Training loss over the steps."""
     data = pd.DataFrame({"step": steps, "loss": values})
     return (
         alt.Chart(data, height=HEIGHT)
         .mark_line(strokeWidth=1.5)
         .encode(
-            x=alt.X("step:Q", title="Training step"),
+            x=alt.X("step:Q", title=style.axis),
             y=alt.Y("loss:Q", title="Loss (nats per token)", scale=alt.Scale(zero=False)),
             tooltip=["step", alt.Tooltip("loss:Q", format=".4f")],
         )
@@ -136,6 +164,7 @@ def _mark_at(value: float) -> alt.Chart:
 def _lines(
     data: pd.DataFrame,
     title: str,
+    style: Style,
     *,
     log: bool,
     height: int = HEIGHT,
@@ -160,12 +189,25 @@ def _lines(
         scale=alt.Scale(domain=experts, range=[list(_dash(int(e))) for e in experts]),
     )
     drawn = data[~(data["value"] <= 0)] if log else data
-    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False))
-    lines = alt.Chart(drawn).mark_line(strokeWidth=1.7, clip=True).encode(x=x, y=y, color=color, strokeDash=dash)
+    x = alt.X("step:Q", title=style.axis, scale=alt.Scale(nice=False))
+    width, opacity = (0.7, 0.35) if style.smooth else (1.7, 1.0)
+    mark = alt.Chart(drawn).mark_line(clip=True, strokeWidth=width, opacity=opacity)
+    lines = mark.encode(x=x, y=y, color=color, strokeDash=dash)
     layers = [lines, *_points(drawn, x, y), *extra, *_rails(data, values, log), _hover(data)]
+    if style.smooth:
+        layers.insert(1, _smoothed(drawn, style.smooth).encode(x=x, y=y, color=color, strokeDash=dash))
     zoom = alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.shiftKey]")
     layers[0] = lines.add_params(zoom)
     return alt.LayerChart(layer=layers, height=height)
+
+
+def _smoothed(drawn: pd.DataFrame, window: int) -> alt.Chart:
+    """The running median over so many drawn points: a spike moves it little. For the eye: no verdict is fed with it."""
+    ordered = drawn.sort_values("step")
+    medians = ordered.groupby(["expert", "series"])["value"].transform(
+        lambda values: values.rolling(window, center=True, min_periods=1).median()
+    )
+    return alt.Chart(ordered.assign(value=medians)).mark_line(strokeWidth=2.2, clip=True)
 
 
 def _points(drawn: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:

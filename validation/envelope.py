@@ -20,13 +20,18 @@ METRICS = (  # as an answer is ordered
 Places = NDArray[np.intp]
 
 
-def chart_series(run: RunFile, points: int) -> pa.Table:
-    """Rows of expert, role, metric, step and value, by expert, metric and step.
+def chart_series(run: RunFile, points: int, steps: tuple[float, float] | None = None) -> pa.Table:
+    """Rows of expert, role, metric, step and value, by expert, metric and step; of all steps, or of a range of them.
 
     All rows up to `points` per series, beyond that the smallest and the largest value of each bucket at the steps where
     they were. Missing values stay, as NULL: a bucket without any value is one at its first step.
     """
-    return pa.concat_tables([_NOTHING, *(_of_expert(*one, points) for one in by_expert(run))])
+    first, last = 0, len(run.wide)
+    if steps is not None:
+        found = np.asarray(run.wide["step"].to_numpy())
+        first, last = int(np.searchsorted(found, steps[0])), int(np.searchsorted(found, steps[1], side="right"))
+    parts = ((expert, role, rows.slice(first, last - first)) for expert, role, rows in by_expert(run))
+    return pa.concat_tables([_NOTHING, *(_of_expert(*part, points) for part in parts)])
 
 
 _NOTHING = pa.table(
