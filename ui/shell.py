@@ -83,8 +83,22 @@ def library() -> Library:
 def frame(title: str) -> None:
     """Page config, and the navigation: Streamlit's own would call the home page "app"."""
     st.set_page_config(page_title=f"{title} · Prismatic", page_icon=str(ROOT / "docs" / "icon.png"), layout="wide")
+    if _must_log_in():
+        st.title("Prismatic")
+        st.info("This server shows runs to people it knows. Log in first.")
+        st.button("Log in", on_click=st.login, type="primary")
+        st.stop()
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label)
+
+
+def _must_log_in() -> bool:
+    """Whether the server has a login ([auth] in .streamlit/secrets.toml) and this session has not passed it."""
+    try:
+        wanted = "auth" in st.secrets
+    except FileNotFoundError:  # no secrets, no login
+        return False
+    return wanted and not st.user.get("is_logged_in", False)
 
 
 def shell(title: str) -> tuple[Judgement, Run]:

@@ -1,0 +1,12 @@
+# The app for a team: docker build -t prismatic . && docker run -p 8501:8501 -v /your/runs:/runs:ro prismatic
+# Runs are read and never written; uploads and what was read live in /tmp of the container.
+FROM python:3.12-slim
+WORKDIR /app
+COPY requirements-app.txt .
+RUN pip install --no-cache-dir --requirement requirements-app.txt && useradd --create-home reader
+COPY . .
+USER reader
+ENV PRISMATIC_RUNS=/runs PRISMATIC_CACHE=/tmp/prismatic
+EXPOSE 8501
+HEALTHCHECK CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8501/_stcore/health')"]
+CMD ["streamlit", "run", "app.py", "--server.address=0.0.0.0", "--server.headless=true"]
