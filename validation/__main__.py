@@ -1,4 +1,4 @@
-"""python -m validation check | report | compact | query"""
+"""python -m validation check | report | export | compact | query"""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+
 from prismatic.errors import ConfigError
 from prismatic.thresholds import Thresholds
 from validation.baseline import Comparison, compare
@@ -21,9 +23,10 @@ from validation.claims import SUPPORTED
 from validation.console import ROWS, SECONDS, answer, as_rows
 from validation.diagnostics import ERROR, Finding
 from validation.errors import Limits, RunFileError
+from validation.export import export
 from validation.judge import Judgement, judge
 from validation.junit import as_junit
-from validation.relations import connect
+from validation.relations import RELATIONS, connect
 from validation.report import UNREADABLE, UNSURE, as_json, as_text, exit_code, objections
 from validation.runs import Rejected, RunFile
 from validation.sets import connect_sets, is_set, write_set
@@ -94,6 +97,11 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", required=True, metavar="FILE", help="its name says the format: " + ", ".join(FORMATS)
     )
     report.set_defaults(run=_report)
+
+    rows = commands.add_parser("export", parents=[sources], help="write every row of the runs for other programs")
+    rows.add_argument("-o", "--output", required=True, metavar="FILE", help="its name says the format: .csv, .parquet")
+    rows.add_argument("--relation", choices=tuple(RELATIONS), default="dynamics", help="default: dynamics")
+    rows.set_defaults(run=_export)
 
     compact = commands.add_parser(
         "compact", parents=[sources], help="write runs as one set of Parquet files, which stands for the run files"
@@ -234,15 +242,30 @@ def _compact(options: argparse.Namespace) -> int:
     return UNREADABLE if rejected else 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    try:
+        con, rejected = _connected(options)
+        rows = export(con, options.relation, Path(options.output))
+    except (RunFileError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    print(f"{options.output}: {rows:,} rows of {options.relation}")
+    return UNREADABLE if rejected else 0
+
+
+def _connected(options: argparse.Namespace) -> tuple[duckdb.DuckDBPyConnection, list[Rejected]]:
+    """The relations over all runs that can be read; what cannot is said on stderr."""
+    if all(map(is_set, options.runs)):
+        return connect_sets(options.runs), []
+    runs, rejected = _read(options)
+    for file in rejected:
+        print(f"left out: {file.error}", file=sys.stderr)
+    return connect(runs), rejected
+
+
 def _query(options: argparse.Namespace) -> int:
     try:
-        if all(map(is_set, options.runs)):
-            con = connect_sets(options.runs)
-        else:
-            runs, rejected = _read(options)
-            for file in rejected:
-                print(f"left out: {file.error}", file=sys.stderr)
-            con = connect(runs)
+        con, _ = _connected(options)
         found = answer(con, options.sql, rows=options.rows, seconds=options.seconds)
     except (ValueError, RunFileError) as error:
         print(f"error: {error}", file=sys.stderr)
