@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint format faults fuzz examples clean
+.PHONY: app test lint format faults fuzz calibrate examples clean
 
 app: $(VENV)/.app
 	$(BIN)/streamlit run app.py
@@ -29,6 +29,10 @@ faults: $(VENV)/.all
 # 10,000 damaged and forged run files; `make test` reads 500.
 fuzz: $(VENV)/.all
 	PRISMATIC_MUTANTS=10000 $(BIN)/python -m pytest tests/test_fuzz.py
+
+# How often the verdict errs on runs of known truth, in a minute; all of it: python benchmarks/calibration.py
+calibrate: $(VENV)/.all
+	$(BIN)/python benchmarks/calibration.py --quick
 
 examples: $(VENV)/.all
 	$(BIN)/python -m examples.make

@@ -66,6 +66,22 @@ def test_a_shift_that_the_sham_of_the_same_seed_shows_as_well_is_taken_out():
     assert claim.status != SUPPORTED
 
 
+def test_runs_are_paired_with_their_shams_only_if_each_has_one():
+    treated = [member(f"t{s}", seed=s, awakening=1.5) for s in range(4)]
+    alone = over_all(decide(treated, {}), "awakening")
+    partly = decide([*treated, member("s0", seed=0, scale=0.0, awakening=1.4)], {})
+    assert over_all(partly, "awakening").estimate == pytest.approx(alone.estimate)
+
+
+def test_runs_that_were_measured_in_different_ways_are_not_averaged():
+    runs = [member(f"r{s}", seed=s, divergence=0.6, control=True, merge="example") for s in range(3)]
+    sure = np.full(600, 0.5)
+    runs[2] = with_norms(with_norms(runs[2], 1, direction=sure), 2, direction=sure / 5)
+    claim = over_all(decide(runs, {}), "divergence")
+    assert claim.status == INCONCLUSIVE
+    assert "different ways" in claim.because
+
+
 def test_the_threshold_rises_with_what_sham_runs_differ_by():
     lucky = [1.0, 1.5, 0.7, 1.3]
     shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(lucky)]

@@ -198,11 +198,12 @@ def _paired(
 ) -> dict[str, Parts]:
     """By run, its values; minus those of the sham run of the same seed, unless it was compared to one already."""
     found = {}
+    # All of them or none: a mean over pairs and single runs would be of two different things.
+    every_sham = all(run.seed in shams for run in group)
     for run in group:
         parts = values.get((run.run, name), {})
-        sham = shams.get(run.seed) if run.seed is not None else None
-        if sham is not None and own[run.run, name].control != SHAM_RUN:
-            twin = values.get((sham, name), {})
+        if every_sham and run.seed is not None and own[run.run, name].control != SHAM_RUN:
+            twin = values.get((shams[run.seed], name), {})
             parts = {part: value - twin[part] for part, value in parts.items() if part in twin}
         kept = own[run.run, name].estimate
         if name == "sustainment":
@@ -267,7 +268,9 @@ def _pooled(
     threshold = max((claim.threshold for claim in own if claim.threshold is not None), default=0.0)
     margin = math.log(threshold) if log and threshold > 0 else threshold
     parts = set.intersection(*map(set, values))
-    alpha = limits.alpha / max(1, len(parts))
+    if not parts:
+        return Claim(name, INCONCLUSIVE, "the runs were measured in different ways, so nothing of them can be averaged")
+    alpha = limits.alpha / len(parts)
     by_part = {part: np.array([one[part] for one in values]) for part in sorted(parts)}
     signed = {part: across_runs(some, alpha=alpha) for part, some in by_part.items()}
     sizes = log and name == "divergence"
