@@ -8,7 +8,9 @@ zero-norms.db        a training loop that logs after zero_grad(), the most commo
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -29,6 +31,7 @@ def main() -> None:
     trained(EXPERIMENTS / "positive-control.yml", HERE / "positive-control.db")
     logged_after_zero_grad(HERE / "zero-norms.db")
     for path in sorted(HERE.glob("*.db")):
+        packed(path)
         print(f"{path.name:<24} {path.stat().st_size:>8} bytes")
 
 
@@ -36,6 +39,13 @@ def trained(config: Path, target: Path) -> None:
     """Train an experiment and keep its run file."""
     with tempfile.TemporaryDirectory() as runs:
         shutil.copyfile(train(load_config(config), runs=Path(runs)).db_path, target)
+
+
+def packed(path: Path) -> None:
+    """Smaller pages: a repository keeps every version of a file that is not text."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA page_size = 4096")
+        connection.execute("VACUUM")
 
 
 def logged_after_zero_grad(target: Path, steps: int = 200) -> None:
