@@ -42,7 +42,8 @@ def trained(config: Path, target: Path) -> None:
 
 
 def packed(path: Path) -> None:
-    """Smaller pages: a repository keeps every version of a file that is not text."""
+    """Smaller pages, as a repository keeps every version of a file that is not text; and no writer's lock beside it."""
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA page_size = 4096")
         connection.execute("VACUUM")

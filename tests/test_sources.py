@@ -313,10 +313,7 @@ def test_one_connection_answers_many_threads(runs: list[RunFile]):
     con = connect(runs)
     expected = ask(con, "medians").num_rows
     seen: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: seen.append(ask(con, "medians").num_rows))
-        for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: seen.append(ask(con, "medians").num_rows)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
