@@ -1,0 +1,40 @@
+"""Where in the model it happens: every layer and expert at any step, and which layers the verdict rests on."""
+
+import streamlit as st
+
+from ui.layers import drivers, film
+from ui.shell import shell
+from validation.heatmap import MEASURES, layer_names
+
+judgement, run = shell("Layers")
+file = next(file for file in judgement.files if file.run == run.run)
+if not run.layers:
+    st.info("This file has only the means over layers. Files of `python -m prismatic train` have every layer:")
+    st.code("python -m prismatic train --config experiments/per-example.yml", language=None, wrap_lines=True)
+    st.caption("In a loop of your own, `DynamicsLoggerCallback` writes them too.")
+    st.stop()
+
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    measure = st.segmented_control(
+        "Show",
+        list(MEASURES),
+        default="size",
+        required=True,
+        format_func=lambda name: MEASURES[name].title,
+        key="measure",
+        wrap=True,
+        bind="query-params",
+    )
+    source = "merged"
+    if run.isolated is not None:
+        source = st.segmented_control(
+            "Gradients",
+            ["merged", "isolated"],
+            default="merged",
+            required=True,
+            key="gradients",
+            bind="query-params",
+            help="Merged: what the optimizer uses. Isolated: each expert alone on the same batch, free of routing.",
+        )
+film(judgement, run, file, measure, source)
+drivers(judgement, run, layer_names(file))
