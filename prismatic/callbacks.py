@@ -248,7 +248,8 @@ class DynamicsLoggerCallback:
 def _options(routers: list[Any]) -> dict[str, Any]:
     """The routers' own options as facts, which the verdict reads: scale, merge, seed, whether the effect is real."""
     config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
-    return {} if config is None else {f"config.{name}": value for name, value in config.model_dump(mode="json").items()}
+    known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered elsewhere
+    return {f"config.{name}": value for name, value in known.items()}
 
 
 def _learning_rate(optimizer: torch.optim.Optimizer) -> float:

@@ -175,3 +175,21 @@ def test_zero_norms_in_one_run_leave_the_others_pooled_as_they_are():
     runs = [member(f"r{s}", seed=s, awakening=1.5) for s in range(4)]
     runs[3] = with_norms(runs[3], 1, bottom_norm=np.zeros(600))
     assert over_all(decide(runs, {("r3", None): "zero norms"}), "awakening").status == INCONCLUSIVE
+
+
+def directional(run, towards, noise):
+    """The run as the probe would see it: the perturbed expert's direction, and the clean expert's noise floor."""
+    rng = np.random.default_rng(run.seed)
+    with_direction = with_norms(run, 1, direction=towards + 0.01 * rng.normal(size=len(run.steps)))
+    return with_norms(with_direction, 0, noise_direction=np.full(len(run.steps), noise))
+
+
+@pytest.mark.parametrize(("noise", "status"), [(0.02, SUPPORTED), (0.3, INCONCLUSIVE)])
+def test_a_direction_below_the_noise_floor_is_none_over_seeds_as_in_each_run(noise, status):
+    runs = [
+        directional(member(f"r{s}", seed=s, merge="example", routing="frozen"), 0.15 + 0.01 * s, noise)
+        for s in range(4)
+    ]
+    verdict = decide(runs, {})
+    assert over_all(verdict, "divergence").status == status
+    assert over_all(verdict, "sustainment").status == status

@@ -233,10 +233,13 @@ def _over(
     obstacle = _no_replicas(group)
     if obstacle:
         return Claim(name, INCONCLUSIVE, f"{obstacle}; see each run")
-    if name == "sustainment" and decided["divergence"].status != SUPPORTED and not values:
-        status = decided["divergence"].status
-        return Claim(name, status, f"nothing to sustain: over these runs divergence is {status}")
+    diverged = decided["divergence"].status if name == "sustainment" else SUPPORTED
+    if diverged != SUPPORTED and not values:
+        return Claim(name, diverged, f"nothing to sustain: over these runs divergence is {diverged}")
     together = _pooled(name, group, own, list(values.values()), limits) if len(values) >= limits.min_runs else None
+    if together is not None and together.status == SUPPORTED and diverged != SUPPORTED:
+        because = f"{together.because}; but over these runs divergence is {diverged}"
+        together = replace(together, status=INCONCLUSIVE, because=because)
     confounded = sum(claim.status == CONFOUNDED for claim in own)
     if confounded:
         because = f"{confounded} of {counted(len(own), 'run')} are confounded, and averaging does not mend that"
@@ -281,7 +284,7 @@ def _pooled(
     told = f"over {len(values)} runs {shown.mid:.3g} {interval(shown)}, threshold {threshold:.3g}"
     status = INCONCLUSIVE
     if effect.low > margin:
-        status, told = _supported(name, group, own, told)
+        status, told = _supported(name, group, own, told, limits)
     elif highest < margin:
         status = REFUTED
     else:
@@ -293,12 +296,15 @@ def _pooled(
     return replace(pooled, information=float(len(values)), control=own[0].control, source=own[0].source)
 
 
-def _supported(name: str, group: Sequence[Run], own: Sequence[Claim], told: str) -> tuple[str, str]:
+def _supported(name: str, group: Sequence[Run], own: Sequence[Claim], told: str, limits: Thresholds) -> tuple[str, str]:
     """Supported, unless nothing was perturbed or nothing says that the perturbation is the cause."""
     if group[0].is_sham:
         return INCONCLUSIVE, f"{told}; but nothing was perturbed in these sham runs"
     if name == "divergence" and any(claim.control is None for claim in own):
         return INCONCLUSIVE, f"{told}; but not every run has a control that could tell the cause"
+    noise = [claim.above_noise for claim in own if claim.above_noise is not None]
+    if name == "divergence" and noise and not across_runs(np.array(noise), alpha=limits.alpha).low > 0:
+        return INCONCLUSIVE, f"{told}; but no more than between two halves of the same batch: that may be noise"
     if name == "sustainment" and any(claim.status == REFUTED for claim in own):
         return INCONCLUSIVE, f"{told}; but in some runs the divergence collapses"
     return SUPPORTED, told

@@ -59,7 +59,7 @@ def behind(run: Run, expert: int, runs: Sequence[Run], limits: Thresholds) -> di
     sides = (e.margin,) if e.directional else (e.margin, -e.margin)  # a size may differ either way
     found["divergence"] = _with_margins(level, *sides)
     found["sustainment"] = _thirds(e, f"Divergence {beyond}")
-    return found
+    return {claim: one for claim, one in found.items() if np.isfinite(one.values).any()}
 
 
 def _seen(e: Evidence, name: str) -> Estimate:

@@ -38,6 +38,8 @@ class Claim:
     """What it was compared to: control_expert, frozen_routing, sham_run, or the middle tier; None for nothing."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Signed estimates that it is made of: log ratios by tier, or {"direction": ...}; what several runs pool."""
+    above_noise: float | None = None
+    """Of a direction: its mean beyond what two halves of one batch differ by; None where that was not measured."""
     path: tuple[str, ...] = ()
     """The decisions on the way to the status, in their order."""
     look: int | None = None

@@ -168,7 +168,9 @@ def _divergence(e: Evidence, naive: bool) -> Claim:
     claim = _claim(
         e, "divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold
     )
-    return replace(claim, parts={name: part.mid for name, part in signed.items() if math.isfinite(part.mid)})
+    noise = e.estimate(e.above_noise).mid if directional and e.above_noise is not None else math.nan
+    parts = {name: part.mid for name, part in signed.items() if math.isfinite(part.mid)}
+    return replace(claim, parts=parts, above_noise=finite(noise))
 
 
 def _sustainment(e: Evidence, diverged: Claim, naive: bool) -> Claim:

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -87,6 +88,7 @@ def test_an_example_is_one_click_away_and_start_over_forgets_it(page: Page):
     expect(page.get_by_role("button", name="Example: zero norms")).to_be_visible(timeout=15_000)
 
 
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
 def test_each_view_of_the_dynamics_is_drawn(page: Page):
     upload(page, EXAMPLES / "positive-control.db")
     visit(page, "Dynamics")
@@ -96,6 +98,7 @@ def test_each_view_of_the_dynamics_is_drawn(page: Page):
         expect(page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first).to_be_visible(timeout=15_000)
 
 
+@pytest.mark.parametrize("page", ["light"], indirect=True)
 def test_the_verdict_can_be_downloaded(page: Page):
     upload(page, EXAMPLES / "as-is.db")
     visit(page, "Verdict")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import settle
@@ -10,6 +11,7 @@ from tests.layered import write_layers
 from tests.simulate import simulated_run, write
 
 
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
 def test_layers_play_when_asked_and_a_click_on_a_cell_chooses_it(page: Page, tmp_path: Path):
     upload(page, write_layers(tmp_path / "film.db", steps=3, histograms=True))
     visit(page, "Layers")
@@ -25,6 +27,7 @@ def test_layers_play_when_asked_and_a_click_on_a_cell_chooses_it(page: Page, tmp
     settle(page)
 
 
+@pytest.mark.parametrize("page", ["light"], indirect=True)
 def test_every_view_of_compare_is_drawn(page: Page, tmp_path: Path):
     files = [
         write(
