@@ -37,6 +37,7 @@ def test_an_uploaded_file_gives_a_verdict_a_chart_and_diagnostics(page: Page):
     expect(page.get_by_text("All experts share one gradient").first).to_be_visible()
 
 
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
 def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page: Page, tmp_path: Path):
     (tmp_path / "notes.txt").write_text("these are notes")
     (tmp_path / "empty.db").touch()
@@ -58,6 +59,7 @@ def test_the_words_of_a_file_become_no_link_no_picture_and_no_emphasis(page: Pag
     assert main.locator("a[href*=evil], img[src*=evil], em").count() == 0
 
 
+@pytest.mark.parametrize("page", ["light"], indirect=True)
 def test_zeros_are_seen_on_a_rail_below_the_logarithmic_axis(page: Page, tmp_path: Path):
     run = simulated_run(steps=200)
     holed = run.experts[1]["bottom_norm"].copy()
