@@ -1,5 +1,5 @@
 # make app   everything the app needs, then the app          (no torch)
-# make test  everything, then the tests
+# make test  everything, then the tests, two at a time
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ app: $(VENV)/.app
 	$(BIN)/streamlit run app.py
 
 test: $(VENV)/.all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

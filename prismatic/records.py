@@ -28,9 +28,9 @@ class Measured(NamedTuple):
     """One logged step: scalars of the wide table, and rows of the tables beside it."""
 
     step: int
-    shape: tuple[list[str], list[int], list[str]]
+    shape: tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]
     """Experts, how many scalars each has, and the names of all; the step's own stand at the end, behind no expert."""
-    values: list[Any]
+    values: tuple[Any, ...]
     total: float | None
     """Their sum, where all are Python numbers: NaN as soon as one is."""
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -83,8 +83,9 @@ def measured(
 ) -> Measured:
     """A record of a step as it is now, whatever becomes of these dicts and of tensors in them."""
     groups = [*gradients.values(), others]
-    shape = list(gradients), list(map(len, groups)), list(chain.from_iterable(groups))
-    values = list(chain.from_iterable([group.values() for group in groups]))
+    # Tuples: of strings and numbers alone, the garbage collector of the training process looks at each only once.
+    shape = tuple(gradients), tuple(map(len, groups)), tuple(chain.from_iterable(groups))
+    values = tuple(chain.from_iterable([group.values() for group in groups]))
     try:
         # It costs little, and is a Python float only if every part of it is a Python number.
         total = sum(values)
@@ -92,7 +93,7 @@ def measured(
             return Measured(step, shape, values, total, tables)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass  # None, or what is no number
-    return Measured(step, shape, list(map(number, values)), None, tables)
+    return Measured(step, shape, tuple(map(number, values)), None, tables)
 
 
 def taken(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,9 +151,9 @@ def _columns(names: Sequence[str]) -> Columns:
     return Columns(tuple(sound), places, refused)
 
 
-def wide_row(record: Measured, columns: Columns) -> tuple[int, list[Any]]:
+def wide_row(record: Measured, columns: Columns) -> tuple[int, Sequence[Any]]:
     """How many of the values are NaN, and the values of these columns; Refused for what is no number."""
-    values = record.values
+    values: Sequence[Any] = record.values
     if columns.places is not None:
         values = [values[place] for place in columns.places]
     if record.total is None:

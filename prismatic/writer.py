@@ -230,7 +230,7 @@ class _Batch:
     def __init__(self, store: Store, shapes: Shapes):
         self._store = store
         self._shapes = shapes
-        self._rows: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
+        self._rows: dict[tuple[str, tuple[str, ...]], list[Sequence[Any]]] = {}
         self.faults: dict[str, str] = {}
         """Sentence by sentence, the code of its event."""
         self.refused = 0
@@ -239,7 +239,7 @@ class _Batch:
         self._columns: Columns | None = None
         self._room: list[bool] = []
         self._has_room = True
-        self._wide: list[list[Any]] = []
+        self._wide: list[Sequence[Any]] = []
 
     def write(self, items: list[Item]) -> None:
         """Write these items in their order; `faults` says what can never be written."""
@@ -287,7 +287,7 @@ class _Batch:
         self._wide = self._rows.setdefault(("dynamics", names), [])
         self._columns = columns
 
-    def _without_refused(self, values: list[Any], names: Sequence[str]) -> list[Any]:
+    def _without_refused(self, values: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
         if Refused not in map(type, values):
             return values
         for name, value in zip(names, values, strict=True):
