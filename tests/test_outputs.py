@@ -382,6 +382,21 @@ def test_runs_are_compared_by_id_and_groups_by_name(seeds):
 # The report
 
 
+def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, undrawn):
+    before, after = map(str, pair)
+    for name, words in (("a.html", lambda text: read(text).text), ("a.md", unquoted)):
+        assert main(["report", after, "--baseline", before, "-o", str(tmp_path / name)]) == 0
+        text = words((tmp_path / name).read_text())
+        assert "A claim that" in text
+        assert f"--baseline {before}" in text
+        comparison = compare(judged(after), judged(before))
+        assert all(change.because[1:] in text for change in comparison.changes)  # a sentence has its capital
+        assert comparison.baseline.files[0].sha256 in text
+    assert main(["report", after, "--baseline", "absent.db", "-o", str(tmp_path / "a.json")]) == 2
+    validated(json.loads((tmp_path / "a.json").read_text()))
+    assert "absent.db" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def seeds_html(seeds):
     """The page of nine runs, the first of them in full."""

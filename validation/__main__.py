@@ -75,23 +75,23 @@ def parser() -> argparse.ArgumentParser:
         help="what one file may cost: " + ", ".join(field.name for field in fields(Limits)),
     )
 
-    thresholds = argparse.ArgumentParser(add_help=False)
-    thresholds.add_argument(
+    judging = argparse.ArgumentParser(add_help=False)
+    judging.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change a threshold: " + _names()
     )
+    judging.add_argument(
+        "--baseline", metavar="RUN", help="compare every claim with this run's (or folder's or set's), same thresholds"
+    )
     check = commands.add_parser(
-        "check", parents=[sources, thresholds], help="read run files and print the verdict", epilog=EXIT_CODES
+        "check", parents=[sources, judging], help="read run files and print the verdict", epilog=EXIT_CODES
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
     check.add_argument("--strict", action="store_true", help="take nothing for a yes but supported without any warning")
-    check.add_argument(
-        "--baseline", metavar="RUN", help="compare every claim with this run's (or folder's or set's), same thresholds"
-    )
     check.set_defaults(run=_check)
 
     report = commands.add_parser(
-        "report", parents=[sources, thresholds], help="write the verdict as one file that stands alone"
+        "report", parents=[sources, judging], help="write the verdict as one file that stands alone"
     )
     report.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="its name says the format: " + ", ".join(FORMATS)
@@ -140,7 +140,7 @@ def _check(options: argparse.Namespace) -> int:
             _print_json(replace(judge([]), findings=(finding,)))
         return UNREADABLE
     judgement = judge(*_read(options), changes)
-    comparison = _compared(judgement, options) if options.baseline is not None else None
+    comparison = _compared(judgement, options)
     code = exit_code(judgement, strict=options.strict, comparison=comparison)
     if options.junit is not None and not _write(options.junit, as_junit(judgement, options.strict, comparison)):
         code = UNREADABLE
@@ -157,8 +157,10 @@ def _print_json(judgement: Judgement, comparison: Comparison | None = None) -> N
     print(json.dumps(as_json(judgement, comparison), indent=2, allow_nan=False))
 
 
-def _compared(judgement: Judgement, options: argparse.Namespace) -> Comparison:
-    """The judgement beside the baseline's, by the same thresholds."""
+def _compared(judgement: Judgement, options: argparse.Namespace) -> Comparison | None:
+    """The judgement beside the baseline's, by the same thresholds; None where no baseline is named."""
+    if options.baseline is None:
+        return None
     runs, rejected = _read(argparse.Namespace(**{**vars(options), "runs": [options.baseline]}))
     return compare(judgement, judge(runs, rejected, asdict(judgement.verdict.thresholds)))
 
@@ -176,23 +178,27 @@ def _report(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
+    comparison = _compared(judgement, options)
     if kind == ".json":
-        text = json.dumps(as_json(judgement), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(as_json(judgement, comparison), indent=2, allow_nan=False) + "\n"
     else:
         write = as_html if kind == ".html" else as_markdown
-        text = write(judgement, now=datetime.now(UTC), command=_command(options, changes))
+        now, command = datetime.now(UTC), _command(options, changes)
+        text = write(judgement, now=now, command=command, comparison=comparison)
     if not _write(options.output, text):
         return UNREADABLE
     print(f"{options.output}: {judgement.verdict.status}")
-    for file in judgement.rejected:
+    left_out = [*judgement.rejected, *(comparison.baseline.rejected if comparison else ())]
+    for file in left_out:
         print(f"left out: {file.error}", file=sys.stderr)
-    return UNREADABLE if judgement.rejected else 0
+    return UNREADABLE if left_out else 0
 
 
 def _command(options: argparse.Namespace, changes: Mapping[str, float]) -> str:
     """The line that writes this report again."""
-    overrides = ["--set", *(f"{name}={value:g}" for name, value in changes.items())] if changes else []
-    return shlex.join(["python", "-m", "validation", "report", *options.runs, "-o", options.output, *overrides])
+    words = ["--baseline", options.baseline] if options.baseline is not None else []
+    words += ["--set", *(f"{name}={value:g}" for name, value in changes.items())] if changes else []
+    return shlex.join(["python", "-m", "validation", "report", *options.runs, "-o", options.output, *words])
 
 
 def _write(path: str, text: str) -> bool:

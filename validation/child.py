@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,21 @@ HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
 
+Answer = tuple[dict[str, Any], dict[str, pa.Table]]
+T = TypeVar("T")
+Listen = Callable[[IO[bytes], str, Limits], T]
+
+NOWHERE: Mapping[str, int] = MappingProxyType({})
+KINDS = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
+# Of what a request may say: the columns that are read, and the whole file.
+WHOLE = {
+    "columns": [column.name for column in schema.STEP_COLUMNS],
+    "layer_metrics": [*LAYER_METRICS],
+    "tables": KINDS,
+    "since": {},
+    "until": {},
+    "middle": False,
+}
 
 # However many sessions read at once: each reader may take as much memory and time as its limits allow.
 READERS = threading.BoundedSemaphore(2)
@@ -58,12 +74,19 @@ class Child:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def another(self) -> Child | None:
+        """One more reader; None where two are at work already."""
+        self._start()  # first: two that have a second one already would wait for each other
+        child = Child(self.limits)
+        return child if child._start(wait=False) else None
+
+    def _start(self, *, wait: bool = True) -> subprocess.Popen[bytes] | None:
         if self._process is None or self._process.poll() is not None:
             self.close()
             environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
             command = [sys.executable, "-I", "-S", "-B", str(READER)]
-            READERS.acquire()
+            if not READERS.acquire(blocking=wait):
+                return None
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -98,21 +121,39 @@ class Child:
             READERS.release()
 
     def ask(
-        self, path: Path, name: str, *, immutable: bool, since: Mapping[str, int] | None = None
-    ) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+        self,
+        path: Path,
+        name: str,
+        *,
+        immutable: bool,
+        since: Mapping[str, int] = NOWHERE,
+        until: Mapping[str, int] = NOWHERE,
+        beside: Sequence[str] = SIDE_TABLES,
+    ) -> Answer:
         """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it.
 
-        since: of these tables only the rows from this rowid on.
+        since, until: of these tables only the rows from this rowid on, or up to it. beside: the tables to read beside
+        `dynamics`.
         """
+        wanted = {"since": dict(since), "until": dict(until), "tables": {table: KINDS[table] for table in beside}}
+        return self._talk(path, name, immutable, wanted, _answer)
+
+    def middle(self, path: Path, name: str, *, immutable: bool) -> int | None:
+        """The rowid up to which about half of the rows of `dynamics` lie; None where that cannot be told."""
+        return self._talk(path, name, immutable, {"middle": True}, _middle)
+
+    def _talk(self, path: Path, name: str, immutable: bool, wanted: dict[str, Any], listen: Listen[T]) -> T:
         process, started = self._start(), time.monotonic()
+        assert process
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
         timer.start()
         try:
             assert process.stdin
             assert process.stdout
-            process.stdin.write(_request(path, immutable, since or {}, self.limits))
+            file = {"path": os.path.abspath(path), "immutable": immutable, "limits": asdict(self.limits)}
+            process.stdin.write(json.dumps(WHOLE | file | wanted).encode() + b"\n")
             process.stdin.flush()
-            return _answer(process.stdout, name, self.limits)
+            return listen(process.stdout, name, self.limits)
         except RunFileError:
             raise
         except Exception as error:  # a child that was taken over may answer anything
@@ -125,21 +166,23 @@ class Child:
             timer.cancel()
 
 
-def _request(path: Path, immutable: bool, since: Mapping[str, int], limits: Limits) -> bytes:
-    tables = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
-    columns = [column.name for column in schema.STEP_COLUMNS]
-    file = {"path": os.path.abspath(path), "immutable": immutable, "since": dict(since), "limits": asdict(limits)}
-    return (
-        json.dumps({**file, "columns": columns, "layer_metrics": [*LAYER_METRICS], "tables": tables}).encode() + b"\n"
-    )
+def _middle(stream: IO[bytes], name: str, limits: Limits) -> int | None:
+    """What is answered to the question for the middle."""
+    header = _header(stream)
+    return header["middle"] if type(header["middle"]) is int else None
 
 
-def _answer(stream: IO[bytes], name: str, limits: Limits) -> tuple[dict[str, Any], dict[str, pa.Table]]:
-    """Reads one answer: a header that is believed only where it can be checked, then as many bytes as that implies."""
+def _header(stream: IO[bytes]) -> dict[str, Any]:
     line = stream.readline(HEADER_BYTES)
     if not line.endswith(b"\n"):
         raise _Broken("no answer" if not line else "an answer without end")
-    header = json.loads(line)
+    header: dict[str, Any] = json.loads(line)
+    return header
+
+
+def _answer(stream: IO[bytes], name: str, limits: Limits) -> Answer:
+    """Reads one answer: a header that is believed only where it can be checked, then as many bytes as that implies."""
+    header = _header(stream)
     if header["ok"] is not True:
         kind, evidence, cause, fix = explained(header["code"], header["details"], limits=limits)
         raise kind(name, evidence, cause, fix)

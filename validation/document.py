@@ -20,6 +20,7 @@ from markupsafe import Markup
 from prismatic.thresholds import RULES
 from validation import drawing
 from validation.across import Group
+from validation.baseline import Comparison
 from validation.claims import CLAIMS, Claim, combine, counted
 from validation.diagnostics import Finding
 from validation.errors import shown
@@ -40,14 +41,19 @@ ADDRESS = re.compile(r"(?<=@)|(?<=#)(?=\d)|(?<=www)(?=\.)|(?<=:)(?=//)", re.IGNO
 """Where GitHub would begin a mention, a reference or a link, also in quoted words; broken there by a word joiner."""
 
 
-def as_html(judgement: Judgement, *, now: datetime, command: str = "") -> str:
-    """One page without any script, address or file beside it. command: what wrote it, to be repeated."""
-    return _environment(html=True).get_template("report.html").render(_content(judgement, now, command, draw=True))
+def as_html(judgement: Judgement, *, now: datetime, command: str = "", comparison: Comparison | None = None) -> str:
+    """One page without any script, address or file beside it.
+
+    command: what wrote it, to be repeated. comparison: the judgement beside a baseline's, which gets a section.
+    """
+    content = _content(judgement, now, command, draw=True) | {"baseline": _baseline(comparison)}
+    return _environment(html=True).get_template("report.html").render(content)
 
 
-def as_markdown(judgement: Judgement, *, now: datetime, command: str = "") -> str:
+def as_markdown(judgement: Judgement, *, now: datetime, command: str = "", comparison: Comparison | None = None) -> str:
     """The same for a comment on a pull request or the appendix of a paper."""
-    text = _environment(html=False).get_template("report.md").render(_content(judgement, now, command, draw=False))
+    content = _content(judgement, now, command, draw=False) | {"baseline": _baseline(comparison)}
+    text = _environment(html=False).get_template("report.md").render(content)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -115,6 +121,33 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "thresholds": _thresholds(judgement),
         "versions": versions(),
         "recoloured": drawing.recoloured(),
+    }
+
+
+def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
+    """What changed since the baseline, claim by claim; None without one."""
+    if comparison is None:
+        return None
+    other = comparison.baseline
+    return {
+        "status": other.verdict.status,
+        "worsened": comparison.worsened,
+        "files": [
+            {"run": run.run, "file": run.name, "sha256": file.sha256}
+            for run, file in zip(other.runs, other.files, strict=True)
+        ],
+        "changes": [
+            {
+                "where": change.where,
+                "claim": change.after.claim,
+                "expert": "all" if change.after.expert is None else str(change.after.expert),
+                "because": change.because,
+                "worsened": change.worsened,
+            }
+            for change in comparison.changes
+        ],
+        "unmatched": comparison.unmatched,
+        "findings": [_finding(several) for several in alike(other.findings)],
     }
 
 

@@ -17,15 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prismatic import schema
-from validation.child import Child, Reached
-from validation.errors import Limits
+from validation import halves
+from validation.child import Answer, Child, Reached
+from validation.halves import within
 
 REPLACING = ("rewind", "repeated_step")  # events after which rows that were read may have changed
 MOST_EVENTS = 1_000  # since the last reading; the child answers with no more than the newest 10,000
 MOST_FILES = 256
 MANY_CHUNKS = 8
-
-Answer = tuple[dict[str, Any], dict[str, pa.Table]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Live:
         """The same as `child.ask` answers for a file in its place. Raises RunFileError as that does."""
         place, earlier = _place(path), self._known.pop(path, None)
         answer = _rest(child, path, name, earlier) if earlier and earlier.place == place else None
-        about, tables = answer or child.ask(path, name, immutable=False)
+        about, tables = answer or halves.ask(child, path, name, immutable=False)
         if about["reached"] and _is_running(about, tables):
             self._known[path] = _Reading(place, about["reached"], tables, about["notes"])
             while len(self._known) > MOST_FILES:
@@ -66,17 +65,11 @@ def _rest(child: Child, path: Path, name: str, earlier: _Reading) -> Answer | No
         if whole is None:
             return None
         tables[table] = whole
-    if not _within(tables, child.limits):
+    if not within(tables, child.limits):
         return None
     # What was said of the whole file was not looked for again.
     about["notes"] = tuple(dict.fromkeys((*about["notes"], *earlier.notes)))
     return about, tables
-
-
-def _within(tables: Mapping[str, pa.Table], limits: Limits) -> bool:
-    """Whether they could have been read at once; who reads the whole file says which limit it is."""
-    values = sum(len(table) * table.num_columns for table in tables.values())
-    return values <= limits.values and max(map(len, tables.values())) <= limits.rows
 
 
 def _continued(known: pa.Table, new: pa.Table | None) -> pa.Table | None:

@@ -10,7 +10,8 @@ values of the tables that it names, in its order, column after column:
 
 Of a run that is being trained the rows from a row on can be asked for (`since`, by table and rowid): those before it
 are known. The header says where each table ended (`last`), and the newest event before any row was read (`mark`): an
-event of a rewind after that means that rows which are known were replaced.
+event of a rewind after that means that rows which are known were replaced. Of a long file two processes read a half
+each: `until` is the last row of the first half, and `"middle": true` asks where that is.
 
 A file that cannot be read is answered with a stable `code` and the facts of the case; the sentences are `runs.py`'s.
 """
@@ -288,36 +289,43 @@ def blame(rows: list[Row], columns: dict[str, Column]) -> Reject:
     return Reject("unexpected", problem="a value changed while it was read")
 
 
-def pages(
-    db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str], since: int | None
-) -> Iterator[tuple[list[Row], int | None]]:
-    """Rows from `since` on, with the last one's rowid, in that order; all of them where the table has none.
-
-    In short transactions: a reader that stays in one locks the training's writer out.
-    """
-    selected, size = ", ".join(f'"{name}"' for name in names), max(1, CELLS_AT_ONCE // len(names))
+def key_of(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> str | None:
+    """What the table's rowid is called; None where it cannot be asked for."""
     hidden = {name.lower() for name in declared}
     key = next((name for name in ("_rowid_", "rowid", "oid") if name not in hidden), None)
     try:
         db.execute(f"SELECT {key} FROM {table} LIMIT 0").close()
     except sqlite3.OperationalError:  # WITHOUT ROWID
-        key = None
+        return None
+    return key
+
+
+def pages(
+    db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str], limits: dict[str, Any]
+) -> Iterator[tuple[list[Row], int | None]]:
+    """Rows from `since` to `until`, with the last one's rowid, in that order; all of them where the table has none.
+
+    In short transactions: a reader that stays in one locks the training's writer out.
+    """
+    selected, size = ", ".join(f'"{name}"' for name in names), max(1, CELLS_AT_ONCE // len(names))
+    key = key_of(db, table, declared)
     if key is None or len(names) == COLUMNS:  # the key would be one column too many for SQLite
         cursor = db.execute(f"SELECT {selected} FROM {table} NOT INDEXED")
         while rows := cursor.fetchmany(ROWS_AT_ONCE):
             yield rows, None
         return
-    query = f"SELECT {selected}, {key} FROM {table} NOT INDEXED WHERE {key} >= ? ORDER BY {key} LIMIT {size}"
-    start, count = -(2**63) if since is None else since, size
+    within = f"{key} >= ? AND {key} <= ?"
+    query = f"SELECT {selected}, {key} FROM {table} NOT INDEXED WHERE {within} ORDER BY {key} LIMIT {size}"
+    start, end, count = limits["since"].get(table, -(2**63)), limits["until"].get(table, 2**63 - 1), size
     while count == size:
-        cursor, count = db.execute(query, (start,)), 0
+        cursor, count = db.execute(query, (start, end)), 0
         while rows := cursor.fetchmany(ROWS_AT_ONCE):
             last = rows[-1][-1]
             yield rows, last
             count += len(rows)
             if last < start:
                 raise Reject("corrupt", problem="the rows are out of order")
-            if last == 2**63 - 1:
+            if last == end:
                 return
             start = last + 1
 
@@ -330,7 +338,7 @@ def read_columns(
     Of a table that `limits["since"]` names the rows from there on; `limits["last"]` is told where each table ended.
     """
     columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
-    for rows, last in pages(db, table, list(kinds), declared, limits["since"].get(table)):
+    for rows, last in pages(db, table, list(kinds), declared, limits):
         count += len(rows)
         limits["last"][table] = last
         try:
@@ -429,7 +437,7 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Header and values of one run file; raises what `reason` understands."""
     path, immutable, limits = request["path"], request["immutable"], request["limits"]
     limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT}
-    limits |= {"since": request["since"], "last": {}}
+    limits |= {"since": request["since"], "until": request["until"], "last": {}}
     wal = inspect(path, immutable)
     lost = wal and (immutable or not os.path.exists(path + "-wal"))
     db = connect(path, how_to_open(path, immutable, wal), limits["deadline"])
@@ -445,11 +453,11 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         if lost and not columns["step"].values:
             raise Reject("wal_missing")
         tables, notes = {"dynamics": columns}, []
-        for table in SIDE_TABLES:
+        for table in filter(request["tables"].__contains__, SIDE_TABLES):
             try:
                 spent = sum(len(column.values) for columns in tables.values() for column in columns.values())
                 left = {**limits, "values": limits["values"] - spent}
-                tables[table] = read_side_table(db, table, request["tables"].get(table, {}), left)
+                tables[table] = read_side_table(db, table, request["tables"][table], left)
             except Exception as error:
                 notes.append([table, *reason(error)])
         known = limits["since"] or any(code == "corrupt" for _, code, _ in notes)
@@ -465,6 +473,25 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         if columns
     }
     return header, [blob for columns in tables.values() for column in columns.values() for blob in column.dump()]
+
+
+def middle(request: dict[str, Any]) -> int | None:
+    """The rowid up to which about half of the rows of `dynamics` lie; None where it cannot be read by rowid."""
+    path, immutable = request["path"], request["immutable"]
+    try:
+        options = how_to_open(path, immutable, inspect(path, immutable))
+        db = connect(path, options, time.monotonic() + request["limits"]["seconds"])
+        try:
+            declared = plain_columns(db, "dynamics", known=True)
+            key = key_of(db, "dynamics", declared) if 0 < len(declared) < COLUMNS else None
+            ends = [
+                f"SELECT {key} FROM dynamics NOT INDEXED ORDER BY {key} {order} LIMIT 1" for order in ("ASC", "DESC")
+            ]
+            return sum(int(db.execute(query).fetchone()[0]) for query in ends if key) // 2 if key else None
+        finally:
+            db.close()
+    except Exception:  # reading it says what is wrong with it
+        return None
 
 
 SQLITE_CODES = {
@@ -510,7 +537,7 @@ def main() -> None:
         allow_seconds(request["limits"]["seconds"])
         blobs: list[Any] = []
         try:
-            header, blobs = read(request)
+            header, blobs = ({"middle": middle(request)}, []) if request["middle"] else read(request)
             header["ok"] = True
         except Exception as error:
             code, details = reason(error)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prismatic import schema
+from validation import halves
 from validation.archives import is_archive, unpacked
 from validation.child import Child
 from validation.dialects import in_our_words
@@ -132,7 +133,7 @@ def _read(child: Child, path: Path, name: str, runs: list[RunFile], cache: Cache
         if cache and not private:
             facts, tables = cache.live.ask(child, path, name)
         else:
-            facts, tables = child.ask(path, name, immutable=private)
+            facts, tables = halves.ask(child, path, name, immutable=private)
         kept = _run_file(path, name, digest, facts, tables, limits)
         # One that is being written may hold other rows by now than the bytes that were hashed.
         if cache and settled and kept.facts.get("exit_state") != "running" and _state(path) == before:
