@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 for options or files that cannot be used."""
-    options = parser().parse_args(arguments)
+    return run(parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that the options name; its errors become a line on stderr and an exit code."""
     try:
         code: int = options.run(options)
         return code
@@ -35,10 +39,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m prismatic", description="Train Prismatic models and log their dynamics."
     )
-    commands = top.add_subparsers(required=True, metavar="command")
+    add_commands(top.add_subparsers(required=True, metavar="command"))
+    return top
 
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Every command of this side, also for the parser of another one."""
     train = commands.add_parser("train", help="train a model; its dynamics go to build/runs/{hash}/dynamics.db")
-    train.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML options, see experiments/")
+    train.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML options, see experiments/; default: the documented experiment"
+    )
     train.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options over the file's"
     )
@@ -77,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser("schema", help="print what a run file holds: tables, columns, units")
     schema.set_defaults(run=_schema)
-    return top
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -115,13 +115,13 @@ class RunConfig(RouterConfig):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:9]
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file and lay `name=value` overrides over it; values are read as YAML.
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file, or take the defaults, and lay `name=value` overrides over it; values are read as YAML.
 
     Raises ConfigError for a file that is no mapping, an override without "=", an unknown name or a bad value.
     """
     try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: cannot be read as YAML ({error}). `experiments/` holds configs that work."
@@ -137,7 +137,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
             options[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value cannot be read as YAML ({error}).") from error
-    return parse_config(options, where=str(path))
+    return parse_config(options, where=str(path or "--set"))
 
 
 def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig:

@@ -42,7 +42,11 @@ FORMATS = (".html", ".md", ".json")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = parser().parse_args(arguments)
+    return run(parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that the options name; nothing that goes wrong looks like a verdict."""
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -60,7 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every command and its options."""
     top = argparse.ArgumentParser(prog="python -m validation", description="Judge runs of Prismatic models.")
-    commands = top.add_subparsers(required=True, metavar="command")
+    add_commands(top.add_subparsers(required=True, metavar="command"))
+    return top
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Every command of this side, also for the parser of another one."""
     sources = argparse.ArgumentParser(add_help=False)
     sources.add_argument(
         "runs", nargs="+", metavar="RUN", help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://)"
@@ -117,7 +126,6 @@ def parser() -> argparse.ArgumentParser:
     for action in sources._actions:
         query._add_action(action)
     query.set_defaults(run=_query)
-    return top
 
 
 _RELATIONS = "relations: runs, facts (run, key, value), dynamics (a row per run, step, expert), layers, histograms"
