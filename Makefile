@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint format faults fuzz calibrate examples clean
+.PHONY: app test lint format faults fuzz calibrate docs tutorial examples clean
 
 app: $(VENV)/.app
 	$(BIN)/streamlit run app.py
@@ -34,6 +34,18 @@ fuzz: $(VENV)/.all
 calibrate: $(VENV)/.all
 	$(BIN)/python benchmarks/calibration.py --quick
 
+# The site, every broken link an error; it is in build/site.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet
+
+# The wheel, installed into an environment of its own, does what the tutorial says.
+tutorial:
+	rm -rf build/wheel build/lib && mkdir -p build/wheel
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet "$$(ls build/wheel/*.whl)[train]" "$$(grep ^torch requirements.txt)"
+	OMP_NUM_THREADS=1 build/wheel/venv/bin/python tests/tutorial.py build/wheel/venv/bin
+
 examples: $(VENV)/.all
 	$(BIN)/python -m examples.make
 
@@ -44,6 +56,10 @@ clean:
 $(VENV)/.app: requirements-app.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements-app.txt
+	touch $@
+
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.all
+	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
 	touch $@
 
 $(VENV)/.all: requirements.txt requirements-app.txt

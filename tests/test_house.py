@@ -88,7 +88,7 @@ def test_every_command_in_the_readme_exists_and_has_its_options(command):
     assert all(option in done.stdout for option in options)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_every_local_link_and_picture_is_there(name):
     targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text())
     assert all((ROOT / target).exists() for target in targets if "://" not in target), targets
@@ -104,3 +104,10 @@ def test_the_examples_are_judged_as_their_readme_promises():
     assert set(promised) == {path.name for path in (ROOT / "examples").glob("*.db")}
     for name, status in promised.items():
         assert judge(*read_files([ROOT / "examples" / name])).verdict.status == status, name
+
+
+def test_the_table_of_the_benchmarks_is_that_of_their_results():
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "table.py"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (ROOT / "benchmarks" / "README.md").read_text()
