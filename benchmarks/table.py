@@ -15,10 +15,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HEAD = """# Benchmarks
 
-What is claimed about speed, memory and errors is measured here. `python benchmarks/NAME.py` prints a table and, for each goal, the figure,
-the limit and whether it holds; it exits 0 only if all do, and writes `benchmarks/results/NAME.json`, from which this page is made
-(`python benchmarks/table.py`). `--quick` takes under two minutes. Peers are installed into environments of their own under `build/peers`,
-and named where they cannot be had.
+What is claimed about speed, memory and errors is measured here. `python benchmarks/NAME.py` prints a table and, for
+each goal, the figure, the limit and whether it holds; it exits 0 only if all do, and writes
+`benchmarks/results/NAME.json`, from which this page is made (`python benchmarks/table.py`). `--quick` takes under two
+minutes. Peers are installed into environments of their own under `build/peers`, and named where they cannot be had.
 
 Figures in seconds are of the machine named; ratios are of programs that took turns in one run.
 """
@@ -41,7 +41,8 @@ def section(path: Path) -> Iterator[str]:
     yield f"`python benchmarks/{script.name}`: {where(found)}.\n"
     yield "| goal | figure | limit | holds |\n|---|---|---|---|"
     for goal in goals(found):
-        yield f"| {goal['goal']} | {number(goal['figure'])} | {goal['limit']} | {'yes' if goal['holds'] else '**no**'} |"
+        held = "yes" if goal["holds"] else "**no**"
+        yield f"| {goal['goal']} | {number(goal['figure'])} | {goal['limit']} | {held} |"
     yield ""
 
 

@@ -46,7 +46,7 @@ def options() -> str:
     """Every option of `train`, from the model that checks them."""
     sections = [
         "# Options of a run",
-        "Lines `name: value` of the file behind `--config`, or `--set name=value`. The defaults are the documented run.",
+        "Lines `name: value` of the file behind `--config`, or `--set name=value`. Defaults are the documented run.",
     ]
     for title, model in (("Router", config.RouterConfig), ("Run", config.RunConfig)):
         own = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
@@ -88,8 +88,8 @@ def commands() -> str:
     (group,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     sections = [
         "# Commands",
-        "An installed package has them as `prismatic NAME`. In a checkout `python -m prismatic` has those that train and "
-        "keep runs, `python -m validation` those that judge.",
+        "An installed package has them as `prismatic NAME`. In a checkout `python -m prismatic` has those that train "
+        "and keep runs, `python -m validation` those that judge.",
     ]
     for name, own in group.choices.items():
         own.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)

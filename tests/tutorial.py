@@ -1,4 +1,4 @@
-"""Runs docs/tutorial.md as a reader would: each `$` line in a shell, its exit code and its output as the page shows them.
+"""Runs docs/tutorial.md as a reader would: each `$` line in a shell, its exit code and output as the page shows them.
 
     python tests/tutorial.py BIN      # BIN: the folder of an installed `prismatic`, such as .venv/bin
 
