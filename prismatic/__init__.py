@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prismatic.callbacks import DynamicsLoggerCallback as DynamicsLoggerCallback
     from prismatic.config import RouterConfig as RouterConfig
     from prismatic.config import RunConfig as RunConfig
+    from prismatic.dynamics import RoutedExperts as RoutedExperts
     from prismatic.dynamics import log_gradient_dynamics as log_gradient_dynamics
     from prismatic.logger import DynamicsLogger as DynamicsLogger
     from prismatic.router import Prismatic as Prismatic
@@ -21,6 +22,7 @@ _HOME = {
     "DynamicsLogger": "prismatic.logger",
     "DynamicsLoggerCallback": "prismatic.callbacks",
     "Prismatic": "prismatic.router",
+    "RoutedExperts": "prismatic.dynamics",
     "RouterConfig": "prismatic.config",
     "RunConfig": "prismatic.config",
     "log_gradient_dynamics": "prismatic.dynamics",

@@ -28,6 +28,7 @@ from prismatic.dynamics import (
     with_weights,
 )
 from prismatic.errors import ConfigError, ModelError
+from prismatic.experts import mixture_of, roles_of
 from prismatic.harmless import harmless, say
 from prismatic.histograms import histogram_rows
 from prismatic.logger import DynamicsLogger
@@ -85,6 +86,8 @@ class DynamicsLoggerCallback:
             for router in routers:
                 _refuse_sharding_inside(router)
                 _refuse_different_shapes(router)
+                roles_of(router)
+            mixture = mixture_of(routers)
         except ModelError:
             self.logger.close()  # or the next try, in a notebook, would find the file taken
             raise
@@ -92,6 +95,7 @@ class DynamicsLoggerCallback:
         untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
+        known |= {"mixture": mixture} if mixture else {}
         if self.logger.last_step is None:  # what was registered before the first step stands, also after a resume
             known |= self.thresholds.registration()
         self.logger.log_run({**known, **_options(routers), **facts})
@@ -326,7 +330,7 @@ def _expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
     """Rows of the `experts` table; what was changed is the mean over layers. Others than ours have a role only."""
     widest = max(routers, key=lambda router: len(router.experts))
     if not isinstance(widest, Prismatic):
-        return [{"expert": i, "role": "perturbed" if i else "clean"} for i in range(len(widest.experts))]
+        return [{"expert": expert, "role": role} for expert, role in enumerate(roles_of(widest))]
     rows = []
     for expert, role in enumerate(widest.roles):
         own = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]

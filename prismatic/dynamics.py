@@ -28,17 +28,19 @@ class RoutedExperts(Protocol):
     """What a layer must have to be measured: a Prismatic router is one, and so is any mixture of experts that has
 
     experts: an nn.ModuleList of blocks of the same shapes, the first of which the others are compared to;
-    routing_weights: Tensor [E], each expert's share of the last batch.
+    routing_weights: Tensor [E], each expert's share of the last batch; None where nothing is routed.
 
     Where the layer also has `tiers` (a `TierIndices`, saved with the model) they are used; otherwise they are made from
-    the first expert's weights when the layer is first seen, and a resumed run would make others.
+    the first expert's weights when the layer is first seen, and a resumed run would make others. `mixture` and `roles`
+    say what it is and what its experts are (`prismatic.experts`); `forced`, which the layer then must obey, lets the
+    isolated probe run one expert alone: its number, or None.
     """
 
     @property
     def experts(self) -> nn.ModuleList: ...
 
     @property
-    def routing_weights(self) -> Tensor: ...
+    def routing_weights(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> 
     """The dynamics of every expert of every router, [L][E]; `gradient` says where a parameter's gradient is."""
     layers = [_Layer.of(router, gradient) for router in routers]
     tensors = [tensor for layer in layers for tensor in layer.tensors]
-    sums, shares = measure_tensors(tensors, [router.routing_weights for router in routers])
+    routed = [router.routing_weights for router in routers]
+    sums, shares = measure_tensors(tensors, [torch.empty(0) if own is None else own for own in routed])
     arrived = iter(sums)
     return [
         layer.dynamics(np.stack([next(arrived) for _ in layer.tensors]), layer_shares.tolist())
@@ -147,7 +150,7 @@ class _Layer:
         return cls(tensors, missing, own_tiers=True)
 
     def dynamics(self, sums_PE: Sums, shares: Sequence[float]) -> list[ExpertDynamics]:
-        """Per expert, from the sums [tensors, E, len(SUMS)] and the routing shares."""
+        """Per expert, from the sums [tensors, E, len(SUMS)] and the routing shares; none where nothing is routed."""
         experts = len(self.missing)
         if self.own_tiers:
             # Of each parameter, the row of each expert from the sums that were taken by that expert's tiers.
@@ -162,7 +165,7 @@ class _Layer:
                 bottom_norm=math.sqrt(row[1]),
                 middle_norm=math.sqrt(row[2]),
                 norm=norms[expert],
-                routing_weight=shares[expert],
+                routing_weight=shares[expert] if shares else None,
                 gradient_cosine=_cosine(row[3], norms[expert], norms[0]),
                 bottom_to_middle=ratios[expert],
                 nonfinite=0 if math.isfinite(norms[expert]) else self._count_nonfinite(expert),

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.dynamics import ExpertDynamics, find_routers, measure
-from prismatic.router import Prismatic
 
 Loss = Callable[[Any], Tensor]
 Probe = tuple[Loss, Any]
@@ -27,18 +26,19 @@ Gradients = dict[nn.Parameter, Tensor | None]
 
 
 def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[ExpertDynamics]]:
-    """The dynamics of every expert of every Prismatic router, [L][E], each with all routers forced to that expert.
+    """The dynamics of every expert of every router, [L][E], each with all routers forced to that expert.
 
+    A mixture of experts of one's own is left out unless it has `forced` and obeys it.
     loss, batch_B: see `Probe`. `noise_direction` of expert 0 is 1 - cosine between its
     gradients on the two halves of the batch: a direction below it is no difference. None for a batch of one.
     Routing weights are None: nothing is routed.
     """
-    routers = [router for router in find_routers(model) if isinstance(router, Prismatic)]
+    routers = [router for router in find_routers(model) if hasattr(router, "forced")]
     if not routers:
         return []
     gradients: Gradients = {}
     with _unchanged(model):
-        for expert in range(max(len(router.roles) for router in routers)):
+        for expert in range(max(len(router.experts) for router in routers)):
             gradients |= _alone(routers, expert, loss, batch_B)
         layers = measure(routers, gradients.get)
         floors = _noise_directions(routers, loss, batch_B)
@@ -51,7 +51,7 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     ]
 
 
-def _alone(routers: Sequence[Prismatic], expert: int, loss: Loss, batch_B: Any) -> Gradients:
+def _alone(routers: Sequence[Any], expert: int, loss: Loss, batch_B: Any) -> Gradients:
     """The gradients of one expert's parameters in every layer, with every router forced to it."""
     parameters = [p for router in routers for p in router.experts[expert].parameters() if p.requires_grad]
     if not parameters:  # all frozen
@@ -60,7 +60,7 @@ def _alone(routers: Sequence[Prismatic], expert: int, loss: Loss, batch_B: Any) 
         return dict(zip(parameters, torch.autograd.grad(loss(batch_B), parameters, allow_unused=True), strict=True))
 
 
-def _noise_directions(routers: Sequence[Prismatic], loss: Loss, batch_B: Any) -> list[float | None]:
+def _noise_directions(routers: Sequence[Any], loss: Loss, batch_B: Any) -> list[float | None]:
     """Per layer, 1 - cosine of the clean expert's gradients on the two halves of the batch."""
     half = _sequences(batch_B) // 2
     if not half:
@@ -96,11 +96,11 @@ def _part(batch_B: Any, rows: slice) -> Any:
 
 
 @contextmanager
-def _forced(routers: Sequence[Prismatic], expert: int) -> Iterator[None]:
+def _forced(routers: Sequence[Any], expert: int) -> Iterator[None]:
     """Every router runs this expert alone; a router with fewer experts runs its clean one."""
     try:
         for router in routers:
-            router.forced = expert if expert < len(router.roles) else 0
+            router.forced = expert if expert < len(router.experts) else 0
         yield
     finally:
         for router in routers:

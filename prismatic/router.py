@@ -47,6 +47,7 @@ class Prismatic(nn.Module):
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
 
+    mixture = "parameters"
     routing_weights: Tensor
     changed_EK: Tensor
 

@@ -18,6 +18,14 @@ TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
 SOURCES = ("merged", "isolated")
 
+# What a mixture of experts is, the fact `mixture` of a run: it decides what a gradient can tell of an expert.
+MIXTURES = {
+    "parameters": "the experts' parameters are merged, weighted by a router, and the merged block runs",
+    "outputs": "every expert runs, and their outputs are mixed, weighted by a router",
+    "top_k": "a router sends each token to a few of the experts (hard routing)",
+    "separate": "nothing is routed: every expert is trained by itself, as adapters or the ingredients of a model soup",
+}
+
 EXPERT_COLUMN = re.compile(r"expert_(\d{1,4})_([a-z][a-z_]*)")
 
 

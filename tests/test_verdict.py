@@ -89,7 +89,7 @@ def test_divergence_beyond_the_control_is_supported_and_sustained():
 
 
 def test_divergence_without_a_control_is_inconclusive_and_says_what_to_add():
-    verdict = decide([simulated_run(divergence=0.6)], {})
+    verdict = decide([simulated_run(divergence=0.6, facts={"config.merge": "example"})], {})
     claim = next(c for c in verdict.controlled.claims if c.claim == "divergence")
     assert claim.status == INCONCLUSIVE
     assert "control_experts: 2" in claim.because

@@ -1,4 +1,4 @@
-"""What to do next, from this run's own numbers: each with the line that the trainer takes."""
+"""What to do next, from this run's own numbers, with the line that the trainer takes where the trainer made the run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prismatic.thresholds import Thresholds
 from validation.across import TREATED
 from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, counted
 from validation.diagnostics import COLLAPSED_SHARE, Finding
+from validation.mixtures import merged_once, missing_control, unseen_direction
 from validation.series import Run
 from validation.verdict import Verdict
 
@@ -20,7 +21,10 @@ MOST_SPARSITY = 0.5
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing to do, why, and the options for `python -m prismatic train --set`; empty where it is no option."""
+    """One thing to do, why, and the options for `python -m prismatic train --set`.
+
+    No options where it is none of the trainer's, or the run none of its own: the text then says all there is to do.
+    """
 
     id: str
     text: str
@@ -39,7 +43,8 @@ def advise(runs: Sequence[Run], verdict: Verdict, findings: Sequence[Finding]) -
     for run in runs:
         own = {c.claim: c for c in verdict.controlled.claims if c.run == run.run and c.expert is None}
         if own and not run.is_sham and not run.is_positive_control:
-            advice += _of_run(run, own, verdict, findings)
+            own_advice = _of_run(run, own, verdict, findings)
+            advice += own_advice if run.by_trainer else (replace(one, options=()) for one in own_advice)
     return _told_once([*advice, *_of_groups(verdict)])
 
 
@@ -54,7 +59,7 @@ def _of_run(run: Run, own: dict[str, Claim], verdict: Verdict, findings: Sequenc
         )
         return
     yield from _collapse(run)
-    yield from _confounded(run, own)
+    yield from _confounded(run, own, findings)
     yield from _short(run, own, verdict.thresholds)
     yield from _premise(run, verdict)
     if any(claim.status in (REFUTED, INCONCLUSIVE) for claim in own.values()):
@@ -76,19 +81,23 @@ def _collapse(run: Run) -> Iterator[Advice]:
         "train: mend the router first, by a load-balancing loss or by frozen routing"
     )
     yield Advice("router_first", text, ("load_balancing=0.01",), run.run)
-    yield Advice("frozen_routing", "or take the router out of the question altogether", ("routing=frozen",), run.run)
+    if run.by_trainer:
+        text = "or take the router out of the question altogether"
+        yield Advice("frozen_routing", text, ("routing=frozen",), run.run)
 
 
-def _confounded(run: Run, own: dict[str, Claim]) -> Iterator[Advice]:
+def _confounded(run: Run, own: dict[str, Claim], findings: Sequence[Finding]) -> Iterator[Advice]:
     """What is missing that could answer the question."""
-    options = run.config
-    if options.get("merge") != "example" and any(own[name].status in (CONFOUNDED, REFUTED) for name in own):
+    if merged_once(run) and any(own[name].status in (CONFOUNDED, REFUTED) for name in own):
         text = (
             "with one merge per batch all experts share one gradient: merge per example, and measure each expert alone"
         )
         yield Advice("see_direction", text, ("merge=example", "probe_freq=10"), run.run)
+    elif any(f.id == "collinear_gradients" and f.run == run.run for f in findings):
+        yield Advice("see_direction", unseen_direction(run), run=run.run)
     if own["divergence"].control is None and not run.of_role("control"):
-        text = "nothing shows how much of a divergence the perturbation did not cause: add control experts"
+        text = "nothing shows how much of a divergence the perturbation did not cause: "
+        text += "add control experts" if run.mixture == "parameters" else missing_control(run)
         yield Advice("add_control", text, ("control_experts=2",), run.run)
     elif len(run.of_role("control")) == 1 and own["divergence"].status == INCONCLUSIVE:
         text = "one control expert is one draw: more of them, and more seeds, show what differs by chance"
@@ -126,7 +135,10 @@ def _premise(run: Run, verdict: Verdict) -> Iterator[Advice]:
 def _stronger(run: Run) -> Iterator[Advice]:
     """The protocol's own advice where nothing was found."""
     scale, sparsity = run.number("config.perturbation_scale"), run.number("config.sparsity")
-    if scale is None or scale < STRONGER:
+    if scale is None and run.mixture != "parameters":
+        text = "set the experts further apart from expert 0 at the start, and see whether more shows"
+        yield Advice("raise_scale", text, run=run.run)
+    elif scale is None or scale < STRONGER:
         text = f"the protocol's next step: raise perturbation_scale to {STRONGER} or more"
         yield Advice("raise_scale", text, (f"perturbation_scale={STRONGER}",), run.run)
     else:

@@ -26,6 +26,7 @@ from validation.claims import (
     interval,
 )
 from validation.evidence import Evidence, evidence_of
+from validation.mixtures import beyond, common_factor, elsewhere, missing_control, parallel, unseen_direction
 from validation.series import Expert, Run
 from validation.statistics import Batches, Estimate, batched, more_points, third_weights
 
@@ -40,7 +41,7 @@ def controlled(run: Run, expert: Expert, selection: Selection, limits: Threshold
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
     claims = [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
-    return [_never_for_a_sham(claim) for claim in claims] if run.is_sham else claims
+    return [_never_for_a_sham(claim, run) for claim in claims] if run.is_sham else claims
 
 
 def _claim(
@@ -83,13 +84,11 @@ def _path(e: Evidence, name: str, status: str, estimate: Estimate | None, thresh
     return (*steps, status)
 
 
-def _never_for_a_sham(claim: Claim) -> Claim:
+def _never_for_a_sham(claim: Claim, run: Run) -> Claim:
     """Whatever a run shows in which nothing was perturbed, the perturbation did not cause."""
     if claim.status != SUPPORTED:
         return claim
-    because = (
-        f"{claim.because}; but nothing was perturbed in this sham run, so it is the routing's or the setup's doing"
-    )
+    because = f"{claim.because}; but nothing was perturbed in this sham run, so it is {elsewhere(run)} doing"
     return replace(claim, status=INCONCLUSIVE, because=because, path=(*claim.path[:-1], "sham run", INCONCLUSIVE))
 
 
@@ -99,30 +98,28 @@ def _awakening(e: Evidence, naive: bool) -> Claim:
     margin = max(math.log(e.limits.awakening_ratio), spread)
     effect = e.gained
     seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
-    beyond = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
+    left = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     enough = effect.points >= e.limits.min_points
     if e.collinear:
         status = CONFOUNDED if naive or seen > e.limits.awakening_ratio else REFUTED
-        because = (
-            f"the bottom norms differ {seen:.2f}x only as the routing shares do: every expert's gradient is its share "
-            "times one common gradient" + (f"; beyond that the bottom weights receive {beyond}" if enough else "")
-        )
+        because = f"the bottom norms differ {seen:.2f}x only {common_factor(e.run)}: {parallel(e.run)}"
+        because += f"; beyond that the bottom weights receive {left}" if enough else ""
     elif not enough:
         status, because = INCONCLUSIVE, _too_short(e, effect)
     elif effect.low > margin:
         status = SUPPORTED
-        because = f"bottom weights receive {beyond} the gradient, beyond what the middle tier gained"
+        because = f"bottom weights receive {left} the gradient, beyond what the middle tier gained"
     elif effect.high < margin and seen > e.limits.awakening_ratio:
         status = CONFOUNDED
         because = (
             f"the bottom norm is {seen:.2f}x expert 0's, but the middle tier gained as much: "
-            f"{beyond} is left for the bottom weights"
+            f"{left} is left for the bottom weights"
         )
     elif effect.high < margin:
         status = REFUTED
-        because = f"bottom weights receive {beyond} the gradient, no more than the middle tier"
+        because = f"bottom weights receive {left} the gradient, no more than the middle tier"
     else:
-        status, because = INCONCLUSIVE, _undecided(effect, beyond, margin, exp(margin))
+        status, because = INCONCLUSIVE, _undecided(effect, left, margin, exp(margin))
     if spread > math.log(e.limits.awakening_ratio):
         because += f" (threshold {exp(margin):.2f}: what sham runs differ by)"
     claim = _claim(e, "awakening", status, because, effect.transformed(exp), "ratio", exp(margin))
@@ -140,29 +137,26 @@ def _divergence(e: Evidence, naive: bool) -> Claim:
     highest = max(estimate.high for estimate in estimates.values())
     what = "direction" if directional else f"{name} norm"
     size = f"{effect.mid:.2f} {interval(effect)}" if directional else f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
-    beyond = f"beyond routing and {e.control.told}" if e.control else "beyond routing"
+    past = beyond(e.run, e.control.told if e.control else None)
     if e.collinear:
         status = CONFOUNDED if naive else REFUTED
-        because = (
-            "one merge per batch gives every expert the same gradient times its routing share: whether the experts "
-            "would learn differently cannot be seen in it; train with --set merge=example control_experts=1"
-        )
+        because = unseen_direction(e.run)
     elif effect.points < e.limits.min_points:
         status, because = INCONCLUSIVE, _too_short(e, effect)
     elif effect.low > margin and e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
         status = INCONCLUSIVE
         because = f"the {what} differs by {size}, no more than between two halves of the same batch: that may be noise"
     elif effect.low > margin and e.control:
-        status, because = SUPPORTED, f"the {what} differs by {size} {beyond}"
+        status, because = SUPPORTED, f"the {what} differs by {size}{past}"
     elif effect.low > margin:
         status = INCONCLUSIVE
         because = (
-            f"diverged {beyond}, {what} {size}, but nothing here shows that the perturbation caused it; "
-            "add control_experts: 2, or upload the sham run (perturbation_scale: 0) beside this one"
+            f"diverged{past}, {what} {size}, but nothing here shows that the perturbation caused it; "
+            f"{missing_control(e.run)}"
         )
     elif highest < margin:
         status = CONFOUNDED if naive else REFUTED
-        because = f"{beyond}, the gradients differ by less than {threshold:.3g} ({what} {size})"
+        because = f"{past}, the gradients differ by less than {threshold:.3g} ({what} {size})".lstrip(", ")
     else:
         status, because = INCONCLUSIVE, _undecided(effect, f"{what} {size}", margin, threshold)
     claim = _claim(

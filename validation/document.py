@@ -185,7 +185,7 @@ def _decided(claim: Claim) -> str:
         return ""
     steps = counted(claim.points, "logged step") if claim.points and claim.run else ""
     worth = f"worth {claim.effective:.0f} independent batches" if claim.effective and claim.run else ""
-    source = "isolated gradients" if claim.source == "isolated" else "merged gradients"
+    source = "isolated gradients" if claim.source == "isolated" else "the optimizer's gradients"
     control = f"compared to {plain(claim.control)}" if claim.control else ""
     look = f"decided at {claim.look:,} logged steps, provisional" if claim.look else ""
     return ", ".join(filter(None, (steps, worth, source if claim.run else "", control, look)))

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prismatic.schema import STEP_COLUMNS, TIERS
+from prismatic.schema import MIXTURES, STEP_COLUMNS, TIERS
 from validation.relations import by_expert
 from validation.runs import RunFile
 from validation.statistics import Array
@@ -129,6 +129,24 @@ class Run:
     def is_positive_control(self) -> bool:
         """Whether its effect was put in by hand."""
         return self.number("config.positive_control") not in (None, 1.0)
+
+    @property
+    def mixture(self) -> str | None:
+        """What its mixture of experts is, a name from MIXTURES; None where the file does not say."""
+        told = self.facts.get("mixture")
+        if isinstance(told, str) and told in MIXTURES:
+            return told
+        return "parameters" if "config.merge" in self.facts else None
+
+    @property
+    def merges_parameters(self) -> bool:
+        """Whether a gradient can be a routing share times one common gradient; what does not say so may be."""
+        return self.mixture in (None, "parameters")
+
+    @property
+    def by_trainer(self) -> bool:
+        """Whether this project's own trainer made it, so that its options can be named as `--set` takes them."""
+        return self.config.get("router_type") == "prismatic"
 
     @property
     def finished(self) -> bool:
@@ -317,24 +335,26 @@ def adjusted(run: Run, expert: int) -> dict[str, Array]:
     """Per tier, the log ratio of the norms beyond the routing ratio; beyond the middle tier's where no share is logged.
 
     Taken in each layer and then averaged, where layers are logged: layers have routers of their own, and a mean of
-    norms over layers is no longer a share times one gradient.
+    norms over layers is no longer a share times one gradient. Only of merged parameters a gradient is proportional to
+    the share; a router that sends tokens gives an expert other tokens, and not only more of them.
     """
-    per_layer = [_adjusted(layer[expert], layer[0]) for layer in _places(run, expert)]
+    per_layer = [_adjusted(layer[expert], layer[0], run) for layer in _places(run, expert)]
     return {tier: np.mean([one[tier] for one in per_layer], axis=0) for tier in TIERS}
 
 
-def _adjusted(expert: Expert, clean: Expert) -> dict[str, Array]:
+def _adjusted(expert: Expert, clean: Expert, run: Run) -> dict[str, Array]:
     ratios = {tier: expert.log(f"{tier}_norm") - clean.log(f"{tier}_norm") for tier in TIERS}
     share = expert.log("routing_weight") - clean.log("routing_weight")
-    reference = share if _mostly_finite(share) else ratios["middle"]
+    reference = share if run.merges_parameters and _mostly_finite(share) else ratios["middle"]
     return {tier: ratio - reference for tier, ratio in ratios.items()}
 
 
 def divergence(run: Run, expert: Expert) -> dict[str, Array]:
     """How far an expert's gradient is from the clean one's: in direction where that can be seen, else in size by tier.
 
-    The direction can be seen in isolated gradients, and in merged ones only with one merge per example: with one merge
-    per batch all experts share one gradient, and a cosine below 1 comes from elsewhere.
+    The direction can be seen in isolated gradients and where experts are not merged, and with merged parameters only
+    with one merge per example: with one merge per batch all experts share one gradient, and a cosine below 1 comes from
+    elsewhere.
     """
     if _directional(run, expert):
         return {"direction": expert["direction"]}
@@ -342,7 +362,7 @@ def divergence(run: Run, expert: Expert) -> dict[str, Array]:
 
 
 def _directional(run: Run, expert: Expert) -> bool:
-    seen = run.source == "isolated" or run.config.get("merge") == "example"
+    seen = run.source == "isolated" or run.config.get("merge") == "example" or not run.merges_parameters
     return seen and _mostly_finite(expert["direction"])
 
 
@@ -362,7 +382,7 @@ def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
 
 def _compared(run: Run, expert: Expert, clean: Expert, *, directional: bool | None = None) -> dict[str, Array]:
     seen = _directional(run, expert) if directional is None else directional
-    diverged = {"direction": expert["direction"]} if seen else _adjusted(expert, clean)
+    diverged = {"direction": expert["direction"]} if seen else _adjusted(expert, clean, run)
     return {**diverged, "did": did(expert, clean)}
 
 
