@@ -16,6 +16,7 @@ from prismatic.thresholds import Thresholds
 from validation import series
 from validation.claims import counted
 from validation.errors import WHOLE_COPY, shown
+from validation.mixtures import common_factor, differing, unrouted, why_parallel
 from validation.runs import Rejected
 from validation.series import Run
 from validation.statistics import Array
@@ -135,7 +136,8 @@ def zero_norms(run: Run, limits: Thresholds) -> Iterator[Finding]:
     for expert in zero:
         evidence = f"its gradient norms are 0 in all {len(run.steps)} rows; other experts have gradients"
         cause = "the expert was never routed to, or its parameters do not require gradients"
-        fix = "check requires_grad of its parameters and its routing weight; routing=frozen gives every expert a share"
+        fix = "check requires_grad of its parameters and its routing weight"
+        fix += "; routing=frozen gives every expert a share" if run.mixture == "parameters" else ""
         symptom = f"expert {expert} never received a gradient"
         yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.run, None if expert == 0 else expert)
 
@@ -187,7 +189,7 @@ def zero_tier(run: Run, limits: Thresholds) -> Iterator[Finding]:
                     ERROR if zero.all() else WARNING,
                     f"the {tier} norm of expert {expert.expert} is zero",
                     f"in {int(zero.sum())} of {counted(len(zero), 'row')}, which are left out of the verdict",
-                    "these weights received no gradient: a dead or unrouted part of the block, or underflow",
+                    f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
                     "look at the loss scale and at what those weights are connected to",
                     run.run,
                     None if expert.expert == 0 else expert.expert,
@@ -248,7 +250,7 @@ def missing_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
             WARNING,
             "some expert parameters had no gradient",
             f"up to {int(np.nanmax(count))} tensors, in {rows} of {len(run.steps)} rows",
-            "parameters are frozen or unused, or logging was called after zero_grad(set_to_none=True)",
+            f"{unrouted(run)}parameters are frozen or unused, or logging was called after zero_grad(set_to_none=True)",
             "log after backward() and before zero_grad(); freeze the same parameters in every expert or in none",
             run.run,
         )
@@ -348,7 +350,9 @@ def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
             "the run is too short to decide",
             f"{counted(len(run.steps), 'logged step')}, {usable} after the warm-up; {limits.min_points:g} are needed",
             "training is still going on, stopped early, or was logged too rarely",
-            "train longer (--set steps=1500) or log more often (--set log_freq=5)",
+            "train longer (--set steps=1500) or log more often (--set log_freq=5)"
+            if run.by_trainer
+            else "train longer or log more often",
             run.run,
         )
 
@@ -379,7 +383,9 @@ def identical_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
                 evidence,
                 "perturbation_scale or sparsity is so small that nothing changed, the weights were initialised again "
                 "after perturbing, or expert 0 was logged under two names",
-                "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation",
+                "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation"
+                if run.mixture == "parameters"
+                else "give each expert weights of its own, and log each under its own number",
                 run.run,
                 expert.expert,
             )
@@ -387,6 +393,7 @@ def identical_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
 
 def router_collapse(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A router that has chosen one expert."""
+    remedy = "--set routing=frozen" if run.by_trainer else "balance its load"
     for expert in run.experts.values():
         share = expert["routing_weight"]
         last = share[-max(1, len(share) // 5) :]
@@ -399,7 +406,7 @@ def router_collapse(run: Run, limits: Thresholds) -> Iterator[Finding]:
                 f"its share is above {COLLAPSED_SHARE:.0%} from step {since}, {float(np.nanmean(last)):.1%} at the end",
                 "nothing keeps the router from sending everything to the expert that learns first; the others starve, "
                 "which shows as divergence and is none",
-                "look at the router before the perturbation: --set routing=frozen",
+                f"look at the router before the perturbation: {remedy}",
                 run.run,
             )
 
@@ -413,10 +420,10 @@ def collinear_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
         yield Finding(
             "collinear_gradients",
             WARNING,
-            "all experts share one gradient: their norms can differ only as their routing shares do",
+            f"all experts share one gradient: their norms can differ only {common_factor(run)}",
             f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient in all but a few rows",
-            "merge: batch merges the experts once per batch, so every expert's gradient is its share times dL/dW",
-            "train with --set merge=example control_experts=1, where gradients can differ and a control shows why",
+            why_parallel(run),
+            f"{differing(run)}; a control expert then shows why they do",
             run.run,
         )
 
