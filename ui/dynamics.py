@@ -51,7 +51,7 @@ class View:
 VIEWS = {
     "Tier norms": View(
         "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, dark "
-        "the middle. Under soft merging a line's height is its routing share times the gradient: read the verdict, not "
+        "the middle. A line's height holds the routing share and the scale of the loss as well: read the verdict, not "
         "the height."
     ),
     "By tier": View("The same lines, one panel per tier."),
@@ -60,11 +60,11 @@ VIEWS = {
         "divergence",
     ),
     "Direction": View(
-        "0 means parallel to the clean expert's gradient. With merge: batch all experts share one gradient.",
+        "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
         "direction",
     ),
     "Routing": View(
-        "Each expert's share of the merge. A share near 1 means that the router has collapsed.", "routing_weight"
+        "Each expert's share of the batch. A share near 1 means that the router has collapsed.", "routing_weight"
     ),
     "Loss": View("Training loss of the logged batches.", "loss"),
 }

@@ -97,7 +97,7 @@ def direction(long: pd.DataFrame, style: Style = PLAIN) -> alt.LayerChart:
 
 
 def routing(long: pd.DataFrame, style: Style = PLAIN) -> alt.LayerChart:
-    """Each expert's share of the merge."""
+    """Each expert's share of the batch."""
     return _lines(
         long[long["metric"] == "routing_weight"].assign(part="whole"), "Routing share", style, log=False, include=[0, 1]
     )

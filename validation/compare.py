@@ -42,7 +42,7 @@ COURSES = {
     ),
     "divergence": Course("Divergence", "loss / weight", "The documented score: it scales with loss and routing share"),
     "direction": Course("Direction", "1 - cosine", "1 - cosine to the clean expert's gradient; 0 is parallel"),
-    "routing": Course("Routing share", "share", "Mean share of a perturbed expert in the merge"),
+    "routing": Course("Routing share", "share", "Mean share of the batch of a perturbed expert"),
     "loss": Course("Loss", "nats per token", "Training loss of the logged batches"),
 }
 

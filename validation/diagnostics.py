@@ -16,7 +16,7 @@ from prismatic.thresholds import Thresholds
 from validation import series
 from validation.claims import counted
 from validation.errors import WHOLE_COPY, shown
-from validation.mixtures import common_factor, differing, unrouted, why_parallel
+from validation.mixtures import common_factor, differing, scales_with, unrouted, why_parallel
 from validation.runs import Rejected
 from validation.series import Run
 from validation.statistics import Array
@@ -442,8 +442,8 @@ def scale_dependent_threshold(run: Run, limits: Thresholds) -> Iterator[Finding]
             INFO,
             "the documented divergence score depends on the scale of the loss",
             f"mean score {near[0]:.3g}; ten times the loss gives {near[0] * 10:.3g}, a tenth {near[0] / 10:.3g}",
-            "the thresholds 0.05 and 0.01 are absolute, while gradient norms scale with the loss and the routing share",
-            "read the controlled verdict, which is free of both",
+            f"the thresholds 0.05 and 0.01 are absolute, while gradient norms scale with {scales_with(run)}",
+            "read the controlled verdict, which is free of that",
             run.run,
         )
 

@@ -73,3 +73,8 @@ def elsewhere(run: Run) -> str:
 def unrouted(run: Run) -> str:
     """The most likely reason for an expert without a gradient, before others; nothing where every expert takes part."""
     return "no token was sent to the expert in these steps, " if run.mixture == "top_k" else ""
+
+
+def scales_with(run: Run) -> str:
+    """What a gradient norm is proportional to besides what an expert learns."""
+    return "the loss" if run.mixture == "separate" else "the loss and the routing share"
