@@ -50,7 +50,8 @@ class DynamicsLoggerCallback:
     histogram_freq: every so many steps also count gradient entries by size; 0 is never.
     These three happen only in steps that are logged.
     thresholds: what the verdict is to judge by, registered in the run file before the first step.
-    Raises ConfigError for a log_freq below 1.
+    mirror: a tracker that is to have the metrics as well, see `DynamicsLogger.mirror_to`.
+    Raises ConfigError for a log_freq below 1, or a mirror that is no tracker.
     """
 
     def __init__(
@@ -63,10 +64,15 @@ class DynamicsLoggerCallback:
         histogram_freq: int = 0,
         last_step: int | None = None,
         thresholds: Thresholds | None = None,
+        mirror: object = None,
     ):
         if log_freq < 1:
             raise ConfigError(f"log_freq = {log_freq!r} is not allowed; log every 1 or more steps.")
-        self.logger = logger if isinstance(logger, DynamicsLogger) else DynamicsLogger(logger)
+        if not isinstance(logger, DynamicsLogger):
+            logger = DynamicsLogger(logger, mirror=mirror)
+        elif mirror is not None:
+            logger.mirror_to(mirror)
+        self.logger = logger
         self.log_freq = log_freq
         self.probe_freq = probe_freq
         self.weight_freq = weight_freq

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self, SupportsFloat
 
+from prismatic.harmless import say
+from prismatic.mirror import Mirror, Tracker, tracker_of
 from prismatic.records import Emptied, Rewound, Told, Widened, measured, number, taken
 from prismatic.store import JournalMode, Resume, Store
 from prismatic.writer import Writer, event
@@ -32,8 +34,10 @@ class DynamicsLogger:
     journal_mode: "wal" lets readers and the writer work at the same time, but copies of a live file miss rows, and it
     does not work on network file systems.
     resume: whether a run file may be there already, or must; overwrite: begin anew in its place.
+    mirror: a tracker that is to have the metrics as well, see `mirror_to`.
     Use it as a context manager, or `close()` it; the end of the program and SIGTERM flush it, too.
-    Raises LoggerError for a path that cannot be written, is being written, or holds something that is no run.
+    Raises LoggerError for a path that cannot be written, is being written, or holds something that is no run, and
+    ConfigError for a mirror that is no tracker.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class DynamicsLogger:
         journal_mode: JournalMode = "delete",
         resume: Resume = "allow",
         overwrite: bool = False,
+        mirror: object = None,
     ):
+        tracker = None if mirror is None else tracker_of(mirror)  # before the file is there
         self.db_path = Path(db_path)
         self.flush_seconds = flush_seconds
         store = Store(self.db_path, num_experts, journal_mode=journal_mode, resume=resume, overwrite=overwrite)
@@ -57,8 +63,25 @@ class DynamicsLogger:
         self._close = weakref.finalize(self, _close, self._writer, self._process, str(self.db_path))
         # A forked worker of multiprocessing ends without Python's own farewell.
         self._at_end = multiprocessing.util.Finalize(None, _close_at_end, args=(weakref.ref(self),), exitpriority=10)
+        self._mirror: Mirror | None = None
+        if tracker is not None:
+            self._begin_mirror(tracker)
         _OPEN.add(self)
         _flush_on_sigterm()
+
+    def mirror_to(self, tracker: object) -> None:
+        """From now on hand the metrics to a tracker as well: a SummaryWriter, a run of wandb or trackio, a logger
+        of Lightning, MLflow or Comet, or a function of (step, metrics). Names begin with `prismatic/`.
+
+        A thread of its own does it: a tracker that fails or hangs costs nothing but its own copy, and is an event.
+        Raises ConfigError for what is no tracker.
+        """
+        self._begin_mirror(tracker_of(tracker))
+
+    def _begin_mirror(self, tracker: Tracker) -> None:
+        self._end_mirror()
+        self._mirror = Mirror(tracker)
+        weakref.finalize(self, self._mirror.end)  # a logger that is gone leaves no thread behind
 
     @property
     def last_step(self) -> int | None:
@@ -105,9 +128,13 @@ class DynamicsLogger:
         if self._last_step is not None and step <= self._last_step:
             self._writer.tell(Rewound(step, self._last_step))
         self._last_step = step
-        self._writer.measured(measured(step, dynamics["expert_gradients"], others, tables))
+        record = measured(step, dynamics["expert_gradients"], others, tables)
+        self._writer.measured(record)
         if self._writer.sayings:
             self._say()
+        if self._mirror is not None:
+            self._mirror.put(record)
+            self._tell_of_mirror(self._mirror)
 
     def log_dynamics(self, step: int, metrics: Mapping[str, Any] | None) -> None:
         """The documented name of `log` in a hand-written training loop."""
@@ -139,6 +166,7 @@ class DynamicsLogger:
 
     def close(self) -> None:
         """Write what waits and close the file. What could not be written is counted in `dropped` and said."""
+        self._end_mirror()
         self._open = False
         # May be interrupted, and called again: only when the thread has ended there is nothing left to do.
         if self._close.alive:
@@ -147,6 +175,23 @@ class DynamicsLogger:
             self._at_end.cancel()
         _OPEN.discard(self)
         self._say()
+
+    def _tell_of_mirror(self, mirror: Mirror) -> None:
+        """Record what the tracker could not take, once for each reason."""
+        while not mirror.sayings.empty():
+            message = f"metrics did not reach the mirror: {mirror.sayings.get()}"
+            self.event("mirror_failed", message, level="warning")
+            say(f"{self.db_path}: {message}; training goes on.")
+
+    def _end_mirror(self) -> None:
+        """Let the tracker have what is on its way, and record how much it did not get."""
+        mirror, self._mirror = self._mirror, None
+        if mirror is None or os.getpid() != self._process:
+            return
+        lost = mirror.close()
+        self._tell_of_mirror(mirror)
+        for why, steps in lost.items():
+            self.event("mirror_failed", f"{steps} logged steps did not reach the mirror: {why}", level="warning")
 
     def _refuse(self) -> None:
         """Count what is logged after close() or in a fork, which has no writing thread; said once."""
