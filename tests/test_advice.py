@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from prismatic.config import RunConfig, parse_config
+from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run, with_norms
-from validation.advice import advise
-from validation.diagnostics import diagnose, invalidating
+from validation.judge import singly, summed_up
 from validation.series import Run
-from validation.verdict import decide
 
 
 def advised(*runs):
-    findings = [finding for run in runs for finding in diagnose(run)]
-    return advise(runs, decide(runs, invalidating(findings)), findings)
+    thresholds = Thresholds()
+    return summed_up((), (), runs, singly(runs, thresholds), thresholds).advice
 
 
 def configured(run, **options):
@@ -96,8 +95,8 @@ def test_one_supported_run_asks_for_other_seeds():
 
 
 def test_sham_runs_and_positive_controls_need_no_advice():
-    assert advised(configured(simulated_run(), perturbation_scale=0.0)) == []
-    assert advised(configured(simulated_run(), positive_control=1.5)) == []
+    assert advised(configured(simulated_run(), perturbation_scale=0.0)) == ()
+    assert advised(configured(simulated_run(), positive_control=1.5)) == ()
 
 
 def test_two_seeds_ask_for_more():

@@ -12,7 +12,7 @@ import streamlit as st
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
 from ui.shell import plain
-from ui.views import number, of_run
+from ui.views import number
 from validation import charts_layers, heatmap
 from validation.attribution import Selection
 from validation.claims import INVALID, Claim
@@ -168,7 +168,7 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
 def drivers(judgement: Judgement, run: Run, names: list[int]) -> None:
     """Which layers the verdict rests on: the run judged without each of them."""
     st.subheader("Which layers drive the verdict", anchor=False)
-    own = of_run(judgement.verdict.controlled, run)
+    own = judgement.verdict.controlled.whole(run.run)
     if len(names) < 2:
         st.caption("The run has one layer, so there is nothing to leave out.")
         return

@@ -9,36 +9,30 @@ from validation import charts
 from validation.claims import CLAIMS, Claim
 from validation.judge import Judgement
 from validation.series import Run
-from validation.verdict import Reading, combine
+from validation.verdict import combine
 from validation.wording import MEANING, QUESTIONS, digits
 
 PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
 
 
-def of_run(reading: Reading, run: Run) -> dict[str, Claim]:
-    """A reading's claims about a whole run, by name."""
-    return {claim.claim: claim for claim in reading.claims if claim.run == run.run and claim.expert is None}
-
-
 def headline(judgement: Judgement, run: Run) -> None:
     """The run's overall status, what it means, and the premise, before anything else is said."""
-    claims = of_run(judgement.verdict.controlled, run)
+    claims = judgement.verdict.controlled.whole(run.run)
     status = combine([claim.status for claim in claims.values()])
     shown = next((claim for claim in claims.values() if claim.status == status), None)
     with st.container(border=True):
         st.subheader(f"Verdict: :{COLORS[status]}[{status}]", anchor=False)
-        for premise in judgement.verdict.premises:
-            if premise.run == run.run:
-                badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
-                st.markdown(f"{badge} {sentence(premise.because)}")
+        if premise := judgement.verdict.premise_of.get(run.run):
+            badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
+            st.markdown(f"{badge} {sentence(premise.because)}")
         st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {plain(shown.because)}." if shown else ""))
-        written = combine([claim.status for claim in of_run(judgement.verdict.as_written, run).values()])
+        written = combine([claim.status for claim in judgement.verdict.as_written.whole(run.run).values()])
         st.caption(f"As written, to the letter of the documented rules: **{written}**.")
 
 
 def claim_cards(judgement: Judgement, run: Run) -> None:
     """The three claims side by side: controlled first, as written beneath it."""
-    controlled, written = of_run(judgement.verdict.controlled, run), of_run(judgement.verdict.as_written, run)
+    controlled, written = judgement.verdict.controlled.whole(run.run), judgement.verdict.as_written.whole(run.run)
     for column, name in zip(st.columns(len(CLAIMS)), CLAIMS, strict=True):
         with column, st.container(border=True, height="stretch"):
             claim_card(controlled[name], written[name])
@@ -76,7 +70,7 @@ def number(value: float | None, claim: Claim) -> str:
 
 def findings_summary(judgement: Judgement, run: Run) -> None:
     """The gravest finding, and where the others are."""
-    own = [finding for finding in judgement.findings if finding.run == run.run]
+    own = judgement.findings_of(run.run)
     if not own:
         st.caption("Diagnostics found nothing wrong with this run.")
         return
@@ -89,15 +83,14 @@ def runs_table(judgement: Judgement) -> None:
     """Every run that was read, in one table, with the verdict over all of them."""
     if len(judgement.runs) > 1:
         st.subheader("All runs", anchor=False)
-        across = [claim for claim in judgement.verdict.controlled.claims if claim.run is None]
-        for claim in across:
+        for claim in judgement.verdict.controlled.of(None):
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{claim.claim.capitalize()}**")
                 status_badge(claim.status)
                 st.caption(plain(claim.because))
     rows = []
     for run, file in zip(judgement.runs, judgement.files, strict=True):
-        claims = of_run(judgement.verdict.controlled, run)
+        claims = judgement.verdict.controlled.whole(run.run)
         rows.append(
             {
                 "run": run.run,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from prismatic.thresholds import Thresholds
-from validation.attribution import SHAM_RUN
+from validation.attribution import SHAM_RUN, Options, options_of
 from validation.claims import (
     CLAIMS,
     CONFOUNDED,
@@ -74,20 +74,22 @@ class Dose:
 
 def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) -> list[Group]:
     """The groups of a selection, each with its claims, in the order of their first runs."""
-    members: dict[tuple[tuple[str, str], ...] | str, list[Run]] = {}
+    members: dict[Options | str, list[Run]] = {}
     for run in runs:
         members.setdefault(_options(run) if run.config else run.run, []).append(run)
-    differing = _differing([dict(_options(group[0])) for group in members.values()])
+    made = [dict(key) if isinstance(key, tuple) else {} for key in members]
+    differing = _differing(made)
     own = {(claim.run or "", claim.claim): claim for claim in claims if claim.run and claim.expert is None}
     per_expert: dict[tuple[str, str], list[Claim]] = {}
     for claim in claims:
         if claim.run and claim.expert is not None:
             per_expert.setdefault((claim.run, claim.claim), []).append(claim)
     values = {key: _parts(some) for key, some in per_expert.items()}
+    by_seed = _shams_by_seed(runs)
     groups = []
-    for group in members.values():
-        options = {name: dict(_options(group[0])).get(name, "unknown") for name in differing}
-        shams = _shams_by_seed(group[0], runs)
+    for group, known in zip(members.values(), made, strict=True):
+        options = {name: known.get(name, "unknown") for name in differing}
+        shams = {} if group[0].is_sham or not group[0].config else by_seed.get(options_of(group[0]), {})
         pooled = {name: _paired(name, group, own, values, shams) for name in CLAIMS}
         decided: dict[str, Claim] = {}
         for name in CLAIMS:
@@ -151,7 +153,7 @@ def _dose(
     return Dose(name, tuple(scales.tolist()), tuple(seeds), trend.p, trend.slope.mid, low, high, per, because)
 
 
-def _options(run: Run) -> tuple[tuple[str, str], ...]:
+def _options(run: Run) -> Options:
     """What makes two runs replicas of each other."""
     return tuple(sorted((name, str(value)) for name, value in run.config.items() if name not in ("seed", "device")))
 
@@ -171,16 +173,13 @@ def _name(options: Mapping[str, str], group: Sequence[Run], groups: int) -> str:
     return ", ".join(shown[:NAMED_OPTIONS]) + more
 
 
-def _shams_by_seed(run: Run, runs: Sequence[Run]) -> dict[int, str]:
-    """Sham runs of the same options by seed, for a run that is none itself."""
-    if run.is_sham or not run.config:
-        return {}
-    own = {name: value for name, value in _options(run) if name != SCALE}
-    return {
-        other.seed: other.run
-        for other in runs
-        if other.is_sham and other.seed is not None and {n: v for n, v in _options(other) if n != SCALE} == own
-    }
+def _shams_by_seed(runs: Sequence[Run]) -> dict[Options, dict[int, str]]:
+    """By options but for the scale, sham runs by seed."""
+    found: dict[Options, dict[int, str]] = {}
+    for run in runs:
+        if run.is_sham and run.config and run.seed is not None:
+            found.setdefault(options_of(run), {})[run.seed] = run.run
+    return found
 
 
 def _parts(claims: Sequence[Claim]) -> Parts:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prismatic.thresholds import Thresholds
 from validation.across import TREATED
-from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, counted
-from validation.diagnostics import COLLAPSED_SHARE, Finding
+from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise, counted
+from validation.diagnostics import COLLAPSED_SHARE, ERROR, Finding
 from validation.mixtures import merged_once, missing_control, unseen_direction
 from validation.series import Run
 from validation.verdict import Verdict
@@ -37,19 +37,22 @@ class Advice:
         return f"--set {' '.join(self.options)}" if self.options else ""
 
 
-def advise(runs: Sequence[Run], verdict: Verdict, findings: Sequence[Finding]) -> list[Advice]:
-    """The most important first: mend the data, then the design, then more of it, then another experiment."""
-    advice: list[Advice] = []
-    for run in runs:
-        own = {c.claim: c for c in verdict.controlled.claims if c.run == run.run and c.expert is None}
-        if own and not run.is_sham and not run.is_positive_control:
-            own_advice = _of_run(run, own, verdict, findings)
-            advice += own_advice if run.by_trainer else (replace(one, options=()) for one in own_advice)
-    return _told_once([*advice, *_of_groups(verdict)])
+def of_run(
+    run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], limits: Thresholds
+) -> Iterator[Advice]:
+    """About one run, from its own claims, the most important first: mend the data, then the design, then more of it,
+    then another experiment. findings: about this run, the gravest first. There is no advice about controls, and none
+    with options for a run that our trainer did not make.
+    """
+    if own and not run.is_sham and not run.is_positive_control:
+        advice = _of_run(run, own, premise, findings, limits)
+        yield from advice if run.by_trainer else (replace(one, options=()) for one in advice)
 
 
-def _of_run(run: Run, own: dict[str, Claim], verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
-    grave = next((f for f in findings if f.run == run.run and f.severity == "error"), None)
+def _of_run(
+    run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], limits: Thresholds
+) -> Iterator[Advice]:
+    grave = next((finding for finding in findings if finding.severity == ERROR), None)
     if grave is not None:
         yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.run)
         return
@@ -60,8 +63,8 @@ def _of_run(run: Run, own: dict[str, Claim], verdict: Verdict, findings: Sequenc
         return
     yield from _collapse(run)
     yield from _confounded(run, own, findings)
-    yield from _short(run, own, verdict.thresholds)
-    yield from _premise(run, verdict)
+    yield from _short(run, own, limits)
+    yield from _premise(run, premise)
     if any(claim.status in (REFUTED, INCONCLUSIVE) for claim in own.values()):
         yield from _stronger(run)
 
@@ -93,7 +96,7 @@ def _confounded(run: Run, own: dict[str, Claim], findings: Sequence[Finding]) ->
             "with one merge per batch all experts share one gradient: merge per example, and measure each expert alone"
         )
         yield Advice("see_direction", text, ("merge=example", "probe_freq=10"), run.run)
-    elif any(f.id == "collinear_gradients" and f.run == run.run for f in findings):
+    elif any(finding.id == "collinear_gradients" for finding in findings):
         yield Advice("see_direction", unseen_direction(run), run=run.run)
     if own["divergence"].control is None and not run.of_role("control"):
         text = "nothing shows how much of a divergence the perturbation did not cause: "
@@ -119,8 +122,7 @@ def _short(run: Run, own: dict[str, Claim], limits: Thresholds) -> Iterator[Advi
         yield Advice("train_longer", text, (f"steps={2 * steps}",), run.run)
 
 
-def _premise(run: Run, verdict: Verdict) -> Iterator[Advice]:
-    premise = next((p for p in verdict.premises if p.run == run.run), None)
+def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
     if premise is None or premise.status != "not_dormant":
         return
     sparsity = run.number("config.sparsity")
@@ -149,7 +151,7 @@ def _stronger(run: Run) -> Iterator[Advice]:
         yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.run)
 
 
-def _of_groups(verdict: Verdict) -> Iterator[Advice]:
+def of_groups(verdict: Verdict) -> Iterator[Advice]:
     """How many more seeds, where that is what would decide."""
     least = int(verdict.thresholds.min_runs)
     for group in verdict.groups:
@@ -162,7 +164,7 @@ def _of_groups(verdict: Verdict) -> Iterator[Advice]:
                 yield Advice("more_seeds", f"{group.name}, {claim.claim}: {claim.because}")
 
 
-def _told_once(advice: Iterable[Advice]) -> list[Advice]:
+def told_once(advice: Iterable[Advice]) -> list[Advice]:
     """The same advice for many runs is one, about the first of them, that says how many they are."""
     alike: dict[tuple[str, tuple[str, ...], str | None], list[Advice]] = {}
     for one in advice:

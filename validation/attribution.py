@@ -9,7 +9,7 @@ P perturbed experts, C control experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,28 +47,52 @@ class Control:
     """By series; None where the draws are too few to see their spread."""
 
 
-class Selection:
-    """The runs that are judged together: which of them are the controls of which others."""
+Options = tuple[tuple[str, str], ...]
+Spreads = Mapping[tuple[Options, str, str, bool], tuple[float, int]]
+"""By options, source of the gradients, series, and whether relative to control experts: as `Selection.spread`."""
 
-    def __init__(self, runs: Sequence[Run], limits: Thresholds):
+
+class Selection:
+    """The runs that are judged together: which of them are the controls of which others.
+
+    spreads: what is known already of the spread between sham runs, where not all of them are here.
+    """
+
+    def __init__(self, runs: Sequence[Run], limits: Thresholds, spreads: Spreads | None = None):
         self.runs = tuple(runs)
         self.limits = limits
         self._levels: dict[tuple[str, str], dict[str, dict[int, Array]]] = {}
-        self._spreads: dict[tuple[object, ...], tuple[float, int]] = {}
+        self._spreads = dict(spreads or {})
+        self._options: dict[str, Options] = {}
+
+    def _family(self, run: Run) -> tuple[Options, str]:
+        """What a sham run must have in common with this run: the options, and the source of the gradients."""
+        if run.run not in self._options:
+            self._options[run.run] = options_of(run)
+        return self._options[run.run], run.source
 
     @cached_property
-    def _shams(self) -> dict[tuple[tuple[str, str], ...], list[Run]]:
-        shams: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    def _shams(self) -> dict[tuple[Options, str], list[Run]]:
+        shams: dict[tuple[Options, str], list[Run]] = {}
         for run in self.runs:
             if run.config and run.is_sham:
-                shams.setdefault(options_of(run), []).append(run)
+                for seen in (run, run.isolated):
+                    if seen is not None:
+                        shams.setdefault(self._family(seen), []).append(seen)
         return shams
 
+    @cached_property
+    def _of_seed(self) -> dict[tuple[Options, str, int | None], Run]:
+        return {(*family, sham.seed): sham for family, shams in self._shams.items() for sham in reversed(shams)}
+
     def shams_of(self, run: Run) -> list[Run]:
-        """Runs of the same options in which nothing was perturbed; those of the same seed first."""
-        if not run.config or run.is_sham:
-            return []
-        return sorted(self._shams.get(options_of(run), []), key=lambda sham: sham.seed != run.seed)
+        """Runs of the same options in which nothing was perturbed; as the probe saw them, if this run is so."""
+        return [] if not run.config or run.is_sham else self._shams.get(self._family(run), [])
+
+    def twin_of(self, run: Run) -> Run | None:
+        """Its sham run: that of the same seed, else the first one."""
+        shams = self.shams_of(run)
+        return self._of_seed.get((*self._family(run), run.seed), shams[0]) if shams else None
 
     def levels(self, run: Run) -> dict[str, dict[int, Array]]:
         """By series and expert, the mean after the warm-up in each layer, [L]."""
@@ -103,17 +127,24 @@ class Selection:
         name: "did", or a series of divergence, then relative to the control experts where the run has some. 0 if fewer
         than MIN_SHAMS.
         """
-        shams = self.shams_of(run) if len(self.runs) > 1 else []
-        if run.source == "isolated":
-            shams = [sham.isolated for sham in shams if sham.isolated is not None]
+        if not run.config or run.is_sham:
+            return 0.0, 0
         relative = control is not None and control.kind == CONTROL_EXPERT
-        key = (options_of(run), run.source, name, relative, len(shams))
+        key = (*self._family(run), name, relative)
         if key not in self._spreads:
-            values = [value for sham in shams for value in self._of_sham(sham, name, relative=relative)]
-            values = [value for value in values if math.isfinite(value)]
-            enough = len(values) >= MIN_SHAMS
-            self._spreads[key] = (float(np.std(values, ddof=1)), len(values)) if enough else (0.0, len(values))
+            shams = self.shams_of(run)
+            self._spreads[key] = spread_of([v for sham in shams for v in self._of_sham(sham, name, relative=relative)])
         return self._spreads[key]
+
+    def shown_by(self, sham: Run) -> dict[tuple[Options, str, str, bool], list[float]]:
+        """What a sham run adds to each spread, `spread_of` all of which is the spread."""
+        seen = [one for one in (sham, sham.isolated) if one is not None]
+        return {
+            (*self._family(one), name, relative): list(self._of_sham(one, name, relative=relative))
+            for one in seen
+            for name in self.levels(one)
+            for relative in (False, True)
+        }
 
     def _of_sham(self, sham: Run, name: str, *, relative: bool) -> Iterator[float]:
         if 0 not in sham.experts:
@@ -126,7 +157,13 @@ class Selection:
             yield _mean(own_L)
 
 
-def options_of(run: Run) -> tuple[tuple[str, str], ...]:
+def spread_of(values: Sequence[float]) -> tuple[float, int]:
+    """Standard deviation of the finite ones, 0 if they are fewer than MIN_SHAMS, and how many they are."""
+    known = [value for value in values if math.isfinite(value)]
+    return (float(np.std(known, ddof=1)) if len(known) >= MIN_SHAMS else 0.0), len(known)
+
+
+def options_of(run: Run) -> Options:
     """What makes two runs the same experiment but for scale and seed."""
     return tuple(sorted((name, str(value)) for name, value in run.config.items() if name not in FREE))
 
@@ -141,10 +178,8 @@ def control_of(run: Run, expert: Expert, selection: Selection) -> Control | None
         return Control(CONTROL_EXPERT, told, baseline, _draws_of_experts(run, selection))
     if run.config.get("routing") == "frozen":
         return Control(FROZEN_ROUTING, "frozen routing")
-    shams = selection.shams_of(run)
-    if run.source == "isolated":
-        shams = [sham.isolated for sham in shams if sham.isolated is not None]
-    return _sham_control(run, expert, shams[0], selection) if shams else None
+    twin = selection.twin_of(run)
+    return _sham_control(run, expert, twin, selection) if twin else None
 
 
 def _sham_control(run: Run, expert: Expert, sham: Run, selection: Selection) -> Control | None:

@@ -77,7 +77,8 @@ def compare(judgement: Judgement, baseline: Judgement) -> Comparison:
     pairs = list(_pairs(judgement.runs, baseline.runs))
     changes = [*_over_all(judgement, baseline), *_by_group(judgement, baseline)]
     for after, before in pairs:
-        changes += _aligned(f"run {after.run}", _of_run(baseline, before.run), _of_run(judgement, after.run))
+        own = ((baseline, before), (judgement, after))
+        changes += _aligned(f"run {after.run}", *(one.verdict.controlled.of(run.run) for one, run in own))
     known = {run.run for run, _ in pairs}, {run.run for _, run in pairs}
     alone = [f"run {run.run} is not in the baseline" for run in judgement.runs if run.run not in known[0]]
     alone += [f"run {run.run} is only in the baseline" for run in baseline.runs if run.run not in known[1]]
@@ -111,8 +112,8 @@ def _over_all(judgement: Judgement, baseline: Judgement) -> list[Change]:
 
 
 def _overall(judgement: Judgement) -> list[Claim]:
-    claims = [claim for claim in judgement.verdict.controlled.claims if claim.expert is None]
-    return [claim for claim in claims if claim.run is None] or claims
+    reading = judgement.verdict.controlled
+    return reading.of(None) or [claim for claim in reading.claims if claim.expert is None]
 
 
 def _by_group(judgement: Judgement, baseline: Judgement) -> list[Change]:
@@ -120,10 +121,6 @@ def _by_group(judgement: Judgement, baseline: Judgement) -> list[Change]:
     groups, others = judgement.verdict.groups, {(g.role, g.name): g for g in baseline.verdict.groups}
     matched = [(others[g.role, g.name], g) for g in groups if (g.role, g.name) in others] if len(groups) > 1 else []
     return [change for before, after in matched for change in _aligned(after.name, before.claims, after.claims)]
-
-
-def _of_run(judgement: Judgement, run: str) -> list[Claim]:
-    return [claim for claim in judgement.verdict.controlled.claims if claim.run == run]
 
 
 def _aligned(where: str, before: Sequence[Claim], after: Sequence[Claim]) -> list[Change]:

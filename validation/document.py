@@ -153,10 +153,7 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
 
 def _cards(controlled: Reading, written: Reading, run: str | None) -> list[dict[str, Any]]:
     """The three claims about a run, or over all of them, controlled with as written beside it."""
-    own, other = (
-        {claim.claim: claim for claim in reading.claims if claim.run == run and claim.expert is None}
-        for reading in (controlled, written)
-    )
+    own, other = (reading.whole(run) for reading in (controlled, written))
     return [
         {**_claim(own[name]), "question": QUESTIONS[name], "written": _claim(other[name])}
         for name in CLAIMS
@@ -197,7 +194,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
-    own = {c.claim: _claim(c) for c in judgement.verdict.controlled.claims if c.run == run.run and c.expert is None}
+    own = {name: _claim(claim) for name, claim in judgement.verdict.controlled.whole(run.run).items()}
     return {
         "run": run.run,
         "file": run.name,
@@ -220,13 +217,13 @@ def _section(
         "experts": len(run.experts),
         "provisional": not run.finished,
         "positive_control": run.is_positive_control,
-        "premises": [premise for premise in verdict.premises if premise.run == run.run],
+        "premises": [premise for premise in (verdict.premise_of.get(run.run),) if premise],
         "cards": _cards(verdict.controlled, verdict.as_written, run.run),
         "per_expert": [
             {"reading": name, **_claim(claim)}
             for name, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written))
-            for claim in reading.claims
-            if claim.run == run.run and claim.expert is not None
+            for claim in reading.of(run.run)
+            if claim.expert is not None
         ],
         "charts": _figures(drawing.evidence(run, file, judgement.runs, verdict) if draw else [], run.run),
         "registration": registration.because,

@@ -74,7 +74,7 @@ def evidence(run: Run, file: RunFile, runs: Sequence[Run], verdict: Verdict) -> 
 
 def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, alt.LayerChart]]:
     """By claim that has an estimate, for the first perturbed expert that has one."""
-    claims = [c for c in verdict.controlled.claims if c.run == run.run and c.estimate is not None]
+    claims = [c for c in verdict.controlled.of(run.run) if c.estimate is not None]
     expert = next((c.expert for c in claims if c.expert is not None), None)
     if expert is None:
         return []

@@ -1,22 +1,28 @@
-"""Run files in, a judgement out: read, diagnose, decide. The command line and the pages both call this."""
+"""Run files in, a judgement out: read, diagnose, decide. The command line and the pages both call this.
+
+Everything about one run is worked out by itself (`singly`), and what the runs say together after that (`summed_up`):
+runs that lie on many machines are judged by the same two functions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import duckdb
 
 from prismatic.thresholds import Thresholds
-from validation.advice import Advice, advise
+from validation.advice import Advice, of_groups, of_run, told_once
+from validation.attribution import Spreads
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.errors import shown
 from validation.registration import Registration, registration_of, thresholds_of
 from validation.relations import connect
 from validation.runs import Rejected, RunFile
 from validation.series import Run, load_runs
-from validation.verdict import Verdict, decide
+from validation.verdict import Own, Verdict, of_each, together
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +40,33 @@ class Judgement:
     """What to do next, the most important first."""
 
     @cached_property
+    def _findings_by_run(self) -> dict[str | None, list[Finding]]:
+        found: dict[str | None, list[Finding]] = {}
+        for finding in self.findings:
+            found.setdefault(finding.run, []).append(finding)
+        return found
+
+    def findings_of(self, run: str | None) -> list[Finding]:
+        """What is wrong with a run; with None what is about no run, such as a file that is none."""
+        return self._findings_by_run.get(run, [])
+
+    @cached_property
     def con(self) -> duckdb.DuckDBPyConnection:
         """The relations `runs`, `dynamics`, `layers` over all files; take a cursor per thread.
 
         Raises RunFileError if they do not fit into memory together.
         """
         return connect(self.files)
+
+
+@dataclass(frozen=True)
+class Single:
+    """Everything that is known of one run, beside its sham runs."""
+
+    findings: tuple[Finding, ...]
+    own: Own
+    registration: Registration
+    advice: tuple[Advice, ...]
 
 
 def judge(
@@ -52,30 +79,50 @@ def judge(
     """
     runs = load_runs(files)
     thresholds = thresholds_of(runs).changed(changed or {})
+    return summed_up(files, rejected, runs, singly(runs, thresholds), thresholds)
+
+
+def singly(
+    runs: Sequence[Run], thresholds: Thresholds, *, shams: Sequence[Run] = (), spreads: Spreads | None = None
+) -> list[Single]:
+    """Each run diagnosed and judged. shams, spreads: see `of_each`."""
     try:
-        findings, verdict = _judged(runs, thresholds)
+        findings = [diagnose(run, thresholds) for run in runs]
+        each = of_each(runs, invalidating(chain(*findings)), thresholds, shams=shams, spreads=spreads)
     except Exception:  # a run that breaks our own code must not take the others with it
-        broken = {run.run: finding for run in runs for finding in _breaks(run, thresholds)}
-        findings = [f for run in runs for f in ([broken[run.run]] if run.run in broken else diagnose(run, thresholds))]
-        verdict = decide(runs, invalidating(findings), thresholds)
-    findings = [*map(of_rejected, rejected), *findings]
-    registrations = tuple(registration_of(run, thresholds) for run in runs)
-    advice = tuple(advise(runs, verdict, findings))
-    return Judgement(tuple(files), tuple(rejected), tuple(runs), tuple(findings), verdict, registrations, advice)
+        findings = [_breaks(run, thresholds) or diagnose(run, thresholds) for run in runs]
+        each = of_each(runs, invalidating(chain(*findings)), thresholds, shams=shams, spreads=spreads)
+    return [_single(run, found, own, thresholds) for run, found, own in zip(runs, findings, each, strict=True)]
 
 
-def _judged(runs: Sequence[Run], thresholds: Thresholds) -> tuple[list[Finding], Verdict]:
-    findings = [finding for run in runs for finding in diagnose(run, thresholds)]
-    return findings, decide(runs, invalidating(findings), thresholds)
+def _single(run: Run, findings: Sequence[Finding], own: Own, thresholds: Thresholds) -> Single:
+    whole = {claim.claim: claim for claim in own.controlled if claim.expert is None}
+    advice = tuple(of_run(run, whole, own.premise, findings, thresholds))
+    return Single(tuple(findings), own, registration_of(run, thresholds), advice)
 
 
 def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
     """Empty, or the finding that this run cannot be judged because our own code fails on it."""
     try:
-        _judged([run], thresholds)
+        of_each([run], invalidating(diagnose(run, thresholds)), thresholds)
     except Exception as error:
         seen = f"{type(error).__name__}: {shown(error, 200)}"
         cause = "this is a mistake of this program, or a file that it has never met"
         fix = "please report it with the file; the other runs are judged"
         return [Finding("unexpected", ERROR, "this run could not be judged", seen, cause, fix, run.run)]
     return []
+
+
+def summed_up(
+    files: Sequence[RunFile],
+    rejected: Sequence[Rejected],
+    runs: Sequence[Run],
+    singles: Sequence[Single],
+    thresholds: Thresholds,
+) -> Judgement:
+    """What is known of each run, together. Of the runs only what they say of themselves is needed, and their steps."""
+    verdict = together(runs, [single.own for single in singles], thresholds)
+    findings = (*map(of_rejected, rejected), *(finding for single in singles for finding in single.findings))
+    advice = told_once([*(one for single in singles for one in single.advice), *of_groups(verdict)])
+    registrations = tuple(single.registration for single in singles)
+    return Judgement(tuple(files), tuple(rejected), tuple(runs), findings, verdict, registrations, tuple(advice))

@@ -46,19 +46,19 @@ def as_junit(judgement: Judgement, strict: bool = False, comparison: Comparison 
 
 
 def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -> Iterable[tuple[str, list[Case]]]:
-    claims, findings = judgement.verdict.controlled.claims, judgement.findings
+    reading, findings = judgement.verdict.controlled, judgement.findings_of
     groups, controls = judgement.verdict.groups, _controls(judgement.verdict.groups)
-    unread = [_of_finding(finding, strict) for finding in findings if finding.run is None]
+    unread = [_of_finding(finding, strict) for finding in findings(None)]
     if unread:
         yield "files", [case for case in unread if case]
     for run in judgement.runs:
-        own = [_of_claim(claim, strict, controls.get(run.run)) for claim in claims if claim.run == run.run]
-        grave = [_of_finding(finding, strict) for finding in findings if finding.run == run.run]
+        own = [_of_claim(claim, strict, controls.get(run.run)) for claim in reading.of(run.run)]
+        grave = [_of_finding(finding, strict) for finding in findings(run.run)]
         yield f"run {run.run} ({run.name})", [*own, *(case for case in grave if case)]
     for group in groups if len(groups) > 1 else ():
         role = controls.get(group.runs[0])
         yield f"group {group.name}", [_of_claim(claim, strict, role) for claim in group.claims]
-    across = [_of_claim(claim, strict) for claim in claims if claim.run is None]
+    across = [_of_claim(claim, strict) for claim in reading.of(None)]
     if across:
         yield "all runs", across
     if comparison is not None:

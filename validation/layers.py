@@ -56,11 +56,10 @@ def leave_one_out(
     for place in places:
         rest = [of_layers(one, [other for other in places if other != place]) for one in together]
         alone = [of_layers(one, [place]) for one in together]
-        judged = decide(rest, {}, limits).controlled.claims
+        judged = decide(rest, {}, limits).controlled.whole(run.run)
         for name in JUDGED:
-            claim = next(c for c in judged if c.run == run.run and c.expert is None and c.claim == name)
             own_T, rest_T = (_effect(name, parts[name], some, limits) for some in (alone, rest))
-            found[name].append(LeftOut(place, claim, _shown(own_T, claim.unit), _chance(own_T, rest_T)))
+            found[name].append(LeftOut(place, judged[name], _shown(own_T, judged[name].unit), _chance(own_T, rest_T)))
     return {name: _adjusted(some) for name, some in found.items()}
 
 

@@ -171,7 +171,7 @@ def as_text(judgement: Judgement, comparison: Comparison | None = None) -> str:
         for group in verdict.groups:
             lines += ["", f"group {group.name} ({counted(len(group.runs), 'run')}, {plain(group.role)})"]
             lines += _claim_lines(group.claims)
-    across = [claim for claim in verdict.controlled.claims if claim.run is None]
+    across = verdict.controlled.of(None)
     if across:
         lines += ["", "all runs, controlled", *_claim_lines(across)]
     lines += ["", *(f"dose: {dose.because}" for dose in verdict.doses)] if verdict.doses else []
@@ -188,10 +188,11 @@ def as_text(judgement: Judgement, comparison: Comparison | None = None) -> str:
 def _run_lines(judgement: Judgement, run: Run, registration: Registration) -> list[str]:
     verdict = judgement.verdict
     lines = [f"run {run.run} ({run.name}): {counted(len(run.steps), 'logged step')}, {len(run.experts)} experts"]
-    lines += [f"  premise      {premise.because}" for premise in verdict.premises if premise.run == run.run]
+    if run.run in verdict.premise_of:
+        lines.append(f"  premise      {verdict.premise_of[run.run].because}")
     lines += [f"  thresholds   {registration.because}"]
     for title, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written)):
-        lines += [f"  {title}", *_claim_lines([c for c in reading.claims if c.run == run.run and c.expert is None])]
+        lines += [f"  {title}", *_claim_lines(list(reading.whole(run.run).values()))]
     return lines
 
 

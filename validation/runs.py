@@ -96,7 +96,7 @@ def read_files(
     path may come with the name to show. cache: where runs are kept that were read before.
     """
     limits = limits or Limits()
-    runs: list[RunFile] = []
+    known = _Known([], {}, set())
     rejected: list[Rejected] = []
     files = list(_find(paths))
     with contextlib.closing(Child(limits)) as child:
@@ -107,24 +107,33 @@ def read_files(
                 if code:
                     raise rejection(name, code, limits)
                 if is_archive(path):
-                    _read_archive(child, path, name, runs, rejected, cache)
+                    _read_archive(child, path, name, known, rejected, cache)
                 else:
-                    _read(child, path, name, runs, cache, private=path in private)
+                    _read(child, path, name, known, cache, private=path in private)
             except RunFileError as error:
                 rejected.append(Rejected(name, path, error))
     if progress:
         progress(len(files), len(files))
-    return runs, rejected
+    return known.runs, rejected
 
 
-def _read(child: Child, path: Path, name: str, runs: list[RunFile], cache: Cache | None, *, private: bool) -> None:
-    """Adds the run in one file to `runs`, unless it is there already; RunFileError if the file is none."""
+@dataclass(frozen=True)
+class _Known:
+    """The runs that were read so far, and where among them the next one may be already."""
+
+    runs: list[RunFile]
+    places: dict[str, int]  # by the sha256 of the file
+    ids: set[str]
+
+
+def _read(child: Child, path: Path, name: str, known: _Known, cache: Cache | None, *, private: bool) -> None:
+    """Adds the run in one file, unless it is there already; RunFileError if the file is none."""
     limits, before = child.limits, _state(path)
     digest = _digest(path, name, limits)
-    twin = next((i for i, run in enumerate(runs) if run.sha256 == digest), None)
-    if twin is not None and (private or not (_has_wal(path) or _has_wal(runs[twin].path))):
+    twin = known.places.get(digest)
+    if twin is not None and (private or not (_has_wal(path) or _has_wal(known.runs[twin].path))):
         again = f"the same file was given again as {name}; it is read once"
-        runs[twin] = replace(runs[twin], notes=(*runs[twin].notes, again))
+        known.runs[twin] = replace(known.runs[twin], notes=(*known.runs[twin].notes, again))
         return
     # Beside a -wal or a -journal the same bytes may mean other rows.
     settled = private or not (_has_wal(path) or os.path.exists(f"{path}-journal"))
@@ -138,26 +147,30 @@ def _read(child: Child, path: Path, name: str, runs: list[RunFile], cache: Cache
         # One that is being written may hold other rows by now than the bytes that were hashed.
         if cache and settled and kept.facts.get("exit_state") != "running" and _state(path) == before:
             cache.put(kept)
-    run = replace(kept, name=name, path=path, run=own_id(kept.run, {run.run for run in runs}))
+    run = replace(kept, name=name, path=path, run=own_id(kept.run, known.ids))
     if len(run.wide) * run.num_experts > limits.expert_rows:
         raise rejection(name, "too_large", limits, limit="expert_rows")
-    runs.append(run)
+    known.places.setdefault(digest, len(known.runs))
+    known.ids.add(run.run)
+    known.runs.append(run)
 
 
 def _read_archive(
-    child: Child, path: Path, name: str, runs: list[RunFile], rejected: list[Rejected], cache: Cache | None
+    child: Child, path: Path, name: str, known: _Known, rejected: list[Rejected], cache: Cache | None
 ) -> None:
     """Adds the runs in an archive, and those of its members that are none; RunFileError if it cannot be opened."""
     with unpacked(path, name, child.limits) as members:
         for member in members:
-            before = len(runs)
+            before = len(known.runs)
             try:
                 if member.error:
                     raise member.error
-                _read(child, member.path, member.name, runs, cache, private=True)
+                _read(child, member.path, member.name, known, cache, private=True)
             except RunFileError as error:
                 rejected.append(Rejected(member.name, path, error))
-            runs[before:] = [replace(run, path=path, notes=(*run.notes, *member.notes)) for run in runs[before:]]
+            for place in range(before, len(known.runs)):
+                run = known.runs[place]
+                known.runs[place] = replace(run, path=path, notes=(*run.notes, *member.notes))
 
 
 def _find(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path, str, str]]:

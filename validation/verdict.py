@@ -1,6 +1,8 @@
 """Runs in, both readings out: each claim per expert, per run and over all runs, with one status on top.
 
-As written stands beside controlled, always; the controlled reading is the headline.
+As written stands beside controlled, always; the controlled reading is the headline. What is said of a run depends on
+itself and on its sham runs alone (`of_each`), so that runs can be judged in many places at once; what they say together
+depends on what was said of each (`together`).
 """
 
 from __future__ import annotations
@@ -8,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from prismatic.thresholds import Thresholds
 from validation.across import Dose, Group, across, doses, grouped
 from validation.as_written import as_written
-from validation.attribution import Selection
+from validation.attribution import Selection, Spreads
 from validation.claims import CLAIMS, INVALID, Claim, Premise, combine
 from validation.controlled import controlled, premise
 from validation.looks import at_look
@@ -26,6 +29,21 @@ class Reading:
     status: str
     because: str
     claims: tuple[Claim, ...]
+
+    @cached_property
+    def _by_run(self) -> dict[str | None, list[Claim]]:
+        found: dict[str | None, list[Claim]] = {}
+        for claim in self.claims:
+            found.setdefault(claim.run, []).append(claim)
+        return found
+
+    def of(self, run: str | None) -> list[Claim]:
+        """The claims about a run and its experts; with None those over all runs."""
+        return self._by_run.get(run, [])
+
+    def whole(self, run: str | None) -> dict[str, Claim]:
+        """By name, the claims about a run as a whole, or over all runs."""
+        return {claim.claim: claim for claim in self.of(run) if claim.expert is None}
 
 
 @dataclass(frozen=True)
@@ -45,31 +63,70 @@ class Verdict:
         """The headline: the controlled reading's."""
         return self.controlled.status
 
+    @cached_property
+    def premise_of(self) -> dict[str, Premise]:
+        """The premise by run; runs whose data carries no verdict have none."""
+        return {premise.run: premise for premise in self.premises}
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is said of one run by itself, beside its sham runs. premise: None where the data carries no verdict."""
+
+    as_written: tuple[Claim, ...]
+    controlled: tuple[Claim, ...]
+    premise: Premise | None
+
 
 def decide(
     runs: Sequence[Run], invalid: Mapping[tuple[str, int | None], str], thresholds: Thresholds | None = None
 ) -> Verdict:
     """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all."""
     limits = thresholds or Thresholds()
-    looks = {run.run: at_look(run, limits) for run in runs}
-    selection = Selection([look.run for look in looks.values()], limits)
+    return together(runs, of_each(runs, invalid, limits), limits)
+
+
+def of_each(
+    runs: Sequence[Run],
+    invalid: Mapping[tuple[str, int | None], str],
+    limits: Thresholds,
+    *,
+    shams: Sequence[Run] = (),
+    spreads: Spreads | None = None,
+) -> list[Own]:
+    """What is said of each of these runs.
+
+    Where they are only some of a selection: its sham runs that these are compared to, in its order, and the spreads
+    between all of its sham runs.
+    """
+    looks = {run.run: at_look(run, limits) for run in (*shams, *runs)}
+    selection = Selection([look.run for look in looks.values()], limits, spreads)
 
     def beyond(run: Run, expert: Expert) -> list[Claim]:
         look = looks[run.run]
         claims = controlled(look.run, look.run.experts[expert.expert], selection, look.limits)
         return [replace(claim, look=look.points) for claim in claims]
 
-    written_claims = _claims(runs, invalid, lambda run, expert: as_written(run, expert, limits))
-    beyond_claims = _claims(runs, invalid, beyond)
-    judgeable = [run for run in runs if (run.run, None) not in invalid and 0 in run.experts]
+    def own(run: Run) -> Own:
+        judgeable = (run.run, None) not in invalid and 0 in run.experts
+        return Own(
+            tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, limits))),
+            tuple(_claims(run, invalid, beyond)),
+            premise(looks[run.run].run, limits) if judgeable else None,
+        )
+
+    return [own(run) for run in runs]
+
+
+def together(runs: Sequence[Run], each: Sequence[Own], limits: Thresholds) -> Verdict:
+    """What the runs say together, from what is said of each. Of the runs only what they say of themselves is needed."""
+    written, beyond = ([claim for own in each for claim in getattr(own, name)] for name in ("as_written", "controlled"))
     several = len(runs) > 1
-    written_groups, groups = (
-        grouped(runs, claims, limits) if several else [] for claims in (written_claims, beyond_claims)
-    )
+    written_groups, groups = (grouped(runs, claims, limits) if several else [] for claims in (written, beyond))
     return Verdict(
-        _reading(written_claims, written_groups),
-        _reading(beyond_claims, groups),
-        tuple(premise(looks[run.run].run, limits) for run in judgeable),
+        _reading(written, written_groups),
+        _reading(beyond, groups),
+        tuple(own.premise for own in each if own.premise is not None),
         limits,
         tuple(groups),
         tuple(doses(groups, runs, limits)),
@@ -77,18 +134,15 @@ def decide(
 
 
 def _claims(
-    runs: Sequence[Run], invalid: Mapping[tuple[str, int | None], str], judge: Callable[[Run, Expert], list[Claim]]
+    run: Run, invalid: Mapping[tuple[str, int | None], str], judge: Callable[[Run, Expert], list[Claim]]
 ) -> list[Claim]:
-    """Every claim of every perturbed expert, followed by the same claims for its whole run."""
-    claims = []
-    for run in runs:
-        own: list[Claim] = []
-        for expert in run.of_role("perturbed"):
-            reason = invalid.get((run.run, None)) or invalid.get((run.run, expert.expert))
-            own += [Claim(c, INVALID, reason, expert.expert, run.run) for c in CLAIMS] if reason else judge(run, expert)
-        reason = invalid.get((run.run, None), "it has no perturbed expert")
-        claims += [*own, *(_for_run(run, name, own, reason) for name in CLAIMS)]
-    return claims
+    """Every claim of every perturbed expert, followed by the same claims for the whole run."""
+    own: list[Claim] = []
+    for expert in run.of_role("perturbed"):
+        reason = invalid.get((run.run, None)) or invalid.get((run.run, expert.expert))
+        own += [Claim(c, INVALID, reason, expert.expert, run.run) for c in CLAIMS] if reason else judge(run, expert)
+    reason = invalid.get((run.run, None), "it has no perturbed expert")
+    return [*own, *(_for_run(run, name, own, reason) for name in CLAIMS)]
 
 
 def _for_run(run: Run, name: str, claims: Sequence[Claim], otherwise: str) -> Claim:
