@@ -1,4 +1,4 @@
-"""python -m prismatic train | runs | snapshot | migrate | schema"""
+"""python -m prismatic train | sweep | runs | snapshot | migrate | schema"""
 
 from __future__ import annotations
 
@@ -45,18 +45,25 @@ def parser() -> argparse.ArgumentParser:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Every command of this side, also for the parser of another one."""
-    train = commands.add_parser("train", help="train a model; its dynamics go to build/runs/{hash}/dynamics.db")
-    train.add_argument(
+    made_of = argparse.ArgumentParser(add_help=False)
+    made_of.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML options, see experiments/; default: the documented experiment"
     )
-    train.add_argument(
+    made_of.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options over the file's"
     )
-    train.add_argument(
+    made_of.add_argument(
         "--data", type=Path, metavar="FILE", help="text to train on; default: Python's own documentation"
     )
-    train.add_argument(
+    made_of.add_argument(
         "--runs", type=Path, default=Path("build/runs"), metavar="DIR", help="where run folders are made"
+    )
+    made_of.add_argument(
+        "--checkpoint-freq", type=int, default=500, metavar="N", help="steps between checkpoints, 0 for none (500)"
+    )
+
+    train = commands.add_parser(
+        "train", parents=[made_of], help="train a model; its dynamics go to build/runs/{hash}/dynamics.db"
     )
     train.add_argument("--overwrite", action="store_true", help="replace an earlier run of the same options")
     train.add_argument(
@@ -65,10 +72,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="never",
         help="allow: go on with an earlier run of the same options; must: only that (default: never)",
     )
-    train.add_argument(
-        "--checkpoint-freq", type=int, default=500, metavar="N", help="steps between checkpoints, 0 for none (500)"
-    )
     train.set_defaults(run=_train)
+    _add_sweep(commands, made_of)
 
     runs = commands.add_parser("runs", help="list runs with their status, steps and last update")
     runs.add_argument("folder", nargs="?", type=Path, default=Path("build/runs"), help="default: build/runs")
@@ -87,6 +92,54 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     schema = commands.add_parser("schema", help="print what a run file holds: tables, columns, units")
     schema.set_defaults(run=_schema)
+
+
+def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser], made_of: argparse.ArgumentParser) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        parents=[made_of],
+        help="train every combination of options, and judge the runs together",
+        epilog="exit codes: 0 every run is finished, 1 some are not, 2 options that cannot be used, 130 interrupted",
+    )
+    sweep.add_argument(
+        "--grid",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUES",
+        help="values of an option, such as perturbation_scale=0.5,1,2 or seed=0..4",
+    )
+    sweep.add_argument(
+        "--with-controls",
+        action="store_true",
+        help="also the sham runs and positive controls, of the same seeds, that a verdict needs",
+    )
+    sweep.add_argument(
+        "--engine",
+        choices=("local", "ray", "slurm"),
+        default="local",
+        help="a pool of processes here, a Ray cluster, or Slurm (default: local)",
+    )
+    sweep.add_argument(
+        "--address",
+        help="of Ray: ray://HOST:PORT, HOST:PORT, auto or local. local tries what Slurm would do, too",
+    )
+    sweep.add_argument(
+        "--workers", type=int, metavar="N", help="runs at a time (local: as many as cores; else: all that find a place)"
+    )
+    sweep.add_argument("--cpus", type=float, default=1, metavar="N", help="of Ray: cores for each run (1)")
+    sweep.add_argument("--gpus", type=float, default=0, metavar="N", help="of Ray: devices for each run (0)")
+    sweep.add_argument(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of submitit, such as timeout_min=120 gpus_per_node=1 slurm_partition=long",
+    )
+    sweep.add_argument("--retries", type=int, default=1, metavar="N", help="times that a failed run is tried again (1)")
+    sweep.add_argument("--dry-run", action="store_true", help="print the training commands, and run none")
+    sweep.set_defaults(run=_sweep)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -111,8 +164,15 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from prismatic.sweep import command
+
+    return command.run(options)
+
+
 def _runs(options: argparse.Namespace) -> int:
     from prismatic.runfiles import list_runs
+    from prismatic.sweep.progress import table
 
     found = list_runs(options.folder)
     if options.json:
@@ -120,7 +180,7 @@ def _runs(options: argparse.Namespace) -> int:
     elif not found:
         print(f"no runs in {options.folder}; python -m prismatic train --config experiments/prismatic.yml makes one")
     else:
-        print(_table([_cells(run) for run in found]))
+        print("\n".join(table([_cells(run) for run in found])))
     return 0
 
 
@@ -137,14 +197,6 @@ def _cells(run: RunSummary) -> dict[str, str]:
         "scale": "-" if run.perturbation_scale is None else str(run.perturbation_scale),
         "file": str(run.path),
     }
-
-
-def _table(rows: list[dict[str, str]]) -> str:
-    """Rows under their column names, aligned."""
-    names = list(rows[0])
-    lines = [names, *(list(row.values()) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _snapshot(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ PrismaticError
 ├── ModelError      a model, block or weight that a Prismatic router cannot work with
 ├── CorpusError     training text that cannot be read or is too short
 ├── CheckpointError a checkpoint that cannot be resumed from
+├── SweepError      an engine for many runs that is not there or cannot be reached
 └── LoggerError     a dynamics.db that cannot be created or belongs to something else
 """
 
@@ -27,6 +28,10 @@ class CorpusError(PrismaticError, ValueError):
 
 class CheckpointError(PrismaticError, RuntimeError):
     """The checkpoint is damaged, or belongs to another model."""
+
+
+class SweepError(PrismaticError, RuntimeError):
+    """The engine that many runs are to be trained or judged on is not installed, or cannot be reached."""
 
 
 class LoggerError(PrismaticError, OSError):

@@ -193,3 +193,34 @@ def test_a_direction_below_the_noise_floor_is_none_over_seeds_as_in_each_run(noi
     verdict = decide(runs, {})
     assert over_all(verdict, "divergence").status == status
     assert over_all(verdict, "sustainment").status == status
+
+
+def test_experiments_that_differ_in_more_have_a_dose_response_each():
+    runs = [
+        member(f"{merge}-{scale}-{seed}", seed=seed, scale=scale, awakening=1 + slope * scale, merge=merge)
+        for merge, slope in (("batch", 0.0), ("example", 0.5))
+        for scale in (0.0, 1.0, 2.0)
+        for seed in range(3)
+    ]
+    doses = [dose for dose in decide(runs, {}).doses if dose.claim == "awakening"]
+    assert [(dose.options, dose.p < 0.01) for dose in doses] == [
+        ({"merge": "batch"}, False),
+        ({"merge": "example"}, True),
+    ]
+    assert doses[1].because.startswith("awakening, merge=example rises with perturbation_scale (0, 1, 2)")
+
+
+def test_positive_controls_beside_them_leave_the_dose_response_as_it_is():
+    runs = [
+        member(f"{k}-{s}", seed=s, scale=k, awakening=1 + k, positive_control=1.0)
+        for k in (0.0, 0.5, 1.0)
+        for s in (0, 1)
+    ]
+    yes = [member(f"yes-{s}", seed=s, scale=0.5, awakening=3.0, positive_control=1.5) for s in (0, 1)]
+    alone, beside = decide(runs, {}), decide([*runs, *yes], {})
+    assert alone.doses == beside.doses != ()
+    assert [group.name for group in beside.groups][1:] == [
+        "perturbation_scale=0.5",
+        "perturbation_scale=1.0",
+        "perturbation_scale=0.5, positive_control=1.5",
+    ]

@@ -47,7 +47,7 @@ def test_one_run_says_what_compare_needs_and_how_to_get_it(files):
     at = opened(PAGE, (files[0], "one"))
     assert not at.exception
     assert "at least two runs" in at.info[0].value
-    assert "seed=$seed perturbation_scale=0" in at.get("code")[0].value
+    assert "sweep --config experiments/per-example.yml --grid seed=0..4 --with-controls" in at.get("code")[0].value
 
 
 def test_groups_are_the_runs_that_differ_in_the_seed_alone(files):

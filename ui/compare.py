@@ -15,10 +15,10 @@ from validation.compare import COURSES
 from validation.judge import Judgement
 from validation.queries import ask
 
-TRAIN = "python -m prismatic train --config experiments/per-example.yml --set"
-SEEDS = f"for seed in 0 1 2 3 4; do {TRAIN} seed=$seed; done"
-SHAMS = f"for seed in 0 1 2 3 4; do {TRAIN} seed=$seed perturbation_scale=0; done"
-DOSES = f"for scale in 0 0.5 1 2; do for seed in 0 1 2; do {TRAIN} seed=$seed perturbation_scale=$scale; done; done"
+TRAIN = "python -m prismatic sweep --config experiments/per-example.yml --grid"
+SEEDS = f"{TRAIN} seed=0..4 --with-controls"
+DOSES = f"{TRAIN} perturbation_scale=0,0.5,1,2 seed=0..2"
+ABREAST = 2  # charts of doses
 MOST_GROUPS = 60  # that can be chosen from
 SHOWN = 4  # groups at first, so that their lines can be told apart
 MOST_SEEDS = 12  # lines of one group
@@ -29,7 +29,7 @@ PAGE = 100  # rows of the table of runs
 def needs_more() -> None:
     """What to do with one run."""
     st.info("Compare needs at least two runs. Add seeds of this one, and runs in which nothing was perturbed:")
-    st.code(f"{SEEDS}\n{SHAMS}", language=None, wrap_lines=True)
+    st.code(SEEDS, language=None, wrap_lines=True)
     st.caption("Then choose all of their files on the home page. Five seeds of each usually give an answer.")
     st.page_link("app.py", label="Choose more files on the home page")
 
@@ -134,9 +134,10 @@ def dose_response(judgement: Judgement) -> None:
         )
         st.code(DOSES, language=None, wrap_lines=True)
         return
-    for column, dose in zip(st.columns(len(found), gap="large"), found, strict=True):
-        with column:
-            st.markdown(f"**{dose.claim.capitalize()}**")
+    places = [place for _ in range(0, len(found), ABREAST) for place in st.columns(ABREAST, gap="large")]
+    for place, dose in zip(places, found, strict=False):
+        with place:
+            st.markdown(f"**{sentence(dose.title)[:-1]}**")
             with st.container(horizontal=True):
                 st.metric(
                     "Page's p", f"{dose.p:.2g}", border=True, help="That the order of the scales in each seed is chance"
@@ -149,7 +150,7 @@ def dose_response(judgement: Judgement) -> None:
                 )
             each, means = compare.of_doses(dose, judgement.verdict.groups, judgement.runs)
             st.altair_chart(
-                charts_compare.doses(dose, each, means), key=f"dose-{dose.claim}", alt=f"{dose.claim} over scale"
+                charts_compare.doses(dose, each, means), key=f"dose-{dose.title}", alt=f"{dose.claim} over scale"
             )
             st.caption(sentence(dose.because))
     st.caption("Diamonds: mean over seeds with its 95 % interval. Dashed: the mean slope. Thin lines: single seeds.")
@@ -186,7 +187,7 @@ def beside_shams(judgement: Judgement) -> None:
         st.info(
             "No run here has a sham run: the same options and the same seed, with perturbation_scale 0. Train them:"
         )
-        st.code(SHAMS, language=None, wrap_lines=True)
+        st.code(SEEDS, language=None, wrap_lines=True)
         return
     claim = st.segmented_control(
         "Claim", ["awakening", "divergence"], default="awakening", required=True, key="claim", bind="query-params"

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +72,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Every command of this side, also for the parser of another one."""
     sources = argparse.ArgumentParser(add_help=False)
     sources.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://)"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://); -: named on stdin",
     )
     sources.add_argument("--no-cache", action="store_true", help="read every file anew, and keep nothing of it")
     sources.add_argument(
@@ -97,6 +100,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
     check.add_argument("--strict", action="store_true", help="take nothing for a yes but supported without any warning")
+    check.add_argument("--brief", action="store_true", help="leave out what is said of single runs")
     check.set_defaults(run=_check)
 
     report = commands.add_parser(
@@ -155,7 +159,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(judgement, comparison)
     else:
-        print(as_text(judgement, comparison))
+        print(as_text(judgement, comparison, brief=options.brief))
     if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
         print(f"strict: no clean yes beside {', '.join(objections(judgement))}", file=sys.stderr)
     return code
@@ -222,7 +226,13 @@ def _write(path: str, text: str) -> bool:
 def _read(options: argparse.Namespace) -> tuple[list[RunFile], list[Rejected]]:
     """The runs that the options name; ValueError for a limit that cannot be used."""
     cache = None if options.no_cache else Cache()
-    return read_sources(options.runs, limits=parse_limits(options.limit), cache=cache)
+    return read_sources(_named(options.runs), limits=parse_limits(options.limit), cache=cache)
+
+
+def _named(sources: Sequence[str]) -> list[str]:
+    """The sources, with the lines of standard input in place of `-`: more than fit on a command line."""
+    lines = [line.rstrip("\n") for line in sys.stdin] if "-" in sources else []
+    return [name for source in sources for name in (filter(None, lines) if source == "-" else [source])]
 
 
 def parse_limits(overrides: list[str]) -> Limits:

@@ -34,7 +34,7 @@ from validation.statistics import Array, Estimate, Trend, across_runs, dose_resp
 
 TREATED, SHAM, POSITIVE = "treated", "sham", "positive_control"
 NAMED_OPTIONS = 5
-SCALE = "perturbation_scale"
+SCALE, GAIN = "perturbation_scale", "positive_control"
 Parts = Mapping[str, float]
 
 
@@ -50,6 +50,11 @@ class Group:
     claims: tuple[Claim, ...] = ()
     values: Mapping[str, Mapping[str, Parts]] = field(default_factory=dict)
     """By claim and run, what was pooled: log ratios by tier or 1 - cosine, beyond the sham run of the same seed."""
+
+    @property
+    def ladder(self) -> dict[str, str]:
+        """What it has in common with the groups that differ from it in perturbation_scale alone."""
+        return {name: value for name, value in self.options.items() if name != SCALE}
 
     @property
     def status(self) -> str:
@@ -70,6 +75,13 @@ class Dose:
     high: float | None
     unit: str
     because: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Of the groups that it is over, where others differ from them in more than the scale: `Group.ladder` of each."""
+
+    @property
+    def title(self) -> str:
+        """The claim, and which groups it is over where there are others."""
+        return ", ".join([self.claim, *(f"{name}={value[:40]}" for name, value in self.options.items())])
 
 
 def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) -> list[Group]:
@@ -88,7 +100,9 @@ def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) ->
     by_seed = _shams_by_seed(runs)
     groups = []
     for group, known in zip(members.values(), made, strict=True):
-        options = {name: known.get(name, "unknown") for name in differing}
+        # The gain of positive controls is told of them alone: that others have none is what makes them no controls.
+        named = differing if group[0].is_positive_control else [name for name in differing if name != GAIN]
+        options = {name: known.get(name, "unknown") for name in named}
         shams = {} if group[0].is_sham or not group[0].config else by_seed.get(options_of(group[0]), {})
         pooled = {name: _paired(name, group, own, values, shams) for name in CLAIMS}
         decided: dict[str, Claim] = {}
@@ -113,12 +127,19 @@ def across(name: str, groups: Sequence[Group]) -> Claim:
 
 
 def doses(groups: Sequence[Group], runs: Sequence[Run], limits: Thresholds) -> list[Dose]:
-    """The dose-response of awakening and divergence, where groups differ in perturbation_scale alone.
+    """The dose-response of awakening and divergence, wherever groups differ in perturbation_scale alone.
 
     Page's test over seeds x scales, with the sham runs as the lowest dose, and the seeds' own slopes.
     """
     by_run = {run.run: run for run in runs}
-    ladder = [group for group in groups if set(group.options) <= {SCALE} and group.role != POSITIVE]
+    ladders: dict[tuple[tuple[str, str], ...], list[Group]] = {}
+    for group in groups:
+        if group.role != POSITIVE:
+            ladders.setdefault(tuple(group.ladder.items()), []).append(group)
+    return [dose for ladder in ladders.values() for dose in _doses(ladder, by_run, limits)]
+
+
+def _doses(ladder: Sequence[Group], by_run: Mapping[str, Run], limits: Thresholds) -> list[Dose]:
     rungs = sorted((by_run[g.runs[0]].number(f"config.{SCALE}") or 0.0, index) for index, g in enumerate(ladder))
     found = []
     for name in CLAIMS[:2]:
@@ -133,7 +154,7 @@ def doses(groups: Sequence[Group], runs: Sequence[Run], limits: Thresholds) -> l
             continue
         scales = np.array([scale for scale, _ in rungs])
         table_SD = np.array([[values[seed] for values in by_seed] for seed in common])
-        found.append(_dose(name, scales, common, table_SD, groups, limits))
+        found.append(_dose(name, scales, common, table_SD, ladder, limits))
     return found
 
 
@@ -144,13 +165,16 @@ def _dose(
     unit = next((c.unit for g in groups for c in g.claims if c.claim == name), "ratio")
     rises = trend.p < limits.alpha
     per = "log ratio" if unit == "ratio" else unit
-    because = (
-        f"{name} {'rises' if rises else 'does not surely rise'} with {SCALE} ({', '.join(f'{s:g}' for s in scales)}): "
+    told = (
+        f"{'rises' if rises else 'does not surely rise'} with {SCALE} ({', '.join(f'{s:g}' for s in scales)}): "
         f"Page's p = {trend.p:.2g}, slope {trend.slope.mid:.3g} {interval(trend.slope)} {per} per unit, "
         f"{counted(len(seeds), 'seed')}"
     )
     low, high = finite(trend.slope.low), finite(trend.slope.high)
-    return Dose(name, tuple(scales.tolist()), tuple(seeds), trend.p, trend.slope.mid, low, high, per, because)
+    dose = Dose(
+        name, tuple(scales.tolist()), tuple(seeds), trend.p, trend.slope.mid, low, high, per, "", groups[0].ladder
+    )
+    return replace(dose, because=f"{dose.title} {told}")
 
 
 def _options(run: Run) -> Options:

@@ -83,7 +83,7 @@ def of_doses(dose: Dose, groups: Sequence[Group], runs: Sequence[Run]) -> tuple[
     by_run = {run.run: run for run in runs}
     rows = []
     for group in groups:
-        if set(group.options) <= {SCALE} and group.role != POSITIVE:
+        if group.ladder == dose.options and group.role != POSITIVE:
             for name, parts in group.values.get(dose.claim, {}).items():
                 run = by_run[name]
                 if run.seed in dose.seeds:

@@ -109,7 +109,7 @@ def dose_response(verdict: Verdict, runs: Sequence[Run]) -> list[tuple[str, str]
         rows = [
             {"scale": scales[run], "effect": float(np.mean(list(parts.values())))}
             for group in verdict.groups
-            if group.role != "positive_control"
+            if group.ladder == dose.options and group.role != "positive_control"
             for run, parts in group.values.get(dose.claim, {}).items()
             if parts and scales.get(run) is not None
         ]
@@ -119,7 +119,7 @@ def dose_response(verdict: Verdict, runs: Sequence[Run]) -> list[tuple[str, str]
         means = alt.Chart(pd.DataFrame(rows)).mark_line().encode(x=x, y=alt.Y("mean(effect):Q"))
         found.append(
             (
-                f"{dose.claim.capitalize()} over perturbation_scale: a point per run, a line of means",
+                f"{dose.title} over perturbation_scale: a point per run, a line of means",
                 svg(alt.layer(points, means)),
             )
         )

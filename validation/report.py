@@ -161,11 +161,15 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def as_text(judgement: Judgement, comparison: Comparison | None = None) -> str:
-    """What `check` prints for a person: the headline, both readings of each run, what is wrong, what to do next."""
+def as_text(judgement: Judgement, comparison: Comparison | None = None, *, brief: bool = False) -> str:
+    """What `check` prints for a person: the headline, both readings of each run, what is wrong, what to do next.
+
+    brief: without a section for each of several runs.
+    """
     verdict = judgement.verdict
     lines = [f"{verdict.status.upper()}: {verdict.controlled.because}"]
-    for run, registration in zip(judgement.runs, judgement.registrations, strict=True):
+    chosen = [] if brief and len(judgement.runs) > 1 else zip(judgement.runs, judgement.registrations, strict=True)
+    for run, registration in chosen:
         lines += ["", *_run_lines(judgement, run, registration)]
     if len(verdict.groups) > 1:
         for group in verdict.groups:
