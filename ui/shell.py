@@ -1,40 +1,29 @@
 """What every page shares: the page's frame, the session's run files, the picked run, and the empty state.
 
-Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Uploads are written to a private
-folder of the session under their own hash and deleted when the session ends. Names of files and their words are data:
-they are shown as plain text, never as markup.
+Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Names of files and their words are
+data: they are shown as plain text, never as markup.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-import re
-import shutil
-import tempfile
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import streamlit as st
 
-from validation.cache import Cache
+from ui.address import remember, restore
+from ui.hints import hint
+from ui.library import Library, Source, library
+from ui.live import follow, is_training, live_badge
+from ui.settings import ROOT
+from ui.words import plain, sentence
 from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
-from validation.judge import Judgement, judge
+from validation.judge import Judgement
 from validation.series import Run
-from validation.sets import is_set
-from validation.sources import read_sources
 
-ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
-RUNS = Path(os.environ.get("PRISMATIC_RUNS", ROOT / "build" / "runs"))
-MAX_FILES = 200
-LOOK_EVERY = 3.0  # seconds between two looks at a run that is being trained
-STALE_AFTER = 600.0  # seconds without a new row
+__all__ = ["Library", "Source", "plain", "sentence"]  # what pages and tests take from here as well
+
 PAGES = {
     "app.py": "Home",
     "pages/1_Dynamics.py": "Dynamics",
@@ -47,37 +36,8 @@ PAGES = {
 SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
 COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
 TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A run file of this session: where it is, what it is called, and whether it is our own private copy."""
-
-    path: Path
-    name: str
-    uploaded: bool = False
-
-
-@dataclass
-class Library:
-    """The run files that this session has chosen, in the order in which they came."""
-
-    sources: list[Source] = field(default_factory=list)
-    generation: int = 0
-    """Part of the uploader's key: a new one empties the widget and frees what it held."""
-
-    def add(self, source: Source) -> None:
-        """Add a file once."""
-        if source.path not in {known.path for known in self.sources}:
-            self.sources.append(source)
-
-
-def library() -> Library:
-    """This session's library."""
-    if "library" not in st.session_state:
-        st.session_state.library = Library()
-    found: Library = st.session_state.library
-    return found
+TELL_EVERY = 0.1  # seconds between two movements of a progress bar
+SHOWN_REJECTED = 3
 
 
 def frame(title: str) -> None:
@@ -90,6 +50,7 @@ def frame(title: str) -> None:
         st.stop()
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label)
+    restore()
 
 
 def _must_log_in() -> bool:
@@ -103,7 +64,7 @@ def _must_log_in() -> bool:
 
 def shell(title: str) -> tuple[Judgement, Run]:
     """The frame of a page about one run: its title, and the run picked in the sidebar. Stops where there is no run."""
-    judgement = shell_of_all(title)
+    judgement = _judged_or_stop(title)
     run = pick_run(judgement)
     introduce(run)
     return judgement, run
@@ -111,8 +72,15 @@ def shell(title: str) -> tuple[Judgement, Run]:
 
 def shell_of_all(title: str) -> Judgement:
     """The frame of a page about all chosen runs. Stops where there is none."""
+    judgement = _judged_or_stop(title)
+    remember(judgement, _picked(judgement))
+    return judgement
+
+
+def _judged_or_stop(title: str) -> Judgement:
     frame(title)
     st.title(title)
+    hint(title)
     if not library().sources:
         empty_state()
         st.stop()
@@ -137,84 +105,65 @@ def introduce(run: Run) -> None:
         if not run.finished:
             st.badge("provisional", color="blue", help="The run has not reached its planned end.")
         if is_training(run):
-            _how_live(run)
+            live_badge(run)
         elif run.facts.get("exit_state") in ("crashed", "interrupted"):
             st.badge(str(run.facts["exit_state"]), color="orange", help="The run ended before its planned end.")
         if run.is_positive_control:
             st.badge("positive control: the effect was put in by hand", color="orange")
 
 
-def _how_live(run: Run) -> None:
-    """Whether a run that has not ended still grows; of an upload nothing can be known but its last row."""
-    wall = run.step_column("wall_time")
-    wall = wall[np.isfinite(wall)]
-    age = time.time() - float(wall[-1]) if len(wall) else math.inf
-    if age < STALE_AFTER:
-        st.badge("training", color="green", help=f"Newest row {max(age, 0):.0f} s ago; this page follows the run.")
-    else:
-        when = f"{age / 60:,.0f} minutes ago" if math.isfinite(age) else "at an unknown time"
-        st.badge("stale", color="gray", help=f"The run never ended, and its newest row was written {when}.")
-
-
 def pick_run(judgement: Judgement) -> Run:
     """The run that this page is about, by its id, which is safe to show; remembered from page to page."""
     runs = {run.run: run for run in judgement.runs}
-    if len(runs) == 1:
-        return judgement.runs[0]
-    names = list(runs)
+    picked = _picked(judgement)
+    if len(runs) > 1:
+        names = list(runs)
+        picked = st.sidebar.selectbox("Run", names, index=names.index(picked))
+        st.session_state.picked_run = picked
+        st.sidebar.text(runs[picked].name)
+    remember(judgement, picked)
+    return runs[picked]
+
+
+def _picked(judgement: Judgement) -> str:
+    """The run that was picked before, or the first one."""
     remembered = st.session_state.get("picked_run")
-    chosen = st.sidebar.selectbox("Run", names, index=names.index(remembered) if remembered in names else 0)
-    st.session_state.picked_run = chosen
-    st.sidebar.text(runs[chosen].name)
-    return runs[chosen]
+    return str(remembered) if remembered in {run.run for run in judgement.runs} else judgement.runs[0].run
 
 
 def empty_state() -> None:
     """What to do when there is nothing to show yet."""
     st.info("No run yet. Train one, then choose its `dynamics.db` on the home page:")
-    st.code(TRAIN, language="bash")
+    st.code(TRAIN, language=None, wrap_lines=True)
     st.page_link("app.py", label="Go to the home page, or see an example there")
-
-
-Key = tuple[Source, int, int]
 
 
 def judged() -> Judgement:
     """The judgement of every file in the library; files are read again only when they have changed."""
-    keys = _keys()
-    judgement = _judged(keys, tuple(sorted(changed().items())))
-    _watch(judgement, keys)
+    chosen, bar = library(), st.empty()
+    keys = chosen.keys()
+    # A run that goes on is read on in a moment: no bar for that, or the page would jump every few seconds.
+    progress = None if chosen.knows(keys) else _moving(bar)
+    judgement = chosen.judged(keys, tuple(sorted(changed().items())), progress)
+    bar.empty()
+    follow(judgement, keys)
     return judgement
 
 
-def _keys() -> tuple[Key, ...]:
-    """Each chosen file with what changes when it is written: time and size."""
-    keys = []
-    for source in library().sources:
-        try:
-            state = source.path.stat()
-            keys.append((source, state.st_mtime_ns, state.st_size))
-        except OSError:
-            keys.append((source, 0, 0))
-    return tuple(keys)
+def _moving(bar: st.delta_generator.DeltaGenerator) -> Callable[[int, int], None]:
+    """A progress bar to be told how many of how many files were read."""
+    bar.progress(0.0, "Opening the files")
+    moved = time.monotonic()
 
+    def tell(done: int, total: int) -> None:
+        nonlocal moved
+        if done < total and time.monotonic() - moved < TELL_EVERY:
+            return
+        moved = time.monotonic()
+        text = f"Reading {done + 1:,} of {total:,}" if done < total else f"Judging {total:,} read"
+        bar.progress(done / max(total, 1), text)
 
-def _watch(judgement: Judgement, seen: tuple[Key, ...]) -> None:
-    """While a chosen run is being trained: look every few seconds whether its file has grown, and show it then."""
-    if not any(is_training(run) for run in judgement.runs) or all(source.uploaded for source, _, _ in seen):
-        return
-
-    @st.fragment(run_every=LOOK_EVERY)
-    def look() -> None:
-        if _keys() != seen:
-            st.rerun()
-
-    look()
-
-
-def is_training(run: Run) -> bool:
-    """Whether the file says that its run has not come to an end."""
-    return run.facts.get("exit_state") == "running"
+    return tell
 
 
 def changed() -> dict[str, float]:
@@ -223,42 +172,15 @@ def changed() -> dict[str, float]:
     return found
 
 
-@st.cache_resource(scope="session", max_entries=4, show_spinner="Reading and judging…")
-def _judged(keys: tuple[Key, ...], thresholds: tuple[tuple[str, float], ...]) -> Judgement:
-    # A set is known by its place, a file by its place and the name to show.
-    chosen = [source.path if is_set(source.path) else (source.path, source.name) for source, _, _ in keys]
-    # Our own copies cannot change under us; files on disk may still be written by a training run.
-    private = {source.path for source, _, _ in keys if source.uploaded}
-    # What an upload held goes with the session, as the upload does: not into the user's own cache.
-    return judge(*read_sources(chosen, private=private, cache=cache()), dict(thresholds))
-
-
-@st.cache_resource(scope="session", show_spinner=False)
-def cache() -> Cache:
-    """What this session has read: it goes on with the files of runs that are being trained where it ended before."""
-    return Cache(spool_folder() / "cache")
-
-
-@st.cache_resource(scope="session", on_release=shutil.rmtree, show_spinner=False)
-def spool_folder() -> Path:
-    """A private folder for this session's uploads, removed when the session ends."""
-    return Path(tempfile.mkdtemp(prefix="prismatic-"))
-
-
-def spool(upload: Any) -> Source:
-    """Write an upload to the session's folder under its hash: its own name never becomes a path."""
-    data = upload.getbuffer()
-    path = spool_folder() / f"{hashlib.sha256(data).hexdigest()}.db"
-    if not path.exists():
-        path.write_bytes(data)
-    return Source(path, str(upload.name), uploaded=True)
-
-
 def show_rejected(judgement: Judgement) -> None:
     """Each file that could not be read, with what was seen, why, and what to do."""
-    for finding in judgement.findings:
-        if finding.run is None:
-            show_finding(finding)
+    rejected = [finding for finding in judgement.findings if finding.run is None]
+    for finding in rejected[:SHOWN_REJECTED]:
+        show_finding(finding)
+    if more := rejected[SHOWN_REJECTED:]:
+        with st.expander(f"{len(more):,} more that could not be read"):
+            for finding in more:
+                show_finding(finding)
 
 
 def show_finding(finding: Finding) -> None:
@@ -271,16 +193,6 @@ def show_finding(finding: Finding) -> None:
         st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
         st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
         st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
-
-
-def plain(text: str) -> str:
-    """A sentence of our own for st.markdown, in which brackets, stars and underscores are what they are."""
-    return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]|_", lambda match: f"&#{ord(match[0])};", text)
-
-
-def sentence(text: str) -> str:
-    """The same as a sentence with its capital and its full stop."""
-    return plain(text[:1].upper() + text[1:]) + "."
 
 
 def status_badge(status: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui.shell import COLORS, plain, sentence, show_finding, status_badge
+from ui.shell import COLORS, show_finding, status_badge
+from ui.words import plain, sentence
 from validation import charts
 from validation.claims import CLAIMS, Claim
 from validation.judge import Judgement

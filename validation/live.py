@@ -48,7 +48,7 @@ class Live:
         place, earlier = _place(path), self._known.pop(path, None)
         answer = _rest(child, path, name, earlier) if earlier and earlier.place == place else None
         about, tables = answer or halves.ask(child, path, name, immutable=False)
-        if about["reached"] and _is_running(about, tables):
+        if about["reached"] and is_running(about, tables):
             self._known[path] = _Reading(place, about["reached"], tables, about["notes"])
             while len(self._known) > MOST_FILES:
                 del self._known[next(iter(self._known))]
@@ -58,7 +58,7 @@ class Live:
 def _rest(child: Child, path: Path, name: str, earlier: _Reading) -> Answer | None:
     """The file by what is known of it and what is new; None where it has to be read whole."""
     about, tables = child.ask(path, name, immutable=False, since=earlier.reached.last)
-    if not about["reached"] or not _is_running(about, tables) or _went_back(tables, earlier.reached.mark):
+    if not about["reached"] or not is_running(about, tables) or _went_back(tables, earlier.reached.mark):
         return None
     for table in earlier.reached.last:
         whole = _continued(earlier.tables[table], tables.get(table))
@@ -95,7 +95,7 @@ def _went_back(tables: Mapping[str, pa.Table], mark: int) -> bool:
     return len(since) > MOST_EVENTS or any(code in REPLACING for code in since["code"].to_pylist())
 
 
-def _is_running(about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bool:
+def is_running(about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bool:
     """Whether it is our own file, of a run that has not ended."""
     facts = tables.get("run")
     if about["application_id"] != schema.APPLICATION_ID or facts is None or facts.num_columns < 2:

@@ -1,0 +1,105 @@
+"""Alerts to an address of the operator's: once per run and diagnostic of a server, from a thread of their own.
+
+Nothing that happens here reaches a page: what cannot be sent is counted and told to the log.
+"""
+
+from __future__ import annotations
+
+import html
+import http.client
+import json
+import logging
+import queue
+import threading
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from validation.diagnostics import Finding
+
+LOG = logging.getLogger("prismatic.alerts")
+TIMEOUT = 5.0  # seconds for one attempt
+ATTEMPTS, PAUSE = 3, 5.0  # seconds between two attempts
+MOST_WAITING = 1000
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The operator named one address, and no other one is asked."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Alerts:
+    """Sends alerts to one address, in the order in which they came; `failed` counts those that did not arrive."""
+
+    def __init__(self, url: str, *, timeout: float = TIMEOUT, pause: float = PAUSE) -> None:
+        self.failed = 0
+        self._url, self._timeout, self._pause = url, timeout, pause
+        self._told: set[tuple[str, str]] = set()
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(MOST_WAITING)
+        self._lock = threading.Lock()
+        self._opener = urllib.request.build_opener(_NoRedirect)
+        threading.Thread(target=self._send_all, name="prismatic-alerts", daemon=True).start()
+
+    def tell(self, run: str, finding: Finding) -> None:
+        """Send this once, however often and by however many sessions it is told. `run` tells runs apart for good."""
+        with self._lock:
+            if (run, finding.id) in self._told:
+                return
+            self._told.add((run, finding.id))
+        try:
+            self._waiting.put_nowait(message(finding))
+        except queue.Full:
+            self._fail("too many alerts are waiting")
+
+    def wait(self) -> None:
+        """Until everything that was told was sent, or given up."""
+        self._waiting.join()
+
+    def _send_all(self) -> None:
+        while True:
+            body = self._waiting.get()
+            try:
+                self._send(body)
+            except Exception as error:
+                self._fail(f"{type(error).__name__}: {error}")
+            finally:
+                self._waiting.task_done()
+
+    def _send(self, body: dict[str, Any]) -> None:
+        """Try a few times where trying again may help. Raises what the last attempt raised."""
+        request = urllib.request.Request(
+            self._url, json.dumps(body).encode(), {"Content-Type": "application/json", "User-Agent": "prismatic"}
+        )
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self._opener.open(request, timeout=self._timeout):
+                    return
+            except (OSError, http.client.HTTPException) as error:
+                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+                if refused or attempt == ATTEMPTS:
+                    raise
+            threading.Event().wait(self._pause)
+
+    def _fail(self, why: str) -> None:
+        self.failed += 1
+        # Only the host: the rest of the address may be a secret.
+        LOG.warning("alert not sent to %s (%d so far): %s", urlsplit(self._url).hostname, self.failed, why)
+
+
+def message(finding: Finding) -> dict[str, Any]:
+    """What is posted. `text` is what chat programs show; they take <, > and & for markup of their own."""
+    text = f"Prismatic: run {finding.run}: {finding.symptom}. {finding.evidence}. Fix: {finding.fix}."
+    return {
+        "schema": "prismatic-alert/1",
+        "text": html.escape(text, quote=False),
+        "run": finding.run,
+        "diagnostic": finding.id,
+        "severity": finding.severity,
+        "symptom": finding.symptom,
+        "evidence": finding.evidence,
+        "cause": finding.cause,
+        "fix": finding.fix,
+    }

@@ -1,0 +1,97 @@
+"""The server around the pages: headers that tell browsers what a page may do, and an end for what sessions leave.
+
+Streamlit's own page has one inline script, which is allowed by its hash. Vega compiles its expressions ('unsafe-eval'),
+and Streamlit's components set styles in place ('unsafe-inline' for styles); nothing comes from another host, and
+nothing goes to one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import streamlit
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit import config
+from streamlit.runtime import get_instance
+
+from ui import library
+from ui.settings import take_arguments
+
+LOOK_SECONDS = 2.0  # between two looks for sessions that are gone
+
+
+def content_security_policy() -> str:
+    """The policy of every page."""
+    page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
+    inline = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
+    allowed = {
+        "default-src": "'self'",
+        "script-src": " ".join(["'self'", "'unsafe-eval'", *(f"'sha256-{own}'" for own in hashes)]),
+        "style-src": "'self' 'unsafe-inline'",
+        "img-src": "'self' data: blob:",
+        "font-src": "'self' data:",
+        "connect-src": "'self'",
+        "worker-src": "'self' blob:",
+        "object-src": "'none'",
+        "base-uri": "'self'",
+        "form-action": "'self'",
+        "frame-ancestors": "'self'",
+    }
+    return "; ".join(f"{directive} {sources}" for directive, sources in allowed.items())
+
+
+class Headers:
+    """Adds the security headers to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.headers = [
+            (b"content-security-policy", content_security_policy().encode()),
+            (b"referrer-policy", b"same-origin"),  # the address of a page names runs
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                known = {name for name, _ in self.headers}
+                others = [header for header in message["headers"] if header[0].lower() not in known]
+                message = {**message, "headers": [*others, *self.headers]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_: Any) -> AsyncIterator[None]:
+    """From the server's start to its end."""
+    watching = asyncio.create_task(_close_left())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        library.close_all()
+
+
+async def _close_left() -> None:
+    """Remove the uploads of sessions that Streamlit has forgotten too."""
+    seconds = float(config.get_option("server.disconnectedSessionTTL")) + LOOK_SECONDS
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.to_thread(library.close_left, get_instance().is_active_session, seconds)
+
+
+def server(script: str) -> dict[str, Any]:
+    """What `st.App` needs for this script. Raises ConfigError for a setting that cannot be: no server starts then."""
+    take_arguments(sys.argv[1:])
+    return {"script_path": script, "middleware": [Middleware(Headers)], "lifespan": lifespan}
