@@ -102,7 +102,13 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         NotARun,
         "expected a zip archive with run files (*.db or *.sqlite), found one with: {names}",
         "another archive was chosen, or the runs in it are packed once more",
-        "Pack the dynamics.db files, or the folder build/runs",
+        "Pack the dynamics.db files, the folder build/runs, or the whole folder of a set",
+    ),
+    "bad_set": (
+        NotASet,
+        "expected a sound set of runs, found damage ({problem})",
+        "a part of it is missing, or was changed by a copy or an upload",
+        "Pack its whole folder again, or write it anew with `python -m validation compact RUNS... -o DIR`",
     ),
     "damaged_zip": (
         Truncated,

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from prismatic import schema
 from validation import halves
-from validation.archives import is_archive, unpacked
+from validation.archives import Member, is_archive, unpacked
 from validation.child import Child
 from validation.dialects import in_our_words
 from validation.errors import Limits, RunFileError, rejection, shown
@@ -168,9 +168,23 @@ def _read_archive(
                 _read(child, member.path, member.name, known, cache, private=True)
             except RunFileError as error:
                 rejected.append(Rejected(member.name, path, error))
-            for place in range(before, len(known.runs)):
-                run = known.runs[place]
-                known.runs[place] = replace(run, path=path, notes=(*run.notes, *member.notes))
+            if len(known.runs) > before:
+                _as_its_own_file(known, member, path)
+
+
+def _as_its_own_file(known: _Known, member: Member, archive: Path) -> None:
+    """The newest run as what its archive says of it: a run of a set is the one that its own file would be."""
+    run, sha256 = known.runs.pop(), member.said_sha256
+    known.ids.discard(run.run)
+    last, twin = len(known.runs), known.places.get(sha256, len(known.runs))
+    if twin < last and known.runs[twin].wide.equals(run.wide):
+        if known.places.get(run.sha256) == last:
+            del known.places[run.sha256]
+        return
+    if sha256 and run.run.startswith(run.sha256[:9]):  # it is called after no hash of its own
+        run = replace(run, run=own_id(sha256[:9], known.ids))
+    known.ids.add(run.run)
+    known.runs.append(replace(run, path=archive, notes=(*run.notes, *member.notes)))
 
 
 def _find(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path, str, str]]:

@@ -4,6 +4,7 @@
 reader.py it can write no file: what it unpacks goes to stdout, as messages of a JSON line each, some with bytes after:
 
     {"member": name, "beside": [...]}       a run file of the archive begins; beside: its -wal and -journal there
+    {"member": name, "set": n, "part": p}   or a file of the n-th set in the archive, at its place p in the set
     {"bytes": count}                        and so many bytes of it follow
     {"done": null}                          it is whole; else the code and facts of why it is not
     {"end": null, "zips": n, ...}           the archive ends; else why it cannot be opened
@@ -12,6 +13,7 @@ reader.py it can write no file: what it unpacks goes to stdout, as messages of a
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 import zlib
@@ -23,6 +25,10 @@ RUN_SUFFIXES = (".db", ".sqlite", ".sqlite3", ".db3")
 BESIDE = ("-wal", "-journal")
 CHECKPOINT = ("data.pkl", "constants.pkl")  # what torch.save() puts into its zip
 SHOWN = 20
+MARK = "prismatic-set.json"
+# The files of a set, as sets.py writes them: nothing else of it is unpacked.
+PART = re.compile(MARK.replace(".", "[.]") + r"|[a-z]{4,12}/perturbation_scale=[\w.+-]{1,24}/part-\d{5}[.]parquet")
+SETS, PARTS = 8, 2000  # in one archive
 
 
 class Reject(Exception):
@@ -33,14 +39,15 @@ class Reject(Exception):
         self.code, self.details = code, details
 
 
-def confine(limits: dict[str, Any]) -> None:
+def confine(limits: dict[str, Any], *, threads: bool = False) -> None:
     """Gives up for good what unpacking needs not, as reader.py does; an LZMA member may ask for gigabytes."""
     try:
         import resource
     except ImportError:  # Windows: the parent's timer and its own counts remain
         return
     seconds = int(limits["seconds"]) + 2
-    most = {"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 16, "NPROC": 0, "CORE": 0, "CPU": seconds}
+    most = {"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 64 if threads else 16, "CORE": 0, "CPU": seconds}
+    most |= {} if threads else {"NPROC": 0}
     for name, value in most.items():
         try:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
@@ -97,22 +104,38 @@ def send(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: dict[str, Any
     return size
 
 
+def of_sets(entries: list[zipfile.ZipInfo]) -> Iterator[tuple[zipfile.ZipInfo, int, str]]:
+    """The files of each set, with the set's number and their place in it."""
+    names = [entry.filename for entry in entries]
+    roots = [name.removesuffix(MARK) for name in names if name == MARK or name.endswith("/" + MARK)]
+    for number, root in enumerate(roots[:SETS]):
+        for entry in entries:
+            part = entry.filename.removeprefix(root)
+            if entry.filename.startswith(root) and PART.fullmatch(part):
+                yield entry, number, part
+
+
 def unpack(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Sends every run file of the archive; answers what else the archive holds."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
         runs = [entry for entry in entries if is_run(entry)]
-        if not runs:
+        parts = list(of_sets(entries))
+        if not runs and not parts:
             checkpoint = any(last_part(name) in CHECKPOINT for name in names)
             raise Reject(
                 "checkpoint" if checkpoint else "zip_without_runs", names=[name[:60] for name in names[:SHOWN]]
             )
-        if len(runs) > limits["members"]:
+        if len(runs) > limits["members"] or len(parts) > PARTS:
             raise Reject("too_large", limit="members")
         there, spent = {name.lower() for name in names}, 0
-        for entry in runs:
-            say({"member": entry.filename[:1000], "beside": [s for s in BESIDE if entry.filename.lower() + s in there]})
+        asked: list[tuple[zipfile.ZipInfo, dict[str, Any]]] = [
+            (entry, {"beside": [suffix for suffix in BESIDE if entry.filename.lower() + suffix in there]})
+            for entry in runs
+        ]
+        for entry, about in asked + [(entry, {"set": number, "part": part}) for entry, number, part in parts]:
+            say({"member": entry.filename[:1000], **about})
             try:
                 spent += send(archive, entry, limits, spent)
                 say({"done": None})
