@@ -28,14 +28,14 @@ def main() -> None:
     """Answers one request."""
     request = json.loads(sys.stdin.buffer.readline())
     sys.path += request["packages"]
-    from validation.unpacker import confine, say
+    from validation.unpacker import Reject, confine, say
 
     confine(request["limits"], threads=True)
     try:
         say({"end": None, "zips": 0, **convert(request["path"], request["limits"])})
-    except MemoryError:
-        say({"end": ["too_large", {"limit": "memory_bytes"}]})
     except Exception as error:  # whatever a hostile set may provoke
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+            error = Reject("too_large", limit="memory_bytes")
         problem = str(getattr(error, "evidence", "") or error)[:200] or type(error).__name__
         say({"end": [getattr(error, "code", "bad_set"), getattr(error, "details", {"problem": problem})]})
     sys.stdout.buffer.flush()
