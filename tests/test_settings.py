@@ -6,7 +6,7 @@ import pytest
 import streamlit as st
 
 from prismatic.errors import ConfigError
-from ui.settings import Settings, settings, take_arguments
+from ui.settings import ROOT, Settings, settings, take_arguments
 
 HOOK = "https://chat.example/hooks/secret"
 
@@ -18,8 +18,11 @@ def nothing_set(monkeypatch):
     monkeypatch.setattr(st, "secrets", {})
 
 
-def test_without_a_word_of_the_operator_the_defaults_hold():
-    assert settings() == Settings()
+def test_without_a_word_of_the_operator_the_runs_are_those_that_are_trained_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert settings() == Settings(runs=(tmp_path / "build" / "runs", ROOT / "build" / "runs"))
+    monkeypatch.chdir(ROOT)
+    assert settings() == Settings(runs=(ROOT / "build" / "runs",))
 
 
 def test_the_file_sets_and_the_environment_goes_over_it(monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ NAMES = ("runs", "session_files", "session_megabytes", "alert_url")
 class Settings:
     """What holds for every session of this server."""
 
-    runs: tuple[Path, ...] = (ROOT / "build" / "runs",)
+    runs: tuple[Path, ...]
     """Folders of runs that everyone may pick. They are only read."""
     session_files: int = 200
     session_megabytes: int = 2000
@@ -39,11 +39,10 @@ def settings() -> Settings:
     found = {**_of_the_file(), **_of_the_environment()}
     if unknown := sorted({*found} - {*NAMES}):
         raise ConfigError(f"[prismatic] in secrets.toml: unknown {', '.join(unknown)}; known are {', '.join(NAMES)}.")
-    default = Settings()
     return Settings(
-        runs=_folders(found["runs"]) if "runs" in found else default.runs,
-        session_files=_count("session_files", found.get("session_files", default.session_files)),
-        session_megabytes=_count("session_megabytes", found.get("session_megabytes", default.session_megabytes)),
+        runs=_folders(found.get("runs") or _where_runs_are_trained()),
+        session_files=_count("session_files", found.get("session_files", Settings.session_files)),
+        session_megabytes=_count("session_megabytes", found.get("session_megabytes", Settings.session_megabytes)),
         alert_url=_address(found.get("alert_url", "")),
     )
 
@@ -68,6 +67,11 @@ def _of_the_file() -> Mapping[str, object]:
 def _of_the_environment() -> Mapping[str, object]:
     there = {name: os.environ.get(f"PRISMATIC_{name.upper()}") for name in NAMES}
     return {name: value for name, value in there.items() if value}
+
+
+def _where_runs_are_trained() -> list[str]:
+    """The trainer's own folder: where the server was started, and beside the app, which is often the same."""
+    return [str(place / "build" / "runs") for place in (Path.cwd(), ROOT)]
 
 
 def _folders(value: object) -> tuple[Path, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,11 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _app(options: Sequence[str]) -> int:
-    # The app's own folder is not where the user's runs are.
-    runs = os.environ.get("PRISMATIC_RUNS") or str(Path("build/runs").absolute())
-    command = [sys.executable, "-m", "streamlit", "run", str(app_file()), *options]
     try:
-        return subprocess.call(command, env=os.environ | {"PRISMATIC_RUNS": runs})
+        return subprocess.call([sys.executable, "-m", "streamlit", "run", str(app_file()), *options])
     except KeyboardInterrupt:
         return 130
 

@@ -40,7 +40,7 @@ def glance(paths: Iterable[Path], *, limits: Limits | None = None) -> list[Glanc
             found.append(Glance(path, state.st_mtime, state.st_size))
     found.sort(key=lambda one: (-one.written, one.path))
     recent = [one for one in found if time.time() - one.written < STALE_AFTER][:MOST]
-    with contextlib.closing(Child(limits or Limits(seconds=2.0))) as child:
+    with contextlib.closing(Child(limits or Limits(seconds=5.0))) as child:
         live = {one.path for one in recent if _says_running(child, one.path)}
     return [Glance(one.path, one.written, one.size, training=one.path in live) for one in found]
 
