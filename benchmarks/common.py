@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,15 @@ class Skips:
 
 def arguments(about: str | None, quick: str) -> argparse.Namespace:
     """The options that each of these benchmarks has."""
+    return options(about, quick).parse_args()
+
+
+def options(about: str | None, quick: str) -> argparse.ArgumentParser:
+    """The same for a benchmark that has more."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    return parser.parse_args()
+    return parser
 
 
 def tracker_environment(name: str) -> Path:
@@ -122,6 +127,17 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> Iterator[threa
         yield timer
     finally:
         timer.cancel()
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process and its children hold now; pages that they share count for each."""
+    own = 0
+    with suppress(OSError, IndexError, ValueError):  # it may end meanwhile
+        process = Path(f"/proc/{pid}")
+        own = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        children = [child for file in process.glob("task/*/children") for child in file.read_text().split()]
+        own += sum(resident(int(child)) for child in children)
+    return own
 
 
 def judged(at_least: Sequence[Limit], at_most: Sequence[Limit]) -> list[dict[str, Any]]:

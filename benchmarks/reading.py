@@ -55,6 +55,7 @@ from common import (
     environment,
     judged,
     kill_after,
+    resident,
     tracker_environment,
 )
 from common import TRACKERS as REQUIREMENTS
@@ -327,17 +328,6 @@ class Memory(threading.Thread):
     def stop(self) -> None:
         self._over.set()
         self.join()
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold now; pages that they share count for each."""
-    own = 0
-    with suppress(OSError, IndexError, ValueError):  # it may end meanwhile
-        process = Path(f"/proc/{pid}")
-        own = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        children = [child for file in process.glob("task/*/children") for child in file.read_text().split()]
-        own += sum(resident(int(child)) for child in children)
-    return own
 
 
 # -- The measurements --------------------------------------------------------------------------------------------------

@@ -1,0 +1,326 @@
+"""What a researcher waits for in the app, in a real browser, and whether twenty at once get in each other's way.
+
+    python benchmarks/app.py [--quick] [--load-seconds N] [--json FILE]
+
+The server is a fresh `streamlit run app.py`, the browser a headless Chromium with a private context per visitor. A page
+is *complete* when its script has run to its end and nothing in it has changed and no canvas, which charts and tables
+are, has been painted for half a second: seconds are from the click to the last of those changes, so drawing counts. A
+page's first visit in a session and later ones are apart: the goal is on the later ones' median, of the slowest page.
+
+Bytes are all bodies and websocket frames that reach the browser from the click on. The run of the large chart has a
+million rows of four experts, twelve tier norms; it is judged before the clock starts, as a reader's own run is when he
+comes to its chart, and the chart has been drawn once.
+
+The sessions of the load are websocket clients (app_client.py): twenty browsers would fill the machine by themselves.
+Each uploads two runs of its own and walks through all pages, with a few seconds of reading in between, until the time
+is over. An error is anything that a script, the browser's console or the server's log complains of, or a page without
+the session's own runs. Mixed data is the id of another session's run in any frame. Memory is resident bytes of the
+server and its children: before, when one session has come, seen all and been forgotten, and after all twenty have.
+
+Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/app.json. `--quick` is one round,
+a fifth of the rows, 20 seconds of load and a server that forgets sooner: for a look, not a figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import itertools
+import math
+import random
+import shutil
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app_browser import FLAGS, Server, served, visitor
+from app_client import Client, client
+from app_files import DATA, large_run, small_run
+from common import ROOT, Skips, conclude, judged, options
+from playwright.async_api import Browser, async_playwright
+
+RESULTS = ROOT / "benchmarks" / "results" / "app.json"
+NOW = DATA / "now"  # logs and runs of this time
+SESSIONS = 20
+READING = (3.0, 9.0)  # seconds between two clicks of one of them
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is measured."""
+
+    rounds: int
+    rows: int
+    """of the run with the large chart"""
+    load_seconds: float
+    forget_after: int
+    """seconds after which the server forgets a session that has gone: Streamlit's own 120, or less"""
+
+
+FULL = Work(rounds=5, rows=1_000_000, load_seconds=300.0, forget_after=120)
+QUICK = Work(rounds=1, rows=200_000, load_seconds=20.0, forget_after=2)
+
+
+@dataclass
+class Report(Skips):
+    """Everything measured, in seconds and bytes."""
+
+    start: list[float] = field(default_factory=list)
+    torch: bool = False
+    uploads: dict[str, list[float]] = field(default_factory=dict)
+    first: dict[str, list[float]] = field(default_factory=dict)
+    later: dict[str, list[float]] = field(default_factory=dict)
+    chart: list[float] = field(default_factory=list)
+    chart_bytes: list[int] = field(default_factory=list)
+    brush: list[float] = field(default_factory=list)
+    brush_bytes: list[int] = field(default_factory=list)
+    uploads_under_load: list[float] = field(default_factory=list)
+    under_load: list[float] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    """Measure, print, and say which goals hold."""
+    parser = options(__doc__, "one round, few rows, 20 seconds of load")
+    parser.add_argument("--load-seconds", type=float, metavar="N", help="how long the twenty sessions stay")
+    chosen = parser.parse_args()
+    work = QUICK if chosen.quick else FULL
+    if chosen.load_seconds is not None:
+        work = Work(work.rounds, work.rows, chosen.load_seconds, work.forget_after)
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        print("no Chromium on the PATH: `apt-get install chromium` brings one")
+        return 2
+    report = Report(versions={name: importlib.metadata.version(name) for name in ("streamlit", "altair", "playwright")})
+    asyncio.run(measure(chromium, work, report))
+    print_tables(work, report)
+    figures = {name: value for name, value in vars(report).items() if name not in ("skipped", "versions")}
+    target = chosen.json or (None if chosen.quick else RESULTS)
+    return conclude(goals(work, report), {"work": vars(work)} | figures, report, quick=chosen.quick, to=target)
+
+
+async def measure(chromium: str, work: Work, report: Report) -> None:
+    """Everything, one after the other: what is timed is timed alone."""
+    shutil.rmtree(NOW, ignore_errors=True)
+    large = large_run(work.rows)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        report.versions["chromium"] = browser.version
+        for number in range(max(2, work.rounds)):
+            await time_start(browser, report, number)
+        async with served(NOW / "alone.log", large.parent.parent) as server:
+            for number in range(work.rounds):
+                await time_uploads(browser, server, report, number)
+            await time_pages(browser, server, work, report)
+            await time_chart(browser, server, work, report)
+            report.torch |= server.has_loaded("torch")
+        report.errors += server.complaints()
+        await browser.close()
+    await load(work, report)
+
+
+def new_run(run: str, **about: Any) -> Path:
+    """A run whose bytes no server has seen."""
+    (NOW / run).mkdir(parents=True)
+    return small_run(NOW / run / "dynamics.db", run, **about)
+
+
+# -- One visitor -------------------------------------------------------------------------------------------------------
+
+
+async def time_start(browser: Browser, report: Report, number: int) -> None:
+    """From the command to the first words in a browser that has never been there."""
+    async with served(NOW / f"start-{number}.log", NOW / "no-runs") as server, visitor(browser, server) as guest:
+        await guest.arrive()
+        report.start.append(time.perf_counter() - server.started)
+        await guest.complete()
+        report.torch |= server.has_loaded("torch")
+        report.errors += guest.errors
+
+
+async def time_uploads(browser: Browser, server: Server, report: Report, number: int) -> None:
+    """Runs of 1 MB whose bytes the server has not seen: one with many rows, one with many layers."""
+    for kind, steps, layers in (("many rows", 4000, 1), ("many layers", 580, 4)):
+        path = new_run(f"{0xB000000 + 16 * number + layers:09x}", seed=number, steps=steps, layers=layers)
+        async with visitor(browser, server) as guest:
+            await guest.arrive()
+            await guest.complete()
+            verdict, _ = await guest.upload(path)
+            report.uploads.setdefault(kind, []).append(verdict)
+            report.errors += guest.errors
+
+
+async def time_pages(browser: Browser, server: Server, work: Work, report: Report) -> None:
+    """Every page of a session with four runs of 1 MB, two of them with nothing perturbed."""
+    files = [new_run(f"{0xC000000 + n:09x}", seed=10 + n, steps=580, layers=4, scale=float(n < 2)) for n in range(4)]
+    async with visitor(browser, server) as guest:
+        await guest.arrive()
+        await guest.complete()
+        await guest.upload(*files)
+        names = await guest.pages()
+        for times in (report.first, *[report.later] * max(2, work.rounds)):
+            for name in (*names[1:], names[0]):
+                times.setdefault(name, []).append(await guest.visit(name))
+        report.errors += guest.errors + ["a page shows an exception"] * await guest.failures()
+
+
+async def time_chart(browser: Browser, server: Server, work: Work, report: Report) -> None:
+    """The chart of the large run, and a range of it chosen with the brush."""
+    async with visitor(browser, server) as guest:
+        await guest.arrive()
+        await guest.complete()
+        await guest.choose(f"{work.rows:09x}")
+        await guest.visit("Dynamics")
+        for _ in range(max(2, work.rounds)):
+            for other in ("Diagnostics", "Runs", "Diagnostics"):  # until the browser no longer has the chart's data
+                await guest.visit(other)
+            report.chart.append(await guest.visit("Dynamics"))
+            report.chart_bytes.append(guest.received)
+        for _ in range(max(2, work.rounds)):
+            report.brush.append(await guest.brush())
+            report.brush_bytes.append(guest.received)
+        report.errors += guest.errors
+
+
+# -- Twenty sessions ---------------------------------------------------------------------------------------------------
+
+
+class Researcher:
+    """Whoever has two runs of his own, and the words by which they are known."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.steps = 150 + number
+        self.runs = [f"{0xA000000 + 16 * number + seed:09x}" for seed in range(2)]
+        self.files = [
+            new_run(run, seed=100 * number + seed, steps=self.steps, layers=2) for seed, run in enumerate(self.runs)
+        ]
+
+
+async def load(work: Work, report: Report) -> None:
+    """All sessions at once, and what is left of them in the server afterwards."""
+    everybody = [Researcher(number) for number in range(SESSIONS + 1)]
+    async with served(
+        NOW / "load.log", NOW / "no-runs", f"--server.disconnectedSessionTTL={work.forget_after}"
+    ) as server:
+        *guests, first = everybody
+        await stay(server, first, everybody, 0.0, report)
+        report.memory["before"] = await forgotten(server, work)
+        watch = asyncio.create_task(highest(server))
+        await asyncio.gather(*(stay(server, guest, everybody, work.load_seconds, report) for guest in guests))
+        report.memory["sessions open"] = server.memory
+        watch.cancel()
+        report.memory |= {"highest": await watch, "after": await forgotten(server, work)}
+    report.errors += server.complaints()
+
+
+async def stay(server: Server, own: Researcher, everybody: list[Researcher], seconds: float, report: Report) -> None:
+    """One session: upload, and walk through the pages for so long, or once through all."""
+    dice = random.Random(own.number)
+    foreign = [run.encode() for other in everybody if other is not own for run in other.runs]
+    try:
+        async with client(server, foreign) as session:
+            report.uploads_under_load.append(await session.upload(*own.files))
+            names, until = list(session.pages), time.perf_counter() + seconds
+            for place in itertools.count(own.number):
+                if time.perf_counter() > until and (seconds or place == own.number + len(names)):
+                    break
+                name = names[place % len(names)]
+                report.under_load.append(await session.visit(name))
+                check(session, own, name, report)
+                if name == "Runs":
+                    await session.press("Ask")
+                    check(session, own, name, report)
+                await asyncio.sleep(dice.uniform(*READING) if seconds else 0)
+            report.errors += [f"session {own.number}: {error}" for error in session.errors]
+            report.mixed += [f"session {own.number} saw {word.decode()}" for word in session.seen]
+    except Exception as error:  # what goes wrong with one session is an error of the load and not its end
+        report.errors.append(f"session {own.number}: {type(error).__name__}: {str(error)[:200]}")
+
+
+def check(session: Client, own: Researcher, name: str, report: Report) -> None:
+    """Whether the page is the session's own."""
+    of_one_run = [] if name == "Compare" else [f"{own.steps} logged steps"]
+    if not session.shows(*own.runs, *of_one_run):
+        report.errors.append(f"session {own.number}: {name} does not show its own runs")
+
+
+async def forgotten(server: Server, work: Work) -> int:
+    """Memory of the server when it has let go of all who left: it does so when another one leaves."""
+    await asyncio.sleep(work.forget_after + 1)
+    async with client(server):
+        pass
+    await asyncio.sleep(2)
+    return server.memory
+
+
+async def highest(server: Server) -> int:
+    """The most memory that the server takes until somebody cancels this."""
+    most = 0
+    try:
+        while True:
+            most = max(most, server.memory)
+            await asyncio.sleep(0.1)
+    except asyncio.CancelledError:
+        return most
+
+
+# -- What comes of it --------------------------------------------------------------------------------------------------
+
+
+def print_tables(work: Work, report: Report) -> None:
+    """A line per page, then the load."""
+    print(f"\n{'seconds':<24}{'first':>9}{'later':>9}{'slowest':>9}")
+    for name, times in report.later.items():
+        print(f"  {name:<22}{report.first[name][0]:>9.2f}{statistics.median(times):>9.2f}{max(times):>9.2f}")
+    print(f"large chart: {', '.join(f'{s:.2f} s' for s in report.chart)}; {max(report.chart_bytes):,} bytes")
+    print(f"brush: {', '.join(f'{s:.2f} s' for s in report.brush)}; {max(report.brush_bytes):,} bytes")
+    told = ", ".join(
+        f"{what} {spread(times)}"
+        for what, times in (("page", report.under_load), ("upload", report.uploads_under_load))
+    )
+    print(
+        f"{SESSIONS} sessions for {work.load_seconds:g} s, {len(report.under_load)} pages, seconds of scripts: {told}"
+    )
+    print("memory, MiB: " + ", ".join(f"{when} {size / 2**20:,.0f}" for when, size in report.memory.items()))
+    for line in (*report.errors[:10], *report.mixed[:10]):
+        print(f"wrong: {line}")
+
+
+def spread(times: list[float]) -> str:
+    """Median, 95th percentile and slowest."""
+    ordered = sorted(times) or [math.nan]
+    return f"{statistics.median(ordered):.2f} (95 % {ordered[int(0.95 * (len(ordered) - 1))]:.2f}, {ordered[-1]:.2f})"
+
+
+def goals(work: Work, report: Report) -> list[dict[str, Any]]:
+    """The limits."""
+    slowest = max(report.later, key=lambda name: statistics.median(report.later[name]), default="none")
+    memory = report.memory.get("after", math.nan) / report.memory.get("before", math.nan)
+    at_most = [
+        ("server start to first text, seconds", median(report.start), 2.5),
+        ("torch in the memory of the server", float(report.torch), 0),
+        *[(f"upload of 1 MB with {kind} to verdict, s", median(times), 2.0) for kind, times in report.uploads.items()],
+        (f"page switch, seconds; the slowest page is {slowest}", median(report.later.get(slowest, [])), 0.5),
+        (f"chart of {work.rows:,} rows x 12 series, warm, seconds", median(report.chart), 1.5),
+        ("the same, KB received", max(report.chart_bytes, default=math.nan) / 1000, 300),
+        ("brush to redrawn, seconds", median(report.brush), 0.6),
+        (f"{SESSIONS} sessions for {work.load_seconds:g} s: errors", len(report.errors), 0),
+        ("the same, runs of other sessions seen", len(report.mixed), 0),
+        ("the same, memory afterwards as a multiple of before", memory, 1.2),
+    ]
+    return judged([], at_most)
+
+
+def median(figures: list[float]) -> float:
+    """NaN where nothing was measured."""
+    return statistics.median(figures) if figures else math.nan
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""The app's server as a process of its own, and visitors of it: pages of a real Chromium that time what they see."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, resident
+from playwright.async_api import Browser, CDPSession, Locator, Page
+
+HOST = "127.0.0.1"
+FLAGS = [  # as in tests/browser/conftest.py: nothing but this machine, and no look-ups that have to fail first
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}",
+]
+PATIENCE = 120_000  # milliseconds until a page counts as hanging
+QUIET = 500  # milliseconds without anything new after which a page is complete; more than the brush waits (200)
+# Stamps the last moment at which the reader did something, and at which anything was painted for it: what changes in
+# the page's own two columns, and every canvas, which charts and tables are. The toolbar's running man is no content.
+WATCH = """
+(() => {
+  const seen = (window.__seen = {did: 0, painted: 0});
+  for (const event of ["pointerup", "change"])
+    addEventListener(event, () => { seen.did = performance.now(); }, true);
+  const stamp = () => { seen.painted = performance.now(); };
+  for (const method of ["clearRect", "fillRect", "fill", "stroke", "fillText", "drawImage"]) {
+    const own = CanvasRenderingContext2D.prototype[method];
+    CanvasRenderingContext2D.prototype[method] = function (...all) { stamp(); return own.apply(this, all); };
+  }
+  const inside = (node) => (node.closest ? node : node.parentElement)
+    ?.closest("[data-testid=stMain], [data-testid=stSidebar]");
+  new MutationObserver((changes) => { if (changes.some((change) => inside(change.target))) stamp(); })
+    .observe(document, {childList: true, subtree: true, characterData: true});
+})()
+"""
+COMPLETE = """
+(quiet) => {
+  const app = document.querySelector("[data-testid=stApp]"), now = performance.now(), seen = window.__seen;
+  return app?.dataset.testScriptState === "notRunning" && !document.querySelector("[data-testid=stSkeleton]")
+    && now - Math.max(seen.painted, seen.did) > quiet && seen;
+}
+"""
+
+VERDICT = """
+() => [...document.querySelectorAll("h1, h2, h3")].some((title) => title.innerText.startsWith("Verdict:"))
+  && performance.now() - window.__seen.did
+"""
+
+
+class Server:
+    """`streamlit run app.py` on a free port; what it says goes into `log`."""
+
+    def __init__(self, log: Path, runs: Path, *options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        self.log, self.address = log, f"http://{HOST}:{port}"
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", *options]
+        command += [f"--server.port={port}", f"--server.address={HOST}"]
+        runs.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            environment = os.environ | {"PRISMATIC_RUNS": str(runs)}
+            self.started = time.perf_counter()
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+
+    async def listening(self) -> None:
+        """Wait until it takes connections. Raises RuntimeError if it ends instead."""
+        port = int(self.address.rpartition(":")[2])
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(HOST, port)
+                writer.close()
+                return
+            except OSError:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the server did not start: {self.log.read_text()}") from None
+                await asyncio.sleep(0.005)
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes of the server and its children."""
+        return resident(self.process.pid)
+
+    def has_loaded(self, package: str) -> bool:
+        """Whether the process has a library of that package in its memory, however it came there."""
+        return f"/{package}/" in Path(f"/proc/{self.process.pid}/maps").read_text()
+
+    def complaints(self) -> list[str]:
+        """Lines of its log that tell of an error."""
+        wrong = re.compile(r"error|exception|traceback|warning", re.IGNORECASE)
+        return [line for line in self.log.read_text().splitlines() if wrong.search(line)]
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@asynccontextmanager
+async def served(log: Path, runs: Path, *options: str) -> AsyncIterator[Server]:
+    """A server that takes connections, until the end of the block."""
+    server = Server(log, runs, *options)
+    try:
+        await server.listening()
+        yield server
+    finally:
+        server.stop()
+
+
+@dataclass
+class Visitor:
+    """One page in a private context: what it received, and what went wrong in it."""
+
+    page: Page
+    address: str
+    cdp: CDPSession
+    received: int = 0
+    """Bytes of bodies and frames, as sent; the websocket's are not packed."""
+    errors: list[str] = field(default_factory=list)
+
+    async def listen(self) -> None:
+        """Watch the page from now on."""
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.cdp.on("Network.loadingFinished", lambda event: self._count(int(event["encodedDataLength"])))
+        self.cdp.on("Network.webSocketFrameReceived", lambda event: self._frame(event["response"]))
+        await self.cdp.send("Network.enable")
+        await self.page.add_init_script(WATCH)
+
+    def _count(self, size: int) -> None:
+        self.received += size
+
+    def _frame(self, frame: dict[str, Any]) -> None:
+        binary = frame["opcode"] == 2
+        self._count(len(base64.b64decode(frame["payloadData"]) if binary else frame["payloadData"].encode()))
+
+    async def arrive(self) -> None:
+        """Open the home page, as far as its first words."""
+        await self.page.goto(self.address, wait_until="commit")
+        await self.main.get_by_role("heading").first.wait_for(timeout=PATIENCE)
+
+    @property
+    def main(self) -> Locator:
+        return self.page.get_by_test_id("stMain")
+
+    async def pages(self) -> list[str]:
+        """The names of the app's pages, as its sidebar lists them."""
+        return [
+            name.strip() for name in await self.page.get_by_test_id("stSidebar").get_by_role("link").all_inner_texts()
+        ]
+
+    async def visit(self, name: str) -> float:
+        """Go to a page by the sidebar; seconds from the click until it is complete."""
+        self.received = 0
+        await self.page.get_by_test_id("stSidebar").get_by_role("link", name=name, exact=True).click(timeout=PATIENCE)
+        return await self.complete()
+
+    async def upload(self, *files: Path) -> tuple[float, float]:
+        """Seconds until the verdict stands there, and until the page is complete."""
+        self.received = 0
+        await self.page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(files, timeout=PATIENCE)
+        return await self.verdict(), await self.complete()
+
+    async def verdict(self) -> float:
+        """Wait for it; seconds since the reader did something."""
+        handle = await self.page.wait_for_function(VERDICT, timeout=PATIENCE, polling="raf")
+        return float(await handle.json_value()) / 1000
+
+    async def choose(self, run: str) -> None:
+        """Pick a run of the server's own folder on the home page."""
+        await self.page.get_by_role("combobox").first.click()
+        await self.page.get_by_role("option", name=re.compile(run)).click()
+        await self.page.keyboard.press("Escape")
+        await self.verdict()
+
+    async def brush(self) -> float:
+        """Drag over the middle of the overview; seconds from letting go until everything is drawn anew."""
+        chart = self.main.get_by_test_id("stVegaLiteChart").first
+        await chart.scroll_into_view_if_needed()
+        box = await chart.bounding_box()
+        assert box is not None
+        y = box["y"] + 0.4 * box["height"]
+        await self.page.mouse.move(box["x"] + 0.4 * box["width"], y)
+        await self.page.mouse.down()
+        await self.page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)
+        self.received = 0
+        await self.page.mouse.up()
+        return await self.complete()
+
+    async def complete(self) -> float:
+        """Wait until the page is quiet; seconds between what the reader did last and what was painted last."""
+        handle = await self.page.wait_for_function(COMPLETE, arg=QUIET, timeout=PATIENCE, polling=50)
+        seen = await handle.json_value()
+        return max(0.0, seen["painted"] - seen["did"]) / 1000
+
+    async def failures(self) -> int:
+        """How many exceptions the page shows."""
+        return await self.page.get_by_test_id("stException").count()
+
+
+@asynccontextmanager
+async def visitor(browser: Browser, server: Server) -> AsyncIterator[Visitor]:
+    """A visitor with nothing in its caches, who has opened nothing yet."""
+    context = await browser.new_context(viewport={"width": 1280, "height": 1600})
+    try:
+        page = await context.new_page()
+        found = Visitor(page, server.address, await context.new_cdp_session(page))
+        await found.listen()
+        yield found
+    finally:
+        await context.close()
