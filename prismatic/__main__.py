@@ -1,4 +1,4 @@
-"""python -m prismatic train | sweep | runs | snapshot | migrate | schema"""
+"""python -m prismatic train | sweep | runs | snapshot | migrate | import | schema"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prismatic.errors import PrismaticError
+from prismatic.trackers.command import add_import
 
 if TYPE_CHECKING:
     from prismatic.runfiles import RunSummary
@@ -89,6 +90,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     migrate = commands.add_parser("migrate", help="upgrade run files of earlier schema versions; originals are kept")
     migrate.add_argument("which", nargs="+", metavar="RUN", help="a run file, its folder, or a run's hash")
     migrate.set_defaults(run=_migrate)
+
+    add_import(commands)
 
     schema = commands.add_parser("schema", help="print what a run file holds: tables, columns, units")
     schema.set_defaults(run=_schema)

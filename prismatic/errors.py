@@ -6,7 +6,8 @@ PrismaticError
 ├── CorpusError     training text that cannot be read or is too short
 ├── CheckpointError a checkpoint that cannot be resumed from
 ├── SweepError      an engine for many runs that is not there or cannot be reached
-└── LoggerError     a dynamics.db that cannot be created or belongs to something else
+├── LoggerError     a dynamics.db that cannot be created or belongs to something else
+└── TrackerError    a file of another tracker that cannot be read, or holds nothing that is asked for
 """
 
 
@@ -36,3 +37,7 @@ class SweepError(PrismaticError, RuntimeError):
 
 class LoggerError(PrismaticError, OSError):
     """The run file cannot be created, or the path holds something else."""
+
+
+class TrackerError(PrismaticError, ValueError):
+    """The files of another tracker cannot be read, or hold no gradient norm of an expert."""
