@@ -6,6 +6,8 @@ import pytest
 from prismatic.config import RunConfig, parse_config
 from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run, with_norms
+from validation.advice import of_run
+from validation.claims import BY_CHANCE, CLAIMS, INCONCLUSIVE, Claim
 from validation.judge import singly, summed_up
 from validation.series import Run
 
@@ -102,3 +104,27 @@ def test_sham_runs_and_positive_controls_need_no_advice():
 def test_two_seeds_ask_for_more():
     runs = [Run(**{**vars(configured(simulated_run(seed=s), seed=s)), "run": f"run{s}"}) for s in range(2)]
     assert "at least 1 more seed; 3 to expect an answer" in named(advised(*runs))["more_seeds"].text
+
+
+def test_what_experts_differ_by_by_chance_is_not_mended_by_more_steps():
+    run = configured(simulated_run(steps=300))
+    for because, longer in ((f"both sides: {BY_CHANCE}; seeds would decide", False), ("both sides", True)):
+        own = {name: Claim(name, INCONCLUSIVE, because) for name in CLAIMS}
+        ids = {one.id for one in of_run(run, own, None, [], Thresholds())}
+        assert ("train_longer" in ids) is longer
+
+
+def test_a_run_that_the_trainer_did_not_make_is_not_told_its_options():
+    facts = {"config.seed": 1, "config.perturbation_scale": 1.0, "config.sparsity": 0.1, "mixture": "top_k"}
+    for run in (simulated_run(divergence=0.6, facts=facts), simulated_run(steps=90, facts=facts)):
+        advice = advised(run)
+        assert advice
+        assert not [one for one in advice if one.options or one.line or "--set" in one.text]
+    assert "role of a control" in named(advised(simulated_run(divergence=0.6, facts=facts)))["add_control"].text
+
+
+def test_parallel_gradients_of_experts_that_nothing_merges_are_told_so():
+    run = simulated_run(collinear=True, routing_ratio=2.3, facts={"mixture": "outputs"})
+    text = named(advised(run))["see_direction"].text
+    assert "parallel to expert 0's" in text
+    assert "merge" not in text

@@ -51,7 +51,7 @@ class View:
 VIEWS = {
     "Tier norms": View(
         "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, dark "
-        "the middle. A line's height holds the routing share and the scale of the loss as well: read the verdict, not "
+        "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, not "
         "the height."
     ),
     "By tier": View("The same lines, one panel per tier."),

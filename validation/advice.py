@@ -9,7 +9,7 @@ import numpy as np
 
 from prismatic.thresholds import Thresholds
 from validation.across import TREATED
-from validation.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise, counted
+from validation.claims import BY_CHANCE, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise, counted
 from validation.diagnostics import COLLAPSED_SHARE, ERROR, Finding
 from validation.mixtures import merged_once, missing_control, unseen_direction
 from validation.series import Run
@@ -109,7 +109,7 @@ def _confounded(run: Run, own: dict[str, Claim], findings: Sequence[Finding]) ->
 
 def _short(run: Run, own: dict[str, Claim], limits: Thresholds) -> Iterator[Advice]:
     """More points where points are what is missing."""
-    if not any(claim.status == INCONCLUSIVE for claim in own.values()):
+    if not any(claim.status == INCONCLUSIVE and BY_CHANCE not in claim.because for claim in own.values()):
         return
     log_freq = run.number("log_freq") or run.number("config.log_freq") or 1
     usable = int(run.after_warmup(limits.warmup).sum())

@@ -14,6 +14,7 @@ from validation.attribution import Selection
 from validation.envelope import places
 from validation.evidence import Evidence, evidence_of
 from validation.looks import at_look
+from validation.mixtures import beyond
 from validation.series import Run
 from validation.statistics import BATCHES, Array, Estimate, batch_means
 
@@ -53,12 +54,12 @@ def behind(run: Run, expert: int, runs: Sequence[Run], limits: Thresholds) -> di
     found = {"awakening": _level(e, "awakening", e.did, "Bottom tier's gain beyond the middle tier", e.gained, True)}
     found["awakening"] = _with_margins(found["awakening"], max(math.log(limits.awakening_ratio), e.spread("did")))
     name = max(e.divergence, key=lambda one: _seen(e, one).low)
-    beyond = f"beyond routing and {e.control.told}" if e.control else "beyond routing"
-    title = f"Direction (1 - cosine) {beyond}" if e.directional else f"{name.capitalize()} norm {beyond}"
+    past = beyond(e.run, e.control.told if e.control else None)
+    title = f"Direction (1 - cosine){past}" if e.directional else f"{name.capitalize()} norm{past}"
     level = _level(e, "divergence", e.divergence[name], title, e.level(name), not e.directional)
     sides = (e.margin,) if e.directional else (e.margin, -e.margin)  # a size may differ either way
     found["divergence"] = _with_margins(level, *sides)
-    found["sustainment"] = _thirds(e, f"Divergence {beyond}")
+    found["sustainment"] = _thirds(e, f"Divergence{past}")
     return {claim: one for claim, one in found.items() if np.isfinite(one.values).any()}
 
 

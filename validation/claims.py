@@ -11,6 +11,8 @@ from validation.statistics import Estimate
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 CONFOUNDED, INVALID = "confounded", "invalid"
 CLAIMS = ("awakening", "divergence", "sustainment")
+BY_CHANCE = "that is how much experts differ by chance"
+"""Why a claim is undecided that no further steps would decide."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from validation import series
 from validation.as_written import as_written
 from validation.attribution import Selection
 from validation.claims import (
+    BY_CHANCE,
     CONFOUNDED,
     INCONCLUSIVE,
     REFUTED,
@@ -255,7 +256,7 @@ def _undecided(effect: Estimate, size: str, margin: float, threshold: float) -> 
     """Why it is undecided, and how much longer the run would have to be."""
     told = f"{size} reaches to both sides of {threshold:.3g}"
     if effect.spread > abs(effect.mid - margin):
-        return f"{told}: that is how much experts differ by chance; seeds or more experts would decide, not more steps"
+        return f"{told}: {BY_CHANCE}; seeds or more experts would decide, not more steps"
     if effect.effective < 2:
         return f"{told}; neighbouring steps are so alike that only an enormous effect could decide"
     more = more_points(effect, margin)
