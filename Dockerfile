@@ -1,5 +1,6 @@
 # The app for a team: docker build -t prismatic . && docker run -p 8501:8501 -v /your/runs:/runs:ro prismatic
-# Runs are read and never written; uploads and what was read live in /tmp of the container.
+# Runs are read and never written; uploads live in /tmp of the container until their session ends.
+# What else can be set stands in docs/serving.md: -v /your/secrets.toml:/app/.streamlit/secrets.toml:ro
 FROM python:3.12-slim
 WORKDIR /app
 COPY requirements-app.txt .

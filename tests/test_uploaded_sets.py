@@ -65,12 +65,12 @@ def test_a_run_that_was_given_itself_is_not_read_again_from_a_set(tmp_path: Path
     assert [run.sha256 for run in found] == [run.sha256 for run in runs]
 
 
-def test_an_uploaded_folder_with_a_set_is_read_as_one(files, runs, tmp_path: Path, monkeypatch):
+def test_an_uploaded_folder_with_a_set_is_read_as_one(files, runs, tmp_path: Path):
     uploads = [upload(f"my runs/set/{name}", data) for name, data in files.items()]
     uploads += [upload("my runs/7/dynamics.db", write(simulated_run(steps=5), tmp_path / "7.db").read_bytes())]
     uploads += [upload("my runs/7/config.json", b"{}")]
     sources = spool_folder(uploads)
-    assert [source.name for source in sources] == ["set", "my runs/7/dynamics.db"]
+    assert [source.name for source in sources] == ["my runs/7/dynamics.db", "set"]
     found, rejected = read_files([(source.path, source.name) for source in sources])
     assert not rejected
     assert len(found) == len(runs) + 1

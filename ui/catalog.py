@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from validation.glance import glance
 from validation.sets import MARK
 
 EXAMPLES = ROOT / "examples"
-RUN_PLACES = ("dynamics.db", "*/dynamics.db", "*/*/dynamics.db")
-SET_PLACES = (MARK, f"*/{MARK}", f"*/*/{MARK}")
+RUN = "dynamics.db"
+DEPTH = 2  # folders between one of the server's and a run in it
 FRESH_SECONDS = 4  # for which all sessions share one look at the folders
 
 
@@ -36,7 +38,7 @@ class Entry:
     @property
     def source(self) -> Source:
         """What a session chooses when it picks this."""
-        name = f"{self.name}/{self.path.name}" if self.path.name == "dynamics.db" else self.name
+        name = f"{self.name}/{self.path.name}" if self.path.name == RUN else self.name
         return Source(self.path, name, key=self.key)
 
 
@@ -60,19 +62,37 @@ def by_key() -> dict[str, Entry]:
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=1, show_spinner=False)
 def _catalog(folders: tuple[Path, ...]) -> tuple[Entry, ...]:
-    home = {path: folder for folder in reversed(folders) for place in RUN_PLACES for path in folder.glob(place)}
+    home = {path: folder for folder in reversed(folders) for path in _find(folder, DEPTH)}
     found: dict[str, Entry] = {}
-    for one in glance(home):
-        folder = home[one.path]
-        entry = Entry(
-            *_names(one.path.parent, folder, found), one.path, folder.name, one.written, one.size, one.training
-        )
-        found[entry.key] = entry
-    for folder in folders:
-        for mark in sorted(path for place in SET_PLACES for path in folder.glob(place)):
-            key, name = _names(mark.parent, folder, found)
-            found[key] = Entry(key, f"set: {name}", mark.parent, folder.name, mark.stat().st_mtime)
+    for one in glance(path for path in home if path.name == RUN):
+        names = _names(one.path.parent, home[one.path], found)
+        found[names[0]] = Entry(*names, one.path, home[one.path].name, one.written, one.size, one.training)
+    for mark in sorted(path for path in home if path.name == MARK):
+        key, name = _names(mark.parent, home[mark], found)
+        found[key] = Entry(key, f"set: {name}", mark.parent, home[mark].name, _written(mark))
     return tuple(sorted(found.values(), key=lambda entry: (not entry.training, -entry.written, entry.key)))
+
+
+def _find(folder: Path, depth: int) -> Iterator[Path]:
+    """Run files and marks of sets; inside a run or a set nothing more is looked for."""
+    try:
+        with os.scandir(folder) as listed:
+            entries = list(listed)
+    except OSError:  # not there, or not ours to read
+        return
+    own = [entry for entry in entries if entry.name in (RUN, MARK)]
+    yield from (Path(entry.path) for entry in own)
+    if depth and not own:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _find(Path(entry.path), depth - 1)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it was taken away just now
+        return 0.0
 
 
 def _names(place: Path, folder: Path, taken: dict[str, Entry]) -> tuple[str, str]:

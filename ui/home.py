@@ -14,7 +14,7 @@ from ui.catalog import Entry, catalog, examples
 from ui.hints import hint
 from ui.library import Source, library, spool, spool_folder
 from ui.settings import settings
-from ui.shell import TRAIN, frame, introduce, judged, pick_run, show_rejected
+from ui.shell import SHOWN_REJECTED, TRAIN, frame, introduce, judged, pick_run, show_rejected
 from ui.views import claim_cards, findings_summary, headline, runs_table
 from ui.words import plain
 from validation.judge import Judgement
@@ -54,9 +54,10 @@ def answer() -> None:
             library().sources = []
             forget()
             _renew()
-    show_rejected(judgement)
     if not judgement.runs:
+        show_rejected(judgement)
         return
+    rejected_in_short(judgement)
     run = pick_run(judgement)
     introduce(run)
     headline(judgement, run)
@@ -70,6 +71,22 @@ def what_was_read(judgement: Judgement) -> str:
     runs, rejected = len(judgement.runs), len(judgement.rejected)
     told = f"{runs:,} {'run' if runs == 1 else 'runs'} read"
     return f"{told}, {rejected:,} {'file' if rejected == 1 else 'files'} rejected." if rejected else f"{told}."
+
+
+def rejected_in_short(judgement: Judgement) -> None:
+    """What could not be read, and why, in so few lines that the verdict of the others stays in sight."""
+    lines = [
+        f"{finding.symptom[:1].upper()}{finding.symptom[1:]}: {finding.evidence}. Fix: {finding.fix}."
+        for finding in judgement.findings
+        if finding.run is None
+    ]
+    if lines:
+        with st.container(border=True):
+            st.badge("not read", color="red")
+            st.text("\n".join(lines[:SHOWN_REJECTED]))
+            if lines[SHOWN_REJECTED:]:
+                with st.expander(f"{len(lines) - SHOWN_REJECTED:,} more"):
+                    st.text("\n".join(lines[SHOWN_REJECTED:]))
 
 
 def first_steps() -> None:
@@ -168,7 +185,7 @@ def choose_on_disk() -> None:
         height=250 if len(shown) > 5 else "auto",
         column_config={
             "size, MB": st.column_config.NumberColumn(format="%.1f"),
-            "written": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
+            "written, UTC": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
         },
     ).selection.rows
     sources = [shown[row].source for row in picked if row < len(shown)]
@@ -188,7 +205,7 @@ def _row(entry: Entry, several_folders: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"run": entry.name, "state": "training" if entry.training else ""}
     if several_folders:
         row["folder"] = entry.folder
-    return row | {"written": written, "size, MB": entry.size / 2**20 if entry.size else None}
+    return row | {"written, UTC": written, "size, MB": entry.size / 2**20 if entry.size else None}
 
 
 def _listing(generation: int) -> Sequence[Entry]:

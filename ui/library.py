@@ -26,6 +26,7 @@ from validation.runs import Rejected, RunFile
 from validation.sets import MARK, is_set
 from validation.sources import read_sources
 
+RUNS = (".db", ".sqlite", ".sqlite3", ".db3", ".zip")  # what is read from an uploaded folder
 JUDGEMENTS = 4  # that a session keeps: of other thresholds, or of a run a moment ago
 
 Key = tuple["Source", int, int]
@@ -160,15 +161,12 @@ def spool(upload: Any) -> Source:
 
 
 def spool_folder(uploads: Sequence[Any]) -> list[Source]:
-    """The files of an uploaded folder; a set in it becomes one archive, since its files mean something together."""
+    """The run files of an uploaded folder, then its sets, each as one archive: its files mean something together."""
     marks = [str(upload.name) for upload in uploads if str(upload.name).rpartition("/")[2] == MARK]
-    roots = [mark.removesuffix(MARK) for mark in marks]
-    sources = [_pack([one for one in uploads if str(one.name).startswith(root)], root) for root in roots]
-    rest = [one for one in uploads if not str(one.name).startswith(tuple(roots))]
-    return sources + [spool(upload) for upload in rest if str(upload.name).lower().endswith(RUNS)]
-
-
-RUNS = (".db", ".sqlite", ".sqlite3", ".db3", ".zip")
+    roots = tuple(mark.removesuffix(MARK) for mark in marks)
+    own = [one for one in uploads if not str(one.name).startswith(roots)]
+    runs = [spool(one) for one in own if str(one.name).lower().endswith(RUNS)]
+    return runs + [_pack([one for one in uploads if str(one.name).startswith(root)], root) for root in roots]
 
 
 def _pack(uploads: Sequence[Any], root: str) -> Source:
