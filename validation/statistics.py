@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Array = NDArray[np.float64]
 BATCHES = 20
@@ -255,6 +255,8 @@ def dose_response(values_SD: Array, doses_D: Array, *, alpha: float = 0.05) -> T
 
     Raises ValueError for fewer than two seeds or three doses.
     """
+    from scipy import stats  # as much to load as the app itself: only where somebody asks
+
     values_SD, doses_D = np.asarray(values_SD, dtype=np.float64), np.asarray(doses_D, dtype=np.float64)
     if values_SD.shape[0] < 2 or values_SD.shape[1] < 3:
         raise ValueError(f"a trend needs two seeds and three doses; there are {values_SD.shape}")
