@@ -79,11 +79,11 @@ def divergence(long: pd.DataFrame, style: Style = PLAIN, *, supported: float, re
     marks = pd.DataFrame(
         {"value": [supported, refuted], "label": [f"> {supported:g} diverges", f"< {refuted:g} does not"]}
     )
-    rules = alt.Chart(marks).mark_rule(strokeDash=[4, 4], opacity=0.7).encode(y="value:Q")
+    rules = alt.Chart(marks).mark_rule(strokeDash=[4, 4], opacity=0.7).encode(y=alt.Y("value:Q"))
     texts = (
         alt.Chart(marks)
         .mark_text(align="left", baseline="bottom", dx=4)
-        .encode(y="value:Q", x=alt.value(0), text="label:N")
+        .encode(y=alt.Y("value:Q"), x=alt.XValue(0), text=alt.Text("label:N"))
     )
     return _lines(
         data, "Divergence score (loss / weight)", style, log=True, extra=[rules, texts], include=[supported, refuted]
@@ -112,7 +112,7 @@ def loss(steps: np.ndarray, values: np.ndarray, style: Style = PLAIN) -> alt.Cha
         .encode(
             x=alt.X("step:Q", title=style.axis),
             y=alt.Y("loss:Q", title="Loss (nats per token)", scale=alt.Scale(zero=False)),
-            tooltip=["step", alt.Tooltip("loss:Q", format=".4f")],
+            tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("loss:Q", format=".4f")],
         )
     )
 
@@ -150,7 +150,7 @@ def interval(claim: Claim) -> alt.LayerChart | None:
     layers = [
         _mark_at(nothing).mark_rule(color=GREY, opacity=0.6).encode(x=x),
         _mark_at(claim.threshold).mark_rule(color=GREY, strokeDash=[4, 3], strokeWidth=2).encode(x=x),
-        own.mark_bar(height=8, color=GREY, opacity=0.5).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"),
+        own.mark_bar(height=8, color=GREY, opacity=0.5).encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q")),
         own.mark_point(filled=True, size=110, opacity=1, color=GREY).encode(x=x),
     ]
     # The height holds the axis too: the page fits the whole chart into it.
@@ -176,8 +176,9 @@ def _lines(
     values = data["value"].to_numpy(dtype=float, na_value=np.nan)
     finite = values[np.isfinite(values) & ((values > 0) if log else True)]
     log = log and len(finite) > 0
-    y = alt.Y("value:Q", title=title, scale=_scale([*finite, *include], log=log), axis=alt.Axis(format="~g"))
-    present = [name for name in SERIES if name in set(data["series"])]
+    y = alt.Y("value:Q", title=title, scale=_scale(np.append(finite, include), log=log), axis=alt.Axis(format="~g"))
+    there = set(data["series"].unique())
+    present = [name for name in SERIES if name in there]
     experts = sorted(data["expert"].unique(), key=int)
     color = alt.Color(
         "series:N", title="Expert and tier", scale=alt.Scale(domain=SERIES), legend=alt.Legend(values=present)
@@ -220,10 +221,10 @@ def _points(drawn: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     return [chart.mark_point(filled=True, size=22, clip=True).encode(x=x, y=y, color=color)] if lonely.any() else []
 
 
-def _scale(values: Sequence[float], *, log: bool) -> alt.Scale:
+def _scale(values: np.ndarray, *, log: bool) -> alt.Scale:
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if log:
-        return alt.Scale(type="log", domain=[min(values) / 1.4, max(values) * 1.4], clamp=True, nice=False)
-    low, high = (min(values), max(values)) if len(values) else (0.0, 1.0)
+        return alt.Scale(type="log", domain=[low / 1.4, high * 1.4], clamp=True, nice=False)
     return alt.Scale(domain=[min(low, 0.0), high if high > low else low + 1], nice=True)
 
 
@@ -248,7 +249,13 @@ def _rails(data: pd.DataFrame, values: np.ndarray, log: bool) -> list[alt.Chart]
                 alt.Chart(chosen)
                 .mark_point(shape=shape, filled=True, size=28, opacity=0.8, clip=True)
                 .encode(
-                    x="step:Q", y={"value": {"expr": place}}, color=color, tooltip=["step", "series", "expert", "what"]
+                    x=alt.X("step:Q"),
+                    y=alt.YValue(alt.ExprRef(place)),
+                    color=color,
+                    tooltip=[
+                        alt.Tooltip("step:Q"),
+                        *(alt.Tooltip(f"{name}:N") for name in ("series", "expert", "what")),
+                    ],
                 )
             )
     return marks
@@ -264,13 +271,20 @@ def _hover(data: pd.DataFrame) -> alt.Chart:
     columns = [name for name in wide.columns if name != "step"]
     # Short field names: brackets and dots in a field name are syntax to the chart.
     wide.columns = ["step", *(f"v{place}" for place in range(len(columns)))]
-    tooltip = ["step:Q", *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(columns))]
+    tooltip = [
+        alt.Tooltip("step:Q"),
+        *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(columns)),
+    ]
     near = alt.selection_point(
         name="hover", nearest=True, on="pointermove", fields=["step"], empty=False, clear="pointerout"
     )
     return (
         alt.Chart(wide)
         .mark_rule()
-        .encode(x="step:Q", opacity=alt.condition(near, alt.value(0.5), alt.value(0)), tooltip=tooltip)
+        .encode(
+            x=alt.X("step:Q"),
+            opacity=alt.OpacityValue(0, condition={"param": near.name, "empty": False, "value": 0.5}),
+            tooltip=tooltip,
+        )
         .add_params(near)
     )

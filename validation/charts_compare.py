@@ -44,8 +44,8 @@ def panels(means: pd.DataFrame, seeds: pd.DataFrame, shown: Sequence[str], cours
         lines = alt.Chart(runs.assign(told=[_told(value, log=log) for value in runs["value"]])).mark_line(
             strokeWidth=1, opacity=0.7, clip=True
         )
-        tooltip = ["run", "label", alt.Tooltip("told:N", title=COURSES[course].unit)]
-        drawn = lines.encode(x=axes.x, y=axes.y("value"), color=_COLOR, detail="run:N", tooltip=tooltip)
+        tooltip = [alt.Tooltip("run:N"), alt.Tooltip("label:N"), alt.Tooltip("told:N", title=COURSES[course].unit)]
+        drawn = lines.encode(x=axes.x, y=axes.y("value"), color=_COLOR, detail=alt.Detail("run:N"), tooltip=tooltip)
         labels = _labels(_ends(runs, ["run"]), axes, size=11)
         found.append(alt.LayerChart(layer=[*_mean(own, shown, course, axes), drawn, labels], height=PANEL))
     return found
@@ -94,7 +94,7 @@ def _mean(means: pd.DataFrame, shown: Sequence[str], course: str, axes: _Axes) -
     ]
     dashes = alt.Scale(domain=list(shown), range=[list(DASHES[i % PLACES]) for i in range(len(shown))])
     layers = [
-        base.mark_area(opacity=0.18, clip=True).encode(x=axes.x, y=axes.y("low"), y2="high:Q", color=_COLOR),
+        base.mark_area(opacity=0.18, clip=True).encode(x=axes.x, y=axes.y("low"), y2=alt.Y2("high:Q"), color=_COLOR),
         base.mark_line(strokeWidth=2.8, clip=True, point=means["place"].nunique() == 1).encode(
             x=axes.x,
             y=axes.y("mean"),
@@ -114,7 +114,7 @@ def _labels(ends: pd.DataFrame, axes: _Axes, *, size: int) -> alt.Chart:
     low, high = axes.domain
     placed = apart(ends["value"].to_numpy(dtype=float), LABEL_GAP * (high - low))
     text = alt.Chart(ends.assign(placed=placed)).mark_text(align="left", dx=5, fontSize=size)
-    return text.encode(x=axes.x, y=axes.y("placed"), text="label:N", color=_COLOR)
+    return text.encode(x=axes.x, y=axes.y("placed"), text=alt.Text("label:N"), color=_COLOR)
 
 
 def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart:
@@ -141,10 +141,10 @@ def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart
     seeds, over = alt.Chart(each), alt.Chart(means)
     ends = _ends(each.rename(columns={"scale": "middle"}), ["seed"]).rename(columns={"middle": "scale"})
     ends["place_of_label"] = apart(ends["value"].to_numpy(dtype=float), LABEL_GAP * (high - low))
-    tooltip = ["label", "scale", alt.Tooltip("told:N", title=unit)]
+    tooltip = [alt.Tooltip("label:N"), alt.Tooltip("scale:Q"), alt.Tooltip("told:N", title=unit)]
     layers = [
         seeds.mark_line(strokeWidth=1, opacity=0.6).encode(
-            x=x, y=alt.Y("value:Q", scale=scale, title=unit, axis=y_axis), color=color, detail="seed:N"
+            x=x, y=alt.Y("value:Q", scale=scale, title=unit, axis=y_axis), color=color, detail=alt.Detail("seed:N")
         ),
         seeds.mark_point(filled=True, size=35, opacity=0.8).encode(
             x=x, y=alt.Y("value:Q", scale=scale), color=color, tooltip=tooltip
@@ -152,13 +152,15 @@ def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart
         over.mark_line(strokeDash=[6, 4], strokeWidth=2, clip=True).encode(
             x=x, y=alt.Y("fitted:Q", scale=scale), color=color
         ),
-        over.mark_rule(strokeWidth=3, clip=True).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color),
+        over.mark_rule(strokeWidth=3, clip=True).encode(
+            x=x, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=color
+        ),
         over.mark_point(filled=True, shape="diamond", size=120, opacity=1).encode(
-            x=x, y=alt.Y("mean:Q", scale=scale), color=color, tooltip=["scale", "seeds"]
+            x=x, y=alt.Y("mean:Q", scale=scale), color=color, tooltip=[alt.Tooltip("scale:Q"), alt.Tooltip("seeds:Q")]
         ),
         alt.Chart(ends)
         .mark_text(align="left", dx=6, fontSize=11)
-        .encode(x=x, y=alt.Y("place_of_label:Q", scale=scale), text="label:N", color=color),
+        .encode(x=x, y=alt.Y("place_of_label:Q", scale=scale), text=alt.Text("label:N"), color=color),
     ]
     return alt.LayerChart(layer=layers, height=340)
 
@@ -178,14 +180,14 @@ def twins(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerC
     base = alt.Chart(data.assign(color="place 1", untreated=data["of the sham"]))
     sham = alt.Chart(data.assign(color="place 5", untreated=data["of the sham"]))
     tooltip = [
-        "run",
-        "sham",
-        "seed",
-        "scale",
+        alt.Tooltip("run:N"),
+        alt.Tooltip("sham:N"),
+        alt.Tooltip("seed:Q"),
+        alt.Tooltip("scale:Q"),
         *(alt.Tooltip(f"{n}:Q", format=".3~g") for n in ("estimate", "untreated")),
     ]
     layers = [
-        base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x, x2="untreated:Q", y=y, color=color),
+        base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x, x2=alt.X2("untreated:Q"), y=y, color=color),
         sham.mark_point(filled=False, size=70, strokeWidth=2).encode(
             x=alt.X("untreated:Q", scale=scale), y=y, color=color, tooltip=tooltip
         ),

@@ -65,15 +65,15 @@ def _scale(behind: Behind, rows: pd.DataFrame) -> alt.Scale:
 def _rule(value: float, label: str, dash: list[int], *, left: bool = False) -> list[alt.Chart]:
     """A line across, named at one end: at the other than a line that may be near."""
     data = pd.DataFrame({"value": [value], "label": [label]})
-    rule = alt.Chart(data).mark_rule(color=GREY, strokeDash=dash).encode(y="value:Q")
+    rule = alt.Chart(data).mark_rule(color=GREY, strokeDash=dash).encode(y=alt.Y("value:Q"))
     words = alt.Chart(data)
     text = (
         words.mark_text(align="left", baseline="bottom", dx=4, dy=-2, color=GREY)
         if left
         else words.mark_text(align="right", baseline="bottom", dx=-4, dy=-2, color=GREY)
     )
-    edge = alt.value(0) if left else {"value": {"expr": "width"}}
-    return [rule, text.encode(y="value:Q", x=edge, text="label:N")]
+    edge = alt.XValue(0 if left else "width")
+    return [rule, text.encode(y=alt.Y("value:Q"), x=edge, text=alt.Text("label:N"))]
 
 
 def _interval(behind: Behind) -> list[alt.Chart]:
@@ -83,10 +83,10 @@ def _interval(behind: Behind) -> list[alt.Chart]:
     low, mid, high = behind.level
     first, last = float(behind.batch_steps_B[0]), float(behind.batch_steps_B[-1])
     band = pd.DataFrame({"from": [first], "to": [last], "low": [low], "mid": [mid], "high": [high]})
-    chart = alt.Chart(band).encode(x="from:Q", x2="to:Q")
+    chart = alt.Chart(band).encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     return [
-        chart.mark_rect(color=INK, opacity=0.18, clip=True).encode(y="low:Q", y2="high:Q"),
-        chart.mark_rule(color=INK, strokeWidth=2, clip=True).encode(y="mid:Q"),
+        chart.mark_rect(color=INK, opacity=0.18, clip=True).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        chart.mark_rule(color=INK, strokeWidth=2, clip=True).encode(y=alt.Y("mid:Q")),
     ]
 
 
@@ -94,4 +94,5 @@ def _thirds(behind: Behind) -> list[alt.Chart]:
     if not behind.thirds:
         return []
     data = pd.DataFrame(behind.thirds, columns=["from", "to", "value"])
-    return [alt.Chart(data).mark_rule(color=INK, strokeWidth=4, clip=True).encode(x="from:Q", x2="to:Q", y="value:Q")]
+    rule = alt.Chart(data).mark_rule(color=INK, strokeWidth=4, clip=True)
+    return [rule.encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"), y=alt.Y("value:Q"))]

@@ -99,17 +99,20 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
     color = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=legend if len(present) > 1 else None)
     base = alt.Chart(data[data["value"].notna()])
     layers = [
-        base.mark_area(opacity=0.18, clip=True).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color),
+        base.mark_area(opacity=0.18, clip=True).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=color),
         base.mark_line(strokeWidth=1.7, point=len(data) <= 6, clip=True).encode(
             x=x,
             y=y,
             color=color,
-            tooltip=["step", "tier", alt.Tooltip("told:N", title=shown.unit)],
+            tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("tier:N"), alt.Tooltip("told:N", title=shown.unit)],
         ),
     ]
     if shown.centred:
         layers.insert(
-            0, alt.Chart(pd.DataFrame({"value": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(y="value:Q")
+            0,
+            alt.Chart(pd.DataFrame({"value": [0.0]}))
+            .mark_rule(color=GREY, strokeDash=[4, 4])
+            .encode(y=alt.Y("value:Q")),
         )
     if at is not None:
         span = pd.DataFrame({"step": [at[0]], "until": [at[1]]})
@@ -117,7 +120,7 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
             0,
             alt.Chart(span)
             .mark_rect(color=GREY, opacity=0.35, stroke=GREY, strokeWidth=1)
-            .encode(x="step:Q", x2="until:Q"),
+            .encode(x=alt.X("step:Q"), x2=alt.X2("until:Q")),
         )
     return alt.LayerChart(layer=layers, height=290)
 
@@ -145,8 +148,8 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
                 ),
             ),
             tooltip=[
-                "step",
-                "last_step",
+                alt.Tooltip("step:O"),
+                alt.Tooltip("last_step:O"),
                 alt.Tooltip("bin:O", title="log2 |gradient|"),
                 alt.Tooltip("share:Q", format=".1%"),
             ],
@@ -192,13 +195,15 @@ def left_out(left: Sequence[LeftOut], names: Sequence[int], status: str, estimat
     color = alt.Color("look:N", scale=alt.Scale(domain=SERIES), legend=None)
     base = alt.Chart(rows)
     marks = [
-        base.mark_rule(strokeWidth=2, clip=True).encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color),
+        base.mark_rule(strokeWidth=2, clip=True).encode(
+            x=x, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=color
+        ),
         base.mark_point(filled=True, opacity=1).encode(
             x=x,
             y=y,
             color=color,
-            shape=alt.condition("datum.turns", alt.value("diamond"), alt.value("circle")),
-            size=alt.condition("datum.turns", alt.value(130), alt.value(60)),
+            shape=alt.ShapeValue("circle", condition={"test": "datum.turns", "value": "diamond"}),
+            size=alt.SizeValue(60, condition={"test": "datum.turns", "value": 130}),
             tooltip=[
                 alt.Tooltip("layer:O", title="without layer"),
                 alt.Tooltip("status:N"),
