@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from ui.draw import draw
 from ui.dynamics import VIEWS, chosen_range, chosen_style, export, on_axis, scores
 from ui.shell import shell
 from validation import charts
@@ -37,7 +38,7 @@ drawn = {
     "Loss": lambda: [charts.loss(*VIEWS["Loss"].of_step(run, unit, steps), style)],
 }[view]()
 for place, chart in enumerate(drawn):
-    st.altair_chart(chart, key=f"dynamics-{view}-{place}", alt=f"{view} over {style.axis.lower()}")
+    draw(chart, key=f"dynamics-{view}-{place}", alt=f"{view} over {style.axis.lower()}")
 st.caption(VIEWS[view].hint + " Shift and scroll to zoom, drag to move, double-click to reset.")
 export(drawn, long, run, view)
 with st.expander("The numbers behind the chart"):

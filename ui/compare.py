@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from ui.draw import draw
 from ui.shell import plain, sentence
 from ui.views import number
 from validation import charts_compare, compare
@@ -117,9 +118,9 @@ def courses(judgement: Judgement, shown: dict[str, Group], course: str, show_see
         for place, (letter, chart) in enumerate(zip(names, charts, strict=True)):
             with columns[place % len(columns)]:
                 st.text(f"{letter}: {shown[letter].name} ({len(shown[letter].runs)} runs)")
-                st.altair_chart(chart, key=f"course-{letter}", alt=f"{alt}, group {letter}")
+                draw(chart, key=f"course-{letter}", alt=f"{alt}, group {letter}")
     else:
-        st.altair_chart(charts_compare.bands(means, names, course), key="courses", alt=f"{alt}, all groups")
+        draw(charts_compare.bands(means, names, course), key="courses", alt=f"{alt}, all groups")
     cut = f" At most {MOST_SEEDS} runs of a group are drawn." if len(drawn) < len(group_of) else ""
     st.caption(f"{COURSES[course].meaning}. Thick: mean over a group's runs; band: its 95 % interval over runs.{cut}")
 
@@ -149,9 +150,7 @@ def dose_response(judgement: Judgement) -> None:
                     help="Per unit of perturbation_scale: mean of the seeds' own slopes",
                 )
             each, means = compare.of_doses(dose, judgement.verdict.groups, judgement.runs)
-            st.altair_chart(
-                charts_compare.doses(dose, each, means), key=f"dose-{dose.title}", alt=f"{dose.claim} over scale"
-            )
+            draw(charts_compare.doses(dose, each, means), key=f"dose-{dose.title}", alt=f"{dose.claim} over scale")
             st.caption(sentence(dose.because))
     st.caption("Diamonds: mean over seeds with its 95 % interval. Dashed: the mean slope. Thin lines: single seeds.")
 
@@ -196,7 +195,7 @@ def beside_shams(judgement: Judgement) -> None:
     own = own.sort_values(["scale", "seed"])
     for unit, some in own.groupby("unit"):
         threshold = some["threshold"].iloc[0] if some["threshold"].nunique() == 1 else None
-        st.altair_chart(
+        draw(
             charts_compare.twins(some.head(MOST_PAIRS), str(unit), threshold),
             key=f"twins-{unit}",
             alt=f"{claim} of treated runs and of their sham runs",

@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.thresholds import Thresholds
+from ui.draw import draw
 from validation import charts
 from validation.charts import Style
 from validation.drawing import CONFIG, still
@@ -124,7 +125,7 @@ def chosen_range(run: Run) -> tuple[float, float] | None:
     if not np.isfinite(values).any():
         values, title = clean["middle_norm"], "Norm"
     drawn = places(values, 600)
-    event = st.altair_chart(
+    event = draw(
         charts.overview(run.steps[drawn], values[drawn], title),
         key=f"overview-{run.run}",
         on_select="rerun",

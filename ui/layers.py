@@ -11,6 +11,7 @@ import streamlit as st
 
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
+from ui.draw import draw
 from ui.shell import plain
 from ui.views import number
 from validation import charts_layers, heatmap
@@ -55,7 +56,7 @@ def _film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: s
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
         reach = heatmap.reach(table.values_KF, measure, margin)
-        st.altair_chart(
+        draw(
             charts_layers.heatmap(now, measure, reach, (layer, expert)),
             key="heatmap",
             on_select=_pick_cell,
@@ -143,7 +144,7 @@ def series_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple
         return
     role = seen.experts[expert].role
     st.caption(f"Expert {expert} is {role}. {MEASURES[measure].title} over the run; the bar marks the steps shown.")
-    st.altair_chart(
+    draw(
         charts_layers.cell_series(data, measure, role, span), key="cell", alt="This expert in this layer over the steps"
     )
 
@@ -162,7 +163,7 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
         st.caption("No histogram of this expert in this layer.")
         return
     chart = charts_layers.cell_histogram(data, "Size of an entry (loss / weight)")
-    st.altair_chart(chart, key="histogram", alt="Share of gradient entries by size, over the steps")
+    draw(chart, key="histogram", alt="Share of gradient entries by size, over the steps")
 
 
 def drivers(judgement: Judgement, run: Run, names: list[int]) -> None:
@@ -224,7 +225,7 @@ def driver(left: list[LeftOut], names: list[int], own: Claim) -> None:
     st.markdown(f"**{own.claim.capitalize()}** without each layer")
     st.write(told(left, names, own.status))
     if any(one.claim.estimate is not None for one in left):
-        st.altair_chart(
+        draw(
             charts_layers.left_out(left, names, own.status, own.estimate),
             key=f"left-out-{own.claim}",
             alt=f"Estimate of {own.claim} without each layer",

@@ -9,6 +9,7 @@ import streamlit as st
 
 from prismatic.errors import ConfigError
 from prismatic.thresholds import Thresholds, registered
+from ui.draw import draw
 from ui.shell import changed, plain, sentence, status_badge
 from validation.behind import behind
 from validation.charts_evidence import evidence as evidence_chart
@@ -54,7 +55,7 @@ def evidence(judgement: Judgement, run: Run) -> None:
                 status_badge(claims[name].status)
             st.caption(_path(claims[name]))
             if name in shown:
-                st.altair_chart(
+                draw(
                     evidence_chart(shown[name]),
                     key=f"evidence-{name}",
                     alt=f"Series, batch means, interval and threshold of {name} for expert {expert}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ui.draw import draw
 from ui.shell import COLORS, show_finding, status_badge
 from ui.words import plain, sentence
 from validation import charts
@@ -52,9 +53,7 @@ def claim_card(claim: Claim, written: Claim) -> None:
         )
         chart = charts.interval(claim)
         if chart is not None:
-            st.altair_chart(
-                chart, key=f"interval-{claim.claim}", alt=f"Interval of {claim.claim} against its threshold"
-            )
+            draw(chart, key=f"interval-{claim.claim}", alt=f"Interval of {claim.claim} against its threshold")
     st.write(sentence(claim.because))
     st.caption(f"As written: **{written.status}**. {sentence(written.because)}")
 
