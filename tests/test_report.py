@@ -168,7 +168,10 @@ def test_a_positive_control_says_so_in_its_first_line(capsys):
 
 
 def test_the_text_names_the_premise_both_readings_and_the_fix(capsys, tmp_path):
-    run, options = simulated_run(collinear=True, routing_ratio=2.3), {"config.router_type": "prismatic", "config.merge": "batch"}
+    run, options = (
+        simulated_run(collinear=True, routing_ratio=2.3),
+        {"config.router_type": "prismatic", "config.merge": "batch"},
+    )
     main(["check", str(write(run, tmp_path / "dynamics.db", **options))])
     text = capsys.readouterr().out
     assert text.startswith("CONFOUNDED: ")
