@@ -80,7 +80,20 @@ def test_runs_on_this_machine_are_picked_in_a_table_that_can_be_filtered(folder)
     assert len(at.dataframe[0].value) == 3
     at.text_input(key="filter").set_value("AB").run()
     assert at.dataframe[0].value["run"].tolist() == ["abababab1"]
+    at.button(key="read-picked").click().run()
+    assert not at.exception
+    assert "1 run read" in texts(at)
+    assert at.query_params["run"] == "abababab1"
+
+
+def test_more_runs_than_fit_are_not_read_at_once(folder, monkeypatch):
+    for name in ("aaaaaaaaa", "bbbbbbbbb"):
+        a_run(folder, name)
+    monkeypatch.setenv("PRISMATIC_SESSION_FILES", "1")
+    at = opened()
     assert at.button(key="read-picked").disabled
+    at.text_input(key="filter").set_value("aa").run()
+    assert at.button(key="read-picked").label == "Read all 1 shown"
 
 
 def test_runs_of_several_folders_are_told_apart_where_they_have_one_name(folder, tmp_path_factory, monkeypatch):

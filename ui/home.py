@@ -188,9 +188,8 @@ def choose_on_disk() -> None:
             "written, UTC": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
         },
     ).selection.rows
-    sources = [shown[row].source for row in picked if row < len(shown)]
+    sources, label = _meant(shown, picked)
     with st.container(horizontal=True):
-        label = f"Read {len(sources):,} picked" if sources else "Read what is picked"
         if st.button(label, disabled=not sources, key="read-picked", type="primary"):
             if too_many := beyond_limits(len(sources), 0):
                 st.error(too_many)
@@ -198,6 +197,16 @@ def choose_on_disk() -> None:
                 _choose(sources)
         if st.button("Look again", help="Runs that were added since this table was made"):
             _renew()
+
+
+def _meant(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[list[Source], str]:
+    """What the button reads, and what it is called: rows of the table can be picked by a pointer alone."""
+    if picked:
+        sources = [shown[row].source for row in picked if row < len(shown)]
+        return sources, f"Read {len(sources):,} picked"
+    if 0 < len(shown) <= settings().session_files:
+        return [entry.source for entry in shown], f"Read all {len(shown):,} shown"
+    return [], "Pick rows to read, or part of a name"
 
 
 def _row(entry: Entry, several_folders: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_a_page_follows_a_run_while_it_is_trained(page: Page, runs: Path):
         page.reload()
         settle(page)
         page.get_by_role("button", name=f"Follow {found[0].parent.name}").click(timeout=30_000)
-        expect(page.get_by_text("training", exact=True).first).to_be_visible()
+        expect(page.get_by_text("training", exact=True).first).to_be_visible(timeout=15_000)
         expect(page.get_by_text("provisional", exact=True).first).to_be_visible()
         before = logged_steps(page)
         page.wait_for_function(
