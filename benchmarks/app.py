@@ -172,9 +172,7 @@ async def time_pages(browser: Browser, server: Server, work: Work, report: Repor
 async def time_chart(browser: Browser, server: Server, work: Work, report: Report) -> None:
     """The chart of the large run, and a range of it chosen with the brush."""
     async with visitor(browser, server) as guest:
-        await guest.arrive()
-        await guest.complete()
-        await guest.choose(f"{work.rows:09x}")
+        await guest.follow(f"{work.rows:09x}")
         await guest.visit("Dynamics")
         for _ in range(max(2, work.rounds)):
             for other in ("Diagnostics", "Runs", "Diagnostics"):  # until the browser no longer has the chart's data

@@ -20,7 +20,7 @@ from prismatic import schema
 from prismatic.logger import DynamicsLogger
 
 DATA = BUILD / "app"
-MADE_BY = 1  # raise it when what is written here changes
+MADE_BY = 2  # raise it when what is written here changes
 ROLES = ("clean", "perturbed", "control", "perturbed")
 LOG_FREQ = 10
 Columns = dict[int, dict[str, np.ndarray]]
@@ -81,7 +81,7 @@ def layer_row(each: list[Columns], layer: int, expert: int, row: int) -> dict[st
 def facts(run: str, *, seed: int, steps: int, scale: float, experts: int) -> dict[str, object]:
     """What a run says about itself."""
     options = {"num_experts": experts, "seed": seed, "perturbation_scale": scale, "sparsity": 0.1, "merge": "example"}
-    about = {"run_hash": run, "planned_steps": steps * LOG_FREQ, "exit_state": "finished"}
+    about = {"run_hash": run, "planned_steps": (steps - 1) * LOG_FREQ + 1, "exit_state": "finished"}
     return about | {f"config.{option}": value for option, value in options.items()}
 
 
