@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -28,10 +29,12 @@ def run(options: argparse.Namespace) -> int:
         code: int = options.run(options)
         return code
     except PrismaticError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _is_first():  # of several processes all have it
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was logged is kept", file=sys.stderr)
+        if _is_first():
+            print("interrupted; what was logged is kept", file=sys.stderr)
         return 130
 
 
@@ -72,6 +75,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=("never", "allow", "must"),
         default="never",
         help="allow: go on with an earlier run of the same options; must: only that (default: never)",
+    )
+    train.add_argument(
+        "--parallel",
+        choices=("ddp", "fsdp2"),
+        help="how the processes of `torchrun --nproc-per-node=N -m prismatic train` share each batch",
     )
     train.set_defaults(run=_train)
     _add_sweep(commands, made_of)
@@ -160,7 +168,10 @@ def _train(options: argparse.Namespace) -> int:
         resume=options.resume,
         overwrite=options.overwrite,
         checkpoint_freq=max(0, options.checkpoint_freq),
+        parallel=options.parallel,
     )
+    if not _is_first():
+        return 0
     print(f"run {result.run_hash}: loss {result.loss:.3f}, held-out loss {result.held_out_loss:.3f} nats per byte")
     print(result.db_path)
     print(f"\nRead the verdict:  python -m validation check {result.db_path}\nor in the browser: streamlit run app.py")
@@ -171,6 +182,11 @@ def _sweep(options: argparse.Namespace) -> int:
     from prismatic.sweep import command
 
     return command.run(options)
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _runs(options: argparse.Namespace) -> int:

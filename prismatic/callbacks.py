@@ -25,17 +25,21 @@ from prismatic.dynamics import (
     layer_rows,
     measure,
     tiers_of,
-    with_weights,
 )
 from prismatic.errors import ConfigError, ModelError
 from prismatic.experts import mixture_of, roles_of
 from prismatic.harmless import harmless, say
 from prismatic.histograms import histogram_rows
 from prismatic.logger import DynamicsLogger
+from prismatic.measurable import require_measurable
+from prismatic.parallel import shared_logger
 from prismatic.probe import Probe, isolated_dynamics
+from prismatic.processes import processes
 from prismatic.router import Prismatic
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
+from prismatic.tiers import is_sharded
+from prismatic.weights import with_weights
 
 OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's own file, where hooks are called
 
@@ -51,6 +55,8 @@ class DynamicsLoggerCallback:
     These three happen only in steps that are logged.
     thresholds: what the verdict is to judge by, registered in the run file before the first step.
     mirror: a tracker that is to have the metrics as well, see `DynamicsLogger.mirror_to`.
+    Of processes that train a model together (torch.distributed) all must make one and call it alike: each measures a
+    part, and the first one writes.
     Raises ConfigError for a log_freq below 1, or a mirror that is no tracker.
     """
 
@@ -68,11 +74,7 @@ class DynamicsLoggerCallback:
     ):
         if log_freq < 1:
             raise ConfigError(f"log_freq = {log_freq!r} is not allowed; log every 1 or more steps.")
-        if not isinstance(logger, DynamicsLogger):
-            logger = DynamicsLogger(logger, mirror=mirror)
-        elif mirror is not None:
-            logger.mirror_to(mirror)
-        self.logger = logger
+        self.logger = shared_logger(logger, mirror=mirror)
         self.log_freq = log_freq
         self.probe_freq = probe_freq
         self.weight_freq = weight_freq
@@ -89,11 +91,7 @@ class DynamicsLoggerCallback:
         """
         routers = find_routers(model)
         try:
-            for router in routers:
-                _refuse_sharding_inside(router)
-                _refuse_different_shapes(router)
-                roles_of(router)
-            mixture = mixture_of(routers)
+            require_measurable(model, routers)
         except ModelError:
             self.logger.close()  # or the next try, in a notebook, would find the file taken
             raise
@@ -101,7 +99,8 @@ class DynamicsLoggerCallback:
         untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
-        known |= {"mixture": mixture} if mixture else {}
+        known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
+        known |= {"world_size": processes().size, "parallel": _parallel(model)}
         if self.logger.last_step is None:  # what was registered before the first step stands, also after a resume
             known |= self.thresholds.registration()
         self.logger.log_run({**known, **_options(routers), **facts})
@@ -306,30 +305,11 @@ def _unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
     return lambda parameter: None if parameter.grad is None else parameter.grad / scale
 
 
-def _refuse_sharding_inside(router: nn.Module) -> None:
-    """FSDP2 on a part of a router would shard what is merged from and train expert 0 alone, without any sign of it."""
-    sharded = [type(module).__name__ for module in router.modules() if module is not router and _is_sharded(module)]
-    if sharded:
-        raise ModelError(
-            f"fully_shard was applied to {sharded[0]} inside a router, which would train expert 0 alone; "
-            "apply it to the router or to a module around it."
-        )
-
-
-def _refuse_different_shapes(router: Any) -> None:
-    """Experts are compared weight by weight, so they must have the same weights."""
-    shapes = [{name: tuple(p.shape) for name, p in expert.named_parameters()} for expert in router.experts]
-    for expert, own in enumerate(shapes):
-        if own != shapes[0]:
-            odd = sorted(set(own.items()) ^ set(shapes[0].items()))[0]
-            raise ModelError(
-                f"expert {expert} has other weights than expert 0 ({odd[0]} of shape {odd[1]} in one of them only); "
-                "only experts of the same shapes can be compared."
-            )
-
-
-def _is_sharded(module: nn.Module) -> bool:
-    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+def _parallel(model: nn.Module) -> str | None:
+    """How the model is spread over processes; None where it is not."""
+    if any(map(is_sharded, model.parameters())):
+        return "fsdp2"
+    return "ddp" if processes().size > 1 else None
 
 
 def _expert_rows(routers: list[Any]) -> list[dict[str, Any]]:

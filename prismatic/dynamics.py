@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prismatic.meter import Sums, TensorGradients, measure_tensors
+from prismatic.meter import SUMS, Sums, TensorGradients, measure_tensors
+from prismatic.processes import processes
 from prismatic.schema import TIERS
+from prismatic.shards import parts_of
 from prismatic.tiers import TierIndices
 
 SPARSITY = 0.1  # of routers that do not say themselves
@@ -66,7 +69,9 @@ _TIERS_OF_OTHERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary(
 
 def find_routers(model: nn.Module) -> list[Any]:
     """Every layer of the model that is routed over experts, wherever it is, in the order the model holds them."""
-    return [module for module in model.modules() if isinstance(module, RoutedExperts) and len(module.experts) > 1]
+    # Asked for one attribute first: a protocol is slow to ask, and most modules have none of it.
+    candidates = (module for module in model.modules() if hasattr(module, "experts"))
+    return [module for module in candidates if isinstance(module, RoutedExperts) and len(module.experts) > 1]
 
 
 def tiers_of(router: Any) -> TierIndices:
@@ -108,16 +113,28 @@ def dot_grad(parameter: nn.Parameter) -> Tensor | None:
 
 @torch.no_grad()
 def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
-    """The dynamics of every expert of every router, [L][E]; `gradient` says where a parameter's gradient is."""
-    layers = [_Layer.of(router, gradient) for router in routers]
-    tensors = [tensor for layer in layers for tensor in layer.tensors]
-    routed = [router.routing_weights for router in routers]
-    sums, shares = measure_tensors(tensors, [torch.empty(0) if own is None else own for own in routed])
-    arrived = iter(sums)
-    return [
-        layer.dynamics(np.stack([next(arrived) for _ in layer.tensors]), layer_shares.tolist())
-        for layer, layer_shares in zip(layers, shares, strict=True)
-    ]
+    """The dynamics of every expert of every router, [L][E]; `gradient` says where a parameter's gradient is.
+
+    Of a model that several processes train, each counts its part of every tensor, and their sums are added up: every
+    process must call it, and has the numbers of the whole.
+    """
+    layers: list[_Layer] = []
+
+    def own_numbers() -> NDArray[np.float64]:
+        layers.extend(_Layer.of(router, gradient) for router in routers)
+        tensors = [tensor for layer in layers for tensor in layer.tensors]
+        routed = [router.routing_weights for router in routers]
+        sums, shares = measure_tensors(tensors, [torch.empty(0) if own is None else own for own in routed])
+        arrived = iter(sums)
+        numbers = [
+            layer.numbers([next(arrived) for _ in layer.tensors], p) for layer, p in zip(layers, shares, strict=True)
+        ]
+        return np.concatenate(numbers) if numbers else np.empty(0)
+
+    counts = [_Layer.count(router) for router in routers]
+    numbers = processes().total(own_numbers, sum(counts))
+    parts = np.split(numbers, np.cumsum(counts)[:-1])
+    return [layer.dynamics(part) for layer, part in zip(layers, parts, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +142,9 @@ class _Layer:
     """One layer's gradients, by parameter tensor, and how many of each expert's should be there and are not."""
 
     tensors: Sequence[TensorGradients]
+    """What this process counts of them."""
     missing: Sequence[int]
+    routed: bool
     own_tiers: bool = False
     """Whether every expert has tiers of its own; then there is a TensorGradients per parameter *and* expert."""
 
@@ -133,25 +152,43 @@ class _Layer:
     def of(cls, router: RoutedExperts, gradient: Gradient) -> _Layer:
         tiers = tiers_of(router)
         experts = [dict(expert.named_parameters()) for expert in router.experts]
-        grads = [{name: _flat(gradient(weight)) for name, weight in expert.items()} for expert in experts]
+        parts = parts_of(experts[0])
+        grads = [{name: gradient(weight) for name, weight in expert.items()} for expert in experts]
         missing = [
             sum(own[name] is None and weight.requires_grad for name, weight in expert.items())
             for own, expert in zip(grads, experts, strict=True)
         ]
-        config = getattr(router, "config", None)
-        if getattr(config, "tier_basis", "base") == "base":
-            return cls([TensorGradients([own.get(name) for own in grads], tiers[name]) for name in experts[0]], missing)
-        current = [TierIndices.of(expert, getattr(config, "sparsity", SPARSITY)) for expert in experts]
-        tensors = [
-            TensorGradients([own.get(name) for own in grads], current[expert][name])
-            for name in experts[0]
-            for expert in range(len(experts))
-        ]
-        return cls(tensors, missing, own_tiers=True)
+        routed = router.routing_weights is not None
+        values = {
+            part.name: [None if (grad := own.get(part.name)) is None else part.values(grad) for own in grads]
+            for part in parts
+        }
+        if _tier_basis(router) == "base":
+            return cls([TensorGradients(values[part.name], part.tiers(tiers)) for part in parts], missing, routed)
+        sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
+        current = [TierIndices.of(expert, sparsity) for expert in experts]
+        tensors = [TensorGradients(values[part.name], part.tiers(own)) for part in parts for own in current]
+        return cls(tensors, missing, routed, own_tiers=True)
 
-    def dynamics(self, sums_PE: Sums, shares: Sequence[float]) -> list[ExpertDynamics]:
-        """Per expert, from the sums [tensors, E, len(SUMS)] and the routing shares; none where nothing is routed."""
+    @staticmethod
+    def count(router: RoutedExperts) -> int:
+        """How many numbers a layer of this router has."""
+        experts = len(router.experts)
+        tensors = sum(1 for _ in router.experts[0].parameters()) * (1 if _tier_basis(router) == "base" else experts)
+        return (tensors * len(SUMS) + 2) * experts
+
+    def numbers(self, sums: Sequence[Sums], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the processes add up: the sums of every tensor, how many entries are not finite, and the shares."""
+        sums_PE = np.stack(sums)
+        nonfinite = [self._count_nonfinite(sums_PE, expert) for expert in range(len(self.missing))]
+        shares = shares / processes().size if self.routed else np.zeros(len(nonfinite))
+        return np.concatenate([sums_PE.ravel(), nonfinite, shares])
+
+    def dynamics(self, numbers: NDArray[np.float64]) -> list[ExpertDynamics]:
+        """Per expert, from `numbers`, of all processes."""
         experts = len(self.missing)
+        nonfinite, shares = numbers[-2 * experts :].reshape(2, experts).tolist()
+        sums_PE = numbers[: -2 * experts].reshape(-1, experts, len(SUMS))
         if self.own_tiers:
             # Of each parameter, the row of each expert from the sums that were taken by that expert's tiers.
             by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
@@ -165,10 +202,10 @@ class _Layer:
                 bottom_norm=math.sqrt(row[1]),
                 middle_norm=math.sqrt(row[2]),
                 norm=norms[expert],
-                routing_weight=shares[expert] if shares else None,
-                gradient_cosine=_cosine(row[3], norms[expert], norms[0]),
+                routing_weight=shares[expert] if self.routed else None,
+                gradient_cosine=cosine(row[3], norms[expert], norms[0]),
                 bottom_to_middle=ratios[expert],
-                nonfinite=0 if math.isfinite(norms[expert]) else self._count_nonfinite(expert),
+                nonfinite=int(nonfinite[expert]),
                 missing_gradients=self.missing[expert],
             )
             for expert, row in enumerate(total)
@@ -193,21 +230,20 @@ class _Layer:
             for expert in range(len(whole_E))
         ]
 
-    def _count_nonfinite(self, expert: int) -> int:
+    def _count_nonfinite(self, sums_PE: Sums, expert: int) -> int:
         """How many gradient entries are NaN or infinite: a second pass, made only when the first one met any."""
+        if math.isfinite(sums_PE[:, expert, :3].sum()):
+            return 0
         every = len(self.missing) if self.own_tiers else 1
         grads = [tensor.gradients[expert] for tensor in self.tensors[::every]]
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
 
 
-def _flat(grad: Tensor | None) -> Tensor | None:
-    """A gradient as [P], dense; None where there is none."""
-    if grad is None:
-        return None
-    return (grad.to_dense() if grad.is_sparse else grad).detach().reshape(-1)
+def _tier_basis(router: RoutedExperts) -> str:
+    return getattr(getattr(router, "config", None), "tier_basis", "base")
 
 
-def _cosine(product: float, norm: float, other: float) -> float | None:
+def cosine(product: float, norm: float, other: float) -> float | None:
     both = norm * other
     return float(product / both) if both > 0 and math.isfinite(both) and math.isfinite(product) else None
 
@@ -278,32 +314,6 @@ def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[
         for layer, experts in enumerate(layers)
         for i, expert in enumerate(experts)
     ]
-
-
-@torch.no_grad()
-def with_weights(
-    layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[RoutedExperts]
-) -> list[list[ExpertDynamics]]:
-    """The same with each expert's weights beside expert 0's: their cosine, and |w_i - w_0| / |w_0|.
-
-    It reads every weight, which costs more than reading every gradient: not for every logged step.
-    """
-    sums = [torch.stack([_weight_sums(router, expert) for expert in router.experts]) for router in routers]
-    return [
-        [
-            replace(own, weight_cosine=_cosine(product, math.sqrt(square), math.sqrt(rows[0][1])), weight_distance=away)
-            for own, (product, square, apart) in zip(experts, rows, strict=True)
-            for away in [math.sqrt(apart / rows[0][1]) if rows[0][1] else None]
-        ]
-        for experts, rows in zip(layers, (s.tolist() for s in sums), strict=True)
-    ]
-
-
-def _weight_sums(router: RoutedExperts, expert: nn.Module) -> Tensor:
-    """Product with expert 0, own square, square of the difference; the difference by itself, since it may be tiny."""
-    clean = dict(router.experts[0].named_parameters())
-    pairs = [(weight.flatten().double(), clean[name].flatten().double()) for name, weight in expert.named_parameters()]
-    return torch.stack([torch.stack([w @ base, w @ w, (w - base).square().sum()]) for w, base in pairs]).sum(0)
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:

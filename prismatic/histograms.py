@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prismatic.dynamics import Gradient, RoutedExperts, dot_grad, tiers_of
+from prismatic.processes import processes
 from prismatic.schema import TIERS
+from prismatic.shards import parts_of
 
 LOWEST, HIGHEST = -64, 63  # bins of log2|gradient|; entries beyond them are counted in the outermost ones
 
@@ -18,27 +23,37 @@ LOWEST, HIGHEST = -64, 63  # bins of log2|gradient|; entries beyond them are cou
 def histogram_rows(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[dict[str, Any]]:
     """A row of the `histograms` table per layer, expert, tier and bin that holds any entry, without the step.
 
-    Bin b holds 2^b <= |g| < 2^(b+1). Zeros and entries that are not finite are in no bin.
+    Bin b holds 2^b <= |g| < 2^(b+1). Zeros and entries that are not finite are in no bin. Of a model that several
+    processes train, every process must call it.
     """
-    rows = []
-    for layer, router in enumerate(routers):
-        tiers = tiers_of(router)
-        for expert, block in enumerate(router.experts):
-            counts_KB = torch.zeros(len(TIERS), HIGHEST - LOWEST + 1, dtype=torch.int64)
-            for name, weight in block.named_parameters():
-                grad = gradient(weight)
-                if grad is not None:
-                    counts_KB += _counts(grad.detach().reshape(-1), *tiers[name]).cpu()
-            rows += [
-                {"layer": layer, "expert": expert, "tier": TIERS[tier], "bin": LOWEST + place, "count": count}
-                for tier, row in enumerate(counts_KB.tolist())
-                for place, count in enumerate(row)
-                if count
-            ]
-    return rows
+    blocks = [(layer, expert) for layer, router in enumerate(routers) for expert in range(len(router.experts))]
+
+    def own_counts() -> NDArray[np.float64]:
+        return np.concatenate([_counts(routers[layer], expert, gradient).numpy().ravel() for layer, expert in blocks])
+
+    shape = (len(blocks), len(TIERS), HIGHEST - LOWEST + 1)
+    counts = processes().total(own_counts, math.prod(shape)).reshape(shape).astype(int)
+    return [
+        {"layer": layer, "expert": expert, "tier": TIERS[tier], "bin": LOWEST + place, "count": count}
+        for (layer, expert), counts_KB in zip(blocks, counts.tolist(), strict=True)
+        for tier, row in enumerate(counts_KB)
+        for place, count in enumerate(row)
+        if count
+    ]
 
 
-def _counts(grad_P: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+def _counts(router: RoutedExperts, expert: int, gradient: Gradient) -> Tensor:
+    """[K, bins]: how many entries of each tier this process counts in each bin."""
+    tiers = tiers_of(router)
+    counts_KB = torch.zeros(len(TIERS), HIGHEST - LOWEST + 1, dtype=torch.int64)
+    weights = dict(router.experts[expert].named_parameters())
+    for part in parts_of(weights):
+        if (grad := gradient(weights[part.name])) is not None:
+            counts_KB += _binned(part.values(grad), *part.tiers(tiers)).cpu()
+    return counts_KB
+
+
+def _binned(grad_P: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
     """[K, bins]: how many entries of each tier are in each bin."""
     ends = [_bins(grad_P[indices]) for indices in (top, bottom)]
     return torch.stack([*ends, _bins(grad_P) - ends[0] - ends[1]])

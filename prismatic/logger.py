@@ -214,6 +214,45 @@ class DynamicsLogger:
         self.close()
 
 
+class UnwrittenLogger(DynamicsLogger):
+    """Takes the calls of a DynamicsLogger and writes nothing: of several processes that train a model, one writes."""
+
+    def __init__(self, db_path: Path | str, num_experts: int = 0, **_: Any):
+        self.db_path = Path(db_path)
+
+    @property
+    def last_step(self) -> int | None:
+        """None: nothing is known of the file."""
+        return None
+
+    def mirror_to(self, tracker: object) -> None:
+        """Nothing."""
+
+    @property
+    def dropped(self) -> int:
+        """0: nothing was to be written."""
+        return 0
+
+    def _ensure_schema(self, num_experts: int = 0) -> None:
+        pass
+
+    def log(self, step: int, dynamics: Mapping[str, Any] | None, **metrics: SupportsFloat) -> None:
+        """Nothing."""
+
+    def log_table(self, table: str, rows: Iterable[Mapping[str, Any]], *, anew: bool = False) -> None:
+        """Nothing."""
+
+    def event(self, code: str, message: str, *, level: str = "info", step: int | None = None) -> None:
+        """Nothing."""
+
+    def flush(self) -> bool:
+        """True: nothing waits."""
+        return True
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _close(writer: Writer, process: int, path: str) -> None:
     """Close a run file whose logger is closed, gone, or left open at the end of the program."""
     if os.getpid() == process and not writer.close():

@@ -40,6 +40,11 @@ class TensorGradients:
         """Where the gradients are; the CPU for a tensor without any."""
         return next((g.device for g in self.gradients if g is not None), torch.device("cpu"))
 
+    @property
+    def size(self) -> int:
+        """P; 0 for a tensor without any gradient."""
+        return next((len(g) for g in self.gradients if g is not None), 0)
+
 
 def measure_tensors(
     tensors: Sequence[TensorGradients], riders: Sequence[Tensor] = ()
@@ -48,11 +53,13 @@ def measure_tensors(
 
     riders: small tensors that are wanted too and leave their device in the same transfer.
     """
-    local = {place for place, tensor in enumerate(tensors) if tensor.device.type in ("cpu", "mps")}
-    queued = {place: sums_on_device(tensor) for place, tensor in enumerate(tensors) if place not in local}
+    empty = {place for place, tensor in enumerate(tensors) if not tensor.size}
+    local = {place for place, tensor in enumerate(tensors) if tensor.device.type in ("cpu", "mps")} - empty
+    queued = {place: sums_on_device(tensors[place]) for place in range(len(tensors)) if place not in local | empty}
     *arrived, brought = _read_back([list(queued.values()), list(riders)])
     sums = dict(zip(queued, arrived[0], strict=True))
     sums |= {place: sums_in_cache(tensors[place]) for place in local}
+    sums |= {place: np.zeros((len(tensors[place].gradients), len(SUMS))) for place in empty}
     return [sums[place] for place in range(len(tensors))], brought
 
 

@@ -82,5 +82,10 @@ class ByteLM(nn.Module):
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy in nats per byte; tokens [B, S + 1], each position predicts the one after it."""
-        logits = self(tokens[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        return next_byte_loss(self, tokens)
+
+
+def next_byte_loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    """The loss of a model that may be wrapped, as DDP does it; tokens [B, S + 1]."""
+    logits = model(tokens[:, :-1])
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())

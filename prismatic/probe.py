@@ -1,7 +1,7 @@
 """Each expert's gradient measured alone, on the same batch: what it would learn by itself, free of the routing.
 
-Nothing that training will see changes: gradients come from `torch.autograd.grad` and never touch `.grad`, random states
-and buffers are put back, the optimizer is not involved.
+Nothing that training will see changes: gradients come from `torch.autograd.grad` and never touch `.grad` (under FSDP2
+they do, and it is put back), random states and buffers are put back, the optimizer is not involved.
 Axis letters: B sequences of a batch, E experts, L layers.
 """
 
@@ -15,9 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prismatic.dynamics import ExpertDynamics, find_routers, measure
+from prismatic.dynamics import ExpertDynamics, cosine, find_routers, measure, tiers_of
+from prismatic.meter import TensorGradients, measure_tensors
+from prismatic.processes import processes
+from prismatic.shards import parts_of
+from prismatic.tiers import is_sharded
 
 Loss = Callable[[Any], Tensor]
 Probe = tuple[Loss, Any]
@@ -32,6 +38,8 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     loss, batch_B: see `Probe`. `noise_direction` of expert 0 is 1 - cosine between its
     gradients on the two halves of the batch: a direction below it is no difference. None for a batch of one.
     Routing weights are None: nothing is routed.
+    Of a model that several processes train, every process must call it with its own share of the batch, in the order
+    of the processes; under DDP the loss is best that of the module inside, under FSDP2 `model` is the whole model.
     """
     routers = [router for router in find_routers(model) if hasattr(router, "forced")]
     if not routers:
@@ -39,9 +47,9 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     gradients: Gradients = {}
     with _unchanged(model):
         for expert in range(max(len(router.experts) for router in routers)):
-            gradients |= _alone(routers, expert, loss, batch_B)
+            gradients |= _alone(model, routers, expert, lambda: loss(batch_B))
         layers = measure(routers, gradients.get)
-        floors = _noise_directions(routers, loss, batch_B)
+        floors = _noise_directions(model, routers, loss, batch_B)
     return [
         [
             replace(own, routing_weight=None, noise_direction=None if expert else floor)
@@ -51,31 +59,76 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     ]
 
 
-def _alone(routers: Sequence[Any], expert: int, loss: Loss, batch_B: Any) -> Gradients:
-    """The gradients of one expert's parameters in every layer, with every router forced to it."""
+def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable[[], Tensor]) -> Gradients:
+    """The gradients of one expert's parameters in every layer, with every router forced to it.
+
+    The mean over all processes, as the optimizer's are.
+    """
     parameters = [p for router in routers for p in router.experts[expert].parameters() if p.requires_grad]
     if not parameters:  # all frozen
         return {}
     with _forced(routers, expert), torch.enable_grad():
-        return dict(zip(parameters, torch.autograd.grad(loss(batch_B), parameters, allow_unused=True), strict=True))
+        if any(map(is_sharded, parameters)):
+            return _by_backward(model, parameters, loss)
+        # The mean is taken only when each process has its own: one that fails must not leave the others waiting.
+        own = processes().everyone(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
+    return dict(zip(parameters, _averaged(own), strict=True))
 
 
-def _noise_directions(routers: Sequence[Any], loss: Loss, batch_B: Any) -> list[float | None]:
+def _by_backward(model: nn.Module, parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor]) -> Gradients:
+    """By a backward pass, for FSDP2, whose hooks gather weights and scatter gradients in one; `.grad` is put back."""
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in kept:
+            parameter.grad = None
+        loss().backward()
+        return {parameter: parameter.grad for parameter in parameters}
+    finally:
+        for parameter, grad in kept:
+            parameter.grad = grad
+
+
+def _averaged(own: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The mean of these gradients over all processes, in one collective."""
+    present = [grad for grad in own if grad is not None]
+    if processes().size == 1 or not present:
+        return list(own)
+    together = torch.cat([grad.flatten() for grad in present])
+    dist.all_reduce(together)
+    means = iter((together / processes().size).split([grad.numel() for grad in present]))
+    return [None if grad is None else next(means).view(grad.shape) for grad in own]
+
+
+def _noise_directions(model: nn.Module, routers: Sequence[Any], loss: Loss, batch_B: Any) -> list[float | None]:
     """Per layer, 1 - cosine of the clean expert's gradients on the two halves of the batch."""
-    half = _sequences(batch_B) // 2
+    together = processes()
+    lengths = together.gather(_sequences(batch_B))
+    half, before = sum(lengths) // 2, sum(lengths[: together.rank])
     if not half:
         return [None] * len(routers)
-    parts = [_part(batch_B, slice(half)), _part(batch_B, slice(half, 2 * half))]
-    halves = [_alone(routers, 0, loss, part) for part in parts]
-    floors: list[float | None] = []
-    for router in routers:
-        pairs = [[half[p] for half in halves] for p in router.experts[0].parameters() if p in halves[0]]
-        if not pairs:
-            floors.append(None)
-            continue
-        first, second = (torch.cat([g.flatten() for g in side if g is not None]) for side in zip(*pairs, strict=True))
-        floors.append(1 - torch.cosine_similarity(first.double(), second.double(), dim=0).item())
-    return floors
+
+    def of_half(place: int) -> Gradients:
+        # Of a batch that is spread over processes, each has some sequences of a half, or all, or none.
+        start, stop = (min(max(end * half - before, 0), lengths[together.rank]) for end in (place, place + 1))
+        share = (stop - start) * together.size / half
+        part = _part(batch_B, slice(start, stop) if share else slice(1))  # without any it only takes part
+        return _alone(model, routers, 0, lambda: share * loss(part))
+
+    halves = of_half(0), of_half(1)
+    sums = together.total(lambda: np.concatenate([_products(router, halves) for router in routers]), 3 * len(routers))
+    cosines = [cosine(both, first**0.5, second**0.5) for first, second, both in sums.reshape(-1, 3).tolist()]
+    return [None if alike is None else 1 - alike for alike in cosines]
+
+
+def _products(router: Any, halves: Sequence[Gradients]) -> NDArray[np.float64]:
+    """Of two gradients of the clean expert, what this process counts: both squares, and their product."""
+    clean, tensors = dict(router.experts[0].named_parameters()), []
+    for part in parts_of(clean):
+        pair = [half.get(clean[part.name]) for half in halves]
+        own = [None if grad is None else part.values(grad) for grad in pair]
+        tensors.append(TensorGradients(own, part.tiers(tiers_of(router))))
+    sums = np.sum(measure_tensors(tensors)[0], axis=0)
+    return np.array([*sums[:, :3].sum(axis=1), sums[1, 3]])
 
 
 def _sequences(batch_B: Any) -> int:

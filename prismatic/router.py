@@ -7,6 +7,7 @@ Axis letters: B sequences of a batch, S positions, D hidden size, E experts.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from prismatic.config import RouterConfig
 from prismatic.errors import ModelError
 from prismatic.perturbation import noise_seed, perturb
+from prismatic.processes import ALONE, mean_over_processes, processes
 from prismatic.schema import TIERS
-from prismatic.tiers import TierIndices
+from prismatic.tiers import TierIndices, is_sharded
 
 _optimizer_steps = 0
 
@@ -43,7 +45,8 @@ class Prismatic(nn.Module):
     `forced`: an expert's number makes that expert run alone, unrouted; the isolated probe sets it for a moment.
     `roles[i]` says what expert i is (clean, perturbed, control). `routing_weights` holds the batch-mean shares of what
     the next step's gradient is made of: the forward passes since the weights last changed, evaluations left out.
-    `balance`: the imbalance of the last batch, where the config asks for it.
+    `balance`: the imbalance of the last batch, where the config asks for it. `routes_together`: a batch is what all
+    processes have of it; `parallel.share_routing` sets it.
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
 
@@ -63,6 +66,7 @@ class Prismatic(nn.Module):
         self.tiers = TierIndices()
         self.forced: int | None = None
         self.balance: Tensor | None = None
+        self.routes_together = False
         self._merging = False
         self._weights_at_forward: tuple[int, int] | None = None
         self._batches = 0
@@ -124,12 +128,15 @@ class Prismatic(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             p_BE = self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
         if self.config.load_balancing:
-            self.balance = load_imbalance(p_BE)
+            self.balance = load_imbalance(p_BE, self._batch_mean)
         return self._dropped(p_BE) if self.training and self.config.expert_dropout else p_BE
 
     def _dropped(self, p_BE: Tensor) -> Tensor:
         """Some experts left out of each sequence, the others' shares raised to sum to 1 again; never all of them."""
-        kept_BE = torch.rand_like(p_BE) >= self.config.expert_dropout
+        together = processes() if self.routes_together else ALONE
+        # Drawn for the whole batch, so that a sequence loses the same experts whichever process it is with.
+        drawn_BE = torch.rand((together.size * len(p_BE), p_BE.shape[1]), dtype=p_BE.dtype, device=p_BE.device)
+        kept_BE = drawn_BE[together.rank * len(p_BE) :][: len(p_BE)] >= self.config.expert_dropout
         kept_BE = kept_BE | ~kept_BE.any(-1, keepdim=True)
         p_BE = p_BE * kept_BE
         return p_BE / p_BE.sum(-1, keepdim=True).clamp_min(torch.finfo(p_BE.dtype).tiny)
@@ -137,9 +144,11 @@ class Prismatic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._merging = True
         try:
-            return self._forward(x)
+            y = self._forward(x)
         finally:
             self._merging = False
+        # FSDP2, to be known by its `unshard`, hangs hooks on y: an operation in place on a view would drop them.
+        return y.clone() if hasattr(self, "unshard") and y._is_view() else y
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.forced is not None:
@@ -149,10 +158,15 @@ class Prismatic(nn.Module):
         if torch.is_grad_enabled():  # an evaluation's shares are of no gradient
             self._remember(p_BE.detach().mean(0))
         if self.config.merge == "batch":
-            return functional_call(self.experts[0], self._merged(p_BE.mean(0)), (x,))
+            return functional_call(self.experts[0], self._merged(self._batch_mean(p_BE)), (x,))
         # The fused attention of the CPU has no batching rule under vmap and would run one sequence at a time.
         with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
             return torch.vmap(self._one_sequence, randomness="different")(self._merged(p_BE), x)
+
+    def _batch_mean(self, values_BE: Tensor) -> Tensor:
+        """[E], over the batch: this process's sequences, or those of all."""
+        own_E = values_BE.mean(0)
+        return mean_over_processes(own_E) if self.routes_together else own_E
 
     @torch.no_grad()
     def _remember(self, p_E: Tensor) -> None:
@@ -172,8 +186,12 @@ class Prismatic(nn.Module):
         return self._weights_at_forward not in (None, self._weights_version())
 
     def _weights_version(self) -> tuple[int, int]:
-        """Counts of which every in-place change of the weights, and every step of an optimizer, raises one."""
-        return sum(int(parameter._version) for parameter in self.experts.parameters()), _optimizer_steps
+        """Counts of which every in-place change of the weights, and every step of an optimizer, raises one.
+
+        Sharded weights are others in a forward pass than outside of it, so only the steps count.
+        """
+        changes = (int(weight._version) for weight in self.experts.parameters() if not is_sharded(weight))
+        return sum(changes), _optimizer_steps
 
     def _refuse_recomputation(self, module: nn.Module, _: Any) -> None:
         """Raise if a part of the block runs by itself in a backward pass, as activation checkpointing inside it does.
@@ -220,15 +238,15 @@ class Prismatic(nn.Module):
         return dynamics
 
 
-def load_imbalance(p_BE: Tensor) -> Tensor:
-    """1 where every expert is chosen equally often, up to E where one is always chosen.
+def load_imbalance(p_BE: Tensor, mean: Callable[[Tensor], Tensor] = lambda values_BE: values_BE.mean(0)) -> Tensor:
+    """1 where every expert is chosen equally often, up to E where one is always chosen. mean: over the batch.
 
     E x sum over experts of (share of sequences that prefer it) x (mean probability): Fedus, Zoph & Shazeer 2022,
     Switch Transformers (arXiv 2101.03961), section 2.2.
     """
     experts = p_BE.shape[-1]
-    preferred_E = nn.functional.one_hot(p_BE.argmax(-1), experts).to(p_BE.dtype).mean(0)
-    return experts * (preferred_E * p_BE.mean(0)).sum()
+    preferred_BE = nn.functional.one_hot(p_BE.argmax(-1), experts).to(p_BE.dtype)
+    return experts * (mean(preferred_BE) * mean(p_BE)).sum()
 
 
 def load_balancing_loss(model: nn.Module) -> Tensor | float:

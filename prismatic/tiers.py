@@ -7,8 +7,8 @@ Axis letter: P weights of one tensor (flattened).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import NamedTuple, Self
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,19 @@ def tier_indices(weight_P: Tensor, sparsity: float) -> Tiers:
 
 
 def flat(weight: Tensor) -> Tensor:
-    """The weights as one row on the CPU, wide enough that casting back changes none of them."""
-    return weight.detach().flatten().to("cpu", torch.promote_types(weight.dtype, torch.float32))
+    """The weights as one row on the CPU, wide enough that casting back changes none of them.
+
+    A tensor that is sharded over processes is gathered, so every one of them must ask.
+    """
+    whole = weight.detach()
+    if is_sharded(whole):
+        whole = whole.full_tensor()  # type: ignore[attr-defined]
+    return whole.flatten().to("cpu", torch.promote_types(weight.dtype, torch.float32))
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, told without importing them, which takes a second."""
+    return hasattr(tensor, "device_mesh")
 
 
 class TierIndices(nn.Module):
@@ -62,16 +73,32 @@ class TierIndices(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self._remembered: dict[Hashable, Tiers] = {}
 
     def rank(self, parameters: Mapping[str, Tensor], sparsity: float) -> None:
         """Compute the tiers of these base weights; every expert and every step is measured by them."""
         self.names = list(parameters)
+        self._remembered.clear()
         for place, weight in enumerate(parameters.values()):
             tiers = tier_indices(weight, sparsity)
             # Buffer names must not hold dots, so a parameter is known here by its place. Empty ones are not saved:
             # some formats take all tensors without storage for one shared tensor and drop the others.
             for tier, indices in tiers._asdict().items():
                 self.register_buffer(f"{tier}_{place}", indices.to(weight.device), persistent=len(indices) > 0)
+
+    def remembered(self, name: str, key: Hashable, make: Callable[[Tiers], Tiers]) -> Tiers:
+        """What `make` makes of a parameter's tiers, made once for every key."""
+        if key not in self._remembered:
+            self._remembered[key] = make(self[name])
+        return self._remembered[key]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._remembered.clear()  # moved to another device
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._remembered.clear()
+        super()._load_from_state_dict(*arguments)
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor], sparsity: float) -> Self:

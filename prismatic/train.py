@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 import prismatic
 from prismatic.callbacks import DynamicsLoggerCallback
-from prismatic.checkpoint import Stateful, load, save
+from prismatic.checkpoint import Checkpoints
 from prismatic.config import RunConfig
 from prismatic.corpus import Corpus
 from prismatic.errors import ConfigError, LoggerError
 from prismatic.harmless import harmless
 from prismatic.logger import DynamicsLogger
-from prismatic.model import ByteLM
+from prismatic.model import ByteLM, next_byte_loss
+from prismatic.parallel import Parallel, share_routing, shared_logger, started, wrapped
+from prismatic.processes import mean_over_processes, processes
 from prismatic.router import load_balancing_loss
 from prismatic.runfiles import read_facts
 from prismatic.store import Resume
@@ -49,24 +52,42 @@ def train(
     overwrite: bool = False,
     checkpoint_freq: int = 500,
     progress: bool = True,
+    parallel: Parallel | None = None,
 ) -> TrainResult:
     """Train to the end of `config.steps`.
 
     resume: "allow" goes on with an earlier run of the same options at its last checkpoint, "must" asks for one; a run
     that has finished is returned as it is. overwrite: begin again instead. checkpoint_freq: 0 writes none.
+    parallel: how the processes that torchrun started share the work, each with its part of every batch; the run, its
+    hash and its numbers are those of one process.
     Raises LoggerError if this experiment was run before and neither is asked for, or is being run; ConfigError for a
-    device that is not there, CorpusError for text, CheckpointError for a checkpoint that cannot be used.
+    device that is not there or a batch that cannot be shared, CorpusError for text, CheckpointError for a checkpoint
+    that cannot be used.
     """
-    device = _device(config)
-    corpus = Corpus.load(config.data)
-    corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
-    run_hash = config.run_hash(corpus.sha256)
-    db_path = _run_file(runs / run_hash / "dynamics.db", resume=resume, overwrite=overwrite)
-    if not overwrite and (done := _finished(db_path)) is not None:
+    with started(parallel, config.device) as device:
+        return _train(config, device, runs, resume, overwrite, checkpoint_freq, progress, parallel)
+
+
+def _train(
+    config: RunConfig,
+    device: torch.device,
+    runs: Path,
+    resume: Resume,
+    overwrite: bool,
+    checkpoint_freq: int,
+    progress: bool,
+    parallel: Parallel | None,
+) -> TrainResult:
+    together = processes()
+    corpus = together.everyone(lambda: _corpus(config))
+    run_hash = _run_hash(config, corpus)
+    db_path = runs / run_hash / "dynamics.db"
+    together.first_says(lambda: _require_run(db_path, resume=resume, overwrite=overwrite))
+    if not overwrite and (done := together.first_says(lambda: _finished(db_path))) is not None:
         return TrainResult(run_hash, db_path, **done)
-    goes_on = resume != "never" and not overwrite and db_path.exists()
-    training = _Training.of(config, corpus, device, db_path.with_name("checkpoint.pt"), checkpoint_freq)
-    with DynamicsLogger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
+    goes_on = together.first_says(lambda: resume != "never" and not overwrite and db_path.exists())
+    training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
+    with shared_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
         callback = DynamicsLoggerCallback(
             logger,
             log_freq=config.log_freq,
@@ -77,15 +98,15 @@ def train(
             thresholds=Thresholds().changed(config.thresholds),
         )
         if goes_on:
-            training.resume(device)
+            training.step = training.checkpoints.load()
         else:  # of a run whose file is gone
-            training.checkpoint.unlink(missing_ok=True)
+            training.checkpoints.remove()
         callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
         if goes_on:
             logger.event("resumed", f"training goes on at step {training.step}", step=training.step)
         exit_state = "crashed"
         try:
-            loss = training.run(callback, progress=progress)
+            loss = training.run(callback, progress=progress and not together.rank)
             held_out_loss = evaluate(training.model, config, corpus)
             logger.log_run({"loss": loss, "held_out_loss": held_out_loss})
             exit_state = "finished"
@@ -94,8 +115,8 @@ def train(
             raise
         finally:
             logger.log_run({"exit_state": exit_state, "ended": time.time()})
-    if not logger.dropped:
-        training.checkpoint.unlink(missing_ok=True)
+    if not together.first_says(lambda: logger.dropped):
+        training.checkpoints.remove()
     return TrainResult(run_hash, db_path, loss, held_out_loss)
 
 
@@ -106,28 +127,32 @@ class _Training:
     config: RunConfig
     corpus: Corpus
     model: ByteLM
+    spread: nn.Module
+    """What is called in place of the model, so that all processes train it."""
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
-    checkpoint: Path
+    checkpoints: Checkpoints
     checkpoint_freq: int
     step: int = 0
 
     @classmethod
-    def of(cls, config: RunConfig, corpus: Corpus, device: torch.device, checkpoint: Path, every: int) -> Self:
-        torch.manual_seed(config.seed)
+    def of(
+        cls,
+        config: RunConfig,
+        corpus: Corpus,
+        device: torch.device,
+        folder: Path,
+        checkpoint_freq: int,
+        parallel: Parallel | None,
+    ) -> Self:
+        torch.manual_seed(config.seed)  # in every process: they begin with the same model, and draw alike
         model = ByteLM(config).to(device)
+        share_routing(model)
+        spread = wrapped(model, parallel, device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
-        return cls(config, corpus, model, optimizer, schedule, checkpoint, every)
-
-    @property
-    def _parts(self) -> dict[str, Stateful]:
-        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
-
-    def resume(self, device: torch.device) -> None:
-        """Go on at the last checkpoint, or at step 0 where there is none."""
-        if self.checkpoint.exists():
-            self.step = load(self.checkpoint, self._parts, device)
+        checkpoints = Checkpoints(folder, model, optimizer, schedule, device)
+        return cls(config, corpus, model, spread, optimizer, schedule, checkpoints, checkpoint_freq)
 
     def run(self, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
         """Every optimizer step that is left; returns the last batch's loss."""
@@ -147,17 +172,17 @@ class _Training:
     def _save(self, logger: DynamicsLogger) -> None:
         """Write a checkpoint, if the rows are in the file: a run that goes on there must not miss any from before."""
         with harmless():
-            if logger.flush():
-                save(self.checkpoint, self.step, self._parts)
+            if processes().first_says(logger.flush):
+                self.checkpoints.save(self.step)
             else:
                 logger.event("no_checkpoint", "the rows before it could not be written", step=self.step)
 
     def _train_step(self, callback: DynamicsLoggerCallback) -> float:
         batch = _batch(self.config, self.corpus, self.step)
-        loss = self.model.loss(batch)
+        loss = next_byte_loss(self.spread, batch)
         self.optimizer.zero_grad()
         (loss + load_balancing_loss(self.model)).backward()
-        loss_value = loss.item()
+        loss_value = mean_over_processes(loss.detach()).item()
         rate = self.optimizer.param_groups[0]["lr"]
         probe = (self.model.loss, batch)
         callback.on_before_optimizer_step(self.model, self.step, probe=probe, loss=loss_value, learning_rate=rate)
@@ -170,29 +195,42 @@ class _Training:
 
 @torch.no_grad()
 def evaluate(model: ByteLM, config: RunConfig, corpus: Corpus) -> float:
-    """Mean loss on text that was held out, in nats per byte."""
+    """Mean loss on text that was held out, in nats per byte; every process reads its share."""
     losses = [model.loss(_batch(config, corpus, step, split="held_out")) for step in range(HELD_OUT_BATCHES)]
-    return torch.stack(losses).mean().item()
+    return mean_over_processes(torch.stack(losses).mean()).item()
+
+
+def _corpus(config: RunConfig) -> Corpus:
+    """The text, once it is sure that this process can train on it."""
+    if config.batch_size % processes().size:
+        raise ConfigError(
+            f"batch_size = {config.batch_size} cannot be shared evenly by {processes().size} processes; "
+            "choose a multiple, or start another number of processes."
+        )
+    corpus = Corpus.load(config.data)
+    corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
+    return corpus
+
+
+def _run_hash(config: RunConfig, corpus: Corpus) -> str:
+    """The run's hash, on which all processes must agree before they share a folder and a batch."""
+    own = config.run_hash(corpus.sha256)
+    if len(set(processes().gather(own))) > 1:
+        raise ConfigError(f"process {processes().rank} was given other options or another text than the first one.")
+    return own
 
 
 def _batch(config: RunConfig, corpus: Corpus, step: int, split: str = "train") -> torch.Tensor:
+    """This process's share of a step's batch: all of it in a training by one."""
     tokens = corpus.batch(
         step, batch_size=config.batch_size, length=config.sequence_length + 1, seed=config.seed, split=split
     )
-    return tokens.to(config.device)
+    share = len(tokens) // processes().size
+    return tokens[processes().rank * share :][:share].to(config.device)
 
 
-def _device(config: RunConfig) -> torch.device:
-    try:
-        return torch.empty(0, device=config.device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device = {config.device!r} cannot be used here ({error}); `device: cpu` always works."
-        ) from error
-
-
-def _run_file(db_path: Path, *, resume: Resume, overwrite: bool) -> Path:
-    """The path of the run file: with an earlier run only where it may be gone on with, or is to be replaced."""
+def _require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:
+    """Refuse an earlier run, unless it may be gone on with or is to be replaced; and none where there must be one."""
     if db_path.exists() and resume == "never" and not overwrite:
         raise LoggerError(
             f"{db_path}: this experiment was run before with the same options. Judge it with "
@@ -201,7 +239,6 @@ def _run_file(db_path: Path, *, resume: Resume, overwrite: bool) -> Path:
         )
     if not db_path.exists() and resume == "must":
         raise LoggerError(f"{db_path}: there is no run of these options to resume; leave out `--resume must`.")
-    return db_path
 
 
 def _finished(db_path: Path) -> dict[str, float] | None:
@@ -226,7 +263,6 @@ def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any
         "causal": config.routing == "frozen" or (config.router_input == "first" and config.merge == "example"),
         "hook": "plain loop",
         "precision": "float32",
-        "world_size": 1,
         "git_commit": commit,
         "git_dirty": None if dirty is None else bool(dirty),
         "prismatic": prismatic.__version__,

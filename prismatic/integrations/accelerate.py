@@ -39,7 +39,7 @@ class AccelerateDynamics:
     """Logs the gradient dynamics of a model's Prismatic routers in a training loop of Accelerate.
 
     model, optimizer: as `accelerator.prepare` returned them; of several optimizers, the one that holds the experts.
-    logger: the path of the run file, or a DynamicsLogger; only the main process writes.
+    logger: the path of the run file, or a DynamicsLogger; every process measures its part, the first one writes.
     planned_steps: how many steps the loop will take; the last one is logged whatever log_freq says.
     log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback.
     clip_state: "after" if the loop clips before it calls `before_step`, to max_grad_norm.
@@ -75,9 +75,8 @@ class AccelerateDynamics:
         self._losses: list[Tensor] = []
 
     def __enter__(self) -> Self:
-        if self._accelerator.is_main_process:
-            with harmless(PrismaticError):
-                self._begin()
+        with harmless(PrismaticError):
+            self._begin()
         return self
 
     def _begin(self) -> None:

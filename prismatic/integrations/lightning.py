@@ -51,7 +51,7 @@ class LightningDynamicsCallback(Callback):
         self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the run file, on the main process only."""
+        """Open the run file; every process measures its part, the first one writes."""
         self._optimizer = _optimizer_of_experts(trainer, pl_module)
         self._batch = -1
         self._losses.clear()
@@ -59,9 +59,8 @@ class LightningDynamicsCallback(Callback):
             self._step = 0
         elif not self._step:  # the checkpoint was written without this callback; global_step counts all optimizers
             self._step = trainer.global_step // max(1, len(trainer.optimizers))
-        if trainer.is_global_zero:
-            with harmless(PrismaticError):
-                self._begin(trainer, pl_module)
+        with harmless(PrismaticError):
+            self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         planned = _planned_steps(trainer, pl_module)

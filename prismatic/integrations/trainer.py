@@ -56,11 +56,10 @@ class TrainerDynamicsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the run file, on the main process only."""
+        """Open the run file; every process measures its part, the first one writes."""
         self._step = state.global_step
-        if state.is_world_process_zero:
-            with harmless(PrismaticError):
-                self._begin(args, state, kwargs["model"])
+        with harmless(PrismaticError):
+            self._begin(args, state, kwargs["model"])
 
     def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         if self._path in _OPEN:
