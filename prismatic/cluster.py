@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 from prismatic.errors import SweepError
 
+ANSWER_SECONDS = 10.0
 LOST_MACHINES = 3  # so often a task may lose its machine and start anew on another
 
 
@@ -29,6 +31,7 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[A
     if ray.is_initialized():
         yield ray
         return
+    _require_answer(address or os.environ.get("RAY_ADDRESS"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Ray about itself: nothing that who trains could mend
@@ -46,3 +49,14 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[A
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise SweepError where nobody listens at HOST:PORT: Ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SweepError(f"Ray at {address} cannot be reached: nobody answers ({error}).") from error

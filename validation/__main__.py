@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from prismatic.errors import ConfigError
+from prismatic.errors import ConfigError, SweepError
 from prismatic.thresholds import Thresholds
 from validation.baseline import Comparison, compare
 from validation.cache import Cache
@@ -100,6 +100,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
     check.add_argument("--strict", action="store_true", help="take nothing for a yes but supported without any warning")
+    check.add_argument(
+        "--ray", metavar="ADDRESS", help="judge on a Ray cluster, which must reach the runs: ray://..., auto or local"
+    )
     check.add_argument("--brief", action="store_true", help="leave out what is said of single runs")
     check.set_defaults(run=_check)
 
@@ -143,7 +146,8 @@ def _check(options: argparse.Namespace) -> int:
     try:
         changes = parse_changes(options.set)
         parse_limits(options.limit)
-    except ValueError as error:
+        judgement = _judged(options, changes)
+    except (ValueError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         if options.json:
             finding = Finding(
@@ -151,7 +155,6 @@ def _check(options: argparse.Namespace) -> int:
             )
             _print_json(replace(judge([]), findings=(finding,)))
         return UNREADABLE
-    judgement = judge(*_read(options), changes)
     comparison = _compared(judgement, options)
     code = exit_code(judgement, strict=options.strict, comparison=comparison)
     if options.junit is not None and not _write(options.junit, as_junit(judgement, options.strict, comparison)):
@@ -163,6 +166,17 @@ def _check(options: argparse.Namespace) -> int:
     if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
         print(f"strict: no clean yes beside {', '.join(objections(judgement))}", file=sys.stderr)
     return code
+
+
+def _judged(options: argparse.Namespace, changes: Mapping[str, float]) -> Judgement:
+    """What is said of the runs that the options name, here or on the cluster that they name."""
+    if options.ray is None:
+        return judge(*_read(options), changes)
+    # Here and not at the top: Ray is an extra.
+    from validation import on_ray
+
+    sources, limits = _named(options.runs), parse_limits(options.limit)
+    return on_ray.check(sources, options.ray, limits=limits, cached=not options.no_cache, changed=changes)
 
 
 def _print_json(judgement: Judgement, comparison: Comparison | None = None) -> None:

@@ -39,7 +39,11 @@ class RunFileError(Exception):
 
     def __init__(self, name: str, evidence: str, cause: str, fix: str) -> None:
         super().__init__(f"{name}: {evidence}; {cause}. {fix}.")
-        self.evidence, self.cause, self.fix = evidence, cause, fix
+        self.name, self.evidence, self.cause, self.fix = name, evidence, cause, fix
+
+    def __reduce__(self) -> tuple[type[RunFileError], tuple[str, str, str, str]]:
+        """What another process makes the same error of."""
+        return type(self), (self.name, self.evidence, self.cause, self.fix)
 
 
 class NotARun(RunFileError):

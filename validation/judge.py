@@ -83,15 +83,19 @@ def judge(
 
 
 def singly(
-    runs: Sequence[Run], thresholds: Thresholds, *, shams: Sequence[Run] = (), spreads: Spreads | None = None
+    runs: Sequence[Run],
+    thresholds: Thresholds,
+    *,
+    company: Sequence[Run] | None = None,
+    spreads: Spreads | None = None,
 ) -> list[Single]:
-    """Each run diagnosed and judged. shams, spreads: see `of_each`."""
+    """Each run diagnosed and judged. company, spreads: see `of_each`."""
     try:
         findings = [diagnose(run, thresholds) for run in runs]
-        each = of_each(runs, invalidating(chain(*findings)), thresholds, shams=shams, spreads=spreads)
+        each = of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
     except Exception:  # a run that breaks our own code must not take the others with it
         findings = [_breaks(run, thresholds) or diagnose(run, thresholds) for run in runs]
-        each = of_each(runs, invalidating(chain(*findings)), thresholds, shams=shams, spreads=spreads)
+        each = of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
     return [_single(run, found, own, thresholds) for run, found, own in zip(runs, findings, each, strict=True)]
 
 

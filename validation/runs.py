@@ -98,7 +98,7 @@ def read_files(
     limits = limits or Limits()
     known = _Known([], {}, set())
     rejected: list[Rejected] = []
-    files = list(_find(paths))
+    files = list(find_files(paths))
     with contextlib.closing(Child(limits)) as child:
         for done, (path, name, code) in enumerate(files):
             if progress:
@@ -131,12 +131,12 @@ def _read(child: Child, path: Path, name: str, known: _Known, cache: Cache | Non
     limits, before = child.limits, _state(path)
     digest = _digest(path, name, limits)
     twin = known.places.get(digest)
-    if twin is not None and (private or not (_has_wal(path) or _has_wal(known.runs[twin].path))):
+    if twin is not None and (private or not (has_wal(path) or has_wal(known.runs[twin].path))):
         again = f"the same file was given again as {name}; it is read once"
         known.runs[twin] = replace(known.runs[twin], notes=(*known.runs[twin].notes, again))
         return
     # Beside a -wal or a -journal the same bytes may mean other rows.
-    settled = private or not (_has_wal(path) or os.path.exists(f"{path}-journal"))
+    settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
     kept = cache.get(digest) if cache and settled else None
     if kept is None:
         if cache and not private:
@@ -187,7 +187,7 @@ def _as_its_own_file(known: _Known, member: Member, archive: Path) -> None:
     known.runs.append(replace(run, path=archive, notes=(*run.notes, *member.notes)))
 
 
-def _find(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path, str, str]]:
+def find_files(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path, str, str]]:
     """Each file with the name to show and, where there is nothing to read, the code of the error."""
     for given in paths:
         path, name = given if isinstance(given, tuple) else (given, "")
@@ -213,7 +213,7 @@ def _last_parts(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
-def _has_wal(path: Path) -> bool:
+def has_wal(path: Path) -> bool:
     """With a -wal beside them, equal files may hold different runs."""
     return os.path.exists(f"{path}-wal")
 

@@ -170,16 +170,18 @@ def read_set(uri: str | Path) -> Iterator[RunFile]:
     """The runs of a set, as they were when it was written. Raises NotASet."""
     place = Place.of(uri)
     promised, found = require(place), 0
-    try:
-        for part in parts(place):
-            for run in _read_part(place, part):
-                found += 1
-                yield run
-        if found != promised:
-            raise ValueError(f"expected {promised} runs, found {found}")
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        cause = "it was damaged, or changed while it was read"
-        raise NotASet(place.uri, str(error)[:200], cause, "Write it anew from its run files") from error
+    for part in parts(place):
+        for run in read_part(place, part):
+            found += 1
+            yield run
+    if found != promised:
+        raise damaged(place, f"expected {promised} runs, found {found}")
+
+
+def damaged(place: Place, seen: object) -> NotASet:
+    """The error for a set that is not what its mark promises."""
+    cause = "it was damaged, or changed while it was read"
+    return NotASet(place.uri, str(seen)[:200], cause, "Write it anew from its run files")
 
 
 def require(place: Place) -> int:
@@ -207,6 +209,14 @@ def parts(place: Place) -> list[str]:
     found = place.filesystem.get_file_info(fs.FileSelector(f"{place.root}/runs", allow_not_found=True, recursive=True))
     start = len(f"{place.root}/runs/")
     return sorted(info.path[start:].removesuffix(".parquet") for info in found if info.path.endswith(".parquet"))
+
+
+def read_part(place: Place, part: str) -> Iterator[RunFile]:
+    """The runs of one of the `parts` of a set. Raises NotASet."""
+    try:
+        yield from _read_part(place, part)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise damaged(place, error) from error
 
 
 def _read_part(place: Place, part: str) -> Iterator[RunFile]:

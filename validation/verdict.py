@@ -91,15 +91,15 @@ def of_each(
     invalid: Mapping[tuple[str, int | None], str],
     limits: Thresholds,
     *,
-    shams: Sequence[Run] = (),
+    company: Sequence[Run] | None = None,
     spreads: Spreads | None = None,
 ) -> list[Own]:
     """What is said of each of these runs.
 
-    Where they are only some of a selection: its sham runs that these are compared to, in its order, and the spreads
-    between all of its sham runs.
+    Where they are only some of a selection, company: these and the sham runs that they are compared to, in its order;
+    spreads: between all of its sham runs.
     """
-    looks = {run.run: at_look(run, limits) for run in (*shams, *runs)}
+    looks = {run.run: at_look(run, limits) for run in (runs if company is None else company)}
     selection = Selection([look.run for look in looks.values()], limits, spreads)
 
     def beyond(run: Run, expert: Expert) -> list[Claim]:

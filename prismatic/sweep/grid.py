@@ -208,6 +208,8 @@ def shown(value: Any) -> str:
                 return text
         except yaml.YAMLError:
             pass
+    if isinstance(value, float):
+        return str(yaml.safe_dump(value)).splitlines()[0]  # a float without a point, such as 1e-07, is a text to YAML
     return json.dumps(text if isinstance(value, Path) else value, default=str)
 
 
