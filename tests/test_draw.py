@@ -49,17 +49,21 @@ def test_rows_travel_narrow_and_without_what_is_not_drawn():
         {
             "step": np.array([1, 2, 3]),
             "long": np.array([1, 2, 2**40]),
-            "value": [0.1, np.nan, np.inf],
+            "value": [0.1, np.nan, 0.2],
+            "infinite": [0.1, np.inf, 1e30],
+            "near": [1.0, 1.0 + 1e-9, 1.0 + 2e-9],
             "series": ["a", "b", "a"],
             "unused": [1, 2, 3],
         },
         index=[5, 6, 9],
     )
-    kept = slim(data, {"step", "long", "value", "series"})
+    kept = slim(data, set(data.columns) - {"unused"})
     assert kept.dtypes.astype(str).to_dict() == {
         "step": "int32",
         "long": "int64",
         "value": "float32",
+        "infinite": "float32",
+        "near": "float64",
         "series": "category",
     }
     pd.testing.assert_frame_equal(

@@ -17,6 +17,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 _GLOBAL = threading.Lock()  # Altair's settings belong to the process, and each session draws in a thread of its own
 
@@ -32,11 +33,11 @@ def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart, **options: Any) -> 
 
 
 def slim(data: pd.DataFrame, words: set[str]) -> pd.DataFrame:
-    """The columns that are among the words: texts as codes, numbers as float32, steps as int32 where they fit."""
+    """The columns that are among the words: texts as codes, numbers as float32 or int32 where nothing is lost by it."""
     kept = {}
     for name in data.columns.intersection(list(words), sort=False):
         column = data[name].reset_index(drop=True)
-        if column.dtype == np.float64:
+        if column.dtype == np.float64 and _fits_float32(column.to_numpy()):
             column = column.astype(np.float32)
         elif column.dtype == np.int64 and column.abs().max() < 2**31:
             column = column.astype(np.int32)
@@ -44,6 +45,12 @@ def slim(data: pd.DataFrame, words: set[str]) -> pd.DataFrame:
             column = column.astype("category")
         kept[name] = column
     return pd.DataFrame(kept)
+
+
+def _fits_float32(values: NDArray[np.float64]) -> bool:
+    """Whether seven digits tell what the values differ in."""
+    finite = values[np.isfinite(values)]
+    return not len(finite) or bool(np.abs(finite).max() <= min(1e3 * np.ptp(finite), 1e38))
 
 
 def _by_name(data: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> dict[str, str]:

@@ -91,7 +91,8 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
         scale=alt.Scale(zero=False),
         axis=alt.Axis(labelExpr=label, tickCount=6),
     )
-    present = [name for name in SERIES if name in set(data["series"])]
+    there = set(data["series"])
+    present = [name for name in SERIES if name in there]
     tier_of = "split(datum.label, ' ')[1]"
     legend = alt.Legend(
         values=present, orient="top", title=None, labelExpr=tier_of, symbolOpacity=1, symbolType="stroke"
