@@ -1,10 +1,10 @@
-"""Pieces of the Dynamics page: which view, over which steps, on which axis, and what can be taken away."""
+"""Pieces of the Dynamics page: which view, of which gradients, over which steps, and what can be taken away."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import altair as alt
 import numpy as np
@@ -12,85 +12,133 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.thresholds import Thresholds
-from ui.draw import draw
 from validation import charts
-from validation.charts import Style
+from validation.charts_lines import HOVER_STEPS, Drawing, Style
+from validation.counted import Counted, counted
 from validation.drawing import CONFIG, still
-from validation.envelope import places
+from validation.envelope import WINDOW, drawn, gaps, places, read_off, smoothed
 from validation.series import Run
 from validation.statistics import Array
 
-SMOOTH = 25  # drawn points that a running median spans
+MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
+AT_ONCE = 4  # experts whose lines can be told apart in one plot
+CARDS = 3  # experts with a card of their own
 AXES = {"Steps": "Training step", "Tokens": "Tokens", "Hours": "Hours since the first row"}
+TIERS = tuple(charts.TIER_METRICS)
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a run: what it draws, what it needs, and how to read it."""
+    """One way to look at a run: what it draws from which metrics, and how to read it."""
 
     hint: str
-    needs: str | None = None
-    """A column of the experts or, of the loss, of the step."""
+    metrics: tuple[str, ...]
+    draw: Callable[[pd.DataFrame, Style, Thresholds], Drawing]
 
     def missing(self, run: Run) -> str | None:
         """What the file lacks for this view, in words."""
-        if self.needs is None:
-            return None
-        own = [run.step_column("loss")] if self.needs == "loss" else [e[self.needs] for e in run.experts.values()]
+        if run.source == "isolated" and self.metrics == ("routing_weight",):
+            return "routing shares of isolated gradients, where each expert has the whole layer"
+        own = [run.step_column("loss")] if "loss" in self.metrics else []
+        own += [e[metric] for e in run.experts.values() for metric in self.metrics if metric != "loss"]
         there = any(np.isfinite(values).any() for values in own)
-        return None if there else self.needs.replace("_", " ").replace("loss", "the loss")
-
-    def of_step(self, run: Run, unit: str, steps: tuple[float, float] | None) -> tuple[Array, Array]:
-        """The loss over the chosen steps, on the chosen axis."""
-        first, last = steps or (-np.inf, np.inf)
-        kept = (run.steps >= first) & (run.steps <= last)
-        kept[np.setdiff1d(np.flatnonzero(kept), places(np.where(kept, run.step_column("loss"), np.nan), 4000))] = False
-        return _axis_values(run, unit)[kept], run.step_column("loss")[kept]
+        return None if there else self.metrics[0].replace("_", " ").replace("loss", "the loss")
 
 
 VIEWS = {
     "Tier norms": View(
         "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, dark "
-        "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, not "
-        "the height."
+        "the middle. Under soft merging a line's height is its routing share times the gradient: read the verdict, not "
+        "the height.",
+        (*TIERS, "norm"),
+        lambda long, style, limits: charts.tier_norms(long, style),
     ),
-    "By tier": View("The same lines, one panel per tier."),
+    "By tier": View(
+        "The same lines, one panel per tier.", TIERS, lambda long, style, limits: charts.tier_panels(long, style)
+    ),
+    "Together": View(
+        "What happens at the same step: whether norms and divergence move with the routing shares and the loss.",
+        (*TIERS, "norm", "divergence", "routing_weight", "loss"),
+        lambda long, style, limits: charts.together(
+            long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted
+        ),
+    ),
     "Divergence": View(
         "The documented score. Its thresholds are absolute: the scale of the loss moves the lines past them.",
-        "divergence",
+        ("divergence",),
+        lambda long, style, limits: charts.divergence(
+            long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted
+        ),
     ),
     "Direction": View(
-        "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
-        "direction",
+        "0 means parallel to the clean expert's gradient. With merge: batch all experts share one gradient.",
+        ("direction",),
+        lambda long, style, limits: charts.direction(long, style),
     ),
     "Routing": View(
-        "Each expert's share of the batch. A share near 1 means that the router has collapsed.", "routing_weight"
+        "Each expert's share of the merge. A share near 1 means that the router has collapsed.",
+        ("routing_weight",),
+        lambda long, style, limits: charts.routing(long, style),
     ),
-    "Loss": View("Training loss of the logged batches.", "loss"),
+    "Loss": View(
+        "Training loss of the logged batches.", ("loss",), lambda long, style, limits: charts.loss(long, style)
+    ),
 }
 
 
 def scores(run: Run, limits: Thresholds) -> None:
     """The documented score of each perturbed expert against its thresholds, and how much was logged."""
+    table = pd.DataFrame(
+        [
+            {"expert": e.expert, "role": e.role, "value": _mean(e["divergence"])}
+            for e in run.experts.values()
+            if e.role != "clean"
+        ],
+        columns=["expert", "role", "value"],
+    )
+    meaning = (
+        f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight. As documented, above "
+        f"{limits.divergence_supported:g} diverges, below {limits.divergence_refuted:g} does not. It scales with the "
+        "loss and the routing share."
+    )
+    perturbed = table[table["role"] == "perturbed"]
     with st.container(horizontal=True):
-        for expert in run.of_role("perturbed"):
-            score = expert["divergence"][np.isfinite(expert["divergence"])]
-            mean = float(score.mean()) if len(score) else None
-            place = "" if mean is None else _place(mean, limits)
+        if len(perturbed) <= CARDS:
+            for row in perturbed.itertuples():
+                _card(f"Divergence score, expert {row.expert}", float(row.value), limits, meaning)
+        elif perturbed["value"].notna().any():
+            low, high = perturbed["value"].min(), perturbed["value"].max()
             st.metric(
-                f"Divergence score, expert {expert.expert}",
-                "none" if mean is None else f"{mean:.3g}",
-                delta=place or None,
-                delta_color="off",
-                delta_arrow="off",
+                f"Divergence scores, {len(perturbed)} experts",
+                f"{low:.3g} to {high:.3g}",
                 border=True,
                 width="content",
-                help="Mean over tiers and steps of |norm - norm of expert 0|. As documented, above "
-                f"{limits.divergence_supported:g} diverges, below {limits.divergence_refuted:g} does not. It scales "
-                "with the loss and the routing share.",
+                help=meaning,
             )
-        st.metric("Logged steps", len(run.steps), border=True, width="content")
+        if (table["value"] > 0).any():
+            chart = charts.scores(table, supported=limits.divergence_supported, refuted=limits.divergence_refuted)
+            with st.container(border=True, width=360, height="stretch"):
+                st.altair_chart(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
+
+
+def _mean(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _card(label: str, mean: float, limits: Thresholds, meaning: str) -> None:
+    known = np.isfinite(mean)
+    st.metric(
+        label,
+        f"{mean:.3g}" if known else "none",
+        delta=_place(mean, limits) if known else None,
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        width="content",
+        help=meaning,
+    )
 
 
 def _place(mean: float, limits: Thresholds) -> str:
@@ -101,18 +149,83 @@ def _place(mean: float, limits: Thresholds) -> str:
     return f"between {limits.divergence_refuted:g} and {limits.divergence_supported:g}"
 
 
-def chosen_style(run: Run) -> tuple[Style, str]:
-    """What the axis counts, and whether a running median lies over the raw lines."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        known = [name for name in AXES if np.isfinite(_axis_values(run, name)).any()]
-        unit = st.segmented_control("Axis", known, default="Steps", required=True, key="axis", bind="query-params")
-        smooth = st.toggle(
-            "Smooth",
-            key="smooth",
-            bind="query-params",
-            help=f"A running median over {SMOOTH} drawn points, over the raw lines. The verdict never sees it.",
+def chosen_view() -> str:
+    """What to look at."""
+    view: str = st.segmented_control(
+        "Show", list(VIEWS), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
+    )
+    return view
+
+
+def chosen_source(run: Run) -> Run:
+    """The run by the gradients that the optimizer used, or, where it was probed, by those of each expert alone."""
+    if run.isolated is None:
+        return run
+    source = st.segmented_control(
+        "Gradients",
+        ["merged", "isolated"],
+        default="merged",
+        required=True,
+        key="gradients",
+        bind="query-params",
+        help="Merged: what the optimizer uses. Isolated: each expert alone on the same batch, free of routing.",
+    )
+    # The loss of a step is the same, whichever gradients are looked at.
+    loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
+    return run if source == "merged" else replace(run.isolated, step_columns=loss)
+
+
+def chosen_experts(run: Run) -> list[int]:
+    """The experts whose lines are drawn: of many only the first few, until others are asked for."""
+    if len(run.experts) <= AT_ONCE:
+        return list(run.experts)
+    controls = [expert.expert for expert in run.of_role("control")][:1]
+    first = [expert for expert in run.experts if expert not in controls][: AT_ONCE - len(controls)]
+    return (
+        st.multiselect(
+            f"Experts drawn, of {len(run.experts)}",
+            list(run.experts),
+            default=first + controls,
+            format_func=lambda expert: f"{expert} {run.experts[expert].role}",
+            key=f"experts-{run.run}",
         )
-    return Style(AXES[unit], SMOOTH if smooth else 0), unit
+        or first + controls
+    )
+
+
+def chosen_axis(run: Run) -> str:
+    """What the axis counts."""
+    known = [name for name in AXES if np.isfinite(_axis_values(run, name)).any()]
+    unit: str = st.segmented_control(
+        "Axis", known, default="Steps", required=True, key="axis", bind="query-params", help="Hours are wall time."
+    )
+    return unit
+
+
+def chosen_style(run: Run, seen: Run, unit: str, limits: Thresholds) -> tuple[Style, bool]:
+    """What the verdict sees, over the raw lines if asked for, and whether a running median is to be drawn."""
+    smooth: bool = st.toggle(
+        "Smooth",
+        key="smooth",
+        bind="query-params",
+        help=f"A running median over the raw lines, of {WINDOW} logged steps or more. The verdict never sees it.",
+    )
+    asked = st.toggle(
+        "Batches and warm-up",
+        key="batches",
+        bind="query-params",
+        help="What the verdict sees: it leaves out the warm-up and cuts the rest into 20 equal batches. Each bar is "
+        "the mean of one; of norms the geometric mean, since the verdict compares logarithms.",
+    )
+    known = _counted_on_axis(counted(seen, limits), run, unit) if asked else None
+    return Style(AXES[unit], counted=known), smooth
+
+
+def _counted_on_axis(known: Counted, run: Run, unit: str) -> Counted:
+    ends = [(*_at(run, unit, np.array([first, last])).tolist(), why) for first, last, why in known.left_out]
+    steps = {name: _at(run, unit, known.batches[name].to_numpy(dtype=float)) for name in ("step", "last")}
+    whole = float(np.ptp(_at(run, unit, run.steps.astype(float))))
+    return Counted(tuple(ends), known.batches.assign(**steps), whole)
 
 
 def chosen_range(run: Run) -> tuple[float, float] | None:
@@ -124,9 +237,9 @@ def chosen_range(run: Run) -> tuple[float, float] | None:
     title = "Loss"
     if not np.isfinite(values).any():
         values, title = clean["middle_norm"], "Norm"
-    drawn = places(values, 600)
-    event = draw(
-        charts.overview(run.steps[drawn], values[drawn], title),
+    some = places(values, 600)
+    event = st.altair_chart(
+        charts.overview(run.steps[some], values[some], title),
         key=f"overview-{run.run}",
         on_select="rerun",
         selection_mode="range",
@@ -136,12 +249,42 @@ def chosen_range(run: Run) -> tuple[float, float] | None:
     return (float(found[0]), float(found[1])) if found else None
 
 
+def rows_of(
+    run: Run,
+    seen: Run,
+    view: str,
+    experts: list[int],
+    steps: tuple[float, float] | None,
+    unit: str,
+    style: Style,
+    *,
+    smooth: bool = False,
+) -> tuple[pd.DataFrame, Style]:
+    """What is drawn on the chosen axis, and the style with what the pointer reads and where nothing was logged."""
+    metrics = [m for m in VIEWS[view].metrics if m != "routing_weight" or seen.source == "merged"]  # alone, all have 1
+    chosen = {"metrics": metrics, "experts": experts}
+    long = on_axis(drawn(seen, MAX_POINTS, steps, **chosen), run, unit)
+    pointer = on_axis(read_off(seen, HOVER_STEPS, steps, **chosen), run, unit)
+    over = on_axis(smoothed(seen, HOVER_STEPS, steps, **chosen), run, unit) if smooth else None
+    low, high = steps or (-np.inf, np.inf)
+    part = seen.steps[(seen.steps >= low) & (seen.steps <= high)]
+    holes = gaps(part)
+    ends = zip(_at(run, unit, part[holes]), _at(run, unit, part[holes + 1]), strict=True)
+    return long, replace(style, pointer=pointer, smooth=over, gaps=[(float(a), float(b)) for a, b in ends])
+
+
 def on_axis(long: pd.DataFrame, run: Run, unit: str) -> pd.DataFrame:
     """The rows with what the axis counts in place of the step."""
-    if unit == "Steps":
-        return long
+    return long if unit == "Steps" else long.assign(step=_at(run, unit, long["step"].to_numpy(dtype=float)))
+
+
+def _at(run: Run, unit: str, steps: Array) -> Array:
+    """What the axis counts at some steps; between those of which it is known, in proportion."""
     values = _axis_values(run, unit)
-    return long.assign(step=values[np.searchsorted(run.steps, long["step"].to_numpy())])
+    known = np.isfinite(values)
+    if unit == "Steps" or not known.any():
+        return np.asarray(steps, dtype=float)
+    return np.interp(steps, run.steps[known], values[known])
 
 
 def _axis_values(run: Run, unit: str) -> Array:
@@ -156,17 +299,21 @@ def _axis_values(run: Run, unit: str) -> Array:
     return run.steps.astype(float)
 
 
-def export(drawn: Sequence[alt.LayerChart | alt.Chart], long: pd.DataFrame, run: Run, view: str) -> None:
+def export(chart: Drawing, long: pd.DataFrame, run: Run, view: str) -> None:
     """The chart as a picture, and its rows as a table."""
     name = f"{run.run}-{view.lower().replace(' ', '-')}"
-    with st.popover("Export"):
-        st.download_button("Rows as CSV", lambda: long.to_csv(index=False), f"{name}.csv", "text/csv")
-        st.download_button("Rows as Parquet", lambda: _parquet(long), f"{name}.parquet", "application/octet-stream")
-        for kind, mime in (("svg", "image/svg+xml"), ("png", "image/png")):
-            st.download_button(
-                f"Picture as {kind.upper()}", lambda kind=kind: _picture(drawn, kind), f"{name}.{kind}", mime
-            )
-        st.caption("Rows as they are drawn: both extremes of each bucket. All rows are in the run file itself.")
+    with st.container(horizontal=True):
+        with st.popover("Export"):
+            st.download_button("Rows as CSV", lambda: long.to_csv(index=False), f"{name}.csv", "text/csv")
+            st.download_button("Rows as Parquet", lambda: _parquet(long), f"{name}.parquet", "application/octet-stream")
+            for kind, mime in (("svg", "image/svg+xml"), ("png", "image/png")):
+                st.download_button(
+                    f"Picture as {kind.upper()}", lambda kind=kind: _picture(chart, kind), f"{name}.{kind}", mime
+                )
+            st.caption("Rows as they are drawn: both extremes of each bucket. All rows are in the run file itself.")
+        asked = st.toggle("Show the numbers", key="numbers-shown", help="The rows behind the chart, as a table.")
+    if asked:  # and only then: they are as many bytes again as the chart
+        st.dataframe(long, hide_index=True, key="numbers")
 
 
 def _parquet(long: pd.DataFrame) -> bytes:
@@ -175,14 +322,14 @@ def _parquet(long: pd.DataFrame) -> bytes:
     return target.getvalue()
 
 
-def _picture(drawn: Sequence[alt.LayerChart | alt.Chart], kind: str) -> bytes:
-    """All panels one above the other, on white, wide enough for a paper."""
+def _picture(chart: Drawing, kind: str) -> bytes:
+    """On white, wide enough for a paper."""
     import vl_convert  # loads a JavaScript engine: only where there is something to draw
 
     with alt.data_transformers.enable("default", max_rows=None):
-        panels = [{**still(chart.to_dict()), "width": 900} for chart in drawn]
-    datasets = {name: rows for panel in panels for name, rows in panel.pop("datasets", {}).items()}
-    whole = {"$schema": alt.SCHEMA_URL, "vconcat": panels, "datasets": datasets, "background": "white"}
+        whole = {**still(chart.to_dict()), "background": "white"}
+    for panel in whole.get("vconcat", [whole]):
+        panel["width"] = 900
     if kind == "png":
         return bytes(vl_convert.vegalite_to_png(whole, scale=2, config=CONFIG, allowed_base_urls=[]))
     return str(vl_convert.vegalite_to_svg(whole, config=CONFIG, allowed_base_urls=[])).encode()

@@ -16,7 +16,7 @@ import pandas as pd
 from validation import charts, charts_evidence
 from validation.behind import behind
 from validation.claims import Claim
-from validation.envelope import chart_series
+from validation.envelope import chart_series, gaps
 from validation.runs import RunFile
 from validation.series import Run
 from validation.verdict import Verdict
@@ -72,7 +72,7 @@ def evidence(run: Run, file: RunFile, runs: Sequence[Run], verdict: Verdict) -> 
     return [(title, svg(chart)) for title, chart in charts_of_run]
 
 
-def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, alt.LayerChart]]:
+def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, charts.Drawing]]:
     """By claim that has an estimate, for the first perturbed expert that has one."""
     claims = [c for c in verdict.controlled.of(run.run) if c.estimate is not None]
     expert = next((c.expert for c in claims if c.expert is not None), None)
@@ -84,20 +84,23 @@ def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple
     return [(f"{n.capitalize()}, {what}", charts_evidence.evidence(one)) for n, one in found.items() if n in decided]
 
 
-def _logged(file: RunFile, verdict: Verdict) -> list[tuple[str, alt.LayerChart]]:
+def _logged(file: RunFile, verdict: Verdict) -> list[tuple[str, charts.Drawing]]:
     """What the file has numbers for."""
     long, limits = chart_series(file, POINTS).to_pandas(), verdict.thresholds
+    steps = file.wide["step"].to_numpy()
+    holes = gaps(steps)
+    style = charts.Style(gaps=list(zip(steps[holes].tolist(), steps[holes + 1].tolist(), strict=True)))
     has = set(long.loc[long["value"].notna(), "metric"])
-    found: list[tuple[str, alt.LayerChart]] = []
+    found: list[tuple[str, charts.Drawing]] = []
     if has & {*charts.TIER_METRICS, "norm"}:
-        found.append(("Gradient norms by expert and tier", charts.tier_norms(long)))
+        found.append(("Gradient norms by expert and tier", charts.tier_norms(long, style)))
     if "divergence" in has:
-        chart = charts.divergence(long, supported=limits.divergence_supported, refuted=limits.divergence_refuted)
+        chart = charts.divergence(long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted)
         found.append(("The documented divergence score, with its two thresholds", chart))
     if "direction" in has:
-        found.append(("Direction: 1 - cosine to the clean expert's gradient", charts.direction(long)))
+        found.append(("Direction: 1 - cosine to the clean expert's gradient", charts.direction(long, style)))
     if "routing_weight" in has:
-        found.append(("Routing shares", charts.routing(long)))
+        found.append(("Routing shares", charts.routing(long, style)))
     return found
 
 
@@ -135,7 +138,7 @@ def can_draw() -> bool:
     return True
 
 
-def svg(chart: alt.LayerChart | alt.FacetChart) -> str:
+def svg(chart: charts.Drawing | alt.FacetChart) -> str:
     """A chart without what only a mouse can use."""
     import vl_convert  # loads a JavaScript engine: only where there is something to draw
 
@@ -150,6 +153,8 @@ def still(spec: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in spec.items() if key != "params"}
     if "layer" in spec:
         kept["layer"] = [still(layer) for layer in spec["layer"] if not _waits_for_a_pointer(layer)]
+    if "vconcat" in spec:
+        kept["vconcat"] = [still(panel) for panel in spec["vconcat"]]
     return kept
 
 

@@ -1,23 +1,29 @@
 """What a chart of one run draws: every metric of every expert, downsampled so that no spike is lost.
 
-The same as the question `chart_series`, in a fraction of its time: one walk along each column finds both extremes of
-each bucket, where SQL groups all rows by expert and bucket first.
+`chart_series` is the same as the question of that name, in a fraction of its time: one walk along each column finds
+both extremes of each bucket, where SQL groups all rows by expert and bucket first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from validation.relations import by_expert
 from validation.runs import RunFile
+from validation.series import Run
+from validation.statistics import Array
 
 METRICS = (  # as an answer is ordered
     *("bottom_norm", "direction", "divergence", "middle_norm", "norm"),
     *("relative_divergence", "routing_weight", "top_norm"),
 )
 Places = NDArray[np.intp]
+WINDOW = 25  # logged rows that a running median spans at least
 
 
 def chart_series(run: RunFile, points: int, steps: tuple[float, float] | None = None) -> pa.Table:
@@ -48,6 +54,127 @@ _NOTHING = pa.table(
 def places(values: NDArray[np.float64], points: int) -> Places:
     """Which of the values to draw: all up to `points`, beyond that both extremes of each bucket."""
     return _extremes(values, _buckets(len(values), points))
+
+
+def drawn(
+    run: Run,
+    points: int,
+    steps: tuple[float, float] | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    experts: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """The same of a run's arrays, also of its isolated probe, and only of some metrics and experts.
+
+    `loss` may be among the metrics: it belongs to no expert, and is one's of number -1 with the role "run". Columns are
+    as narrow as their values allow, since all of them travel to the browser.
+    """
+
+    def extremes(values: Array) -> tuple[Places, Array]:
+        at = places(values, points)
+        return at, values[at]
+
+    return _frame(run, steps, metrics, experts, extremes)
+
+
+def read_off(
+    run: Run,
+    points: int,
+    steps: tuple[float, float] | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    experts: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """The same columns at evenly spaced rows, at most `points`, alike for every series: what a pointer reads."""
+
+    def even(values: Array) -> tuple[Places, Array]:
+        at = _even(len(values), points)
+        return at, values[at]
+
+    return _frame(run, steps, metrics, experts, even)
+
+
+def smoothed(
+    run: Run,
+    points: int,
+    steps: tuple[float, float] | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    experts: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """The same columns at evenly spaced rows, with the median of the rows around each: a spike moves it little.
+
+    Of `WINDOW` rows, or as many more as lie between two of the spaced rows. For the eye: no verdict is fed with it.
+    """
+
+    def medians(values: Array) -> tuple[Places, Array]:
+        at = _even(len(values), points)
+        half = max(WINDOW, 2 * len(values) // max(1, points)) // 2
+        around = np.lib.stride_tricks.sliding_window_view(np.pad(values, half, constant_values=np.nan), 2 * half + 1)
+        found = np.full(len(at), np.nan)
+        known = np.isfinite(values[at])  # and nothing where there is no value: a hole stays one
+        found[known] = np.nanmedian(around[at[known]], axis=1)
+        return at, found
+
+    return _frame(run, steps, metrics, experts, medians)
+
+
+def _even(rows: int, points: int) -> Places:
+    return np.unique(np.linspace(0, max(0, rows - 1), min(points, rows)).round().astype(np.intp))
+
+
+def _frame(
+    run: Run,
+    steps: tuple[float, float] | None,
+    metrics: Sequence[str],
+    experts: Sequence[int] | None,
+    pick: Callable[[Array], tuple[Places, Array]],
+) -> pd.DataFrame:
+    low, high = steps or (-np.inf, np.inf)
+    part = slice(int(np.searchsorted(run.steps, low)), int(np.searchsorted(run.steps, high, side="right")))
+    chosen = [run.experts[e] for e in (run.experts if experts is None else experts) if e in run.experts]
+    series = [(e.expert, e.role, m, e[m][part]) for e in chosen for m in metrics if m != "loss"]
+    series += [(-1, "run", "loss", run.step_column("loss")[part])] if "loss" in metrics else []
+    found = [pick(values) for *_, values in series]
+    counts = [len(at) for at, _ in found]
+    at = np.concatenate([*(at for at, _ in found), np.empty(0, np.intp)])
+    columns = {
+        name: np.repeat(np.array([one[place] for one in series], dtype=object), counts)
+        for place, name in enumerate(("expert", "role", "metric"))
+    }
+    return pd.DataFrame(
+        {
+            "expert": columns["expert"].astype(np.int16),
+            "role": pd.Categorical(columns["role"]),
+            "metric": pd.Categorical(columns["metric"]),
+            "step": narrow(run.steps[part][at]),
+            "value": narrow(np.concatenate([*(values for _, values in found), np.empty(0)])),
+        }
+    )
+
+
+def narrow(values: NDArray[np.int64] | Array) -> NDArray[np.int32] | NDArray[np.float32] | NDArray[np.int64] | Array:
+    """In four bytes where they hold the values: whole numbers exactly, others to seven digits."""
+    if values.dtype.kind == "i":
+        fits = not len(values) or (values.min() >= -(2**31) and values.max() < 2**31)
+        return values.astype(np.int32) if fits else values
+    size = np.abs(values[np.isfinite(values) & (values != 0)])
+    fits = not len(size) or (size.max() < 1e38 and size.min() > 1e-37)
+    return values.astype(np.float32) if fits else values
+
+
+def gaps(steps: NDArray[np.int64], most: int = 200) -> NDArray[np.intp]:
+    """The rows after which more than two are missing, going by the rows around them; the widest ones only.
+
+    By the rows around: a run may be logged often at first and rarely later, which is no gap.
+    """
+    jumps = np.diff(steps.astype(np.float64))
+    if len(jumps) < 3:
+        return np.empty(0, np.intp)
+    wide = np.flatnonzero(jumps > 2 * jumps.min())
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(jumps, 3, mode="edge"), 7)[wide]
+    wide = wide[jumps[wide] > 2 * np.median(around, axis=1)]
+    return np.sort(wide[np.argsort(-jumps[wide], kind="stable")[:most]])
 
 
 def _of_expert(expert: int, role: str, rows: pa.Table, points: int) -> pa.Table:

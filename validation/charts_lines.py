@@ -1,0 +1,332 @@
+"""Panels of lines over the steps, alone or stacked on one axis: rows in, an Altair chart out.
+
+A zero, a NaN or a missing value is never drawn as a number: zeros are ticks on a rail below a logarithmic axis, missing
+values crosses on a rail above it, and lines break where there is nothing. Colours come from the theme: these scales
+have a fixed domain and no range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from validation.counted import Counted
+
+PARTS = ("middle", "bottom", "top", "whole")
+# In the order of chartCategoricalColors in .streamlit/config.toml.
+SERIES = [f"{role} {part}" for role in ("clean", "perturbed", "control") for part in PARTS]
+GREY = "#737b87"  # 3:1 against both backgrounds
+TAG, ON_TAG = "#5a6069", "#ffffff"  # words that must be read across lines, in either theme
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [1, 3])
+HOVER_STEPS = 400  # a hover layer over every step makes each move of the mouse slow
+HOVER_NAMES = 24  # values that one tooltip tells
+HEIGHT, PANEL = 420, 150
+Drawing = alt.LayerChart | alt.VConcatChart
+INSIDE = 38  # pixels at both ends of stacked plots, for the labels within
+FROM_ZERO = "datum.value < 0 ? '' : datum.label"
+NARROW = "windowSize()[0] < 640"
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """How the reader wants lines drawn, and what is known of the run beside them."""
+
+    axis: str = "Training step"
+    smooth: pd.DataFrame | None = None
+    """Running medians to be drawn over the raw lines, with the columns of the lines."""
+    pointer: pd.DataFrame | None = None
+    """What the pointer reads, with the columns of the lines; without it the drawn points."""
+    gaps: Sequence[tuple[float, float]] = ()
+    """Where nothing was logged, on the axis."""
+    counted: Counted | None = None
+    """What the verdict leaves out, and the means of its batches, to be shown."""
+
+
+PLAIN = Style()
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One plot: rows of expert, metric, series (what its colour says), step and value."""
+
+    title: str
+    rows: pd.DataFrame
+    log: bool
+    include: tuple[float, ...] = ()
+    """Values that the axis must reach."""
+    thresholds: tuple[tuple[float, str], ...] = ()
+    from_zero: bool = True
+    """Whether a linear axis begins at zero."""
+    word: str = ""
+    """What its values are called beside those of other panels; tiers need none."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """Of all rows; NaN where there is none."""
+        return np.asarray(self.rows["value"].to_numpy(dtype=float, na_value=np.nan))
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether there is anything that a logarithmic axis can show."""
+        return self.log and bool((self.values[np.isfinite(self.values)] > 0).any())
+
+    @property
+    def drawn(self) -> pd.DataFrame:
+        """The rows with only what the axis can show."""
+        there = np.isfinite(self.values) & ((self.values > 0) | (not self.logarithmic))
+        return self.rows.assign(value=self.rows["value"].where(there))
+
+    @property
+    def scale(self) -> alt.Scale:
+        """Of the values, with some air."""
+        values = self.drawn["value"].dropna().to_numpy(dtype=float)
+        ends = [values.min(), values.max()] if len(values) else []
+        marks = [*ends, *self.include, *(value for value, _ in self.thresholds)]
+        if self.logarithmic:
+            return alt.Scale(type="log", domain=[min(marks) / 1.4, max(marks) * 1.4], clamp=True, nice=False)
+        low, high = (min(marks), max(marks)) if marks else (0.0, 1.0)
+        return alt.Scale(domain=[min(low, 0.0) if self.from_zero else low, high if high > low else low + 1], nice=True)
+
+
+def draw(panels: Sequence[Panel], style: Style = PLAIN) -> Drawing:
+    """One panel as a chart of its own; several above each other on one axis, which move and are read together."""
+    colors, dashes = _colors(panels), _dashes(panels)
+    if len(panels) == 1:
+        y = alt.Axis(title=panels[0].title, format="~g")
+        layers = _layers(0, panels, style, colors, dashes, alt.Axis(title=style.axis), y)
+        return _moved(alt.LayerChart(layer=layers, height=HEIGHT), layers)
+    # Inside the plot, the labels of all panels take no room beside it: plots stay aligned, also on a phone.
+    inside = alt.Axis(
+        title=None, format="~g", ticks=False, domain=False, labelAlign="left", labelBaseline="bottom", labelPadding=-4
+    )
+    charts = []
+    for place, panel in enumerate(panels):
+        last = panel is panels[-1]
+        x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO)
+        layers = _layers(place, panels, style, colors, dashes, x, inside, height=PANEL)
+        title = alt.Title(panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=3)
+        charts.append(alt.LayerChart(layer=layers, height=PANEL, title=title))
+    stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
+    return _moved(stacked, [layer for panel in stacked.vconcat for layer in panel.layer])
+
+
+def _moved(chart: Drawing, layers: Sequence[Any]) -> Drawing:
+    """With the steps moved, zoomed and read off in all panels at once, which Altair's own way cannot say of layers."""
+    named = [str(layer.name) for layer in layers if isinstance(layer.name, str)]
+    zoom = alt.IntervalSelectionConfig(type="interval", encodings=["x"], zoom="wheel![event.shiftKey]")
+    near = alt.PointSelectionConfig(type="point", nearest=True, on="pointermove", fields=["step"], clear="pointerout")
+    lines, pointers = ([name for name in named if name.startswith(kind)] for kind in ("lines", "pointer"))
+    chart.params = [
+        alt.TopLevelSelectionParameter(name="zoom", select=zoom, bind="scales", views=lines),
+        alt.TopLevelSelectionParameter(name="hover", select=near, views=pointers),
+    ]
+    return chart
+
+
+def _colors(panels: Sequence[Panel]) -> alt.Color:
+    """By role and part, with a legend below the plot, where a phone has room for it, and a row for each role."""
+    there = {name for panel in panels for name in panel.rows["series"].unique()}
+    present = [name for name in SERIES if name in there]
+    columns = max(1, len({name.split()[1] for name in present}))
+    legend = alt.Legend(
+        title=None,
+        orient="bottom",
+        values=present,
+        columns=alt.ExprRef(f"{NARROW} ? {min(2, columns)} : {columns}"),
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolStrokeWidth=3,
+    )
+    return alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=legend if present else None)
+
+
+def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
+    """By expert: solid for the clean one and the first perturbed one, whose colours differ; then a pattern for each."""
+    experts = sorted({int(expert) for panel in panels for expert in panel.rows["expert"].unique()})
+    own = [expert for expert in experts if expert >= 0]
+    ranges = [DASHES[max(0, expert - 1) % len(DASHES)] for expert in experts]
+    legend = alt.Legend(
+        title="Expert",
+        orient="bottom",
+        values=own,
+        columns=alt.ExprRef(f"{NARROW} ? 4 : 8"),
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolStrokeWidth=2,
+        symbolSize=300,
+        titleFontWeight="normal",
+    )
+    return alt.StrokeDash(
+        "expert:N", scale=alt.Scale(domain=experts, range=ranges), legend=legend if len(own) > 1 else None
+    )
+
+
+def _layers(
+    place: int,
+    panels: Sequence[Panel],
+    style: Style,
+    color: alt.Color,
+    dash: alt.StrokeDash,
+    x_axis: alt.Axis,
+    y_axis: alt.Axis,
+    height: int | None = None,
+) -> list[alt.Chart]:
+    """Everything in one plot. height: of the plot where it is known; else the page fits legends and axes into it."""
+    panel = panels[place]
+    x = alt.X("step:Q", axis=x_axis, scale=alt.Scale(nice=False, padding=INSIDE if height else alt.Undefined))
+    y = alt.Y("value:Q", axis=y_axis, scale=panel.scale)
+    plain: Any = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
+    legend: Any = color
+    if not set(panel.rows["series"].unique()) & set(SERIES):  # the loss is no expert's
+        plain = legend = alt.value(GREY)
+    columns = ["expert", "series", "step", "value"]
+    rows = _broken(panel.drawn[columns], style.gaps)
+    batches = _batches(panel, style.counted, x, y, plain) if style.counted is not None else []
+    faint = style.smooth is not None or batches
+    mark = alt.Chart(rows).mark_line(clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0)
+    layers = [mark.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}")]
+    if style.smooth is not None:
+        smooth = _broken(_own(style.smooth, panel)[columns], style.gaps)
+        over = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True)
+        layers.append(over.encode(x=x, y=y, color=legend, strokeDash=dash))
+    layers += [chart.encode(x=x, y=y, color=plain) for chart in _lonely(rows)]
+    if style.counted is not None:
+        layers = [*_shaded(style.counted), *layers, *batches]
+    layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
+    layers += _rails(panel, plain, "height" if height is None else str(height))
+    return [*layers, _pointer(panel, panels, style).properties(name=f"pointer{place}")]
+
+
+def _broken(rows: pd.DataFrame, gaps: Sequence[tuple[float, float]]) -> pd.DataFrame:
+    """The rows with an empty one in each gap, so that no line is drawn across it."""
+    rows = rows.reset_index(drop=True)  # any other index would travel to the browser as well
+    inside = [(a + b) / 2 for a, b in gaps if len(rows) and a >= rows["step"].min() and b <= rows["step"].max()]
+    if not inside:
+        return rows
+    lines = rows[["expert", "series"]].drop_duplicates()
+    empty = lines.merge(pd.DataFrame({"step": inside, "value": np.float32(np.nan)}), how="cross")
+    return pd.concat([rows, empty], ignore_index=True)
+
+
+def _own(frame: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+    """The rows of a frame that belong to a panel's lines, under the names of those."""
+    lines = panel.rows[["expert", "metric", "series"]].drop_duplicates().astype({"metric": str})
+    return frame.astype({"metric": str}).merge(lines, on=["expert", "metric"])
+
+
+def _lonely(rows: pd.DataFrame) -> list[alt.Chart]:
+    """Rows with no finite neighbour in their own line, which a line would not show."""
+    finite = rows.assign(there=rows["value"].notna()).sort_values("step", kind="stable")
+    lines = finite.groupby(["expert", "series"], observed=True)["there"]
+    lonely = finite["there"] & ~lines.shift(1, fill_value=False) & ~lines.shift(-1, fill_value=False)
+    chart = alt.Chart(finite[lonely].drop(columns="there").reset_index(drop=True))
+    return [chart.mark_point(filled=True, size=22, clip=True)] if lonely.any() else []
+
+
+def _batches(panel: Panel, counted: Counted, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
+    """The mean of each batch, as long as the batch is."""
+    means = _own(counted.batches, panel)
+    means = means[(means["value"] > 0) | (not panel.logarithmic)].drop(columns="metric")
+    if not len(means):
+        return []
+    tooltip = [
+        alt.Tooltip("series:N", title="batch mean of"),
+        alt.Tooltip("expert:N"),
+        alt.Tooltip("value:Q", format=".4g"),
+        alt.Tooltip("step:Q", title="from step", format=",.0f"),
+        alt.Tooltip("last:Q", title="to step", format=",.0f"),
+    ]
+    chart = alt.Chart(means.reset_index(drop=True)).mark_rule(strokeWidth=3.5, strokeCap="round", clip=True)
+    return [chart.encode(x=x, x2="last:Q", y=y, color=color, tooltip=tooltip)]
+
+
+def _shaded(counted: Counted) -> list[alt.Chart]:
+    """The steps that the verdict leaves out, and why."""
+    if not counted.left_out:
+        return []
+    spans = pd.DataFrame(counted.left_out, columns=["step", "last", "why"])
+    # A word must fit into its span; the pointer tells of all of them.
+    wide = spans["last"] - spans["step"] > 0.08 * counted.whole
+    middle = spans[wide].assign(step=(spans["step"] + spans["last"]) / 2)
+    return [
+        alt.Chart(spans)
+        .mark_rect(color=GREY, opacity=0.16, clip=True)
+        .encode(x="step:Q", x2="last:Q", tooltip="why:N"),
+        alt.Chart(middle)
+        .mark_text(baseline="top", dy=14, color=GREY, fontSize=12, clip=True)
+        .encode(x="step:Q", y=alt.value(0), text="why:N"),
+    ]
+
+
+def _threshold(value: float, label: str) -> list[alt.Chart]:
+    """A line across, named on a tag of its own, which stays readable on any line."""
+    data = pd.DataFrame({"value": [value], "label": [label]})
+    chart = alt.Chart(data).encode(y="value:Q")
+    return [
+        chart.mark_rule(strokeDash=[5, 4], strokeWidth=1.5, color=GREY),
+        chart.mark_bar(orient="horizontal", size=17, color=TAG, cornerRadius=3).encode(
+            x=alt.value(0), x2=alt.value(12 + 6.3 * len(label))
+        ),
+        chart.mark_text(align="left", dx=6, color=ON_TAG, fontSize=12).encode(x=alt.value(0), text="label:N"),
+    ]
+
+
+def _rails(panel: Panel, color: alt.Color, height: str) -> list[alt.Chart]:
+    """Zeros below a logarithmic axis, missing and non-finite values above: seen, and never at a made-up height."""
+    marks = []
+    for rows, shape, place, label in (
+        (panel.logarithmic & (panel.values == 0), "triangle-down", f"{height} - 5", "zero"),
+        (~np.isfinite(panel.values), "cross", "6", "no finite value"),
+    ):
+        if rows.any():
+            chosen = panel.rows.loc[rows, ["step", "series", "expert"]].assign(what=label)
+            chosen = chosen.iloc[:: max(1, len(chosen) // 1000)].reset_index(drop=True)
+            mark = alt.Chart(chosen).mark_point(shape=shape, filled=True, size=28, opacity=0.8, clip=True)
+            marks.append(
+                mark.encode(
+                    x="step:Q", y={"value": {"expr": place}}, color=color, tooltip=["step", "series", "expert", "what"]
+                )
+            )
+    return marks
+
+
+def _pointer(panel: Panel, panels: Sequence[Panel], style: Style) -> alt.Chart:
+    """A rule at the nearest step in every panel that tells the values of all, or of its own where they are many."""
+    lines = sum(len(one.rows[["expert", "series"]].drop_duplicates()) for one in panels)
+    told = [_read(one, style) for one in (panels if lines <= HOVER_NAMES else [panel])]
+    wide = pd.concat(told, axis=1).reset_index()
+    wide = wide.iloc[:: math.ceil(len(wide) / HOVER_STEPS) or 1].reset_index(drop=True) if len(wide) else wide
+    names = [str(name) for name in wide.columns[1:]]
+    # Short field names: brackets and dots in a field name are syntax to the chart.
+    wide.columns = pd.Index(["step", *(f"v{place}" for place in range(len(names)))])
+    first = alt.Tooltip("step:Q", title=style.axis, format=",.6~g")
+    tooltip = [first, *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(names))]
+    near = {"condition": {"param": "hover", "empty": False, "value": 0.9}, "value": 0}
+    rule: alt.Chart = alt.Chart(wide).mark_rule(color=GREY, strokeWidth=1.5)
+    read: alt.Chart = rule.encode(x="step:Q", opacity=near, tooltip=tooltip)
+    return read
+
+
+def _read(panel: Panel, style: Style) -> pd.DataFrame:
+    """A column for each line of a panel by step, in the order of the legend."""
+    rows = panel.rows
+    if style.pointer is not None:
+        rows = _own(style.pointer, panel)
+    order = {name: place for place, name in enumerate(SERIES)}
+    series = rows["series"].astype(str)
+    said = panel.word + ", " + series.str.partition(" ")[0] if panel.word else series
+    rows = rows.assign(
+        order=series.map(order).fillna(len(order)),
+        name=said + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else ""),
+    )
+    wide = rows.pivot_table(
+        index="step", columns=["order", "expert", "name"], values="value", aggfunc="max", dropna=False, observed=True
+    )
+    wide.columns = wide.columns.get_level_values("name")
+    return wide.loc[:, wide.notna().any()]

@@ -1,0 +1,67 @@
+"""What the verdict sees of the lines of a chart: the steps it leaves out, the means of the batches of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from prismatic.schema import TIERS
+from prismatic.thresholds import Thresholds
+from validation.looks import at_look
+from validation.series import Run
+from validation.statistics import BATCHES, batch_means
+
+LOGGED = (*(f"{tier}_norm" for tier in TIERS), "norm")
+"""Metrics of which the verdict compares logarithms: their batch means are geometric ones."""
+MEANS = (*LOGGED, "divergence", "direction", "routing_weight")
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """left_out: first step, last step, why. batches: rows of expert, metric, step and last (of a batch), and value.
+
+    whole: from the first step to the last.
+    """
+
+    left_out: tuple[tuple[float, float, str], ...]
+    batches: pd.DataFrame
+    whole: float
+
+
+def counted(run: Run, limits: Thresholds) -> Counted:
+    """Of one source of gradients. A series with fewer usable rows than batches has no batches."""
+    seen = at_look(run, limits).run
+    after = seen.after_warmup(limits.warmup)
+    spans = []
+    if len(seen.steps) and not after.all():
+        first = seen.steps[after][0] if after.any() else seen.steps[-1]
+        spans.append((float(seen.steps[0]), float(first), "warm-up"))
+    rows = [row for expert in seen.experts for metric in MEANS for row in _of_series(seen, expert, metric, after)]
+    columns = ["expert", "metric", "step", "last", "value"]
+    batches = pd.DataFrame(rows, columns=columns).astype({"metric": str, "value": float})
+    if spans and len(batches) and (begin := float(batches["step"].min())) > spans[0][1]:
+        spans.append((spans[0][1], begin, "too few rows to fill a batch"))
+    if len(seen.steps) < len(run.steps):
+        spans.append((float(seen.steps[-1]), float(run.steps[-1]), "not judged yet"))
+    return Counted(tuple(spans), batches, float(run.steps[-1]) - float(run.steps[0]) if len(run.steps) else 0.0)
+
+
+def _of_series(
+    run: Run, number: int, metric: str, after: NDArray[np.bool_]
+) -> list[tuple[int, str, float, float, float]]:
+    """The batches of one line: of tiers only the rows in which both this and the clean expert have all of them."""
+    expert = run.experts[number]
+    values = expert.log(metric) if metric in LOGGED else expert[metric]
+    kept: NDArray[np.bool_] = after & np.isfinite(values)
+    if metric in LOGGED[:-1]:
+        kept = kept & expert.tiers_usable & (run.experts[0].tiers_usable if 0 in run.experts else True)
+    if kept.sum() < BATCHES:
+        return []
+    means = batch_means(values[kept])
+    level = np.exp(means) if metric in LOGGED else means
+    size = int(kept.sum()) // BATCHES  # as batch_means does: what does not fill the batches is dropped at the beginning
+    ends = run.steps[kept][-size * BATCHES :].reshape(BATCHES, size)[:, [0, -1]].astype(float)
+    return [(number, metric, a, b, float(m)) for (a, b), m in zip(ends.tolist(), level, strict=True)]
