@@ -1,0 +1,101 @@
+"""One function per way in which a run can be wrong: what is seen, the evidence, the cause and the fix.
+
+A check takes a run and yields findings. To add one, write the function in the file of its theme, list it in CHECKS, and
+say in checklist.py what is looked at. A finding of severity "error" means that the data of that run (or of that expert)
+cannot carry a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prismatic.thresholds import Thresholds
+from validation.diagnostics.experiment import (
+    COLLAPSED_SHARE,
+    collinear_gradients,
+    identical_experts,
+    positive_control,
+    router_collapse,
+    scale_dependent_threshold,
+)
+from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding
+from validation.diagnostics.gradients import (
+    constant_rows,
+    logging_order,
+    missing_gradients,
+    nonfinite,
+    rows_lost,
+    zero_norms,
+    zero_tier,
+)
+from validation.diagnostics.rows import (
+    duplicate_steps,
+    missing_columns,
+    missing_experts,
+    no_data,
+    step_gaps,
+    too_short,
+    unfinished,
+    wal_missing,
+)
+from validation.runs import Rejected
+from validation.series import Run
+
+__all__ = [
+    "CHECKS",
+    "COLLAPSED_SHARE",
+    "ERROR",
+    "INFO",
+    "WARNING",
+    "Finding",
+    "diagnose",
+    "invalidating",
+    "of_rejected",
+]
+
+CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
+    no_data,
+    wal_missing,
+    missing_experts,
+    zero_norms,
+    zero_tier,
+    missing_columns,
+    constant_rows,
+    nonfinite,
+    missing_gradients,
+    rows_lost,
+    logging_order,
+    step_gaps,
+    duplicate_steps,
+    identical_experts,
+    positive_control,
+    too_short,
+    collinear_gradients,
+    router_collapse,
+    scale_dependent_threshold,
+    unfinished,
+)
+
+
+def of_rejected(rejected: Rejected) -> Finding:
+    """The finding for a file that could not be read as a run."""
+    error = rejected.error
+    return Finding(
+        error.id, ERROR, f"the file {rejected.name} cannot be read as a run", error.evidence, error.cause, error.fix
+    )
+
+
+def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
+    """Everything that is wrong with a run, errors first."""
+    order = (ERROR, WARNING, INFO)
+    findings = [finding for check in CHECKS for finding in check(run, thresholds or Thresholds())]
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def invalidating(findings: Iterable[Finding]) -> dict[tuple[str, int | None], str]:
+    """Per run and expert (None: the whole run), why its data carries no verdict."""
+    reasons: dict[tuple[str, int | None], str] = {}
+    for finding in findings:
+        if finding.severity == ERROR and finding.run is not None:
+            reasons.setdefault((finding.run, finding.expert), f"{finding.symptom} ({finding.id})")
+    return reasons

@@ -1,0 +1,38 @@
+"""What a check yields, and how grave it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prismatic.schema import TIERS
+from validation.series import Run
+from validation.statistics import Array
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a reader of this run must know."""
+
+    id: str
+    severity: str
+    symptom: str
+    evidence: str
+    cause: str
+    fix: str
+    run: str | None = None
+    expert: int | None = None
+
+
+def logged_norms(run: Run, expert: int) -> Array:
+    """Tier norms of one expert, [3, T]; of a file without them the norm of the whole gradient, [1, T]."""
+    tiers = tier_norms(run, expert)
+    return tiers if np.isfinite(tiers).any() else run.experts[expert]["norm"][None]
+
+
+def tier_norms(run: Run, expert: int) -> Array:
+    """Tier norms of one expert, [3, T]."""
+    return np.stack([run.experts[expert][f"{tier}_norm"] for tier in TIERS])

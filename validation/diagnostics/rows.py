@@ -1,0 +1,173 @@
+"""Is everything there? Rows, experts and columns of the file, and whether the run has come to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from prismatic.schema import TIERS
+from prismatic.thresholds import Thresholds
+from validation.claims import counted
+from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
+from validation.errors import WHOLE_COPY, shown
+from validation.series import Run
+
+GAP_SHARE = 0.25  # of the run's span
+SHOWN = 20  # experts named in one sentence
+
+
+def no_data(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """The table is there, and empty."""
+    if not len(run.steps):
+        yield Finding(
+            "no_data",
+            ERROR,
+            "the file holds no logged step",
+            "table 'dynamics' has 0 rows",
+            "gradient logging was not enabled in the training loop, or the run stopped before its first logged step",
+            "train with router_type: prismatic, or call log_gradient_dynamics(model, step) after loss.backward() and "
+            "hand its result to DynamicsLogger.log",
+            run.run,
+        )
+
+
+def wal_missing(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """Rows of a WAL-mode database wait in a second file, which a copy or an upload leaves behind."""
+    if run.wal:
+        planned = run.number("planned_steps") is not None
+        whole = planned and run.finished and run.facts.get("exit_state") == "finished"
+        yield Finding(
+            "wal_missing",
+            INFO if whole else ERROR,
+            "rows may be missing: the newest rows of a WAL-mode file wait in a -wal file, which is not here",
+            f"the header says WAL mode; {len(run.steps)} rows are in the main file",
+            "the writer uses journal_mode=WAL and the -wal file beside the database was not copied with it",
+            f"close the run first, or make a whole copy with {WHOLE_COPY}, and upload that",
+            run.run,
+        )
+
+
+def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """Experts that the model has and the file has not."""
+    cause = "only some experts were iterated when the gradients were collected"
+    fix = "log every expert: log_gradient_dynamics(model, step) does, for every Prismatic router of the model"
+    if 0 not in run.experts or not run.of_role("perturbed"):
+        seen = ", ".join(map(str, run.experts)) or "none"
+        symptom = "there is no clean expert to compare to" if 0 not in run.experts else "there is no perturbed expert"
+        yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {seen}", cause, fix, run.run)
+        return
+    gaps = sorted(set(range(max(run.experts))) - set(run.experts))
+    expected = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
+    silent = [e for e in run.experts if len(run.steps) and not np.isfinite(logged_norms(run, e)).any()]
+    first = len(run.experts) + len(gaps)
+    # The number comes from the file: it is named, not counted up to.
+    missing = sorted({*gaps, *range(first, min(expected, first + SHOWN)), *silent})
+    if missing:
+        told = ", ".join(map(str, missing[:SHOWN])) + (" and more" if expected > first + SHOWN else "")
+        evidence = f"no values for expert {told}; the file has {counted(len(run.experts), 'expert')}"
+        yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.run)
+    for expert in silent:
+        symptom = f"expert {expert} has a column and no value in it"
+        seen = f"no finite norm in {counted(len(run.steps), 'row')}"
+        yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.run, expert or None)
+
+
+def missing_columns(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """A tier of an expert that the file does not have at all."""
+    whole = [e for e in run.experts if len(logged_norms(run, e)) == 1 and np.isfinite(logged_norms(run, e)).any()]
+    of_run = 0 in whole or len(whole) == len(run.experts)  # without expert 0 there is nothing to compare to
+    for number in whole[:1] if of_run else whole:
+        told = ", ".join(map(str, whole[:SHOWN] if of_run else [number]))
+        yield Finding(
+            "missing_columns",
+            ERROR,
+            "without norms of the tiers awakening, divergence and sustainment cannot be judged",
+            f"no value in the top, bottom and middle norm of expert {told}, only in the norm of the whole gradient",
+            "the file was written by a logger that does not know tiers",
+            "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
+            run.run,
+            None if of_run else number,
+        )
+    for expert in run.experts.values():
+        if not len(run.steps):
+            continue
+        absent = [tier for tier in TIERS if not np.isfinite(expert[f"{tier}_norm"]).any()]
+        if absent and len(absent) < len(TIERS):
+            names = ", ".join(f"expert_{expert.expert}_{tier}_norm" for tier in absent)
+            yield Finding(
+                "missing_columns",
+                ERROR,
+                f"expert {expert.expert} is not logged in every tier",
+                f"no value in {names}",
+                "the file was written by a logger that does not know all three tiers",
+                "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
+                run.run,
+                None if expert.expert == 0 else expert.expert,
+            )
+
+
+def step_gaps(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """A long stretch of training without any row."""
+    if len(run.steps) < 3:
+        return
+    # Steps may be anywhere in 64 bits, so that their differences need floats.
+    jumps = np.diff(run.steps.astype(np.float64))
+    widest = int(jumps.argmax())
+    span = int(run.steps[-1]) - int(run.steps[0])
+    if jumps[widest] > GAP_SHARE * span and jumps[widest] > 2 * np.median(jumps):
+        yield Finding(
+            "step_gaps",
+            ERROR,
+            "a long stretch of training was not logged",
+            f"nothing between step {run.steps[widest]} and step {run.steps[widest + 1]} of {span} steps",
+            "the run was interrupted and resumed later, or two runs were written into one file",
+            "log the whole run into one file, or judge the parts as runs of their own",
+            run.run,
+        )
+
+
+def duplicate_steps(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """Steps written twice; the last one counts."""
+    if run.duplicates:
+        yield Finding(
+            "duplicate_steps",
+            INFO,
+            "some steps were logged more than once",
+            f"{run.duplicates} rows were replaced by a later row of the same step",
+            "training was resumed from an earlier step, or a step was logged twice",
+            "nothing to do if you resumed; the last row of each step is used",
+            run.run,
+        )
+
+
+def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """Too few rows for an interval."""
+    usable = int(run.after_warmup(limits.warmup).sum())
+    if len(run.steps) and usable < limits.min_points:
+        yield Finding(
+            "too_short",
+            WARNING,
+            "the run is too short to decide",
+            f"{counted(len(run.steps), 'logged step')}, {usable} after the warm-up; {limits.min_points:g} are needed",
+            "training is still going on, stopped early, or was logged too rarely",
+            "train longer (--set steps=1500) or log more often (--set log_freq=5)"
+            if run.by_trainer
+            else "train longer or log more often",
+            run.run,
+        )
+
+
+def unfinished(run: Run, limits: Thresholds) -> Iterator[Finding]:
+    """A run that has not reached its planned end."""
+    if len(run.steps) and not run.finished:
+        state = shown(run.facts.get("exit_state", "unknown"), 20)
+        yield Finding(
+            "unfinished",
+            INFO if state == "running" else WARNING,
+            "the run has not reached its planned end, so its verdict is provisional",
+            f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {state}",
+            "it is still training, or it was stopped",
+            "judge it again when it is done",
+            run.run,
+        )
