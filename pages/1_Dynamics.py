@@ -31,10 +31,10 @@ if (missing := VIEWS[view].missing(seen)) is not None:
     st.info(f"This file does not log {missing}, so there is nothing to draw.")
     st.stop()
 
+experts = chosen_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     unit = chosen_axis(run)
-    style, smooth = chosen_style(run, seen, unit, limits)
-experts = chosen_experts(seen)
+    style, smooth = chosen_style(run, seen, view, experts, unit, limits)
 steps = chosen_range(run)
 long, style = rows_of(run, seen, view, experts, steps, unit, style, smooth=smooth)
 chart = VIEWS[view].draw(long, style, limits)

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import vl_convert
 
 from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run, with_norms
+from validation.charts_findings import CHARTS, chart_of
+from validation.checklist import CHECKED, PASSED, UNCHECKED, checklist, troubleshooting
 from validation.diagnostics import CHECKS, ERROR, INFO, WARNING, diagnose, invalidating, of_rejected
 from validation.runs import read_files
 from validation.series import Run
@@ -250,3 +254,95 @@ def test_what_the_logger_lost_is_told(code):
     finding = next(f for f in diagnose(changed(simulated_run(), events={code: 3})) if f.id == "rows_lost")
     assert finding.severity == WARNING
     assert "3 events" in finding.evidence
+
+
+def broken(kind):
+    """A run in which a check of this name finds something, and the events of its file."""
+    run, half = simulated_run(), np.arange(600) < 300
+    sound = run.experts[1]["bottom_norm"]
+    share = np.where(half, 0.5, 0.99)
+    events = pd.DataFrame({"step": [3, 5, None], "code": ["dropped", "repeated_step", "rewind"]})
+    runs = {
+        "zero_norms": all_zero(all_zero(run, 0), 1),
+        "zero_tier": with_norms(run, 1, bottom_norm=np.where(half, 0.0, sound)),
+        "nonfinite": with_norms(run, 1, bottom_norm=np.where(half, np.nan, sound)),
+        "constant_rows": changed(cut(run, np.zeros(300, dtype=int)), steps=np.arange(300)),
+        "missing_experts": with_norms(run, 1, **dict.fromkeys((*TIER_NORMS, "norm"), np.full(600, np.nan))),
+        "missing_columns": with_norms(run, 1, middle_norm=np.full(600, np.nan)),
+        "missing_gradients": changed(run, step_columns={"missing_gradients": 2.0 * half}),
+        "rows_lost": changed(run, events={"dropped": 1}),
+        "logging_order": changed(run, events={"repeated_step": 1}),
+        "step_gaps": cut(run, np.r_[0:100, 500:600]),
+        "too_short": simulated_run(steps=60),
+        "unfinished": simulated_run(facts={"planned_steps": 5000}),
+        "identical_experts": with_norms(run, 1, **{name: run.experts[0][name] for name in TIER_NORMS}),
+        "collinear_gradients": simulated_run(collinear=True, routing_ratio=2.0),
+        "router_collapse": with_norms(with_norms(run, 1, routing_weight=share), 0, routing_weight=1 - share),
+        "scale_dependent_threshold": run,
+        "positive_control": simulated_run(facts={"config.positive_control": 1.5}),
+    }
+    return runs[kind], events
+
+
+@pytest.mark.parametrize("kind", CHARTS)
+def test_every_finding_that_can_be_seen_is_drawn_from_the_run_itself(kind):
+    run, events = broken(kind)
+    own = [finding for finding in diagnose(run) if finding.id == kind]
+    assert own
+    for finding in own:
+        chart = chart_of(finding, run, Thresholds(), events)
+        told = chart.to_dict()  # which checks it against the schema of charts
+        assert any(rows for rows in told.get("datasets", {}).values())
+        assert kind != "nonfinite" or vl_convert.vegalite_to_svg(told, allowed_base_urls=[]).startswith("<svg")
+
+
+def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
+    names = {check.__name__ for check in CHECKS}
+    assert names - CHARTS.keys() == {"no_data", "wal_missing", "duplicate_steps"}
+    assert CHARTS.keys() <= names
+    empty = cut(simulated_run(), slice(0, 0))
+    assert all(chart_of(finding, empty, Thresholds()) is None for finding in diagnose(empty))
+
+
+def lines(run):
+    """The checklist by what is asked."""
+    themes = checklist(run, diagnose(run), Thresholds())
+    return {line.title: line for theme in themes.values() for line in theme}
+
+
+def test_the_checklist_has_every_check_once():
+    names = [name for checks in CHECKED.values() for name in checks]
+    assert sorted(names) == sorted(check.__name__ for check in CHECKS)
+
+
+def test_the_checklist_tells_what_was_seen_and_what_nothing_says():
+    told = lines(simulated_run())
+    assert (told["Steps were logged"].result, told["Steps were logged"].seen) == (PASSED, "600 logged steps, 0 to 599")
+    assert told["Nothing that was logged was lost"].result == UNCHECKED  # the file has no record of events
+    assert told["Enough steps for an interval"].seen == "540 after the warm-up; 100 are needed"
+
+
+@pytest.mark.parametrize("kind", CHARTS)
+def test_what_is_found_is_never_told_as_passed(kind):
+    run, _ = broken(kind)
+    found_ids = {finding.id for finding in diagnose(run)}
+    told = lines(run)
+    for checks in CHECKED.values():
+        for name, (title, _) in checks.items():
+            assert (told[title].result in (ERROR, WARNING, INFO)) == (name in found_ids)
+
+
+def test_an_empty_run_is_not_told_to_have_passed_what_needs_rows():
+    told = lines(cut(simulated_run(), slice(0, 0)))
+    assert told["No norm is NaN, infinite or missing"].result == UNCHECKED
+    assert told["Steps were logged"].result == ERROR
+
+
+def test_the_documented_troubleshooting_names_what_was_found():
+    run = all_zero(all_zero(simulated_run(), 0), 1)
+    told = {line.title: line.result for line in troubleshooting(run, diagnose(run), Thresholds())}
+    assert told == {
+        "“No data” message in the Dynamics tab": PASSED,
+        "Missing experts in the chart": PASSED,
+        "All gradient norms are zero": ERROR,
+    }

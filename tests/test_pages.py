@@ -1,6 +1,7 @@
 """Each page, run by Streamlit's own test harness on real run files: none, one, several, bad ones."""
 
 import html
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_a_metric_that_is_not_logged_is_said_and_not_drawn(tmp_path):
     assert not at.get("vega_lite_chart")
 
 
-@pytest.mark.parametrize("view", ["Tier norms", "By tier", "Divergence", "Direction", "Routing", "Loss"])
+@pytest.mark.parametrize("view", ["Tier norms", "By tier", "Together", "Divergence", "Direction", "Routing", "Loss"])
 def test_each_view_of_the_dynamics_draws(view):
     at = opened("pages/1_Dynamics.py", (EXAMPLES / "positive-control.db", "positive"))
     at.get("button_group")[0].set_value([view] if isinstance(at.get("button_group")[0].value, list) else view).run()
@@ -188,7 +189,25 @@ def test_diagnostics_list_every_check():
     from validation.diagnostics import CHECKS
 
     at = opened("pages/5_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
-    assert len(at.get("dataframe")[0].value) == len(CHECKS)
+    documented, *themes = (table.value for table in at.table)
+    assert len(documented) == 4
+    assert sum(map(len, themes)) == len(CHECKS)
+
+
+def test_diagnostics_draw_what_each_finding_was_found_in():
+    at = opened("pages/5_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
+    assert not at.exception
+    assert len(at.get("vega_lite_chart")) == 2
+
+
+def test_files_that_were_not_read_stand_beside_those_that_were(tmp_path):
+    (tmp_path / "notes.txt").write_text("no run at all")
+    at = opened("pages/5_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"), (tmp_path / "notes.txt", "notes.txt"))
+    log = next(table.value for table in at.dataframe if "result" in table.value)
+    assert log["result"].tolist() == ["read", "not_a_run"]
+    alone = opened("pages/5_Diagnostics.py", (tmp_path / "notes.txt", "notes.txt"))
+    assert not alone.exception
+    assert any("notes.txt" in text.value for text in alone.text)
 
 
 def asked(sql):
@@ -214,7 +233,30 @@ def test_what_is_no_question_is_said_and_changes_nothing(sql):
 def test_the_runs_page_shows_what_is_known_of_a_run():
     at = opened("pages/6_Runs.py", (EXAMPLES / "as-is.db", "as-is"))
     facts = next(table.value for table in at.dataframe if "fact" in table.value)
-    assert dict(zip(facts["fact"], facts["value"], strict=True))["config.merge"] == "batch"
+    assert dict(zip(facts["fact"], facts["value"], strict=True))["merge"] == "batch"
+    hashes = next(table.value for table in at.dataframe if "hash" in table.value)
+    assert sha256((EXAMPLES / "as-is.db").read_bytes()).hexdigest() in hashes["hash"].tolist()
+
+
+def test_the_runs_page_tells_what_each_column_means_and_whether_the_file_has_it(tmp_path):
+    at = opened("pages/6_Runs.py", (write(simulated_run(), tmp_path / "x.db"), "x"))
+    told = next(table.value for table in at.dataframe if "meaning" in table.value).set_index(["table", "column"])
+    assert told.loc[("dynamics", "expert_1_top_norm"), "unit"] == "loss / weight"
+    assert told["in this file"][("dynamics", "expert_0_top_norm")]
+    assert not told["in this file"][("layers", "top_norm")]
+
+
+def test_a_question_to_start_from_can_be_chosen_and_is_answered():
+    from ui.runs import EXAMPLES as QUESTIONS
+
+    at = opened("pages/6_Runs.py", (EXAMPLES / "as-is.db", "as-is"))
+    for name, sql in QUESTIONS.items():
+        at.selectbox(key="sql-example").set_value(name).run()
+        assert at.text_area(key="sql").value == sql
+        at.button[0].click().run()
+        assert not at.exception
+        assert not at.error
+        assert len(at.dataframe[0].value)
 
 
 def test_a_set_is_chosen_like_a_file(tmp_path):

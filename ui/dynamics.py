@@ -16,11 +16,12 @@ from validation import charts
 from validation.charts_lines import HOVER_STEPS, Drawing, Style
 from validation.counted import Counted, counted
 from validation.drawing import CONFIG, still
-from validation.envelope import WINDOW, drawn, gaps, places, read_off, smoothed
+from validation.envelope import WINDOW, drawn, gaps, narrow_axis, places, read_off, smoothed
 from validation.series import Run
 from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
+ALL_POINTS = 19_200  # of all series: as many travel to the browser in a fifth of a megabyte
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
 CARDS = 3  # experts with a card of their own
@@ -202,7 +203,9 @@ def chosen_axis(run: Run) -> str:
     return unit
 
 
-def chosen_style(run: Run, seen: Run, unit: str, limits: Thresholds) -> tuple[Style, bool]:
+def chosen_style(
+    run: Run, seen: Run, view: str, experts: list[int], unit: str, limits: Thresholds
+) -> tuple[Style, bool]:
     """What the verdict sees, over the raw lines if asked for, and whether a running median is to be drawn."""
     smooth: bool = st.toggle(
         "Smooth",
@@ -217,7 +220,8 @@ def chosen_style(run: Run, seen: Run, unit: str, limits: Thresholds) -> tuple[St
         help="What the verdict sees: it leaves out the warm-up and cuts the rest into 20 equal batches. Each bar is "
         "the mean of one; of norms the geometric mean, since the verdict compares logarithms.",
     )
-    known = _counted_on_axis(counted(seen, limits), run, unit) if asked else None
+    own = {"metrics": VIEWS[view].metrics, "experts": experts}
+    known = _counted_on_axis(counted(seen, limits, **own), run, unit) if asked else None
     return Style(AXES[unit], counted=known), smooth
 
 
@@ -261,9 +265,14 @@ def rows_of(
     smooth: bool = False,
 ) -> tuple[pd.DataFrame, Style]:
     """What is drawn on the chosen axis, and the style with what the pointer reads and where nothing was logged."""
-    metrics = [m for m in VIEWS[view].metrics if m != "routing_weight" or seen.source == "merged"]  # alone, all have 1
-    chosen = {"metrics": metrics, "experts": experts}
-    long = on_axis(drawn(seen, MAX_POINTS, steps, **chosen), run, unit)
+    metrics = set(VIEWS[view].metrics)
+    if seen.source == "isolated":
+        metrics -= {"routing_weight"}  # alone, each has the whole layer
+    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in experts for tier in TIERS):
+        metrics -= {"norm"}  # which stands in for tiers that nobody logged
+    chosen = {"metrics": sorted(metrics), "experts": experts}
+    points = min(MAX_POINTS, ALL_POINTS // max(1, len(metrics) * len(experts)))
+    long = on_axis(drawn(seen, points, steps, **chosen), run, unit)
     pointer = on_axis(read_off(seen, HOVER_STEPS, steps, **chosen), run, unit)
     over = on_axis(smoothed(seen, HOVER_STEPS, steps, **chosen), run, unit) if smooth else None
     low, high = steps or (-np.inf, np.inf)
@@ -275,7 +284,9 @@ def rows_of(
 
 def on_axis(long: pd.DataFrame, run: Run, unit: str) -> pd.DataFrame:
     """The rows with what the axis counts in place of the step."""
-    return long if unit == "Steps" else long.assign(step=_at(run, unit, long["step"].to_numpy(dtype=float)))
+    if unit == "Steps":
+        return long
+    return long.assign(step=narrow_axis(_at(run, unit, long["step"].to_numpy(dtype=float))))
 
 
 def _at(run: Run, unit: str, steps: Array) -> Array:

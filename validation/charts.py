@@ -68,12 +68,12 @@ def scores(score: pd.DataFrame, *, supported: float, refuted: float) -> alt.Laye
     return alt.layer(*layers).properties(height=76 + 20 * len(rows)).configure_view(stroke=None)
 
 
-def tier_norms(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
+def tier_norms(long: pd.DataFrame, style: Style = PLAIN, *, small: bool = False) -> Drawing:
     """Gradient norms of every expert and tier over the steps; long has expert, role, metric, step, value.
 
     Of a file without any tier the norms of the whole gradients.
     """
-    return draw([_norms(long)], style)
+    return draw([_norms(long)], style, small=small)
 
 
 def tier_panels(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
@@ -101,7 +101,7 @@ def direction(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
 
 def routing(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
     """Each expert's share of the merge."""
-    return draw([_routing(long)], style)
+    return draw([shares(long)], style)
 
 
 def loss(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
@@ -111,7 +111,7 @@ def loss(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
 
 def together(long: pd.DataFrame, style: Style = PLAIN, *, supported: float, refuted: float) -> Drawing:
     """Norms, divergence, routing shares and loss, one above the other on one axis; what the file lacks is left out."""
-    panels = [_norms(long), _divergence(long, supported, refuted), _routing(long), _loss(long)]
+    panels = [_norms(long), _divergence(long, supported, refuted), shares(long), _loss(long)]
     there = [panel for panel in panels if panel.rows["value"].notna().any()]
     return draw(there or panels[:1], style)
 
@@ -129,7 +129,8 @@ def _divergence(long: pd.DataFrame, supported: float, refuted: float) -> Panel:
     return replace(one, thresholds=thresholds, word="divergence")
 
 
-def _routing(long: pd.DataFrame) -> Panel:
+def shares(long: pd.DataFrame) -> Panel:
+    """The routing shares as a panel."""
     one = _panel(long, "routing_weight", "Routing share", log=False)
     return replace(one, include=(0.0, 1.0), word="share")
 

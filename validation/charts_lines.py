@@ -94,22 +94,26 @@ class Panel:
         return alt.Scale(domain=[min(low, 0.0) if self.from_zero else low, high if high > low else low + 1], nice=True)
 
 
-def draw(panels: Sequence[Panel], style: Style = PLAIN) -> Drawing:
-    """One panel as a chart of its own; several above each other on one axis, which move and are read together."""
-    colors, dashes = _colors(panels), _dashes(panels)
-    if len(panels) == 1:
-        y = alt.Axis(title=panels[0].title, format="~g")
-        layers = _layers(0, panels, style, colors, dashes, alt.Axis(title=style.axis), y)
+def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) -> Drawing:
+    """One panel as a chart of its own; several above each other on one axis, which move and are read together.
+
+    small: one panel as it would stand among others, for where there is little room.
+    """
+    colors, dashes = _colors(panels, 2 if small else len(PARTS)), _dashes(panels)
+    pointers = _pointers(panels, style)
+    if len(panels) == 1 and not small:
+        y = alt.Axis(title=panels[0].title, format=".4~g")
+        layers = _layers(0, panels[0], pointers[0], style, colors, dashes, alt.Axis(title=style.axis), y)
         return _moved(alt.LayerChart(layer=layers, height=HEIGHT), layers)
     # Inside the plot, the labels of all panels take no room beside it: plots stay aligned, also on a phone.
     inside = alt.Axis(
-        title=None, format="~g", ticks=False, domain=False, labelAlign="left", labelBaseline="bottom", labelPadding=-4
+        title=None, format=".4~g", ticks=False, domain=False, labelAlign="left", labelBaseline="bottom", labelPadding=-4
     )
     charts = []
     for place, panel in enumerate(panels):
         last = panel is panels[-1]
         x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO)
-        layers = _layers(place, panels, style, colors, dashes, x, inside, height=PANEL)
+        layers = _layers(place, panel, pointers[place], style, colors, dashes, x, inside, height=PANEL)
         title = alt.Title(panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=3)
         charts.append(alt.LayerChart(layer=layers, height=PANEL, title=title))
     stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
@@ -129,11 +133,11 @@ def _moved(chart: Drawing, layers: Sequence[Any]) -> Drawing:
     return chart
 
 
-def _colors(panels: Sequence[Panel]) -> alt.Color:
+def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
     """By role and part, with a legend below the plot, where a phone has room for it, and a row for each role."""
     there = {name for panel in panels for name in panel.rows["series"].unique()}
     present = [name for name in SERIES if name in there]
-    columns = max(1, len({name.split()[1] for name in present}))
+    columns = min(most, max(1, len({name.split()[1] for name in present})))
     legend = alt.Legend(
         title=None,
         orient="bottom",
@@ -153,7 +157,8 @@ def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
     ranges = [DASHES[max(0, expert - 1) % len(DASHES)] for expert in experts]
     legend = alt.Legend(
         title="Expert",
-        orient="bottom",
+        titleOrient="left",
+        orient="top",
         values=own,
         columns=alt.ExprRef(f"{NARROW} ? 4 : 8"),
         symbolType="stroke",
@@ -169,7 +174,8 @@ def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
 
 def _layers(
     place: int,
-    panels: Sequence[Panel],
+    panel: Panel,
+    pointer: alt.Chart,
     style: Style,
     color: alt.Color,
     dash: alt.StrokeDash,
@@ -178,7 +184,6 @@ def _layers(
     height: int | None = None,
 ) -> list[alt.Chart]:
     """Everything in one plot. height: of the plot where it is known; else the page fits legends and axes into it."""
-    panel = panels[place]
     x = alt.X("step:Q", axis=x_axis, scale=alt.Scale(nice=False, padding=INSIDE if height else alt.Undefined))
     y = alt.Y("value:Q", axis=y_axis, scale=panel.scale)
     plain: Any = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
@@ -200,7 +205,7 @@ def _layers(
         layers = [*_shaded(style.counted), *layers, *batches]
     layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
     layers += _rails(panel, plain, "height" if height is None else str(height))
-    return [*layers, _pointer(panel, panels, style).properties(name=f"pointer{place}")]
+    return [*layers, pointer.properties(name=f"pointer{place}")]
 
 
 def _broken(rows: pd.DataFrame, gaps: Sequence[tuple[float, float]]) -> pd.DataFrame:
@@ -296,12 +301,17 @@ def _rails(panel: Panel, color: alt.Color, height: str) -> list[alt.Chart]:
     return marks
 
 
-def _pointer(panel: Panel, panels: Sequence[Panel], style: Style) -> alt.Chart:
-    """A rule at the nearest step in every panel that tells the values of all, or of its own where they are many."""
-    lines = sum(len(one.rows[["expert", "series"]].drop_duplicates()) for one in panels)
-    told = [_read(one, style) for one in (panels if lines <= HOVER_NAMES else [panel])]
-    wide = pd.concat(told, axis=1).reset_index()
-    wide = wide.iloc[:: math.ceil(len(wide) / HOVER_STEPS) or 1].reset_index(drop=True) if len(wide) else wide
+def _pointers(panels: Sequence[Panel], style: Style) -> list[alt.Chart]:
+    """For each panel a rule at the nearest step that tells the values of all, or of its own where they are many."""
+    told = [_read(panel, style) for panel in panels]
+    if sum(len(one.columns) for one in told) <= HOVER_NAMES:
+        return [_pointer(pd.concat(told, axis=1), style)] * len(panels)
+    return [_pointer(one, style) for one in told]
+
+
+def _pointer(wide: pd.DataFrame, style: Style) -> alt.Chart:
+    """wide: a column for each line by step."""
+    wide = wide.sort_index().iloc[:: math.ceil(len(wide) / HOVER_STEPS) or 1].reset_index()
     names = [str(name) for name in wide.columns[1:]]
     # Short field names: brackets and dots in a field name are syntax to the chart.
     wide.columns = pd.Index(["step", *(f"v{place}" for place in range(len(names)))])
@@ -322,11 +332,9 @@ def _read(panel: Panel, style: Style) -> pd.DataFrame:
     series = rows["series"].astype(str)
     said = panel.word + ", " + series.str.partition(" ")[0] if panel.word else series
     rows = rows.assign(
-        order=series.map(order).fillna(len(order)),
+        place=100_000 * series.map(order).fillna(len(order)) + rows["expert"],
         name=said + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else ""),
     )
-    wide = rows.pivot_table(
-        index="step", columns=["order", "expert", "name"], values="value", aggfunc="max", dropna=False, observed=True
-    )
-    wide.columns = wide.columns.get_level_values("name")
-    return wide.loc[:, wide.notna().any()]
+    names = rows[["place", "name"]].drop_duplicates().set_index("place")["name"]
+    wide = rows.pivot_table(index="step", columns="place", values="value", aggfunc="max")
+    return wide.rename(columns=names)

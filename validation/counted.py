@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,9 @@ class Counted:
     whole: float
 
 
-def counted(run: Run, limits: Thresholds) -> Counted:
+def counted(
+    run: Run, limits: Thresholds, *, metrics: Sequence[str] = MEANS, experts: Sequence[int] | None = None
+) -> Counted:
     """Of one source of gradients. A series with fewer usable rows than batches has no batches."""
     seen = at_look(run, limits).run
     after = seen.after_warmup(limits.warmup)
@@ -39,7 +42,8 @@ def counted(run: Run, limits: Thresholds) -> Counted:
     if len(seen.steps) and not after.all():
         first = seen.steps[after][0] if after.any() else seen.steps[-1]
         spans.append((float(seen.steps[0]), float(first), "warm-up"))
-    rows = [row for expert in seen.experts for metric in MEANS for row in _of_series(seen, expert, metric, after)]
+    numbers = [e for e in (seen.experts if experts is None else experts) if e in seen.experts]
+    rows = [row for number in numbers for row in _of_expert(seen, number, [m for m in MEANS if m in metrics], after)]
     columns = ["expert", "metric", "step", "last", "value"]
     batches = pd.DataFrame(rows, columns=columns).astype({"metric": str, "value": float})
     if spans and len(batches) and (begin := float(batches["step"].min())) > spans[0][1]:
@@ -49,19 +53,22 @@ def counted(run: Run, limits: Thresholds) -> Counted:
     return Counted(tuple(spans), batches, float(run.steps[-1]) - float(run.steps[0]) if len(run.steps) else 0.0)
 
 
-def _of_series(
-    run: Run, number: int, metric: str, after: NDArray[np.bool_]
-) -> list[tuple[int, str, float, float, float]]:
-    """The batches of one line: of tiers only the rows in which both this and the clean expert have all of them."""
-    expert = run.experts[number]
-    values = expert.log(metric) if metric in LOGGED else expert[metric]
-    kept: NDArray[np.bool_] = after & np.isfinite(values)
-    if metric in LOGGED[:-1]:
-        kept = kept & expert.tiers_usable & (run.experts[0].tiers_usable if 0 in run.experts else True)
-    if kept.sum() < BATCHES:
-        return []
-    means = batch_means(values[kept])
-    level = np.exp(means) if metric in LOGGED else means
-    size = int(kept.sum()) // BATCHES  # as batch_means does: what does not fill the batches is dropped at the beginning
-    ends = run.steps[kept][-size * BATCHES :].reshape(BATCHES, size)[:, [0, -1]].astype(float)
-    return [(number, metric, a, b, float(m)) for (a, b), m in zip(ends.tolist(), level, strict=True)]
+Row = tuple[int, str, float, float, float]
+
+
+def _of_expert(run: Run, number: int, metrics: Sequence[str], after: NDArray[np.bool_]) -> Iterator[Row]:
+    """The batches of each line: of tiers only the rows in which both this and the clean expert have all of them."""
+    expert, usable = run.experts[number], after
+    if set(metrics) & set(LOGGED):
+        clean = run.experts[0].tiers_usable if 0 in run.experts else True
+        usable = after & expert.tiers_usable & clean
+    for metric in metrics:
+        values = expert.log(metric) if metric in LOGGED else expert[metric]
+        kept = (usable if metric in LOGGED[:-1] else after) & np.isfinite(values)
+        if kept.sum() < BATCHES:
+            continue
+        means = batch_means(values[kept])
+        size = int(kept.sum()) // BATCHES  # as batch_means does: the beginning is dropped that does not fill them
+        ends = run.steps[kept][-size * BATCHES :].reshape(BATCHES, size)[:, [0, -1]].astype(float)
+        level = np.exp(means) if metric in LOGGED else means
+        yield from ((number, metric, a, b, float(m)) for (a, b), m in zip(ends.tolist(), level, strict=True))

@@ -24,6 +24,7 @@ METRICS = (  # as an answer is ordered
 )
 Places = NDArray[np.intp]
 WINDOW = 25  # logged rows that a running median spans at least
+SAMPLED = 101
 
 
 def chart_series(run: RunFile, points: int, steps: tuple[float, float] | None = None) -> pa.Table:
@@ -110,10 +111,14 @@ def smoothed(
     def medians(values: Array) -> tuple[Places, Array]:
         at = _even(len(values), points)
         half = max(WINDOW, 2 * len(values) // max(1, points)) // 2
-        around = np.lib.stride_tricks.sliding_window_view(np.pad(values, half, constant_values=np.nan), 2 * half + 1)
+        # Of very many rows a hundred, evenly spaced, have hardly another median.
+        around = np.linspace(-half, half, min(2 * half + 1, SAMPLED)).round().astype(np.intp)
+        known = at[np.isfinite(values[at])]  # and nothing where there is no value: a hole stays one
+        spots = known[:, None] + around
+        inside = (spots >= 0) & (spots < len(values))
+        near = np.where(inside, values[np.clip(spots, 0, max(0, len(values) - 1))], np.nan)
         found = np.full(len(at), np.nan)
-        known = np.isfinite(values[at])  # and nothing where there is no value: a hole stays one
-        found[known] = np.nanmedian(around[at[known]], axis=1)
+        found[np.isfinite(values[at])] = np.nanmedian(np.where(np.isfinite(near), near, np.nan), axis=1)
         return at, found
 
     return _frame(run, steps, metrics, experts, medians)
@@ -151,6 +156,13 @@ def _frame(
             "value": narrow(np.concatenate([*(values for _, values in found), np.empty(0)])),
         }
     )
+
+
+def narrow_axis(values: Array) -> Array | NDArray[np.float32]:
+    """Places along an axis in four bytes, where those tell more places apart than a screen does."""
+    if not len(values) or not np.isfinite(values).all():
+        return values
+    return values.astype(np.float32) if np.ptp(values) > 1e-3 * np.abs(values).max() else values
 
 
 def narrow(values: NDArray[np.int64] | Array) -> NDArray[np.int32] | NDArray[np.float32] | NDArray[np.int64] | Array:
