@@ -123,7 +123,7 @@ def test_a_logger_with_log_metrics_is_known(tmp_path: Path):
     assert [values[f"{PREFIX}loss"] for values in logger.got.values()] == [2.0, 1.0, 0.0, -1.0]
 
 
-@pytest.mark.parametrize("target", [7, "tensorboard", object()], ids=repr)
+@pytest.mark.parametrize("target", [7, "tensorboard", object()], ids=["a number", "a name", "an object"])
 def test_what_is_no_tracker_is_refused_before_the_file_is_there(tmp_path: Path, target):
     with pytest.raises(ConfigError, match="is no tracker; expected a SummaryWriter"):
         DynamicsLogger(tmp_path / "x.db", mirror=target)
