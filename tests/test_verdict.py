@@ -58,6 +58,12 @@ def test_a_collinear_run_is_confounded_even_when_it_is_short():
     assert controlled(simulated_run(collinear=True, routing_ratio=2.3, steps=40), claim="awakening") == CONFOUNDED
 
 
+def test_a_run_that_is_still_warming_up_names_no_number():
+    run = simulated_run(collinear=True, routing_ratio=2.3, steps=4)
+    young = Run(**{**vars(run), "facts": {"warmup_steps": 50}})
+    assert not any("nan" in claim.because for claim in decide([young], {}).controlled.claims)
+
+
 def test_an_awakening_of_one_and_a_half_is_supported():
     assert controlled(simulated_run(awakening=1.5, routing_ratio=0.4), claim="awakening") == SUPPORTED
 

@@ -103,7 +103,8 @@ def _awakening(e: Evidence, naive: bool) -> Claim:
     enough = effect.points >= e.limits.min_points
     if e.collinear:
         status = CONFOUNDED if naive or seen > e.limits.awakening_ratio else REFUTED
-        because = f"the bottom norms differ {seen:.2f}x only {common_factor(e.run)}: {parallel(e.run)}"
+        much = f" {seen:.2f}x" if effect.points else ""  # before the end of the warm-up nothing is estimated
+        because = f"the bottom norms differ{much} only {common_factor(e.run)}: {parallel(e.run)}"
         because += f"; beyond that the bottom weights receive {left}" if enough else ""
     elif not enough:
         status, because = INCONCLUSIVE, _too_short(e, effect)
