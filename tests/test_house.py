@@ -50,6 +50,16 @@ def test_the_reporting_side_starts_without_torch(statement):
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
+def test_the_server_answers_before_it_loads_what_judges_and_draws_and_nobody_loads_all_of_scipy():
+    """The first browser need not wait for it: it has its own part to load."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import ui.server; before = {{*sys.modules}}; "
+    code += "ui.server._load(); assert not before & {'duckdb', 'altair', 'scipy', 'validation.judge'}, before; "
+    code += "assert {'altair', 'validation.judge'} <= {*sys.modules}; assert 'scipy.stats' not in sys.modules"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert "leaked" not in done.stderr
+
+
 def test_the_reader_needs_nothing_but_the_standard_library():
     assert {name.partition(".")[0] for name in imported(ROOT / "validation" / "reader.py")} <= sys.stdlib_module_names
 

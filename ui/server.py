@@ -8,8 +8,10 @@ nothing goes to one.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import contextlib
+import gc
 import hashlib
 import re
 import sys
@@ -23,7 +25,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import get_instance
 
-from ui import library
 from ui.settings import take_arguments
 
 LOOK_SECONDS = 2.0  # between two looks for sessions that are gone
@@ -75,20 +76,41 @@ class Headers:
 @contextlib.asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
     """From the server's start to its end."""
-    watching = asyncio.create_task(_close_left())
+    watching = asyncio.create_task(_load_and_watch())
     try:
         yield
     finally:
         watching.cancel()
+        from ui import library
+
         library.close_all()
 
 
-async def _close_left() -> None:
-    """Remove the uploads of sessions that Streamlit has forgotten too."""
+async def _load_and_watch() -> None:
+    """First load what the pages need; then remove the uploads of sessions that Streamlit has forgotten too."""
+    await asyncio.to_thread(_load)
+    from ui import library
+
     seconds = float(config.get_option("server.disconnectedSessionTTL")) + LOOK_SECONDS
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         await asyncio.to_thread(library.close_left, get_instance().is_active_session, seconds)
+
+
+def _load() -> None:
+    """All that pages need, while the first browser still loads what it needs itself.
+
+    What is there then stays, so that the collection of garbage after each run of a script need not look at it again.
+    """
+    import ui.compare
+    import ui.dynamics
+    import ui.home
+    import ui.layers
+    import ui.verdict  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or some libraries take what is still there at the end for leaked
 
 
 def server(script: str) -> dict[str, Any]:

@@ -6,9 +6,6 @@ data: they are shown as plain text, never as markup.
 
 from __future__ import annotations
 
-import atexit
-import functools
-import gc
 import time
 from collections.abc import Callable
 
@@ -43,17 +40,8 @@ TELL_EVERY = 0.1  # seconds between two movements of a progress bar
 SHOWN_REJECTED = 3
 
 
-@functools.cache
-def _settle() -> None:
-    """Once: what is loaded by now stays. The collection of garbage after each script need not look at it any more."""
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # or some libraries take what is still there at the end for leaked
-
-
 def frame(title: str) -> None:
     """Page config, and the navigation: Streamlit's own would call the home page "app"."""
-    _settle()
     st.set_page_config(page_title=f"{title} · Prismatic", page_icon=str(ROOT / "docs" / "icon.png"), layout="wide")
     if _must_log_in():
         st.title("Prismatic")
