@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import streamlit as st
 
 from ui.shell import shell
-from ui.verdict import advice, edit_thresholds, evidence
-from ui.views import claim_cards, headline, number
+from ui.verdict import advice, claims_table, edit_thresholds, evidence
+from ui.views import claim_cards, headline
 from validation.document import as_html, as_markdown
 from validation.report import as_json
 
@@ -18,34 +18,7 @@ claim_cards(judgement, run)
 advice(judgement, run)
 evidence(judgement, run)
 
-st.subheader("Every claim, per expert", anchor=False)
-readings = {"controlled": judgement.verdict.controlled, "as written": judgement.verdict.as_written}
-st.dataframe(
-    [
-        {
-            "reading": title,
-            "claim": claim.claim,
-            "expert": "all" if claim.expert is None else str(claim.expert),
-            "status": claim.status,
-            "estimate": number(claim.estimate, claim) if claim.estimate is not None else "",
-            "low": number(claim.low, claim) if claim.low is not None else "",
-            "high": number(claim.high, claim) if claim.high is not None else "",
-            "points": claim.points,
-            "independent batches": claim.effective,
-            "because": claim.because,
-        }
-        for title, reading in readings.items()
-        for claim in reading.claims
-        if claim.run == run.run
-    ],
-    hide_index=True,
-    key="claims",
-    column_config={
-        "because": st.column_config.TextColumn(width="large"),
-        "independent batches": st.column_config.NumberColumn(format="%.1f"),
-    },
-)
-
+claims_table(judgement, run)
 edit_thresholds(judgement, run)
 
 with st.container(horizontal=True):

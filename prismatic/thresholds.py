@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from prismatic.errors import ConfigError
@@ -20,38 +20,48 @@ RULES = 1
 PREFIX = "registered."
 
 
+def _value(default: float, meaning: str) -> float:
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Every number that a decision depends on. Change one with `check --set name=value`; the report shows them all."""
 
-    divergence_supported: float = 0.05
-    """As written: the mean score above which the documentation calls experts divergent."""
-    divergence_refuted: float = 0.01
-    """As written: the mean score below which it calls them the same."""
-    awakening_ratio: float = 1.10
-    """Controlled: by which factor the bottom tier must gain beyond the middle tier."""
-    divergence_ratio: float = 1.10
-    """Controlled: by which factor a tier's norm must differ beyond routing and control."""
-    divergence_direction: float = 0.05
-    """Controlled: by how much 1 - cosine must exceed the control's."""
-    sham_spread: float = 3.0
-    """Controlled: how many standard deviations between sham runs an effect must exceed, where there are sham runs."""
-    sustained_share: float = 0.5
-    """Controlled: what share of the first third's divergence must be left in the last third."""
-    dormant_ratio: float = 0.5
-    """Premise: a bottom weight is dormant if it receives less than this share of a middle weight's gradient."""
-    alpha: float = 0.05
-    """Every interval holds the truth with probability 1 - alpha."""
-    warmup: float = 0.10
-    """Share of the planned run that is dropped at the beginning."""
-    min_points: float = 100
-    """Logged steps after the warm-up below which nothing is decided."""
-    min_runs: float = 3
-    """Seeds below which nothing is decided over several runs."""
+    divergence_supported: float = _value(
+        0.05, "As written: the mean score above which the documentation calls experts divergent."
+    )
+    divergence_refuted: float = _value(0.01, "As written: the mean score below which it calls them the same.")
+    awakening_ratio: float = _value(
+        1.10, "Controlled: by which factor the bottom tier must gain beyond the middle tier."
+    )
+    divergence_ratio: float = _value(
+        1.10, "Controlled: by which factor a tier's norm must differ beyond routing and control."
+    )
+    divergence_direction: float = _value(0.05, "Controlled: by how much 1 - cosine must exceed the control's.")
+    sham_spread: float = _value(
+        3.0,
+        "Controlled: how many standard deviations between sham runs an effect must exceed, where there are sham runs.",
+    )
+    sustained_share: float = _value(
+        0.5, "Controlled: what share of the first third's divergence must be left in the last third."
+    )
+    dormant_ratio: float = _value(
+        0.5, "Premise: a bottom weight is dormant if it receives less than this share of a middle weight's gradient."
+    )
+    alpha: float = _value(0.05, "Every interval holds the truth with probability 1 - alpha.")
+    warmup: float = _value(0.10, "Share of the planned run that is dropped at the beginning.")
+    min_points: float = _value(100, "Logged steps after the warm-up below which nothing is decided.")
+    min_runs: float = _value(3, "Seeds below which nothing is decided over several runs.")
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """By name, what each number is."""
+        return {one.name: str(one.metadata["meaning"]) for one in fields(cls)}
 
     def changed(self, changes: Mapping[str, float]) -> Self:
         """With other values. Raises ConfigError for an unknown name or a value that cannot be."""
-        known = [field.name for field in fields(self)]
+        known = [one.name for one in fields(self)]
         for name, value in changes.items():
             if name not in known:
                 raise ConfigError(f"unknown threshold {name!r}; the thresholds are {', '.join(known)}")

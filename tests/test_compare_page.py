@@ -8,7 +8,7 @@ from scipy import stats
 from tests.simulate import simulated_run, write
 from tests.test_pages import HARMFUL, opened, texts
 from ui import compare as pieces
-from validation import charts_compare, compare
+from validation import compare
 from validation.judge import judge
 from validation.sources import read_sources
 
@@ -166,14 +166,6 @@ def test_words_find_runs_only_where_all_of_them_stand():
     assert compare.filtered(table, "REF a", [], [])["run"].tolist() == ["a1"]
     assert compare.filtered(table, "ref b", [], []).empty
     assert compare.filtered(table, "", ["supported"], ["treated"])["run"].tolist() == ["b2"]
-
-
-def test_labels_are_moved_apart_and_keep_their_order():
-    values = np.array([0.5, 0.50, 0.51, 3.0])
-    placed = charts_compare.apart(values, 0.2)
-    assert np.diff(np.sort(placed)).min() > 0.19
-    assert np.argsort(placed, kind="stable").tolist() == np.argsort(values, kind="stable").tolist()
-    assert placed[3] == 3.0
 
 
 def test_every_group_has_a_short_name_of_its_own():

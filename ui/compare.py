@@ -11,7 +11,7 @@ from ui.shell import plain, sentence
 from ui.views import number
 from validation import charts_compare, compare
 from validation.across import Group
-from validation.claims import CLAIMS
+from validation.claims import CLAIMS, counted
 from validation.compare import COURSES
 from validation.judge import Judgement
 from validation.queries import ask
@@ -114,9 +114,11 @@ def courses(judgement: Judgement, shown: dict[str, Group], course: str, show_see
     alt = f"{COURSES[course].title} over training steps"
     if show_seeds:
         charts = charts_compare.panels(means, each[each["run"].isin(drawn)], names, course)
-        columns = st.columns(2, gap="medium") if len(names) > 1 else [st.container()]
+        across = 2 if len(names) > 1 else 1
         for place, (letter, chart) in enumerate(zip(names, charts, strict=True)):
-            with columns[place % len(columns)]:
+            if place % across == 0:  # a row of its own for each pair: stacked on a phone, they keep their order
+                row = st.columns(across, gap="medium")
+            with row[place % across]:
                 st.text(f"{letter}: {shown[letter].name} ({len(shown[letter].runs)} runs)")
                 draw(chart, key=f"course-{letter}", alt=f"{alt}, group {letter}")
     else:
@@ -172,7 +174,8 @@ def difference(judgement: Judgement) -> None:
         shown = table.rename(columns={"first": "value"})[["kind", "name", "value"]]
     differing = shown[table["differs"]]
     options = int((table["differs"] & table["is_option"]).sum())
-    st.caption(f"{options} options and {len(differing) - options} other facts differ.")
+    others = counted(len(differing) - options, "other fact")
+    st.caption(f"They differ in {counted(options, 'option')} and {others}.")
     if len(differing):
         st.dataframe(differing, hide_index=True, key="differing")
     with st.expander(f"{int((~table['differs']).sum())} that are the same"):
@@ -243,15 +246,18 @@ def everything(judgement: Judgement) -> None:
     place = int(page.number_input(f"Page of {pages:,}", 1, pages, key="page")) - 1
     rows = wanted.iloc[place * PAGE : (place + 1) * PAGE].copy()
     lines = compare.sparklines(judgement.con, rows["run"].tolist(), line)
-    title = f"{COURSES[line].title} ({COURSES[line].unit})"
-    rows.insert(4, title, rows["run"].map(lines))
+    rows.insert(4, "course", rows["run"].map(lines))
     st.dataframe(
         rows,
         hide_index=True,
         height=min(38 + 35 * max(1, len(rows)), 640),
         key="runs",
         column_config={
-            title: st.column_config.LineChartColumn(width="medium", help=f"{COURSES[line].meaning}. Over the steps."),
+            "course": st.column_config.LineChartColumn(
+                COURSES[line].title,
+                width="medium",
+                help=f"{COURSES[line].meaning}. In {COURSES[line].unit}, over the steps.",
+            ),
             "steps": st.column_config.NumberColumn("logged steps"),
         },
     )

@@ -11,6 +11,7 @@ from prismatic.errors import ConfigError
 from prismatic.thresholds import Thresholds, registered
 from ui.draw import draw
 from ui.shell import changed, plain, sentence, status_badge
+from ui.views import number
 from validation.behind import behind
 from validation.charts_evidence import evidence as evidence_chart
 from validation.claims import CLAIMS, Claim
@@ -18,6 +19,7 @@ from validation.judge import Judgement
 from validation.registration import AS_REGISTERED, CHANGED
 from validation.series import Run
 
+ALL_ROWS = 24  # of a table that is shown whole
 CONFIG = "python -m prismatic train --config experiments/prismatic.yml"
 
 
@@ -30,7 +32,7 @@ def advice(judgement: Judgement, run: Run) -> None:
     for one in own:
         st.markdown(f"- {sentence(one.text)}")
         if one.options:
-            st.code(f"{CONFIG} {one.line}", language="bash")
+            st.code(f"{CONFIG} {one.line}", language=None, wrap_lines=True)
 
 
 def evidence(judgement: Judgement, run: Run) -> None:
@@ -72,6 +74,51 @@ def _path(claim: Claim) -> str:
     return " → ".join(plain(step) for step in claim.path) if claim.path else sentence(claim.because)
 
 
+def claims_table(judgement: Judgement, run: Run) -> None:
+    """Every claim of both readings, per expert and for the run."""
+    st.subheader("Every claim, per expert", anchor=False)
+    readings = {"controlled": judgement.verdict.controlled, "as written": judgement.verdict.as_written}
+    rows = [
+        {"reading": title, **_claim_row(claim)}
+        for title, reading in readings.items()
+        for claim in reading.claims
+        if claim.run == run.run
+    ]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height="content" if len(rows) <= ALL_ROWS else "auto",
+        placeholder="",
+        key="claims",
+        column_config={
+            "expert": st.column_config.TextColumn(help="All: the run, decided from all of its perturbed experts"),
+            "low": st.column_config.TextColumn(help="Lower bound of the 95 % interval of the estimate"),
+            "high": st.column_config.TextColumn(help="Upper bound of the 95 % interval of the estimate"),
+            "points": st.column_config.NumberColumn(help="Logged steps after the warm-up that count"),
+            "independent batches": st.column_config.NumberColumn(
+                format="%.1f", help="What the 20 batches of steps are worth, since neighbouring ones are alike"
+            ),
+            "because": st.column_config.TextColumn(width="large"),
+        },
+        alt="Every claim of both readings with its status, estimate, interval and reason",
+    )
+
+
+def _claim_row(claim: Claim) -> dict[str, object]:
+    known = claim.estimate is not None
+    return {
+        "claim": claim.claim,
+        "expert": "all" if claim.expert is None else str(claim.expert),
+        "status": claim.status,
+        "estimate": number(claim.estimate, claim) if known else "",
+        "low": number(claim.low, claim) if known and claim.low is not None else "",
+        "high": number(claim.high, claim) if known and claim.high is not None else "",
+        "points": claim.points,
+        "independent batches": claim.effective,
+        "because": claim.because,
+    }
+
+
 def edit_thresholds(judgement: Judgement, run: Run) -> None:
     """Every threshold, with what the run registered beside what is used; another value judges anew."""
     st.subheader("Thresholds", anchor=False)
@@ -87,14 +134,24 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
             "used": list(used.values()),
             "registered": [found.values.get(name) if found else None for name in used],
             "default": list(asdict(Thresholds()).values()),
+            "what it is": list(Thresholds.meanings().values()),
         }
     )
+    small = {"format": "%g", "width": "small"}
     edited = st.data_editor(
         table,
         hide_index=True,
-        disabled=["threshold", "registered", "default"],
+        height="content",
+        placeholder="",
+        disabled=["threshold", "registered", "default", "what it is"],
         key=f"thresholds-{hash(tuple(used.values()))}",
-        column_config={"used": st.column_config.NumberColumn(format="%g", required=True)},
+        column_config={
+            "used": st.column_config.NumberColumn(**small, required=True, help="Click a number to judge by another"),
+            "registered": st.column_config.NumberColumn(**small, help="What the run wrote before its first step"),
+            "default": st.column_config.NumberColumn(**small, help="What is used where a run registered nothing"),
+            "what it is": st.column_config.TextColumn(width="large"),
+        },
+        alt="Every threshold: what is used, what the run registered, the default, and what it is",
     )
     wanted = dict(zip(edited["threshold"], edited["used"], strict=True))
     changes = {name: float(value) for name, value in wanted.items() if value != used[name]}

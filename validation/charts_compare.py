@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from validation.across import Dose
+from validation.axes import apart, factors
 from validation.charts import GREY, SERIES
 from validation.compare import COURSES
 from validation.statistics import Array
@@ -18,7 +20,7 @@ PLACES = 6  # colours that the theme has for groups, and as many as one panel ca
 COLORS = [*SERIES, *(f"place {i}" for i in range(PLACES))]
 DASHES = ([1, 0], [8, 3], [2, 2], [8, 2, 2, 2], [12, 4], [4, 4])
 HEIGHT, PANEL = 420, 300
-FACTOR = "format(exp(datum.value), '.2~f') + '×'"
+FACTOR = "format(exp(datum.value), '.4~g') + '×'"
 PLAIN = "format(datum.value, '.3~g')"
 LABEL_GAP = 0.06  # of the height: two labels closer than this cannot be read
 
@@ -56,13 +58,15 @@ class _Axes:
     """What panels share."""
 
     x: alt.X
+    span: tuple[float, float]
+    """The first and the last step."""
     domain: tuple[float, float]
     title: str
-    label: str
+    log: bool
 
     def y(self, field: str) -> alt.Y:
         """The axis of values for one field."""
-        axis = alt.Axis(labelExpr=self.label, tickCount=6)
+        axis = _value_axis(self.domain, log=self.log)
         return alt.Y(f"{field}:Q", title=self.title, scale=alt.Scale(domain=list(self.domain), nice=False), axis=axis)
 
 
@@ -78,7 +82,15 @@ def _axes(means: pd.DataFrame, centres: Array, course: str) -> _Axes:
         scale=alt.Scale(domain=[first, last + 0.14 * (last - first)], nice=False),  # room for the names of the lines
         axis=alt.Axis(tickCount=6, format=",.0f"),
     )
-    return _Axes(x, _domain(values, centres), COURSES[course].unit, FACTOR if COURSES[course].log else PLAIN)
+    return _Axes(x, (first, last), _domain(values, centres), COURSES[course].unit, COURSES[course].log)
+
+
+def _value_axis(domain: tuple[float, float], *, log: bool) -> alt.Axis:
+    """The axis of logarithms is told in the factors that they are of."""
+    if not log:
+        return alt.Axis(labelExpr=PLAIN, tickCount=6)
+    ticks = factors(math.exp(domain[0]), math.exp(domain[1]))
+    return alt.Axis(labelExpr=FACTOR, values=[math.log(tick) for tick in ticks])
 
 
 def _mean(means: pd.DataFrame, shown: Sequence[str], course: str, axes: _Axes) -> list[alt.Chart]:
@@ -104,8 +116,10 @@ def _mean(means: pd.DataFrame, shown: Sequence[str], course: str, axes: _Axes) -
         ),
     ]
     if about.log:
-        nothing = alt.Chart(pd.DataFrame({"mean": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 4], clip=True)
-        layers.insert(0, nothing.encode(y=axes.y("mean")))
+        first, last = axes.span  # not into the room of the names
+        nothing = alt.Chart(pd.DataFrame({"mean": [0.0], "middle": [first], "until": [last]}))
+        rule = nothing.mark_rule(color=GREY, strokeDash=[4, 4], clip=True)
+        layers.insert(0, rule.encode(x=axes.x, x2=alt.X2("until:Q"), y=axes.y("mean")))
     return layers
 
 
@@ -127,11 +141,11 @@ def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart
     x = alt.X(
         "scale:Q",
         title="perturbation_scale (share of |weight|)",
-        scale=alt.Scale(domain=[first - 0.03 * (last - first), last + 0.1 * (last - first)], nice=False),
+        scale=alt.Scale(domain=[first - 0.03 * (last - first), last + 0.24 * (last - first)], nice=False),
         axis=alt.Axis(values=sorted({round(float(s), 3) for s in means["scale"]}), format="~g", labelOverlap=True),
     )
     unit = "× clean expert" if log else dose.unit
-    y_axis = alt.Axis(labelExpr=FACTOR if log else PLAIN, tickCount=6)
+    y_axis = _value_axis((low, high), log=log)
     each = each.assign(label=[f"seed {seed}" for seed in each["seed"]], color="place 0")
     each["told"] = [_told(value, log=log) for value in each["value"]]
     means = means.assign(
@@ -175,7 +189,7 @@ def twins(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerC
     )
     y = alt.Y("row:N", title=None, sort=list(data["row"]), axis=alt.Axis(labelLimit=220, ticks=False, domain=False))
     scale = alt.Scale(zero=False)
-    x = alt.X("estimate:Q", title=f"Estimate ({unit})", scale=scale)
+    x = alt.X("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=8))
     color = alt.Color("color:N", scale=alt.Scale(domain=COLORS), legend=None)
     base = alt.Chart(data.assign(color="place 1", untreated=data["of the sham"]))
     sham = alt.Chart(data.assign(color="place 5", untreated=data["of the sham"]))
@@ -197,22 +211,6 @@ def twins(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerC
         rule = alt.Chart(pd.DataFrame({"estimate": [threshold]})).mark_rule(color=GREY, strokeDash=[5, 4])
         layers.insert(0, rule.encode(x=alt.X("estimate:Q", scale=scale)))
     return alt.LayerChart(layer=layers, height=70 + 26 * len(data))
-
-
-def apart(values: Array, gap: float) -> Array:
-    """Places for labels near their values and at least a gap from each other, in the same order."""
-    order = np.argsort(values, kind="stable")
-    placed = values[order].astype(float)
-    for _ in range(60):  # push neighbours apart, half each, until all fit
-        close = np.diff(placed) < gap * 0.999
-        if not close.any():
-            break
-        push = np.where(close, (gap - np.diff(placed)) / 2, 0.0)
-        placed[:-1] -= push
-        placed[1:] += push
-    result = np.empty_like(placed)
-    result[order] = placed
-    return result
 
 
 def _coloured(data: pd.DataFrame, shown: Sequence[str]) -> pd.DataFrame:

@@ -6,10 +6,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from validation.axes import apart, factors
 from validation.behind import Behind
-from validation.charts import GREY
+from validation.charts import GREY, SERIES
 
-HEIGHT = 240
+HEIGHT = 270
+LEAST_FACTOR, LEAST_DIFFERENCE = 1.02, 0.01  # to either side, that the height shows
+LABEL_GAP = 0.1  # of the height: two labels closer than this cannot be read
 INK = "#3266c2"  # 4.5:1 against both backgrounds
 FAINT = 0.35
 
@@ -18,8 +21,9 @@ def evidence(behind: Behind) -> alt.LayerChart:
     """Series (faint), rows that do not count (dots), batch means, the interval as a band, the margin dashed."""
     rows = pd.DataFrame({"step": behind.steps, "value": behind.values, "counted": behind.counted})
     rows = rows[np.isfinite(rows["value"]) & ((rows["value"] > 0) if behind.ratio else True)]
-    y = alt.Y("value:Q", title="Factor" if behind.ratio else "Difference", scale=_scale(behind, rows))
-    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False))
+    domain = _domain(behind, rows)
+    y = _value_axis(behind, domain)
+    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8))
     tooltip = [alt.Tooltip("step:Q", title="step"), alt.Tooltip("value:Q", title=behind.title, format=".4g")]
     layers: list[alt.Chart] = [
         alt.Chart(rows[rows["counted"]])
@@ -29,10 +33,7 @@ def evidence(behind: Behind) -> alt.LayerChart:
         .mark_point(color=GREY, opacity=FAINT, size=8, clip=True)
         .encode(x=x, y=y, tooltip=tooltip),
     ]
-    layers += _rule(1.0 if behind.ratio else 0.0, "no difference", [1, 0], left=True)
-    for margin in behind.margins:
-        layers += _rule(margin, "half of the first third" if behind.thirds else "threshold", [5, 4])
-    layers += _interval(behind) + _thirds(behind)
+    layers += _rules(behind, domain) + _interval(behind) + _thirds(behind)
     batches = pd.DataFrame({"step": behind.batch_steps_B, "value": behind.batch_means_B})
     layers.append(
         alt.Chart(batches)
@@ -46,34 +47,49 @@ def evidence(behind: Behind) -> alt.LayerChart:
     return alt.LayerChart(layer=layers, height=HEIGHT, title=alt.Title(behind.title, anchor="start", fontSize=13))
 
 
-def _scale(behind: Behind, rows: pd.DataFrame) -> alt.Scale:
-    """What counts fills the height; early rows may run out of it."""
-    nothing = 1.0 if behind.ratio else 0.0
+def _domain(behind: Behind, rows: pd.DataFrame) -> tuple[float, float]:
+    """What counts fills the height; early rows may run out of it. Rounding errors alone do not fill it."""
+    nothing, least = (1.0, LEAST_FACTOR) if behind.ratio else (0.0, LEAST_DIFFERENCE)
     counted = rows.loc[rows["counted"], "value"].to_numpy(dtype=float)
     shown = counted if len(counted) else rows["value"].to_numpy(dtype=float)
     marks = [nothing, *behind.margins, *behind.batch_means_B]
     marks = [*marks, *(np.quantile(shown, [0.005, 0.995]) if len(shown) else ())]
     marks = [mark for mark in marks if np.isfinite(mark) and (mark > 0 or not behind.ratio)]
-    low, high = min(marks), max(marks)
     if behind.ratio:
-        pad = max(high / low, 1.02) ** 0.06
-        return alt.Scale(type="log", domain=[low / pad, high * pad], nice=False, clamp=True)
-    pad = 0.06 * max(high - low, 1e-9)
-    return alt.Scale(domain=[low - pad, high + pad], nice=False, clamp=True)
+        low, high = min(*marks, nothing / least), max(*marks, nothing * least)
+        pad = (high / low) ** 0.06
+        return low / pad, high * pad
+    low, high = min(*marks, nothing - least), max(*marks, nothing + least)
+    pad = 0.06 * (high - low)
+    return low - pad, high + pad
 
 
-def _rule(value: float, label: str, dash: list[int], *, left: bool = False) -> list[alt.Chart]:
-    """A line across, named at one end: at the other than a line that may be near."""
-    data = pd.DataFrame({"value": [value], "label": [label]})
-    rule = alt.Chart(data).mark_rule(color=GREY, strokeDash=dash).encode(y=alt.Y("value:Q"))
-    words = alt.Chart(data)
-    text = (
-        words.mark_text(align="left", baseline="bottom", dx=4, dy=-2, color=GREY)
-        if left
-        else words.mark_text(align="right", baseline="bottom", dx=-4, dy=-2, color=GREY)
-    )
-    edge = alt.XValue(0 if left else "width")
-    return [rule, text.encode(y=alt.Y("value:Q"), x=edge, text=alt.Text("label:N"))]
+def _value_axis(behind: Behind, domain: tuple[float, float]) -> alt.Y:
+    """Factors on a logarithmic axis, differences on an even one."""
+    scale = alt.Scale(type="log" if behind.ratio else "linear", domain=list(domain), nice=False, clamp=True)
+    if not behind.ratio:
+        return alt.Y("value:Q", title="Difference", scale=scale, axis=alt.Axis(tickCount=6, format="~g"))
+    axis = alt.Axis(values=factors(*domain), labelExpr="format(datum.value, '.4~g') + '×'")
+    return alt.Y("value:Q", title="Factor", scale=scale, axis=axis)
+
+
+def _rules(behind: Behind, domain: tuple[float, float]) -> list[alt.Chart]:
+    """A line across for no difference and for each margin, named to the right of the plot, where no series is."""
+    margin = "half of first third" if behind.thirds else "threshold"
+    values = [1.0 if behind.ratio else 0.0, *behind.margins]
+    data = pd.DataFrame({"value": values, "label": ["no difference", *(margin for _ in behind.margins)]})
+    data = data[data["value"].between(*domain)].assign(ink="control bottom")
+    scaled = np.log if behind.ratio else np.asarray
+    gap = LABEL_GAP * float(scaled(domain[1]) - scaled(domain[0]))
+    placed = apart(scaled(data["value"].to_numpy(dtype=float)), gap)
+    data["placed"] = np.exp(placed) if behind.ratio else placed
+    text = alt.Chart(data).mark_text(align="left", baseline="middle", dx=6)
+    color = alt.Color("ink:N", scale=alt.Scale(domain=SERIES), legend=None)  # of the theme: text needs more contrast
+    return [
+        alt.Chart(data.head(1)).mark_rule(color=GREY).encode(y=alt.Y("value:Q")),
+        alt.Chart(data.tail(-1)).mark_rule(color=GREY, strokeDash=[5, 4]).encode(y=alt.Y("value:Q")),
+        text.encode(x=alt.XValue("width"), y=alt.Y("placed:Q"), text=alt.Text("label:N"), color=color),
+    ]
 
 
 def _interval(behind: Behind) -> list[alt.Chart]:

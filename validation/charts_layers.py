@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from validation.axes import factors
 from validation.charts import GREY, SERIES
-from validation.heatmap import ALL_TIERS, MEASURES
+from validation.heatmap import ALL_TIERS, MEASURES, Measure
 from validation.layers import LeftOut
 
 TIER_ORDER = (ALL_TIERS, "bottom", "middle", "top")
 MOST_TICKS = 16
-FACTOR = "format(exp(datum.value), '.2~f') + '×'"
+TALLEST = 44  # pixels of a row where there are few
+FACTOR = "format(exp(datum.value), '.4~g') + '×'"
+POWER_OF_TWO = (
+    "'2' + (datum.value < 0 ? '⁻' : '') + (abs(datum.value) > 9 ? '⁰¹²³⁴⁵⁶⁷⁸⁹'[floor(abs(datum.value) / 10)] : '')"
+    " + '⁰¹²³⁴⁵⁶⁷⁸⁹'[abs(datum.value) % 10]"
+)
 POWER = "format(exp(datum.value), '.1~e')"
 
 
@@ -51,7 +58,7 @@ def heatmap(cells: pd.DataFrame, measure: str, reach: tuple[float, float], chose
         range="diverging" if shown.centred else "ramp",
         clamp=True,
     )
-    values = _legend_values(low, high, centred=shown.centred)
+    values = _legend_values(low, high, shown)
     label = (FACTOR if shown.centred else POWER) if shown.log else "format(datum.value, '.2~g')"
     legend = alt.Legend(
         title=shown.unit, orient="top", gradientLength=220, gradientThickness=10, values=values, labelExpr=label
@@ -71,7 +78,7 @@ def heatmap(cells: pd.DataFrame, measure: str, reach: tuple[float, float], chose
         alt.Chart(framed).mark_rect(fillOpacity=0, stroke=GREY, strokeWidth=2.5, tooltip=None).encode(x=across, y=down)
     )
     # The height holds legend and axis too: the page fits the whole chart into it.
-    height = 130 + len(rows) * max(11, min(24, 420 // max(1, len(rows))))
+    height = 130 + len(rows) * max(11, min(TALLEST, 420 // max(1, len(rows))))
     return alt.LayerChart(layer=[rects, frame], height=height).configure_view(stroke=None)
 
 
@@ -85,12 +92,12 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
     data = data.assign(series=role + " " + parts, told=[_told(value, log=shown.log) for value in data["value"]])
     x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False, zero=False), axis=alt.Axis(tickCount=6))
     label = (FACTOR if shown.centred else POWER) if shown.log else "format(datum.value, '.2~g')"
-    y = alt.Y(
-        "value:Q",
-        title=shown.unit,
-        scale=alt.Scale(zero=False),
-        axis=alt.Axis(labelExpr=label, tickCount=6),
-    )
+    axis, scale = alt.Axis(labelExpr=label, tickCount=6), alt.Scale(zero=False)
+    if shown.centred and shown.log:
+        low, high = _padded(data)
+        axis = alt.Axis(labelExpr=label, values=[math.log(tick) for tick in factors(math.exp(low), math.exp(high))])
+        scale = alt.Scale(domain=[low, high], nice=False)
+    y = alt.Y("value:Q", title=shown.unit, scale=scale, axis=axis)
     there = set(data["series"])
     present = [name for name in SERIES if name in there]
     tier_of = "split(datum.label, ' ')[1]"
@@ -126,6 +133,14 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
     return alt.LayerChart(layer=layers, height=290)
 
 
+def _padded(data: pd.DataFrame) -> tuple[float, float]:
+    """From the smallest to the largest value, with no difference and some room."""
+    finite = data[["value", "low", "high"]].to_numpy(dtype=float)
+    low, high = min(float(np.nanmin(finite)), 0.0), max(float(np.nanmax(finite)), 0.0)
+    room = 0.06 * (high - low) or 0.01
+    return low - room, high + room
+
+
 def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
     """How gradient entries are spread by size, over the steps: a column for each step, a row for each power of two."""
     bins = list(range(int(data["bin"].min()), int(data["bin"].max()) + 1))
@@ -139,7 +154,7 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
                 "bin:O",
                 title=title,
                 scale=alt.Scale(domain=bins[::-1]),
-                axis=alt.Axis(values=_ticks(bins, 6), labelExpr="'2^' + datum.value", ticks=False),
+                axis=alt.Axis(values=_ticks(bins, 6), labelExpr=POWER_OF_TWO, ticks=False),
             ),
             color=alt.Color(
                 "share:Q",
@@ -246,8 +261,10 @@ def _ticks(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
     return list(values[:: -(-len(values) // most) or 1])
 
 
-def _legend_values(low: float, high: float, *, centred: bool) -> list[float]:
-    return [low, low / 2, 0.0, high / 2, high] if centred else np.linspace(low, high, 4).tolist()
+def _legend_values(low: float, high: float, shown: Measure) -> list[float]:
+    if shown.centred and shown.log:
+        return [math.log(tick) for tick in factors(math.exp(low), math.exp(high), most=5)]
+    return [low, low / 2, 0.0, high / 2, high] if shown.centred else np.linspace(low, high, 4).tolist()
 
 
 def _told(value: float, *, log: bool) -> str:
