@@ -27,6 +27,7 @@ with st.container(horizontal=True):
         lambda: as_html(judgement, now=datetime.now(UTC)),
         file_name="verdict.html",
         mime="text/html",
+        on_click="ignore",
         help="One file that opens without a network: verdict, evidence, thresholds, options, hashes of the run files.",
     )
     st.download_button(
@@ -34,12 +35,14 @@ with st.container(horizontal=True):
         lambda: as_markdown(judgement, now=datetime.now(UTC)),
         file_name="verdict.md",
         mime="text/markdown",
+        on_click="ignore",
     )
     st.download_button(
         "Download the verdict (JSON)",
-        json.dumps(as_json(judgement), indent=2, allow_nan=False),
+        lambda: json.dumps(as_json(judgement), indent=2, allow_nan=False),
         file_name="verdict.json",
         mime="application/json",
+        on_click="ignore",
     )
 with st.expander("How this run was made"):
     if run.facts:

@@ -37,10 +37,15 @@ def judged(files):
     return judge(*read_sources(files))
 
 
-def shown(view, files):
-    """The page at one of its views."""
+@pytest.fixture(scope="module")
+def shown(files):
+    """The page of all runs, at the view that is asked for."""
     at = opened(PAGE, *((file, file.name) for file in files))
-    return at.get("button_group")[0].set_value(view).run()
+
+    def at_view(view):
+        return at.get("button_group")[0].set_value(view).run()
+
+    return at_view
 
 
 def test_one_run_says_what_compare_needs_and_how_to_get_it(files):
@@ -50,8 +55,8 @@ def test_one_run_says_what_compare_needs_and_how_to_get_it(files):
     assert "sweep --config experiments/per-example.yml --grid seed=0..4 --with-controls" in at.get("code")[0].value
 
 
-def test_groups_are_the_runs_that_differ_in_the_seed_alone(files):
-    at = shown("Groups", files)
+def test_groups_are_the_runs_that_differ_in_the_seed_alone(shown):
+    at = shown("Groups")
     assert not at.exception
     table = at.dataframe[0].value
     assert table["options"].tolist() == [f"perturbation_scale={scale}" for scale in SCALES]
@@ -83,13 +88,13 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
 
 
 def test_a_series_that_is_not_logged_is_said(files):
-    at = shown("Groups", files[:2])
+    at = opened(PAGE, *((file, file.name) for file in files[:2]))
     at.selectbox(key="course").set_value("direction").run()
     assert "do not log direction" in at.info[0].value
 
 
-def test_doses_are_drawn_with_pages_p_and_the_slope(files, judged):
-    at = shown("Dose", files)
+def test_doses_are_drawn_with_pages_p_and_the_slope(shown, judged):
+    at = shown("Dose")
     assert not at.exception
     dose = judged.verdict.doses[0]
     assert [metric.value for metric in at.metric][:2] == [f"{dose.p:.2g}", f"{dose.slope:.3g}"]
@@ -104,27 +109,27 @@ def test_the_doses_that_are_drawn_are_those_that_were_tested(judged):
     assert means["seeds"].tolist() == [3, 3, 3]
 
 
-def test_two_runs_are_compared_by_what_differs(files):
-    at = shown("Two runs", files)
+def test_two_runs_are_compared_by_what_differs(shown):
+    at = shown("Two runs")
     at.selectbox(key="second").set_value("01aaaaaaa").run()
     differing, same = at.dataframe[0].value, at.dataframe[1].value
     assert set(differing["name"]) == {"perturbation_scale", "run_hash"}
     assert set(same["name"]) == {"seed", "merge"}
 
 
-def test_every_treated_run_stands_beside_its_sham_run(files, judged):
+def test_every_treated_run_stands_beside_its_sham_run(shown, judged):
     pairs = compare.twins(judged)
     awake = pairs[pairs["claim"] == "awakening"]
     assert len(awake) == 6
     assert all(run[0] == sham[0] and sham[1] == "0" for run, sham in zip(awake["run"], awake["sham"], strict=True))
-    assert len(shown("Sham runs", files).get("vega_lite_chart")) >= 1
+    assert len(shown("Sham runs").get("vega_lite_chart")) >= 1
 
 
-def test_all_runs_are_filtered_sorted_and_paged(files, monkeypatch):
+def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
     monkeypatch.setattr(pieces, "PAGE", 4)
-    at = shown("All runs", files)
+    at = shown("All runs")
     assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
-    at.number_input(key="page").set_value(3).run()
+    at.number_input(key="runs-page").set_value(3).run()
     assert at.dataframe[0].value["run"].tolist() == ["22aaaaaaa"]
     assert "9 of 9 runs match; 4 on a page" in texts(at)
     at.text_input(key="find").set_value("sham").run()

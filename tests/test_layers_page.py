@@ -71,10 +71,10 @@ def test_many_layers_and_experts_are_drawn_and_left_out_only_when_asked(folder):
 
 def test_each_measure_of_each_run_is_drawn_whatever_was_chosen_before(three, folder):
     at = opened(PAGE, (three, "three"), (write_layers(folder / "two.db", layers=2, experts=2, steps=4), "two"))
-    at.selectbox(key="layer").set_value(2).run()
+    at.selectbox(key="layer").set_value(2)
     at.selectbox(key="expert").set_value(2).run()
     for run in at.sidebar.selectbox[0].options[::-1]:
-        at.sidebar.selectbox[0].set_value(run).run()
+        at.sidebar.selectbox[0].set_value(run)
         for measure in ("norm", "size"):
             at.get("button_group")[0].set_value(measure).run()
             assert not at.exception, (run, measure)

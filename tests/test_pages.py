@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.simulate import simulated_run, write
-from ui.shell import PAGES, Library, Source, plain
+from ui.shell import Library, Source, plain
 from validation.sets import write_set
 from validation.sources import read_sources
 
@@ -23,8 +23,7 @@ def opened(page="app.py", *sources):
     """The page after a session chose these files."""
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
     at.session_state["library"] = Library([Source(Path(path), name) for path, name in sources])
-    at.run()
-    return at if page == "app.py" else at.switch_page(page).run()
+    return at.run() if page == "app.py" else at.switch_page(page).run()
 
 
 def texts(at):
@@ -34,20 +33,6 @@ def texts(at):
         for kind in ("markdown", "caption", "error", "warning", "info", "title", "subheader", "success")
         for element in at.get(kind)
     )
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_explains_itself_before_any_run_is_chosen(page):
-    at = opened(page)
-    assert not at.exception
-    assert "python -m prismatic train" in at.get("code")[0].value
-
-
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("example", ["as-is", "positive-control", "zero-norms"])
-def test_every_page_shows_every_example(page, example):
-    at = opened(page, (EXAMPLES / f"{example}.db", example))
-    assert not at.exception
 
 
 @pytest.mark.parametrize(
@@ -112,37 +97,6 @@ def test_several_runs_are_told_apart_and_summed_up(tmp_path):
     assert not at.exception
     assert at.sidebar.selectbox[0].options == ["000000000", "111111111", "222222222"]
     assert len(at.get("dataframe")[-1].value) == 3
-
-
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("steps", [1, 2])
-def test_every_page_bears_a_run_of_one_or_two_rows(page, steps, tmp_path):
-    at = opened(page, (write(simulated_run(steps=steps), tmp_path / "short.db"), "short"))
-    assert not at.exception
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_bears_a_run_without_rows(page, tmp_path):
-    from prismatic.logger import DynamicsLogger
-
-    DynamicsLogger(tmp_path / "empty.db", num_experts=2).close()
-    at = opened(page, (tmp_path / "empty.db", "empty"))
-    assert not at.exception
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_words_of_a_file_are_never_markup(page, tmp_path):
-    facts = {
-        "run_hash": HARMFUL,
-        "config.merge": HARMFUL,
-        "config.seed": HARMFUL,
-        "exit_state": HARMFUL,
-        "planned_steps": 9e9,
-    }
-    at = opened(page, (write(simulated_run(), tmp_path / "x.db", **facts), HARMFUL))
-    assert not at.exception
-    assert "http://" not in texts(at)
-    assert "<b>" not in texts(at)
 
 
 def test_our_own_sentences_keep_every_character():

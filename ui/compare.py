@@ -243,7 +243,7 @@ def everything(judgement: Judgement) -> None:
     )
     wanted = compare.ordered(wanted, sort, descending=descending)
     pages = max(1, -(-len(wanted) // PAGE))
-    place = int(page.number_input(f"Page of {pages:,}", 1, pages, key="page")) - 1
+    place = int(page.number_input(f"Page of {pages:,}", 1, pages, key="runs-page")) - 1
     rows = wanted.iloc[place * PAGE : (place + 1) * PAGE].copy()
     lines = compare.sparklines(judgement.con, rows["run"].tolist(), line)
     rows.insert(4, "course", rows["run"].map(lines))

@@ -23,12 +23,17 @@ _GLOBAL = threading.Lock()  # Altair's settings belong to the process, and each 
 
 
 def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart, **options: Any) -> Any:
-    """The chart in this place; options and answer are those of `st.altair_chart`."""
+    """The chart in this place; options and answer are those of `st.altair_chart`.
+
+    Room for its height is kept while the browser loads the library that draws it, or what is below it would jump.
+    """
     rows: dict[str, pd.DataFrame] = {}
     with _GLOBAL, alt.theme.enable("none"), alt.data_transformers.enable("by_name", rows=rows):
         description = chart.to_dict(validate=False)
     words = set(re.findall(r"\w+", json.dumps(description)))
     datasets = {name: slim(data, words) for name, data in rows.items()}
+    if isinstance(chart.height, int):
+        options.setdefault("height", chart.height)
     return st.vega_lite_chart(spec=description | {"datasets": datasets}, **options)
 
 

@@ -30,7 +30,7 @@ AT_ONCE = 1500  # layers² x experts that are judged without asking: about two s
 LOG_HISTOGRAMS = "python -m prismatic train --config experiments/per-example.yml --set histogram_freq=100"
 
 
-@st.cache_resource(scope="session", max_entries=12, show_spinner="Comparing layers…")
+@st.cache_resource(scope="session", max_entries=12, show_spinner=False)
 def frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int]) -> heatmap.Frames:
     """The frames of a heatmap; a file that has grown has another hash."""
     return heatmap.frames(_run, measure, _names)
@@ -48,11 +48,11 @@ def _film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: s
     if not np.isfinite(table.values_KF).any():
         st.info(f"This file does not log what “{MEASURES[measure].title.lower()}” needs in its layers.")
         return
-    frame = _scrubber(table)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        frame = _scrubber(table)
+        layer, expert = _cell(table.cells, names)
     now = table.at(frame)
     left, right = st.columns([3, 2], gap="large")
-    with right:
-        layer, expert = _cell(table.cells, names)
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
         reach = heatmap.reach(table.values_KF, measure, margin)
@@ -79,22 +79,21 @@ def _scrubber(table: heatmap.Frames) -> int:
     elif st.session_state.frame > last:  # another run, or another source, with fewer steps
         st.session_state.frame = last
     told = [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(table.first_F, table.last_F, strict=True)]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        playing = bool(st.session_state.get("playing"))
-        icon = ":material/pause:" if playing else ":material/play_arrow:"
-        if st.button("Pause" if playing else "Play", key="play", icon=icon, width=110, on_click=_toggle, args=(last,)):
-            st.rerun()
-        if playing:
-            _advance(last)
-        frame: int = st.select_slider(
-            "Training steps shown",
-            range(last + 1),
-            value=last if "frame" not in st.session_state else None,
-            format_func=lambda place: told[place],
-            key="frame",
-            on_change=_stop,
-            help="Each position shows the mean over these logged steps. The colours mean the same at every step.",
-        )
+    playing = bool(st.session_state.get("playing"))
+    icon = ":material/pause:" if playing else ":material/play_arrow:"
+    if st.button("Pause" if playing else "Play", key="play", icon=icon, width=110, on_click=_toggle, args=(last,)):
+        st.rerun()
+    if playing:
+        _advance(last)
+    frame: int = st.select_slider(
+        "Training steps shown",
+        range(last + 1),
+        value=last if "frame" not in st.session_state else None,
+        format_func=lambda place: told[place],
+        key="frame",
+        on_change=_stop,
+        help="Each position shows the mean over these logged steps. The colours mean the same at every step.",
+    )
     return frame
 
 
@@ -130,9 +129,8 @@ def _cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
     for key, options in (("layer", names), ("expert", numbers)):
         if st.session_state.get(key, options[0]) not in options:  # another run, or a measure that expert 0 lacks
             del st.session_state[key]
-    layers, experts = st.columns(2)
-    layer = layers.selectbox("Layer", names, key="layer", bind="query-params")
-    expert = experts.selectbox("Expert", numbers, key="expert", bind="query-params")
+    layer: int = st.selectbox("Layer", names, key="layer", width=100, bind="query-params")
+    expert: int = st.selectbox("Expert", numbers, key="expert", width=100, bind="query-params")
     return layer, expert
 
 

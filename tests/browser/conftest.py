@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,11 +11,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.layered import write_layers
+from tests.simulate import simulated_run, write
 
 ROOT = Path(__file__).parent.parent.parent
 # The browser itself must not reach out either, or every test would wait for its own look-ups to fail.
@@ -23,6 +28,19 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+LAYERED, SEEDS = "abcdef000", ("abcdef001", "abcdef002")
+ColorScheme = Literal["light", "dark"]
+in_the_dark = pytest.mark.parametrize("page", ["dark"], indirect=True)
+# What moves inside a page without a click, by the measure of the browser itself: 0 is nothing, and above 0.1 a reader
+# is disturbed. Not counted is the page as a whole, which the arrival of Streamlit's sidebar moves before it is filled.
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver(list => {
+  const ours = node => node?.parentElement?.closest("[data-testid=stMainBlockContainer]");
+  for (const entry of list.getEntries())
+    if (!entry.hadRecentInput && entry.sources.some(source => ours(source.node))) window.shifted += entry.value;
+}).observe({type: "layout-shift", buffered: true});
+"""
 
 
 def free_port() -> int:
@@ -33,8 +51,16 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs of the machine that the app is on, empty at first."""
-    return tmp_path_factory.mktemp("runs")
+    """The folder of runs of the machine that the app is on: one with layers, and two seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in (LAYERED, *SEEDS):
+        (folder / name).mkdir()
+    facts = {"config.perturbation_scale": 1.0, "config.merge": "example"}
+    write_layers(folder / LAYERED / "dynamics.db", steps=120, histograms=True, run_hash=LAYERED, **facts)
+    for seed, name in enumerate(SEEDS):
+        own = {"run_hash": name, "config.seed": seed}
+        write(simulated_run(seed=seed, steps=120), folder / name / "dynamics.db", **facts, **own)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -79,28 +105,75 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(request: pytest.FixtureRequest, browser: Browser, server: str) -> Iterator[Page]:
-    """The app's home page in a private context. Errors on the console and requests to outside fail the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1600}, color_scheme=request.param)
-    opened = context.new_page()
+@pytest.fixture
+def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
+    """Opens an address of the app in a private context of its own: `open_page("Verdict?run=...", width=390)`.
+
+    Errors on the console and requests to anywhere but the app's server fail the test, whoever sent them.
+    """
+    contexts: list[BrowserContext] = []
     errors: list[str] = []
     outside: list[str] = []
-    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("request", lambda sent: outside.append(sent.url) if not_local(sent.url, server) else None)
-    opened.goto(server)
-    settle(opened)
+
+    def opened(address: str = "", *, scheme: ColorScheme = "light", width: int = 1280, height: int = 1600) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        context.add_init_script(SHIFTS)
+        context.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        context.on("request", lambda sent: outside.append(sent.url) if not_local(sent.url, server) else None)
+        page = context.new_page()
+        page.on("websocket", lambda socket: outside.append(socket.url) if not_local(socket.url, server) else None)
+        page.goto(f"{server}/{address}")
+        settle(page)
+        return page
+
     yield opened
-    context.close()
+    for context in contexts:
+        context.close()
     assert not errors
     assert not outside
 
 
+@pytest.fixture
+def page(request: pytest.FixtureRequest, open_page: Callable[..., Page]) -> Page:
+    """The home page; in the dark with `@in_the_dark`."""
+    return open_page(scheme=getattr(request, "param", "light"))
+
+
+def is_error(message: ConsoleMessage) -> bool:
+    """Whether the console was told an error that is ours.
+
+    Streamlit looks for its server beneath the address of the page first (/Layers/_stcore/health), then where it is.
+    """
+    looked = re.search(r"/[A-Z]\w+/_stcore/(health|host-config)$", message.location["url"])
+    return message.type == "error" and not looked
+
+
 def not_local(url: str, server: str) -> bool:
-    return not url.startswith((server, server.replace("http", "ws", 1), "data:", "blob:"))
+    return not url.startswith((f"{server}/", f"{server.replace('http', 'ws', 1)}/", "data:", "blob:"))
 
 
 def settle(page: Page) -> None:
     """Wait until the app has run to its end."""
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=30_000)
+
+
+def visit(page: Page, name: str) -> None:
+    """Another page, by the link in the sidebar."""
+    page.get_by_test_id("stSidebar").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=15_000)
+    settle(page)
+
+
+def upload(page: Page, *files: Path) -> None:
+    """Give files to the home page."""
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(files)
+    expect(page.get_by_role("button", name="Start over")).to_be_visible(timeout=15_000)
+    settle(page)
+
+
+def drawn(page: Page) -> None:
+    """Wait until the first chart is drawn."""
+    chart = page.get_by_test_id("stVegaLiteChart").first
+    expect(chart.locator("canvas, svg").first).to_be_visible(timeout=15_000)

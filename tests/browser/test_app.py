@@ -1,78 +1,81 @@
-"""The main job in a real browser: upload, see the chart, read the verdict."""
+"""The main job in a real browser: upload, see the chart, read the verdict, take it away."""
 
 import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import settle
+from tests.browser.conftest import drawn, in_the_dark, settle, upload, visit
 from tests.simulate import simulated_run, with_norms, write
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def visit(page: Page, name: str) -> None:
-    page.get_by_test_id("stSidebar").get_by_role("link", name=name).click()
-    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=15_000)
+def downloaded(page: Page, button: str) -> bytes:
+    """What the browser saves at a click."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
     settle(page)
+    return Path(download.value.path()).read_bytes()
 
 
-def upload(page: Page, *files: Path) -> None:
-    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(files)
-    expect(page.get_by_role("button", name="Start over")).to_be_visible(timeout=15_000)
-    settle(page)
-
-
-def test_an_uploaded_file_gives_a_verdict_a_chart_and_diagnostics(page: Page):
+def test_an_uploaded_file_gives_a_verdict_charts_diagnostics_and_reports(page: Page):
     upload(page, EXAMPLES / "as-is.db")
     expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
     expect(page.get_by_text("one common gradient").first).to_be_visible()
     visit(page, "Dynamics")
-    chart = page.get_by_test_id("stVegaLiteChart").first
-    expect(chart.locator("canvas, svg").first).to_be_visible(timeout=15_000)
+    drawn(page)
+    page.get_by_role("button", name="Export").click()
+    assert b"step" in downloaded(page, "Rows as CSV").splitlines()[0]
+    assert pq.read_table(io.BytesIO(downloaded(page, "Rows as Parquet"))).num_rows > 100
+    assert downloaded(page, "Picture as SVG").startswith(b"<svg")
+    assert Image.open(io.BytesIO(downloaded(page, "Picture as PNG"))).width > 900
+    page.keyboard.press("Escape")
+    visit(page, "Verdict")
+    assert b'"schema": "prismatic-verdict/1"' in downloaded(page, "Download the verdict (JSON)")
+    assert b"</html>" in downloaded(page, "Report (HTML)")
+    assert b"confounded" in downloaded(page, "Report (Markdown)")
     visit(page, "Diagnostics")
     expect(page.get_by_text("All experts share one gradient").first).to_be_visible()
 
 
-@pytest.mark.parametrize("page", ["dark"], indirect=True)
+@in_the_dark
 def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page: Page, tmp_path: Path):
-    (tmp_path / "notes.txt").write_text("these are notes")
-    (tmp_path / "empty.db").touch()
-    (tmp_path / "short.db").write_bytes((EXAMPLES / "as-is.db").read_bytes()[:70_000])
-    upload(page, EXAMPLES / "positive-control.db", *sorted(tmp_path.iterdir()))
-    expect(page.get_by_role("heading", name="Verdict: supported")).to_be_visible(timeout=15_000)
-    expect(page.get_by_text("put in by hand").first).to_be_visible()
-    for name in ("notes.txt", "empty.db", "short.db"):
-        expect(page.get_by_text(f"The file {name} cannot be read as a run")).to_be_visible()
-
-
-def test_the_words_of_a_file_become_no_link_no_picture_and_no_emphasis(page: Page, tmp_path: Path):
     words = "http://evil.example/a www.evil.example mail@evil.example _soft_ *loud* :material/home: <b>x</b> ![x](http://evil.example/b)"
     (tmp_path / "www.evil.example.db").write_text(words)
-    upload(page, tmp_path / "www.evil.example.db")
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "short.db").write_bytes((EXAMPLES / "as-is.db").read_bytes()[:70_000])
+    bad = sorted(tmp_path.iterdir())
+    upload(page, EXAMPLES / "positive-control.db", *bad)
+    expect(page.get_by_role("heading", name="Verdict: supported")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("put in by hand").first).to_be_visible()
     main = page.get_by_test_id("stMain")
-    expect(main.get_by_text("The file www.evil.example.db cannot be read as a run")).to_be_visible(timeout=15_000)
+    for path in bad:
+        expect(main.get_by_text(f"The file {path.name} cannot be read as a run")).to_be_visible()
+    # The words of a file become no link, no picture and no emphasis.
     expect(main.get_by_text("http://evil.example/a www.evil.example").first).to_be_visible()
     assert main.locator("a[href*=evil], img[src*=evil], em").count() == 0
 
 
-@pytest.mark.parametrize("page", ["light"], indirect=True)
-def test_zeros_are_seen_on_a_rail_below_the_logarithmic_axis(page: Page, tmp_path: Path):
+@in_the_dark
+def test_each_view_of_the_dynamics_is_drawn_and_zeros_are_seen_below_the_axis(page: Page, tmp_path: Path):
     run = simulated_run(steps=200)
     holed = run.experts[1]["bottom_norm"].copy()
     holed[50:150] = 0.0
     upload(page, write(with_norms(run, 1, bottom_norm=holed), tmp_path / "zeros.db"))
     visit(page, "Dynamics")
-    chart = page.get_by_test_id("stVegaLiteChart").first
-    expect(chart.locator("canvas, svg").first).to_be_visible(timeout=15_000)
+    drawn(page)
     page.mouse.move(0, 0)
-    box = chart.bounding_box()
-    assert box is not None
-    plot = chart.screenshot(path=tmp_path / "chart.png")
+    plot = page.get_by_test_id("stVegaLiteChart").first.screenshot(path=tmp_path / "chart.png")
     assert red_pixels_near_the_bottom(plot)
+    for view in ("By tier", "Divergence", "Routing"):
+        page.get_by_role("radio", name=view).click()
+        settle(page)
+        drawn(page)
 
 
 def red_pixels_near_the_bottom(picture: bytes) -> bool:
@@ -82,28 +85,33 @@ def red_pixels_near_the_bottom(picture: bytes) -> bool:
     return bool((low[:, :, 0] - low[:, :, 2] > 60).sum() > 20)
 
 
-def test_an_example_is_one_click_away_and_start_over_forgets_it(page: Page):
-    page.get_by_role("button", name="Example: zero norms").click()
-    expect(page.get_by_role("heading", name="Verdict: invalid")).to_be_visible(timeout=15_000)
-    expect(page.get_by_text("zero_grad").first).to_be_visible()
-    page.get_by_role("button", name="Start over").click()
-    expect(page.get_by_role("button", name="Example: zero norms")).to_be_visible(timeout=15_000)
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_the_whole_way_can_be_gone_by_keyboard(page: Page):
+    reach(page, "Example: as is")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    settle(page)
+    reach(page, "Verdict")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Evidence")).to_be_visible(timeout=15_000)
+    settle(page)
+    reach(page, "Download the verdict (JSON)")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    reach(page, "Home")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Start over")).to_be_visible(timeout=15_000)
+    settle(page)
+    reach(page, "Start over")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Example: as is")).to_be_visible(timeout=15_000)
 
 
-@pytest.mark.parametrize("page", ["dark"], indirect=True)
-def test_each_view_of_the_dynamics_is_drawn(page: Page):
-    upload(page, EXAMPLES / "positive-control.db")
-    visit(page, "Dynamics")
-    for view in ("By tier", "Divergence", "Routing"):
-        page.get_by_role("radio", name=view).or_(page.get_by_role("button", name=view, exact=True)).first.click()
-        settle(page)
-        expect(page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first).to_be_visible(timeout=15_000)
-
-
-@pytest.mark.parametrize("page", ["light"], indirect=True)
-def test_the_verdict_can_be_downloaded(page: Page):
-    upload(page, EXAMPLES / "as-is.db")
-    visit(page, "Verdict")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download the verdict (JSON)").click()
-    assert '"schema": "prismatic-verdict/1"' in Path(download.value.path()).read_text()
+def reach(page: Page, name: str) -> None:
+    """Press Tab until the focus is on what has this name."""
+    said = "(() => { const at = document.activeElement; return at.ariaLabel || at.innerText || '' })()"
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate(said).strip() == name:
+            return
+    raise AssertionError(f"{name!r} cannot be reached")

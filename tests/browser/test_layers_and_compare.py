@@ -1,17 +1,16 @@
 """The pages about layers and about several runs, in a real browser: what only a browser can click, play and draw."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import settle
-from tests.browser.test_app import upload, visit
+from tests.browser.conftest import drawn, in_the_dark, settle, upload, visit
 from tests.layered import write_layers
 from tests.simulate import simulated_run, write
 
 
-@pytest.mark.parametrize("page", ["dark"], indirect=True)
+@in_the_dark
 def test_layers_play_when_asked_and_a_click_on_a_cell_chooses_it(page: Page, tmp_path: Path):
     upload(page, write_layers(tmp_path / "film.db", steps=3, histograms=True))
     visit(page, "Layers")
@@ -22,13 +21,13 @@ def test_layers_play_when_asked_and_a_click_on_a_cell_chooses_it(page: Page, tmp
     settle(page)
     box = page.get_by_test_id("stVegaLiteChart").first.bounding_box()
     assert box is not None
-    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.45 * box["height"])
     page.wait_for_url(lambda url: "layer=2" in url, timeout=15_000)
     settle(page)
 
 
-@pytest.mark.parametrize("page", ["light"], indirect=True)
-def test_every_view_of_compare_is_drawn(page: Page, tmp_path: Path):
+def test_every_view_of_compare_is_drawn(open_page: Callable[..., Page], tmp_path: Path):
+    page = open_page()
     files = [
         write(
             simulated_run(seed=seed, steps=120),
@@ -44,6 +43,6 @@ def test_every_view_of_compare_is_drawn(page: Page, tmp_path: Path):
     for view in ("Groups", "Dose", "Sham runs"):
         page.get_by_role("radio", name=view).click()
         settle(page)
-        expect(page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first).to_be_visible(timeout=15_000)
+        drawn(page)
     page.get_by_role("radio", name="All runs").click()
     expect(page.get_by_text("6 of 6 runs match.")).to_be_visible(timeout=15_000)
