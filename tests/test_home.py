@@ -1,6 +1,7 @@
 """The home page: what can be chosen, how much of it, what is live, and what an alert says."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -176,6 +177,28 @@ def test_a_live_run_that_turns_bad_is_told_on_every_page_until_it_is_read(folder
         at.run()
         assert not at.error
     finally:
+        logger.close()
+
+
+def test_a_page_comes_to_its_end_however_fast_its_run_is_written(folder):
+    logger, path = running(folder, "aaaaaaaaa")
+    ended = threading.Event()
+
+    def write_on():
+        step = 1000
+        while not ended.wait(0.005):
+            logger.log(step, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}, "wall_time": time.time()})
+            step += 1
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        at = opened("app.py", (path, "live"))
+        assert not at.exception
+        assert "Verdict" in at.subheader[0].value
+    finally:
+        ended.set()
+        writer.join()
         logger.close()
 
 

@@ -54,10 +54,15 @@ def watched(judgement: Judgement) -> list[Run]:
 def follow(judgement: Judgement, seen: tuple[Key, ...]) -> None:
     """While a chosen run is being trained: look every few seconds whether its file has grown, and show it then."""
 
+    shown = False
+
     @st.fragment(run_every=LOOK_EVERY)
     def look() -> None:
-        if library().keys() != seen:
+        # Not while the page is still being made: a run that is written faster than that would never let it end.
+        nonlocal shown
+        if shown and library().keys() != seen:
             st.rerun()
+        shown = True
 
     runs = watched(judgement)
     with st.container():  # always there, so that what follows keeps its place, and a chart its zoom
