@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -105,15 +106,34 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+@pytest.fixture(autouse=True)
+def outside(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A request to anyone but this machine fails the test, whichever page sends it."""
+    asked: list[str] = []
+    new_context = browser.new_context
+
+    def watched(**options: Any) -> BrowserContext:
+        context = new_context(**options)
+        context.on("request", lambda sent: asked.append(sent.url))
+        context.on("page", lambda page: page.on("websocket", lambda socket: asked.append(socket.url)))
+        return context
+
+    monkeypatch.setattr(browser, "new_context", watched)
+    yield
+    assert asked
+    assert not [
+        url for url in asked if urlsplit(url).hostname not in ("127.0.0.1", None)
+    ]  # data: and blob: have no host
+
+
 @pytest.fixture
 def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
-    """Opens an address of the app in a private context of its own: `open_page("Verdict?run=...", width=390)`.
+    """Opens an address of the app in a private context: `open_page("Verdict?run=...", width=390)`.
 
-    Errors on the console and requests to anywhere but the app's server fail the test, whoever sent them.
+    Errors on the console fail the test.
     """
     contexts: list[BrowserContext] = []
     errors: list[str] = []
-    outside: list[str] = []
 
     def opened(address: str = "", *, scheme: ColorScheme = "light", width: int = 1280, height: int = 1600) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -121,9 +141,7 @@ def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
         context.add_init_script(SHIFTS)
         context.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
         context.on("weberror", lambda error: errors.append(str(error.error)))
-        context.on("request", lambda sent: outside.append(sent.url) if not_local(sent.url, server) else None)
         page = context.new_page()
-        page.on("websocket", lambda socket: outside.append(socket.url) if not_local(socket.url, server) else None)
         page.goto(f"{server}/{address}")
         settle(page)
         return page
@@ -132,7 +150,6 @@ def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert not errors
-    assert not outside
 
 
 @pytest.fixture
@@ -148,10 +165,6 @@ def is_error(message: ConsoleMessage) -> bool:
     """
     looked = re.search(r"/[A-Z]\w+/_stcore/(health|host-config)$", message.location["url"])
     return message.type == "error" and not looked
-
-
-def not_local(url: str, server: str) -> bool:
-    return not url.startswith((f"{server}/", f"{server.replace('http', 'ws', 1)}/", "data:", "blob:"))
 
 
 def settle(page: Page) -> None:

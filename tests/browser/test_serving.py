@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
-from tests.browser.conftest import ROOT, free_port, settle, wait_for
-from tests.browser.test_app import upload, visit
+from tests.browser.conftest import ROOT, drawn, free_port, settle, upload, visit, wait_for
 
 EXAMPLES = ROOT / "examples"
 TOLD = "document.addEventListener('securitypolicyviolation', e => console.error(`CSP: ${e.violatedDirective}`))"
@@ -115,7 +114,7 @@ def test_the_pages_keep_to_a_policy_that_the_browser_enforces(browser: Browser, 
     settle(page)
     upload(page, EXAMPLES / "as-is.db")
     visit(page, "Dynamics")
-    expect(page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first).to_be_visible(timeout=15_000)
+    drawn(page)
     assert not said
     page.evaluate("eval('1'); const s = document.createElement('script'); s.text = '1'; document.body.append(s)")
     assert said  # the browser does keep to it
