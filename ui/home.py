@@ -190,7 +190,7 @@ def choose_on_disk() -> None:
     ).selection.rows
     sources, label = _meant(shown, picked)
     with st.container(horizontal=True):
-        if st.button(label, disabled=not sources, key="read-picked", type="primary"):
+        if st.button(label, disabled=not sources, key="read-picked"):
             if too_many := beyond_limits(len(sources), 0):
                 st.error(too_many)
             else:

@@ -46,7 +46,7 @@ def frame(title: str) -> None:
     if _must_log_in():
         st.title("Prismatic")
         st.info("This server shows runs to people it knows. Log in first.")
-        st.button("Log in", on_click=st.login, type="primary")
+        st.button("Log in", on_click=st.login)
         st.stop()
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label)
