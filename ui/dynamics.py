@@ -315,12 +315,14 @@ def export(chart: Drawing, long: pd.DataFrame, run: Run, view: str) -> None:
     name = f"{run.run}-{view.lower().replace(' ', '-')}"
     with st.container(horizontal=True):
         with st.popover("Export"):
-            st.download_button("Rows as CSV", lambda: long.to_csv(index=False), f"{name}.csv", "text/csv")
-            st.download_button("Rows as Parquet", lambda: _parquet(long), f"{name}.parquet", "application/octet-stream")
-            for kind, mime in (("svg", "image/svg+xml"), ("png", "image/png")):
-                st.download_button(
-                    f"Picture as {kind.upper()}", lambda kind=kind: _picture(chart, kind), f"{name}.{kind}", mime
-                )
+            for label, ending, mime, made in (
+                ("Rows as CSV", "csv", "text/csv", lambda: long.to_csv(index=False)),
+                ("Rows as Parquet", "parquet", "application/octet-stream", lambda: _parquet(long)),
+                ("Picture as SVG", "svg", "image/svg+xml", lambda: _picture(chart, "svg")),
+                ("Picture as PNG", "png", "image/png", lambda: _picture(chart, "png")),
+            ):
+                # Running the page again for a download would lose a click that follows at once.
+                st.download_button(label, made, f"{name}.{ending}", mime, on_click="ignore")
             st.caption("Rows as they are drawn: both extremes of each bucket. All rows are in the run file itself.")
         asked = st.toggle("Show the numbers", key="numbers-shown", help="The rows behind the chart, as a table.")
     if asked:  # and only then: they are as many bytes again as the chart
