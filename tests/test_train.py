@@ -433,7 +433,7 @@ def test_the_command_prints_the_schema(capsys):
     assert capsys.readouterr().out == schema.describe() + "\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "--config"]])
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--config"]])
 def test_a_command_line_that_is_no_command_is_usage_and_code_2(capsys, arguments: list[str]):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
