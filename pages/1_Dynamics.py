@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from ui.draw import draw
 from ui.dynamics import (
     VIEWS,
     chosen_axis,
@@ -38,6 +39,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 steps = chosen_range(run)
 long, style = rows_of(run, seen, view, experts, steps, unit, style, smooth=smooth)
 chart = VIEWS[view].draw(long, style, limits)
-st.altair_chart(chart, width="stretch", key=f"dynamics-{view}", alt=f"{view} over {style.axis.lower()}")
+draw(chart, width="stretch", key=f"dynamics-{view}", alt=f"{view} over {style.axis.lower()}")
 st.caption(VIEWS[view].hint + " Shift and scroll to zoom, drag to move, double-click to reset.")
 export(chart, long, run, view)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from ui.draw import draw
 from ui.shell import SEVERITY_COLORS, plain
 from validation.charts_findings import chart_of
 from validation.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
@@ -33,7 +34,7 @@ def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Findin
                 _told(finding)
             if picture is not None and chart is not None:
                 with picture:
-                    st.altair_chart(chart, width="stretch", key=f"finding-{place}", alt=f"What was found: {finding.id}")
+                    draw(chart, width="stretch", key=f"finding-{place}", alt=f"What was found: {finding.id}")
 
 
 def _told(finding: Finding) -> None:

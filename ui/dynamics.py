@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.thresholds import Thresholds
+from ui.draw import draw
 from validation import charts
 from validation.charts_lines import HOVER_STEPS, Drawing, Style
 from validation.counted import Counted, counted
@@ -120,7 +121,7 @@ def scores(run: Run, limits: Thresholds) -> None:
         if (table["value"] > 0).any():
             chart = charts.scores(table, supported=limits.divergence_supported, refuted=limits.divergence_refuted)
             with st.container(border=True, width=360, height="stretch"):
-                st.altair_chart(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
+                draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
 
 
 def _mean(values: Array) -> float:
@@ -242,7 +243,7 @@ def chosen_range(run: Run) -> tuple[float, float] | None:
     if not np.isfinite(values).any():
         values, title = clean["middle_norm"], "Norm"
     some = places(values, 600)
-    event = st.altair_chart(
+    event = draw(
         charts.overview(run.steps[some], values[some], title),
         key=f"overview-{run.run}",
         on_select="rerun",

@@ -184,7 +184,7 @@ def interval(claim: Claim) -> alt.LayerChart | None:
     layers = [
         _mark_at(nothing).mark_rule(color=GREY, opacity=0.6).encode(x=x),
         _mark_at(claim.threshold).mark_rule(color=GREY, strokeDash=[4, 3], strokeWidth=2).encode(x=x),
-        own.mark_bar(height=8, color=GREY, opacity=0.5).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"),
+        own.mark_bar(height=8, color=GREY, opacity=0.5).encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q")),
         own.mark_point(filled=True, size=110, opacity=1, color=GREY).encode(x=x),
     ]
     # The height holds the axis too: the page fits the whole chart into it.

@@ -69,7 +69,11 @@ def _there(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame)
     ]
     x = alt.X("expert:N", title="Expert", axis=alt.Axis(labelAngle=0))
     y = alt.Y("norm:N", title=None, sort=["top", "bottom", "middle", "norm"])
-    tooltip: list[Any] = ["expert", "norm", alt.Tooltip("share:Q", title="rows with a value", format=".0%")]
+    tooltip: list[Any] = [
+        alt.Tooltip("expert:N"),
+        alt.Tooltip("norm:N"),
+        alt.Tooltip("share:Q", title="rows with a value", format=".0%"),
+    ]
     base = alt.Chart(pd.DataFrame(rows)).encode(x=x, y=y, tooltip=tooltip)
     boxes = base.mark_rect(stroke=GREY, strokeWidth=1, fill=GREY).encode(
         fillOpacity=alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.55]), legend=None)
@@ -101,7 +105,7 @@ def _events(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
     chart = alt.Chart(data, height=HEIGHT).mark_tick(color=BAD, thickness=2)
     ends = alt.Scale(domain=[int(run.steps[0]), int(run.steps[-1])])
     x, y = alt.X("step:Q", title="Training step", scale=ends), alt.Y("code:N", title=None)
-    shown: alt.Chart = chart.encode(x=x, y=y, tooltip=["step", "code"])
+    shown: alt.Chart = chart.encode(x=x, y=y, tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("code:N")])
     return shown
 
 
@@ -116,12 +120,12 @@ def _gap(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -
     shade = alt.Chart(hole)
     layers = [
         bars.mark_bar(color=GREY, binSpacing=1).encode(
-            x=x, x2="to:Q", y=alt.Y("rows:Q", title="Logged rows"), tooltip=["rows"]
+            x=x, x2=alt.X2("to:Q"), y=alt.Y("rows:Q", title="Logged rows"), tooltip=alt.Tooltip("rows:Q")
         ),
-        shade.mark_rect(color=BAD, opacity=0.2).encode(x=x, x2="to:Q"),
+        shade.mark_rect(color=BAD, opacity=0.2).encode(x=x, x2=alt.X2("to:Q")),
         shade.transform_calculate(middle="(datum.from + datum.to) / 2")
         .mark_text(color=BAD, fontSize=13, fontWeight="bold")
-        .encode(x="middle:Q", text="word:N"),
+        .encode(x=alt.X("middle:Q"), text=alt.Text("word:N")),
     ]
     return alt.LayerChart(layer=layers, height=HEIGHT)
 
@@ -133,8 +137,10 @@ def _bullet(value: float, wanted: float, title: str, word: str) -> Evidence:
     base = alt.Chart(data)
     layers = [
         base.mark_bar(color=GREY, size=26).encode(x=x),
-        base.mark_rule(color=BAD, strokeWidth=3).encode(x="wanted:Q"),
-        base.mark_text(align="right", dx=-6, dy=-26, color=BAD, fontSize=12).encode(x="wanted:Q", text="word:N"),
+        base.mark_rule(color=BAD, strokeWidth=3).encode(x=alt.X("wanted:Q")),
+        base.mark_text(align="right", dx=-6, dy=-26, color=BAD, fontSize=12).encode(
+            x=alt.X("wanted:Q"), text=alt.Text("word:N")
+        ),
     ]
     return alt.LayerChart(layer=layers, height=120)
 
@@ -222,7 +228,7 @@ def _scaled(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
     limit = alt.Chart(pd.DataFrame({"value": marks[-2:]})).mark_rule(color=GREY, strokeDash=[5, 4], strokeWidth=1.5)
     points = alt.Chart(data).mark_point(filled=True, size=90, opacity=1, color=BAD)
     y = alt.Y("loss:N", title=None, sort=["loss / 10", "as logged", "loss x 10"])
-    tooltip = ["expert", "loss", alt.Tooltip("value:Q", format=".3g")]
+    tooltip = [alt.Tooltip("expert:N"), alt.Tooltip("loss:N"), alt.Tooltip("value:Q", format=".3g")]
     return alt.LayerChart(layer=[limit.encode(x=x), points.encode(x=x, y=y, tooltip=tooltip)], height=HEIGHT)
 
 

@@ -189,7 +189,7 @@ def _layers(
     plain: Any = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
     legend: Any = color
     if not set(panel.rows["series"].unique()) & set(SERIES):  # the loss is no expert's
-        plain = legend = alt.value(GREY)
+        plain = legend = alt.ColorValue(GREY)
     columns = ["expert", "series", "step", "value"]
     rows = _broken(panel.drawn[columns], style.gaps)
     batches = _batches(panel, style.counted, x, y, plain) if style.counted is not None else []
@@ -248,7 +248,7 @@ def _batches(panel: Panel, counted: Counted, x: alt.X, y: alt.Y, color: alt.Colo
         alt.Tooltip("last:Q", title="to step", format=",.0f"),
     ]
     chart = alt.Chart(means.reset_index(drop=True)).mark_rule(strokeWidth=3.5, strokeCap="round", clip=True)
-    return [chart.encode(x=x, x2="last:Q", y=y, color=color, tooltip=tooltip)]
+    return [chart.encode(x=x, x2=alt.X2("last:Q"), y=y, color=color, tooltip=tooltip)]
 
 
 def _shaded(counted: Counted) -> list[alt.Chart]:
@@ -262,23 +262,25 @@ def _shaded(counted: Counted) -> list[alt.Chart]:
     return [
         alt.Chart(spans)
         .mark_rect(color=GREY, opacity=0.16, clip=True)
-        .encode(x="step:Q", x2="last:Q", tooltip="why:N"),
+        .encode(x=alt.X("step:Q"), x2=alt.X2("last:Q"), tooltip=alt.Tooltip("why:N")),
         alt.Chart(middle)
         .mark_text(baseline="top", dy=14, color=GREY, fontSize=12, clip=True)
-        .encode(x="step:Q", y=alt.value(0), text="why:N"),
+        .encode(x=alt.X("step:Q"), y=alt.YValue(0), text=alt.Text("why:N")),
     ]
 
 
 def _threshold(value: float, label: str) -> list[alt.Chart]:
     """A line across, named on a tag of its own, which stays readable on any line."""
     data = pd.DataFrame({"value": [value], "label": [label]})
-    chart = alt.Chart(data).encode(y="value:Q")
+    chart = alt.Chart(data).encode(y=alt.Y("value:Q"))
     return [
         chart.mark_rule(strokeDash=[5, 4], strokeWidth=1.5, color=GREY),
         chart.mark_bar(orient="horizontal", size=17, color=TAG, cornerRadius=3).encode(
-            x=alt.value(0), x2=alt.value(12 + 6.3 * len(label))
+            x=alt.XValue(0), x2=alt.X2Value(12 + 6.3 * len(label))
         ),
-        chart.mark_text(align="left", dx=6, color=ON_TAG, fontSize=12).encode(x=alt.value(0), text="label:N"),
+        chart.mark_text(align="left", dx=6, color=ON_TAG, fontSize=12).encode(
+            x=alt.XValue(0), text=alt.Text("label:N")
+        ),
     ]
 
 
@@ -295,7 +297,13 @@ def _rails(panel: Panel, color: alt.Color, height: str) -> list[alt.Chart]:
             mark = alt.Chart(chosen).mark_point(shape=shape, filled=True, size=28, opacity=0.8, clip=True)
             marks.append(
                 mark.encode(
-                    x="step:Q", y={"value": {"expr": place}}, color=color, tooltip=["step", "series", "expert", "what"]
+                    x=alt.X("step:Q"),
+                    y=alt.YValue(alt.ExprRef(place)),
+                    color=color,
+                    tooltip=[
+                        alt.Tooltip("step:Q"),
+                        *(alt.Tooltip(f"{name}:N") for name in ("series", "expert", "what")),
+                    ],
                 )
             )
     return marks
@@ -317,9 +325,9 @@ def _pointer(wide: pd.DataFrame, style: Style) -> alt.Chart:
     wide.columns = pd.Index(["step", *(f"v{place}" for place in range(len(names)))])
     first = alt.Tooltip("step:Q", title=style.axis, format=",.6~g")
     tooltip = [first, *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(names))]
-    near = {"condition": {"param": "hover", "empty": False, "value": 0.9}, "value": 0}
+    near = alt.OpacityValue(0, condition={"param": "hover", "empty": False, "value": 0.9})
     rule: alt.Chart = alt.Chart(wide).mark_rule(color=GREY, strokeWidth=1.5)
-    read: alt.Chart = rule.encode(x="step:Q", opacity=near, tooltip=tooltip)
+    read: alt.Chart = rule.encode(x=alt.X("step:Q"), opacity=near, tooltip=tooltip)
     return read
 
 
