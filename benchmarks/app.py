@@ -32,6 +32,8 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,12 +114,16 @@ async def measure(chromium: str, work: Work, report: Report) -> None:
         browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         report.versions["chromium"] = browser.version
         for number in range(max(2, work.rounds)):
-            await time_start(browser, report, number)
+            with told(report, "start"):
+                await time_start(browser, report, number)
         async with served(NOW / "alone.log", large.parent.parent) as server:
             for number in range(work.rounds):
-                await time_uploads(browser, server, report, number)
-            await time_pages(browser, server, work, report)
-            await time_chart(browser, server, work, report)
+                with told(report, "uploads"):
+                    await time_uploads(browser, server, report, number)
+            with told(report, "pages"):
+                await time_pages(browser, server, work, report)
+            with told(report, "chart"):
+                await time_chart(browser, server, work, report)
             report.torch |= server.has_loaded("torch")
         report.errors += server.complaints()
         await browser.close()
@@ -131,6 +137,15 @@ def new_run(run: str, **about: Any) -> Path:
 
 
 # -- One visitor -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def told(report: Report, part: str) -> Iterator[None]:
+    """What goes wrong with one part is an error of it and not the end of the others."""
+    try:
+        yield
+    except Exception as error:
+        report.errors.append(f"{part}: {type(error).__name__}: {str(error)[:300]}")
 
 
 async def time_start(browser: Browser, report: Report, number: int) -> None:
@@ -221,7 +236,7 @@ async def stay(server: Server, own: Researcher, everybody: list[Researcher], sec
     """One session: upload, and walk through the pages for so long, or once through all."""
     dice = random.Random(own.number)
     foreign = [run.encode() for other in everybody if other is not own for run in other.runs]
-    try:
+    with told(report, f"session {own.number}"):
         async with client(server, foreign) as session:
             report.uploads_under_load.append(await session.upload(*own.files))
             names, until = list(session.pages), time.perf_counter() + seconds
@@ -237,8 +252,6 @@ async def stay(server: Server, own: Researcher, everybody: list[Researcher], sec
                 await asyncio.sleep(dice.uniform(*READING) if seconds else 0)
             report.errors += [f"session {own.number}: {error}" for error in session.errors]
             report.mixed += [f"session {own.number} saw {word.decode()}" for word in session.seen]
-    except Exception as error:  # what goes wrong with one session is an error of the load and not its end
-        report.errors.append(f"session {own.number}: {type(error).__name__}: {str(error)[:200]}")
 
 
 def check(session: Client, own: Researcher, name: str, report: Report) -> None:
@@ -276,8 +289,8 @@ def print_tables(work: Work, report: Report) -> None:
     print(f"\n{'seconds':<24}{'first':>9}{'later':>9}{'slowest':>9}")
     for name, times in report.later.items():
         print(f"  {name:<22}{report.first[name][0]:>9.2f}{statistics.median(times):>9.2f}{max(times):>9.2f}")
-    print(f"large chart: {', '.join(f'{s:.2f} s' for s in report.chart)}; {max(report.chart_bytes):,} bytes")
-    print(f"brush: {', '.join(f'{s:.2f} s' for s in report.brush)}; {max(report.brush_bytes):,} bytes")
+    print(f"large chart: {', '.join(f'{s:.2f} s' for s in report.chart)}; {max(report.chart_bytes, default=0):,} bytes")
+    print(f"brush: {', '.join(f'{s:.2f} s' for s in report.brush)}; {max(report.brush_bytes, default=0):,} bytes")
     told = ", ".join(
         f"{what} {spread(times)}"
         for what, times in (("page", report.under_load), ("upload", report.uploads_under_load))
@@ -308,7 +321,7 @@ def goals(work: Work, report: Report) -> list[dict[str, Any]]:
         (f"chart of {work.rows:,} rows x 12 series, warm, seconds", median(report.chart), 1.5),
         ("the same, KB received", max(report.chart_bytes, default=math.nan) / 1000, 300),
         ("brush to redrawn, seconds", median(report.brush), 0.6),
-        (f"{SESSIONS} sessions for {work.load_seconds:g} s: errors", len(report.errors), 0),
+        (f"{SESSIONS} sessions for {work.load_seconds:g} s: errors, and in all before", len(report.errors), 0),
         ("the same, runs of other sessions seen", len(report.mixed), 0),
         ("the same, memory afterwards as a multiple of before", memory, 1.2),
     ]
