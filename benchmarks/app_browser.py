@@ -186,11 +186,11 @@ class Visitor:
 
     async def brush(self) -> float:
         """Drag over the middle of the overview; seconds from letting go until everything is drawn anew."""
-        chart = self.main.get_by_test_id("stVegaLiteChart").first
+        chart = self.main.get_by_label("The whole run, to choose a range of steps from", exact=True)
         await chart.scroll_into_view_if_needed()
         box = await chart.bounding_box()
         assert box is not None
-        y = box["y"] + 0.4 * box["height"]
+        y = box["y"] + 0.25 * box["height"]
         await self.page.mouse.move(box["x"] + 0.4 * box["width"], y)
         await self.page.mouse.down()
         await self.page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from ui.draw import draw
-from ui.shell import SEVERITY_COLORS, plain
+from ui.shell import SEVERITY_COLORS
+from ui.words import plain
 from validation.charts_findings import chart_of
 from validation.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
 from validation.diagnostics import Finding

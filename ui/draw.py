@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 _GLOBAL = threading.Lock()  # Altair's settings belong to the process, and each session draws in a thread of its own
 
 
-def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart, **options: Any) -> Any:
+def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart, **options: Any) -> Any:
     """The chart in this place; options and answer are those of `st.altair_chart`.
 
     Room for its height is kept while the browser loads the library that draws it, or what is below it would jump.

@@ -14,10 +14,13 @@ import streamlit as st
 from prismatic.thresholds import Thresholds
 from ui.draw import draw
 from validation import charts
-from validation.charts_lines import HOVER_STEPS, Drawing, Style
-from validation.counted import Counted, counted
+from validation.axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
+from validation.charts_lines import Drawing
+from validation.charts_pointer import HOVER_STEPS
+from validation.counted import counted
 from validation.drawing import CONFIG, still
-from validation.envelope import WINDOW, drawn, gaps, narrow_axis, places, read_off, smoothed
+from validation.envelope import WINDOW, drawn, gaps, places, read_off, smoothed
+from validation.panels import Style
 from validation.series import Run
 from validation.statistics import Array
 
@@ -26,7 +29,6 @@ ALL_POINTS = 19_200  # of all series: as many travel to the browser in a fifth o
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
 CARDS = 3  # experts with a card of their own
-AXES = {"Steps": "Training step", "Tokens": "Tokens", "Hours": "Hours since the first row"}
 TIERS = tuple(charts.TIER_METRICS)
 
 
@@ -51,8 +53,8 @@ class View:
 VIEWS = {
     "Tier norms": View(
         "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, dark "
-        "the middle. Under soft merging a line's height is its routing share times the gradient: read the verdict, not "
-        "the height.",
+        "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, "
+        "not the height.",
         (*TIERS, "norm"),
         lambda long, style, limits: charts.tier_norms(long, style),
     ),
@@ -74,12 +76,12 @@ VIEWS = {
         ),
     ),
     "Direction": View(
-        "0 means parallel to the clean expert's gradient. With merge: batch all experts share one gradient.",
+        "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
         ("direction",),
         lambda long, style, limits: charts.direction(long, style),
     ),
     "Routing": View(
-        "Each expert's share of the merge. A share near 1 means that the router has collapsed.",
+        "Each expert's share of the batch. A share near 1 means that the router has collapsed.",
         ("routing_weight",),
         lambda long, style, limits: charts.routing(long, style),
     ),
@@ -197,7 +199,7 @@ def chosen_experts(run: Run) -> list[int]:
 
 def chosen_axis(run: Run) -> str:
     """What the axis counts."""
-    known = [name for name in AXES if np.isfinite(_axis_values(run, name)).any()]
+    known = [name for name in AXES if np.isfinite(axis_values(run, name)).any()]
     unit: str = st.segmented_control(
         "Axis", known, default="Steps", required=True, key="axis", bind="query-params", help="Hours are wall time."
     )
@@ -222,15 +224,8 @@ def chosen_style(
         "the mean of one; of norms the geometric mean, since the verdict compares logarithms.",
     )
     own = {"metrics": VIEWS[view].metrics, "experts": experts}
-    known = _counted_on_axis(counted(seen, limits, **own), run, unit) if asked else None
+    known = counted_on_axis(counted(seen, limits, **own), run, unit) if asked else None
     return Style(AXES[unit], counted=known), smooth
-
-
-def _counted_on_axis(known: Counted, run: Run, unit: str) -> Counted:
-    ends = [(*_at(run, unit, np.array([first, last])).tolist(), why) for first, last, why in known.left_out]
-    steps = {name: _at(run, unit, known.batches[name].to_numpy(dtype=float)) for name in ("step", "last")}
-    whole = float(np.ptp(_at(run, unit, run.steps.astype(float))))
-    return Counted(tuple(ends), known.batches.assign(**steps), whole)
 
 
 def chosen_range(run: Run) -> tuple[float, float] | None:
@@ -279,36 +274,8 @@ def rows_of(
     low, high = steps or (-np.inf, np.inf)
     part = seen.steps[(seen.steps >= low) & (seen.steps <= high)]
     holes = gaps(part)
-    ends = zip(_at(run, unit, part[holes]), _at(run, unit, part[holes + 1]), strict=True)
+    ends = zip(at_steps(run, unit, part[holes]), at_steps(run, unit, part[holes + 1]), strict=True)
     return long, replace(style, pointer=pointer, smooth=over, gaps=[(float(a), float(b)) for a, b in ends])
-
-
-def on_axis(long: pd.DataFrame, run: Run, unit: str) -> pd.DataFrame:
-    """The rows with what the axis counts in place of the step."""
-    if unit == "Steps":
-        return long
-    return long.assign(step=narrow_axis(_at(run, unit, long["step"].to_numpy(dtype=float))))
-
-
-def _at(run: Run, unit: str, steps: Array) -> Array:
-    """What the axis counts at some steps; between those of which it is known, in proportion."""
-    values = _axis_values(run, unit)
-    known = np.isfinite(values)
-    if unit == "Steps" or not known.any():
-        return np.asarray(steps, dtype=float)
-    return np.interp(steps, run.steps[known], values[known])
-
-
-def _axis_values(run: Run, unit: str) -> Array:
-    """What the axis counts at each logged step; NaN where the file does not say."""
-    if unit == "Tokens":
-        per_step = (run.number("config.batch_size") or np.nan) * (run.number("config.sequence_length") or np.nan)
-        return np.asarray((run.steps + 1) * per_step, dtype=float)
-    if unit == "Hours":
-        wall = run.step_column("wall_time")
-        known = wall[np.isfinite(wall)]
-        return (wall - known[0]) / 3600 if len(known) else wall
-    return run.steps.astype(float)
 
 
 def export(chart: Drawing, long: pd.DataFrame, run: Run, view: str) -> None:

@@ -9,8 +9,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from validation.charts_lines import GREY, PLAIN, SERIES, Drawing, Panel, Style, draw
+from validation.charts_lines import Drawing, draw
 from validation.claims import Claim
+from validation.panels import GREY, PLAIN, SERIES, Panel, Style
 
 __all__ = ["GREY", "PLAIN", "SERIES", "Drawing", "Panel", "Style"]
 
@@ -22,7 +23,7 @@ def overview(steps: np.ndarray, values: np.ndarray, title: str) -> alt.Chart:
     """A small chart of the whole run with a brush named "range"."""
     brush = alt.selection_interval(name="range", encodings=["x"])
     return (
-        alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=110)
+        alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=150)
         .mark_line(strokeWidth=1, color=GREY)
         .encode(
             x=alt.X("step:Q", title="Drag over a range to see it at full resolution", scale=alt.Scale(nice=False)),
@@ -100,7 +101,7 @@ def direction(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
 
 
 def routing(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
-    """Each expert's share of the merge."""
+    """Each expert's share of the batch."""
     return draw([shares(long)], style)
 
 

@@ -12,10 +12,11 @@ import pandas as pd
 
 from prismatic.thresholds import Thresholds
 from validation import charts, series
-from validation.charts_lines import GREY, Drawing, Panel, Style, draw
+from validation.charts_lines import Drawing, draw
 from validation.diagnostics import COLLAPSED_SHARE, Finding
 from validation.diagnostics.gradients import LOST, ORDER_FIXES
-from validation.envelope import drawn, gaps, narrow, places
+from validation.envelope import drawn, gaps, places
+from validation.panels import GREY, Panel, Style
 from validation.series import Expert, Run
 from validation.statistics import Array
 
@@ -86,7 +87,7 @@ def _without_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd
     """How many parameter tensors had none, over the steps."""
     count = run.step_column("missing_gradients")
     at = places(count, POINTS)
-    data = pd.DataFrame({"step": narrow(run.steps[at]), "tensors": narrow(count[at])})
+    data = pd.DataFrame({"step": run.steps[at], "tensors": count[at]})
     chart = alt.Chart(data, height=HEIGHT).mark_area(color=BAD, opacity=0.6, line=True, interpolate="step-after")
     shown: alt.Chart = chart.encode(
         x=alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False)),
@@ -171,8 +172,8 @@ def _rows(run: Run, expert: Expert, metric: str, part: str, values: Array) -> pd
             "expert": expert.expert,
             "metric": metric,
             "series": f"{expert.role} {part}",
-            "step": narrow(run.steps[at]),
-            "value": narrow(values[at]),
+            "step": run.steps[at],
+            "value": values[at],
         }
     )
 

@@ -7,91 +7,25 @@ have a fixed domain and no range.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from validation.charts_pointer import pointers
 from validation.counted import Counted
+from validation.panels import GREY, PARTS, PLAIN, SERIES, Panel, Style, own
 
-PARTS = ("middle", "bottom", "top", "whole")
-# In the order of chartCategoricalColors in .streamlit/config.toml.
-SERIES = [f"{role} {part}" for role in ("clean", "perturbed", "control") for part in PARTS]
-GREY = "#737b87"  # 3:1 against both backgrounds
 TAG, ON_TAG = "#5a6069", "#ffffff"  # words that must be read across lines, in either theme
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [1, 3])
-HOVER_STEPS = 400  # a hover layer over every step makes each move of the mouse slow
-HOVER_NAMES = 24  # values that one tooltip tells
 HEIGHT, PANEL = 420, 150
 Drawing = alt.LayerChart | alt.VConcatChart
 INSIDE = 38  # pixels at both ends of stacked plots, for the labels within
+PLACES = ",.10~g"  # steps, tokens or hours, without the noise of their last digits
 FROM_ZERO = "datum.value < 0 ? '' : datum.label"
 NARROW = "windowSize()[0] < 640"
-
-
-@dataclass(frozen=True, eq=False)
-class Style:
-    """How the reader wants lines drawn, and what is known of the run beside them."""
-
-    axis: str = "Training step"
-    smooth: pd.DataFrame | None = None
-    """Running medians to be drawn over the raw lines, with the columns of the lines."""
-    pointer: pd.DataFrame | None = None
-    """What the pointer reads, with the columns of the lines; without it the drawn points."""
-    gaps: Sequence[tuple[float, float]] = ()
-    """Where nothing was logged, on the axis."""
-    counted: Counted | None = None
-    """What the verdict leaves out, and the means of its batches, to be shown."""
-
-
-PLAIN = Style()
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One plot: rows of expert, metric, series (what its colour says), step and value."""
-
-    title: str
-    rows: pd.DataFrame
-    log: bool
-    include: tuple[float, ...] = ()
-    """Values that the axis must reach."""
-    thresholds: tuple[tuple[float, str], ...] = ()
-    from_zero: bool = True
-    """Whether a linear axis begins at zero."""
-    word: str = ""
-    """What its values are called beside those of other panels; tiers need none."""
-
-    @property
-    def values(self) -> np.ndarray:
-        """Of all rows; NaN where there is none."""
-        return np.asarray(self.rows["value"].to_numpy(dtype=float, na_value=np.nan))
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether there is anything that a logarithmic axis can show."""
-        return self.log and bool((self.values[np.isfinite(self.values)] > 0).any())
-
-    @property
-    def drawn(self) -> pd.DataFrame:
-        """The rows with only what the axis can show."""
-        there = np.isfinite(self.values) & ((self.values > 0) | (not self.logarithmic))
-        return self.rows.assign(value=self.rows["value"].where(there))
-
-    @property
-    def scale(self) -> alt.Scale:
-        """Of the values, with some air."""
-        values = self.drawn["value"].dropna().to_numpy(dtype=float)
-        ends = [values.min(), values.max()] if len(values) else []
-        marks = [*ends, *self.include, *(value for value, _ in self.thresholds)]
-        if self.logarithmic:
-            return alt.Scale(type="log", domain=[min(marks) / 1.4, max(marks) * 1.4], clamp=True, nice=False)
-        low, high = (min(marks), max(marks)) if marks else (0.0, 1.0)
-        return alt.Scale(domain=[min(low, 0.0) if self.from_zero else low, high if high > low else low + 1], nice=True)
 
 
 def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) -> Drawing:
@@ -100,10 +34,10 @@ def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) 
     small: one panel as it would stand among others, for where there is little room.
     """
     colors, dashes = _colors(panels, 2 if small else len(PARTS)), _dashes(panels)
-    pointers = _pointers(panels, style)
+    read = pointers(panels, style)
     if len(panels) == 1 and not small:
         y = alt.Axis(title=panels[0].title, format=".4~g")
-        layers = _layers(0, panels[0], pointers[0], style, colors, dashes, alt.Axis(title=style.axis), y)
+        layers = _layers(0, panels[0], read[0], style, colors, dashes, alt.Axis(title=style.axis, format=PLACES), y)
         return _moved(alt.LayerChart(layer=layers, height=HEIGHT), layers)
     # Inside the plot, the labels of all panels take no room beside it: plots stay aligned, also on a phone.
     inside = alt.Axis(
@@ -112,8 +46,8 @@ def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) 
     charts = []
     for place, panel in enumerate(panels):
         last = panel is panels[-1]
-        x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO)
-        layers = _layers(place, panel, pointers[place], style, colors, dashes, x, inside, height=PANEL)
+        x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO, format=PLACES)
+        layers = _layers(place, panel, read[place], style, colors, dashes, x, inside, height=PANEL)
         title = alt.Title(panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=3)
         charts.append(alt.LayerChart(layer=layers, height=PANEL, title=title))
     stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
@@ -197,7 +131,7 @@ def _layers(
     mark = alt.Chart(rows).mark_line(clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0)
     layers = [mark.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}")]
     if style.smooth is not None:
-        smooth = _broken(_own(style.smooth, panel)[columns], style.gaps)
+        smooth = _broken(own(style.smooth, panel)[columns], style.gaps)
         over = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True)
         layers.append(over.encode(x=x, y=y, color=legend, strokeDash=dash))
     layers += [chart.encode(x=x, y=y, color=plain) for chart in _lonely(rows)]
@@ -215,14 +149,8 @@ def _broken(rows: pd.DataFrame, gaps: Sequence[tuple[float, float]]) -> pd.DataF
     if not inside:
         return rows
     lines = rows[["expert", "series"]].drop_duplicates()
-    empty = lines.merge(pd.DataFrame({"step": inside, "value": np.float32(np.nan)}), how="cross")
+    empty = lines.merge(pd.DataFrame({"step": inside, "value": np.nan}), how="cross")
     return pd.concat([rows, empty], ignore_index=True)
-
-
-def _own(frame: pd.DataFrame, panel: Panel) -> pd.DataFrame:
-    """The rows of a frame that belong to a panel's lines, under the names of those."""
-    lines = panel.rows[["expert", "metric", "series"]].drop_duplicates().astype({"metric": str})
-    return frame.astype({"metric": str}).merge(lines, on=["expert", "metric"])
 
 
 def _lonely(rows: pd.DataFrame) -> list[alt.Chart]:
@@ -236,7 +164,7 @@ def _lonely(rows: pd.DataFrame) -> list[alt.Chart]:
 
 def _batches(panel: Panel, counted: Counted, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
     """The mean of each batch, as long as the batch is."""
-    means = _own(counted.batches, panel)
+    means = own(counted.batches, panel)
     means = means[(means["value"] > 0) | (not panel.logarithmic)].drop(columns="metric")
     if not len(means):
         return []
@@ -307,42 +235,3 @@ def _rails(panel: Panel, color: alt.Color, height: str) -> list[alt.Chart]:
                 )
             )
     return marks
-
-
-def _pointers(panels: Sequence[Panel], style: Style) -> list[alt.Chart]:
-    """For each panel a rule at the nearest step that tells the values of all, or of its own where they are many."""
-    told = [_read(panel, style) for panel in panels]
-    if sum(len(one.columns) for one in told) <= HOVER_NAMES:
-        return [_pointer(pd.concat(told, axis=1), style)] * len(panels)
-    return [_pointer(one, style) for one in told]
-
-
-def _pointer(wide: pd.DataFrame, style: Style) -> alt.Chart:
-    """wide: a column for each line by step."""
-    wide = wide.sort_index().iloc[:: math.ceil(len(wide) / HOVER_STEPS) or 1].reset_index()
-    names = [str(name) for name in wide.columns[1:]]
-    # Short field names: brackets and dots in a field name are syntax to the chart.
-    wide.columns = pd.Index(["step", *(f"v{place}" for place in range(len(names)))])
-    first = alt.Tooltip("step:Q", title=style.axis, format=",.6~g")
-    tooltip = [first, *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(names))]
-    near = alt.OpacityValue(0, condition={"param": "hover", "empty": False, "value": 0.9})
-    rule: alt.Chart = alt.Chart(wide).mark_rule(color=GREY, strokeWidth=1.5)
-    read: alt.Chart = rule.encode(x=alt.X("step:Q"), opacity=near, tooltip=tooltip)
-    return read
-
-
-def _read(panel: Panel, style: Style) -> pd.DataFrame:
-    """A column for each line of a panel by step, in the order of the legend."""
-    rows = panel.rows
-    if style.pointer is not None:
-        rows = _own(style.pointer, panel)
-    order = {name: place for place, name in enumerate(SERIES)}
-    series = rows["series"].astype(str)
-    said = panel.word + ", " + series.str.partition(" ")[0] if panel.word else series
-    rows = rows.assign(
-        place=100_000 * series.map(order).fillna(len(order)) + rows["expert"],
-        name=said + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else ""),
-    )
-    names = rows[["place", "name"]].drop_duplicates().set_index("place")["name"]
-    wide = rows.pivot_table(index="step", columns="place", values="value", aggfunc="max")
-    return wide.rename(columns=names)

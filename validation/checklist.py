@@ -127,8 +127,7 @@ def _shares(run: Run, limits: Thresholds) -> str | None:
 
 
 def _parallel(run: Run, limits: Thresholds) -> str:
-    merge = "merge: example" if run.config.get("merge") == "example" else "gradients"
-    return f"{merge}: norms of the tiers do not move as one"
+    return "norms of the tiers do not move as one"
 
 
 def _scores(run: Run, limits: Thresholds) -> str | None:

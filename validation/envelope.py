@@ -67,8 +67,7 @@ def drawn(
 ) -> pd.DataFrame:
     """The same of a run's arrays, also of its isolated probe, and only of some metrics and experts.
 
-    `loss` may be among the metrics: it belongs to no expert, and is one's of number -1 with the role "run". Columns are
-    as narrow as their values allow, since all of them travel to the browser.
+    `loss` may be among the metrics: it belongs to no expert, and is one's of number -1 with the role "run".
     """
 
     def extremes(values: Array) -> tuple[Places, Array]:
@@ -152,27 +151,10 @@ def _frame(
             "expert": columns["expert"].astype(np.int16),
             "role": pd.Categorical(columns["role"]),
             "metric": pd.Categorical(columns["metric"]),
-            "step": narrow(run.steps[part][at]),
-            "value": narrow(np.concatenate([*(values for _, values in found), np.empty(0)])),
+            "step": run.steps[part][at],
+            "value": np.concatenate([*(values for _, values in found), np.empty(0)]),
         }
     )
-
-
-def narrow_axis(values: Array) -> Array | NDArray[np.float32]:
-    """Places along an axis in four bytes, where those tell more places apart than a screen does."""
-    if not len(values) or not np.isfinite(values).all():
-        return values
-    return values.astype(np.float32) if np.ptp(values) > 1e-3 * np.abs(values).max() else values
-
-
-def narrow(values: NDArray[np.int64] | Array) -> NDArray[np.int32] | NDArray[np.float32] | NDArray[np.int64] | Array:
-    """In four bytes where they hold the values: whole numbers exactly, others to seven digits."""
-    if values.dtype.kind == "i":
-        fits = not len(values) or (values.min() >= -(2**31) and values.max() < 2**31)
-        return values.astype(np.int32) if fits else values
-    size = np.abs(values[np.isfinite(values) & (values != 0)])
-    fits = not len(size) or (size.max() < 1e38 and size.min() > 1e-37)
-    return values.astype(np.float32) if fits else values
 
 
 def gaps(steps: NDArray[np.int64], most: int = 200) -> NDArray[np.intp]:
