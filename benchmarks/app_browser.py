@@ -185,18 +185,24 @@ class Visitor:
         await self.verdict()
 
     async def brush(self) -> float:
-        """Drag over the middle of the overview; seconds from letting go until everything is drawn anew."""
-        chart = self.main.get_by_label("The whole run, to choose a range of steps from", exact=True)
+        """Drag over the middle of the overview; seconds from letting go until everything is drawn anew.
+
+        Raises RuntimeError where that brings nothing new.
+        """
+        chart = self.main.locator("[class*=st-key-overview]").get_by_test_id("stVegaLiteChart")
         await chart.scroll_into_view_if_needed()
         box = await chart.bounding_box()
         assert box is not None
-        y = box["y"] + 0.25 * box["height"]
+        y = box["y"] + 0.15 * box["height"]  # its axis takes most of it
         await self.page.mouse.move(box["x"] + 0.4 * box["width"], y)
         await self.page.mouse.down()
         await self.page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)
         self.received = 0
         await self.page.mouse.up()
-        return await self.complete()
+        seconds = await self.complete()
+        if not self.received:
+            raise RuntimeError("the brush brought nothing new")
+        return seconds
 
     async def complete(self) -> float:
         """Wait until the page is quiet; seconds between what the reader did last and what was painted last."""
