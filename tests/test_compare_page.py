@@ -131,7 +131,7 @@ def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
     assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
     at.number_input(key="runs-page").set_value(3).run()
     assert at.dataframe[0].value["run"].tolist() == ["22aaaaaaa"]
-    assert "9 of 9 runs match; 4 on a page" in texts(at)
+    assert "9 of 9 runs match, of 1,350 logged steps together; 4 on a page" in texts(at)
     at.text_input(key="find").set_value("sham").run()
     assert not at.exception
     assert set(at.dataframe[0].value["kind"]) == {"sham"}

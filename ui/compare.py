@@ -44,6 +44,7 @@ def groups(judgement: Judgement) -> None:
         [group_row(letter, group) for letter, group in zip(letters, own, strict=True)],
         hide_index=True,
         key="groups",
+        alt="Every group with its verdict and its claims over seeds",
         column_config={
             "options": st.column_config.TextColumn(width="medium", help="In which options this group differs"),
             **{c: st.column_config.TextColumn(help=f"{c}: estimate over seeds, 95 % interval") for c in CLAIMS},
@@ -205,12 +206,19 @@ def beside_shams(judgement: Judgement) -> None:
         )
         cut = f" The first {MOST_PAIRS} of {len(some)} are drawn." if len(some) > MOST_PAIRS else ""
         st.caption(f"Filled: the treated run. Hollow: its sham run. Dashed: the threshold.{cut}")
-    rounded = {
-        name: st.column_config.NumberColumn(format="%.3g") for name in ("estimate", "low", "high", "of the sham")
+    columns = {
+        "estimate": "Of the treated run, in the unit of its row",
+        "low": "Lower bound of the estimate's 95 % interval",
+        "high": "Upper bound of the estimate's 95 % interval",
+        "of the sham": "The sham run's own estimate",
+        "threshold": "What a difference must exceed to count",
     }
-    rounded["threshold"] = st.column_config.NumberColumn(format="%.3g", help="What a difference must exceed to count")
     st.dataframe(
-        pairs[pairs["claim"] == claim].drop(columns="claim"), hide_index=True, key="twins", column_config=rounded
+        pairs[pairs["claim"] == claim].drop(columns="claim"),
+        hide_index=True,
+        key="twins",
+        column_config={name: st.column_config.NumberColumn(format="%.3g", help=told) for name, told in columns.items()},
+        alt=f"{claim.capitalize()} of every treated run and of its sham run",
     )
 
 
@@ -252,6 +260,7 @@ def everything(judgement: Judgement) -> None:
         hide_index=True,
         height=min(38 + 35 * max(1, len(rows)), 640),
         key="runs",
+        alt="Every run with its verdict, its options and its course",
         column_config={
             "course": st.column_config.LineChartColumn(
                 COURSES[line].title,
@@ -261,12 +270,9 @@ def everything(judgement: Judgement) -> None:
             "steps": st.column_config.NumberColumn("logged steps"),
         },
     )
-    st.caption(
-        plain(
-            f"{len(wanted):,} of {len(table):,} runs match"
-            + (f"; {PAGE} on a page, and a click on a column's head sorts this page only." if pages > 1 else ".")
-        )
-    )
+    told = f"{len(wanted):,} of {len(table):,} runs match, of {int(wanted['steps'].sum()):,} logged steps together"
+    more = f"{PAGE} on a page, and a click on a column's head sorts this page only" if pages > 1 else ""
+    st.caption(plain(f"{told}; {more}." if more else f"{told}."))
 
 
 def _any_of(place: DeltaGenerator, label: str, values: pd.Series) -> list[str]:

@@ -246,7 +246,10 @@ def driver(left: list[LeftOut], names: list[int], own: Claim) -> None:
             ],
             hide_index=True,
             key=f"left-out-table-{own.claim}",
+            alt=f"{own.claim.capitalize()} without each layer",
             column_config={
+                "low": st.column_config.TextColumn(help="Lower bound of the estimate's 95 % interval"),
+                "high": st.column_config.TextColumn(help="Upper bound of the estimate's 95 % interval"),
                 "this layer alone": st.column_config.TextColumn(help="Mean over the perturbed experts in this layer"),
                 "p": st.column_config.NumberColumn(
                     format="%.2g", help="That the layer differs from the others by chance, over this run's steps"

@@ -45,4 +45,4 @@ def test_every_view_of_compare_is_drawn(open_page: Callable[..., Page], tmp_path
         settle(page)
         drawn(page)
     page.get_by_role("radio", name="All runs").click()
-    expect(page.get_by_text("6 of 6 runs match.")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("6 of 6 runs match")).to_be_visible(timeout=15_000)
