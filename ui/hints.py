@@ -6,7 +6,7 @@ HINTS = {
     "Home": "The verdict takes out what routing and chance do; beside it stands what the documented rules say.",
     "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Drag over the chart to look closer.",
     "Verdict": "Each claim is judged twice, as written and controlled. The controlled reading is the one to trust.",
-    "Layers": "Orange is more gradient than the clean expert's, blue is less. Click a cell for its course over the steps.",
+    "Layers": "Orange: more gradient than the clean expert's; blue: less. Click a cell for its course over the steps.",
     "Compare": "Runs that differ only in the seed are one group. Three seeds are the least that can decide.",
     "Diagnostics": "Errors make a run invalid, warnings do not. Each says what to change.",
     "Runs": "Everything that the file says about its run, and questions of your own in SQL.",
