@@ -92,6 +92,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         key="claims",
         column_config={
             "expert": st.column_config.TextColumn(help="All: the run, decided from all of its perturbed experts"),
+            "estimate": st.column_config.TextColumn(width=120, help="What the data says, in the unit of the claim"),
             "low": st.column_config.TextColumn(help="Lower bound of the 95 % interval of the estimate"),
             "high": st.column_config.TextColumn(help="Upper bound of the 95 % interval of the estimate"),
             "points": st.column_config.NumberColumn(help="Logged steps after the warm-up that count"),

@@ -16,6 +16,7 @@ from validation.layers import LeftOut
 
 TIER_ORDER = (ALL_TIERS, "bottom", "middle", "top")
 MOST_TICKS = 16
+LEAST = 0.02  # logarithm, to either side of no difference, that an axis shows
 TALLEST = 44  # pixels of a row where there are few
 FACTOR = "format(exp(datum.value), '.4~g') + '×'"
 POWER_OF_TWO = (
@@ -134,10 +135,10 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
 
 
 def _padded(data: pd.DataFrame) -> tuple[float, float]:
-    """From the smallest to the largest value, with no difference and some room."""
+    """From the smallest to the largest logarithm, no difference among them; errors of rounding alone do not fill it."""
     finite = data[["value", "low", "high"]].to_numpy(dtype=float)
-    low, high = min(float(np.nanmin(finite)), 0.0), max(float(np.nanmax(finite)), 0.0)
-    room = 0.06 * (high - low) or 0.01
+    low, high = min(float(np.nanmin(finite)), -LEAST), max(float(np.nanmax(finite)), LEAST)
+    room = 0.06 * (high - low)
     return low - room, high + room
 
 
