@@ -10,14 +10,13 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import LAYERED, SEEDS, drawn, settle, visit
+from ui.shell import PAGES
 
 WCAG = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
 OF_COLOUR = ("color-contrast", "link-in-text-block")  # what is not the same in the other theme
 ALL = f"from={LAYERED}&from={SEEDS[0]}&from={SEEDS[1]}&run={SEEDS[1]}"
-LINKS = {
-    "": f"run={LAYERED}",
+LINKS = {  # where there is more to restore than a run
     "Dynamics": f"run={LAYERED}&view=Divergence",
-    "Verdict": f"run={LAYERED}",
     "Layers": f"run={LAYERED}&measure=Norm&layer=2",
     "Compare": f"{ALL}&compare=Groups&shown=A",
     "Diagnostics": ALL,
@@ -27,10 +26,11 @@ CHOSEN = {"Dynamics": "Divergence", "Layers": "Norm", "Compare": "Groups"}
 DISTURBING = 0.1  # of the browser's measure of what moves
 
 
-@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("name", PAGES.values())
 def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], name: str):
-    page = open_page(f"{name}?{LINKS[name]}", width=390)
-    run = SEEDS[1] if LINKS[name] == ALL else LAYERED
+    link = LINKS.get(name, f"run={LAYERED}")
+    page = open_page(f"{'' if name == 'Home' else name}?{link}", width=390)
+    run = SEEDS[1] if link == ALL else LAYERED
     if name == "Compare":
         expect(page.get_by_text("A: ")).to_be_visible(timeout=15_000)
     else:
@@ -48,9 +48,9 @@ def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], na
 
 
 def test_pages_without_a_run_are_accessible_too(page: Page):
-    assert_accessible(page)
-    for name in filter(None, LINKS):
-        visit(page, name)
+    for name in PAGES.values():
+        if name != "Home":
+            visit(page, name)
         assert_accessible(page)
     page.set_viewport_size({"width": 390, "height": 800})
     assert_fits(page)
