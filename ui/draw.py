@@ -32,8 +32,9 @@ def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart, 
         description = chart.to_dict(validate=False)
     words = set(re.findall(r"\w+", json.dumps(description)))
     datasets = {name: slim(data, words) for name, data in rows.items()}
-    if isinstance(chart.height, int):
-        options.setdefault("height", chart.height)
+    height = getattr(chart, "height", None)  # which panels above each other have not
+    if isinstance(height, int):
+        options.setdefault("height", height)
     return st.vega_lite_chart(spec=description | {"datasets": datasets}, **options)
 
 

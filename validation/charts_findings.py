@@ -180,7 +180,7 @@ def _rows(run: Run, expert: Expert, metric: str, part: str, values: Array) -> pd
 
 def _twin(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:
     """Norms as multiples of the clean expert's: 1 everywhere means that it is the clean expert."""
-    return _beside_clean(finding, run, run.experts, dict(charts.TIER_METRICS), "Norms as multiples of expert 0's")
+    return _beside_clean(finding, run, run.experts, dict(charts.TIER_METRICS), "As multiples of expert 0's")
 
 
 def _one_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:
@@ -190,7 +190,7 @@ def _one_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd.Dat
     """
     experts, where = (run.layers[0], ", first layer") if run.layers else (run.experts, "")
     parts = {**charts.TIER_METRICS, "routing_weight": "whole"}
-    return _beside_clean(finding, run, experts, parts, f"Norms and share (whole) as multiples of expert 0's{where}")
+    return _beside_clean(finding, run, experts, parts, f"As multiples of expert 0's{where}")
 
 
 def _beside_clean(

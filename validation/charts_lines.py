@@ -20,7 +20,7 @@ from validation.panels import GREY, PARTS, PLAIN, SERIES, Panel, Style, own
 
 TAG, ON_TAG = "#5a6069", "#ffffff"  # words that must be read across lines, in either theme
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [1, 3])
-HEIGHT, PANEL = 420, 150
+HEIGHT, PANEL, SMALL = 420, 150, 310
 Drawing = alt.LayerChart | alt.VConcatChart
 INSIDE = 38  # pixels at both ends of stacked plots, for the labels within
 PLACES = ",.10~g"  # steps, tokens or hours, without the noise of their last digits
@@ -47,9 +47,12 @@ def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) 
     for place, panel in enumerate(panels):
         last = panel is panels[-1]
         x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO, format=PLACES)
-        layers = _layers(place, panel, read[place], style, colors, dashes, x, inside, height=PANEL)
+        height = "height" if small else str(PANEL)  # alone the page fits legends and axes into it
+        layers = _layers(place, panel, read[place], style, colors, dashes, x, inside, height, padding=INSIDE)
         title = alt.Title(panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=3)
-        charts.append(alt.LayerChart(layer=layers, height=PANEL, title=title))
+        charts.append(alt.LayerChart(layer=layers, height=SMALL if small else PANEL, title=title))
+    if small:
+        return _moved(charts[0], charts[0].layer)
     stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
     return _moved(stacked, [layer for panel in stacked.vconcat for layer in panel.layer])
 
@@ -115,10 +118,11 @@ def _layers(
     dash: alt.StrokeDash,
     x_axis: alt.Axis,
     y_axis: alt.Axis,
-    height: int | None = None,
+    height: str = "height",
+    padding: int = 0,
 ) -> list[alt.Chart]:
-    """Everything in one plot. height: of the plot where it is known; else the page fits legends and axes into it."""
-    x = alt.X("step:Q", axis=x_axis, scale=alt.Scale(nice=False, padding=INSIDE if height else alt.Undefined))
+    """Everything in one plot. height: of the plot, which only the chart itself knows where axes are fitted in."""
+    x = alt.X("step:Q", axis=x_axis, scale=alt.Scale(nice=False, padding=padding))
     y = alt.Y("value:Q", axis=y_axis, scale=panel.scale)
     plain: Any = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
     legend: Any = color
@@ -138,7 +142,7 @@ def _layers(
     if style.counted is not None:
         layers = [*_shaded(style.counted), *layers, *batches]
     layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
-    layers += _rails(panel, plain, "height" if height is None else str(height))
+    layers += _rails(panel, plain, height)
     return [*layers, pointer.properties(name=f"pointer{place}")]
 
 
