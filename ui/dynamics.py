@@ -25,7 +25,7 @@ from validation.series import Run
 from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
-ALL_POINTS = 19_200  # of all series: as many travel to the browser in a fifth of a megabyte
+ALL_POINTS = 9_600  # of all series: the browser works on each of them each time the lines are drawn
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
 CARDS = 3  # experts with a card of their own

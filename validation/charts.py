@@ -24,7 +24,7 @@ def overview(steps: np.ndarray, values: np.ndarray, title: str) -> alt.Chart:
     brush = alt.selection_interval(name="range", encodings=["x"])
     return (
         alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=150)
-        .mark_line(strokeWidth=1, color=GREY)
+        .mark_line(strokeWidth=1, color=GREY, tooltip=None)
         .encode(
             x=alt.X("step:Q", title="Drag over a range to see it at full resolution", scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", title=title, axis=alt.Axis(ticks=False, labels=False), scale=alt.Scale(zero=False)),

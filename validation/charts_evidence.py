@@ -27,7 +27,7 @@ def evidence(behind: Behind) -> alt.LayerChart:
     tooltip = [alt.Tooltip("step:Q", title="step"), alt.Tooltip("value:Q", title=behind.title, format=".4g")]
     layers: list[alt.Chart] = [
         alt.Chart(rows[rows["counted"]])
-        .mark_line(color=GREY, opacity=FAINT, strokeWidth=1, clip=True)
+        .mark_line(color=GREY, opacity=FAINT, strokeWidth=1, clip=True, tooltip=None)
         .encode(x=x, y=y),
         alt.Chart(rows[~rows["counted"]])
         .mark_point(color=GREY, opacity=FAINT, size=8, clip=True)

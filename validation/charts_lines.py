@@ -132,11 +132,14 @@ def _layers(
     rows = _broken(panel.drawn[columns], style.gaps)
     batches = _batches(panel, style.counted, x, y, plain) if style.counted is not None else []
     faint = style.smooth is not None or batches
-    mark = alt.Chart(rows).mark_line(clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0)
-    layers = [mark.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}")]
+    # The pointer tells the values; the page would make words of every row, which takes longer than to draw them.
+    line = alt.Chart(rows).mark_line(
+        clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0, tooltip=None
+    )
+    layers = [line.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}")]
     if style.smooth is not None:
         smooth = _broken(own(style.smooth, panel)[columns], style.gaps)
-        over = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True)
+        over = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)
         layers.append(over.encode(x=x, y=y, color=legend, strokeDash=dash))
     layers += [chart.encode(x=x, y=y, color=plain) for chart in _lonely(rows)]
     if style.counted is not None:
