@@ -74,7 +74,7 @@ def test_every_requirement_has_an_upper_bound():
 
 def test_every_extra_that_is_promised_exists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"train", "lightning", "hf", "sweep", "export"} <= project["optional-dependencies"].keys()
+    assert {"train", "lightning", "hf", "sweep", "ray", "slurm", "export"} <= project["optional-dependencies"].keys()
 
 
 def readme_commands() -> list[str]:

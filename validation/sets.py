@@ -205,8 +205,12 @@ def require(place: Place) -> int:
 
 
 def parts(place: Place) -> list[str]:
-    """The names that the tables' files share, in their order."""
-    found = place.filesystem.get_file_info(fs.FileSelector(f"{place.root}/runs", allow_not_found=True, recursive=True))
+    """The names that the tables' files share, in their order. Raises NotASet."""
+    try:
+        every = fs.FileSelector(f"{place.root}/runs", allow_not_found=True, recursive=True)
+        found = place.filesystem.get_file_info(every)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(place, error) from error
     start = len(f"{place.root}/runs/")
     return sorted(info.path[start:].removesuffix(".parquet") for info in found if info.path.endswith(".parquet"))
 
