@@ -269,6 +269,7 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch, tmp
 
 
 def test_a_cluster_that_cannot_be_reached_is_told_at_once():
+    pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(SweepError, match="nobody answers"):
         OnRay("127.0.0.1:1", None)
 
