@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _app(options: Sequence[str]) -> int:
-    try:
-        return subprocess.call([sys.executable, "-m", "streamlit", "run", str(app_file()), *options])
-    except KeyboardInterrupt:
-        return 130
+    command = [sys.executable, "-m", "streamlit", "run", str(app_file()), *options]
+    if os.name == "posix":
+        os.execv(command[0], command)  # in this process: whoever ends it ends the server
+    return subprocess.call(command)
 
 
 def app_file() -> Path:
