@@ -13,7 +13,7 @@ import pyarrow as pa
 from validation.child import Answer, Child, Reached
 from validation.errors import Limits, RunFileError
 
-LONG_FILE = 32 << 20  # bytes; a shorter one is read before it pays to start another process
+LONG_FILE = 4 << 20  # bytes; half of a shorter one is read about as soon as another process has started
 
 
 def ask(child: Child, path: Path, name: str, *, immutable: bool) -> Answer:
