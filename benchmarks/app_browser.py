@@ -40,7 +40,7 @@ WATCH = """
     CanvasRenderingContext2D.prototype[method] = function (...all) { stamp(); return own.apply(this, all); };
   }
   const inside = (node) => (node.closest ? node : node.parentElement)
-    ?.closest("[data-testid=stMain], [data-testid=stSidebar]");
+    ?.closest("[data-testid=stMain], [data-testid=stSidebar], canvas")?.matches(":not(canvas)");
   new MutationObserver((changes) => { if (changes.some((change) => inside(change.target))) stamp(); })
     .observe(document, {childList: true, subtree: true, characterData: true});
 })()

@@ -5,6 +5,8 @@ import streamlit as st
 from ui.draw import draw
 from ui.dynamics import (
     VIEWS,
+    Look,
+    Picture,
     chosen_axis,
     chosen_experts,
     chosen_range,
@@ -12,14 +14,15 @@ from ui.dynamics import (
     chosen_style,
     chosen_view,
     export,
-    rows_of,
     scores,
 )
+from ui.memory import kept
 from ui.shell import shell
+from validation.axis import AXES
 
 judgement, run = shell("Dynamics")
 limits = judgement.verdict.thresholds
-scores(run, limits)
+scores(judgement, run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = chosen_view()
     seen = chosen_source(run)
@@ -35,10 +38,9 @@ if (missing := VIEWS[view].missing(seen)) is not None:
 experts = chosen_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     unit = chosen_axis(run)
-    style, smooth = chosen_style(run, seen, view, experts, unit, limits)
-steps = chosen_range(run)
-long, style = rows_of(run, seen, view, experts, steps, unit, style, smooth=smooth)
-chart = VIEWS[view].draw(long, style, limits)
-draw(chart, width="stretch", key=f"dynamics-{view}", alt=f"{view} over {style.axis.lower()}")
-st.caption(VIEWS[view].hint + " Shift and scroll to zoom, drag to move, double-click to reset.")
-export(chart, long, run, view)
+    smooth, batches = chosen_style()
+look = Look(view, tuple(experts), unit, chosen_range(judgement, run), smooth, batches)
+picture = kept(judgement, (run.run, seen.source, look), lambda: Picture.of(run, seen, look, limits))
+draw(picture.described, width="stretch", key=f"dynamics-{view}", alt=f"{view} over {AXES[unit].lower()}")
+st.caption(VIEWS[view].hint + " Drag to move, double-click to see all again.")
+export(picture, f"{run.run}-{view.lower().replace(' ', '-')}")

@@ -15,7 +15,8 @@ from streamlit.testing.v1 import AppTest
 from prismatic import schema
 from tests import hostile
 from tests.simulate import simulated_run
-from ui.shell import PAGES, Library, Source
+from ui.frame import PAGES
+from ui.shell import Library, Source
 from validation import charts
 from validation.claims import INVALID
 from validation.envelope import chart_series

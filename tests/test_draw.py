@@ -13,9 +13,9 @@ from streamlit.testing.v1 import AppTest
 from tests.layered import write_layers
 from tests.simulate import simulated_run, write
 from ui.draw import slim
+from ui.frame import PAGES
 from ui.library import Library, Source
 from ui.settings import ROOT
-from ui.shell import PAGES
 
 
 def a_chart():
@@ -78,7 +78,7 @@ def files(tmp_path_factory):
     return [write_layers(folder / "layers.db", steps=40, histograms=True), *seeds]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not page.endswith("Runs.py")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "app.py" and not page.endswith("Runs.py")])
 def test_charts_are_in_the_grammar_and_none_leaves_altair_to_guess_what_a_channel_is(page, files, monkeypatch):
     """Each guess reads the whole grammar anew: `y="value:Q"` costs more than the chart around it."""
     guessed = []
@@ -86,8 +86,7 @@ def test_charts_are_in_the_grammar_and_none_leaves_altair_to_guess_what_a_channe
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     at.session_state["library"] = Library([Source(file, file.name) for file in files])
     at.run()
-    if page != "app.py":
-        at.switch_page(page).run()
+    at.switch_page(page).run()
     assert not at.exception
     assert not guessed
     charts = at.get("vega_lite_chart")

@@ -6,7 +6,7 @@ from prismatic.logger import DynamicsLogger
 from tests.layered import write_layers
 from tests.simulate import simulated_run, write
 from tests.test_pages import EXAMPLES, HARMFUL, opened, texts
-from ui.shell import PAGES
+from ui.frame import PAGES
 
 
 def of_group(folder, *, seeds=3, scales=(0.0, 1.0, 2.0)):

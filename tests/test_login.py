@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from ui.shell import PAGES, Library, Source
+from ui.frame import PAGES
+from ui.shell import Library, Source
 
 ROOT = Path(__file__).parent.parent
 AUTH = {"redirect_uri": "http://127.0.0.1/oauth2callback", "cookie_secret": "not one", "client_id": "prismatic"}

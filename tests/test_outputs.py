@@ -20,7 +20,7 @@ from streamlit.testing.v1 import AppTest
 from tests.simulate import simulated_run, write
 from ui.shell import Library, Source
 from ui.views import number
-from validation import charts, document, drawing
+from validation import charts, document, drawing, intervals
 from validation.__main__ import main
 from validation.baseline import compare
 from validation.claims import Claim
@@ -523,6 +523,13 @@ def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
 @pytest.mark.parametrize("name", ["awakening", "sustainment"])
 def test_an_interval_is_drawn_inside_its_picture(low, high, name):
     claim = Claim(name, "supported", "", estimate=1.5, low=low, high=high, threshold=1.1, points=9)
-    picture = ET.fromstring(drawing.interval(claim))
-    places = [float(value) for part in picture for key, value in part.items() if key in ("x", "x1", "x2", "cx")]
-    assert all(0 <= place <= drawing.BAR for place in places)
+    places = {}
+    for part in ET.fromstring(intervals.bar(claim)):
+        style = dict(re.findall(r"([\w-]+):([^;]+)", part.get("style")))
+        places[part.get("class")] = {
+            side: float(style[side][:-1]) for side in ("left", "right", "width") if "%" in style.get(side, "")
+        }
+    assert all(0 <= place <= 100 for part in places.values() for place in part.values())
+    drawn = places["interval"]
+    assert drawn["left"] <= places["point"]["left"] <= drawn["left"] + drawn["width"] <= 100.1
+    assert (drawn["left"] == 0) == (low != 1.2)

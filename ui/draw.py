@@ -11,31 +11,51 @@ from __future__ import annotations
 import json
 import re
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 from numpy.typing import NDArray
 
 _GLOBAL = threading.Lock()  # Altair's settings belong to the process, and each session draws in a thread of its own
 
 
-def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart, **options: Any) -> Any:
-    """The chart in this place; options and answer are those of `st.altair_chart`.
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
-    Room for its height is kept while the browser loads the library that draws it, or what is below it would jump.
-    """
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A chart as it travels to the page. To make it takes longer than to send it, so some are kept."""
+
+    spec: dict[str, Any]
+    height: int | None
+    """None where the page has to find it: of panels above each other."""
+
+
+def describe(chart: Chart) -> Described:
+    """The chart's description, with its rows."""
     rows: dict[str, pd.DataFrame] = {}
     with _GLOBAL, alt.theme.enable("none"), alt.data_transformers.enable("by_name", rows=rows):
         description = chart.to_dict(validate=False)
     words = set(re.findall(r"\w+", json.dumps(description)))
-    datasets = {name: slim(data, words) for name, data in rows.items()}
-    height = getattr(chart, "height", None)  # which panels above each other have not
-    if isinstance(height, int):
-        options.setdefault("height", height)
-    return st.vega_lite_chart(spec=description | {"datasets": datasets}, **options)
+    datasets = {name: pa.Table.from_pandas(slim(data, words)) for name, data in rows.items()}
+    height = getattr(chart, "height", None)
+    return Described(description | {"datasets": datasets}, height if isinstance(height, int) else None)
+
+
+def draw(chart: Chart | Described, **options: Any) -> Any:
+    """The chart in this place; options and answer are those of `st.altair_chart`.
+
+    Room for its height is kept while the browser loads the library that draws it, or what is below it would jump.
+    """
+    shown = chart if isinstance(chart, Described) else describe(chart)
+    if shown.height is not None:
+        options.setdefault("height", shown.height)
+    return st.vega_lite_chart(spec=shown.spec, **options)
 
 
 def slim(data: pd.DataFrame, words: set[str]) -> pd.DataFrame:

@@ -12,7 +12,8 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.thresholds import Thresholds
-from ui.draw import draw
+from ui.draw import Described, describe, draw
+from ui.memory import kept
 from validation import charts
 from validation.axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
 from validation.charts_lines import Drawing
@@ -20,12 +21,14 @@ from validation.charts_pointer import HOVER_STEPS
 from validation.counted import counted
 from validation.drawing import CONFIG, still
 from validation.envelope import WINDOW, drawn, gaps, places, read_off, smoothed
+from validation.judge import Judgement
 from validation.panels import Style
 from validation.series import Run
 from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
 ALL_POINTS = 9_600  # of all series: the browser works on each of them each time the lines are drawn
+SMOOTH_POINTS = 400
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
 CARDS = 3  # experts with a card of their own
@@ -91,7 +94,38 @@ VIEWS = {
 }
 
 
-def scores(run: Run, limits: Thresholds) -> None:
+@dataclass(frozen=True)
+class Look:
+    """What the reader wants to see of a run."""
+
+    view: str
+    experts: tuple[int, ...]
+    unit: str
+    steps: tuple[float, float] | None
+    """A range of them; None for all."""
+    smooth: bool
+    """Whether running medians are drawn over the lines."""
+    batches: bool
+    """Whether what the verdict leaves out is shown, and the means of its batches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The rows of a look, and their chart."""
+
+    rows: pd.DataFrame
+    chart: Drawing
+    described: Described
+
+    @classmethod
+    def of(cls, run: Run, seen: Run, look: Look, limits: Thresholds) -> Picture:
+        """seen: the run by its merged or its isolated gradients."""
+        rows, style = rows_of(run, seen, look, limits)
+        chart = VIEWS[look.view].draw(rows, style, limits)
+        return cls(rows, chart, describe(chart))
+
+
+def scores(judgement: Judgement, run: Run) -> None:
     """The documented score of each perturbed expert against its thresholds, and how much was logged."""
     table = pd.DataFrame(
         [
@@ -101,6 +135,7 @@ def scores(run: Run, limits: Thresholds) -> None:
         ],
         columns=["expert", "role", "value"],
     )
+    limits = judgement.verdict.thresholds
     meaning = (
         f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight. As documented, above "
         f"{limits.divergence_supported:g} diverges, below {limits.divergence_refuted:g} does not. It scales with the "
@@ -121,7 +156,8 @@ def scores(run: Run, limits: Thresholds) -> None:
                 help=meaning,
             )
         if (table["value"] > 0).any():
-            chart = charts.scores(table, supported=limits.divergence_supported, refuted=limits.divergence_refuted)
+            ends = {"supported": limits.divergence_supported, "refuted": limits.divergence_refuted}
+            chart = kept(judgement, ("scores", run.run), lambda: describe(charts.scores(table, **ends)))
             with st.container(border=True, width=360, height="stretch"):
                 draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
 
@@ -206,40 +242,30 @@ def chosen_axis(run: Run) -> str:
     return unit
 
 
-def chosen_style(
-    run: Run, seen: Run, view: str, experts: list[int], unit: str, limits: Thresholds
-) -> tuple[Style, bool]:
-    """What the verdict sees, over the raw lines if asked for, and whether a running median is to be drawn."""
+def chosen_style() -> tuple[bool, bool]:
+    """Whether a running median is to be drawn, and what the verdict sees."""
     smooth: bool = st.toggle(
         "Smooth",
         key="smooth",
         bind="query-params",
         help=f"A running median over the raw lines, of {WINDOW} logged steps or more. The verdict never sees it.",
     )
-    asked = st.toggle(
+    batches: bool = st.toggle(
         "Batches and warm-up",
         key="batches",
         bind="query-params",
         help="What the verdict sees: it leaves out the warm-up and cuts the rest into 20 equal batches. Each bar is "
         "the mean of one; of norms the geometric mean, since the verdict compares logarithms.",
     )
-    own = {"metrics": VIEWS[view].metrics, "experts": experts}
-    known = counted_on_axis(counted(seen, limits, **own), run, unit) if asked else None
-    return Style(AXES[unit], counted=known), smooth
+    return smooth, batches
 
 
-def chosen_range(run: Run) -> tuple[float, float] | None:
+def chosen_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     """The steps under the brush of the overview; None for all of them."""
     if len(run.steps) < OVERVIEW_FROM:
         return None
-    clean = run.experts.get(0) or next(iter(run.experts.values()))
-    values = run.step_column("loss")
-    title = "Loss"
-    if not np.isfinite(values).any():
-        values, title = clean["middle_norm"], "Norm"
-    some = places(values, 600)
     event = draw(
-        charts.overview(run.steps[some], values[some], title),
+        kept(judgement, ("overview", run.run), lambda: describe(overview(run))),
         key=f"overview-{run.run}",
         on_select="rerun",
         selection_mode="range",
@@ -249,38 +275,46 @@ def chosen_range(run: Run) -> tuple[float, float] | None:
     return (float(found[0]), float(found[1])) if found else None
 
 
-def rows_of(
-    run: Run,
-    seen: Run,
-    view: str,
-    experts: list[int],
-    steps: tuple[float, float] | None,
-    unit: str,
-    style: Style,
-    *,
-    smooth: bool = False,
-) -> tuple[pd.DataFrame, Style]:
-    """What is drawn on the chosen axis, and the style with what the pointer reads and where nothing was logged."""
-    metrics = set(VIEWS[view].metrics)
+def overview(run: Run) -> Drawing:
+    """The loss over the whole run, or what else there is."""
+    clean = run.experts.get(0) or next(iter(run.experts.values()))
+    values, title = run.step_column("loss"), "Loss"
+    if not np.isfinite(values).any():
+        values, title = clean["middle_norm"], "Norm"
+    some = places(values, 600)
+    return charts.overview(run.steps[some], values[some], title)
+
+
+def rows_of(run: Run, seen: Run, look: Look, limits: Thresholds) -> tuple[pd.DataFrame, Style]:
+    """What is drawn on the chosen axis, and what is known of it beside: what the pointer reads, gaps, batches."""
+    metrics = set(VIEWS[look.view].metrics)
     if seen.source == "isolated":
         metrics -= {"routing_weight"}  # alone, each has the whole layer
-    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in experts for tier in TIERS):
+    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in look.experts for tier in TIERS):
         metrics -= {"norm"}  # which stands in for tiers that nobody logged
-    chosen = {"metrics": sorted(metrics), "experts": experts}
-    points = min(MAX_POINTS, ALL_POINTS // max(1, len(metrics) * len(experts)))
-    long = on_axis(drawn(seen, points, steps, **chosen), run, unit)
-    pointer = on_axis(read_off(seen, HOVER_STEPS, steps, **chosen), run, unit)
-    over = on_axis(smoothed(seen, HOVER_STEPS, steps, **chosen), run, unit) if smooth else None
-    low, high = steps or (-np.inf, np.inf)
+    chosen = {"metrics": sorted(metrics), "experts": look.experts}
+    points = min(MAX_POINTS, ALL_POINTS // max(1, len(metrics) * len(look.experts)))
+
+    def placed(rows: pd.DataFrame) -> pd.DataFrame:
+        return on_axis(rows, run, look.unit)
+
+    low, high = look.steps or (-np.inf, np.inf)
     part = seen.steps[(seen.steps >= low) & (seen.steps <= high)]
     holes = gaps(part)
-    ends = zip(at_steps(run, unit, part[holes]), at_steps(run, unit, part[holes + 1]), strict=True)
-    return long, replace(style, pointer=pointer, smooth=over, gaps=[(float(a), float(b)) for a, b in ends])
+    ends = zip(at_steps(run, look.unit, part[holes]), at_steps(run, look.unit, part[holes + 1]), strict=True)
+    style = Style(
+        AXES[look.unit],
+        pointer=placed(read_off(seen, HOVER_STEPS, look.steps, **chosen)),
+        smooth=placed(smoothed(seen, SMOOTH_POINTS, look.steps, **chosen)) if look.smooth else None,
+        gaps=[(float(a), float(b)) for a, b in ends],
+        counted=counted_on_axis(counted(seen, limits, **chosen), run, look.unit) if look.batches else None,
+    )
+    return placed(drawn(seen, points, look.steps, **chosen)), style
 
 
-def export(chart: Drawing, long: pd.DataFrame, run: Run, view: str) -> None:
+def export(picture: Picture, name: str) -> None:
     """The chart as a picture, and its rows as a table."""
-    name = f"{run.run}-{view.lower().replace(' ', '-')}"
+    long, chart = picture.rows, picture.chart
     with st.container(horizontal=True):
         with st.popover("Export"):
             for label, ending, mime, made in (

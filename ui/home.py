@@ -9,12 +9,12 @@ from typing import Any
 
 import streamlit as st
 
-from ui.address import forget
+from ui.address import forget, restore
 from ui.catalog import Entry, catalog, examples
 from ui.hints import hint
 from ui.library import Source, library, spool, spool_folder
 from ui.settings import settings
-from ui.shell import SHOWN_REJECTED, TRAIN, frame, introduce, judged, pick_run, show_rejected
+from ui.shell import SHOWN_REJECTED, TRAIN, introduce, judged, pick_run, show_rejected
 from ui.views import claim_cards, findings_summary, headline, runs_table
 from ui.words import plain
 from validation.judge import Judgement
@@ -27,13 +27,8 @@ IN_FOLDERS = [*KINDS, "parquet", "json"]
 
 
 def home() -> None:
-    """The page."""
-    frame("Home")
-    st.title("Did perturbation change what the experts learn?")
-    st.caption(
-        "Prismatic reads the gradient dynamics of a training run and judges three claims, awakening, divergence and "
-        "sustainment, beyond what routing alone would show."
-    )
+    """The page, below its title."""
+    restore()
     if not library().sources:
         first_steps()
         choose()

@@ -11,7 +11,8 @@ import streamlit as st
 
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
-from ui.draw import draw
+from ui.draw import describe, draw
+from ui.memory import kept
 from ui.shell import plain
 from ui.views import number
 from validation import charts_layers, heatmap
@@ -190,7 +191,7 @@ def drivers(judgement: Judgement, run: Run, names: list[int]) -> None:
     )
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
-            driver(left[name], names, own[name])
+            driver(judgement, run, left[name], names, own[name])
 
 
 @st.cache_resource(scope="session", max_entries=8, show_spinner="Judging without each layer…")
@@ -218,13 +219,18 @@ def told(left: list[LeftOut], names: list[int], status: str) -> str:
     return f"It is {status}, but {'; '.join(each)}."
 
 
-def driver(left: list[LeftOut], names: list[int], own: Claim) -> None:
+def driver(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int], own: Claim) -> None:
     """One claim: its chart, what turns it, and the numbers behind it."""
     st.markdown(f"**{own.claim.capitalize()}** without each layer")
     st.write(told(left, names, own.status))
     if any(one.claim.estimate is not None for one in left):
+        chart = kept(
+            judgement,
+            ("left out", run.run, own.claim),
+            lambda: describe(charts_layers.left_out(left, names, own.status, own.estimate)),
+        )
         draw(
-            charts_layers.left_out(left, names, own.status, own.estimate),
+            chart,
             key=f"left-out-{own.claim}",
             alt=f"Estimate of {own.claim} without each layer",
         )

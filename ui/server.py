@@ -25,9 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import get_instance
 
+from ui.frame import FIRST
 from ui.settings import take_arguments
 
 LOOK_SECONDS = 2.0  # between two looks for sessions that are gone
+NOBODY_SECONDS = 5.0  # without a visitor, until everything is loaded for the one who comes
+FIRST_SECONDS = 1.0  # that the first one has for himself
 
 
 def content_security_policy() -> str:
@@ -88,6 +91,9 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
 
 async def _load_and_watch() -> None:
     """First load what the pages need; then remove the uploads of sessions that Streamlit has forgotten too."""
+    # Not at once: loading takes all the time that the server has, and a browser that waits for its first words some.
+    await asyncio.to_thread(FIRST.wait, NOBODY_SECONDS)
+    await asyncio.sleep(FIRST_SECONDS)
     await asyncio.to_thread(_load)
     from ui import library
 
@@ -98,16 +104,19 @@ async def _load_and_watch() -> None:
 
 
 def _load() -> None:
-    """All that pages need, while the first browser still loads what it needs itself.
+    """All that pages need, before somebody asks for them.
 
     What is there then stays, so that the collection of garbage after each run of a script need not look at it again.
     """
+    from altair.utils import schemapi
+
     import ui.compare
     import ui.dynamics
     import ui.home
     import ui.layers
     import ui.verdict  # noqa: F401
 
+    schemapi.disable_debug_mode()  # Altair checks each piece of a chart as it is made; the tests let it
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # or some libraries take what is still there at the end for leaked

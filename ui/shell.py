@@ -1,4 +1,4 @@
-"""What every page shares: the page's frame, the session's run files, the picked run, and the empty state.
+"""What every page about runs shares: the session's run files, the picked run, and the empty state.
 
 Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Names of files and their words are
 data: they are shown as plain text, never as markup.
@@ -12,10 +12,10 @@ from collections.abc import Callable
 import streamlit as st
 
 from ui.address import remember, restore
+from ui.frame import frame
 from ui.hints import hint
 from ui.library import Library, Source, library
 from ui.live import follow, is_training, live_badge
-from ui.settings import ROOT
 from ui.words import plain, sentence
 from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
@@ -24,42 +24,11 @@ from validation.series import Run
 
 __all__ = ["Library", "Source", "plain", "sentence"]  # what pages and tests take from here as well
 
-PAGES = {
-    "app.py": "Home",
-    "pages/1_Dynamics.py": "Dynamics",
-    "pages/2_Verdict.py": "Verdict",
-    "pages/3_Layers.py": "Layers",
-    "pages/4_Compare.py": "Compare",
-    "pages/5_Diagnostics.py": "Diagnostics",
-    "pages/6_Runs.py": "Runs",
-}
 SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
 COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
 TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
 TELL_EVERY = 0.1  # seconds between two movements of a progress bar
 SHOWN_REJECTED = 3
-
-
-def frame(title: str) -> None:
-    """Page config, and the navigation: Streamlit's own would call the home page "app"."""
-    st.set_page_config(page_title=f"{title} · Prismatic", page_icon=str(ROOT / "docs" / "icon.png"), layout="wide")
-    if _must_log_in():
-        st.title("Prismatic")
-        st.info("This server shows runs to people it knows. Log in first.")
-        st.button("Log in", on_click=st.login)
-        st.stop()
-    for page, label in PAGES.items():
-        st.sidebar.page_link(page, label=label)
-    restore()
-
-
-def _must_log_in() -> bool:
-    """Whether the server has a login ([auth] in .streamlit/secrets.toml) and this session has not passed it."""
-    try:
-        wanted = "auth" in st.secrets
-    except FileNotFoundError:  # no secrets, no login
-        return False
-    return wanted and not st.user.get("is_logged_in", False)
 
 
 def shell(title: str) -> tuple[Judgement, Run]:
@@ -80,6 +49,7 @@ def shell_of_all(title: str) -> Judgement:
 def _judged_or_stop(title: str) -> Judgement:
     frame(title)
     st.title(title)
+    restore()
     hint(title)
     if not library().sources:
         empty_state()

@@ -9,7 +9,8 @@ import streamlit as st
 
 from prismatic.errors import ConfigError
 from prismatic.thresholds import Thresholds, registered
-from ui.draw import draw
+from ui.draw import Described, describe, draw
+from ui.memory import kept
 from ui.shell import changed, plain, sentence, status_badge
 from ui.views import number
 from validation.behind import behind
@@ -47,7 +48,7 @@ def evidence(judgement: Judgement, run: Run) -> None:
             "Expert", perturbed, default=perturbed[0], required=True, key="evidence-expert", bind="query-params"
         )
     claims = {c.claim: c for c in judgement.verdict.controlled.claims if c.run == run.run and c.expert == expert}
-    shown = behind(run, expert, judgement.runs, judgement.verdict.thresholds)
+    shown = kept(judgement, ("evidence", run.run, expert), lambda: evidence_charts(judgement, run, expert))
     for name in CLAIMS:
         if name not in claims:
             continue
@@ -58,7 +59,7 @@ def evidence(judgement: Judgement, run: Run) -> None:
             st.caption(_path(claims[name]))
             if name in shown:
                 draw(
-                    evidence_chart(shown[name]),
+                    shown[name],
                     key=f"evidence-{name}",
                     alt=f"Series, batch means, interval and threshold of {name} for expert {expert}",
                 )
@@ -67,6 +68,12 @@ def evidence(judgement: Judgement, run: Run) -> None:
         "dependence between neighbouring steps and the spread between draws of experts make it. Faint dots do not "
         "count: they are the warm-up, or rows that are not usable."
     )
+
+
+def evidence_charts(judgement: Judgement, run: Run, expert: int) -> dict[str, Described]:
+    """By claim, the chart of what it was decided from."""
+    found = behind(run, expert, judgement.runs, judgement.verdict.thresholds)
+    return {name: describe(evidence_chart(one)) for name, one in found.items()}
 
 
 def _path(claim: Claim) -> str:

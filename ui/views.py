@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui.draw import draw
 from ui.shell import COLORS, show_finding, status_badge
 from ui.words import plain, sentence
-from validation import charts
 from validation.claims import CLAIMS, Claim
+from validation.intervals import bar
 from validation.judge import Judgement
 from validation.series import Run
 from validation.verdict import combine
@@ -51,9 +50,8 @@ def claim_card(claim: Claim, written: Claim) -> None:
             f"95 % interval over this run's steps {number(claim.low, claim)} to {number(claim.high, claim)}, "
             f"threshold {number(claim.threshold, claim)}"
         )
-        chart = charts.interval(claim)
-        if chart is not None:
-            draw(chart, key=f"interval-{claim.claim}", alt=f"Interval of {claim.claim} against its threshold")
+        if picture := bar(claim):
+            st.html(picture)
     st.write(sentence(claim.because))
     st.caption(f"As written: **{written.status}**. {sentence(written.because)}")
 

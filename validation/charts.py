@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import altair as alt
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from validation.charts_lines import Drawing, draw
-from validation.claims import Claim
 from validation.panels import GREY, PLAIN, SERIES, Panel, Style
 
 __all__ = ["GREY", "PLAIN", "SERIES", "Drawing", "Panel", "Style"]
@@ -150,47 +148,3 @@ def _named(rows: pd.DataFrame, parts: pd.Series) -> pd.DataFrame:
     """The rows with their series: role and part, which the colour tells; the loss is no expert's."""
     series = np.where(rows["metric"] == "loss", "loss", rows["role"].astype(str) + " " + parts.astype(str))
     return rows.assign(series=pd.Categorical(series)).drop(columns="role")
-
-
-def interval(claim: Claim) -> alt.LayerChart | None:
-    """A claim's estimate and interval as a bar against its threshold (dashed) and no effect (thin).
-
-    None for a claim without an estimate.
-    """
-    if claim.estimate is None or claim.threshold is None:
-        return None
-    log = claim.unit == "ratio" and claim.estimate > 0
-    nothing = 1.0 if log else 0.0
-    centre = [claim.estimate, claim.threshold, nothing]
-    reach = [min(centre) / 4, max(centre) * 4] if log else [-math.inf, math.inf]
-    # A bound that is missing, or so far away that it would squeeze all else, is drawn as a bar that runs to the edge.
-    bounds = [v if v is not None and reach[0] < v < reach[1] else None for v in (claim.low, claim.high)]
-    marks = [*centre, *(bound for bound in bounds if bound is not None)]
-    if log:
-        pad = max(max(marks) / min(marks), 1.05) ** 0.1
-        domain = [min(marks) / pad, max(marks) * pad]
-    else:
-        pad = 0.1 * (max(marks) - min(marks))
-        domain = [min(marks) - pad, max(marks) + pad]
-    low, high = (edge if bound is None else bound for bound, edge in zip(bounds, domain, strict=True))
-    scale = alt.Scale(type="log" if log else "linear", domain=domain, nice=False)
-    x = alt.X(
-        "x:Q",
-        scale=scale,
-        axis=alt.Axis(
-            title=None, values=[nothing, claim.threshold], grid=False, domain=False, ticks=False, format="~g"
-        ),
-    )
-    own = alt.Chart(pd.DataFrame({"x": [claim.estimate], "low": [low], "high": [high]}))
-    layers = [
-        _mark_at(nothing).mark_rule(color=GREY, opacity=0.6).encode(x=x),
-        _mark_at(claim.threshold).mark_rule(color=GREY, strokeDash=[4, 3], strokeWidth=2).encode(x=x),
-        own.mark_bar(height=8, color=GREY, opacity=0.5).encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high:Q")),
-        own.mark_point(filled=True, size=110, opacity=1, color=GREY).encode(x=x),
-    ]
-    # The height holds the axis too: the page fits the whole chart into it.
-    return alt.layer(*layers).properties(height=64).configure_view(stroke=None)
-
-
-def _mark_at(value: float) -> alt.Chart:
-    return alt.Chart(pd.DataFrame({"x": [value]}))

@@ -136,7 +136,8 @@ def _layers(
     line = alt.Chart(rows).mark_line(
         clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0, tooltip=None
     )
-    layers = [line.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}")]
+    ends = alt.Chart(pd.DataFrame({"value": panel.ends})).mark_point(opacity=0, size=0, tooltip=None)
+    layers = [line.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}"), ends.encode(y=y)]
     if style.smooth is not None:
         smooth = _broken(own(style.smooth, panel)[columns], style.gaps)
         over = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from validation.panels import GREY, SERIES, Panel, Style, own
 
-HOVER_STEPS = 400  # a hover layer over every step makes each move of the mouse slow
+HOVER_STEPS = 200  # each costs the browser the words of its tooltip, before anybody points at it
 HOVER_NAMES = 24  # values that one tooltip tells
 
 

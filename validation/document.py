@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prismatic.thresholds import RULES
-from validation import drawing
+from validation import drawing, intervals
 from validation.across import Group
 from validation.baseline import Comparison
 from validation.claims import CLAIMS, Claim, combine, counted
@@ -162,7 +162,7 @@ def _cards(controlled: Reading, written: Reading, run: str | None) -> list[dict[
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
-    bar = drawing.interval(claim) if has_interval(claim) else None
+    bar = intervals.bar(claim) if has_interval(claim) else None
     return {
         "claim": claim.claim,
         "status": claim.status,

@@ -1,13 +1,12 @@
-"""Pictures of a report as SVG that needs no script and no network: the app's own charts, and an interval as a bar.
+"""Pictures of a report as SVG that needs no script and no network: the app's own charts.
 
 The style sheet of the report gives every colour a darker or a lighter twin, so that one picture serves both themes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -15,12 +14,10 @@ import pandas as pd
 
 from validation import charts, charts_evidence
 from validation.behind import behind
-from validation.claims import Claim
 from validation.envelope import chart_series, gaps
 from validation.runs import RunFile
 from validation.series import Run
 from validation.verdict import Verdict
-from validation.wording import digits
 
 # The colours of .streamlit/config.toml, which an installed package does not have; a test compares them.
 LIGHT = (
@@ -161,58 +158,3 @@ def still(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _waits_for_a_pointer(layer: Mapping[str, Any]) -> bool:
     opacity = layer.get("encoding", {}).get("opacity", {})
     return "condition" in opacity and opacity.get("value") == 0
-
-
-BAR = 320.0
-"""Width of an interval's picture in its own units."""
-
-
-def interval(claim: Claim) -> str | None:
-    """An estimate with its interval as a bar against its threshold and no effect; None without an estimate."""
-    if claim.estimate is None or claim.threshold is None:
-        return None
-    log = claim.unit == "ratio" and min(claim.estimate, claim.threshold) > 0
-    nothing = 1.0 if log else 0.0
-    place = _places(claim, nothing, log)
-    low = 0.0 if claim.low is None else place(claim.low)
-    high = BAR if claim.high is None else place(claim.high)
-    middle, limit, none = place(claim.estimate), place(claim.threshold), place(nothing)
-    parts = [
-        f'<line class="none" x1="{none:.1f}" x2="{none:.1f}" y1="18" y2="46"/>',
-        f'<line class="limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="18" y2="46"/>',
-        f'<rect class="interval" x="{low:.1f}" y="28" width="{max(1.5, high - low):.1f}" height="8"/>',
-        f'<circle class="estimate" cx="{middle:.1f}" cy="32" r="5.5"/>',
-        _label(limit, 13, f"threshold {digits(claim.threshold, claim)}"),
-        _label(none, 59, f"{_nothing(claim, log)} {digits(nothing, claim)}"),
-    ]
-    return f'<svg class="bar" viewBox="-8 0 {BAR + 16:g} 64" aria-hidden="true">{"".join(parts)}</svg>'
-
-
-def _nothing(claim: Claim, log: bool) -> str:
-    """What no effect means for this claim."""
-    if claim.claim != "sustainment":
-        return "no effect"
-    return "all kept" if log else "nothing left"
-
-
-def _places(claim: Claim, nothing: float, log: bool) -> Any:
-    """Where on the picture a value is; bounds so far away that they would squeeze all else are at its edge."""
-    centre = [cast(float, claim.estimate), cast(float, claim.threshold), nothing]
-    reach = (min(centre) / 4, max(centre) * 4) if log else (-math.inf, math.inf)
-    bounds = [bound for bound in (claim.low, claim.high) if bound is not None and reach[0] < bound < reach[1]]
-    marks = [math.log(mark) for mark in centre + bounds] if log else centre + bounds
-    pad = 0.1 * max(max(marks) - min(marks), 1e-9)
-    first, last = min(marks) - pad, max(marks) + pad
-
-    def place(value: float) -> float:
-        if log and value <= 0:
-            return 0.0
-        share = ((math.log(value) if log else value) - first) / (last - first)
-        return BAR * min(1.0, max(0.0, share))
-
-    return place
-
-
-def _label(x: float, y: float, text: str) -> str:
-    anchor = "start" if x < BAR * 0.3 else "end" if x > BAR * 0.7 else "middle"
-    return f'<text x="{x:.1f}" y="{y:g}" text-anchor="{anchor}">{text}</text>'

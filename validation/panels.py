@@ -67,15 +67,22 @@ class Panel:
         return self.rows.assign(value=self.rows["value"].where(there))
 
     @property
-    def scale(self) -> alt.Scale:
-        """Of the values, with some air."""
+    def ends(self) -> tuple[float, float]:
+        """From where to where the axis goes: all values, with some air."""
         values = self.drawn["value"].dropna().to_numpy(dtype=float)
-        ends = [values.min(), values.max()] if len(values) else []
-        marks = [*ends, *self.include, *(value for value, _ in self.thresholds)]
+        marks = [*([values.min(), values.max()] if len(values) else []), *self.include]
+        marks += [value for value, _ in self.thresholds]
         if self.logarithmic:
-            return alt.Scale(type="log", domain=[min(marks) / 1.4, max(marks) * 1.4], clamp=True, nice=False)
+            return min(marks) / 1.4, max(marks) * 1.4
         low, high = (min(marks), max(marks)) if marks else (0.0, 1.0)
-        return alt.Scale(domain=[min(low, 0.0) if self.from_zero else low, high if high > low else low + 1], nice=True)
+        return min(low, 0.0) if self.from_zero else low, high if high > low else low + 1
+
+    @property
+    def scale(self) -> alt.Scale:
+        """Without a domain, which the ends give it as rows: other rows are then no other chart."""
+        if self.logarithmic:
+            return alt.Scale(type="log", clamp=True, nice=False)
+        return alt.Scale(zero=False, nice=True)
 
 
 def own(frame: pd.DataFrame, panel: Panel) -> pd.DataFrame:
