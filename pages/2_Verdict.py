@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from ui.shell import shell
-from ui.verdict import advice, claims_table, edit_thresholds, evidence
+from ui.shell import changed, shell
+from ui.verdict import advice, claims_table, edit_thresholds, evidence, made, registration
 from ui.views import claim_cards, headline
 from validation.document import as_html, as_markdown
 from validation.report import as_json
@@ -18,8 +18,14 @@ claim_cards(judgement, run)
 advice(judgement, run)
 evidence(judgement, run)
 
-claims_table(judgement, run)
-edit_thresholds(judgement, run)
+st.subheader("Behind it", anchor=False)
+registration(judgement, run)
+with st.expander("See or change the thresholds", expanded=bool(changed())):
+    edit_thresholds(judgement, run)
+with st.expander("Every claim, per expert"):
+    claims_table(judgement, run)
+with st.expander("How this run was made"):
+    made(run)
 
 with st.container(horizontal=True):
     st.download_button(
@@ -44,12 +50,3 @@ with st.container(horizontal=True):
         mime="application/json",
         on_click="ignore",
     )
-with st.expander("How this run was made"):
-    if run.facts:
-        st.dataframe(
-            [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()],
-            hide_index=True,
-            key="facts",
-        )
-    else:
-        st.caption("The file has no run table, so its options, seed and thresholds are unknown.")

@@ -41,6 +41,8 @@ def describe(chart: Chart) -> Described:
     rows: dict[str, pd.DataFrame] = {}
     with _GLOBAL, alt.theme.enable("none"), alt.data_transformers.enable("by_name", rows=rows):
         description = chart.to_dict(validate=False)
+    # Or the browser would put each mark into words for screen readers, which are told what the whole chart shows.
+    description.setdefault("config", {}).setdefault("mark", {})["aria"] = False
     words = set(re.findall(r"\w+", json.dumps(description)))
     datasets = {name: pa.Table.from_pandas(slim(data, words)) for name, data in rows.items()}
     height = getattr(chart, "height", None)

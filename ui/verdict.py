@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import pandas as pd
@@ -83,7 +84,6 @@ def _path(claim: Claim) -> str:
 
 def claims_table(judgement: Judgement, run: Run) -> None:
     """Every claim of both readings, per expert and for the run."""
-    st.subheader("Every claim, per expert", anchor=False)
     readings = {"controlled": judgement.verdict.controlled, "as written": judgement.verdict.as_written}
     rows = [
         {"reading": title, **_claim_row(claim)}
@@ -127,13 +127,20 @@ def _claim_row(claim: Claim) -> dict[str, object]:
     }
 
 
+def registration(judgement: Judgement, run: Run) -> None:
+    """Whether the thresholds are those that the run registered before its first step."""
+    found = next(one for one in judgement.registrations if one.run == run.run)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**Thresholds**")
+        st.badge(
+            found.status.replace("_", " "),
+            color={AS_REGISTERED: "green", CHANGED: "orange"}.get(found.status, "gray"),
+        )
+    st.caption(sentence(found.because))
+
+
 def edit_thresholds(judgement: Judgement, run: Run) -> None:
     """Every threshold, with what the run registered beside what is used; another value judges anew."""
-    st.subheader("Thresholds", anchor=False)
-    registration = next(one for one in judgement.registrations if one.run == run.run)
-    kind = {AS_REGISTERED: "green", CHANGED: "orange"}.get(registration.status, "gray")
-    st.badge(registration.status.replace("_", " "), color=kind)
-    st.caption(sentence(registration.because))
     found = registered(run.facts)
     used = asdict(judgement.verdict.thresholds)
     table = pd.DataFrame(
@@ -175,3 +182,12 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
     if changed() and st.button("Back to what was registered"):
         changed().clear()
         st.rerun()
+
+
+def made(run: Run) -> None:
+    """What the run says about itself: options, seed, machine."""
+    if not run.facts:
+        st.caption("The file has no run table, so its options, seed and thresholds are unknown.")
+        return
+    rows = [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()]
+    st.dataframe(rows, hide_index=True, key="facts", alt="Everything that the file says about its run")

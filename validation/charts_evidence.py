@@ -24,14 +24,13 @@ def evidence(behind: Behind) -> alt.LayerChart:
     domain = _domain(behind, rows)
     y = _value_axis(behind, domain)
     x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8))
-    tooltip = [alt.Tooltip("step:Q", title="step"), alt.Tooltip("value:Q", title=behind.title, format=".4g")]
     layers: list[alt.Chart] = [
         alt.Chart(rows[rows["counted"]])
         .mark_line(color=GREY, opacity=FAINT, strokeWidth=1, clip=True, tooltip=None)
         .encode(x=x, y=y),
         alt.Chart(rows[~rows["counted"]])
-        .mark_point(color=GREY, opacity=FAINT, size=8, clip=True)
-        .encode(x=x, y=y, tooltip=tooltip),
+        .mark_point(color=GREY, opacity=FAINT, size=8, clip=True, tooltip=None)
+        .encode(x=x, y=y),
     ]
     layers += _rules(behind, domain) + _interval(behind) + _thirds(behind)
     batches = pd.DataFrame({"step": behind.batch_steps_B, "value": behind.batch_means_B})
@@ -83,11 +82,12 @@ def _rules(behind: Behind, domain: tuple[float, float]) -> list[alt.Chart]:
     gap = LABEL_GAP * float(scaled(domain[1]) - scaled(domain[0]))
     placed = apart(scaled(data["value"].to_numpy(dtype=float)), gap)
     data["placed"] = np.exp(placed) if behind.ratio else placed
+    solid = {"test": "datum.label == 'no difference'", "value": [1, 0]}
+    dash = alt.StrokeDashValue([5, 4], condition=solid)
     text = alt.Chart(data).mark_text(align="left", baseline="middle", dx=6)
     color = alt.Color("ink:N", scale=alt.Scale(domain=SERIES), legend=None)  # of the theme: text needs more contrast
     return [
-        alt.Chart(data.head(1)).mark_rule(color=GREY).encode(y=alt.Y("value:Q")),
-        alt.Chart(data.tail(-1)).mark_rule(color=GREY, strokeDash=[5, 4]).encode(y=alt.Y("value:Q")),
+        alt.Chart(data).mark_rule(color=GREY).encode(y=alt.Y("value:Q"), strokeDash=dash),
         text.encode(x=alt.XValue("width"), y=alt.Y("placed:Q"), text=alt.Text("label:N"), color=color),
     ]
 

@@ -1,0 +1,130 @@
+"""What judging many runs costs: by one process, and by a Ray cluster, which must say the same to the last digit.
+
+    python benchmarks/judging.py [--quick] [--json FILE]
+
+The runs are the set of benchmarks/reading.py: 500 rows of two experts each, five doses, a seed for each. A figure is
+that of one whole command, `python -m validation check --json SET`, with `--ray local` for the cluster, which Ray starts
+on this machine with a worker for each core: so its start, some seconds, counts too. Memory is the largest sum of
+resident bytes of the process and its children; pages that Ray's processes share count for each of them.
+
+Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/judging.json. `--quick` judges a
+tenth of the runs, of which Ray's start is a larger part, so that there only the answers are compared.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from common import BUILD, ROOT, Skipped, Skips, arguments, conclude, judged, kill_after
+from reading import DATA, Memory, Work, made, require_memory
+
+RESULTS = ROOT / "benchmarks" / "results" / "judging.json"
+ROWS = 500
+SIZES = (2_500, 10_000)
+QUICK = (250, 1_000)
+PATIENCE = 1_800.0  # seconds until a command counts as hanging
+NEEDED = 8 << 30  # bytes of memory that must be free
+
+
+@dataclass
+class Report(Skips):
+    """Everything measured: by who judged and how many runs."""
+
+    figures: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    different: int = 0
+
+
+def main() -> int:
+    """Measure, print, and say which goals hold."""
+    chosen = arguments(__doc__, "a tenth of the runs; only the answers have a goal")
+    DATA.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    measure(QUICK if chosen.quick else SIZES, report)
+    print_table(report)
+    target = chosen.json or (None if chosen.quick else RESULTS)
+    rows = goals(QUICK if chosen.quick else SIZES, report, quick=chosen.quick)
+    return conclude(rows, {"figures": report.figures}, report, quick=chosen.quick, to=target)
+
+
+def measure(sizes: tuple[int, ...], report: Report) -> None:
+    """Each number of runs by one process and by the cluster."""
+    for runs in sizes:
+        with report.skipping(f"ours, {runs:,} runs"):
+            require_memory(NEEDED)
+            folder = made(Work(runs, ROWS, 0), "set")
+            alone = command(report, "one process", runs, str(folder))
+            with report.skipping("Ray"):
+                if importlib.util.find_spec("ray") is None:
+                    raise Skipped("it is not installed: pip install 'ray>=2.40,<3'")
+                spread = command(report, "Ray, 2 workers", runs, "--ray", "local", str(folder))
+                report.different += alone != spread
+
+
+def command(report: Report, who: str, runs: int, *words: str) -> dict[str, Any]:
+    """What `check --json` says; how long it took, and how much memory."""
+    output = BUILD / "judging.json"
+    line = [sys.executable, "-m", "validation", "check", "--json", *words]
+    started = time.perf_counter()
+    with (
+        output.open("wb") as target,
+        subprocess.Popen(line, stdout=target, stderr=subprocess.PIPE, cwd=ROOT) as process,
+    ):
+        memory = Memory(process.pid)
+        memory.start()
+        try:
+            with kill_after(process, PATIENCE):
+                _, said = process.communicate()
+        finally:
+            memory.stop()
+    seconds = time.perf_counter() - started
+    if process.returncode not in (0, 1, 3, 4):
+        raise Skipped(said.decode().strip().splitlines()[-1] if said.strip() else f"it ended with {process.returncode}")
+    found: dict[str, Any] = json.loads(output.read_bytes())
+    figure = {"seconds": seconds, "peak": memory.peak, "bytes": output.stat().st_size, "status": found["status"]}
+    report.figures.setdefault(who, {})[runs] = figure
+    return found
+
+
+def print_table(report: Report) -> None:
+    """A line for each command."""
+    print(f"\n{'runs judged':<32}{'seconds':>10}{'ms a run':>10}{'peak MiB':>10}  status")
+    for who, by_size in report.figures.items():
+        for runs, figure in by_size.items():
+            each = 1000 * figure["seconds"] / runs
+            peak = figure["peak"] / 2**20
+            print(
+                f"  {f'{runs:,} by {who}':<30}{figure['seconds']:>10.1f}{each:>10.2f}{peak:>10,.0f}  {figure['status']}"
+            )
+
+
+def goals(sizes: tuple[int, ...], report: Report, *, quick: bool) -> list[dict[str, Any]]:
+    """The limits."""
+    few, many = sizes
+
+    def seconds(who: str, runs: int) -> float:
+        return float(report.figures.get(who, {}).get(runs, {}).get("seconds", math.nan))
+
+    growth = seconds("one process", many) / many / (seconds("one process", few) / few)
+    at_most = [("answers of the cluster that are not those of one process", report.different, 0)]
+    if not quick:
+        at_most += [
+            (f"a run of {many:,} by one process, as a multiple of one of {few:,}", growth, 1.25),
+            (
+                f"{many:,} runs by the cluster, as a multiple of one process",
+                seconds("Ray, 2 workers", many) / seconds("one process", many),
+                1.0,
+            ),
+        ]
+    at_most.append(("times that ours failed", report.failures_of_ours(), 0))
+    return judged([], at_most)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
