@@ -71,6 +71,8 @@ class Report(Skips):
     """Everything measured, in seconds and bytes."""
 
     start: list[float] = field(default_factory=list)
+    start_of_nothing: list[float] = field(default_factory=list)
+    """The same of an app that has a title and nothing else: what Streamlit and the browser take by themselves."""
     torch: bool = False
     uploads: dict[str, list[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
@@ -149,13 +151,27 @@ def told(report: Report, part: str) -> Iterator[None]:
 
 
 async def time_start(browser: Browser, report: Report, number: int) -> None:
-    """From the command to the first words in a browser that has never been there."""
-    async with served(NOW / f"start-{number}.log", NOW / "no-runs") as server, visitor(browser, server) as guest:
+    """From the command to the first words in a browser that has never been there; in turns with an app of one line."""
+    runs = NOW / "no-runs"
+    nothing = served(NOW / f"nothing-{number}.log", runs, root=app_of_nothing())
+    async with nothing as server, visitor(browser, server) as guest:
+        await guest.arrive()
+        report.start_of_nothing.append(time.perf_counter() - server.started)
+    async with served(NOW / f"start-{number}.log", runs) as server, visitor(browser, server) as guest:
         await guest.arrive()
         report.start.append(time.perf_counter() - server.started)
         await guest.complete()
         report.torch |= server.has_loaded("torch")
         report.errors += guest.errors
+
+
+def app_of_nothing() -> Path:
+    """The folder of an app that is one title, with our settings of the server."""
+    folder = NOW / "nothing"
+    (folder / ".streamlit").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / ".streamlit" / "config.toml", folder / ".streamlit")
+    (folder / "app.py").write_text("import streamlit as st\n\nst.title('Nothing')\n")
+    return folder
 
 
 async def time_uploads(browser: Browser, server: Server, report: Report, number: int) -> None:
@@ -289,6 +305,8 @@ def print_tables(work: Work, report: Report) -> None:
     print(f"\n{'seconds':<24}{'first':>9}{'later':>9}{'slowest':>9}")
     for name, times in report.later.items():
         print(f"  {name:<22}{report.first[name][0]:>9.2f}{statistics.median(times):>9.2f}{max(times):>9.2f}")
+    for what, times in (("first text", report.start), ("of an app of one line", report.start_of_nothing)):
+        print(f"{what}: {', '.join(f'{seconds:.2f} s' for seconds in times)}")
     print(f"large chart: {', '.join(f'{s:.2f} s' for s in report.chart)}; {max(report.chart_bytes, default=0):,} bytes")
     print(f"brush: {', '.join(f'{s:.2f} s' for s in report.brush)}; {max(report.brush_bytes, default=0):,} bytes")
     told = ", ".join(
@@ -315,6 +333,7 @@ def goals(work: Work, report: Report) -> list[dict[str, Any]]:
     memory = report.memory.get("after", math.nan) / report.memory.get("before", math.nan)
     at_most = [
         ("server start to first text, seconds", median(report.start), 2.5),
+        ("the same, as a multiple of an app of one line", median(report.start) / median(report.start_of_nothing), 1.2),
         ("torch in the memory of the server", float(report.torch), 0),
         *[(f"upload of 1 MB with {kind} to verdict, s", median(times), 2.0) for kind, times in report.uploads.items()],
         (f"page switch, seconds; the slowest page is {slowest}", median(report.later.get(slowest, [])), 0.5),

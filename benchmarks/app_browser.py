@@ -60,9 +60,9 @@ VERDICT = """
 
 
 class Server:
-    """`streamlit run app.py` on a free port; what it says goes into `log`."""
+    """`streamlit run app.py` on a free port; what it says goes into `log`. root: where that app.py is."""
 
-    def __init__(self, log: Path, runs: Path, *options: str) -> None:
+    def __init__(self, log: Path, runs: Path, *options: str, root: Path = ROOT) -> None:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
@@ -74,7 +74,7 @@ class Server:
         with log.open("wb") as output:
             environment = os.environ | {"PRISMATIC_RUNS": str(runs)}
             self.started = time.perf_counter()
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+            self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=output, stderr=output)
 
     async def listening(self) -> None:
         """Wait until it takes connections. Raises RuntimeError if it ends instead."""
@@ -110,9 +110,9 @@ class Server:
 
 
 @asynccontextmanager
-async def served(log: Path, runs: Path, *options: str) -> AsyncIterator[Server]:
+async def served(log: Path, runs: Path, *options: str, root: Path = ROOT) -> AsyncIterator[Server]:
     """A server that takes connections, until the end of the block."""
-    server = Server(log, runs, *options)
+    server = Server(log, runs, *options, root=root)
     try:
         await server.listening()
         yield server
