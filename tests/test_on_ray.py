@@ -25,8 +25,6 @@ from validation.on_ray import check
 from validation.report import as_json, as_text
 from validation.sources import read_sources
 
-pytest.importorskip("ray", reason="Ray is not installed")
-
 # Ray's own, about itself, when it is imported and started.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
