@@ -11,9 +11,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from prismatic.cluster import LOST_MACHINES, connected
 from prismatic.errors import SweepError
@@ -31,6 +34,7 @@ from validation.sets import Place, damaged, is_set, parts, read_part, require
 FILES_AT_ONCE = 20  # of one share
 ROOT = Path(__file__).parent.parent
 INHERITED = ("PRISMATIC_CACHE",)
+SIDES = ("experts", "tiers", "events", "layers", "histograms")  # of a run file, beside its wide table
 About = tuple[RunFile, Run]
 """A run file without its tables, and the run without its series: what a run says of itself."""
 
@@ -257,5 +261,10 @@ def _without_series(run: Run) -> Run:
 
 
 def _without_tables(file: RunFile) -> RunFile:
-    sides = ("experts", "tiers", "events", "layers", "histograms")
-    return replace(file, wide=file.wide.slice(0, 0), **{table: arrow_schema(table).empty_table() for table in sides})
+    # The same empty tables for all, which then travel once; and no slice, which travels with all that it is a slice of.
+    return replace(file, wide=_empty(file.wide.schema), **{table: _empty(arrow_schema(table)) for table in SIDES})
+
+
+@cache
+def _empty(schema: pa.Schema) -> pa.Table:
+    return schema.empty_table()
