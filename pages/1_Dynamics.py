@@ -42,5 +42,5 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 look = Look(view, tuple(experts), unit, chosen_range(judgement, run), smooth, batches)
 picture = kept(judgement, (run.run, seen.source, look), lambda: Picture.of(run, seen, look, limits))
 draw(picture.described, width="stretch", key=f"dynamics-{view}", alt=f"{view} over {AXES[unit].lower()}")
-st.caption(VIEWS[view].hint + " Drag to move, double-click to see all again.")
+st.caption(VIEWS[view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again.")
 export(picture, f"{run.run}-{view.lower().replace(' ', '-')}")

@@ -4,7 +4,7 @@ import streamlit as st
 
 HINTS = {
     "Home": "The verdict takes out what routing and chance do; beside it stands what the documented rules say.",
-    "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Drag over the chart to look closer.",
+    "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Point at the lines to read them off.",
     "Verdict": "Each claim is judged twice, as written and controlled. The controlled reading is the one to trust.",
     "Layers": "Orange: more gradient than the clean expert's; blue: less. Click a cell for its course over the steps.",
     "Compare": "Runs that differ only in the seed are one group. Three seeds are the least that can decide.",

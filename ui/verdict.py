@@ -22,11 +22,10 @@ from validation.registration import AS_REGISTERED, CHANGED
 from validation.series import Run
 
 ALL_ROWS = 24  # of a table that is shown whole
-CONFIG = "python -m prismatic train --config experiments/prismatic.yml"
 
 
 def advice(judgement: Judgement, run: Run) -> None:
-    """What to do next, each with the command that does it."""
+    """What to do next, each with the options that do it."""
     own = [one for one in judgement.advice if one.run in (run.run, None)]
     if not own:
         return
@@ -34,7 +33,9 @@ def advice(judgement: Judgement, run: Run) -> None:
     for one in own:
         st.markdown(f"- {sentence(one.text)}")
         if one.options:
-            st.code(f"{CONFIG} {one.line}", language=None, wrap_lines=True)
+            st.code(one.line, language=None, wrap_lines=True)
+    if any(one.options for one in own):
+        st.caption(plain("Options go after the command that trained this run: python -m prismatic train … --set …"))
 
 
 def evidence(judgement: Judgement, run: Run) -> None:

@@ -60,7 +60,9 @@ def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) 
 def _moved(chart: Drawing, layers: Sequence[Any]) -> Drawing:
     """With the steps moved, zoomed and read off in all panels at once, which Altair's own way cannot say of layers."""
     named = [str(layer.name) for layer in layers if isinstance(layer.name, str)]
-    zoom = alt.IntervalSelectionConfig(type="interval", encodings=["x"], zoom="wheel![event.shiftKey]")
+    # A pinch on a touch pad comes as a wheel with ctrl; with shift the wheel turns sideways, which is no zoom.
+    wheel = "wheel![event.altKey || event.ctrlKey]"
+    zoom = alt.IntervalSelectionConfig(type="interval", encodings=["x"], zoom=wheel)
     near = alt.PointSelectionConfig(type="point", nearest=True, on="pointermove", fields=["step"], clear="pointerout")
     lines, pointers = ([name for name in named if name.startswith(kind)] for kind in ("lines", "pointer"))
     chart.params = [
