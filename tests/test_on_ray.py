@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sqlite3
 import threading
 import time
@@ -20,8 +21,9 @@ from prismatic.sweep.progress import Progress
 from tests.simulate import simulated_run, write
 from validation import sets
 from validation.__main__ import main
+from validation.errors import Limits
 from validation.judge import judge
-from validation.on_ray import check
+from validation.on_ray import Share, _read, check
 from validation.report import as_json, as_text
 from validation.sources import read_sources
 
@@ -83,6 +85,14 @@ def test_the_cluster_says_what_one_process_says_to_the_last_digit(machines: list
     assert as_text(spread) == as_text(local)
     assert (len(spread.runs), len(spread.rejected)) == (12, 2)
     assert any(claim.control == "sham_run" for claim in spread.verdict.controlled.claims)
+
+
+def test_what_is_said_of_runs_travels_without_their_rows(sources: list[str]):
+    place = sets.Place.of(next(source for source in sources if source.endswith("/set")))
+    (said, _), runs = _read(Share(part=(place.uri, next(iter(sets.parts(place))))), Limits(), cached=False)
+    assert len(said) == len(runs) >= 1
+    rows = sum(values.nbytes for run in runs for expert in run.experts.values() for values in expert.columns.values())
+    assert len(pickle.dumps(said)) < 20_000 + rows / 10
 
 
 def test_a_damaged_set_is_told_as_in_one_process(machines: list, sources: list[str], tmp_path: Path):

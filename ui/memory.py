@@ -1,4 +1,4 @@
-"""What is slow to make from a judgement and never another: kept, for who goes back and forth between pages."""
+"""What is slow to make of a judgement and is always the same: kept, for who goes back and forth between pages."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from ui.frame import FIRST
 from ui.settings import take_arguments
 
 LOOK_SECONDS = 2.0  # between two looks for sessions that are gone
-NOBODY_SECONDS = 5.0  # without a visitor, until everything is loaded for the one who comes
+NOBODY_SECONDS = 5.0  # after which everything is loaded for the one who will come
 FIRST_SECONDS = 1.0  # that the first one has for himself
 
 
@@ -92,8 +92,11 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
 async def _load_and_watch() -> None:
     """First load what the pages need; then remove the uploads of sessions that Streamlit has forgotten too."""
     # Not at once: loading takes all the time that the server has, and a browser that waits for its first words some.
-    await asyncio.to_thread(FIRST.wait, NOBODY_SECONDS)
-    await asyncio.sleep(FIRST_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(NOBODY_SECONDS):
+            while not FIRST.is_set():
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(FIRST_SECONDS)
     await asyncio.to_thread(_load)
     from ui import library
 
