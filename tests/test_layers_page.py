@@ -60,7 +60,13 @@ def test_one_row_of_one_layer_is_shown(folder):
     assert at.get("vega_lite_chart")
     assert "nothing to leave out" in texts(at)
     assert not at.get("select_slider")
-    assert "--set histogram_freq=100" in at.get("code")[0].value
+    assert at.get("code")[0].value == "DynamicsLoggerCallback(..., histogram_freq=100)"  # not our trainer's run
+
+
+def test_runs_of_our_trainer_are_told_of_its_options(folder):
+    about = {"config.router_type": "prismatic"}
+    at = opened(PAGE, (write_layers(folder / "trained.db", steps=5, **about), "trained"))
+    assert at.get("code")[0].value == "--set histogram_freq=100"
 
 
 def test_many_layers_and_experts_are_drawn_and_left_out_only_when_asked(folder):

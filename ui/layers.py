@@ -13,7 +13,6 @@ from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
 from ui.draw import describe, draw
 from ui.memory import kept
-from ui.shell import plain
 from ui.views import number
 from validation import charts_layers, heatmap
 from validation.attribution import Selection
@@ -28,7 +27,8 @@ from validation.verdict import Verdict
 TICK = 0.7  # seconds for a frame while it plays
 NAMED = 12
 AT_ONCE = 1500  # layers² x experts that are judged without asking: about two seconds
-LOG_HISTOGRAMS = "python -m prismatic train --config experiments/per-example.yml --set histogram_freq=100"
+LOG_HISTOGRAMS = "--set histogram_freq=100"
+LOG_THEM_YOURSELF = "DynamicsLoggerCallback(..., histogram_freq=100)"
 
 
 @st.cache_resource(scope="session", max_entries=12, show_spinner=False)
@@ -151,8 +151,8 @@ def series_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple
 def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int, expert: int) -> None:
     """How large the entries of its gradient are, over time, where the run has counted them."""
     if not len(file.histograms):
-        st.caption(plain("No histograms of gradient sizes in this file; to log them, train with:"))
-        st.code(LOG_HISTOGRAMS, language=None, wrap_lines=True)
+        st.caption("No histograms of gradient sizes in this file. To log them, add:")
+        st.code(LOG_HISTOGRAMS if run.by_trainer else LOG_THEM_YOURSELF, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(
         "Gradient sizes of the tier", ["bottom", "middle", "top"], default="bottom", required=True, key="tier"

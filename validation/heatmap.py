@@ -43,7 +43,7 @@ class Measure:
 
 MEASURES = {
     "size": Measure(
-        "Size beyond routing", "× clean expert", "Gradient norm of the tier over expert 0's, beyond the routing shares"
+        "Relative size", "× clean expert", "Gradient norm of the tier over expert 0's, beyond the shares of a router"
     ),
     "bottom": Measure(
         "Bottom beyond middle",
