@@ -4,6 +4,7 @@ import streamlit as st
 
 from ui.layers import drivers, film
 from ui.shell import shell
+from ui.views import chosen_gradients
 from validation.heatmap import MEASURES, layer_names
 
 judgement, run = shell("Layers")
@@ -25,16 +26,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         wrap=True,
         bind="query-params",
     )
-    source = "merged"
-    if run.isolated is not None:
-        source = st.segmented_control(
-            "Gradients",
-            ["merged", "isolated"],
-            default="merged",
-            required=True,
-            key="gradients",
-            bind="query-params",
-            help="Merged: what the optimizer uses. Isolated: each expert alone on the same batch, free of routing.",
-        )
+    source = chosen_gradients(run)
 film(judgement, run, file, measure, source)
 drivers(judgement, run, layer_names(file))

@@ -14,6 +14,7 @@ import streamlit as st
 from prismatic.thresholds import Thresholds
 from ui.draw import Described, describe, draw
 from ui.memory import kept
+from ui.views import chosen_gradients
 from validation import charts
 from validation.axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
 from validation.charts_lines import Drawing
@@ -199,20 +200,11 @@ def chosen_view() -> str:
 
 def chosen_source(run: Run) -> Run:
     """The run by the gradients that the optimizer used, or, where it was probed, by those of each expert alone."""
-    if run.isolated is None:
+    if chosen_gradients(run) == "merged" or run.isolated is None:
         return run
-    source = st.segmented_control(
-        "Gradients",
-        ["merged", "isolated"],
-        default="merged",
-        required=True,
-        key="gradients",
-        bind="query-params",
-        help="Merged: what the optimizer uses. Isolated: each expert alone on the same batch, free of routing.",
-    )
     # The loss of a step is the same, whichever gradients are looked at.
     loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
-    return run if source == "merged" else replace(run.isolated, step_columns=loss)
+    return replace(run.isolated, step_columns=loss)
 
 
 def chosen_experts(run: Run) -> list[int]:

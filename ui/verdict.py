@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import pandas as pd
 import streamlit as st
@@ -17,8 +18,10 @@ from ui.views import number
 from validation.behind import behind
 from validation.charts_evidence import evidence as evidence_chart
 from validation.claims import CLAIMS, Claim
+from validation.document import as_html, as_markdown
 from validation.judge import Judgement
 from validation.registration import AS_REGISTERED, CHANGED
+from validation.report import as_json
 from validation.series import Run
 
 ALL_ROWS = 24  # of a table that is shown whole
@@ -192,3 +195,21 @@ def made(run: Run) -> None:
         return
     rows = [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()]
     st.dataframe(rows, hide_index=True, key="facts", alt="Everything that the file says about its run")
+
+
+def downloads(judgement: Judgement) -> None:
+    """The verdict to take along; each is made when its button is pressed."""
+    kinds = {
+        "Report (HTML)": ("html", "text/html", lambda: as_html(judgement, now=datetime.now(UTC))),
+        "Report (Markdown)": ("md", "text/markdown", lambda: as_markdown(judgement, now=datetime.now(UTC))),
+        "Download the verdict (JSON)": (
+            "json",
+            "application/json",
+            lambda: json.dumps(as_json(judgement), indent=2, allow_nan=False),
+        ),
+    }
+    with st.container(horizontal=True):
+        for label, (ending, mime, make) in kinds.items():
+            # Running the page again for a download would lose a click that follows at once.
+            st.download_button(label, make, f"verdict.{ending}", mime, on_click="ignore")
+    st.caption("The HTML report is one file that opens without a network: evidence, thresholds, options, hashes.")

@@ -105,3 +105,19 @@ def runs_table(judgement: Judgement) -> None:
             }
         )
     st.dataframe(rows, hide_index=True, key="runs-table")
+
+
+def chosen_gradients(run: Run) -> str:
+    """Which gradients of a run to look at: "merged", or "isolated" where it was probed and somebody asks for it."""
+    if run.isolated is None:
+        return "merged"
+    chosen: str = st.segmented_control(
+        "Gradients",
+        ["merged", "isolated"],
+        default="merged",
+        required=True,
+        key="gradients",
+        bind="query-params",
+        help="Merged: what the optimizer uses. Isolated: each expert alone on the same batch, free of routing.",
+    )
+    return chosen
