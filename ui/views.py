@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from prismatic.schema import SOURCES
 from ui.shell import COLORS, show_finding, status_badge
 from ui.words import plain, sentence
 from validation.claims import CLAIMS, Claim
@@ -113,7 +114,7 @@ def chosen_gradients(run: Run) -> str:
         return "merged"
     chosen: str = st.segmented_control(
         "Gradients",
-        ["merged", "isolated"],
+        list(SOURCES),
         default="merged",
         required=True,
         key="gradients",

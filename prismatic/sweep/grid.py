@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -211,8 +210,3 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return str(yaml.safe_dump(value)).splitlines()[0]  # a float without a point, such as 1e-07, is a text to YAML
     return json.dumps(text if isinstance(value, Path) else value, default=str)
-
-
-def python_command(words: Sequence[str]) -> list[str]:
-    """As the words are run, by this Python."""
-    return [sys.executable, "-m", "prismatic", *words]
