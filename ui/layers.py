@@ -11,7 +11,7 @@ import streamlit as st
 
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
-from ui.draw import describe, draw
+from ui.draw import Described, describe, draw
 from ui.memory import kept
 from ui.views import number
 from validation import charts_layers, heatmap
@@ -57,8 +57,13 @@ def _film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: s
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
         reach = heatmap.reach(table.values_KF, measure, margin)
+        look = (run.run, source, measure, frame, layer, expert)
         draw(
-            charts_layers.heatmap(now, measure, reach, (layer, expert)),
+            kept(
+                judgement,
+                ("heatmap", *look),
+                lambda: describe(charts_layers.heatmap(now, measure, reach, (layer, expert))),
+            ),
             key="heatmap",
             on_select=_pick_cell,
             alt=f"{MEASURES[measure].title} of every layer and expert at one step",
@@ -66,7 +71,8 @@ def _film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: s
         st.caption(f"{MEASURES[measure].meaning}. Click a cell to see its series. An empty cell has no finite value.")
     with right:
         span = int(table.first_F[frame]), int(table.last_F[frame])
-        series_of_cell(seen, measure, names.index(layer), expert, span)
+        chart = kept(judgement, ("cell", *look), lambda: chart_of_cell(seen, measure, names.index(layer), expert, span))
+        series_of_cell(seen, measure, expert, chart)
         histograms_of_cell(judgement, run, file, layer, expert)
 
 
@@ -135,17 +141,22 @@ def _cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
     return layer, expert
 
 
-def series_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple[int, int]) -> None:
-    """One expert in one layer over the whole run."""
+def chart_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple[int, int]) -> Described | None:
+    """One expert in one layer over the whole run; None where nothing of it is finite."""
     data = heatmap.of_cell(seen, measure, place, expert)
     if not data["value"].notna().any():
+        return None
+    return describe(charts_layers.cell_series(data, measure, seen.experts[expert].role, span))
+
+
+def series_of_cell(seen: Run, measure: str, expert: int, chart: Described | None) -> None:
+    """The chart of a cell, and what it is."""
+    if chart is None:
         st.caption("Nothing finite was logged for this expert in this layer.")
         return
     role = seen.experts[expert].role
     st.caption(f"Expert {expert} is {role}. {MEASURES[measure].title} over the run; the bar marks the steps shown.")
-    draw(
-        charts_layers.cell_series(data, measure, role, span), key="cell", alt="This expert in this layer over the steps"
-    )
+    draw(chart, key="cell", alt="This expert in this layer over the steps")
 
 
 def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int, expert: int) -> None:
