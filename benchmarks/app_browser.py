@@ -39,6 +39,7 @@ WATCH = """
     const own = CanvasRenderingContext2D.prototype[method];
     CanvasRenderingContext2D.prototype[method] = function (...all) { stamp(); return own.apply(this, all); };
   }
+  // Nobody sees what a canvas holds for screen readers: a table writes it a fifth of a second after it was painted.
   const inside = (node) => (node.closest ? node : node.parentElement)
     ?.closest("[data-testid=stMain], [data-testid=stSidebar], canvas")?.matches(":not(canvas)");
   new MutationObserver((changes) => { if (changes.some((change) => inside(change.target))) stamp(); })
