@@ -2,26 +2,20 @@
 
 import streamlit as st
 
-from ui.draw import draw
 from ui.dynamics import (
     VIEWS,
     Look,
-    Picture,
     chosen_axis,
     chosen_experts,
-    chosen_range,
     chosen_source,
     chosen_style,
     chosen_view,
-    export,
+    ranged,
     scores,
 )
-from ui.memory import kept
 from ui.shell import shell
-from validation.axis import AXES
 
 judgement, run = shell("Dynamics")
-limits = judgement.verdict.thresholds
 scores(judgement, run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = chosen_view()
@@ -39,8 +33,4 @@ experts = chosen_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     unit = chosen_axis(run)
     smooth, batches = chosen_style()
-look = Look(view, tuple(experts), unit, chosen_range(judgement, run), smooth, batches)
-picture = kept(judgement, (run.run, seen.source, look), lambda: Picture.of(run, seen, look, limits))
-draw(picture.described, width="stretch", key=f"dynamics-{view}", alt=f"{view} over {AXES[unit].lower()}")
-st.caption(VIEWS[view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again.")
-export(picture, f"{run.run}-{view.lower().replace(' ', '-')}")
+ranged(judgement, run, seen, Look(view, tuple(experts), unit, smooth, batches))

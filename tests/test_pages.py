@@ -77,6 +77,20 @@ def test_an_upload_stays_when_the_page_is_changed():
     assert at.get("vega_lite_chart")
 
 
+def test_parts_of_the_verdict_are_made_when_they_are_opened():
+    at = opened("pages/2_Verdict.py", (EXAMPLES / "as-is.db", "as-is"))
+    assert not at.get("dataframe")
+    for part, columns in {
+        "see-claims": {"reading", "claim", "because"},
+        "see-facts": {"fact", "value"},
+        "see-thresholds": {"threshold", "used", "registered", "default"},
+    }.items():
+        at.session_state[part] = True
+        at.run()
+        assert not at.exception
+        assert any(columns <= set(table.value) for table in at.get("dataframe"))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"SQLite format 3\x00", (EXAMPLES / "as-is.db").read_bytes()[:50_000]]
 )
@@ -143,7 +157,9 @@ def test_diagnostics_list_every_check():
     from validation.diagnostics import CHECKS
 
     at = opened("pages/5_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"))
-    documented, *themes = (table.value for table in at.table)
+    tables = [block.value.splitlines() for block in at.markdown if block.value.startswith("| Check | Result |")]
+    assert {line.count("|") for table in tables for line in table} == {4}
+    documented, *themes = (table[2:] for table in tables)
     assert len(documented) == 4
     assert sum(map(len, themes)) == len(CHECKS)
 

@@ -8,6 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from ui.draw import draw
 from ui.shell import plain, sentence
+from ui.tables import show_table
 from ui.views import number
 from validation import charts_compare, compare
 from validation.across import Group
@@ -40,9 +41,8 @@ def groups(judgement: Judgement) -> None:
     own = judgement.verdict.groups
     letters = compare.letters(len(own))
     st.caption("Runs that differ in nothing but the seed are one group. The run is the unit: intervals are over seeds.")
-    st.dataframe(
+    show_table(
         [group_row(letter, group) for letter, group in zip(letters, own, strict=True)],
-        hide_index=True,
         key="groups",
         alt="Every group with its verdict and its claims over seeds",
         column_config={
@@ -178,9 +178,9 @@ def difference(judgement: Judgement) -> None:
     others = counted(len(differing) - options, "other fact")
     st.caption(f"They differ in {counted(options, 'option')} and {others}.")
     if len(differing):
-        st.dataframe(differing, hide_index=True, key="differing")
+        show_table(differing, key="differing")
     with st.expander(f"{int((~table['differs']).sum())} that are the same"):
-        st.dataframe(shown[~table["differs"]], hide_index=True, key="same")
+        show_table(shown[~table["differs"]], key="same")
 
 
 def beside_shams(judgement: Judgement) -> None:
@@ -213,9 +213,8 @@ def beside_shams(judgement: Judgement) -> None:
         "of the sham": "The sham run's own estimate",
         "threshold": "What a difference must exceed to count",
     }
-    st.dataframe(
+    show_table(
         pairs[pairs["claim"] == claim].drop(columns="claim"),
-        hide_index=True,
         key="twins",
         column_config={name: st.column_config.NumberColumn(format="%.3g", help=told) for name, told in columns.items()},
         alt=f"{claim.capitalize()} of every treated run and of its sham run",
@@ -255,10 +254,9 @@ def everything(judgement: Judgement) -> None:
     rows = wanted.iloc[place * PAGE : (place + 1) * PAGE].copy()
     lines = compare.sparklines(judgement.con, rows["run"].tolist(), line)
     rows.insert(4, "course", rows["run"].map(lines))
-    st.dataframe(
+    show_table(
         rows,
-        hide_index=True,
-        height=min(38 + 35 * max(1, len(rows)), 640),
+        most=18,
         key="runs",
         alt="Every run with its verdict, its options and its course",
         column_config={

@@ -9,6 +9,7 @@ import streamlit as st
 
 from ui.draw import draw
 from ui.shell import SEVERITY_COLORS
+from ui.tables import show_table
 from ui.words import plain
 from validation.charts_findings import chart_of
 from validation.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
@@ -63,15 +64,13 @@ def checked(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
 
 
 def _table(lines: Sequence[Checked]) -> None:
-    st.table(
-        {
-            "Check": [plain(line.title) for line in lines],
-            "Result": [f":{BADGES.get(line.result, 'gray')}-badge[{line.result}]" for line in lines],
-            "What was seen": [plain(line.seen) for line in lines],
-        },
-        border="horizontal",
-        hide_index=True,
-    )
+    """In Markdown: the browser would have to load what draws `st.table`, and all below would jump then."""
+    rows = [
+        (plain(line.title), f":{BADGES.get(line.result, 'gray')}-badge[{line.result}]", plain(line.seen))
+        for line in lines
+    ]
+    head = [("Check", "Result", "What was seen"), ("---",) * 3]
+    st.markdown("\n".join("| " + " | ".join(row).replace("\n", " ") + " |" for row in head + rows))
 
 
 def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:
@@ -109,10 +108,10 @@ def reading(judgement: Judgement, run: Run, file: RunFile) -> None:
         for one in judgement.files
     ]
     refused = [{"file": one.name, "result": one.error.id, "notes": one.error.evidence} for one in judgement.rejected]
-    st.dataframe([*read, *refused], hide_index=True, key="reading-log")
+    show_table([*read, *refused], key="reading-log")
     if file.ignored:
         st.caption("Columns of this run that were not read, because no metric is called so:")
         st.text(", ".join(file.ignored))
     if file.events.num_rows:
         st.caption("Events that the logger wrote into this run:")
-        st.dataframe(file.events.to_pandas(), hide_index=True, key="events")
+        show_table(file.events.to_pandas(), key="events")

@@ -14,6 +14,7 @@ import streamlit as st
 from prismatic.thresholds import Thresholds
 from ui.draw import Described, describe, draw
 from ui.memory import kept
+from ui.tables import show_table
 from ui.views import chosen_gradients
 from validation import charts
 from validation.axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
@@ -28,7 +29,7 @@ from validation.series import Run
 from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
-ALL_POINTS = 9_600  # of all series: the browser works on each of them each time the lines are drawn
+ALL_POINTS = 6_000  # of all series: the browser works on each of them each time the lines are drawn
 SMOOTH_POINTS = 400
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
@@ -102,12 +103,12 @@ class Look:
     view: str
     experts: tuple[int, ...]
     unit: str
-    steps: tuple[float, float] | None
-    """A range of them; None for all."""
     smooth: bool
     """Whether running medians are drawn over the lines."""
     batches: bool
     """Whether what the verdict leaves out is shown, and the means of its batches."""
+    steps: tuple[float, float] | None = None
+    """A range of them; None for all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +268,22 @@ def chosen_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     return (float(found[0]), float(found[1])) if found else None
 
 
+@st.fragment
+def ranged(judgement: Judgement, run: Run, seen: Run, look: Look) -> None:
+    """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
+    look = replace(look, steps=chosen_range(judgement, run))
+    limits = judgement.verdict.thresholds
+    picture = kept(judgement, (run.run, seen.source, look), lambda: Picture.of(run, seen, look, limits))
+    draw(
+        picture.described,
+        width="stretch",
+        key=f"dynamics-{look.view}",
+        alt=f"{look.view} over {AXES[look.unit].lower()}",
+    )
+    st.caption(VIEWS[look.view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again.")
+    export(picture, f"{run.run}-{look.view.lower().replace(' ', '-')}")
+
+
 def overview(run: Run) -> Drawing:
     """The loss over the whole run, or what else there is."""
     clean = run.experts.get(0) or next(iter(run.experts.values()))
@@ -320,7 +337,7 @@ def export(picture: Picture, name: str) -> None:
             st.caption("Rows as they are drawn: both extremes of each bucket. All rows are in the run file itself.")
         asked = st.toggle("Show the numbers", key="numbers-shown", help="The rows behind the chart, as a table.")
     if asked:  # and only then: they are as many bytes again as the chart
-        st.dataframe(long, hide_index=True, key="numbers")
+        show_table(long, key="numbers")
 
 
 def _parquet(long: pd.DataFrame) -> bytes:

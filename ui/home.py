@@ -15,6 +15,7 @@ from ui.hints import hint
 from ui.library import Source, library, spool, spool_folder
 from ui.settings import settings
 from ui.shell import SHOWN_REJECTED, TRAIN, introduce, judged, pick_run, show_rejected
+from ui.tables import show_table
 from ui.views import claim_cards, findings_summary, headline, runs_table
 from ui.words import plain
 from validation.judge import Judgement
@@ -171,13 +172,12 @@ def choose_on_disk() -> None:
         return
     words = st.text_input(f"Or pick from {len(found):,} on this machine", key="filter", placeholder="Part of a name")
     shown = [entry for entry in found if words.lower() in entry.name.lower()]
-    picked = st.dataframe(
+    picked = show_table(
         [_row(entry, len({entry.folder for entry in found}) > 1) for entry in shown],
         key=f"disk-{chosen.generation}-{words}",
         on_select="rerun",
         selection_mode="multi-row",
-        hide_index=True,
-        height=250 if len(shown) > 5 else "auto",
+        most=6,
         column_config={
             "size, MB": st.column_config.NumberColumn(format="%.1f"),
             "written, UTC": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),

@@ -13,6 +13,7 @@ from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
 from ui.draw import Described, describe, draw
 from ui.memory import kept
+from ui.tables import show_table
 from ui.views import number
 from validation import charts_layers, heatmap
 from validation.attribution import Selection
@@ -247,7 +248,7 @@ def driver(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int]
         )
         st.caption("Dashed: the threshold. Thin line: the whole run. Diamond: the status changes.")
     with st.expander("The numbers"):
-        st.dataframe(
+        show_table(
             [
                 {
                     "without layer": names[one.layer],
@@ -261,7 +262,6 @@ def driver(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int]
                 }
                 for one in left
             ],
-            hide_index=True,
             key=f"left-out-table-{own.claim}",
             alt=f"{own.claim.capitalize()} without each layer",
             column_config={

@@ -10,6 +10,7 @@ import streamlit as st
 
 from prismatic import schema
 from prismatic.thresholds import PREFIX
+from ui.tables import show_table
 from validation.console import ROWS, SECONDS, BadQuestion, answer
 from validation.errors import RunFileError
 from validation.judge import Judgement
@@ -52,9 +53,8 @@ def console(judgement: Judgement) -> None:
     if asked:
         _answered(judgement, sql)
     with st.expander("The relations and their columns"):
-        st.dataframe(
+        show_table(
             [{"relation": name, "columns": ", ".join(columns)} for name, columns in RELATIONS.items()],
-            hide_index=True,
             key="relations",
             column_config={"columns": st.column_config.TextColumn(width="large")},
         )
@@ -71,7 +71,7 @@ def _answered(judgement: Judgement, sql: str) -> None:
         st.error("This cannot be answered.")
         st.text(str(error))
         return
-    st.dataframe(found.table.to_pandas(), hide_index=True, key="answer")
+    show_table(found.table.to_pandas(), key="answer")
     said = f"{len(found.table):,} rows" + (f", cut at {ROWS:,}" if found.cut else "")
     st.caption(f"{said}; at most {SECONDS:g} seconds.")
 
@@ -92,9 +92,8 @@ def metadata(file: RunFile) -> None:
     ):
         if facts:
             with st.expander(f"{title}: {len(facts)}", expanded=title != "Thresholds registered before the first step"):
-                st.dataframe(
+                show_table(
                     [{"fact": key, "value": _said(key, value)} for key, value in sorted(facts.items())],
-                    hide_index=True,
                     key=title,
                     column_config=WIDE,
                 )
@@ -129,7 +128,7 @@ def hashes(file: RunFile) -> None:
         for row in file.tiers.to_pylist()
         if row["hash"]
     ]
-    st.dataframe(known, hide_index=True, key="hashes", column_config=WIDE)
+    show_table(known, key="hashes", column_config=WIDE)
 
 
 def tables(file: RunFile) -> None:
@@ -137,7 +136,7 @@ def tables(file: RunFile) -> None:
     for title, table in (("Experts", file.experts), ("Tiers", file.tiers), ("Events", file.events)):
         st.subheader(title, anchor=False)
         if len(table):
-            st.dataframe(table.to_pandas(), hide_index=True, key=title)
+            show_table(table.to_pandas(), key=title)
         else:
             st.caption(
                 "No event was recorded." if title == "Events" else "This file has no such table, or no row in it."
@@ -161,7 +160,7 @@ def columns(file: RunFile) -> None:
     has = set(file.wide.column_names)
     listed = [("dynamics", c, c.name in has) for c in schema.dynamics_columns(2)]
     listed += [(table, c, bool(rows.get(table))) for table, (own, _) in schema.TABLES.items() for c in own]
-    st.dataframe(
+    show_table(
         [
             {
                 "table": table,
@@ -174,7 +173,6 @@ def columns(file: RunFile) -> None:
             }
             for table, column, there in listed
         ],
-        hide_index=True,
         key="schema",
         column_config=WIDE,
     )

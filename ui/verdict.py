@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ from prismatic.thresholds import Thresholds, registered
 from ui.draw import Described, describe, draw
 from ui.memory import kept
 from ui.shell import changed, plain, sentence, status_badge
+from ui.tables import height, show_table
 from ui.views import number
 from validation.behind import behind
 from validation.charts_evidence import evidence as evidence_chart
@@ -24,7 +26,7 @@ from validation.registration import AS_REGISTERED, CHANGED
 from validation.report import as_json
 from validation.series import Run
 
-ALL_ROWS = 24  # of a table that is shown whole
+MOST_CLAIMS = 24  # rows of their table seen at once
 
 
 def advice(judgement: Judgement, run: Run) -> None:
@@ -95,10 +97,9 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         for claim in reading.claims
         if claim.run == run.run
     ]
-    st.dataframe(
+    show_table(
         rows,
-        hide_index=True,
-        height="content" if len(rows) <= ALL_ROWS else "auto",
+        most=MOST_CLAIMS,
         placeholder="",
         key="claims",
         column_config={
@@ -160,7 +161,7 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
     edited = st.data_editor(
         table,
         hide_index=True,
-        height="content",
+        height=height(len(table), len(table)),
         placeholder="",
         disabled=["threshold", "registered", "default", "what it is"],
         key=f"thresholds-{hash(tuple(used.values()))}",
@@ -188,13 +189,28 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
         st.rerun()
 
 
+def behind_it(judgement: Judgement, run: Run) -> None:
+    """What few want to see at each visit. A closed part is not made: the browser would work on it all the same."""
+    st.subheader("Behind it", anchor=False)
+    registration(judgement, run)
+    _on_request("thresholds", "See or change the thresholds", lambda: edit_thresholds(judgement, run), bool(changed()))
+    _on_request("claims", "Every claim, per expert", lambda: claims_table(judgement, run))
+    _on_request("facts", "How this run was made", lambda: made(run))
+
+
+def _on_request(name: str, label: str, show: Callable[[], None], at_first: bool = False) -> None:
+    with st.expander(label, at_first, key=f"see-{name}", bind="query-params") as part:
+        if part.open:
+            show()
+
+
 def made(run: Run) -> None:
     """What the run says about itself: options, seed, machine."""
     if not run.facts:
         st.caption("The file has no run table, so its options, seed and thresholds are unknown.")
         return
     rows = [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()]
-    st.dataframe(rows, hide_index=True, key="facts", alt="Everything that the file says about its run")
+    show_table(rows, key="facts", alt="Everything that the file says about its run")
 
 
 def downloads(judgement: Judgement) -> None:

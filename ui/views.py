@@ -6,6 +6,7 @@ import streamlit as st
 
 from prismatic.schema import SOURCES
 from ui.shell import COLORS, show_finding, status_badge
+from ui.tables import show_table
 from ui.words import plain, sentence
 from validation.claims import CLAIMS, Claim
 from validation.intervals import bar
@@ -105,7 +106,7 @@ def runs_table(judgement: Judgement) -> None:
                 "sha256": file.sha256[:12],
             }
         )
-    st.dataframe(rows, hide_index=True, key="runs-table")
+    show_table(rows, key="runs-table")
 
 
 def chosen_gradients(run: Run) -> str:

@@ -17,6 +17,7 @@ OF_COLOUR = ("color-contrast", "link-in-text-block")  # what is not the same in 
 ALL = f"from={LAYERED}&from={SEEDS[0]}&from={SEEDS[1]}&run={SEEDS[1]}"
 LINKS = {  # where there is more to restore than a run
     "Dynamics": f"run={LAYERED}&view=Divergence",
+    "Verdict": f"run={LAYERED}&see-thresholds=true&see-claims=true&see-facts=true",
     "Layers": f"run={LAYERED}&measure=Norm&layer=2",
     "Compare": f"{ALL}&compare=Groups&shown=A",
     "Diagnostics": ALL,
@@ -38,6 +39,9 @@ def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], na
     if name in CHOSEN:
         expect(page.get_by_role("radio", name=CHOSEN[name])).to_be_checked()
         drawn(page)
+    if name == "Verdict":
+        for part in ("thresholds", "claims", "facts"):
+            expect(page.locator(f".st-key-see-{part}").get_by_test_id("stDataFrame")).to_be_visible()
     if name == "Layers":
         expect(page.get_by_role("combobox", name="Layer")).to_have_value("2")
     settle(page)
