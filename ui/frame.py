@@ -24,7 +24,7 @@ PAGES = {
 
 def frame(title: str) -> None:
     """Page config, and the navigation: Streamlit's own would call the home page "app"."""
-    st.set_page_config(page_title=f"{title} · Prismatic", page_icon=str(ROOT / "docs" / "icon.png"), layout="wide")
+    st.set_page_config(page_title=f"{title} · Prismatic", layout="wide")
     if _must_log_in():
         st.title("Prismatic")
         st.info("This server shows runs to people it knows. Log in first.")
@@ -33,6 +33,11 @@ def frame(title: str) -> None:
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label)
     FIRST.set()
+
+
+def icon() -> None:
+    """The icon of the browser's tab. It comes after the first words, since Streamlit loads NumPy and Pillow for it."""
+    st.set_page_config(page_icon=str(ROOT / "docs" / "icon.png"))
 
 
 def _must_log_in() -> bool:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from ui.address import forget, restore
 from ui.catalog import Entry, catalog, examples
+from ui.frame import icon
 from ui.hints import hint
 from ui.library import Source, library, spool, spool_folder
 from ui.settings import settings
@@ -29,6 +30,7 @@ IN_FOLDERS = [*KINDS, "parquet", "json"]
 
 def home() -> None:
     """The page, below its title."""
+    icon()
     restore()
     if not library().sources:
         first_steps()

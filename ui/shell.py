@@ -12,7 +12,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from ui.address import remember, restore
-from ui.frame import frame
+from ui.frame import frame, icon
 from ui.hints import hint
 from ui.library import Library, Source, library
 from ui.live import follow, is_training, live_badge
@@ -49,6 +49,7 @@ def shell_of_all(title: str) -> Judgement:
 def _judged_or_stop(title: str) -> Judgement:
     frame(title)
     st.title(title)
+    icon()
     restore()
     hint(title)
     if not library().sources:
