@@ -158,6 +158,7 @@ def test_the_page_shows_the_numbers_of_the_json(example):
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
     at.session_state["library"] = Library([Source(example, example.stem)])
     at.run()
+    at.session_state["see-claims"] = True
     at.switch_page("pages/2_Verdict.py").run()
     table = next(shown.value for shown in at.dataframe if "estimate" in shown.value)
     page = [tuple(row) for row in table[["claim", "status", "estimate", "low", "high"]].to_numpy()]

@@ -69,7 +69,10 @@ def _film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: s
             on_select=_pick_cell,
             alt=f"{MEASURES[measure].title} of every layer and expert at one step",
         )
-        st.caption(f"{MEASURES[measure].meaning}. Click a cell to see its series. An empty cell has no finite value.")
+        st.caption(
+            f"{MEASURES[measure].meaning}. Click a cell to see its series. An empty cell has no finite value; the most "
+            "extreme hundredth of all cells has the colour of the end."
+        )
     with right:
         span = int(table.first_F[frame]), int(table.last_F[frame])
         chart = kept(judgement, ("cell", *look), lambda: chart_of_cell(seen, measure, names.index(layer), expert, span))

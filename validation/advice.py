@@ -158,10 +158,10 @@ def of_groups(verdict: Verdict) -> Iterator[Advice]:
         missing = least - len(group.runs)
         if group.role == TREATED and missing > 0:
             more = counted(missing, "more seed")
-            yield Advice("more_seeds", f"{group.name}: at least {more}; {missing + 2} to expect an answer")
+            yield Advice("more_seeds", f"the group of {group.name}: at least {more}; {missing + 2} to expect an answer")
         for claim in group.claims if missing <= 0 else ():
             if claim.run is None and "more seed" in claim.because and claim.status == INCONCLUSIVE:
-                yield Advice("more_seeds", f"{group.name}, {claim.claim}: {claim.because}")
+                yield Advice("more_seeds", f"the group of {group.name}, {claim.claim}: {claim.because}")
 
 
 def told_once(advice: Iterable[Advice]) -> list[Advice]:
