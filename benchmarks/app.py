@@ -210,8 +210,8 @@ async def time_chart(browser: Browser, server: Server, work: Work, report: Repor
                 await guest.visit(other)
             report.chart.append(await guest.visit("Dynamics"))
             report.chart_bytes.append(guest.received)
-        for _ in range(max(2, work.rounds)):
-            report.brush.append(await guest.brush())
+        for number in range(max(2, work.rounds)):  # each time other steps, which nobody has seen yet
+            report.brush.append(await guest.brush(0.25 + 0.05 * number))
             report.brush_bytes.append(guest.received)
         report.errors += guest.errors
 

@@ -185,19 +185,19 @@ class Visitor:
         await self.page.goto(f"{self.address}/?run={run}", wait_until="commit")
         await self.verdict()
 
-    async def brush(self) -> float:
-        """Drag over the middle of the overview; seconds from letting go until everything is drawn anew.
+    async def brush(self, start: float) -> float:
+        """Drag over a fifth of the overview; seconds from letting go until everything is drawn anew.
 
-        Raises RuntimeError where that brings nothing new.
+        start: where the fifth begins, as a share of the width. Raises RuntimeError where that brings nothing new.
         """
         chart = self.main.locator("[class*=st-key-overview]").get_by_test_id("stVegaLiteChart")
         await chart.scroll_into_view_if_needed()
         box = await chart.bounding_box()
         assert box is not None
         y = box["y"] + 0.15 * box["height"]  # its axis takes most of it
-        await self.page.mouse.move(box["x"] + 0.4 * box["width"], y)
+        await self.page.mouse.move(box["x"] + start * box["width"], y)
         await self.page.mouse.down()
-        await self.page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)
+        await self.page.mouse.move(box["x"] + (start + 0.2) * box["width"], y, steps=5)
         self.received = 0
         await self.page.mouse.up()
         seconds = await self.complete()
