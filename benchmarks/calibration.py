@@ -40,9 +40,9 @@ from scipy import signal, stats
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import METRICS, Expert, Run
 from validation.claims import CLAIMS, CONFOUNDED, INVALID, REFUTED, SUPPORTED
 from validation.diagnostics import diagnose, invalidating
-from validation.series import METRICS, Expert, Run
 from validation.verdict import decide
 
 Array = NDArray[np.float64]

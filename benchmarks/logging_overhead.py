@@ -28,9 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from prismatic import DynamicsLogger
 from prismatic.config import RunConfig
 from prismatic.corpus import Corpus
-from prismatic.dynamics import aggregate, find_routers, measure
+from prismatic.dynamics import measure
+from prismatic.experts import find_routers
 from prismatic.meter import TensorGradients, measure_tensors
 from prismatic.model import ByteLM
+from prismatic.scores import aggregate
 from prismatic.tiers import tier_indices
 
 MODELS = {

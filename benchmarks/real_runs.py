@@ -34,12 +34,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from prismatic.config import RunConfig, parse_config
 from prismatic.corpus import Corpus
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.cache import Cache
 from validation.claims import CLAIMS, SUPPORTED
 from validation.diagnostics import diagnose, invalidating
 from validation.judge import judge
 from validation.runs import read_files
-from validation.series import Run
 from validation.verdict import Verdict, decide
 
 ROOT = Path(__file__).parent.parent

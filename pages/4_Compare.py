@@ -17,7 +17,7 @@ VIEWS = {
 judgement = shell_of_all("Compare")
 try:
     if len(judgement.runs) < 2:
-        compare.needs_more()
+        compare.needs_more(judgement)
         st.stop()
     view = st.segmented_control(
         "Show", list(VIEWS), default="Groups", required=True, key="compare", wrap=True, bind="query-params"

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from prismatic.callbacks import DynamicsLoggerCallback as DynamicsLoggerCallback
     from prismatic.config import RouterConfig as RouterConfig
     from prismatic.config import RunConfig as RunConfig
-    from prismatic.dynamics import RoutedExperts as RoutedExperts
     from prismatic.dynamics import log_gradient_dynamics as log_gradient_dynamics
+    from prismatic.experts import RoutedExperts as RoutedExperts
     from prismatic.logger import DynamicsLogger as DynamicsLogger
     from prismatic.router import Prismatic as Prismatic
 
@@ -22,7 +22,7 @@ _HOME = {
     "DynamicsLogger": "prismatic.logger",
     "DynamicsLoggerCallback": "prismatic.callbacks",
     "Prismatic": "prismatic.router",
-    "RoutedExperts": "prismatic.dynamics",
+    "RoutedExperts": "prismatic.experts",
     "RouterConfig": "prismatic.config",
     "RunConfig": "prismatic.config",
     "log_gradient_dynamics": "prismatic.dynamics",

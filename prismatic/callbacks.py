@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, SupportsFloat
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from prismatic.dynamics import (
-    Gradient,
-    aggregate,
-    dot_grad,
-    find_routers,
-    has_gradients,
-    layer_rows,
-    measure,
-    tiers_of,
-)
+from prismatic.dynamics import Gradient, dot_grad, has_gradients, measure
 from prismatic.errors import ConfigError, ModelError
-from prismatic.experts import mixture_of, roles_of
+from prismatic.experts import find_routers, mixture_of, tiers_of
 from prismatic.harmless import harmless, say
 from prismatic.histograms import histogram_rows
+from prismatic.inventory import expert_rows, options_of, parallel_of, tier_rows
 from prismatic.logger import DynamicsLogger
 from prismatic.measurable import require_measurable
+from prismatic.optimizers import SkippedSteps, learning_rate, unscaled, within_a_step
 from prismatic.parallel import shared_logger
 from prismatic.probe import Probe, isolated_dynamics
 from prismatic.processes import processes
-from prismatic.router import Prismatic
-from prismatic.schema import TIERS
+from prismatic.scores import aggregate, layer_rows
 from prismatic.thresholds import Thresholds
-from prismatic.tiers import is_sharded
 from prismatic.weights import with_weights
-
-OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's own file, where hooks are called
 
 
 class DynamicsLoggerCallback:
@@ -100,18 +87,18 @@ class DynamicsLoggerCallback:
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
-        known |= {"world_size": processes().size, "parallel": _parallel(model)}
+        known |= {"world_size": processes().size, "parallel": parallel_of(model)}
         if self.logger.last_step is None:  # what was registered before the first step stands, also after a resume
             known |= self.thresholds.registration()
-        self.logger.log_run({**known, **_options(routers), **facts})
+        self.logger.log_run({**known, **options_of(routers), **facts})
         if not routers:
             message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             self.logger.event("no_router", message, level="warning")
             return
         self.logger._ensure_schema(max(len(router.experts) for router in routers))
-        self.logger.log_table("experts", _expert_rows(routers), anew=True)
-        tiers = [row for layer, router in enumerate(routers) for row in _tier_rows(layer, router)]
+        self.logger.log_table("experts", expert_rows(routers), anew=True)
+        tiers = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
         self.logger.log_table("tiers", tiers, anew=True)
 
     def on_before_optimizer_step(
@@ -194,13 +181,13 @@ class DynamicsLoggerCallback:
         if self._hook is not None:
             self._hook.remove()
         self.on_train_begin(model, hook="optimizer step pre-hook", **facts)
-        watch = _SkippedSteps(optimizer, scaler)
+        watch = SkippedSteps(optimizer, scaler)
         steps = itertools.count(first_step)
 
         @torch.compiler.disable
         def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             with harmless():
-                if _within_a_step(optimizer):
+                if within_a_step(optimizer):
                     return None
                 if watch.skips_this():
                     self._say("skipped_step", "gradients overflowed: the scaler skips this step", None)
@@ -217,8 +204,8 @@ class DynamicsLoggerCallback:
                     if "closure" in kwargs:
                         return args, {**kwargs, "closure": logging}
                     return (args[0], logging, *args[2:]), kwargs
-                rate = _learning_rate(optimizer)
-                self.on_before_optimizer_step(model, step, gradient=_unscaled(optimizer), learning_rate=rate)
+                rate = learning_rate(optimizer)
+                self.on_before_optimizer_step(model, step, gradient=unscaled(optimizer), learning_rate=rate)
             return None
 
         self._hook = optimizer.register_step_pre_hook(before_step)
@@ -233,7 +220,7 @@ class DynamicsLoggerCallback:
             loss = closure()
             if next(first, False):
                 with harmless():
-                    metrics = {"learning_rate": _learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
+                    metrics = {"learning_rate": learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
                     self.on_before_optimizer_step(model, step, **metrics)
             return loss
 
@@ -252,83 +239,3 @@ class DynamicsLoggerCallback:
             self.logger.log_run({"exit_state": "finished", "ended": time.time(), **facts})
         with harmless():
             self.logger.close()
-
-
-def _options(routers: list[Any]) -> dict[str, Any]:
-    """The routers' own options as facts, which the verdict reads: scale, merge, seed, whether the effect is real."""
-    config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
-    known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered elsewhere
-    return {f"config.{name}": value for name, value in known.items()}
-
-
-def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    return float(optimizer.param_groups[0]["lr"])
-
-
-def _within_a_step(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether this step is part of another one: torch announces a subclass's step, and its parent's within it."""
-    frame: FrameType | None = sys._getframe()
-    steps = 0
-    while frame is not None:
-        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == OPTIMIZERS:
-            steps += frame.f_locals.get("self") is optimizer
-        frame = frame.f_back
-    return steps > 1
-
-
-class _SkippedSteps:
-    """What a GradScaler kept an optimizer from: its scale falls after a skipped step."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None):
-        self._optimizer = optimizer
-        self._scaler = scaler
-        self._scale = scaler.get_scale() if scaler is not None else 0.0
-
-    def skips_this(self) -> bool:
-        """Whether a fused optimizer was told to skip this step; others are not called at all then."""
-        found = getattr(self._optimizer, "found_inf", None)
-        return found is not None and bool(found)
-
-    def skipped_before(self) -> bool:
-        """Whether steps were skipped since the last call."""
-        if self._scaler is None:
-            return False
-        before, self._scale = self._scale, float(self._scaler.get_scale())
-        return self._scale < before
-
-
-def _unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
-    """Where this step's gradients are: a fused optimizer under a GradScaler divides by the scale only in its step."""
-    scale = getattr(optimizer, "grad_scale", None)
-    if scale is None:
-        return dot_grad
-    return lambda parameter: None if parameter.grad is None else parameter.grad / scale
-
-
-def _parallel(model: nn.Module) -> str | None:
-    """How the model is spread over processes; None where it is not."""
-    if any(map(is_sharded, model.parameters())):
-        return "fsdp2"
-    return "ddp" if processes().size > 1 else None
-
-
-def _expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
-    """Rows of the `experts` table; what was changed is the mean over layers. Others than ours have a role only."""
-    widest = max(routers, key=lambda router: len(router.experts))
-    if not isinstance(widest, Prismatic):
-        return [{"expert": expert, "role": role} for expert, role in enumerate(roles_of(widest))]
-    rows = []
-    for expert, role in enumerate(widest.roles):
-        own = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]
-        changed = [router.changed_EK[expert].tolist() for router in own]
-        means = {f"changed_{tier}": sum(c[k] for c in changed) / len(changed) for k, tier in enumerate(TIERS)}
-        seed = widest.config.seed if expert else None
-        rows.append({"expert": expert, "role": role, "seed": seed, "scale": widest.scale_of(expert), **means})
-    return rows
-
-
-def _tier_rows(layer: int, router: Any) -> list[dict[str, Any]]:
-    """Rows of the `tiers` table for one layer."""
-    tiers = tiers_of(router)
-    sizes, hashes = tiers.sizes(router.experts[0]), tiers.hashes()
-    return [{"layer": layer, "tier": tier, "weights": sizes[tier], "hash": hashes.get(tier)} for tier in TIERS]

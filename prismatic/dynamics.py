@@ -1,6 +1,6 @@
-"""Gradients in, numbers out: tier norms, divergence and alignment of every expert, per layer and as their mean.
+"""Gradients in, numbers out: tier norms and alignment of every expert in every layer.
 
-Axis letters: P weights of one tensor, E experts, K tiers in the order of `schema.TIERS`, L layers.
+Axis letters: P weights of one tensor, E experts, L layers.
 """
 
 from __future__ import annotations
@@ -8,80 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prismatic.experts import SPARSITY, RoutedExperts, find_routers, tier_basis, tiers_of
 from prismatic.meter import SUMS, Sums, TensorGradients, measure_tensors
 from prismatic.processes import processes
-from prismatic.schema import TIERS
+from prismatic.scores import ExpertDynamics, aggregate, cosine
 from prismatic.shards import parts_of
 from prismatic.tiers import TierIndices
-
-SPARSITY = 0.1  # of routers that do not say themselves
-
-
-@runtime_checkable
-class RoutedExperts(Protocol):
-    """What a layer must have to be measured: a Prismatic router is one, and so is any mixture of experts that has
-
-    experts: an nn.ModuleList of blocks of the same shapes, the first of which the others are compared to;
-    routing_weights: Tensor [E], each expert's share of the last batch; None where nothing is routed.
-
-    Where the layer also has `tiers` (a `TierIndices`, saved with the model) they are used; otherwise they are made from
-    the first expert's weights when the layer is first seen, and a resumed run would make others. `mixture` and `roles`
-    say what it is and what its experts are (`prismatic.experts`); `forced`, which the layer then must obey, lets the
-    isolated probe run one expert alone: its number, or None.
-    """
-
-    @property
-    def experts(self) -> nn.ModuleList: ...
-
-    @property
-    def routing_weights(self) -> Tensor | None: ...
-
-
-@dataclass(frozen=True)
-class ExpertDynamics:
-    """One expert of one layer at one step. Norms are L2 over all its parameters; NaN where a gradient is NaN."""
-
-    top_norm: float
-    bottom_norm: float
-    middle_norm: float
-    norm: float
-    routing_weight: float | None
-    gradient_cosine: float | None
-    bottom_to_middle: float | None
-    nonfinite: int
-    missing_gradients: int
-    noise_direction: float | None = None
-    weight_cosine: float | None = None
-    weight_distance: float | None = None
-
-
-_TIERS_OF_OTHERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
-
-
-def find_routers(model: nn.Module) -> list[Any]:
-    """Every layer of the model that is routed over experts, wherever it is, in the order the model holds them."""
-    # Asked for one attribute first: a protocol is slow to ask, and most modules have none of it.
-    candidates = (module for module in model.modules() if hasattr(module, "experts"))
-    return [module for module in candidates if isinstance(module, RoutedExperts) and len(module.experts) > 1]
-
-
-def tiers_of(router: Any) -> TierIndices:
-    """The router's own tiers, or those of the weights its first expert had when it was first seen."""
-    own = getattr(router, "tiers", None)
-    if isinstance(own, TierIndices):
-        return own
-    if router not in _TIERS_OF_OTHERS:
-        _TIERS_OF_OTHERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY)
-    return _TIERS_OF_OTHERS[router]
 
 
 def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
@@ -163,7 +102,7 @@ class _Layer:
             part.name: [None if (grad := own.get(part.name)) is None else part.values(grad) for own in grads]
             for part in parts
         }
-        if _tier_basis(router) == "base":
+        if tier_basis(router) == "base":
             return cls([TensorGradients(values[part.name], part.tiers(tiers)) for part in parts], missing, routed)
         sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
         current = [TierIndices.of(expert, sparsity) for expert in experts]
@@ -174,7 +113,7 @@ class _Layer:
     def count(router: RoutedExperts) -> int:
         """How many numbers a layer of this router has."""
         experts = len(router.experts)
-        tensors = sum(1 for _ in router.experts[0].parameters()) * (1 if _tier_basis(router) == "base" else experts)
+        tensors = sum(1 for _ in router.experts[0].parameters()) * (1 if tier_basis(router) == "base" else experts)
         return (tensors * len(SUMS) + 2) * experts
 
     def numbers(self, sums: Sequence[Sums], shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -237,86 +176,3 @@ class _Layer:
         every = len(self.missing) if self.own_tiers else 1
         grads = [tensor.gradients[expert] for tensor in self.tensors[::every]]
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
-
-
-def _tier_basis(router: RoutedExperts) -> str:
-    return getattr(getattr(router, "config", None), "tier_basis", "base")
-
-
-def cosine(product: float, norm: float, other: float) -> float | None:
-    both = norm * other
-    return float(product / both) if both > 0 and math.isfinite(both) and math.isfinite(product) else None
-
-
-def divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float:
-    """The documented score: mean over tiers of |norm_i - norm_0|. It scales with the loss and the routing share."""
-    return fmean(abs(getattr(expert, f"{tier}_norm") - getattr(clean, f"{tier}_norm")) for tier in TIERS)
-
-
-def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float | None:
-    """Mean over tiers of |n_i/p_i - n_0/p_0| / (n_0/p_0): free of the loss's scale and of the routing share.
-
-    None where an expert has no share or a tier of the clean expert has no gradient.
-    """
-    # An expert that was measured alone was not routed to: its share is the whole.
-    shares = [1.0 if e.routing_weight is None else e.routing_weight for e in (expert, clean)]
-    if not all(shares):
-        return None
-    ratios = []
-    for tier in TIERS:
-        own = getattr(expert, f"{tier}_norm") / shares[0]
-        base = getattr(clean, f"{tier}_norm") / shares[1]
-        if not base:
-            return None
-        ratios.append(abs(own - base) / base)
-    return fmean(ratios)
-
-
-def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
-    """Means over layers under the documented names, and a row per layer and expert. Layers may differ in experts."""
-    rows = layer_rows(layers, "merged")
-    num_experts = max(map(len, layers))
-    gradients, scores = {}, {}
-    for expert in range(num_experts):
-        mine = [row for row in rows if row["expert"] == expert]
-        whole = "perturbed_norm" if expert else "clean_norm"
-        gradients[f"expert_{expert}"] = {
-            **{f"{tier}_norm": _mean(mine, f"{tier}_norm") for tier in TIERS},
-            whole: _mean(mine, "norm"),
-            "routing_weight": _mean(mine, "routing_weight"),
-            "bottom_to_middle": _mean(mine, "bottom_to_middle"),
-        }
-        if expert:
-            scores[f"expert_{expert}_divergence"] = _mean(mine, "divergence")
-            scores[f"expert_{expert}_relative_divergence"] = _mean(mine, "relative_divergence")
-            cosine = _mean(mine, "gradient_cosine")
-            scores[f"expert_{expert}_direction"] = None if cosine is None else 1 - cosine
-    return {
-        "expert_gradients": gradients,
-        "divergence_scores": scores,
-        "nonfinite": sum(row["nonfinite"] for row in rows),
-        "missing_gradients": sum(row["missing_gradients"] for row in rows),
-        "layers": rows,
-    }
-
-
-def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[dict[str, Any]]:
-    """A row of the `layers` table for each layer and expert, by column name, without the step."""
-    return [
-        {
-            "layer": layer,
-            "expert": i,
-            "source": source,
-            **vars(expert),
-            "divergence": divergence(expert, experts[0]) if i else None,
-            "relative_divergence": relative_divergence(expert, experts[0]) if i else None,
-        }
-        for layer, experts in enumerate(layers)
-        for i, expert in enumerate(experts)
-    ]
-
-
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    """Mean over the layers that have a value; None where none has."""
-    values = [row[name] for row in rows if row[name] is not None]
-    return fmean(values) if values else None

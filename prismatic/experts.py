@@ -1,4 +1,4 @@
-"""What a mixture of experts says of itself: what it is, and what each of its experts is.
+"""A mixture of experts: what a layer must have to be measured, and what it says of itself.
 
 The verdict's words follow it, and what it may conclude: where parameters are merged once per batch all gradients are
 parallel, where a router sends tokens they are not. Whether they are is measured all the same, never taken from here.
@@ -7,10 +7,61 @@ parallel, where a router sends tokens they are not. Whether they are is measured
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
 
 from prismatic.errors import ModelError
 from prismatic.schema import MIXTURES, ROLES
+from prismatic.tiers import TierIndices
+
+SPARSITY = 0.1  # of routers that do not say themselves
+
+
+@runtime_checkable
+class RoutedExperts(Protocol):
+    """What a layer must have to be measured: a Prismatic router is one, and so is any mixture of experts that has
+
+    experts: an nn.ModuleList of blocks of the same shapes, the first of which the others are compared to;
+    routing_weights: Tensor [E], each expert's share of the last batch; None where nothing is routed.
+
+    Where the layer also has `tiers` (a `TierIndices`, saved with the model) they are used; otherwise they are made from
+    the first expert's weights when the layer is first seen, and a resumed run would make others. `mixture` and `roles`
+    say what it is and what its experts are; `forced`, which the layer then must obey, lets the
+    isolated probe run one expert alone: its number, or None.
+    """
+
+    @property
+    def experts(self) -> nn.ModuleList: ...
+
+    @property
+    def routing_weights(self) -> Tensor | None: ...
+
+
+_TIERS_OF_OTHERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
+
+
+def find_routers(model: nn.Module) -> list[Any]:
+    """Every layer of the model that is routed over experts, wherever it is, in the order the model holds them."""
+    # Asked for one attribute first: a protocol is slow to ask, and most modules have none of it.
+    candidates = (module for module in model.modules() if hasattr(module, "experts"))
+    return [module for module in candidates if isinstance(module, RoutedExperts) and len(module.experts) > 1]
+
+
+def tiers_of(router: Any) -> TierIndices:
+    """The router's own tiers, or those of the weights its first expert had when it was first seen."""
+    own = getattr(router, "tiers", None)
+    if isinstance(own, TierIndices):
+        return own
+    if router not in _TIERS_OF_OTHERS:
+        _TIERS_OF_OTHERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY)
+    return _TIERS_OF_OTHERS[router]
+
+
+def tier_basis(router: RoutedExperts) -> str:
+    """Whose weights the tiers are of: the first expert's at the start (base), or each expert's own of now."""
+    return getattr(getattr(router, "config", None), "tier_basis", "base")
 
 
 def mixture_of(routers: Sequence[Any]) -> str | None:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prismatic.dynamics import Gradient, RoutedExperts, dot_grad, tiers_of
+from prismatic.dynamics import Gradient, dot_grad
+from prismatic.experts import RoutedExperts, tiers_of
 from prismatic.processes import processes
 from prismatic.schema import TIERS
 from prismatic.shards import parts_of

@@ -19,9 +19,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prismatic.dynamics import ExpertDynamics, cosine, find_routers, measure, tiers_of
+from prismatic.dynamics import measure
+from prismatic.experts import find_routers, tiers_of
 from prismatic.meter import TensorGradients, measure_tensors
 from prismatic.processes import processes
+from prismatic.scores import ExpertDynamics, cosine
 from prismatic.shards import parts_of
 from prismatic.tiers import is_sharded
 

@@ -227,7 +227,8 @@ class Prismatic(nn.Module):
 
         Metrics without a value are left out: the documented helper adds up whatever it finds, over layers.
         """
-        from prismatic.dynamics import aggregate, measure
+        from prismatic.dynamics import measure
+        from prismatic.scores import aggregate
 
         if all(parameter.grad is None for parameter in self.experts.parameters()):
             return None

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-import prismatic
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.checkpoint import Checkpoints
 from prismatic.config import RunConfig
@@ -26,6 +22,7 @@ from prismatic.logger import DynamicsLogger
 from prismatic.model import ByteLM, next_byte_loss
 from prismatic.parallel import Parallel, share_routing, shared_logger, started, wrapped
 from prismatic.processes import mean_over_processes, processes
+from prismatic.provenance import run_facts
 from prismatic.router import load_balancing_loss
 from prismatic.runfiles import read_facts
 from prismatic.store import Resume
@@ -247,39 +244,3 @@ def _finished(db_path: Path) -> dict[str, float] | None:
     losses = {name: facts.get(name) for name in ("loss", "held_out_loss")}
     known = {name: float(value) for name, value in losses.items() if isinstance(value, int | float)}
     return known if facts.get("exit_state") == "finished" and len(known) == len(losses) else None
-
-
-def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any]:
-    """What reproduces a run, for the `run` table."""
-    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        **{f"config.{name}": value for name, value in config.facts().items()},
-        "run_hash": run_hash,
-        "planned_steps": config.steps,
-        "warmup_steps": config.warmup_steps,
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        # Routing on the mean of a whole sequence, or of a whole batch, lets a position see what comes after it.
-        "causal": config.routing == "frozen" or (config.router_input == "first" and config.merge == "example"),
-        "hook": "plain loop",
-        "precision": "float32",
-        "git_commit": commit,
-        "git_dirty": None if dirty is None else bool(dirty),
-        "prismatic": prismatic.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "host": socket.gethostname(),
-        "device": config.device,
-        "started": time.time(),
-        "exit_state": "running",
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git answers about this source tree; None where there is no git or no repository."""
-    try:
-        here = Path(__file__).parent
-        answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prismatic.dynamics import ExpertDynamics, RoutedExperts, cosine
+from prismatic.experts import RoutedExperts
 from prismatic.processes import processes
+from prismatic.scores import ExpertDynamics, cosine
 from prismatic.shards import parts_of
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from prismatic.logger import DynamicsLogger
 from prismatic.schema import TIERS
-from validation.series import METRICS, Expert, Run
+from validation.arrays import METRICS, Expert, Run
 from validation.statistics import Array
 
 LEVEL = {"top": 0.2, "bottom": 0.2, "middle": 0.9}

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from tests.simulate import simulated_run, with_norms
+from validation.arrays import Run
 from validation.claims import INCONCLUSIVE, REFUTED, SUPPORTED
-from validation.series import Run
 from validation.statistics import dose_response, more_runs
 from validation.verdict import decide
 

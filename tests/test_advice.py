@@ -7,9 +7,9 @@ from prismatic.config import RunConfig, parse_config
 from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run, with_norms
 from validation.advice import of_run
+from validation.arrays import Run
 from validation.claims import BY_CHANCE, CLAIMS, INCONCLUSIVE, Claim
 from validation.judge import singly, summed_up
-from validation.series import Run
 
 
 def advised(*runs):

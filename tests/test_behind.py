@@ -7,9 +7,10 @@ import pytest
 
 from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run
+from validation.arrays import Run
 from validation.behind import DRAWN, behind
 from validation.charts_evidence import evidence
-from validation.series import Run, did
+from validation.series import did
 from validation.verdict import decide
 
 

@@ -14,8 +14,9 @@ from torch import nn
 from prismatic import schema
 from prismatic.callbacks import DynamicsLoggerCallback
 from prismatic.config import RunConfig
-from prismatic.dynamics import find_routers, log_gradient_dynamics
+from prismatic.dynamics import log_gradient_dynamics
 from prismatic.errors import ConfigError
+from prismatic.experts import find_routers
 from prismatic.logger import DynamicsLogger
 from prismatic.model import ByteLM
 

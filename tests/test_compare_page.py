@@ -48,11 +48,21 @@ def shown(files):
     return at_view
 
 
-def test_one_run_says_what_compare_needs_and_how_to_get_it(files):
-    at = opened(PAGE, (files[0], "one"))
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (
+            {"config.router_type": "prismatic"},
+            "prismatic sweep --config experiments/per-example.yml --grid seed=0..4 --with-controls",
+        ),
+        ({}, '"config.seed": 1, "config.perturbation_scale": 0'),
+    ],
+)
+def test_one_run_says_what_compare_needs_and_how_its_own_trainer_gets_it(tmp_path, facts, line):
+    at = opened(PAGE, (write(simulated_run(steps=120), tmp_path / "one.db", **facts), "one"))
     assert not at.exception
     assert "at least two runs" in at.info[0].value
-    assert "sweep --config experiments/per-example.yml --grid seed=0..4 --with-controls" in at.get("code")[0].value
+    assert line in at.get("code")[0].value
 
 
 def test_groups_are_the_runs_that_differ_in_the_seed_alone(shown):

@@ -9,11 +9,11 @@ import vl_convert
 
 from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run, with_norms
+from validation.arrays import Run
 from validation.charts_findings import CHARTS, chart_of
 from validation.checklist import CHECKED, PASSED, UNCHECKED, checklist, troubleshooting
 from validation.diagnostics import CHECKS, ERROR, INFO, WARNING, diagnose, invalidating, of_rejected
 from validation.runs import read_files
-from validation.series import Run
 
 TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
 
@@ -29,7 +29,7 @@ def changed(run, **fields):
 
 def cut(run, rows):
     """Only some of the rows."""
-    from validation.series import Expert
+    from validation.arrays import Expert
 
     experts = {
         number: Expert(number, expert.role, {name: column[rows] for name, column in expert.columns.items()})

@@ -13,17 +13,11 @@ from torch import Tensor, nn
 
 from prismatic import schema
 from prismatic.config import RouterConfig, RunConfig
-from prismatic.dynamics import (
-    ExpertDynamics,
-    aggregate,
-    divergence,
-    find_routers,
-    log_gradient_dynamics,
-    measure,
-    relative_divergence,
-)
+from prismatic.dynamics import log_gradient_dynamics, measure
+from prismatic.experts import find_routers
 from prismatic.model import ByteLM
 from prismatic.router import Prismatic
+from prismatic.scores import ExpertDynamics, aggregate, divergence, relative_divergence
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 TINY = {"hidden_size": 16, "num_heads": 2, "sequence_length": 16}

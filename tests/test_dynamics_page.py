@@ -19,11 +19,11 @@ from ui.draw import slim
 from ui.dynamics import MAX_POINTS, VIEWS, _parquet, _picture
 from ui.shell import Library, Source
 from validation import charts
+from validation.arrays import Expert, Run, load_runs
 from validation.axis import on_axis
 from validation.counted import counted
 from validation.envelope import chart_series, drawn, gaps, read_off, smoothed
 from validation.runs import read_files
-from validation.series import Expert, Run, load_runs
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prismatic.config import RunConfig
-from prismatic.dynamics import aggregate, find_routers, measure
+from prismatic.dynamics import measure
 from prismatic.errors import ConfigError
+from prismatic.experts import find_routers
 from prismatic.integrations.accelerate import AccelerateDynamics
 from prismatic.integrations.lightning import LightningDynamicsCallback
 from prismatic.integrations.trainer import TrainerDynamicsCallback
 from prismatic.logger import DynamicsLogger
 from prismatic.model import ByteLM
+from prismatic.scores import aggregate
 from tests.test_house import ROOT, imported
 
 pytestmark = [

@@ -11,6 +11,7 @@ from tests.layered import write_layers
 from tests.simulate import simulated_run, write
 from tests.test_pages import opened, texts
 from validation import charts_layers, heatmap, series
+from validation.arrays import Expert
 from validation.claims import REFUTED, SUPPORTED
 from validation.judge import judge
 from validation.layers import leave_one_out, of_layers
@@ -114,8 +115,7 @@ def test_frames_are_single_steps_where_there_are_few_and_nan_where_nothing_is(ju
     run = judged.runs[0].until(4)
     assert heatmap.frames(run, "size", [0, 1, 2]).first_F.tolist() == [0, 1, 2, 3, 4]
     silent = {
-        e: series.Expert(e, one.role, {**one.columns, "bottom_norm": np.full(5, np.nan)})
-        for e, one in run.layers[0].items()
+        e: Expert(e, one.role, {**one.columns, "bottom_norm": np.full(5, np.nan)}) for e, one in run.layers[0].items()
     }
     cells = heatmap.frames(replace(run, layers=[silent, *run.layers[1:]]), "norm", [0, 1, 2]).at(0)
     assert cells.query("layer == 0 and tier == 'bottom'")["value"].isna().all()

@@ -1,15 +1,10 @@
-"""What DynamicsLogger writes, read back with plain sqlite3; and that nothing it meets stops training."""
+"""What DynamicsLogger writes, read back with plain sqlite3."""
 
 from __future__ import annotations
 
 import json
 import math
-import sqlite3
-import subprocess
-import sys
-import threading
 import time
-from contextlib import closing, nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,43 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prismatic import schema, store, writer
+from prismatic import schema
 from prismatic.config import RunConfig
-from prismatic.errors import LoggerError
 from prismatic.logger import DynamicsLogger
-
-
-def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query)]
-
-
-def columns(path: Path, table: str = "dynamics") -> list[str]:
-    return [row["name"] for row in rows(path, f"PRAGMA table_info({table})")]
-
-
-def codes(path: Path) -> list[str]:
-    return [row["code"] for row in rows(path, "SELECT code FROM events ORDER BY id")]
-
-
-def pragma(path: Path, name: str) -> object:
-    return rows(path, f"PRAGMA {name}")[0][name]
-
-
-def dynamics(experts: int = 2, value: float = 0.5) -> dict:
-    """What a hand-written loop logs, with a number of its own in every column."""
-    names = {i: [metric.name for metric in schema.expert_metrics(i)] for i in range(experts)}
-    gradients = {f"expert_{i}": {n: value + i + k / 64 for k, n in enumerate(names[i])} for i in range(experts)}
-    scores = {f"expert_{i}_{n}": gradients[f"expert_{i}"].pop(n) for i in range(1, experts) for n in names[i][-3:]}
-    return {"expert_gradients": gradients, "divergence_scores": scores}
-
-
-def flat(logged: dict) -> dict[str, float]:
-    gradients = logged["expert_gradients"].items()
-    return {f"{key}_{name}": value for key, values in gradients for name, value in values.items()} | logged[
-        "divergence_scores"
-    ]
+from tests.logged import codes, columns, dynamics, execute, flat, log_steps, rows
 
 
 @pytest.fixture
@@ -255,17 +217,11 @@ def test_a_metric_may_be_called_like_a_word_of_sql(path: Path, name: str):
     assert rows(path)[0][name] == 1.5
 
 
-def _log_steps(logger: DynamicsLogger, **metrics: object) -> None:
-    for step in range(3):
-        logger.log(step, dynamics(), **metrics)
-        logger.flush()
-
-
 @pytest.mark.parametrize("name", ["Loss", "train/loss", "x; DROP TABLE dynamics", 'a"b', "", "1st", "é", "x" * 64])
 def test_a_name_that_can_be_no_column_is_refused_once_and_the_row_is_kept(path: Path, name: str):
     with DynamicsLogger(path) as logger:
         with pytest.warns(RuntimeWarning, match="is not logged") as warned:
-            _log_steps(logger, **{name: 1.0})
+            log_steps(logger, **{name: 1.0})
         assert len(warned) == 1
     assert len(rows(path)) == 3
     assert codes(path) == ["refused_value"]
@@ -279,7 +235,7 @@ def test_a_name_that_can_be_no_column_is_refused_once_and_the_row_is_kept(path: 
 def test_a_value_that_is_no_number_is_refused_once_and_the_row_is_kept(path: Path, value: object):
     with DynamicsLogger(path) as logger:
         with pytest.warns(RuntimeWarning, match="'loss' is not logged") as warned:
-            _log_steps(logger, loss=value)
+            log_steps(logger, loss=value)
         assert len(warned) == 1
     assert [row["loss"] for row in rows(path)] == [None, None, None]
     assert codes(path) == ["refused_value"]
@@ -318,7 +274,7 @@ def test_a_step_that_is_no_whole_number_is_refused(path: Path):
 
 def test_columns_differ_in_more_than_their_case(path: Path):
     path.parent.mkdir(parents=True)
-    _execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL, Accuracy REAL)")
+    execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL, Accuracy REAL)")
     with DynamicsLogger(path) as logger:
         logger.log(0, dynamics(), accuracy=0.5)
     assert (rows(path)[0]["Accuracy"], codes(path)) == (0.5, ["migrated"])
@@ -333,59 +289,11 @@ def test_a_large_record_among_many_small_ones_is_not_dropped(path: Path):
     assert rows(path, "SELECT count(*) AS n FROM histograms") == [{"n": 15_000}]
 
 
-def test_without_a_flush_interval_rows_are_tried_again_when_a_lock_ends(path: Path, impatient, monkeypatch):
-    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
-    with DynamicsLogger(path, flush_seconds=0) as logger:
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            logger.log(0, dynamics())
-            time.sleep(0.2)
-            other.execute("ROLLBACK")
-        deadline = time.monotonic() + 10
-        while not rows(path) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert len(rows(path)) == 1
-        with pytest.warns(RuntimeWarning, match="cannot be written now"):
-            logger.flush()
-
-
-def test_rows_may_wait_for_the_end_of_the_run(path: Path):
-    with DynamicsLogger(path, flush_seconds=math.inf) as logger:
-        for step in range(10):
-            logger.log(step, dynamics())
-    assert len(rows(path)) == 10
-
-
-@pytest.mark.parametrize("link", ["symlink", "hard link to the folder's file by another path"])
-def test_another_path_to_the_same_file_is_no_second_writer(path: Path, link: str):
-    with DynamicsLogger(path) as logger:
-        logger.log(0, dynamics())
-        logger.flush()
-        other = path.with_name("other.db") if link == "symlink" else path.parent / ".." / path.parent.name / path.name
-        if link == "symlink":
-            other.symlink_to(path)
-        with pytest.raises(LoggerError, match="another DynamicsLogger is writing"):
-            DynamicsLogger(other)
-
-
 def test_tables_of_what_a_run_is_made_of_are_told_anew(path: Path):
     with DynamicsLogger(path) as logger:
         logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(5)], anew=True)
         logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(3)], anew=True)
     assert len(rows(path, "SELECT * FROM experts")) == 3
-
-
-def test_a_run_is_begun_anew_where_it_may_be_replaced(path: Path):
-    with DynamicsLogger(path, num_experts=4) as logger:
-        logger.log(50, dynamics(4))
-        with pytest.raises(LoggerError, match="another DynamicsLogger"):
-            DynamicsLogger(path, overwrite=True)
-        logger.log(60, dynamics(4))
-    assert len(rows(path)) == 2
-    with DynamicsLogger(path, resume="never", overwrite=True) as logger:
-        logger.log(0, dynamics(2))
-    assert [row["step"] for row in rows(path)] == [0]
-    assert "expert_3_top_norm" not in columns(path)
 
 
 def test_a_row_that_nobody_foresaw_does_not_block_the_others(path: Path):
@@ -444,237 +352,6 @@ def test_facts_are_json_and_replace_earlier_ones(path: Path):
     assert seen == facts | {"exit_state": "finished", "where": "/x"}
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that gives up soon, so that a locked file is met within a test."""
-    monkeypatch.setattr(store, "WRITE_SECONDS", 0.05)
-
-
-def test_a_locked_file_delays_rows_and_loses_none(path: Path, impatient):
-    logger = DynamicsLogger(path, flush_seconds=0)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.warns(RuntimeWarning, match="cannot be written now") as warned:
-            _log_steps(logger)
-        assert not logger.flush()
-        other.execute("ROLLBACK")
-    logger.log(3, dynamics())
-    assert logger.flush()
-    logger.close()
-    assert len(warned) == 1
-    assert [row["step"] for row in rows(path)] == [0, 1, 2, 3]
-
-
-def test_a_reader_that_holds_its_lock_while_a_row_is_written_loses_none(path: Path, impatient):
-    with DynamicsLogger(path, flush_seconds=0) as logger:
-        logger.log(0, dynamics())
-        logger.flush()
-        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
-            reader.execute("BEGIN")
-            assert reader.execute("SELECT count(*) FROM dynamics").fetchone() == (1,)
-            logger.log(1, dynamics())
-            with pytest.warns(RuntimeWarning, match="cannot be written now"):
-                assert not logger.flush()
-    assert [row["step"] for row in rows(path)] == [0, 1]
-
-
-def test_a_reader_does_not_delay_rows_in_wal_mode(path: Path):
-    with DynamicsLogger(path, journal_mode="wal") as logger:
-        logger.log(0, dynamics())
-        logger.flush()
-        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
-            reader.execute("BEGIN")
-            assert reader.execute("SELECT count(*) FROM dynamics").fetchone() == (1,)
-            logger.log(1, dynamics())
-            assert logger.flush()
-    assert [row["step"] for row in rows(path)] == [0, 1]
-    assert pragma(path, "journal_mode") == "delete"  # the finished file is whole by itself
-
-
-def test_closing_waits_for_a_reader_to_finish(path: Path):
-    logger = DynamicsLogger(path, flush_seconds=1e9)
-    logger.log(0, dynamics())
-    logger.log(1, dynamics())
-    locked = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    locked.execute("BEGIN EXCLUSIVE")
-    timer = threading.Timer(0.7, locked.close)
-    timer.start()
-    logger.close()
-    timer.join()
-    assert [row["step"] for row in rows(path)] == [0, 1]
-
-
-def test_what_could_not_be_written_at_last_is_counted_and_said(path: Path, impatient, monkeypatch):
-    monkeypatch.setattr(writer, "CLOSE_SECONDS", 0.2)
-    logger = DynamicsLogger(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        for step in range(5):
-            logger.log(step, dynamics())
-        with pytest.warns(RuntimeWarning, match="cannot be written now|5 logged steps were lost") as warned:
-            logger.close()
-    assert (logger.dropped, len(warned)) == (5, 2)
-    assert rows(path) == []
-
-
-def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path, impatient):
-    with DynamicsLogger(path, flush_seconds=0) as logger, closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.warns(RuntimeWarning, match="cannot be written now"):
-            logger._ensure_schema(3)
-        logger.log(0, dynamics(3))
-        other.execute("ROLLBACK")
-    assert rows(path)[0]["expert_2_top_norm"] == 2.5
-
-
-def test_a_full_memory_drops_what_comes_then_and_says_so(path: Path, impatient, monkeypatch):
-    monkeypatch.setattr(writer, "MAX_WAITING", 1000)
-    one = {"expert_gradients": {"expert_0": {"top_norm": 1.0}, "expert_1": {"top_norm": 1.0}}}
-    logger = DynamicsLogger(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        for step in range(2000):
-            logger.log(step, one, surprise=0.5)
-        logger.log_run({"seed": 0})
-        other.execute("ROLLBACK")
-    with pytest.warns(RuntimeWarning, match="cannot be written now") if logger._writer.sayings else nullcontext():
-        assert logger.flush()
-    seen = [row["step"] for row in rows(path, "SELECT step FROM dynamics ORDER BY step")]
-    assert seen == list(range(len(seen)))
-    assert logger.dropped == 2000 - len(seen) > 1500
-    assert set(codes(path)) == {"dropped"}
-    last = rows(path, "SELECT message FROM events ORDER BY id DESC")[0]["message"]
-    assert last.startswith(f"{logger.dropped} logged steps were dropped")
-    assert rows(path, "SELECT key FROM run") == [{"key": "seed"}]
-    logger.log(3000, one)
-    logger.close()
-    assert [row["step"] for row in rows(path)][-1] == 3000
-
-
-def test_a_run_file_is_a_rollback_journal_database_marked_as_ours(path: Path):
-    DynamicsLogger(path).close()
-    marks = [pragma(path, name) for name in ("application_id", "user_version", "journal_mode")]
-    assert marks == [schema.APPLICATION_ID, schema.SCHEMA_VERSION, "delete"]
-    assert sorted(file.name for file in path.parent.iterdir()) == ["dynamics.db", "dynamics.db.lock"]
-
-
-def _text(path: Path) -> None:
-    path.write_text("step,expert_0_top_norm\n" * 100)
-
-
-def _directory(path: Path) -> None:
-    path.mkdir()
-
-
-def _file_in_the_way(path: Path) -> None:
-    path.parent.rmdir()
-    path.parent.write_text("a file where a folder should be")
-
-
-def _execute(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def _marked_by_another_program(path: Path) -> None:
-    _execute(path, "PRAGMA application_id = 1196444487", "CREATE TABLE t (x)")
-
-
-def _database_of_something_else(path: Path) -> None:
-    _execute(path, "CREATE TABLE moz_places (id INTEGER PRIMARY KEY, url TEXT)")
-
-
-def _view_in_place_of_the_table(path: Path) -> None:
-    _execute(path, "CREATE VIEW dynamics AS SELECT 1 AS step")
-
-
-FOREIGN = [
-    _text,
-    _directory,
-    _file_in_the_way,
-    _marked_by_another_program,
-    _database_of_something_else,
-    _view_in_place_of_the_table,
-]
-
-
-@pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__.strip("_"))
-def test_what_is_no_run_file_is_refused_by_name_and_left_alone(path: Path, make):
-    path.parent.mkdir(parents=True)
-    make(path)
-    before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(LoggerError, match=f"{path.name}: .*choose another path"):
-        DynamicsLogger(path, num_experts=2)
-    assert before == (path.read_bytes() if path.is_file() else None)
-
-
-def test_a_file_that_is_locked_from_the_start_is_refused_by_name(path: Path):
-    path.parent.mkdir(parents=True)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(LoggerError, match=r"dynamics\.db: .*locked"):
-            DynamicsLogger(path)
-
-
-def test_a_file_that_is_being_written_has_no_second_writer(path: Path):
-    with DynamicsLogger(path) as logger:
-        logger.log(0, dynamics())
-        with pytest.raises(LoggerError, match=r"dynamics\.db: another DynamicsLogger is writing this file"):
-            DynamicsLogger(path)
-        program = f"from prismatic.logger import DynamicsLogger; DynamicsLogger({str(path)!r})"
-        second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-        assert "another DynamicsLogger is writing this file" in second.stderr
-        logger.log(1, dynamics())
-    DynamicsLogger(path).close()
-    assert [row["step"] for row in rows(path)] == [0, 1]
-
-
-def test_a_logger_that_nobody_holds_any_more_gives_its_file_free(path: Path):
-    DynamicsLogger(path).log(0, dynamics())
-    with DynamicsLogger(path) as logger:
-        logger.log(1, dynamics())
-    assert [row["step"] for row in rows(path)] == [0, 1]
-
-
-def test_whether_a_run_may_be_there_already_can_be_asked_for(path: Path):
-    with pytest.raises(LoggerError, match="there is no run to resume"):
-        DynamicsLogger(path, resume="must")
-    DynamicsLogger(path, resume="never").close()
-    with pytest.raises(LoggerError, match="exists already"):
-        DynamicsLogger(path, resume="never")
-    DynamicsLogger(path, resume="must").close()
-
-
-def test_a_file_of_a_later_schema_version_is_refused_and_left_alone(path: Path):
-    DynamicsLogger(path).close()
-    _execute(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
-    before = path.read_bytes()
-    with pytest.raises(LoggerError, match="written by schema version 2, newer than the 1 known here"):
-        DynamicsLogger(path)
-    assert path.read_bytes() == before
-
-
-def test_a_damaged_run_is_refused_at_resume(path: Path):
-    with DynamicsLogger(path) as logger:
-        for step in range(500):
-            logger.log(step, dynamics())
-    damaged = bytearray(path.read_bytes())
-    damaged[8192:8292] = bytes(100)
-    path.write_bytes(damaged)
-    with pytest.raises(LoggerError, match=r"dynamics\.db: .*(damaged|malformed)"):
-        DynamicsLogger(path)
-    assert path.read_bytes() == bytes(damaged)
-
-
-def test_a_run_file_of_another_writer_is_carried_on(path: Path):
-    path.parent.mkdir(parents=True)
-    _execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL)")
-    with DynamicsLogger(path) as logger:
-        logger.log(5, dynamics())
-    assert rows(path)[0].items() >= {"step": 5, "expert_1_top_norm": 1.5}.items()
-
-
 def test_the_schema_describes_every_table_and_column():
     text = schema.describe()
     for statement in schema.create_statements(2):
@@ -687,50 +364,3 @@ def test_the_schema_describes_every_table_and_column():
 def test_every_column_has_a_unit_and_a_meaning():
     every = [*schema.dynamics_columns(3), *(column for table, _ in schema.TABLES.values() for column in table)]
     assert all(column.type in ("INTEGER", "REAL", "TEXT") and column.unit and column.meaning for column in every)
-
-
-def test_closing_twice_is_closing_once(path: Path):
-    logger = DynamicsLogger(path)
-    logger.log(0, dynamics())
-    logger.close()
-    logger.close()
-    with logger:
-        pass
-    assert len(rows(path)) == 1
-
-
-def test_the_file_is_closed_and_complete_after_an_exception(path: Path):
-    with pytest.raises(KeyError), DynamicsLogger(path, flush_seconds=1e9) as logger:  # noqa: PT012
-        _log_steps(logger)
-        raise KeyError("a bug in somebody's training loop")
-    assert [row["step"] for row in rows(path)] == [0, 1, 2]
-    with pytest.warns(RuntimeWarning, match="nothing is logged any more, it is closed") as warned:
-        _log_steps(logger)
-    assert (len(warned), logger.dropped) == (1, 3)
-
-
-def test_rows_reach_the_file_when_the_program_ends_without_closing(path: Path):
-    program = f"""if True:
-        from prismatic.logger import DynamicsLogger
-        logger = DynamicsLogger({str(path)!r}, flush_seconds=1e9)
-        for step in range(3):
-            logger.log(step, {{"expert_gradients": {{"expert_0": {{"top_norm": 1.0}}}}}})
-        raise SystemExit(3)"""
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 3
-    assert [row["step"] for row in rows(path)] == [0, 1, 2]
-
-
-def test_another_thread_may_log(path: Path):
-    with DynamicsLogger(path, flush_seconds=0) as logger:
-        thread = threading.Thread(target=logger.log, args=(0, dynamics()))
-        thread.start()
-        thread.join()
-    assert len(rows(path)) == 1
-
-
-def test_rows_are_on_disk_while_training_goes_on(path: Path):
-    with DynamicsLogger(path, flush_seconds=0) as logger:
-        for step in range(3):
-            logger.log(step, dynamics())
-            logger.flush()
-            assert len(rows(path)) == step + 1

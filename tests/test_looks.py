@@ -5,9 +5,9 @@ import pytest
 
 from prismatic.thresholds import Thresholds
 from tests.simulate import simulated_run
+from validation.arrays import Run
 from validation.claims import INCONCLUSIVE, SUPPORTED
 from validation.looks import at_look
-from validation.series import Run
 from validation.verdict import decide
 
 

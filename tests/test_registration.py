@@ -9,8 +9,8 @@ from prismatic.model import ByteLM
 from prismatic.runfiles import read_facts
 from prismatic.thresholds import RULES, Thresholds, registered
 from tests.simulate import simulated_run
+from validation.arrays import Run
 from validation.registration import registration_of, thresholds_of
-from validation.series import Run
 
 TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "sequence_length": 8}
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.simulate import simulated_run, with_norms
+from validation.arrays import Run
 from validation.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
-from validation.series import Run, did, is_collinear
+from validation.series import did, is_collinear
 from validation.verdict import combine, decide
 
 

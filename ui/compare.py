@@ -17,9 +17,8 @@ from validation.compare import COURSES
 from validation.judge import Judgement
 from validation.queries import ask
 
-TRAIN = "python -m prismatic sweep --config experiments/per-example.yml --grid"
-SEEDS = f"{TRAIN} seed=0..4 --with-controls"
-DOSES = f"{TRAIN} perturbation_scale=0,0.5,1,2 seed=0..2"
+SEEDS = "seed=0..4 --with-controls"
+DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
 ABREAST = 2  # charts of doses
 MOST_GROUPS = 60  # that can be chosen from
 SHOWN = 4  # groups at first, so that their lines can be told apart
@@ -28,12 +27,23 @@ MOST_PAIRS = 40  # rows of the chart of twins
 PAGE = 100  # rows of the table of runs
 
 
-def needs_more() -> None:
+def needs_more(judgement: Judgement) -> None:
     """What to do with one run."""
     st.info("Compare needs at least two runs. Add seeds of this one, and runs in which nothing was perturbed:")
-    st.code(SEEDS, language=None, wrap_lines=True)
+    how_to_train(judgement, SEEDS)
     st.caption("Then choose all of their files on the home page. Five seeds of each usually give an answer.")
     st.page_link("app.py", label="Choose more files on the home page")
+
+
+def how_to_train(judgement: Judgement, grid: str) -> None:
+    """What makes runs that belong together: our own command, or what runs of other trainers must say of themselves."""
+    if any(run.by_trainer for run in judgement.runs):
+        line = f"python -m prismatic sweep --config experiments/per-example.yml --grid {grid}"
+        st.code(line, language=None, wrap_lines=True)
+    else:
+        line = 'callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0})'
+        st.code(line, language=None, wrap_lines=True)
+        st.caption("Each run says its seed and its scale; its other options must be the same as those of its group.")
 
 
 def groups(judgement: Judgement) -> None:
@@ -136,7 +146,7 @@ def dose_response(judgement: Judgement) -> None:
             "A dose-response needs groups that differ in perturbation_scale alone: at least three scales, and two "
             "seeds that have all of them. Choose only such runs, or train them:"
         )
-        st.code(DOSES, language=None, wrap_lines=True)
+        how_to_train(judgement, DOSES)
         return
     places = [place for _ in range(0, len(found), ABREAST) for place in st.columns(ABREAST, gap="large")]
     for place, dose in zip(places, found, strict=False):
@@ -190,7 +200,7 @@ def beside_shams(judgement: Judgement) -> None:
         st.info(
             "No run here has a sham run: the same options and the same seed, with perturbation_scale 0. Train them:"
         )
-        st.code(SEEDS, language=None, wrap_lines=True)
+        how_to_train(judgement, SEEDS)
         return
     claim = st.segmented_control(
         "Claim", ["awakening", "divergence"], default="awakening", required=True, key="claim", bind="query-params"

@@ -11,12 +11,12 @@ from ui.draw import draw
 from ui.shell import SEVERITY_COLORS
 from ui.tables import show_table
 from ui.words import plain
+from validation.arrays import Run
 from validation.charts_findings import chart_of
 from validation.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
 from validation.diagnostics import Finding
 from validation.judge import Judgement
 from validation.runs import RunFile
-from validation.series import Run
 
 BADGES = {PASSED: "green", **SEVERITY_COLORS}
 LOG_HISTOGRAMS = "--set histogram_freq=100"

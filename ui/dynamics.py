@@ -17,6 +17,7 @@ from ui.memory import kept
 from ui.tables import show_table
 from ui.views import chosen_gradients
 from validation import charts
+from validation.arrays import Run
 from validation.axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
 from validation.charts_lines import Drawing
 from validation.charts_pointer import HOVER_STEPS
@@ -25,7 +26,6 @@ from validation.drawing import CONFIG, still
 from validation.envelope import WINDOW, drawn, gaps, places, read_off, smoothed
 from validation.judge import Judgement
 from validation.panels import Style
-from validation.series import Run
 from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn

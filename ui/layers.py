@@ -16,13 +16,13 @@ from ui.memory import kept
 from ui.tables import show_table
 from ui.views import number
 from validation import charts_layers, heatmap
+from validation.arrays import Run
 from validation.attribution import Selection
 from validation.claims import INVALID, Claim
 from validation.heatmap import MEASURES
 from validation.judge import Judgement
 from validation.layers import JUDGED, LeftOut, leave_one_out
 from validation.runs import RunFile
-from validation.series import Run
 from validation.verdict import Verdict
 
 TICK = 0.7  # seconds for a frame while it plays

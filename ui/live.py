@@ -12,10 +12,10 @@ from ui.alerts import Alerts
 from ui.library import Key, library
 from ui.settings import settings
 from ui.words import plain
+from validation.arrays import Run
 from validation.diagnostics import ERROR, Finding
 from validation.glance import STALE_AFTER
 from validation.judge import Judgement
-from validation.series import Run
 from validation.sets import is_set
 
 LOOK_EVERY = 3.0  # seconds between two looks at a run that is being trained

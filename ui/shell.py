@@ -17,10 +17,10 @@ from ui.hints import hint
 from ui.library import Library, Source, library
 from ui.live import follow, is_training, live_badge
 from ui.words import plain, sentence
+from validation.arrays import Run
 from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judge import Judgement
-from validation.series import Run
 
 __all__ = ["Library", "Source", "plain", "sentence"]  # what pages and tests take from here as well
 

@@ -17,6 +17,7 @@ from ui.memory import kept
 from ui.shell import changed, plain, sentence, status_badge
 from ui.tables import height, show_table
 from ui.views import number
+from validation.arrays import Run
 from validation.behind import behind
 from validation.charts_evidence import evidence as evidence_chart
 from validation.claims import CLAIMS, Claim
@@ -24,7 +25,6 @@ from validation.document import as_html, as_markdown
 from validation.judge import Judgement
 from validation.registration import AS_REGISTERED, CHANGED
 from validation.report import as_json
-from validation.series import Run
 
 MOST_CLAIMS = 24  # rows of their table seen at once
 

@@ -8,10 +8,10 @@ from prismatic.schema import SOURCES
 from ui.shell import COLORS, show_finding, status_badge
 from ui.tables import show_table
 from ui.words import plain, sentence
+from validation.arrays import Run
 from validation.claims import CLAIMS, Claim
 from validation.intervals import bar
 from validation.judge import Judgement
-from validation.series import Run
 from validation.verdict import combine
 from validation.wording import MEANING, QUESTIONS, digits
 

@@ -26,6 +26,7 @@ from validation.errors import Limits, RunFileError
 from validation.export import export
 from validation.judge import Judgement, judge
 from validation.junit import as_junit
+from validation.options import parse_changes, parse_limits
 from validation.relations import RELATIONS, connect
 from validation.report import UNREADABLE, UNSURE, as_json, as_text, exit_code, objections
 from validation.runs import Rejected, RunFile
@@ -249,24 +250,6 @@ def _named(sources: Sequence[str]) -> list[str]:
     return [name for source in sources for name in (filter(None, lines) if source == "-" else [source])]
 
 
-def parse_limits(overrides: list[str]) -> Limits:
-    """The defaults with `name=value` laid over them. Raises ValueError that names the limit and what is allowed."""
-    limits, known = Limits(), {field.name: field for field in fields(Limits)}
-    for override in overrides:
-        name, _, value = override.partition("=")
-        if name not in known:
-            raise ValueError(f"--limit {override}: unknown limit {name!r}; the limits are {', '.join(known)}")
-        kind = type(getattr(limits, name))
-        try:
-            number = kind(value)
-        except ValueError:
-            number = 0
-        if not 0 < number < float("inf"):
-            raise ValueError(f"--limit {override}: expected a number above 0, such as --limit {name}=1000000")
-        limits = replace(limits, **{name: number})
-    return limits
-
-
 def _compact(options: argparse.Namespace) -> int:
     try:
         runs, rejected = _read(options)
@@ -312,24 +295,6 @@ def _query(options: argparse.Namespace) -> int:
     if found.cut:
         print(f"only the first {options.rows:,} rows; --rows shows more", file=sys.stderr)
     return 0
-
-
-def parse_changes(overrides: list[str]) -> dict[str, float]:
-    """Thresholds as `name=value`. Raises ConfigError that names the option and what is allowed."""
-    changes = {}
-    for override in overrides:
-        name, _, value = override.partition("=")
-        try:
-            changes[name] = float(value)
-        except ValueError:
-            raise ConfigError(
-                f"--set {override}: {value!r} is not a number; expected such as --set {name}=0.1"
-            ) from None
-        try:
-            Thresholds().changed({name: changes[name]})
-        except ConfigError as error:
-            raise ConfigError(f"--set {override}: {error}") from None
-    return changes
 
 
 if __name__ == "__main__":

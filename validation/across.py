@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.attribution import SHAM_RUN, Options, options_of
 from validation.claims import (
     CLAIMS,
@@ -29,7 +30,6 @@ from validation.claims import (
     finite,
     interval,
 )
-from validation.series import Run
 from validation.statistics import Array, Estimate, Trend, across_runs, dose_response, more_runs
 
 TREATED, SHAM, POSITIVE = "treated", "sham", "positive_control"

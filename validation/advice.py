@@ -9,10 +9,10 @@ import numpy as np
 
 from prismatic.thresholds import Thresholds
 from validation.across import TREATED
+from validation.arrays import Run
 from validation.claims import BY_CHANCE, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise, counted
 from validation.diagnostics import COLLAPSED_SHARE, ERROR, Finding
 from validation.mixtures import merged_once, missing_control, unseen_direction
-from validation.series import Run
 from validation.verdict import Verdict
 
 STRONGER = 2.0  # the perturbation_scale that the protocol asks for where nothing is found

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import Expert, Run
 from validation.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, finite
-from validation.series import Expert, Run
 from validation.statistics import Array
 
 

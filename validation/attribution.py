@@ -17,7 +17,7 @@ import numpy as np
 
 from prismatic.thresholds import Thresholds
 from validation import series
-from validation.series import Expert, Run
+from validation.arrays import Expert, Run, align
 from validation.statistics import Array
 
 FREE = frozenset({"perturbation_scale", "seed", "device"})
@@ -188,7 +188,7 @@ def _sham_control(run: Run, expert: Expert, sham: Run, selection: Selection) -> 
     own, twin = series.divergence(run, expert), series.divergence(sham, sham.experts[expert.expert])
     if own.keys() != twin.keys():
         return None
-    baseline = {name: series.align(sham.steps, twin[name], run.steps) for name in own}
+    baseline = {name: align(sham.steps, twin[name], run.steps) for name in own}
     return Control(SHAM_RUN, f"sham run {sham.run}", baseline, _draws_of_pairs(run, sham, selection))
 
 

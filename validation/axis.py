@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from validation.arrays import Run
 from validation.counted import Counted
-from validation.series import Run
 from validation.statistics import Array
 
 AXES = {"Steps": "Training step", "Tokens": "Tokens", "Hours": "Hours since the first row"}

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from validation.arrays import Run
 from validation.claims import SUPPORTED, Claim
 from validation.judge import Judgement
-from validation.series import Run
 from validation.wording import estimated, has_interval
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.attribution import Selection
 from validation.envelope import places
 from validation.evidence import Evidence, evidence_of
 from validation.looks import at_look
 from validation.mixtures import beyond
-from validation.series import Run
 from validation.statistics import BATCHES, Array, Estimate, batch_means
 
 DRAWN = 1500  # points of a series; beyond them both extremes of each bucket

@@ -12,12 +12,12 @@ import pandas as pd
 
 from prismatic.thresholds import Thresholds
 from validation import charts, series
+from validation.arrays import Expert, Run
 from validation.charts_lines import Drawing, draw
 from validation.diagnostics import COLLAPSED_SHARE, Finding
 from validation.diagnostics.gradients import LOST, ORDER_FIXES
 from validation.envelope import drawn, gaps, places
 from validation.panels import GREY, Panel, Style
-from validation.series import Expert, Run
 from validation.statistics import Array
 
 POINTS = 500  # per series: the chart is small

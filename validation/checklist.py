@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.claims import counted
 from validation.diagnostics.finding import Finding, logged_norms
-from validation.series import Run
 
 PASSED, UNCHECKED = "passed", "not checked"
 Look = Callable[[Run, Thresholds], str | None]

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy import special
 
 from validation.across import POSITIVE, SCALE, Dose, Group
+from validation.arrays import Run
 from validation.attribution import options_of
 from validation.claims import Claim, combine
 from validation.judge import Judgement
 from validation.queries import ask
-from validation.series import Run
 from validation.statistics import across_runs
 
 POINTS = 60

@@ -12,6 +12,7 @@ import numpy as np
 
 from prismatic.thresholds import Thresholds
 from validation import series
+from validation.arrays import Expert, Run
 from validation.as_written import as_written
 from validation.attribution import Selection
 from validation.claims import (
@@ -28,7 +29,6 @@ from validation.claims import (
 )
 from validation.evidence import Evidence, evidence_of
 from validation.mixtures import beyond, common_factor, elsewhere, missing_control, parallel, unseen_direction
-from validation.series import Expert, Run
 from validation.statistics import Batches, Estimate, batched, more_points, third_weights
 
 DECLINE = 0.95  # a sure loss of less than this share is not worth a word

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.looks import at_look
-from validation.series import Run
 from validation.statistics import BATCHES, batch_means
 
 LOGGED = (*(f"{tier}_norm" for tier in TIERS), "norm")

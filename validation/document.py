@@ -20,6 +20,7 @@ from markupsafe import Markup
 from prismatic.thresholds import RULES
 from validation import drawing, intervals
 from validation.across import Group
+from validation.arrays import Run
 from validation.baseline import Comparison
 from validation.claims import CLAIMS, Claim, combine, counted
 from validation.diagnostics import Finding
@@ -28,7 +29,6 @@ from validation.judge import Judgement
 from validation.registration import ALTERED, NOT_REGISTERED, Registration
 from validation.report import SHOWN, alike, options, versions
 from validation.runs import RunFile
-from validation.series import Run
 from validation.verdict import Reading
 from validation.wording import MEANING, QUESTIONS, estimated, has_interval, plain, sentence, threshold
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from validation import charts, charts_evidence
+from validation.arrays import Run
 from validation.behind import behind
 from validation.envelope import chart_series, gaps
 from validation.runs import RunFile
-from validation.series import Run
 from validation.verdict import Verdict
 
 # The colours of .streamlit/config.toml, which an installed package does not have; a test compares them.

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from validation.arrays import Run
 from validation.relations import by_expert
 from validation.runs import RunFile
-from validation.series import Run
 from validation.statistics import Array
 
 METRICS = (  # as an answer is ordered

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from prismatic.thresholds import Thresholds
 from validation import series
+from validation.arrays import Expert, Run
 from validation.attribution import CONTROL_EXPERT, Control, Draws, Selection, control_of
-from validation.series import Expert, Run
 from validation.statistics import Array, Batches, Estimate, batched, t_half
 
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from prismatic.schema import TIERS
 from validation import series
+from validation.arrays import Run
 from validation.queries import ask
 from validation.runs import RunFile
-from validation.series import Run
 from validation.statistics import Array
 
 MOST_FRAMES = 60

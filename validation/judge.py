@@ -15,13 +15,13 @@ import duckdb
 
 from prismatic.thresholds import Thresholds
 from validation.advice import Advice, of_groups, of_run, told_once
+from validation.arrays import Run, load_runs
 from validation.attribution import Spreads
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.errors import shown
 from validation.registration import Registration, registration_of, thresholds_of
 from validation.relations import connect
 from validation.runs import Rejected, RunFile
-from validation.series import Run, load_runs
 from validation.verdict import Own, Verdict, of_each, together
 
 

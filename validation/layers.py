@@ -14,11 +14,11 @@ import numpy as np
 from scipy import special
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import METRICS, Expert, Run
 from validation.attribution import Selection
 from validation.claims import Claim, exp, finite
 from validation.evidence import evidence_of
 from validation.looks import at_look
-from validation.series import METRICS, Expert, Run
 from validation.statistics import Array, batched
 from validation.verdict import decide
 

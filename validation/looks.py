@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prismatic.thresholds import Thresholds
-from validation.series import Run
+from validation.arrays import Run
 
 
 @dataclass(frozen=True)

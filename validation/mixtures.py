@@ -5,7 +5,7 @@ Soft merging is spoken of only where parameters are merged, and options of the t
 
 from __future__ import annotations
 
-from validation.series import Run
+from validation.arrays import Run
 
 UNSEEN = "whether the experts would learn differently cannot be seen in it"
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from prismatic.cluster import LOST_MACHINES, connected
 from prismatic.errors import SweepError
 from prismatic.thresholds import Thresholds
+from validation.arrays import Expert, Run, load_runs
 from validation.attribution import Selection, Spreads, spread_of
 from validation.cache import Cache
 from validation.errors import Limits, NotASet, RunFileError
@@ -28,7 +29,6 @@ from validation.judge import Judgement, Single, singly, summed_up
 from validation.looks import at_look
 from validation.registration import thresholds_of
 from validation.runs import Rejected, RunFile, arrow_schema, find_files, has_wal, own_id, read_files
-from validation.series import Expert, Run, load_runs
 from validation.sets import Place, damaged, is_set, parts, read_part, require
 
 FILES_AT_ONCE = 20  # of one share

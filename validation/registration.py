@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prismatic.thresholds import RULES, Registered, Thresholds, registered
-from validation.series import Run
+from validation.arrays import Run
 
 AS_REGISTERED, CHANGED, ALTERED, NOT_REGISTERED = "as_registered", "changed", "altered", "not_registered"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import prismatic
 from prismatic.thresholds import RULES
+from validation.arrays import Run
 from validation.baseline import Change, Comparison
 from validation.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, counted
 from validation.diagnostics import ERROR, WARNING, Finding
@@ -18,7 +19,6 @@ from validation.errors import shown
 from validation.judge import Judgement
 from validation.registration import ALTERED, Registration
 from validation.runs import RunFile
-from validation.series import Run
 from validation.verdict import Reading
 from validation.wording import estimated, plain
 

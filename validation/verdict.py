@@ -14,12 +14,12 @@ from functools import cached_property
 
 from prismatic.thresholds import Thresholds
 from validation.across import Dose, Group, across, doses, grouped
+from validation.arrays import Expert, Run
 from validation.as_written import as_written
 from validation.attribution import Selection, Spreads
 from validation.claims import CLAIMS, INVALID, Claim, Premise, combine
 from validation.controlled import controlled, premise
 from validation.looks import at_look
-from validation.series import Expert, Run
 
 
 @dataclass(frozen=True)

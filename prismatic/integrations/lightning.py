@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.callbacks import DynamicsLoggerCallback
-from prismatic.dynamics import Gradient, dot_grad, find_routers
+from prismatic.dynamics import Gradient, dot_grad
 from prismatic.errors import PrismaticError
+from prismatic.experts import find_routers
 from prismatic.harmless import harmless
 from prismatic.logger import DynamicsLogger
 from prismatic.probe import Loss, Probe

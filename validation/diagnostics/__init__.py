@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.diagnostics.experiment import (
     COLLAPSED_SHARE,
     collinear_gradients,
@@ -39,7 +40,6 @@ from validation.diagnostics.rows import (
     wal_missing,
 )
 from validation.runs import Rejected
-from validation.series import Run
 
 __all__ = [
     "CHECKS",

@@ -8,9 +8,9 @@ import numpy as np
 
 from prismatic.thresholds import Thresholds
 from validation import series
+from validation.arrays import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
 from validation.mixtures import common_factor, differing, scales_with, why_parallel
-from validation.series import Run
 
 COLLAPSED_SHARE = 0.95
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prismatic.schema import TIERS
-from validation.series import Run
+from validation.arrays import Run
 from validation.statistics import Array
 
 ERROR, WARNING, INFO = "error", "warning", "info"

@@ -8,10 +8,10 @@ import numpy as np
 
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.claims import counted
 from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, tier_norms
 from validation.mixtures import unrouted
-from validation.series import Run
 
 BROKEN_SHARE = 0.20  # of the rows; STATISTICS of the verdict hold up to 10 %
 STUCK_ROWS = 10

@@ -8,10 +8,10 @@ import numpy as np
 
 from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
+from validation.arrays import Run
 from validation.claims import counted
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
 from validation.errors import WHOLE_COPY, shown
-from validation.series import Run
 
 GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence
