@@ -6,6 +6,7 @@ A session keeps its uploads while it may come back: Streamlit holds one whose co
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -136,13 +138,17 @@ def library() -> Library:
 
 def close_left(is_active: Callable[[str], bool], seconds: float) -> None:
     """Close the libraries of sessions that have been without a connection for longer than this."""
-    now = time.monotonic()
+    now, closed = time.monotonic(), False
     for session in list(_OPEN):
         if is_active(session):
             _GONE.pop(session, None)
         elif now - _GONE.setdefault(session, now) >= seconds:
             _OPEN.pop(session).close()
             del _GONE[session]
+            closed = True
+    if closed:  # what they held goes back to the system: things that refer to each other, and what Arrow keeps in hand
+        gc.collect()
+        pa.default_memory_pool().release_unused()
 
 
 def close_all() -> None:
