@@ -29,7 +29,7 @@ from validation.panels import Style
 from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
-ALL_POINTS = 6_000  # of all series: the browser works on each of them each time the lines are drawn
+ALL_POINTS = 4_800  # of all series: the browser works on each of them each time the lines are drawn
 SMOOTH_POINTS = 400
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot

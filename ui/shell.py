@@ -67,7 +67,7 @@ def introduce(run: Run) -> None:
     """Which run this is, and what nobody may overlook about it on any page."""
     scale, seed = run.number("config.perturbation_scale"), run.seed
     merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
-    facts = [f"run {run.run}", f"{len(run.steps)} logged steps", f"{len(run.experts)} experts"]
+    facts = [f"run {run.run}", f"{len(run.steps):,} logged steps", f"{len(run.experts)} experts"]
     facts += [f"scale {scale:g}"] if scale is not None else []
     facts += [f"merge {merge}"] if merge else []
     facts += [f"seed {seed}"] if seed is not None else []
