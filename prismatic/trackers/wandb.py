@@ -28,11 +28,12 @@ def read(source: Path) -> list[Tracked]:
     """
     try:
         from google.protobuf.message import DecodeError
-        from wandb.proto.wandb_internal_pb2 import Record
+        from wandb.proto import wandb_internal_pb2 as messages
     except ImportError as error:
         raise ImportError('.wandb files need W&B: pip install "prismatic-dynamics[trackers]"') from error
     files = sorted(source.rglob("*.wandb")) if source.is_dir() else [source]
-    return [_run(path, Record, DecodeError) for path in files]
+    record: Any = vars(messages)["Record"]  # which protobuf makes as it loads, so that no type checker knows of it
+    return [_run(path, record, DecodeError) for path in files]
 
 
 def _run(path: Path, record_type: Any, broken: type[Exception]) -> Tracked:
