@@ -47,6 +47,8 @@ from playwright.async_api import Browser, async_playwright
 RESULTS = ROOT / "benchmarks" / "results" / "app.json"
 NOW = DATA / "now"  # logs and runs of this time
 SESSIONS = 20
+LOOKS = 7  # seconds in which the server looks three times for sessions that are gone
+BRUSHED = (0.1, 0.5, 0.3, 0.7, 0.2)  # where a range begins: other steps each time, outside the range before it
 READING = (3.0, 9.0)  # seconds between two clicks of one of them
 
 
@@ -210,8 +212,8 @@ async def time_chart(browser: Browser, server: Server, work: Work, report: Repor
                 await guest.visit(other)
             report.chart.append(await guest.visit("Dynamics"))
             report.chart_bytes.append(guest.received)
-        for number in range(max(2, work.rounds)):  # each time other steps, which nobody has seen yet
-            report.brush.append(await guest.brush(0.25 + 0.05 * number))
+        for place in BRUSHED[: max(2, work.rounds)]:
+            report.brush.append(await guest.brush(place))
             report.brush_bytes.append(guest.received)
         report.errors += guest.errors
 
@@ -279,10 +281,10 @@ def check(session: Client, own: Researcher, name: str, report: Report) -> None:
 
 async def forgotten(server: Server, work: Work) -> int:
     """Memory of the server when it has let go of all who left: it does so when another one leaves."""
-    await asyncio.sleep(work.forget_after + 1)
+    await asyncio.sleep(work.forget_after + LOOKS)
     async with client(server):
         pass
-    await asyncio.sleep(2)
+    await asyncio.sleep(LOOKS)
     return server.memory
 
 

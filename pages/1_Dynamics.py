@@ -1,25 +1,30 @@
 """Do the perturbed experts learn differently? The chart that the question is asked of."""
 
+from functools import partial
+
 import streamlit as st
 
 from ui.dynamics import (
     VIEWS,
     Look,
+    chart,
     chosen_axis,
     chosen_experts,
-    chosen_source,
     chosen_style,
     chosen_view,
-    ranged,
     scores,
+    seen_by,
 )
+from ui.parts import part
 from ui.shell import shell
+from ui.views import chosen_gradients
 
 judgement, run = shell("Dynamics")
 scores(judgement, run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = chosen_view()
-    seen = chosen_source(run)
+    source = chosen_gradients(run)
+seen = seen_by(run, source)
 if not len(run.steps):
     st.info(
         "This file has the right tables and no row in them, so there is nothing to draw. The Diagnostics page says why."
@@ -33,4 +38,4 @@ experts = chosen_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     unit = chosen_axis(run)
     smooth, batches = chosen_style()
-ranged(judgement, run, seen, Look(view, tuple(experts), unit, smooth, batches))
+part(judgement, run, partial(chart, look=Look(view, source, tuple(experts), unit, smooth, batches)))

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from ui.layers import drivers, film
+from ui.layers import chosen_measure, drivers, film
 from ui.shell import shell
 from ui.views import chosen_gradients
-from validation.heatmap import MEASURES, layer_names
+from validation.heatmap import layer_names
 
 judgement, run = shell("Layers")
 file = next(file for file in judgement.files if file.run == run.run)
@@ -16,16 +16,7 @@ if not run.layers:
     st.stop()
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    measure = st.segmented_control(
-        "Show",
-        list(MEASURES),
-        default="size",
-        required=True,
-        format_func=lambda name: MEASURES[name].title,
-        key="measure",
-        wrap=True,
-        bind="query-params",
-    )
+    measure = chosen_measure()
     source = chosen_gradients(run)
-film(judgement, run, file, measure, source)
+film(judgement, run, measure, source)
 drivers(judgement, run, layer_names(file))

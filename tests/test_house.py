@@ -18,10 +18,8 @@ WALLS = {
     "validation": {
         "torch",
         "streamlit",
-        "prismatic.router",
-        "prismatic.dynamics",
-        "prismatic.train",
-        "prismatic.model",
+        *(f"prismatic.{name}" for name in ("callbacks", "dynamics", "experts", "inventory", "model", "optimizers")),
+        *(f"prismatic.{name}" for name in ("probe", "provenance", "router", "train")),
     },
     "pages": {"torch", "sqlite3", "duckdb"},
     "ui": {"torch", "sqlite3", "duckdb"},

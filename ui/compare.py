@@ -19,6 +19,8 @@ from validation.queries import ask
 
 SEEDS = "seed=0..4 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
+FACTS = """callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0.5})
+python -m prismatic import ... --set seed=1 perturbation_scale=0.5"""
 ABREAST = 2  # charts of doses
 MOST_GROUPS = 60  # that can be chosen from
 SHOWN = 4  # groups at first, so that their lines can be told apart
@@ -41,9 +43,11 @@ def how_to_train(judgement: Judgement, grid: str) -> None:
         line = f"python -m prismatic sweep --config experiments/per-example.yml --grid {grid}"
         st.code(line, language=None, wrap_lines=True)
     else:
-        line = 'callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0})'
-        st.code(line, language=None, wrap_lines=True)
-        st.caption("Each run says its seed and its scale; its other options must be the same as those of its group.")
+        st.caption(
+            "Each run must say its seed and its scale, as the facts config.seed and config.perturbation_scale; its "
+            "other options are those of its group. In a loop of your own, and where runs of a tracker are imported:"
+        )
+        st.code(FACTS, language=None, wrap_lines=True)
 
 
 def groups(judgement: Judgement) -> None:

@@ -15,7 +15,6 @@ from prismatic.thresholds import Thresholds
 from ui.draw import Described, describe, draw
 from ui.memory import kept
 from ui.tables import show_table
-from ui.views import chosen_gradients
 from validation import charts
 from validation.arrays import Run
 from validation.axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
@@ -30,7 +29,8 @@ from validation.statistics import Array
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
 ALL_POINTS = 4_800  # of all series: the browser works on each of them each time the lines are drawn
-SMOOTH_POINTS = 400
+LEAST_POINTS = 200  # per series, however many there are
+SMOOTH_POINTS = 200
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
 CARDS = 3  # experts with a card of their own
@@ -101,6 +101,8 @@ class Look:
     """What the reader wants to see of a run."""
 
     view: str
+    source: str
+    """Of which gradients: merged or isolated."""
     experts: tuple[int, ...]
     unit: str
     smooth: bool
@@ -120,9 +122,9 @@ class Picture:
     described: Described
 
     @classmethod
-    def of(cls, run: Run, seen: Run, look: Look, limits: Thresholds) -> Picture:
-        """seen: the run by its merged or its isolated gradients."""
-        rows, style = rows_of(run, seen, look, limits)
+    def of(cls, run: Run, look: Look, limits: Thresholds) -> Picture:
+        """Made anew, which takes a moment."""
+        rows, style = rows_of(run, seen_by(run, look.source), look, limits)
         chart = VIEWS[look.view].draw(rows, style, limits)
         return cls(rows, chart, describe(chart))
 
@@ -199,9 +201,9 @@ def chosen_view() -> str:
     return view
 
 
-def chosen_source(run: Run) -> Run:
+def seen_by(run: Run, source: str) -> Run:
     """The run by the gradients that the optimizer used, or, where it was probed, by those of each expert alone."""
-    if chosen_gradients(run) == "merged" or run.isolated is None:
+    if source == "merged" or run.isolated is None:
         return run
     # The loss of a step is the same, whichever gradients are looked at.
     loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
@@ -268,12 +270,11 @@ def chosen_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     return (float(found[0]), float(found[1])) if found else None
 
 
-@st.fragment
-def ranged(judgement: Judgement, run: Run, seen: Run, look: Look) -> None:
+def chart(judgement: Judgement, run: Run, look: Look) -> None:
     """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
     look = replace(look, steps=chosen_range(judgement, run))
     limits = judgement.verdict.thresholds
-    picture = kept(judgement, (run.run, seen.source, look), lambda: Picture.of(run, seen, look, limits))
+    picture = kept(judgement, (run.run, look), lambda: Picture.of(run, look, limits))
     draw(
         picture.described,
         width="stretch",
@@ -302,7 +303,7 @@ def rows_of(run: Run, seen: Run, look: Look, limits: Thresholds) -> tuple[pd.Dat
     if any(np.isfinite(seen.experts[expert][tier]).any() for expert in look.experts for tier in TIERS):
         metrics -= {"norm"}  # which stands in for tiers that nobody logged
     chosen = {"metrics": sorted(metrics), "experts": look.experts}
-    points = min(MAX_POINTS, ALL_POINTS // max(1, len(metrics) * len(look.experts)))
+    points = min(MAX_POINTS, max(LEAST_POINTS, ALL_POINTS // max(1, len(metrics) * len(look.experts))))
 
     def placed(rows: pd.DataFrame) -> pd.DataFrame:
         return on_axis(rows, run, look.unit)

@@ -29,6 +29,7 @@ def frame(title: str) -> None:
         st.title("Prismatic")
         st.info("This server shows runs to people it knows. Log in first.")
         st.button("Log in", on_click=st.login)
+        icon()
         st.stop()
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label)

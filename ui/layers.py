@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from prismatic.schema import TIERS
 from prismatic.thresholds import Thresholds
 from ui.draw import Described, describe, draw
 from ui.memory import kept
+from ui.parts import part
 from ui.tables import show_table
 from ui.views import number
 from validation import charts_layers, heatmap
@@ -38,13 +40,29 @@ def frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int])
     return heatmap.frames(_run, measure, _names)
 
 
-def film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: str) -> None:
+def chosen_measure() -> str:
+    """What the cells show. Not in the page itself, all of whose names a session would keep with the function below."""
+    measure: str = st.segmented_control(
+        "Show",
+        list(MEASURES),
+        default="size",
+        required=True,
+        format_func=lambda name: MEASURES[name].title,
+        key="measure",
+        wrap=True,
+        bind="query-params",
+    )
+    return measure
+
+
+def film(judgement: Judgement, run: Run, measure: str, source: str) -> None:
     """The heatmap at one step, which can be moved and played, and one cell of it. Only this part is drawn anew."""
     tick = TICK if st.session_state.get("playing") else None
-    st.fragment(_film, run_every=tick)(judgement, run, file, measure, source)
+    part(judgement, run, partial(_film, measure=measure, source=source), every=tick)
 
 
-def _film(judgement: Judgement, run: Run, file: RunFile, measure: str, source: str) -> None:
+def _film(judgement: Judgement, run: Run, measure: str, source: str) -> None:
+    file = next(file for file in judgement.files if file.run == run.run)
     names, seen = heatmap.layer_names(file), heatmap.seen_by(run, source)
     table = frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():

@@ -193,13 +193,14 @@ def behind_it(judgement: Judgement, run: Run) -> None:
     """What few want to see at each visit. A closed part is not made: the browser would work on it all the same."""
     st.subheader("Behind it", anchor=False)
     registration(judgement, run)
-    _on_request("thresholds", "See or change the thresholds", lambda: edit_thresholds(judgement, run), bool(changed()))
+    _on_request("thresholds", "See or change the thresholds", lambda: edit_thresholds(judgement, run))
     _on_request("claims", "Every claim, per expert", lambda: claims_table(judgement, run))
     _on_request("facts", "How this run was made", lambda: made(run))
 
 
-def _on_request(name: str, label: str, show: Callable[[], None], at_first: bool = False) -> None:
-    with st.expander(label, at_first, key=f"see-{name}", bind="query-params") as part:
+def _on_request(name: str, label: str, show: Callable[[], None]) -> None:
+    # Always closed at first: another default would be another widget to Streamlit, which forgets that it was opened.
+    with st.expander(label, key=f"see-{name}", bind="query-params") as part:
         if part.open:
             show()
 

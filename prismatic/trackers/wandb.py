@@ -29,10 +29,11 @@ def read(source: Path) -> list[Tracked]:
     try:
         from google.protobuf.message import DecodeError
         from wandb.proto import wandb_internal_pb2 as messages
-    except ImportError as error:
+
+        record: Any = vars(messages)["Record"]  # which protobuf makes as it loads, so that no type checker knows of it
+    except (ImportError, KeyError) as error:
         raise ImportError('.wandb files need W&B: pip install "prismatic-dynamics[trackers]"') from error
     files = sorted(source.rglob("*.wandb")) if source.is_dir() else [source]
-    record: Any = vars(messages)["Record"]  # which protobuf makes as it loads, so that no type checker knows of it
     return [_run(path, record, DecodeError) for path in files]
 
 
@@ -94,3 +95,5 @@ def records(data: bytes) -> Iterator[bytes]:
             parts.clear()
         elif kind not in (FIRST, MIDDLE):
             raise ValueError(f"at byte {place:,}")
+    if parts or any(data[place:]):
+        raise ValueError(f"after byte {place:,} the rest is missing")

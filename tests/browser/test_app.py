@@ -117,3 +117,51 @@ def reach(page: Page, name: str) -> None:
         if page.evaluate(said).strip() == name:
             return
     raise AssertionError(f"{name!r} cannot be reached")
+
+
+def test_a_brush_draws_its_steps_anew_and_nothing_else_of_the_page(page: Page, tmp_path: Path):
+    frames: list[bytes] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
+    page.reload()
+    settle(page)
+    upload(page, write(simulated_run(steps=1200), tmp_path / "long.db"))
+    visit(page, "Dynamics")
+    drawn(page)
+    frames.clear()
+    box = page.locator("[class*=st-key-overview]").get_by_test_id("stVegaLiteChart").bounding_box()
+    assert box is not None
+    y = box["y"] + 0.15 * box["height"]
+    page.mouse.move(box["x"] + 0.4 * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1_000)
+    settle(page)
+    assert any(b"data-0" in frame for frame in frames)
+    assert not any(b"Divergence score" in frame for frame in frames)
+    page.get_by_role("button", name="Export").click()
+    rows = downloaded(page, "Rows as CSV").decode().splitlines()
+    place = rows[0].split(",").index("step")
+    steps = [int(row.split(",")[place]) for row in rows[1:]]
+    assert 300 < min(steps) < max(steps) < 900
+
+
+def test_a_threshold_can_be_changed_and_its_table_stays_open(page: Page):
+    page.get_by_role("button", name="Example: as is").click()
+    expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    for name in ("Verdict", "Dynamics", "Verdict"):
+        visit(page, name)
+    page.get_by_text("See or change the thresholds").click()
+    table = page.locator(".st-key-see-thresholds").get_by_test_id("stDataFrame")
+    expect(table).to_be_visible(timeout=15_000)
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 30, "y": 35 * 3.5})  # the third threshold: awakening_ratio
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("#portal input").fill("1.5")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("changed after the fact").first).to_be_visible(timeout=15_000)
+    expect(table).to_be_visible()
+    page.get_by_role("button", name="Back to what was registered").click()
+    expect(page.get_by_text("As registered before the first step").first).to_be_visible(timeout=15_000)
+    expect(table).to_be_visible()
