@@ -135,7 +135,10 @@ def test_a_brush_draws_its_steps_anew_and_nothing_else_of_the_page(page: Page, t
     page.mouse.down()
     page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)
     page.mouse.up()
-    page.wait_for_timeout(1_000)
+    for _ in range(150):  # at most 15 seconds
+        page.wait_for_timeout(100)
+        if any(b"data-0" in frame for frame in frames):
+            break
     settle(page)
     assert any(b"data-0" in frame for frame in frames)
     assert not any(b"Divergence score" in frame for frame in frames)
