@@ -171,10 +171,11 @@ Answers = dict[str, RunFile | Rejected]
 
 def described(run: RunFile) -> str:
     steps = run.wide["step"].to_pylist()
+    notes = tuple(note for note in run.notes if "to be checked in time" not in note)  # says how busy the machine is
     return (
         f"{len(steps)} rows, steps {steps[0] if steps else None} to {steps[-1] if steps else None}, "
         f"{run.duplicates} duplicates, {run.num_experts} experts, ignored {'|'.join(run.ignored)}, wal {run.wal}, "
-        f"{len(run.events)} events, notes {run.notes}, facts {str(run.facts)[:200]}"
+        f"{len(run.events)} events, notes {notes}, facts {str(run.facts)[:200]}"
     )
 
 

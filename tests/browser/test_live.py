@@ -57,5 +57,5 @@ def test_every_page_follows_a_run_while_it_is_trained(open_page: Callable[..., P
 
 def assert_grows(page: Page) -> None:
     """The page comes to tell of more logged steps than now, by itself."""
-    expect(page.get_by_test_id("stMain").get_by_text("logged steps").first).to_be_visible(timeout=15_000)
+    page.wait_for_function(f"{LOGGED} > 0", timeout=30_000)
     page.wait_for_function(GROWN, arg=page.evaluate(LOGGED), timeout=30_000)
