@@ -13,6 +13,7 @@ OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # tor
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Of its first group of parameters."""
     return float(optimizer.param_groups[0]["lr"])
 
 

@@ -33,6 +33,7 @@ class ExpertDynamics:
 
 
 def cosine(product: float, norm: float, other: float) -> float | None:
+    """Of two gradients, by their product and norms; None where one of them is zero or not finite."""
     both = norm * other
     return float(product / both) if both > 0 and math.isfinite(both) and math.isfinite(product) else None
 

@@ -171,11 +171,10 @@ Answers = dict[str, RunFile | Rejected]
 
 def described(run: RunFile) -> str:
     steps = run.wide["step"].to_pylist()
-    notes = tuple(note for note in run.notes if "to be checked in time" not in note)  # says how busy the machine is
     return (
         f"{len(steps)} rows, steps {steps[0] if steps else None} to {steps[-1] if steps else None}, "
         f"{run.duplicates} duplicates, {run.num_experts} experts, ignored {'|'.join(run.ignored)}, wal {run.wal}, "
-        f"{len(run.events)} events, notes {notes}, facts {str(run.facts)[:200]}"
+        f"{len(run.events)} events, notes {run.notes}, facts {str(run.facts)[:200]}"
     )
 
 
@@ -198,7 +197,17 @@ def answers(request: pytest.FixtureRequest, odd_files: list[Path]) -> Answers:
     """All odd files read as one batch by one child: so each also shows that the ones before it did no harm."""
     found, rejected = read_files(odd_files, private=odd_files if request.param else ())
     assert len(found) + len(rejected) == len(odd_files)
-    return {one.path.stem: one for one in (*found, *rejected)}
+    return {one.path.stem: one for one in (*map(unhurried, found), *rejected)}
+
+
+def unhurried(run: RunFile) -> RunFile | Rejected:
+    """The run; read again where a busy machine left no time for a last check, which a small file must pass."""
+    again: RunFile | Rejected = run
+    for _ in range(5):
+        if isinstance(again, Rejected) or not any("to be checked in time" in note for note in again.notes):
+            break
+        again = read_one(again.path)
+    return again
 
 
 @pytest.mark.parametrize(("write", "expected", "words"), CASES, ids=[write.__name__ for write, _, _ in CASES])
