@@ -24,11 +24,11 @@ format: $(VENV)/.all
 
 # All 200 kills of a writing process; `make test` does eight.
 faults: $(VENV)/.all
-	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/test_faults.py
+	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/prismatic/runfile/test_faults.py
 
 # 10,000 damaged and forged run files; `make test` reads 500.
 fuzz: $(VENV)/.all
-	PRISMATIC_MUTANTS=10000 $(BIN)/python -m pytest tests/test_fuzz.py
+	PRISMATIC_MUTANTS=10000 $(BIN)/python -m pytest tests/validation/files/test_fuzz.py
 
 # How often the verdict errs on runs of known truth, in a minute; all of it: python benchmarks/calibration.py
 calibrate: $(VENV)/.all
@@ -44,7 +44,7 @@ tutorial:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet "$$(ls build/wheel/*.whl)[train]" "$$(grep ^torch requirements.txt)"
-	OMP_NUM_THREADS=1 build/wheel/venv/bin/python tests/tutorial.py build/wheel/venv/bin
+	OMP_NUM_THREADS=1 build/wheel/venv/bin/python tests/support/run_tutorial.py build/wheel/venv/bin
 
 examples: $(VENV)/.all
 	$(BIN)/python -m examples.make

@@ -6,7 +6,7 @@ Streamlit imports this file once for the server around the pages, and runs it fo
 import streamlit as st
 
 if __name__ == "__main__":
-    from ui.frame import frame
+    from ui.layout.frame import frame
 
     frame("Home")
     st.title("Did perturbation change what the experts learn?")
@@ -14,7 +14,7 @@ if __name__ == "__main__":
         "Prismatic reads the gradient dynamics of a training run and judges three claims, awakening, divergence and "
         "sustainment, beyond what routing alone would show."
     )
-    from ui.home import home  # after the first words: it needs all that reads, judges and draws
+    from ui.sections.home import home  # after the first words: it needs all that reads, judges and draws
 
     home()
 else:

@@ -16,8 +16,8 @@ from common import BUILD, ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from prismatic import schema
-from prismatic.logger import DynamicsLogger
+from prismatic.contract import schema
+from prismatic.runfile.logger import DynamicsLogger
 
 DATA = BUILD / "app"
 MADE_BY = 2  # raise it when what is written here changes

@@ -39,11 +39,11 @@ from scipy import signal, stats
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from prismatic.thresholds import Thresholds
-from validation.arrays import METRICS, Expert, Run
-from validation.claims import CLAIMS, CONFOUNDED, INVALID, REFUTED, SUPPORTED
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.run import METRICS, Expert, Run
 from validation.diagnostics import diagnose, invalidating
-from validation.verdict import decide
+from validation.verdict.claims import CLAIMS, CONFOUNDED, INVALID, REFUTED, SUPPORTED
+from validation.verdict.decide import decide
 
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "calibration.json"

@@ -26,14 +26,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from prismatic import DynamicsLogger
-from prismatic.config import RunConfig
-from prismatic.corpus import Corpus
-from prismatic.dynamics import measure
-from prismatic.experts import find_routers
-from prismatic.meter import TensorGradients, measure_tensors
-from prismatic.model import ByteLM
-from prismatic.scores import aggregate
-from prismatic.tiers import tier_indices
+from prismatic.experts.protocol import find_routers
+from prismatic.experts.tiers import tier_indices
+from prismatic.measure.gradients import measure
+from prismatic.measure.kernels import TensorGradients, measure_tensors
+from prismatic.measure.metrics import aggregate
+from prismatic.train.config import RunConfig
+from prismatic.train.corpus import Corpus
+from prismatic.train.model import ByteLM
 
 MODELS = {
     "1.2 M": RunConfig(hidden_size=128, num_layers=2, sequence_length=128, batch_size=8),

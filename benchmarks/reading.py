@@ -62,9 +62,9 @@ from common import TRACKERS as REQUIREMENTS
 
 sys.path.insert(0, str(ROOT))
 
-from prismatic import schema
-from validation.runs import RunFile, arrow_schema
-from validation.sets import write_set
+from prismatic.contract import schema
+from validation.files.parquet_set import write_set
+from validation.files.read_files import RunFile, arrow_schema
 
 DATA = BUILD / "reading"
 RESULTS = ROOT / "benchmarks" / "results" / "reading.json"

@@ -77,8 +77,11 @@ class Ours(Reader):
         sys.path.insert(0, str(Path(__file__).parent.parent))
         import pandas  # noqa: F401 - a query with parameters would, and every page has it before
 
-        from validation import console, envelope, relations, sources
-        from validation.cache import Cache
+        from validation.files import sources
+        from validation.files.cache import Cache
+        from validation.frames import downsample as envelope
+        from validation.query import database as relations
+        from validation.query import user_sql as console
 
         self.cache = Cache(cache) if cache else None
         self.read, self.connect = sources.read_sources, relations.connect
@@ -111,7 +114,7 @@ class Ours(Reader):
             yield f"{expert}/{metric}", steps[own], values[own]
 
     def verdict(self) -> Callable[[], str]:
-        from validation.judge import judge  # and SciPy, which nothing else here needs
+        from validation.judgement.judge import judge  # and SciPy, which nothing else here needs
 
         return lambda: str(judge(self._runs()).verdict.status)
 
@@ -120,7 +123,7 @@ class OursSet(Ours):
     """The same of a set, which is asked where it lies: for medians alone, as its relations belong to no cursor."""
 
     def open(self) -> None:
-        from validation.sets import connect_sets
+        from validation.files.parquet_set import connect_sets
 
         self.con = connect_sets([self.folder])
 

@@ -31,16 +31,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from prismatic.config import RunConfig, parse_config
-from prismatic.corpus import Corpus
-from prismatic.thresholds import Thresholds
-from validation.arrays import Run
-from validation.cache import Cache
-from validation.claims import CLAIMS, SUPPORTED
+from prismatic.contract.thresholds import Thresholds
+from prismatic.train.config import RunConfig, parse_config
+from prismatic.train.corpus import Corpus
+from validation.analysis.run import Run
 from validation.diagnostics import diagnose, invalidating
-from validation.judge import judge
-from validation.runs import read_files
-from validation.verdict import Verdict, decide
+from validation.files.cache import Cache
+from validation.files.read_files import read_files
+from validation.judgement.judge import judge
+from validation.verdict.claims import CLAIMS, SUPPORTED
+from validation.verdict.decide import Verdict, decide
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "build" / "real"

@@ -17,8 +17,9 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from prismatic import config, schema  # noqa: E402
-from validation import command  # noqa: E402
+from prismatic.contract import schema  # noqa: E402
+from prismatic.train import config  # noqa: E402
+from validation.cli import prismatic as command  # noqa: E402
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prismatic import DynamicsLoggerCallback
-from prismatic.corpus import Corpus
+from prismatic.train.corpus import Corpus
 
 SIZE, RANK, LENGTH, BATCH = 32, 4, 24, 32
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from prismatic import DynamicsLogger, log_gradient_dynamics
-from prismatic.config import RunConfig, load_config
-from prismatic.corpus import Corpus
-from prismatic.model import ByteLM
-from prismatic.train import train
+from prismatic.train.config import RunConfig, load_config
+from prismatic.train.corpus import Corpus
+from prismatic.train.model import ByteLM
+from prismatic.train.train import train
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments"

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prismatic import DynamicsLoggerCallback
-from prismatic.corpus import Corpus
-from prismatic.perturbation import noise_seed, perturb
-from prismatic.tiers import TierIndices
+from prismatic.experts.tiers import TierIndices
+from prismatic.layer.perturbation import noise_seed, perturb
+from prismatic.train.corpus import Corpus
 
 SIZE, LENGTH, BATCH = 32, 32, 16
 SCALE = {"clean": 0.0, "perturbed": 1.0, "control": 0.001}  # largest change of a weight, as a share of its magnitude

@@ -4,7 +4,9 @@ from functools import partial
 
 import streamlit as st
 
-from ui.dynamics import (
+from ui.layout.cards import chosen_gradients
+from ui.layout.shell import shell
+from ui.sections.dynamics import (
     VIEWS,
     Look,
     chart,
@@ -15,9 +17,7 @@ from ui.dynamics import (
     scores,
     seen_by,
 )
-from ui.parts import part
-from ui.shell import shell
-from ui.views import chosen_gradients
+from ui.widgets.fragments import part
 
 judgement, run = shell("Dynamics")
 scores(judgement, run)

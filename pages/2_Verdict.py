@@ -1,8 +1,8 @@
 """Why the verdict is what it is: every claim of both readings, the premise, the thresholds."""
 
-from ui.shell import shell
-from ui.verdict import advice, behind_it, downloads, evidence
-from ui.views import claim_cards, headline
+from ui.layout.cards import claim_cards, headline
+from ui.layout.shell import shell
+from ui.sections.verdict import advice, behind_it, downloads, evidence
 
 judgement, run = shell("Verdict")
 headline(judgement, run)

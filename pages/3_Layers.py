@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from ui.layers import chosen_measure, drivers, film
-from ui.shell import shell
-from ui.views import chosen_gradients
-from validation.heatmap import layer_names
+from ui.layout.cards import chosen_gradients
+from ui.layout.shell import shell
+from ui.sections.layers import chosen_measure, drivers, film
+from validation.frames.layer_heatmap import layer_names
 
 judgement, run = shell("Layers")
 file = next(file for file in judgement.files if file.run == run.run)

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from ui import compare
-from ui.shell import shell_of_all
-from validation.errors import RunFileError
+from ui.layout.shell import shell_of_all
+from ui.sections import compare
+from validation.files.errors import RunFileError
 
 VIEWS = {
     "Groups": compare.groups,

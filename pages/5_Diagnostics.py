@@ -1,7 +1,7 @@
 """What is wrong with a run, or was checked and is not."""
 
-from ui.diagnostics import checked, findings, next_steps, reading
-from ui.shell import shell, show_rejected
+from ui.layout.shell import shell, show_rejected
+from ui.sections.diagnostics import checked, findings, next_steps, reading
 
 judgement, run = shell("Diagnostics")
 file = next(file for file in judgement.files if file.run == run.run)

@@ -1,7 +1,7 @@
 """What is known of the runs that were chosen, and questions of one's own about them, in SQL."""
 
-from ui.runs import columns, console, hashes, metadata, tables
-from ui.shell import shell
+from ui.layout.shell import shell
+from ui.sections.runs import columns, console, hashes, metadata, tables
 
 judgement, run = shell("Runs")
 file = next(file for file in judgement.files if file.run == run.run)

@@ -1,6 +1,6 @@
 """Prismatic layers and the log of their gradient dynamics.
 
-Names are loaded when they are first used: `import prismatic.schema` must stay free of torch, which takes seconds to
+Names are loaded when they are first used: `import prismatic.contract` must stay free of torch, which takes seconds to
 import and which the reporting side does not install.
 """
 
@@ -8,24 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prismatic.callbacks import DynamicsLoggerCallback as DynamicsLoggerCallback
-    from prismatic.config import RouterConfig as RouterConfig
-    from prismatic.config import RunConfig as RunConfig
-    from prismatic.dynamics import log_gradient_dynamics as log_gradient_dynamics
-    from prismatic.experts import RoutedExperts as RoutedExperts
-    from prismatic.logger import DynamicsLogger as DynamicsLogger
-    from prismatic.router import Prismatic as Prismatic
+    from prismatic.experts.protocol import RoutedExperts as RoutedExperts
+    from prismatic.integrations.pytorch import DynamicsLoggerCallback as DynamicsLoggerCallback
+    from prismatic.layer.router import Prismatic as Prismatic
+    from prismatic.measure.gradients import log_gradient_dynamics as log_gradient_dynamics
+    from prismatic.runfile.logger import DynamicsLogger as DynamicsLogger
+    from prismatic.train.config import RouterConfig as RouterConfig
+    from prismatic.train.config import RunConfig as RunConfig
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "DynamicsLogger": "prismatic.logger",
-    "DynamicsLoggerCallback": "prismatic.callbacks",
-    "Prismatic": "prismatic.router",
-    "RoutedExperts": "prismatic.experts",
-    "RouterConfig": "prismatic.config",
-    "RunConfig": "prismatic.config",
-    "log_gradient_dynamics": "prismatic.dynamics",
+    "DynamicsLogger": "prismatic.runfile.logger",
+    "DynamicsLoggerCallback": "prismatic.integrations.pytorch",
+    "Prismatic": "prismatic.layer.router",
+    "RoutedExperts": "prismatic.experts.protocol",
+    "RouterConfig": "prismatic.train.config",
+    "RunConfig": "prismatic.train.config",
+    "log_gradient_dynamics": "prismatic.measure.gradients",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -15,7 +15,7 @@ from prismatic.errors import PrismaticError
 from prismatic.trackers.command import add_import
 
 if TYPE_CHECKING:
-    from prismatic.runfiles import RunSummary
+    from prismatic.runfile.manage import RunSummary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,8 +155,8 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser], ma
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here: torch takes seconds, and `schema` or `--help` need none of it.
-    from prismatic.config import load_config
-    from prismatic.train import train
+    from prismatic.train.config import load_config
+    from prismatic.train.train import train
 
     config = load_config(options.config, options.set)
     if options.data:
@@ -190,7 +190,7 @@ def _is_first() -> bool:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from prismatic.runfiles import list_runs
+    from prismatic.runfile.manage import list_runs
     from prismatic.sweep.progress import table
 
     found = list_runs(options.folder)
@@ -219,7 +219,7 @@ def _cells(run: RunSummary) -> dict[str, str]:
 
 
 def _snapshot(options: argparse.Namespace) -> int:
-    from prismatic.runfiles import find_run, snapshot, summary
+    from prismatic.runfile.manage import find_run, snapshot, summary
 
     output = snapshot(find_run(options.which), options.output, overwrite=options.overwrite)
     copied = summary(output)
@@ -228,7 +228,7 @@ def _snapshot(options: argparse.Namespace) -> int:
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    from prismatic.runfiles import find_run, migrate
+    from prismatic.runfile.manage import find_run, migrate
 
     for which in options.which:
         path = find_run(which)
@@ -238,7 +238,7 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from prismatic.schema import describe
+    from prismatic.contract.schema import describe
 
     print(describe())
     return 0

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import get_instance
 
-from ui.frame import FIRST
+from ui.layout.frame import FIRST
 from ui.settings import take_arguments
 
 LOOK_SECONDS = 2.0  # between two looks for sessions that are gone
@@ -84,7 +84,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
-        from ui import library
+        from ui.session import library
 
         library.close_all()
 
@@ -98,7 +98,7 @@ async def _load_and_watch() -> None:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(FIRST_SECONDS)
     await asyncio.to_thread(_load)
-    from ui import library
+    from ui.session import library
 
     seconds = float(config.get_option("server.disconnectedSessionTTL")) + LOOK_SECONDS
     while True:
@@ -113,11 +113,11 @@ def _load() -> None:
     """
     from altair.utils import schemapi
 
-    import ui.compare
-    import ui.dynamics
-    import ui.home
-    import ui.layers
-    import ui.verdict  # noqa: F401
+    import ui.sections.compare
+    import ui.sections.dynamics
+    import ui.sections.home
+    import ui.sections.layers
+    import ui.sections.verdict  # noqa: F401
 
     schemapi.disable_debug_mode()  # Altair checks each piece of a chart as it is made; the tests let it
     gc.collect()

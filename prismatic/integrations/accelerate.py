@@ -20,12 +20,12 @@ from typing import Any, Literal, Self, SupportsFloat
 import torch
 from torch import Tensor, nn
 
-from prismatic.callbacks import DynamicsLoggerCallback
-from prismatic.dynamics import Gradient, dot_grad
 from prismatic.errors import PrismaticError
-from prismatic.harmless import harmless
-from prismatic.logger import DynamicsLogger
-from prismatic.probe import Probe
+from prismatic.guard import harmless
+from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.measure.gradients import Gradient, dot_grad
+from prismatic.measure.isolated import Probe
+from prismatic.runfile.logger import DynamicsLogger
 
 try:
     import accelerate

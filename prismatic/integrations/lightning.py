@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prismatic.callbacks import DynamicsLoggerCallback
-from prismatic.dynamics import Gradient, dot_grad
 from prismatic.errors import PrismaticError
-from prismatic.experts import find_routers
-from prismatic.harmless import harmless
-from prismatic.logger import DynamicsLogger
-from prismatic.probe import Loss, Probe
+from prismatic.experts.protocol import find_routers
+from prismatic.guard import harmless
+from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.measure.gradients import Gradient, dot_grad
+from prismatic.measure.isolated import Loss, Probe
+from prismatic.runfile.logger import DynamicsLogger
 
 try:
     import lightning

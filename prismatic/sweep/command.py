@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from prismatic.errors import ConfigError
-from prismatic.sweep import verdict
-from prismatic.sweep.conduct import conduct, report
+from prismatic.sweep import judge as verdict
 from prismatic.sweep.engines import Engine, Local, OnRay, OnSlurm
-from prismatic.sweep.grid import Sweep, plan
+from prismatic.sweep.plan import Sweep, plan
 from prismatic.sweep.progress import Progress
+from prismatic.sweep.runner import conduct, report
 
 INTERRUPTED = 130
 

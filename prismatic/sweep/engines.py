@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Protocol
 
-from prismatic.cluster import LOST_MACHINES, connected
 from prismatic.errors import SweepError
+from prismatic.ray_cluster import LOST_MACHINES, connected
 
 ROOT = Path(__file__).parent.parent.parent
 NOTHING: Mapping[str, Any] = MappingProxyType({})

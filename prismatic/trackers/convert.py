@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prismatic.contract.schema import TIERS
 from prismatic.errors import ConfigError, LoggerError, TrackerError
-from prismatic.logger import DynamicsLogger
-from prismatic.schema import TIERS
+from prismatic.runfile.logger import DynamicsLogger
 from prismatic.trackers import table, tensorboard, trackio, wandb
 from prismatic.trackers.mapping import SCORES, NameMap, Target
 from prismatic.trackers.tracked import STEP_NAMES, Tracked

@@ -26,8 +26,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from prismatic.contract.schema import LAYERS_COLUMNS, METRICS, MIXTURES, ROLES, STEP_COLUMNS, TIERS
 from prismatic.errors import ConfigError
-from prismatic.schema import LAYERS_COLUMNS, METRICS, MIXTURES, ROLES, STEP_COLUMNS, TIERS
 from prismatic.trackers.tracked import flat
 
 OF_EXPERT = {metric.name for metric in METRICS} | {"norm"}

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from tests.layered import write_layers
-from tests.simulate import simulated_run, write
+from tests.support.layered_runs import write_layers
+from tests.support.simulated_runs import simulated_run, write
 
 ROOT = Path(__file__).parent.parent.parent
 # The browser itself must not reach out either, or every test would wait for its own look-ups to fail.

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import drawn, in_the_dark, settle, upload, visit
-from tests.simulate import simulated_run, with_norms, write
+from tests.support.simulated_runs import simulated_run, with_norms, write
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import LAYERED, SEEDS, drawn, settle, visit
-from ui.frame import PAGES
+from ui.layout.frame import PAGES
 
 WCAG = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
 OF_COLOUR = ("color-contrast", "link-in-text-block")  # what is not the same in the other theme

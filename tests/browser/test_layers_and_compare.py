@@ -6,8 +6,8 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import drawn, in_the_dark, settle, upload, visit
-from tests.layered import write_layers
-from tests.simulate import simulated_run, write
+from tests.support.layered_runs import write_layers
+from tests.support.simulated_runs import simulated_run, write
 
 
 @in_the_dark

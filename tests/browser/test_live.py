@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import LAYERED, ROOT, visit
-from ui.frame import PAGES
+from ui.layout.frame import PAGES
 
 OPTIONS = ["hidden_size=16", "num_heads=2", "num_layers=1", "sequence_length=16", "steps=100000", "log_freq=20"]
 LOGGED = "Number((document.body.innerText.match(/([\\d,]+) logged steps/)?.[1] ?? '').replaceAll(',', ''))"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from prismatic.thresholds import Thresholds
-from validation.arrays import Run
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.run import Run
 from validation.diagnostics.experiment import (
     COLLAPSED_SHARE,
     collinear_gradients,
@@ -39,7 +39,7 @@ from validation.diagnostics.rows import (
     unfinished,
     wal_missing,
 )
-from validation.runs import Rejected
+from validation.files.read_files import Rejected
 
 __all__ = [
     "CHECKS",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from prismatic.thresholds import Thresholds
-from validation import series
-from validation.arrays import Run
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis import series
+from validation.analysis.mixtures import common_factor, differing, scales_with, why_parallel
+from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
-from validation.mixtures import common_factor, differing, scales_with, why_parallel
 
 COLLAPSED_SHARE = 0.95
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prismatic.schema import TIERS
-from validation.arrays import Run
-from validation.statistics import Array
+from prismatic.contract.schema import TIERS
+from validation.analysis.run import Run
+from validation.analysis.statistics import Array
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 

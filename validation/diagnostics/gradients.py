@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from prismatic.schema import TIERS
-from prismatic.thresholds import Thresholds
-from validation.arrays import Run
-from validation.claims import counted
+from prismatic.contract.schema import TIERS
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.mixtures import unrouted
+from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, tier_norms
-from validation.mixtures import unrouted
+from validation.verdict.claims import counted
 
 BROKEN_SHARE = 0.20  # of the rows; STATISTICS of the verdict hold up to 10 %
 STUCK_ROWS = 10

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from prismatic.schema import TIERS
-from prismatic.thresholds import Thresholds
-from validation.arrays import Run
-from validation.claims import counted
+from prismatic.contract.schema import TIERS
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
-from validation.errors import WHOLE_COPY, shown
+from validation.files.errors import WHOLE_COPY, shown
+from validation.verdict.claims import counted
 
 GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence

@@ -1,0 +1,1 @@
+"""The contract between training and judging: tables, columns, thresholds. Standard library only."""

@@ -1,0 +1,199 @@
+"""Hugging Face Trainer: `Trainer(..., callbacks=[TrainerDynamicsCallback("dynamics.db")])`."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from prismatic.errors import PrismaticError
+from prismatic.guard import harmless
+from prismatic.integrations.accelerate import say_resumed, say_skipped, unscaled, weight_dtype
+from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.measure.isolated import Probe
+from prismatic.runfile.logger import DynamicsLogger
+
+try:
+    import transformers
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise ImportError('TrainerDynamicsCallback needs Transformers: pip install "prismatic-dynamics[hf]"') from error
+
+
+# Run files of trainings that began and did not end: an exception may have been caught, in a notebook for instance.
+_OPEN: dict[Path, TrainerDynamicsCallback] = {}
+
+
+class TrainerDynamicsCallback(TrainerCallback):
+    """Logs the gradient dynamics of a model's Prismatic routers while the Hugging Face Trainer trains it.
+
+    logger: the path of the run file, or a DynamicsLogger. Steps are the optimizer's, from 0, and go on where a
+    checkpoint left them. The Trainer clips before its callbacks are called: with max_grad_norm above 0 the logged
+    norms are those after clipping (`clip_state: after`), while their ratios and directions are the same.
+    The loss is the one in the model's output: a Trainer does not show its own before the step is over.
+    Nor does it tell a callback of an exception: the exit state of such a run is recorded when the process ends.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. The isolated probe takes
+    the last micro-batch and the loss in the model's output; under torch_compile, where the model cannot be watched, it
+    is off.
+    A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
+    """
+
+    def __init__(self, logger: DynamicsLogger | Path | str, **options: Any):
+        self._logger = logger
+        self._path = (logger.db_path if isinstance(logger, DynamicsLogger) else Path(logger)).absolute()
+        self._options = options
+        self._dynamics: DynamicsLoggerCallback | None = None
+        self._step = 0
+        self._outputs = _Outputs()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the run file; every process measures its part, the first one writes."""
+        self._step = state.global_step
+        with harmless(PrismaticError):
+            self._begin(args, state, kwargs["model"])
+
+    def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        if self._path in _OPEN:
+            _OPEN[self._path]._end("crashed")
+        dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=state.max_steps - 1)
+        dynamics.on_train_begin(model, **_facts(args, state, model))
+        if self._step:
+            say_resumed(dynamics, self._step)
+        self._dynamics = dynamics
+        if not args.torch_compile:  # a hook would break the compiled graph
+            self._outputs.watch(model)
+        _OPEN[self._path] = self
+        atexit.register(self._left)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log this step if it is due."""
+        step, self._step = self._step, self._step + 1
+        if self._dynamics is None:
+            return
+        with harmless():
+            optimizer = kwargs["optimizer"]
+            metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            loss = self._outputs.loss_of_step(args)
+            if loss is not None:
+                metrics["loss"] = loss
+            probe, gradient = self._outputs.probe(), unscaled(optimizer)
+            self._dynamics.on_before_optimizer_step(kwargs["model"], step, probe=probe, gradient=gradient, **metrics)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record a step that mixed precision skipped."""
+        if self._dynamics is not None and getattr(kwargs["optimizer"], "step_was_skipped", False):
+            with harmless():
+                say_skipped(self._dynamics, self._step - 1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the run file."""
+        self._end("finished")
+
+    def _left(self) -> None:
+        """The process ends and the training has not: Python remembers an exception that nobody caught."""
+        self._end("crashed" if isinstance(getattr(sys, "last_value", None), Exception) else "interrupted")
+
+    def _end(self, exit_state: str) -> None:
+        dynamics, self._dynamics = self._dynamics, None
+        if dynamics is not None:
+            del _OPEN[self._path]
+            atexit.unregister(self._left)
+            self._outputs.unwatch()
+            dynamics.on_train_end(exit_state=exit_state, ended=time.time())
+
+
+class _Outputs:
+    """What the model was given last, and the losses in its outputs since the last step: the Trainer shows neither."""
+
+    def __init__(self) -> None:
+        self._seen: list[Tensor] = []
+        self._normalised = False
+        self._probing = False
+        self._model: nn.Module | None = None
+        self._batch: dict[str, Any] = {}
+        self._handle: RemovableHandle | None = None
+
+    def watch(self, model: nn.Module) -> None:
+        self._model = model
+        self._handle = model.register_forward_hook(self._after_forward, with_kwargs=True)
+
+    def unwatch(self) -> None:
+        self._seen.clear()
+        self._batch = {}
+        self._model = None
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _after_forward(self, model: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if model.training and not self._probing:
+            with harmless():
+                self._remember(kwargs, output)
+
+    def _remember(self, kwargs: dict[str, Any], output: Any) -> None:
+        loss = _loss_in(output)
+        if loss is not None:
+            self._seen.append(loss.detach().float())
+            self._normalised = kwargs.get("num_items_in_batch") is not None
+            self._batch = kwargs
+
+    def probe(self) -> Probe | None:
+        """The loss of the last micro-batch, for the isolated probe; None where the model shows none."""
+        return (self._loss_of, self._batch) if self._batch else None
+
+    def _loss_of(self, batch: dict[str, Any]) -> Tensor:
+        assert self._model is not None, "a probe needs a model that is watched"
+        self._probing = True
+        try:
+            loss = _loss_in(self._model(**batch))
+        finally:
+            self._probing = False
+        assert loss is not None, "the model had a loss in its output before"
+        return loss
+
+    def loss_of_step(self, args: TrainingArguments) -> Tensor | None:
+        """Their mean, or the sum of those that the model divided by the items of the whole step already."""
+        seen, self._seen = self._seen, []
+        if not seen:
+            return None
+        losses = torch.stack(seen)
+        if not self._normalised:
+            return losses.mean()
+        return losses.sum() * (args.world_size if args.average_tokens_across_devices else 1)
+
+
+def _facts(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
+    clipped = (args.max_grad_norm or 0) > 0
+    return {
+        "hook": "transformers on_pre_optimizer_step",
+        "clip_state": "after" if clipped else "before",
+        **({"max_grad_norm": args.max_grad_norm} if clipped else {}),
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "precision": "fp16-mixed" if args.fp16 else "bf16-mixed" if args.bf16 else weight_dtype(model),
+        "world_size": args.world_size,
+        "planned_steps": state.max_steps,
+        "seed": args.seed,
+        "device": str(args.device),
+        "transformers": transformers.__version__,
+        "exit_state": "running",
+    }
+
+
+def _loss_in(output: Any) -> Tensor | None:
+    """The loss in a model's output; None where there is none."""
+    loss = output.get("loss") if isinstance(output, Mapping) else next(iter(output), None)
+    return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None

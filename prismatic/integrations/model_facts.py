@@ -1,0 +1,49 @@
+"""What a run file says of the model before its first step: options, experts, tiers, and how it is spread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from prismatic.collectives import processes
+from prismatic.contract.schema import TIERS
+from prismatic.experts.protocol import roles_of, tiers_of
+from prismatic.experts.tiers import is_sharded
+from prismatic.layer.router import Prismatic
+
+
+def options_of(routers: list[Any]) -> dict[str, Any]:
+    """The routers' own options as facts, which the verdict reads: scale, merge, seed, whether the effect is real."""
+    config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
+    known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered elsewhere
+    return {f"config.{name}": value for name, value in known.items()}
+
+
+def parallel_of(model: nn.Module) -> str | None:
+    """How the model is spread over processes; None where it is not."""
+    if any(map(is_sharded, model.parameters())):
+        return "fsdp2"
+    return "ddp" if processes().size > 1 else None
+
+
+def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
+    """Rows of the `experts` table; what was changed is the mean over layers. Others than ours have a role only."""
+    widest = max(routers, key=lambda router: len(router.experts))
+    if not isinstance(widest, Prismatic):
+        return [{"expert": expert, "role": role} for expert, role in enumerate(roles_of(widest))]
+    rows = []
+    for expert, role in enumerate(widest.roles):
+        own = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]
+        changed = [router.changed_EK[expert].tolist() for router in own]
+        means = {f"changed_{tier}": sum(c[k] for c in changed) / len(changed) for k, tier in enumerate(TIERS)}
+        seed = widest.config.seed if expert else None
+        rows.append({"expert": expert, "role": role, "seed": seed, "scale": widest.scale_of(expert), **means})
+    return rows
+
+
+def tier_rows(layer: int, router: Any) -> list[dict[str, Any]]:
+    """Rows of the `tiers` table for one layer."""
+    tiers = tiers_of(router)
+    sizes, hashes = tiers.sizes(router.experts[0]), tiers.hashes()
+    return [{"layer": layer, "tier": tier, "weights": sizes[tier], "hash": hashes.get(tier)} for tier in TIERS]

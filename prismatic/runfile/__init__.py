@@ -1,0 +1,1 @@
+"""Run files: write dynamics.db, list it, copy it, upgrade it."""

@@ -1,0 +1,158 @@
+"""Every option of a run: its name, its default, what is allowed.
+
+Options are flat, so that one name serves the YAML file, `--set name=value`, the `run` table and a SQL query.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from prismatic.contract.thresholds import Thresholds
+from prismatic.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Strategy = Literal["dual_sided", "top_only", "bottom_only", "random"]
+Mode = Literal["noise", "attractive", "repulsive"]
+
+
+class RouterConfig(BaseModel):
+    """Options of one Prismatic router."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_experts: Annotated[int, Field(ge=2, le=200)] = 3
+    """One clean expert and num_experts - 1 perturbed ones; SQLite's 2,000 columns a table set the limit."""
+    perturbation_scale: Annotated[FiniteFloat, Field(ge=0)] = 1.0
+    """Largest change of a weight, as a share of its own magnitude."""
+    sparsity: Annotated[FiniteFloat, Field(gt=0, lt=1)] = 0.1
+    """Share of the weights in the two tiers together: 0.1 is the largest and the smallest 5 %."""
+    perturbation_strategy: Strategy = "dual_sided"
+    perturbation_mode: Mode = "noise"
+    merge: Literal["batch", "example"] = "batch"
+    """batch: one merge with the batch-mean routing weights; example: one merge per sequence, as SMEAR does."""
+    routing: Literal["trained", "frozen"] = "trained"
+    """frozen: every expert has the same share for ever, which takes the router's symmetry breaking away."""
+    router_input: Literal["mean", "first"] = "mean"
+    """What of a sequence the router sees: the mean over positions, or the first one only, which is causal."""
+    expert_dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
+    """While training, leave each expert out of a sequence's merge with this probability, as SMEAR does."""
+    load_balancing: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    """Weight of the Switch Transformer's load-balancing loss; without it a router collapses onto one expert."""
+    tier_basis: Literal["base", "current"] = "base"
+    """base: tiers of the weights before perturbation, for ever; current: of each expert's weights as they are now."""
+    control_experts: Annotated[int, Field(ge=0, le=10)] = 0
+    """Copies perturbed by control_scale only: whatever they show, the perturbation's size did not cause."""
+    control_scale: Annotated[FiniteFloat, Field(ge=0)] = 0.001
+    positive_control: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    """Factor on the bottom-tier gradients of perturbed experts. Not 1: the run is an artificial yes, marked as such."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def roles(self) -> list[str]:
+        """Role of each expert, in order: clean, perturbed, control."""
+        return ["clean"] + ["perturbed"] * (self.num_experts - 1) + ["control"] * self.control_experts
+
+
+class RunConfig(RouterConfig):
+    """Options of a training run."""
+
+    router_type: Literal["prismatic"] = "prismatic"
+
+    hidden_size: Positive = 96
+    num_layers: Positive = 2
+    num_heads: Positive = 4
+    sequence_length: Annotated[int, Field(ge=2)] = 96
+
+    steps: Positive = 1500
+    batch_size: Positive = 8
+    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """Clip the whole gradient to this norm, after it was logged."""
+    device: str = "cpu"
+    data: Path | None = None
+    """A text file to train on; without one, the English text of Python's own documentation."""
+
+    log_freq: Positive = 10
+    """Log every so many steps, and the first and the last."""
+    probe_freq: Annotated[int, Field(ge=0)] = 0
+    """Every so many steps also measure each expert's gradient alone, on the same batch; 0 is never."""
+    histogram_freq: Annotated[int, Field(ge=0)] = 0
+    """Every so many steps also count the gradient entries of each tier by their size; 0 is never."""
+    weight_freq: Annotated[int, Field(ge=0)] = 100
+    """Every so many steps also compare the experts' weights; 0 is never."""
+
+    thresholds: dict[str, float] = {}
+    """What the verdict is to judge by where it is not the default, registered in the run file before the first step.
+    No part of the experiment: with others it is the same run, which must not be had twice to choose between them."""
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden_size(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_exist(self) -> Self:
+        Thresholds().changed(self.thresholds)
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Every option of the experiment as plain JSON values, by name."""
+        return self.model_dump(mode="json", exclude={"thresholds"})
+
+    def run_hash(self, corpus_sha256: str) -> str:
+        """Nine hex digits that stand for the experiment: the whole config, and the text by content, not by path."""
+        identity = self.facts() | {"data": corpus_sha256}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:9]
+
+
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file, or take the defaults, and lay `name=value` overrides over it; values are read as YAML.
+
+    Raises ConfigError for a file that is no mapping, an override without "=", an unknown name or a bad value.
+    """
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as YAML ({error}). `experiments/` holds configs that work."
+        ) from error
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise ConfigError(f"{path}: expected lines of `name: value`, found a {type(options).__name__}.")
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: expected name=value, such as --set perturbation_scale=2.0.")
+        try:
+            options[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: the value cannot be read as YAML ({error}).") from error
+    return parse_config(options, where=str(path or "--set"))
+
+
+def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig:
+    """Check options and fill in defaults. Raises ConfigError: every bad key, its value and what is allowed."""
+    try:
+        return RunConfig.model_validate(options)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(where, dict(problem)) for problem in error.errors())) from error
+
+
+def _explain(where: str, problem: dict[str, Any]) -> str:
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown option {key!r}; the options are {', '.join(sorted(RunConfig.model_fields))}."
+    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not key:
+        return f"{where}: {allowed}."
+    return f"{where}: {key} = {problem['input']!r} is not allowed; it should be {allowed}."

@@ -1,0 +1,246 @@
+"""Train the byte-level language model of a config and log its gradient dynamics to build/runs/{hash}/dynamics.db."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from prismatic.collectives import mean_over_processes, processes
+from prismatic.contract.thresholds import Thresholds
+from prismatic.errors import ConfigError, LoggerError
+from prismatic.guard import harmless
+from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.layer.router import load_balancing_loss
+from prismatic.runfile.database import Resume
+from prismatic.runfile.logger import DynamicsLogger
+from prismatic.runfile.manage import read_facts
+from prismatic.train.checkpoint import Checkpoints
+from prismatic.train.config import RunConfig
+from prismatic.train.corpus import Corpus
+from prismatic.train.model import ByteLM, next_byte_loss
+from prismatic.train.parallel import Parallel, share_routing, shared_logger, started, wrapped
+from prismatic.train.provenance import run_facts
+
+HELD_OUT_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the run is, and its losses in nats per byte."""
+
+    run_hash: str
+    db_path: Path
+    loss: float
+    held_out_loss: float
+
+
+def train(
+    config: RunConfig,
+    *,
+    runs: Path = Path("build/runs"),
+    resume: Resume = "never",
+    overwrite: bool = False,
+    checkpoint_freq: int = 500,
+    progress: bool = True,
+    parallel: Parallel | None = None,
+) -> TrainResult:
+    """Train to the end of `config.steps`.
+
+    resume: "allow" goes on with an earlier run of the same options at its last checkpoint, "must" asks for one; a run
+    that has finished is returned as it is. overwrite: begin again instead. checkpoint_freq: 0 writes none.
+    parallel: how the processes that torchrun started share the work, each with its part of every batch; the run, its
+    hash and its numbers are those of one process.
+    Raises LoggerError if this experiment was run before and neither is asked for, or is being run; ConfigError for a
+    device that is not there or a batch that cannot be shared, CorpusError for text, CheckpointError for a checkpoint
+    that cannot be used.
+    """
+    with started(parallel, config.device) as device:
+        return _train(config, device, runs, resume, overwrite, checkpoint_freq, progress, parallel)
+
+
+def _train(
+    config: RunConfig,
+    device: torch.device,
+    runs: Path,
+    resume: Resume,
+    overwrite: bool,
+    checkpoint_freq: int,
+    progress: bool,
+    parallel: Parallel | None,
+) -> TrainResult:
+    together = processes()
+    corpus = together.everyone(lambda: _corpus(config))
+    run_hash = _run_hash(config, corpus)
+    db_path = runs / run_hash / "dynamics.db"
+    together.first_says(lambda: _require_run(db_path, resume=resume, overwrite=overwrite))
+    if not overwrite and (done := together.first_says(lambda: _finished(db_path))) is not None:
+        return TrainResult(run_hash, db_path, **done)
+    goes_on = together.first_says(lambda: resume != "never" and not overwrite and db_path.exists())
+    training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
+    with shared_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
+        callback = DynamicsLoggerCallback(
+            logger,
+            log_freq=config.log_freq,
+            probe_freq=config.probe_freq,
+            weight_freq=config.weight_freq,
+            histogram_freq=config.histogram_freq,
+            last_step=config.steps - 1,
+            thresholds=Thresholds().changed(config.thresholds),
+        )
+        if goes_on:
+            training.step = training.checkpoints.load()
+        else:  # of a run whose file is gone
+            training.checkpoints.remove()
+        callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
+        if goes_on:
+            logger.event("resumed", f"training goes on at step {training.step}", step=training.step)
+        exit_state = "crashed"
+        try:
+            loss = training.run(callback, progress=progress and not together.rank)
+            held_out_loss = evaluate(training.model, config, corpus)
+            logger.log_run({"loss": loss, "held_out_loss": held_out_loss})
+            exit_state = "finished"
+        except KeyboardInterrupt:
+            exit_state = "interrupted"
+            raise
+        finally:
+            logger.log_run({"exit_state": exit_state, "ended": time.time()})
+    if not together.first_says(lambda: logger.dropped):
+        training.checkpoints.remove()
+    return TrainResult(run_hash, db_path, loss, held_out_loss)
+
+
+@dataclass
+class _Training:
+    """A model on its way: what a checkpoint holds, and the loop."""
+
+    config: RunConfig
+    corpus: Corpus
+    model: ByteLM
+    spread: nn.Module
+    """What is called in place of the model, so that all processes train it."""
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    checkpoints: Checkpoints
+    checkpoint_freq: int
+    step: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        corpus: Corpus,
+        device: torch.device,
+        folder: Path,
+        checkpoint_freq: int,
+        parallel: Parallel | None,
+    ) -> Self:
+        torch.manual_seed(config.seed)  # in every process: they begin with the same model, and draw alike
+        model = ByteLM(config).to(device)
+        share_routing(model)
+        spread = wrapped(model, parallel, device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
+        checkpoints = Checkpoints(folder, model, optimizer, schedule, device)
+        return cls(config, corpus, model, spread, optimizer, schedule, checkpoints, checkpoint_freq)
+
+    def run(self, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
+        """Every optimizer step that is left; returns the last batch's loss."""
+        loss = float("nan")
+        # tqdm draws on stderr and only where a person is looking.
+        silent = None if progress else True
+        with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=silent) as bar:
+            while self.step < self.config.steps:
+                loss = self._train_step(callback)
+                self.step += 1
+                if self.checkpoint_freq and self.step % self.checkpoint_freq == 0 and self.step < self.config.steps:
+                    self._save(callback.logger)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        return loss
+
+    def _save(self, logger: DynamicsLogger) -> None:
+        """Write a checkpoint, if the rows are in the file: a run that goes on there must not miss any from before."""
+        with harmless():
+            if processes().first_says(logger.flush):
+                self.checkpoints.save(self.step)
+            else:
+                logger.event("no_checkpoint", "the rows before it could not be written", step=self.step)
+
+    def _train_step(self, callback: DynamicsLoggerCallback) -> float:
+        batch = _batch(self.config, self.corpus, self.step)
+        loss = next_byte_loss(self.spread, batch)
+        self.optimizer.zero_grad()
+        (loss + load_balancing_loss(self.model)).backward()
+        loss_value = mean_over_processes(loss.detach()).item()
+        rate = self.optimizer.param_groups[0]["lr"]
+        probe = (self.model.loss, batch)
+        callback.on_before_optimizer_step(self.model, self.step, probe=probe, loss=loss_value, learning_rate=rate)
+        if self.config.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss_value
+
+
+@torch.no_grad()
+def evaluate(model: ByteLM, config: RunConfig, corpus: Corpus) -> float:
+    """Mean loss on text that was held out, in nats per byte; every process reads its share."""
+    losses = [model.loss(_batch(config, corpus, step, split="held_out")) for step in range(HELD_OUT_BATCHES)]
+    return mean_over_processes(torch.stack(losses).mean()).item()
+
+
+def _corpus(config: RunConfig) -> Corpus:
+    """The text, once it is sure that this process can train on it."""
+    if config.batch_size % processes().size:
+        raise ConfigError(
+            f"batch_size = {config.batch_size} cannot be shared evenly by {processes().size} processes; "
+            "choose a multiple, or start another number of processes."
+        )
+    corpus = Corpus.load(config.data)
+    corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
+    return corpus
+
+
+def _run_hash(config: RunConfig, corpus: Corpus) -> str:
+    """The run's hash, on which all processes must agree before they share a folder and a batch."""
+    own = config.run_hash(corpus.sha256)
+    if len(set(processes().gather(own))) > 1:
+        raise ConfigError(f"process {processes().rank} was given other options or another text than the first one.")
+    return own
+
+
+def _batch(config: RunConfig, corpus: Corpus, step: int, split: str = "train") -> torch.Tensor:
+    """This process's share of a step's batch: all of it in a training by one."""
+    tokens = corpus.batch(
+        step, batch_size=config.batch_size, length=config.sequence_length + 1, seed=config.seed, split=split
+    )
+    share = len(tokens) // processes().size
+    return tokens[processes().rank * share :][:share].to(config.device)
+
+
+def _require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:
+    """Refuse an earlier run, unless it may be gone on with or is to be replaced; and none where there must be one."""
+    if db_path.exists() and resume == "never" and not overwrite:
+        raise LoggerError(
+            f"{db_path}: this experiment was run before with the same options. Judge it with "
+            f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, go on with it by "
+            "`--resume allow`, or replace it with `--overwrite`."
+        )
+    if not db_path.exists() and resume == "must":
+        raise LoggerError(f"{db_path}: there is no run of these options to resume; leave out `--resume must`.")
+
+
+def _finished(db_path: Path) -> dict[str, float] | None:
+    """The losses of a run that has reached its end; None for one that has not begun or not finished."""
+    facts = read_facts(db_path) if db_path.exists() else {}
+    losses = {name: facts.get(name) for name in ("loss", "held_out_loss")}
+    known = {name: float(value) for name, value in losses.items() if isinstance(value, int | float)}
+    return known if facts.get("exit_state") == "finished" and len(known) == len(losses) else None

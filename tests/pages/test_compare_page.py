@@ -1,0 +1,189 @@
+"""The Compare page, and what it shows: groups over seeds, doses, twins without perturbation, two runs, all runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tests.pages.test_pages import HARMFUL, opened, texts
+from tests.support.simulated_runs import simulated_run, write
+from ui.sections import compare as pieces
+from validation.files.sources import read_sources
+from validation.frames import run_comparison as compare
+from validation.judgement.judge import judge
+
+PAGE = "pages/4_Compare.py"
+SCALES = (0.0, 1.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Three scales in three seeds; the bottom tier awakes with the scale."""
+    folder = tmp_path_factory.mktemp("compare")
+    return [
+        write(
+            simulated_run(seed=10 * seed + int(scale), awakening=1 + 0.3 * scale, steps=150),
+            folder / f"{seed}-{scale:g}.db",
+            run_hash=f"{seed}{int(scale)}" + "a" * 7,
+            **{"config.seed": seed, "config.perturbation_scale": scale, "config.merge": "example"},
+        )
+        for scale in SCALES
+        for seed in range(3)
+    ]
+
+
+@pytest.fixture(scope="module")
+def judged(files):
+    return judge(*read_sources(files))
+
+
+@pytest.fixture(scope="module")
+def shown(files):
+    """The page of all runs, at the view that is asked for."""
+    at = opened(PAGE, *((file, file.name) for file in files))
+
+    def at_view(view):
+        return at.get("button_group")[0].set_value(view).run()
+
+    return at_view
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (
+            {"config.router_type": "prismatic"},
+            "prismatic sweep --config experiments/per-example.yml --grid seed=0..4 --with-controls",
+        ),
+        ({}, '"config.seed": 1, "config.perturbation_scale": 0.5'),
+    ],
+)
+def test_one_run_says_what_compare_needs_and_how_its_own_trainer_gets_it(tmp_path, facts, line):
+    at = opened(PAGE, (write(simulated_run(steps=120), tmp_path / "one.db", **facts), "one"))
+    assert not at.exception
+    assert "at least two runs" in at.info[0].value
+    assert line in at.get("code")[0].value
+
+
+def test_groups_are_the_runs_that_differ_in_the_seed_alone(shown):
+    at = shown("Groups")
+    assert not at.exception
+    table = at.dataframe[0].value
+    assert table["options"].tolist() == [f"perturbation_scale={scale}" for scale in SCALES]
+    assert table["runs"].tolist() == [3, 3, 3]
+    assert len(at.get("vega_lite_chart")) == 3
+    at.toggle(key="seeds").set_value(False).run()
+    assert len(at.get("vega_lite_chart")) == 1
+
+
+def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
+    files = [
+        write(
+            simulated_run(steps=1, seed=seed),
+            tmp_path / f"{seed}.db",
+            run_hash=f"{seed}" * 9,
+            **{"config.merge": HARMFUL, "config.seed": seed},
+        )
+        for seed in range(2)
+    ]
+    at = opened(PAGE, *((file, HARMFUL) for file in files))
+    told = ""
+    for view in ("Groups", "Dose", "Sham runs", "Two runs", "All runs"):
+        at.get("button_group")[0].set_value(view).run()
+        assert not at.exception, view
+        told += texts(at)
+    assert "http://" not in told
+    assert "No run here has a sham run" in told
+    assert "A dose-response needs" in told
+
+
+def test_a_series_that_is_not_logged_is_said(files):
+    at = opened(PAGE, *((file, file.name) for file in files[:2]))
+    at.selectbox(key="course").set_value("direction").run()
+    assert "do not log direction" in at.info[0].value
+
+
+def test_doses_are_drawn_with_pages_p_and_the_slope(shown, judged):
+    at = shown("Dose")
+    assert not at.exception
+    dose = judged.verdict.doses[0]
+    assert [metric.value for metric in at.metric][:2] == [f"{dose.p:.2g}", f"{dose.slope:.3g}"]
+
+
+def test_the_doses_that_are_drawn_are_those_that_were_tested(judged):
+    dose = judged.verdict.doses[0]
+    each, means = compare.of_doses(dose, judged.verdict.groups, judged.runs)
+    table_SD = each.pivot_table(index="seed", columns="scale", values="value").to_numpy()
+    assert dose.p == pytest.approx(stats.page_trend_test(table_SD).pvalue)
+    assert dose.slope == pytest.approx(np.mean([np.polyfit(SCALES, row, 1)[0] for row in table_SD]))
+    assert means["seeds"].tolist() == [3, 3, 3]
+
+
+def test_two_runs_are_compared_by_what_differs(shown):
+    at = shown("Two runs")
+    at.selectbox(key="second").set_value("01aaaaaaa").run()
+    differing, same = at.dataframe[0].value, at.dataframe[1].value
+    assert set(differing["name"]) == {"perturbation_scale", "run_hash"}
+    assert set(same["name"]) == {"seed", "merge"}
+
+
+def test_every_treated_run_stands_beside_its_sham_run(shown, judged):
+    pairs = compare.twins(judged)
+    awake = pairs[pairs["claim"] == "awakening"]
+    assert len(awake) == 6
+    assert all(run[0] == sham[0] and sham[1] == "0" for run, sham in zip(awake["run"], awake["sham"], strict=True))
+    assert len(shown("Sham runs").get("vega_lite_chart")) >= 1
+
+
+def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
+    monkeypatch.setattr(pieces, "PAGE", 4)
+    at = shown("All runs")
+    assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
+    at.number_input(key="runs-page").set_value(3).run()
+    assert at.dataframe[0].value["run"].tolist() == ["22aaaaaaa"]
+    assert "9 of 9 runs match, of 1,350 logged steps together; 4 on a page" in texts(at)
+    at.text_input(key="find").set_value("sham").run()
+    assert not at.exception
+    assert set(at.dataframe[0].value["kind"]) == {"sham"}
+    at.selectbox(key="sort").set_value("seed").run()
+    at.toggle(key="descending").set_value(True).run()
+    assert at.dataframe[0].value["seed"].tolist() == [2, 1, 0]
+
+
+def test_a_band_is_students_interval_over_the_runs(judged):
+    group = judged.verdict.groups[1]
+    data = compare.courses(judged.con, group.runs)
+    band = compare.bands(data, dict.fromkeys(group.runs, "A"), "bottom")
+    at = band.iloc[7]
+    values = data.loc[data["place"] == at["place"], "bottom"].to_numpy()
+    expected = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    assert (at["low"], at["high"]) == pytest.approx(expected)
+    alone = compare.bands(data, {group.runs[0]: "A"}, "bottom")
+    assert alone["low"].isna().all()
+
+
+def test_a_course_is_the_mean_over_its_steps_and_perturbed_experts(judged):
+    run = judged.runs[0]
+    data = compare.courses(judged.con, [run.run], points=10)
+    own = np.log(run.experts[1]["bottom_norm"] / run.experts[0]["bottom_norm"])
+    assert data["bottom"].to_numpy() == pytest.approx(own.reshape(10, -1).mean(axis=1))
+
+
+def test_a_sparkline_has_few_points_whatever_the_length_of_its_run(judged):
+    lines = compare.sparklines(judged.con, [run.run for run in judged.runs], "bottom")
+    assert len(lines) == 9
+    assert {len(line) for line in lines} == {compare.SPARK_POINTS}
+
+
+def test_words_find_runs_only_where_all_of_them_stand():
+    rows = {"run": ["a1", "b2"], "verdict": ["refuted", "supported"], "kind": ["sham", "treated"]}
+    table = pd.DataFrame(rows | dict.fromkeys(("file", "group", "merge", "routing"), "x"))
+    assert compare.filtered(table, "REF a", [], [])["run"].tolist() == ["a1"]
+    assert compare.filtered(table, "ref b", [], []).empty
+    assert compare.filtered(table, "", ["supported"], ["treated"])["run"].tolist() == ["b2"]
+
+
+def test_every_group_has_a_short_name_of_its_own():
+    names = compare.letters(80)
+    assert names[:2] == ["A", "B"]
+    assert len(set(names)) == 80

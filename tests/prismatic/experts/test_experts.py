@@ -1,0 +1,177 @@
+"""Mixtures of experts that are not Prismatic's own: what they say of themselves, and what the verdict says of them."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from examples import lora, topk_moe
+from prismatic import DynamicsLoggerCallback, RoutedExperts
+from prismatic.contract.schema import MIXTURES
+from prismatic.errors import ModelError
+from prismatic.experts.protocol import mixture_of, roles_of
+from prismatic.measure.gradients import measure
+from prismatic.measure.isolated import isolated_dynamics
+from tests.support.simulated_runs import simulated_run
+from validation.analysis import series
+from validation.diagnostics import diagnose
+from validation.files.sources import read_sources
+from validation.judgement.judge import Judgement, judge
+from validation.report.json_report import as_text
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED
+from validation.verdict.decide import decide
+
+MERGING = re.compile(r"merg|soft|common gradient|--set|RouterConfig|control_experts", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """The verdict on one of the examples, trained once."""
+    folder = tmp_path_factory.mktemp("examples")
+
+    @cache
+    def of(example) -> Judgement:
+        return judge(*read_sources([example.train(folder / example.__name__ / "dynamics.db")]))
+
+    return of
+
+
+def claims(judgement: Judgement) -> dict:
+    return {c.claim: c for c in judgement.verdict.controlled.claims if c.run and c.expert is None}
+
+
+def test_experts_that_are_sent_other_tokens_differ_no_more_than_a_control_does(judged):
+    judgement = judged(topk_moe)
+    run = judgement.runs[0]
+    assert run.mixture == "top_k"
+    assert [e.role for e in run.experts.values()] == list(topk_moe.TopK.roles)
+    late = {e.expert: float(e["direction"][-50:].mean()) for e in run.experts.values() if e.expert}
+    assert min(late.values()) > 0.5  # what a person looking at the chart would call divergence
+    found = claims(judgement)["divergence"]
+    assert (found.status, found.unit, found.control) == (INCONCLUSIVE, "1 - cosine", "control_expert")
+    assert "how much experts differ by chance" in found.because
+
+
+def test_hard_routing_logs_the_share_of_each_expert_and_sends_every_token_to_two(judged):
+    run = judged(topk_moe).runs[0]
+    shares = np.stack([expert["routing_weight"] for expert in run.experts.values()])
+    assert shares.sum(axis=0) == pytest.approx(1)
+    assert shares.min() >= 0
+
+
+def test_adapters_for_another_task_follow_other_gradients_than_chance_makes(judged):
+    found = claims(judged(lora))
+    assert {name: claim.status for name, claim in found.items()} == {
+        "awakening": REFUTED,
+        "divergence": SUPPORTED,
+        "sustainment": SUPPORTED,
+    }
+    assert found["divergence"].low > 0.2
+    assert "beyond the control expert" in found["divergence"].because
+
+
+def test_what_is_not_routed_has_no_share(judged):
+    run = judged(lora).runs[0]
+    assert run.mixture == "separate"
+    assert all(np.isnan(expert["routing_weight"]).all() for expert in run.experts.values())
+    assert all(np.isfinite(run.experts[1]["relative_divergence"]))
+
+
+@pytest.mark.parametrize("example", [topk_moe, lora], ids=lambda example: example.__name__)
+def test_nothing_is_said_of_merging_or_of_the_trainers_options_where_there_is_none(judged, example):
+    text = as_text(judged(example))
+    assert not MERGING.search(text), MERGING.search(text)
+    assert not [one for one in judged(example).advice if one.options]
+    if example is lora:
+        assert "routing" not in text
+        assert "router" not in text
+
+
+@pytest.mark.parametrize("mixture", [*MIXTURES, None])
+def test_parallel_gradients_are_measured_and_not_taken_from_the_label(mixture):
+    run = simulated_run(collinear=True, routing_ratio=2.3, facts={"mixture": mixture} if mixture else {})
+    found = {c.claim: c for c in decide([run], {}).controlled.claims if c.expert is None}
+    assert (found["awakening"].status, found["divergence"].status) == (CONFOUNDED, CONFOUNDED)
+    assert "collinear_gradients" in {finding.id for finding in diagnose(run)}
+    words = f"{found['awakening'].because} {found['divergence'].because}"
+    assert ("common gradient" in words) is (mixture == "parameters")
+    assert ("parallel to expert 0's" in words) is (mixture != "parameters")
+
+
+@pytest.mark.parametrize("mixture", [*MIXTURES, None])
+def test_no_label_makes_gradients_parallel(mixture):
+    run = simulated_run(divergence=0.6, facts={"mixture": mixture} if mixture else {})
+    assert not series.is_collinear(run, 1)
+
+
+@pytest.mark.parametrize(("mixture", "left"), [("parameters", 0.5), (None, 0.5), ("outputs", 0.0), ("top_k", 0.0)])
+def test_only_of_merged_parameters_the_share_is_taken_out(mixture, left):
+    """All norms are e^0.5 beyond the share: elsewhere a factor that all tiers have in common is no difference."""
+    run = simulated_run(collinear=True, divergence=0.5, routing_ratio=2.3, facts={"mixture": mixture})
+    assert float(np.mean(series.adjusted(run, 1)["bottom"])) == pytest.approx(left, abs=1e-9)
+
+
+def test_a_hostile_fact_is_no_mixture():
+    for told in (["top_k"], {"a": 1}, 7, "</script>"):
+        assert simulated_run(facts={"mixture": told}).mixture is None
+
+
+class Small(nn.Module):
+    """Two experts whose outputs are mixed half and half."""
+
+    def __init__(self, **says):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(20, 20) for _ in range(2))
+        self.routing_weights = torch.full((2,), 0.5)
+        for name, value in says.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        if getattr(self, "forced", None) is not None:
+            return self.experts[self.forced](x)
+        return sum(expert(x) for expert in self.experts) / 2
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ({"mixture": "soft"}, "mixture = 'soft' is not known; it is parameters, outputs, top_k, separate, or absent"),
+        ({"roles": ["clean"]}, "does not fit 2 experts"),
+        ({"roles": ["perturbed", "clean"]}, "the first and only the first clean"),
+        ({"roles": ["clean", "treated"]}, "expected one of clean, perturbed, control"),
+    ],
+)
+def test_what_a_layer_may_say_of_itself_is_checked_before_training(tmp_path: Path, says, told):
+    layer = Small(**says)
+    with pytest.raises(ModelError, match=re.escape(told)):
+        DynamicsLoggerCallback(tmp_path / "x.db").attach(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+
+
+def test_layers_of_different_kinds_are_called_neither():
+    assert isinstance(Small(), RoutedExperts)
+    assert mixture_of([Small(mixture="outputs"), Small(mixture="outputs")]) == "outputs"
+    assert mixture_of([Small(mixture="outputs"), Small(mixture="top_k")]) is None
+    assert mixture_of([Small(mixture="outputs"), Small()]) is None
+    assert mixture_of([]) is None
+    assert roles_of(Small()) == ["clean", "perturbed"]
+
+
+def test_the_isolated_probe_measures_a_layer_that_obeys_forced():
+    layer, batch = Small(forced=None), torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    (experts,) = isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch)
+    for expert, own in enumerate(experts):
+        alone = torch.autograd.grad(layer.experts[expert](batch).square().mean(), [*layer.experts[expert].parameters()])
+        assert own.norm == pytest.approx(torch.cat([g.flatten() for g in alone]).norm().item(), rel=1e-5)
+    assert layer.forced is None
+    assert isolated_dynamics(Small(), lambda x: layer(x).square().mean(), batch) == []
+
+
+def test_layers_with_and_without_shares_are_measured_together():
+    routed, alone = Small(), Small(routing_weights=None)
+    (routed(torch.ones(1, 20)) + alone(torch.ones(1, 20))).sum().backward()
+    layers = measure([routed, alone])
+    assert [[own.routing_weight for own in experts] for experts in layers] == [[0.5, 0.5], [None, None]]

@@ -1,0 +1,136 @@
+"""The two fast ways to a tensor's sums against the obvious one: masks and float64, one expert at a time."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prismatic.experts.tiers import Tiers, tier_indices
+from prismatic.measure.kernels import CHUNK, SUMS, TensorGradients, measure_tensors, sums_in_cache, sums_on_device
+
+WAYS = {"in cache": sums_in_cache, "on device": lambda tensor: sums_on_device(tensor).numpy()}
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def obvious(tensor):
+    """[E, len(SUMS)] from boolean masks in float64."""
+    rows = []
+    clean = tensor.gradients[0]
+    for grad in tensor.gradients:
+        if grad is None:
+            rows.append([0.0] * len(SUMS))
+            continue
+        exact = grad.double()
+        masks = torch.zeros(3, len(exact), dtype=torch.bool)
+        masks[0, tensor.tiers.top], masks[1, tensor.tiers.bottom] = True, True
+        masks[2] = ~masks[0] & ~masks[1]
+        squares = [float(exact[mask].square().sum()) for mask in masks]
+        rows.append([*squares, 0.0 if clean is None else float(exact @ clean.double())])
+    return np.array(rows)
+
+
+def drawn(weights, *, experts=3, seed=0, sparsity=0.1, scale=1.0, dtype=torch.float32):
+    """Random gradients of a tensor with tiers of random weights."""
+    rng = torch.Generator().manual_seed(seed)
+    tiers = tier_indices(torch.randn(weights, generator=rng), sparsity)
+    return TensorGradients([(scale * torch.randn(weights, generator=rng)).to(dtype) for _ in range(experts)], tiers)
+
+
+def assert_same(found, expected, rel=1e-6):
+    assert found[:, :3] == pytest.approx(expected[:, :3], rel=2 * rel, nan_ok=True)  # of squares, so rel of norms
+    sizes = np.sqrt(expected[:, :3].sum(axis=1))
+    assert np.all(np.abs(found[:, 3] - expected[:, 3]) <= rel * sizes * sizes[0])
+
+
+@every_way
+@pytest.mark.parametrize("weights", [1, 19, 20, 1000, CHUNK, CHUNK + 1, 3 * CHUNK + 17])
+def test_sums_are_the_obvious_ones_at_every_size(way, weights):
+    tensor = drawn(weights)
+    assert_same(way(tensor), obvious(tensor))
+
+
+@every_way
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_sums_are_right_in_every_type(way, dtype):
+    tensor = drawn(5000, dtype=dtype)
+    assert_same(way(tensor), obvious(tensor))
+
+
+@every_way
+def test_half_precision_does_not_overflow(way):
+    tensor = drawn(5000, scale=1e4, dtype=torch.float16)
+    assert np.isfinite(way(tensor)).all()
+    assert_same(way(tensor), obvious(tensor))
+
+
+@every_way
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-12, 1e12, 1e25])
+def test_very_small_and_very_large_gradients_keep_their_digits(way, scale):
+    tensor = drawn(5000, scale=scale)
+    assert_same(way(tensor), obvious(tensor))
+
+
+@every_way
+@pytest.mark.parametrize("tier", ["top", "bottom", "middle"])
+@pytest.mark.parametrize("share", [1e-3, 1e-6])
+def test_a_tier_that_is_next_to_nothing_of_the_whole_is_exact(way, tier, share):
+    tensor = drawn(50_000)
+    chosen = torch.zeros(50_000, dtype=torch.bool)
+    chosen[torch.cat(list(tensor.tiers)) if tier == "middle" else getattr(tensor.tiers, tier)] = True
+    small = ~chosen if tier == "middle" else chosen
+    for grad in tensor.gradients:
+        grad[small] *= share
+    assert_same(way(tensor), obvious(tensor))
+
+
+@every_way
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_one_bad_entry_spoils_its_own_tier_and_no_other(way, bad):
+    tensor = drawn(5000)
+    tensor.gradients[1][tensor.tiers.top[3]] = bad
+    sums = way(tensor)
+    assert not np.isfinite(sums[1, 0])
+    assert np.isfinite(sums[1, 1:3]).all()
+    assert np.isfinite(sums[[0, 2]]).all()
+
+
+@every_way
+@pytest.mark.parametrize("without", [(0,), (1,), (0, 1), (0, 1, 2)])
+def test_an_expert_without_gradient_is_zero_and_the_others_are_right(way, without):
+    tensor = drawn(3000)
+    held = TensorGradients([None if i in without else g for i, g in enumerate(tensor.gradients)], tensor.tiers)
+    assert_same(way(held), obvious(held))
+
+
+@every_way
+def test_a_tensor_without_tiers_is_all_middle(way):
+    empty = torch.empty(0, dtype=torch.int64)
+    tensor = TensorGradients([torch.ones(10), torch.full((10,), 2.0)], Tiers(empty, empty))
+    assert way(tensor) == pytest.approx(np.array([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 40.0, 20.0]]))
+
+
+@every_way
+def test_gradients_that_are_all_zero_sum_to_zero(way):
+    tensor = drawn(1000, scale=0.0)
+    assert not way(tensor).any()
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.integers(1, 4000), st.integers(1, 5), st.floats(0.01, 0.9), st.integers(0, 1000))
+def test_both_ways_agree_for_any_shape(weights, experts, sparsity, seed):
+    tensor = drawn(weights, experts=experts, sparsity=sparsity, seed=seed)
+    for way in WAYS.values():
+        assert_same(way(tensor), obvious(tensor))
+
+
+def test_many_tensors_keep_their_order_and_riders_travel_with_them():
+    tensors = [drawn(size, seed=size) for size in (10, 200_000, 1000, 20)]
+    found, riders = measure_tensors(tensors, [torch.tensor([0.25, 0.75])])
+    for sums, tensor in zip(found, tensors, strict=True):
+        assert_same(sums, obvious(tensor))
+    assert riders[0].tolist() == [0.25, 0.75]
+
+
+def test_nothing_to_measure_is_nothing():
+    assert measure_tensors([]) == ([], [])

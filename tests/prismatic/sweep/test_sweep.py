@@ -1,0 +1,345 @@
+"""Many runs by one command: the grid, the engines, what is done twice and what is not, and the verdict at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prismatic.__main__ import main, parser
+from prismatic.errors import ConfigError, CorpusError, SweepError
+from prismatic.runfile.manage import is_being_written
+from prismatic.sweep.engines import Local, OnRay, OnSlurm
+from prismatic.sweep.plan import Sweep, plan, shown
+from prismatic.sweep.progress import Progress, lasting
+from prismatic.sweep.runner import conduct, tail
+from prismatic.train.config import RunConfig, load_config
+from prismatic.train.corpus import Corpus
+from prismatic.train.train import train
+
+TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "sequence_length": 16, "batch_size": 2}
+TINY |= {"steps": 30, "log_freq": 1, "warmup_steps": 0}
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yml"
+    path.write_text("".join(f"{name}: {value}\n" for name, value in TINY.items()))
+    return path
+
+
+def options_of(sweep: Sweep) -> list[dict]:
+    return [job.options for job in sweep.jobs]
+
+
+def facts(path: Path) -> dict:
+    with closing(sqlite3.connect(path)) as db:
+        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM run")}
+
+
+def events(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as db:
+        return [code for (code,) in db.execute("SELECT code FROM events")]
+
+
+# -- The grid
+
+
+def test_a_grid_is_every_combination_and_the_last_name_changes_fastest():
+    sweep = plan(None, ["perturbation_scale=0.5,1", "seed=0..2"])
+    assert options_of(sweep) == [{"perturbation_scale": s, "seed": n} for s in (0.5, 1) for n in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ("seed=3", [3]),
+        ("seed=0..2,7", [0, 1, 2, 7]),
+        ("perturbation_scale=1e-3, .5", [0.001, 0.5]),
+        ("merge=batch,example", ["batch", "example"]),
+        ("max_grad_norm=null,1.0", [None, 1.0]),
+    ],
+)
+def test_values_are_read_as_yaml_and_a_range_as_its_integers(given: str, values: list):
+    sweep = plan(None, [given])
+    assert [getattr(job.config, given.partition("=")[0]) for job in sweep.jobs] == values
+
+
+@pytest.mark.parametrize(
+    ("grid", "rest", "message"),
+    [
+        (["seed"], {}, "expected NAME=VALUES"),
+        (["seed="], {}, "there is no value"),
+        (["seed=0,[1"], {}, "cannot be read as YAML"),
+        (["seed=4..0"], {}, "4..0 holds no value"),
+        (["seed=0..1000000"], {}, "more than 100,000"),
+        (["seed=0..999", "hidden_size=4..999"], {}, "these are 996,000 runs"),
+        (["sead=0,1"], {}, "unknown option 'sead'"),
+        (["perturbation_scale=-1,1"], {}, "perturbation_scale = -1 is not allowed"),
+        (["hidden_size=64,66"], {}, "must be a multiple of num_heads"),
+        (["seed=0", "seed=1"], {}, "is there twice"),
+        (["seed=0,1"], {"overrides": ["seed=3"]}, "has one value by --set seed already"),
+        (["data=a,b"], {"data": Path(__file__)}, "has one value by --data already"),
+        (["perturbation_scale=1,1.0"], {}, "perturbation_scale=1 and perturbation_scale=1.0 are the same run"),
+        (["seed=0,1"], {"overrides": ["steps=none"]}, "steps = 'none' is not allowed"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_anything_starts(grid: list, rest: dict, message: str):
+    with pytest.raises(ConfigError) as error:
+        plan(None, grid, **rest)
+    assert message in str(error.value)
+
+
+def test_text_that_is_too_short_is_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(CorpusError, match=r"short\.txt has"):
+        plan(None, ["seed=0,1"], data=tmp_path / "short.txt")
+
+
+def test_every_command_is_a_plain_training_command_for_that_very_run(config: Path, tmp_path: Path):
+    text = tmp_path / "notes: a draft.txt"
+    text.write_text("some text to learn from " * 30)
+    grid = ["perturbation_scale=0,1e-3,2", "merge=batch,example", "max_grad_norm=null,1"]
+    sweep = plan(config, grid, overrides=["learning_rate=1e-2"], data=text, with_controls=True)
+    for job in sweep.jobs:
+        options = parser().parse_args(shlex.split(shlex.join(sweep.command(job))))
+        made = load_config(options.config, options.set).model_copy(update={"data": options.data})
+        assert made.run_hash(Corpus.load(text).sha256) == job.run_hash
+        assert (options.resume, options.runs) == ("allow", Path("build/runs"))
+
+
+@pytest.mark.parametrize(
+    "value", [True, None, 1, 1.5, 1e-7, "batch", "true", "a b", "a,b", "1e-3", "it's", [1], {"a": 1}]
+)
+def test_a_value_on_the_command_line_is_read_as_the_same_value(value: object):
+    assert load_config_value(shown(value)) == value
+
+
+def load_config_value(text: str) -> object:
+
+    return yaml.safe_load(text)
+
+
+# -- Controls
+
+
+def test_controls_are_a_sham_run_and_an_artificial_yes_of_each_seed():
+    sweep = plan(None, ["perturbation_scale=2,0.5", "seed=0,1"], with_controls=True)
+    added = options_of(sweep)[4:]
+    assert added == [
+        control
+        for seed in (0, 1)
+        for control in (
+            {"perturbation_scale": 0.0, "seed": seed},
+            {"perturbation_scale": 0.5, "seed": seed, "positive_control": 1.5},
+        )
+    ]
+
+
+def test_controls_that_the_grid_has_are_not_added():
+    assert len(plan(None, ["perturbation_scale=0.001,1", "positive_control=1,1.2"], with_controls=True).jobs) == 4
+
+
+def test_each_experiment_has_controls_of_its_own():
+    sweep = plan(EXPERIMENTS / "per-example.yml", ["merge=batch,example"], with_controls=True)
+    shams = [job.config for job in sweep.jobs if job.config.perturbation_scale == 0]
+    assert [sham.merge for sham in shams] == ["batch", "example"]
+    assert all(sham.control_experts == 1 for sham in shams)
+
+
+def test_a_sweep_in_which_nothing_is_perturbed_needs_no_controls():
+    assert len(plan(EXPERIMENTS / "sham.yml", ["seed=0,1"], with_controls=True).jobs) == 2
+
+
+# -- Training
+
+
+def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path, tmp_path: Path, capfd):
+    """Five of six runs are finished, one was interrupted: one is trained, and it goes on where it was."""
+    runs = tmp_path / "runs"
+    made = [RunConfig(**TINY | {"perturbation_scale": scale, "seed": seed}) for scale in (0, 0.5, 1) for seed in (0, 1)]
+    finished = [train(one, runs=runs) for one in made[:5]]
+    before = [result.db_path.stat().st_mtime_ns for result in finished]
+    interrupted = _interrupted(made[5], runs)
+
+    sweep = ["sweep", "--config", str(config), "--grid", "perturbation_scale=0,0.5,1", "seed=0..1", "--runs", str(runs)]
+    assert main([*sweep, "--checkpoint-freq", "10"]) == 0
+    output = capfd.readouterr().out
+    assert "5 of 6 runs are finished already" in output
+    assert output.count("\nfinished ") == 1
+    assert [result.db_path.stat().st_mtime_ns for result in finished] == before
+    assert "resumed" in events(interrupted)
+    assert (interrupted.with_name("train.log")).read_text().startswith("run ")
+    assert "group perturbation_scale=0.5 (2 runs, treated)" in output
+    assert "dose: awakening" in output
+    (together,) = runs.glob("sweeps/*/set")
+    assert f"python -m validation report {together}" in output
+    assert facts(interrupted)["exit_state"] == "finished"
+
+
+def _interrupted(config: RunConfig, runs: Path) -> Path:
+    """A run that was stopped at step 20 of 30, with a checkpoint."""
+    batch = Corpus.batch
+
+    def until_20(corpus, step, **sizes):
+        if step == 20:
+            raise KeyboardInterrupt
+        return batch(corpus, step, **sizes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Corpus, "batch", until_20)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, runs=runs, checkpoint_freq=10)
+    return runs / config.run_hash(Corpus.load().sha256) / "dynamics.db"
+
+
+def test_a_run_that_fails_is_tried_again_and_told_with_its_last_lines(config: Path, tmp_path: Path, capsys):
+    sweep = plan(config, ["device=abacus"], runs=tmp_path / "runs")
+    outcome = conduct(sweep, Local(2), Progress(), retries=1)
+    assert outcome.finished == []
+    (failure,) = outcome.failed
+    assert (failure.job.options, failure.why) == ({"device": "abacus"}, "exit code 2")
+    assert any("device = 'abacus' cannot be used here" in line for line in failure.tail)
+    assert "exit code 2; it is tried again" in capsys.readouterr().out
+    assert sweep.db_path(failure.job).with_name("train.log").read_text().count("error: device") == 2
+
+
+def test_an_interrupted_sweep_leaves_no_process_and_whole_files(config: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    command = ["sweep", "--config", str(config), "--set", "steps=1000000", "--grid", "seed=0,1", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prismatic", *command, "--runs", str(runs)], stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not any(map(_steps, runs.glob("*/dynamics.db"))) and time.monotonic() < deadline:
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on" in output
+    (db_path,) = runs.glob("*/dynamics.db")  # the second run was never begun
+    assert facts(db_path)["exit_state"] == "interrupted"
+    assert not is_being_written(db_path)
+
+
+def _steps(path: Path) -> int:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return db.execute("SELECT count(*) FROM dynamics").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def test_a_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path, capsys):
+    assert main(["sweep", "--grid", "seed=0..1", "--runs", str(tmp_path / "runs"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" --set ")[0] for line in lines] == ["python -m prismatic train"] * 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_edited_while_a_sweep_runs_changes_none_of_its_runs(config: Path, tmp_path: Path):
+    sweep = plan(config, ["seed=0"], runs=tmp_path / "runs").frozen()
+    config.write_text("steps: 1")
+    options = parser().parse_args(sweep.command(sweep.jobs[0]))
+    assert load_config(options.config, options.set).run_hash(Corpus.load().sha256) == sweep.jobs[0].run_hash
+
+
+# -- Engines
+
+
+@pytest.mark.parametrize(("engine", "library"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch, tmp_path, capsys, engine, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    assert main(["sweep", "--grid", "seed=0", "--runs", str(tmp_path), "--engine", engine]) == 2
+    assert (
+        f'{library} is not installed; install it with: pip install "prismatic-dynamics[sweep]"'
+        in capsys.readouterr().err
+    )
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_at_once():
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.raises(SweepError, match="nobody answers"):
+        OnRay("127.0.0.1:1", None)
+
+
+def test_without_slurm_its_engine_says_where_it_works(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SweepError, match="--address local tries the same on this machine"):
+        OnSlurm(tmp_path, None)
+
+
+def test_submitit_trains_a_sweep(config: Path, tmp_path: Path, capsys):
+    sweep = plan(config, ["seed=0"], runs=tmp_path / "runs")
+    engine = OnSlurm(tmp_path / "slurm", None, address="local", settings={"timeout_min": 5})
+    outcome = conduct(sweep, engine, Progress(), retries=0)
+    assert (outcome.finished, outcome.failed) == ([*sweep.jobs], [])
+    db_path = sweep.db_path(sweep.jobs[0])
+    assert facts(db_path)["exit_state"] == "finished"
+    assert str(db_path) in db_path.with_name("train.log").read_text()
+
+
+# -- What is shown
+
+
+class Terminal:
+    """A stream that says it is a terminal, and keeps what was written."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_on_a_terminal_the_table_is_drawn_in_place_of_itself(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "5")
+    terminal = Terminal()
+    progress = Progress(terminal)
+    rows = [{"run": str(number), "options": "x" * 100} for number in range(9)]
+    progress.show("0 of 9", rows)
+    lines = terminal.text.splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("0 of 9", "... and 8 more", 4)
+    assert max(map(len, lines)) < 60
+    terminal.text = ""
+    progress.say("finished 0")
+    assert terminal.text == "\x1b[4F\x1b[Jfinished 0\n"
+
+
+def test_elsewhere_only_lines_are_written(capsys):
+    progress = Progress()
+    progress.say("one")
+    assert not progress.due
+    progress.show("1 of 2", [{"run": "a"}])
+    assert capsys.readouterr().out == "one\n1 of 2\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "2 min"), (3600 * 3 + 1200, "3 h 20 min")])
+def test_times_are_said_as_a_person_says_them(seconds: float, text: str):
+    assert lasting(seconds) == text
+
+
+def test_the_last_lines_of_a_log_come_without_what_moves_a_terminal(tmp_path: Path):
+    (tmp_path / "log").write_bytes(b"first\n" * 20 + b"\n\x1b[2Jlast \xff\n")
+    lines = tail(tmp_path / "log")
+    assert (len(lines), lines[-1]) == (12, " [2Jlast \ufffd")
+    assert tail(tmp_path / "missing") == ()

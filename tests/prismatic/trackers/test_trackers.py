@@ -1,0 +1,485 @@
+"""Runs of other trackers: their files, written by the real libraries where they are installed, become run files."""
+
+import json
+import math
+import re
+import sqlite3
+import struct
+import sys
+import tomllib
+import zlib
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prismatic.__main__ import main
+from prismatic.contract.schema import TIERS
+from prismatic.errors import ConfigError, LoggerError, TrackerError
+from prismatic.trackers.convert import convert, read_tracked
+from prismatic.trackers.mapping import NameMap, load_mapping, parse_mapping
+from prismatic.trackers.tracked import Tracked, as_number, flat
+from prismatic.trackers.wandb import BLOCK, HEADER, records
+from tests.support.simulated_runs import simulated_run, write
+from validation.files.sources import read_sources
+from validation.judgement.judge import judge
+
+ROOT = Path(__file__).parents[3]
+STEPS = [0, 10, 20, 30]
+MAP = """
+mixture = "top_k"
+planned_steps = 31
+[metrics]
+"moe/expert.{i}/{tier}" = "expert_{i}_{tier}_norm"
+"router/p{i}" = "expert_{i}_routing_weight"
+"train/loss" = "loss"
+[options]
+seed = "{seed}"
+perturbation_scale = 1.0
+"""
+
+
+def logged(step: int) -> dict[str, float]:
+    """What somebody else's training loop logs in a step."""
+    norms = {f"moe/expert.{i}/{tier}": 0.5 + i + 0.01 * step for i in range(2) for tier in TIERS}
+    return {**norms, "router/p0": 0.75, "router/p1": 0.25, "train/loss": 2.0 - step / 100, "acc": 0.1}
+
+
+def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query)]
+
+
+def facts(path: Path) -> dict:
+    return {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
+
+
+def imported(source: Path, tmp_path: Path, *options: str) -> Path:
+    """The one run file that the command makes."""
+    (tmp_path / "map.toml").write_text(MAP)
+    code = main(
+        ["import", str(source), "--map", str(tmp_path / "map.toml"), "--runs", str(tmp_path / "runs"), *options]
+    )
+    assert code == 0
+    (path,) = (tmp_path / "runs").rglob("dynamics.db")
+    return path
+
+
+def assert_is_what_was_logged(path: Path, *, rel: float = 1e-12) -> None:
+    found = rows(path)
+    assert [row["step"] for row in found] == STEPS
+    for row in found:
+        theirs = logged(row["step"])
+        assert row["loss"] == pytest.approx(theirs["train/loss"], rel=rel)
+        for i in range(2):
+            assert row[f"expert_{i}_routing_weight"] == theirs[f"router/p{i}"]
+            for tier in TIERS:
+                assert row[f"expert_{i}_{tier}_norm"] == pytest.approx(theirs[f"moe/expert.{i}/{tier}"], rel=rel)
+    assert rows(path, "SELECT role FROM experts ORDER BY expert") == [{"role": "clean"}, {"role": "perturbed"}]
+    assert {"mixture": "top_k", "planned_steps": 31}.items() <= facts(path).items()
+
+
+def test_tensorboard_event_files(tmp_path: Path, capsys):
+    SummaryWriter = pytest.importorskip("torch.utils.tensorboard", reason="TensorBoard is not installed").SummaryWriter
+    with SummaryWriter(str(tmp_path / "logs" / "train")) as writer:
+        for step in STEPS:
+            for name, value in logged(step).items():
+                writer.add_scalar(name, value, step, new_style=name == "train/loss")
+            writer.add_text("notes", "no metric", step)
+        for step in range(5):
+            writer.add_scalar("train/loss", 9.0, step + 1)
+    with SummaryWriter(str(tmp_path / "logs" / "eval")) as writer:
+        writer.add_scalar("acc", 0.5, 0)
+    path = imported(tmp_path / "logs", tmp_path, "--set", "seed=3")
+    assert_is_what_was_logged(path, rel=1e-6)  # TensorBoard keeps float32
+    assert path.parent.name == "tensorboard-train"
+    assert facts(path)["config.seed"] == 3
+    assert rows(path)[0]["wall_time"] > 1e9
+    told = capsys.readouterr()
+    assert "expert_{i}_{tier}_norm <- moe/expert.{i}/{tier}: moe/expert.0/bottom, moe/expert.0/middle" in told.out
+    assert "not mapped: acc" in told.out
+    assert "left out: 5 steps without anything of an expert" in told.out
+    assert "left out: run eval: no metric is the norm of an expert's tier under this map" in told.err
+
+
+def test_what_our_mirror_wrote_comes_back_without_a_map_and_is_judged_alike(tmp_path: Path):
+    SummaryWriter = pytest.importorskip("torch.utils.tensorboard", reason="TensorBoard is not installed").SummaryWriter
+    from prismatic import DynamicsLogger
+
+    original = write(simulated_run(divergence=0.6, awakening=1.5, sd=0.05, steps=150), tmp_path / "original.db")
+    ours = [name for name, value in rows(original)[0].items() if name.startswith("expert_") and value is not None]
+    with SummaryWriter(str(tmp_path / "logs")) as board, DynamicsLogger(tmp_path / "x.db", mirror=board) as logger:
+        for row in rows(original):
+            logger.log(row["step"], {"expert_gradients": {}}, **{name: row[name] for name in ours})
+    assert main(["import", str(tmp_path / "logs"), "--runs", str(tmp_path / "runs")]) == 0
+    back = tmp_path / "runs" / "tensorboard-logs" / "dynamics.db"
+    for one, other in zip(rows(original), rows(back), strict=True):
+        assert {n: one[n] for n in ours} == pytest.approx({n: other[n] for n in ours}, rel=1e-6)
+    statuses = [
+        [(c.claim, c.status) for c in judge(*read_sources([path])).verdict.controlled.claims]
+        for path in (original, back)
+    ]
+    assert statuses[0] == statuses[1]
+
+
+def documented_trackio(path: Path, *, run_id: bool = True) -> Path:
+    """A project as trackio's documentation of its storage describes it."""
+    with closing(sqlite3.connect(path)) as db, db:
+        own = "id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, " if run_id else "id INTEGER PRIMARY KEY, "
+        db.execute(f"CREATE TABLE metrics ({own}timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)")
+        db.execute(f"CREATE TABLE configs ({own}run_name TEXT, config TEXT, created_at TEXT)")
+        key = ("a",) if run_id else ()
+        marks = "?, " if run_id else ""
+        for step in STEPS:
+            row = (None, *key, "2026-01-02T03:04:05+00:00", "mine", step, json.dumps({**logged(step), "bad": "NaN"}))
+            db.execute(f"INSERT INTO metrics VALUES (?, {marks}?, ?, ?, ?)", row)
+        config = json.dumps({"seed": 7, "lr": 0.1, "_Created": "now", "deep": {"a": 1}})
+        db.execute(f"INSERT INTO configs VALUES (?, {marks}?, ?, ?)", (None, *key, "mine", config, ""))
+    return path
+
+
+@pytest.mark.parametrize("run_id", [True, False], ids=["with ids", "earlier version"])
+def test_trackio_projects_by_the_documented_schema(tmp_path: Path, run_id):
+    path = imported(documented_trackio(tmp_path / "p.db", run_id=run_id), tmp_path)
+    assert_is_what_was_logged(path)
+    told = facts(path)
+    assert (told["config.seed"], told["config.tracker_lr"], told["config.tracker_deep_a"]) == (7, 0.1, 1)
+    assert not [name for name in told if "created" in name]
+    assert rows(path)[0]["wall_time"] == 1767323045.0
+
+
+def test_trackio_projects_by_trackio(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    import trackio
+
+    trackio.init(project="p", name="mine", config={"seed": 7})
+    for step in STEPS:
+        trackio.log(logged(step), step=step)
+    trackio.finish()
+    (source,) = Path(trackio.utils.TRACKIO_DIR).glob("p.db")
+    path = imported(source, tmp_path, "--run", "mine")
+    assert_is_what_was_logged(path)
+    assert facts(path)["config.seed"] == 7
+
+
+def test_wandb_offline_runs_by_wandb(tmp_path: Path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(project="p", mode="offline", dir=str(tmp_path), name="mine", config={"seed": 7}) as run:
+        for step in STEPS:
+            run.log({**logged(step), "nested": {"a": 1}, "long": "x" * 50_000}, step=step)  # over a block's end
+    wandb.teardown()  # or its own process may still hold the last block
+    path = imported(tmp_path / "wandb", tmp_path)
+    assert_is_what_was_logged(path)
+    assert facts(path)["config.seed"] == 7
+    (source,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    source.write_bytes(source.read_bytes()[:-30_000])
+    (cut,) = read_tracked(source)
+    assert "is read up to a record that is broken or not whole" in cut.notes[0]
+    assert 0 < len(cut.metrics["train/loss"]) < len(STEPS)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_tables(tmp_path: Path, kind):
+    source = tmp_path / f"history.{kind}"
+    table = [{"_step": step, "run_name": "mine", "_timestamp": 5.0, "note": "text", **logged(step)} for step in STEPS]
+    if kind == "csv":
+        lines = [",".join(table[0]), *(",".join(map(str, row.values())) for row in table)]
+        source.write_text("\n".join(lines))
+    elif kind == "jsonl":
+        source.write_text("\n\n".join(map(json.dumps, table)))
+    else:
+        pq.write_table(pa.Table.from_pylist(table), source)
+    path = imported(source, tmp_path, "--set", "seed=1")
+    assert_is_what_was_logged(path)
+    assert rows(path)[0]["wall_time"] == 5.0
+
+
+def framed(parts: list[bytes]) -> bytes:
+    """Records in LevelDB's framing, written one after another by the format's description."""
+    out = bytearray(HEADER)
+    for record in parts:
+        first, rest = True, record
+        while first or rest:
+            left = BLOCK - len(out) % BLOCK
+            if left < 7:
+                out += bytes(left)
+                left = BLOCK
+            piece, rest = rest[: left - 7], rest[left - 7 :]
+            kind = (1 if not rest else 2) if first else (4 if not rest else 3)
+            out += struct.pack("<IHB", zlib.crc32(bytes([kind]) + piece), len(piece), kind) + piece
+            first = False
+    return bytes(out)
+
+
+SIZES = st.integers(0, 40) | st.integers(BLOCK - 30, BLOCK + 30) | st.just(3 * BLOCK)
+
+
+@given(sizes=st.lists(SIZES, max_size=6), seed=st.integers(0, 9))
+def test_records_of_any_length_come_back(sizes, seed):
+    rng = np.random.default_rng(seed)
+    parts = [rng.bytes(size) for size in sizes]
+    assert list(records(framed(parts))) == parts
+
+
+@given(sizes=st.lists(SIZES, min_size=1, max_size=3), share=st.floats(0, 1))
+def test_a_log_that_ends_within_a_record_says_so(sizes, share):
+    parts = [b"x" * size for size in sizes]
+    data = framed(parts)
+    cut = data[: len(HEADER) + round(share * (len(data) - len(HEADER)))]
+    whole = [number for number in range(len(parts) + 1) if cut.rstrip(b"\0") == framed(parts[:number]).rstrip(b"\0")]
+    if whole and len(cut) >= len(framed(parts[: whole[-1]])):
+        assert list(records(cut)) == parts[: whole[-1]]
+    else:
+        with pytest.raises(ValueError, match=r"at byte|the rest is missing"):
+            list(records(cut))
+
+
+@given(place=st.integers(0, 297), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_never_taken_for_a_record(place, bit):
+    parts = [bytes([number]) * 90 for number in range(3)]
+    data = bytearray(framed(parts))
+    data[place] ^= 1 << bit
+    found = []
+    try:
+        for record in records(bytes(data)):
+            found.append(record)
+    except ValueError:
+        pass
+    assert found == parts[: len(found)]
+    assert len(found) < 3
+
+
+def run_of(metrics: dict[str, float], **about) -> Tracked:
+    run = Tracked("mine", "test", **about)
+    for step in STEPS:
+        run.add(step, {name: value + step for name, value in metrics.items()})
+    return run
+
+
+def mapped(**metrics: str) -> NameMap:
+    return parse_mapping({"metrics": metrics})
+
+
+def test_layers_become_rows_and_their_means_the_wide_table(tmp_path: Path):
+    names = {f"l{layer}/e{i}/{tier}": 1.0 + layer + i for layer in range(2) for i in range(2) for tier in TIERS}
+    mapping = parse_mapping(
+        {
+            "metrics": {
+                "l{layer}/e{i}/{tier}": "layer_{layer}_expert_{i}_{tier}_norm",
+                "re:cos(?P<layer>.)(?P<i>.)": "layer_{layer}_expert_{i}_gradient_cosine",
+            }
+        }
+    )
+    convert(run_of({**names, "cos01": 0.5, "cos11": 0.25}), mapping, tmp_path / "x.db")
+    assert len(rows(tmp_path / "x.db", "SELECT * FROM layers")) == len(STEPS) * 4
+    first = rows(tmp_path / "x.db")[0]
+    assert (first["expert_0_top_norm"], first["expert_1_bottom_norm"]) == (1.5, 2.5)
+    assert first["expert_1_direction"] == 1 - 0.375
+    (run,) = judge(*read_sources([tmp_path / "x.db"])).runs
+    assert len(run.layers) == 2
+
+
+def test_their_numbers_of_experts_are_put_in_our_order(tmp_path: Path):
+    metrics = {f"e{i}/{tier}": float(i) for i in (1, 2, 3, 4) for tier in TIERS} | {f"e{i}/norm": 9.0 for i in (1, 3)}
+    mapping = parse_mapping(
+        {
+            "experts": [3, 1, 2],
+            "roles": ["clean", "perturbed", "control"],
+            "metrics": {"e{i}/{tier}": "expert_{i}_{tier}_norm", "e{i}/norm": "expert_{i}_norm"},
+        }
+    )
+    report = convert(run_of(metrics), mapping, tmp_path / "x.db")
+    first = rows(tmp_path / "x.db")[0]
+    assert [first[f"expert_{i}_top_norm"] for i in range(3)] == [3.0, 1.0, 2.0]
+    assert (first["expert_0_clean_norm"], first["expert_1_perturbed_norm"]) == (9.0, 9.0)
+    assert report.unmapped == [f"e4/{tier}" for tier in sorted(TIERS)]
+    assert [row["role"] for row in rows(tmp_path / "x.db", "SELECT * FROM experts")] == [
+        "clean",
+        "perturbed",
+        "control",
+    ]
+
+
+def test_steps_are_counted_by_a_metric_where_the_map_says_so(tmp_path: Path):
+    run = run_of({f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS})
+    run.metrics["trainer/step"] = {step: 100.0 * step for step in STEPS[1:]}
+    mapping = parse_mapping({"step": "trainer/step", "metrics": {"e{i}/{tier}": "expert_{i}_{tier}_norm"}})
+    convert(run, mapping, tmp_path / "x.db")
+    assert [row["step"] for row in rows(tmp_path / "x.db")] == [1000, 2000, 3000]
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys):
+    source = documented_trackio(tmp_path / "p.db")
+    (tmp_path / "map.toml").write_text(MAP)
+    code = main(
+        ["import", str(source), "--map", str(tmp_path / "map.toml"), "--runs", str(tmp_path / "runs"), "--dry-run"]
+    )
+    assert code == 0
+    assert "trackio run mine: 4 steps with 2 experts" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_earlier_import_is_kept_unless_it_is_to_be_replaced(tmp_path: Path):
+    run = run_of({f"expert_{i}_{tier}_norm": 1.0 for i in range(2) for tier in TIERS})
+    for _ in range(2):
+        convert(run, load_mapping(None), tmp_path / "x.db", overwrite=True)
+    with pytest.raises(LoggerError):
+        convert(run, load_mapping(None), tmp_path / "x.db")
+    assert len(rows(tmp_path / "x.db")) == len(STEPS)
+
+
+def test_more_rows_than_fit_into_memory_at_once_are_all_there(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("prismatic.runfile.writer.MAX_WAITING", 2000)
+    monkeypatch.setattr("prismatic.trackers.convert.ROWS_AT_ONCE", 100)
+    run = Tracked("mine", "test")
+    for step in range(1000):
+        run.add(step, {f"expert_{i}_{tier}_norm": 1.0 for i in range(2) for tier in TIERS})
+    convert(run, load_mapping(None), tmp_path / "x.db")
+    assert len(rows(tmp_path / "x.db")) == 1000
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("metrics = 3", "there is no [metrics]"),
+        ("nonsense = 1\n[metrics]\na = 'loss'", "unknown setting 'nonsense'; the settings are step, experts"),
+        ("[metrics]\na = 'los'", "'a' = 'los': no column of ours; they are"),
+        ("[metrics]\na = 3", "expected the name of one of our columns, in quotes"),
+        ("[metrics]\n'e{i}' = 'expert_{i}_left_norm'", "no column of ours"),
+        ("[metrics]\n'e{i}' = 'expert_{i}_{tier}_norm'", "the left side does not say 'tier'; places are"),
+        ("[metrics]\n'e{what}' = 'loss'", "the left side cannot be read ('what')"),
+        ("[metrics]\n'e{' = 'loss'", "the left side cannot be read"),
+        ("[metrics]\n're:(' = 'loss'", "the left side cannot be read"),
+        ("[metrics]\na = 'expert_0_direction'", "no column of ours"),
+        ("step = 3\n[metrics]\na = 'loss'", "step = 3: expected the name of a metric"),
+        ("experts = ['a']\n[metrics]\na = 'loss'", "expected a list, different numbers from 0"),
+        ("experts = [1, 1]\n[metrics]\na = 'loss'", "expected different numbers"),
+        ("roles = ['clean', 'best']\n[metrics]\na = 'loss'", "one of clean, perturbed, control"),
+        ("mixture = 'soft'\n[metrics]\na = 'loss'", "mixture = 'soft': expected one of parameters"),
+        ("planned_steps = 'many'\n[metrics]\na = 'loss'", "expected a whole number of steps"),
+        ("[metrics]\na = 'loss'\n[options]\n'Big Name' = 1", "expected a name of a-z"),
+        ("[metrics]\na = 'loss'\n[options]\nseed = [1]", "expected a name of a-z, 0-9 and _, and a number or a text"),
+        ("not toml", "cannot be read as TOML"),
+    ],
+)
+def test_a_map_that_cannot_be_is_refused_with_what_is_allowed(tmp_path: Path, told, why):
+    path = tmp_path / "map.toml"
+    path.write_text(told)
+    with pytest.raises(ConfigError) as caught:
+        load_mapping(path)
+    assert why in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_documented_map_is_one():
+    (told,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "trackers.md").read_text(), re.DOTALL)
+    mapping = parse_mapping(tomllib.loads(told))
+    names = ["moe/expert_2/top_grad", "router/share_1", "block3.e3.cos", "train/loss", "moe/expert_9/top_grad", "x"]
+    found = [mapping.target_of(name) for name in names]
+    assert [None if one is None else str(one[1]) for one in found] == [
+        "expert_1_top_norm",
+        "expert_0_routing_weight",
+        "layer_3_expert_2_gradient_cosine",
+        "loss",
+        None,
+        None,
+    ]
+
+
+NORMS = {f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS}
+
+
+@pytest.mark.parametrize(
+    ("told", "metrics", "error", "why"),
+    [
+        ({}, {"acc": 1.0}, TrackerError, "run mine: no metric is the norm of an expert's tier"),
+        ({}, {**NORMS, "E0/top": 1.0}, ConfigError, "'E0/top' and 'e0/top' are both expert_0_top_norm"),
+        ({"roles": ["clean"]}, NORMS, ConfigError, "does not fit 2 experts"),
+        ({"step": "there"}, NORMS, ConfigError, "run mine has no such metric; it has e0/bottom, e0/middle"),
+        ({"options": {"seed": "{lr}"}}, NORMS, ConfigError, "the tracker's config has no such name; it has deep.a"),
+    ],
+    ids=["no norms", "twice", "roles", "step", "option"],
+)
+def test_a_run_that_does_not_fit_the_map_is_refused_with_what_it_has(tmp_path: Path, told, metrics, error, why):
+    lines = {"e{i}/{tier}": "expert_{i}_{tier}_norm", "E{i}/{tier}": "expert_{i}_{tier}_norm"}
+    with pytest.raises(error) as caught:
+        convert(
+            run_of(metrics, config={"deep": {"a": 1}}), parse_mapping({"metrics": lines, **told}), tmp_path / "x.db"
+        )
+    assert why in str(caught.value)
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_the_trackers_own_options_are_never_taken_for_ours(tmp_path: Path):
+    run = run_of(NORMS, config={"merge": "example", "Routing": "frozen", "positive_control": 2.0})
+    convert(run, mapped(**{"e{i}/{tier}": "expert_{i}_{tier}_norm"}), tmp_path / "x.db")
+    (read,) = judge(*read_sources([tmp_path / "x.db"])).runs
+    assert read.config == {"tracker_merge": "example", "tracker_routing": "frozen", "tracker_positive_control": 2.0}
+    assert read.mixture is None
+    assert not read.is_positive_control
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("x.db", b"", "expected trackio's table `metrics` with run_name, step and metrics, found no such table"),
+        ("x.db", b"SQLite format 3\0" + b"\xff" * 5000, "cannot be read as a project of trackio"),
+        ("x.csv", b"step,a\n\xff\xfe,1", "cannot be read as .csv"),
+        ("x.jsonl", b"[1]", "expected an object in each line"),
+        ("x.jsonl", b"{", "cannot be read as .jsonl"),
+        ("x.parquet", b"PAR1", "cannot be read as .parquet"),
+        ("x.txt", b"", "expected a folder of TensorBoard or W&B, an event file"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_with_what_was_found(tmp_path: Path, name, content, why, capsys):
+    (tmp_path / name).write_bytes(content)
+    assert main(["import", str(tmp_path / name), "--runs", str(tmp_path / "runs")]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_view_in_place_of_the_table_is_not_asked(tmp_path: Path):
+    with closing(sqlite3.connect(tmp_path / "x.db")) as db, db:
+        endless = "WITH RECURSIVE t(run_name, step, metrics) AS (SELECT 'a', 1, '{}' UNION ALL SELECT * FROM t)"
+        db.execute(f"CREATE VIEW metrics AS {endless} SELECT * FROM t")
+    with pytest.raises(TrackerError, match="found no such table"):
+        read_tracked(tmp_path / "x.db")
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_line_that_installs_it(tmp_path: Path, monkeypatch, capsys):
+    for name in ["wandb", *(name for name in sys.modules if name.startswith("wandb."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "run-x.wandb").write_bytes(HEADER)
+    assert main(["import", str(tmp_path)]) == 2
+    assert 'pip install "prismatic-dynamics[trackers]"' in capsys.readouterr().err
+
+
+def test_a_runs_name_never_leaves_the_folder_of_runs(tmp_path: Path):
+    lines = [{"run": name, "step": 0, **NORMS} for name in ("../../etc", "a b", "a/b", "..")]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "map.toml").write_text('[metrics]\n"e{i}/{tier}" = "expert_{i}_{tier}_norm"')
+    code = main(
+        ["import", str(tmp_path / "t.jsonl"), "--map", str(tmp_path / "map.toml"), "--runs", str(tmp_path / "runs")]
+    )
+    assert code == 0
+    names = {path.parent.relative_to(tmp_path / "runs").as_posix() for path in tmp_path.rglob("dynamics.db")}
+    assert names == {"jsonl-..-..-etc", "jsonl-a-b", "jsonl-a-b.2", "jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(3, 3.0), (True, None), (None, None), ("x", None), ("Infinity", math.inf), (10**400, math.inf), ([1], None)],
+)
+def test_only_numbers_are_metrics(value, number):
+    assert as_number(value) == number
+
+
+def test_a_nested_config_is_flat_and_without_the_trackers_own():
+    assert dict(flat({"a": {"b": 1, "_c": 2}, "d": [1], "e": None, "f": "x"})) == {"a.b": 1, "f": "x"}

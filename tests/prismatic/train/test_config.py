@@ -1,0 +1,168 @@
+"""What a config may say, and what the answer is when it says something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from prismatic.errors import ConfigError
+from prismatic.train.config import RouterConfig, RunConfig, load_config, parse_config
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "options.yml"
+
+
+def test_an_empty_file_is_every_default(path: Path):
+    path.write_text("# nothing but a comment\n")
+    assert load_config(path) == RunConfig()
+
+
+@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS.glob("*.yml")), ids=lambda path: path.stem)
+def test_the_experiments_that_are_shipped_load(experiment: Path):
+    assert load_config(experiment).router_type == "prismatic"
+
+
+def test_the_documented_experiment_is_what_the_defaults_are():
+    assert load_config(EXPERIMENTS / "prismatic.yml") == RunConfig()
+
+
+def test_overrides_lie_over_the_file_and_the_last_one_counts(path: Path):
+    path.write_text("seed: 1\nsteps: 7\n")
+    config = load_config(path, ["seed=2", "merge=example", "seed = 3", "learning_rate=1e-2", "max_grad_norm=null"])
+    assert (config.seed, config.steps, config.merge) == (3, 7, "example")
+    assert (config.learning_rate, config.max_grad_norm) == (0.01, None)
+
+
+BAD_VALUES = [
+    ("perturbation_scale", "-0.5", "greater than or equal to 0"),
+    ("perturbation_scale", ".nan", "a finite number"),
+    ("perturbation_scale", "much", "a valid number"),
+    ("sparsity", "0", "greater than 0"),
+    ("sparsity", "1", "less than 1"),
+    ("num_experts", "1", "greater than or equal to 2"),
+    ("num_experts", "2.5", "a valid integer"),
+    ("merge", "token", "'batch' or 'example'"),
+    ("routing", "free", "'trained' or 'frozen'"),
+    ("router_type", "smear", "'prismatic'"),
+    ("perturbation_mode", "loud", "'noise', 'attractive' or 'repulsive'"),
+    ("positive_control", "0", "greater than 0"),
+    ("steps", "0", "greater than or equal to 1"),
+    ("log_freq", "0", "greater than or equal to 1"),
+    ("seed", "-1", "greater than or equal to 0"),
+    ("max_grad_norm", "0", "greater than 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD_VALUES, ids=lambda part: str(part)[:20])
+def test_a_bad_value_is_answered_with_its_key_itself_and_what_is_allowed(path: Path, name, value, allowed):
+    path.write_text(f"{name}: {value}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    shown = value.removeprefix(".")
+    assert str(error.value).startswith(f"{path}: {name} = ")
+    assert shown in str(error.value)
+    assert f"is not allowed; it should be {allowed}" in str(error.value)
+
+
+def test_an_unknown_option_is_answered_with_all_that_there_are(path: Path):
+    path.write_text("perturbation_scales: 1.0\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f"{path}: unknown option 'perturbation_scales'; the options are ")
+    assert all(name in str(error.value) for name in RunConfig.model_fields)
+
+
+def test_every_mistake_is_said_at_once(path: Path):
+    path.write_text("sparsity: 2\ncolour: red\nsteps: many\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert all(any(name in line for line in lines) for name in ("sparsity", "colour", "steps"))
+
+
+def test_heads_must_divide_the_hidden_size():
+    with pytest.raises(ConfigError, match=r"^config: hidden_size=10 must be a multiple of num_heads=4\.$"):
+        parse_config({"hidden_size": 10})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "expected lines of `name: value`, found a list"),
+        ("just words", "expected lines of `name: value`, found a str"),
+        ("a: [1", "cannot be read as YAML"),
+        ("\x00", "cannot be read as YAML"),
+        ("1: 2\n", "unknown option|1"),
+    ],
+)
+def test_a_file_that_is_no_list_of_options_is_refused_by_name(path: Path, text: str, message: str):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"options.yml: .*({message})"):
+        load_config(path)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(path: Path):
+    path.write_bytes(b"\xff\xfe\x00")
+    for wrong in (path, path.parent, path.parent / "missing.yml"):
+        with pytest.raises(ConfigError, match=f"{wrong.name}: cannot be read as YAML"):
+            load_config(wrong)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("seed", "expected name=value"), ("seed=[1", "cannot be read as YAML")]
+)
+def test_an_override_that_is_none_is_refused(path: Path, override: str, message: str):
+    path.write_text("")
+    with pytest.raises(ConfigError, match=rf"--set {override.replace('[', '.')}: .*{message}"):
+        load_config(path, [override])
+
+
+def test_facts_are_plain_json_and_complete():
+    facts = RunConfig(data=Path("a/b.txt")).facts()
+    assert json.loads(json.dumps(facts)) == facts
+    assert set(facts) == set(RunConfig.model_fields) - {"thresholds"}  # no part of the experiment
+    assert parse_config(facts) == RunConfig(data=Path("a/b.txt"))
+
+
+DIFFERENT = {
+    "router_type": None,  # there is one only
+    "data": None,  # stands in the hash by its content
+    "perturbation_strategy": "random",
+    "perturbation_mode": "repulsive",
+    "merge": "example",
+    "routing": "frozen",
+    "router_input": "first",
+    "device": "cuda",
+    "max_grad_norm": 1.0,
+    "sparsity": 0.2,
+    "expert_dropout": 0.5,
+    "tier_basis": "current",
+    "hidden_size": 192,
+    "num_heads": 2,
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RunConfig().facts() if DIFFERENT.get(name, 0) is not None])
+def test_every_option_stands_in_the_hash(name: str):
+    default = RunConfig()
+    value = DIFFERENT[name] if name in DIFFERENT else getattr(default, name) + 1
+    other = default.model_copy(update={name: value})
+    assert parse_config(other.facts()).run_hash("text") != default.run_hash("text")
+
+
+def test_the_hash_is_that_of_config_and_text_alone():
+    assert RunConfig(seed=3).run_hash("text") == RunConfig(seed=3, data=Path("elsewhere.txt")).run_hash("text")
+    assert RunConfig().run_hash("text") != RunConfig().run_hash("another text")
+
+
+def test_a_config_cannot_be_changed_after_it_was_checked():
+    with pytest.raises(ValidationError, match="frozen"):
+        RouterConfig().sparsity = 2.0

@@ -1,0 +1,87 @@
+"""Run files with layers and histograms, by the real logger: the bottom tier of perturbed experts gains in one layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prismatic.contract.schema import TIERS
+from prismatic.runfile.logger import DynamicsLogger
+
+LEVEL = {"top": 0.2, "bottom": 0.2, "middle": 0.9}
+
+
+def write_layers(
+    path: Path,
+    *,
+    layers: int = 3,
+    experts: int = 3,
+    steps: int = 150,
+    gain: float = 1.5,
+    gaining: int = 0,
+    histograms: bool = False,
+    control: bool = True,
+    seed: int = 0,
+    **facts: Any,
+) -> Path:
+    """gain: factor on the bottom norms of perturbed experts in layer `gaining`. The last expert is a control."""
+    rng = np.random.default_rng(seed)
+    roles = ["clean", *["perturbed"] * (experts - 1)]
+    if control and experts > 2:
+        roles[-1] = "control"
+    norms = {
+        (layer, e, tier): LEVEL[tier]
+        / experts
+        * (gain if (layer, roles[e], tier) == (gaining, "perturbed", "bottom") else 1.0)
+        * np.exp(rng.normal(0, 0.05, steps))
+        for layer in range(layers)
+        for e in range(experts)
+        for tier in TIERS
+    }
+    with DynamicsLogger(path, num_experts=experts, flush_seconds=1e9) as logger:
+        logger.log_table("experts", [{"expert": e, "role": role} for e, role in enumerate(roles)])
+        logger.log_run(facts)
+        for step in range(steps):
+            rows = [_row(step, layer, e, norms, experts) for layer in range(layers) for e in range(experts)]
+            told = {"expert_gradients": _means(rows, experts), "layers": rows}
+            if histograms and step % 10 == 0:
+                told["histograms"] = [
+                    {"step": step, "layer": layer, "expert": e, "tier": tier, "bin": bin, "count": 10 + 5 * (bin + 12)}
+                    for layer in range(layers)
+                    for e in range(experts)
+                    for tier in TIERS
+                    for bin in range(-12, -6)
+                ]
+            logger.log(step, told)
+    return path
+
+
+def _row(step: int, layer: int, expert: int, norms: dict[tuple[int, int, str], Any], experts: int) -> dict[str, Any]:
+    own = {f"{tier}_norm": float(norms[layer, expert, tier][step]) for tier in TIERS}
+    return {
+        "step": step,
+        "layer": layer,
+        "expert": expert,
+        "source": "merged",
+        **own,
+        "norm": float(np.sqrt(sum(value**2 for value in own.values()))),
+        "routing_weight": 1 / experts,
+        "bottom_to_middle": float(np.log(own["bottom_norm"] / own["middle_norm"])),
+        "gradient_cosine": 1.0 if expert == 0 else 0.9,
+    }
+
+
+def _means(rows: list[dict[str, Any]], experts: int) -> dict[str, dict[str, float]]:
+    """What the trainer writes into `dynamics`: means over layers."""
+    found = {}
+    for e in range(experts):
+        own = [row for row in rows if row["expert"] == e]
+        mean = {
+            name: float(np.mean([row[name] for row in own]))
+            for name in (*(f"{tier}_norm" for tier in TIERS), "norm", "routing_weight", "bottom_to_middle")
+        }
+        mean["perturbed_norm" if e else "clean_norm"] = mean.pop("norm")
+        found[f"expert_{e}"] = mean | ({"direction": 0.1} if e else {})
+    return found

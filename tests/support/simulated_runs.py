@@ -1,0 +1,116 @@
+"""Runs whose truth is known: gradient norms drawn with a given effect, routing and noise, as arrays or as a real file.
+
+The noise is what training shows: neighbouring steps are alike (AR(1)), part of it is common to all experts, and norms
+decline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prismatic.contract.schema import TIERS
+from prismatic.runfile.logger import DynamicsLogger
+from validation.analysis.run import METRICS, Expert, Run
+from validation.analysis.statistics import Array
+
+LEVEL = {"top": 0.2, "bottom": 0.2, "middle": 0.9}
+
+
+def ar1(rng: np.random.Generator, steps: int, *, rho: float, sd: float) -> Array:
+    """A stationary AR(1) series of standard deviation sd."""
+    noise = rng.normal(size=steps) * sd * np.sqrt(1 - rho**2)
+    series = np.empty(steps)
+    series[0] = rng.normal() * sd
+    for step in range(1, steps):
+        series[step] = rho * series[step - 1] + noise[step]
+    return series
+
+
+def simulated_run(
+    *,
+    steps: int = 600,
+    awakening: float = 1.0,
+    divergence: Array | float = 0.0,
+    routing_ratio: float = 1.0,
+    scale: float = 1.0,
+    rho: float = 0.5,
+    sd: float = 0.1,
+    control: bool = False,
+    collinear: bool = False,
+    shares: bool = True,
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+) -> Run:
+    """A clean and a perturbed expert (and a control), logged every step.
+
+    awakening: factor on the perturbed expert's bottom norm. divergence: added to the log of all its norms, beyond
+    routing. routing_ratio: p_1 / p_0. scale: factor on every gradient, as another scale of the loss would give.
+    collinear: one common gradient, exactly.
+    """
+    rng = np.random.default_rng(seed)
+    common = {tier: ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
+    trend = np.linspace(0.5, 0, steps)
+    weights = {0: 1.0, 1: routing_ratio} | ({2: 1.0} if control else {})
+    experts = {}
+    for number, weight in weights.items():
+        role = ("clean", "perturbed", "control")[number]
+        own = {tier: 0.0 if collinear else ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
+        share = np.full(steps, weight / sum(weights.values()))
+        log_norm = {
+            tier: np.log(LEVEL[tier] * scale * share)
+            + trend
+            + common[tier]
+            + own[tier]
+            + (divergence if number == 1 else 0)
+            for tier in TIERS
+        }
+        log_norm["bottom"] = log_norm["bottom"] + (np.log(awakening) if number == 1 else 0)
+        experts[number] = _expert(
+            number, role, {tier: np.exp(log_norm[tier]) for tier in TIERS}, share if shares else None
+        )
+    _add_divergence(experts)
+    return Run(run="simulated", name="simulated.db", steps=np.arange(steps), experts=experts, facts=dict(facts or {}))
+
+
+def _expert(number: int, role: str, norms: Mapping[str, Array], share: Array | None) -> Expert:
+    nothing = np.full(len(norms["top"]), np.nan)
+    columns = dict.fromkeys(METRICS, nothing) | {f"{tier}_norm": norm for tier, norm in norms.items()}
+    columns["norm"] = np.sqrt(sum(norm**2 for norm in norms.values()))
+    return Expert(number, role, columns | ({} if share is None else {"routing_weight": share}))
+
+
+def _add_divergence(experts: dict[int, Expert]) -> None:
+    for number, expert in experts.items():
+        if number:
+            gaps = [abs(expert[f"{tier}_norm"] - experts[0][f"{tier}_norm"]) for tier in TIERS]
+            experts[number] = Expert(number, expert.role, {**expert.columns, "divergence": np.mean(gaps, axis=0)})
+
+
+def with_norms(run: Run, expert: int, **norms: Array) -> Run:
+    """The same run with some columns of one expert replaced."""
+    changed = Expert(expert, run.experts[expert].role, {**run.experts[expert].columns, **norms})
+    return Run(**{**vars(run), "experts": {**run.experts, expert: changed}})
+
+
+def write(run: Run, path: Path, **facts: Any) -> Path:
+    """The run as a file, by the real logger."""
+    with DynamicsLogger(path, num_experts=len(run.experts), flush_seconds=1e9) as logger:
+        roles = [{"expert": e.expert, "role": e.role} for e in run.experts.values()]
+        logger.log_table("experts", roles)
+        logger.log_run({**run.facts, **facts})
+        for row, step in enumerate(run.steps.tolist()):
+            gradients: dict[str, dict[str, float]] = {}
+            for number, expert in run.experts.items():
+                whole = "perturbed_norm" if number else "clean_norm"
+                gradients[f"expert_{number}"] = {
+                    **{f"{tier}_norm": expert[f"{tier}_norm"][row] for tier in TIERS},
+                    whole: expert["norm"][row],
+                    "routing_weight": expert["routing_weight"][row],
+                }
+            scores = {f"expert_{n}_divergence": e["divergence"][row] for n, e in run.experts.items() if n}
+            logger.log(step, {"expert_gradients": gradients, "divergence_scores": scores})
+    return path

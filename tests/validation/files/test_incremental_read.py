@@ -1,0 +1,191 @@
+"""A run that is being trained, read again and again: each time what a whole reading finds, whatever the logger did."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prismatic import DynamicsLogger
+from tests.validation.files.test_sources import assert_equal
+from validation.files.cache import Cache
+from validation.files.errors import Limits
+from validation.files.read_files import RunFile
+from validation.files.sandbox.sqlite_client import Child
+from validation.files.sources import read_sources
+
+TIERS = ("top", "bottom", "middle")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "dynamics.db"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def logger(path: Path) -> Iterator[DynamicsLogger]:
+    with DynamicsLogger(path) as logger:
+        logger.log_run({"exit_state": "running", "run_hash": "abcdef123456", "config.seed": 1})
+        yield logger
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each request to the child, whether it was for the new rows alone."""
+    seen: list[bool] = []
+    ask = Child.ask
+
+    def spy(self: Child, path: Path, name: str, **given: Any) -> Any:
+        seen.append(bool(given.get("since")))
+        return ask(self, path, name, **given)
+
+    monkeypatch.setattr(Child, "ask", spy)
+    return seen
+
+
+def log(logger: DynamicsLogger, steps: range, *, experts: int = 2, layers: int = 2, **scalars: float) -> None:
+    """Rows of every table that grows, with numbers of their own."""
+    names = [f"{tier}_norm" for tier in TIERS]
+    for step in steps:
+        norms = {f"expert_{e}": dict.fromkeys(names, 1 + step + e / 8) for e in range(experts)}
+        rows = [
+            {"layer": layer, "expert": e, "source": "merged", **dict.fromkeys(names, step + layer + e / 4)}
+            for layer in range(layers)
+            for e in range(experts)
+        ]
+        logger.log(step, {"expert_gradients": norms, "layers": rows}, loss=1 / (1 + step), **scalars)
+    logger.flush()
+
+
+def whole(path: Path) -> RunFile:
+    (run,), rejected = read_sources([path])
+    assert not rejected
+    return run
+
+
+def again(path: Path, cache: Cache) -> RunFile:
+    (run,), rejected = read_sources([path], cache=cache)
+    assert not rejected
+    return run
+
+
+def test_what_a_growing_file_holds_is_read_on(path: Path, logger: DynamicsLogger, cache: Cache, asked: list[bool]):
+    for start in range(0, 50, 5):  # in more pieces than are kept apart
+        log(logger, range(start, start + 5))
+        assert_equal(again(path, cache), whole(path))
+    assert asked == [False, False] + [True, False] * 9
+
+
+def test_nothing_new_is_nothing_new(path: Path, logger: DynamicsLogger, cache: Cache):
+    log(logger, range(5))
+    assert_equal(again(path, cache), again(path, cache))
+
+
+def test_a_file_without_rows_is_read_on_as_well(path: Path, logger: DynamicsLogger, cache: Cache):
+    logger._ensure_schema(2)
+    logger.flush()
+    for start in range(3):
+        assert len(again(path, cache).wide) == start
+        log(logger, range(start, start + 1))
+    assert_equal(again(path, cache), whole(path))
+
+
+@pytest.mark.parametrize("back_to", [0, 7, 9], ids=["the start", "a known step", "the last step"])
+def test_a_rewind_in_between_is_noticed(path: Path, logger: DynamicsLogger, cache: Cache, back_to: int):
+    log(logger, range(10))
+    again(path, cache)
+    log(logger, range(back_to, 12), learning_rate=5.0)
+    read = again(path, cache)
+    assert_equal(read, whole(path))
+    assert read.wide["learning_rate"].null_count == back_to
+
+
+def test_columns_that_come_later_are_empty_before(path: Path, logger: DynamicsLogger, cache: Cache, asked: list[bool]):
+    log(logger, range(5))
+    again(path, cache)
+    log(logger, range(5, 8), experts=4)
+    grown = again(path, cache)
+    assert asked[-1]
+    assert_equal(grown, whole(path))
+    assert grown.wide["expert_3_top_norm"].null_count == 5
+
+
+def test_scalars_without_a_column_are_read_on(path: Path, logger: DynamicsLogger, cache: Cache, asked: list[bool]):
+    for start in range(0, 6, 2):
+        log(logger, range(start, start + 2), experts=340, layers=0)
+        assert_equal(again(path, cache), whole(path))
+    assert True in asked
+
+
+def test_another_run_in_its_place_is_read_whole(path: Path, logger: DynamicsLogger, cache: Cache, tmp_path: Path):
+    log(logger, range(5))
+    again(path, cache)
+    with DynamicsLogger(tmp_path / "other.db") as other:
+        other.log_run({"exit_state": "running", "run_hash": "fedcba654321"})
+        log(other, range(8), other=1.0)
+    logger.close()
+    shutil.copy(tmp_path / "other.db", path)
+    assert_equal(again(path, cache), whole(path))
+    (tmp_path / "other.db").replace(path)
+    assert_equal(again(path, cache), whole(path))
+
+
+def changed(sql: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(sql)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE dynamics SET loss = 77 WHERE step = (SELECT max(step) FROM dynamics)",
+        "DELETE FROM layers WHERE step >= 3",
+        "DROP TABLE layers",
+        "UPDATE run SET value = '\"finished\"' WHERE key = 'exit_state'",
+        "ALTER TABLE dynamics DROP COLUMN loss",
+    ],
+)
+def test_what_does_not_fit_to_what_is_known_is_read_whole(path: Path, cache: Cache, asked: list[bool], sql: str):
+    with DynamicsLogger(path) as logger:
+        logger.log_run({"exit_state": "running"})
+        log(logger, range(5))
+    again(path, cache)
+    changed(sql)(path)
+    assert_equal(again(path, cache), whole(path))
+    assert asked == [False, True, False, False]
+
+
+def test_a_limit_holds_for_what_is_read_on(path: Path, logger: DynamicsLogger, cache: Cache):
+    log(logger, range(5))
+    limits = Limits(rows=30)
+    assert not read_sources([path], cache=cache, limits=limits)[0][0].notes
+    log(logger, range(5, 10))
+    (read,), _ = read_sources([path], cache=cache, limits=limits)
+    (expected,), _ = read_sources([path], limits=limits)
+    assert_equal(read, expected)
+    assert "limit `rows`" in read.notes[0]
+
+
+def test_files_of_others_and_ended_runs_are_read_whole(path: Path, cache: Cache, asked: list[bool]):
+    with DynamicsLogger(path) as logger:
+        logger.log_run({"exit_state": "finished"})
+        log(logger, range(5))
+    read_sources([path], cache=cache)
+    changed("UPDATE run SET value = '\"running\"' WHERE key = 'exit_state'")(path)
+    changed("PRAGMA application_id = 0")(path)
+    for _ in range(2):
+        again(path, cache)
+    assert asked == [False] * 3

@@ -1,0 +1,152 @@
+"""A compacted set from a stranger: its runs are those of their files, and nothing in it is trusted."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.simulated_runs import simulated_run, write
+from tests.validation.files.test_sources import assert_equal
+from ui.session.library import spool_folder
+from validation.files.errors import Limits
+from validation.files.parquet_set import MARK, write_set
+from validation.files.read_files import RunFile, read_files
+from validation.judgement.judge import judge
+from validation.report.json_report import as_json
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.db"))
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[RunFile]:
+    return read_files(EXAMPLES)[0]
+
+
+@pytest.fixture(scope="module")
+def files(runs: list[RunFile], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a set of the examples."""
+    root = tmp_path_factory.mktemp("set") / "runs"
+    write_set(runs, root)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def packed(path: Path, files: dict[str, bytes], root: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(root + name, data)
+    return path
+
+
+@pytest.mark.parametrize("root", ["", "all/my runs/"])
+def test_the_runs_of_an_uploaded_set_are_the_runs_of_their_files(tmp_path: Path, files, runs, root):
+    found, rejected = read_files([packed(tmp_path / "set.zip", files, root)])
+    assert not rejected
+    by_id = {run.run: run for run in found}
+    assert by_id.keys() == {run.run for run in runs}
+    for run in runs:
+        own = by_id[run.run]
+        assert own.name.endswith("set.zip")
+        assert_equal(replace(own, sha256=run.sha256), run)
+    assert as_json(judge([by_id[run.run] for run in runs]))["controlled"] == as_json(judge(runs))["controlled"]
+
+
+def test_a_run_that_was_given_itself_is_not_read_again_from_a_set(tmp_path: Path, files, runs):
+    found, rejected = read_files([*EXAMPLES, packed(tmp_path / "set.zip", files)])
+    assert not rejected
+    assert [run.sha256 for run in found] == [run.sha256 for run in runs]
+
+
+def test_an_uploaded_folder_with_a_set_is_read_as_one(files, runs, tmp_path: Path):
+    uploads = [upload(f"my runs/set/{name}", data) for name, data in files.items()]
+    uploads += [upload("my runs/7/dynamics.db", write(simulated_run(steps=5), tmp_path / "7.db").read_bytes())]
+    uploads += [upload("my runs/7/config.json", b"{}")]
+    sources = spool_folder(uploads)
+    assert [source.name for source in sources] == ["my runs/7/dynamics.db", "set"]
+    found, rejected = read_files([(source.path, source.name) for source in sources])
+    assert not rejected
+    assert len(found) == len(runs) + 1
+
+
+def upload(name: str, data: bytes) -> SimpleNamespace:
+    """What Streamlit hands over for one file of a folder."""
+    return SimpleNamespace(name=name, getbuffer=lambda: memoryview(data))
+
+
+def changed(files: dict[str, bytes], table: str, data: bytes | None) -> dict[str, bytes]:
+    name = next(name for name in files if name.startswith(table))
+    others = {other: content for other, content in files.items() if other != name}
+    return others if data is None else {**others, name: data}
+
+
+def bomb() -> bytes:
+    """A few bytes of Parquet that are gigabytes of text when they are read."""
+    stream, rows = io.BytesIO(), 1_000_000
+    key = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), ["y" * 4000])
+    pq.write_table(pa.table({"run": key, "key": key, "value": key}), stream, store_schema=False)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "id"),
+    [
+        ("dynamics", b"PAR1 and no more PAR1", "not_a_set"),
+        ("dynamics", None, "not_a_set"),
+        ("runs", None, "not_a_set"),
+        ("facts", bomb(), "too_large"),
+        (MARK, b"{}", "not_a_set"),
+        (MARK, json.dumps({"format": "prismatic-set/1", "runs": 10**9}).encode(), "not_a_set"),
+        (MARK, b'{"format": "prismatic-set/9", "runs": 3}', "not_a_set"),
+    ],
+    ids=["not parquet", "a part is missing", "no runs", "bomb", "no format", "too few runs", "version"],
+)
+def test_a_bad_set_is_refused_whole_with_a_reason(tmp_path: Path, files, table, data, id, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found, (rejected,) = read_files([packed(tmp_path / "set.zip", changed(files, table, data))])
+    assert not found
+    assert rejected.error.id == id
+    assert rejected.error.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
+def test_a_bad_set_does_not_take_the_run_files_beside_it(tmp_path: Path, files):
+    bad = {**changed(files, "runs", b"nothing"), "beside/dynamics.db": EXAMPLES[0].read_bytes()}
+    found, rejected = read_files([packed(tmp_path / "both.zip", bad)])
+    assert (len(found), len(rejected)) == (1, 1)
+
+
+def test_the_names_in_a_set_are_never_paths(tmp_path: Path, files, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    bad = ["../runs/x.parquet", "runs/perturbation_scale=../../../x/part-00000.parquet", "/x", "a/b/part-00000.parquet"]
+    found, rejected = read_files([packed(tmp_path / "set.zip", {**files, **dict.fromkeys(bad, b"x")})])
+    assert (len(found), rejected) == (len(EXAMPLES), [])
+    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+
+
+def test_a_set_of_more_runs_than_an_archive_may_hold_is_refused(tmp_path: Path, files):
+    found, (rejected,) = read_files([packed(tmp_path / "set.zip", files)], limits=Limits(members=2))
+    assert not found
+    assert rejected.error.id == "too_large"
+    assert "members" in str(rejected.error)
+
+
+def test_values_that_no_run_may_have_are_refused_as_in_a_run_file(tmp_path: Path, files):
+    """What Parquet holds is validated by the reader of run files again."""
+    name = next(name for name in files if name.startswith("dynamics"))
+    table = pq.read_table(io.BytesIO(files[name]))
+    column = table.column_names.index("top_norm")
+    texts = table.set_column(column, "top_norm", pa.array(["x"] * len(table)))
+    stream = io.BytesIO()
+    pq.write_table(texts, stream)
+    found, rejected = read_files([packed(tmp_path / "set.zip", {**files, name: stream.getvalue()})])
+    assert len(found) + len(rejected) >= 1
+    assert rejected
+    assert {one.error.id for one in rejected} <= {"wrong_schema", "not_a_set"}

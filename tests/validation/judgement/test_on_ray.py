@@ -1,0 +1,141 @@
+"""Runs trained and judged on a Ray cluster of two machines, which here are two sets of processes; one is lost."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from prismatic.sweep.engines import OnRay
+from prismatic.sweep.plan import plan
+from prismatic.sweep.progress import Progress
+from prismatic.sweep.runner import conduct
+from tests.support.simulated_runs import simulated_run, write
+from validation.cli.main import main
+from validation.files import parquet_set as sets
+from validation.files.errors import Limits
+from validation.files.sources import read_sources
+from validation.judgement.judge import judge
+from validation.judgement.on_ray import Share, _read, check
+from validation.report.json_report import as_json, as_text
+
+# Ray's own, about itself, when it is imported and started.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[list]:
+    """The cluster, and its second machine."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        machines = [cluster, cluster.add_node(num_cpus=1)]
+        yield machines
+        cluster.shutdown()
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A set in several parts, run files beside it, of which two are in the set as well, and what is no run.
+
+    Every kind of run that is judged by others: sham runs, seeds, a run that only the probe saw, an unfinished one.
+    """
+    folder = tmp_path / "runs"
+    for seed in range(4):
+        for scale in (0.0, 0.5, 1.0):
+            run = simulated_run(seed=seed + int(100 * scale), steps=200, awakening=1 + scale / 2, control=seed % 2 == 0)
+            facts = {
+                "config.seed": seed,
+                "config.perturbation_scale": scale,
+                "planned_steps": 400 if seed == 3 else 200,
+            }
+            facts |= {
+                "config.merge": "batch" if seed == 2 else "example",
+                "run_hash": f"{seed}{int(10 * scale):02}abcdef",
+            }
+            (folder / f"{seed}-{scale}").mkdir(parents=True)
+            write(run, folder / f"{seed}-{scale}" / "dynamics.db", **facts)
+    monkeypatch.setattr(sets, "PART_RUNS", 3)
+    runs, _ = read_sources([folder])
+    sets.write_set(runs[:8], tmp_path / "set")
+    (tmp_path / "notes.db").write_text("no run at all")
+    files = [str(run.path) for run in runs[6:]]
+    return [*files, str(tmp_path / "set"), str(tmp_path / "notes.db"), str(tmp_path / "nowhere")]
+
+
+def test_the_cluster_says_what_one_process_says_to_the_last_digit(machines: list, sources: list[str]):
+    local = judge(*read_sources(sources), {"awakening_ratio": 1.2})
+    spread = check(sources, machines[0].address, changed={"awakening_ratio": 1.2})
+    assert as_json(spread) == as_json(local)
+    assert as_text(spread) == as_text(local)
+    assert (len(spread.runs), len(spread.rejected)) == (12, 2)
+    assert any(claim.control == "sham_run" for claim in spread.verdict.controlled.claims)
+
+
+def test_what_is_said_of_runs_travels_without_their_rows(sources: list[str]):
+    place = sets.Place.of(next(source for source in sources if source.endswith("/set")))
+    (said, _), runs = _read(Share(part=(place.uri, next(iter(sets.parts(place))))), Limits(), cached=False)
+    assert len(said) == len(runs) >= 1
+    rows = sum(values.nbytes for run in runs for expert in run.experts.values() for values in expert.columns.values())
+    assert len(pickle.dumps(said)) < 20_000 + rows / 10
+
+
+def test_a_damaged_set_is_told_as_in_one_process(machines: list, sources: list[str], tmp_path: Path):
+    parts = sorted((tmp_path / "set" / "facts").rglob("*.parquet"))
+    parts[1].write_bytes(b"damaged")
+    told = [as_json(judge(*read_sources(sources))), as_json(check(sources, machines[0].address))]
+    assert told[0] == told[1]
+    assert "not_a_set" in {finding["id"] for finding in told[0]["diagnostics"]}
+
+
+def test_a_sweep_outlives_the_loss_of_a_machine(machines: list, tmp_path: Path):
+    """Both machines train a run each when the second is lost; its run goes on at the first one."""
+    cluster, second = machines
+    options = ["hidden_size=16", "num_layers=1", "num_heads=2", "sequence_length=16", "batch_size=2", "steps=400"]
+    sweep = plan(None, ["seed=0,1"], overrides=options, runs=tmp_path / "runs", checkpoint_freq=50)
+    files = [sweep.db_path(job) for job in sweep.jobs]
+    lost = threading.Thread(target=_lose, args=(cluster, second, files))
+    lost.start()
+    outcome = conduct(sweep, OnRay(cluster.address, None), Progress(), retries=1)
+    lost.join()
+    assert (sorted(outcome.finished, key=str), outcome.failed) == ([*sweep.jobs], [])
+    assert [_asked(path, "SELECT count(*) FROM dynamics") for path in files] == [41, 41]
+    assert sum(_asked(path, "SELECT count(*) FROM events WHERE code = 'resumed'") for path in files) == 1
+
+
+def _lose(cluster, machine, files: list[Path]) -> None:
+    """Take the machine away as soon as both runs are on their way."""
+    deadline = time.monotonic() + 120
+    while not all(_asked(path, "SELECT count(*) FROM dynamics") for path in files) and time.monotonic() < deadline:
+        pass
+    cluster.remove_node(machine, allow_graceful=False)
+
+
+def _asked(path: Path, question: str) -> int:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return db.execute(question).fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def test_a_cluster_that_nobody_answers_for_is_an_error_and_code_2(capsys):
+    assert main(["check", "--ray", "127.0.0.1:1", "--json", "examples"]) == 2
+    captured = capsys.readouterr()
+    assert "Ray at 127.0.0.1:1 cannot be reached" in captured.err
+    assert json.loads(captured.out)["diagnostics"][0]["id"] == "usage"

@@ -1,0 +1,41 @@
+"""Every row of a relation, as CSV and as Parquet, and nothing in between."""
+
+import csv
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from validation.cli.main import main
+from validation.query.database import RELATIONS
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_both_formats_hold_every_row_of_each_relation(relation, tmp_path, capsys):
+    for kind in ("csv", "parquet"):
+        command = ["export", str(EXAMPLES / "as-is.db"), str(EXAMPLES / "zero-norms.db"), "--relation", relation]
+        assert main([*command, "-o", str(tmp_path / f"rows.{kind}")]) == 0
+    table = pq.read_table(tmp_path / "rows.parquet")
+    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert table.column_names == RELATIONS[relation]
+    assert len(rows) == len(table)
+    assert f"{len(table):,} rows of {relation}" in capsys.readouterr().out
+    if relation == "dynamics":
+        assert len(table) == 151 * 3 + 200 * 3
+        assert [float(row["bottom_norm"]) for row in rows] == table["bottom_norm"].to_pylist()
+
+
+def test_a_file_that_is_no_run_is_told_and_the_others_are_written(tmp_path, capsys):
+    (tmp_path / "bad.db").write_text("no run")
+    target = tmp_path / "rows.csv"
+    assert main(["export", str(tmp_path / "bad.db"), str(EXAMPLES / "as-is.db"), "-o", str(target)]) == 2
+    assert "left out: " in capsys.readouterr().err
+    assert len(target.read_text().splitlines()) == 1 + 151 * 3
+
+
+@pytest.mark.parametrize(("name", "told"), [("rows.xlsx", "must end in .csv or .parquet"), ("no/rows.csv", "error: ")])
+def test_what_cannot_be_written_is_said(tmp_path, capsys, name, told):
+    assert main(["export", str(EXAMPLES / "as-is.db"), "-o", str(tmp_path / name)]) == 2
+    assert told in capsys.readouterr().err

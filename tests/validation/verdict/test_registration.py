@@ -1,0 +1,89 @@
+"""Thresholds that stand in the run file before the first step, and what is said when others are used."""
+
+import pytest
+
+from prismatic import DynamicsLogger, DynamicsLoggerCallback
+from prismatic.contract.thresholds import RULES, Thresholds, registered
+from prismatic.errors import ConfigError
+from prismatic.runfile.manage import read_facts
+from prismatic.train.config import RunConfig, parse_config
+from prismatic.train.model import ByteLM
+from tests.support.simulated_runs import simulated_run
+from validation.analysis.run import Run
+from validation.verdict.registration import registration_of, thresholds_of
+
+TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "sequence_length": 8}
+
+
+def run_with(facts):
+    return Run(**{**vars(simulated_run(steps=30)), "facts": facts})
+
+
+def test_training_registers_its_thresholds_before_the_first_step(tmp_path):
+    callback = DynamicsLoggerCallback(tmp_path / "dynamics.db", thresholds=Thresholds(awakening_ratio=1.3))
+    callback.on_train_begin(ByteLM(RunConfig(**TINY)))
+    callback.on_train_end()
+    found = registered(read_facts(tmp_path / "dynamics.db"))
+    assert found.whole
+    assert found.rules == RULES
+    assert found.thresholds == Thresholds(awakening_ratio=1.3)
+
+
+def test_a_resume_does_not_register_anew(tmp_path):
+    model, path = ByteLM(RunConfig(**TINY)), tmp_path / "dynamics.db"
+    for ratio in (1.3, 1.01):
+        with DynamicsLogger(path) as logger:
+            callback = DynamicsLoggerCallback(logger, thresholds=Thresholds(awakening_ratio=ratio))
+            callback.on_train_begin(model)
+            logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
+    assert registered(read_facts(path)).values["awakening_ratio"] == 1.3
+
+
+def test_thresholds_are_no_part_of_the_experiment():
+    assert parse_config({"thresholds": {"alpha": 0.01}}).run_hash("x") == RunConfig().run_hash("x")
+
+
+@pytest.mark.parametrize(("name", "value"), [("awakening", 1.2), ("alpha", 1.5), ("alpha", 0.0), ("min_points", -1)])
+def test_thresholds_that_cannot_be_are_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=name):
+        parse_config({"thresholds": {name: value}})
+
+
+def test_as_registered_is_said_with_the_hash():
+    told = registration_of(run_with(Thresholds().registration()), Thresholds())
+    assert told.status == "as_registered"
+    assert Thresholds().sha256[:12] in told.because
+
+
+def test_a_change_after_the_fact_is_said_from_what_to_what():
+    told = registration_of(run_with(Thresholds().registration()), Thresholds(awakening_ratio=1.05))
+    assert told.status == "changed"
+    assert told.because == "changed after the fact: awakening_ratio from 1.1 to 1.05"
+
+
+def test_an_altered_registration_does_not_match_its_hash():
+    facts = Thresholds().registration() | {"registered.awakening_ratio": 1.01}
+    told = registration_of(run_with(facts), Thresholds())
+    assert told.status == "altered"
+    assert thresholds_of([run_with(facts)]) == Thresholds()
+
+
+def test_other_rules_are_said():
+    facts = Thresholds().registration() | {"registered.rules": RULES + 1}
+    assert registration_of(run_with(facts), Thresholds()).status == "altered"
+
+
+def test_a_file_without_registration_says_so():
+    assert registration_of(run_with({}), Thresholds()).status == "not_registered"
+
+
+def test_runs_are_judged_by_what_they_registered_if_they_agree():
+    one, other = (run_with(Thresholds(awakening_ratio=r).registration()) for r in (1.2, 1.3))
+    assert thresholds_of([one, one]).awakening_ratio == 1.2
+    assert thresholds_of([one, other]) == Thresholds()
+
+
+@pytest.mark.parametrize("junk", [{"registered.sha256": 3}, {"registered.rules": "x"}, {"registered.alpha": [1]}])
+def test_junk_in_place_of_a_registration_is_none_or_altered(junk):
+    told = registration_of(run_with(Thresholds().registration() | junk), Thresholds())
+    assert told.status in ("altered", "not_registered")

@@ -1,0 +1,171 @@
+"""What every page about runs shares: the session's run files, the picked run, and the empty state.
+
+Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Names of files and their words are
+data: they are shown as plain text, never as markup.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import streamlit as st
+
+from ui.layout.frame import frame, icon
+from ui.session.address import remember, restore
+from ui.session.library import Library, Source, library
+from ui.session.live import follow, is_training, live_badge
+from ui.widgets.hints import hint
+from ui.widgets.markdown import plain, sentence
+from validation.analysis.run import Run
+from validation.diagnostics import ERROR, INFO, WARNING, Finding
+from validation.judgement.judge import Judgement
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
+
+__all__ = ["Library", "Source", "plain", "sentence"]  # what pages and tests take from here as well
+
+SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
+COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
+TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
+TELL_EVERY = 0.1  # seconds between two movements of a progress bar
+SHOWN_REJECTED = 3
+
+
+def shell(title: str) -> tuple[Judgement, Run]:
+    """The frame of a page about one run: its title, and the run picked in the sidebar. Stops where there is no run."""
+    judgement = _judged_or_stop(title)
+    run = pick_run(judgement)
+    introduce(run)
+    return judgement, run
+
+
+def shell_of_all(title: str) -> Judgement:
+    """The frame of a page about all chosen runs. Stops where there is none."""
+    judgement = _judged_or_stop(title)
+    remember(judgement, _picked(judgement))
+    return judgement
+
+
+def _judged_or_stop(title: str) -> Judgement:
+    frame(title)
+    st.title(title)
+    icon()
+    restore()
+    hint(title)
+    if not library().sources:
+        empty_state()
+        st.stop()
+    judgement = judged()
+    if not judgement.runs:
+        show_rejected(judgement)
+        st.page_link("app.py", label="Choose other files on the home page")
+        st.stop()
+    return judgement
+
+
+def introduce(run: Run) -> None:
+    """Which run this is, and what nobody may overlook about it on any page."""
+    scale, seed = run.number("config.perturbation_scale"), run.seed
+    merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
+    facts = [f"run {run.run}", f"{len(run.steps):,} logged steps", f"{len(run.experts)} experts"]
+    facts += [f"scale {scale:g}"] if scale is not None else []
+    facts += [f"merge {merge}"] if merge else []
+    facts += [f"seed {seed}"] if seed is not None else []
+    st.caption(plain(" · ".join(facts)))
+    with st.container(horizontal=True):
+        if not run.finished:
+            st.badge("provisional", color="blue", help="The run has not reached its planned end.")
+        if is_training(run):
+            live_badge(run)
+        elif run.facts.get("exit_state") in ("crashed", "interrupted"):
+            st.badge(str(run.facts["exit_state"]), color="orange", help="The run ended before its planned end.")
+        if run.is_positive_control:
+            st.badge("positive control: the effect was put in by hand", color="orange")
+
+
+def pick_run(judgement: Judgement) -> Run:
+    """The run that this page is about, by its id, which is safe to show; remembered from page to page."""
+    runs = {run.run: run for run in judgement.runs}
+    picked = _picked(judgement)
+    if len(runs) > 1:
+        names = list(runs)
+        picked = st.sidebar.selectbox("Run", names, index=names.index(picked))
+        st.session_state.picked_run = picked
+        st.sidebar.text(runs[picked].name)
+    remember(judgement, picked)
+    return runs[picked]
+
+
+def _picked(judgement: Judgement) -> str:
+    """The run that was picked before, or the first one."""
+    remembered = st.session_state.get("picked_run")
+    return str(remembered) if remembered in {run.run for run in judgement.runs} else judgement.runs[0].run
+
+
+def empty_state() -> None:
+    """What to do when there is nothing to show yet."""
+    st.info("No run yet. Train one, then choose its `dynamics.db` on the home page:")
+    st.code(TRAIN, language=None, wrap_lines=True)
+    st.page_link("app.py", label="Go to the home page, or see an example there")
+
+
+def judged() -> Judgement:
+    """The judgement of every file in the library; files are read again only when they have changed."""
+    chosen, bar = library(), st.empty()
+    keys = chosen.keys()
+    # A run that goes on is read on in a moment: no bar for that, or the page would jump every few seconds.
+    progress = None if chosen.knows(keys) else _moving(bar)
+    judgement = chosen.judged(keys, tuple(sorted(changed().items())), progress)
+    bar.empty()
+    follow(judgement, keys)
+    return judgement
+
+
+def _moving(bar: st.delta_generator.DeltaGenerator) -> Callable[[int, int], None]:
+    """A progress bar to be told how many of how many files were read."""
+    bar.progress(0.0, "Opening the files")
+    moved = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal moved
+        if done < total and time.monotonic() - moved < TELL_EVERY:
+            return
+        moved = time.monotonic()
+        text = f"Reading {done + 1:,} of {total:,}" if done < total else f"Judging {total:,} read"
+        bar.progress(done / max(total, 1), text)
+
+    return tell
+
+
+def changed() -> dict[str, float]:
+    """The thresholds that this session has set itself, beside those that the runs registered."""
+    found: dict[str, float] = st.session_state.setdefault("changed_thresholds", {})
+    return found
+
+
+def show_rejected(judgement: Judgement) -> None:
+    """Each file that could not be read, with what was seen, why, and what to do."""
+    rejected = [finding for finding in judgement.findings if finding.run is None]
+    for finding in rejected[:SHOWN_REJECTED]:
+        show_finding(finding)
+    if more := rejected[SHOWN_REJECTED:]:
+        with st.expander(f"{len(more):,} more that could not be read"):
+            for finding in more:
+                show_finding(finding)
+
+
+def show_finding(finding: Finding) -> None:
+    """What is seen, the evidence, the cause, the fix.
+
+    As plain text and never as markup: these words quote the file, and a file's words may try to be a link, a picture or
+    an icon. Escaping does not help, since addresses are recognised after it.
+    """
+    with st.container(border=True):
+        st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
+        st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
+        st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
+
+
+def status_badge(status: str) -> None:
+    """A status as a coloured word; never by colour alone."""
+    st.badge(status, color=COLORS[status])

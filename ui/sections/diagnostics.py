@@ -1,0 +1,117 @@
+"""Pieces of the Diagnostics page: findings with what they were found in, what was checked, and how files were read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import streamlit as st
+
+from ui.layout.shell import SEVERITY_COLORS
+from ui.widgets.charts import draw
+from ui.widgets.markdown import plain
+from ui.widgets.tables import show_table
+from validation.analysis.run import Run
+from validation.charts.findings import chart_of
+from validation.diagnostics import Finding
+from validation.diagnostics.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
+from validation.files.read_files import RunFile
+from validation.judgement.judge import Judgement
+
+BADGES = {PASSED: "green", **SEVERITY_COLORS}
+LOG_HISTOGRAMS = "--set histogram_freq=100"
+
+
+def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Finding]) -> None:
+    """Everything that is wrong with the run, the gravest first."""
+    if not own:
+        st.success("Every check passed for this run.")
+        return
+    events = file.events.to_pandas()
+    for place, finding in enumerate(own):
+        chart = chart_of(finding, run, judgement.verdict.thresholds, events)
+        with st.container(border=True):
+            words, picture = st.columns(2, gap="medium") if chart is not None else (st.container(), None)
+            with words:
+                _told(finding)
+            if picture is not None and chart is not None:
+                with picture:
+                    draw(chart, width="stretch", key=f"finding-{place}", alt=f"What was found: {finding.id}")
+
+
+def _told(finding: Finding) -> None:
+    """In words, which quote the file and so are plain text: Streamlit would find links and pictures in them."""
+    st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
+    st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
+    st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
+
+
+def checked(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
+    """The documented troubleshooting, then every check, each with what was looked at in this run."""
+    limits = judgement.verdict.thresholds
+    st.subheader("Documented troubleshooting", anchor=False)
+    chosen = len(judgement.files) + len(judgement.rejected)
+    seen = f"{len(judgement.files)} of {chosen} chosen could be read"
+    read = Checked("Database errors", "error" if judgement.rejected else PASSED, seen)
+    lines = troubleshooting(run, own, limits)
+    _table([lines[0], read, *lines[1:]])
+    st.subheader("All checks", anchor=False)
+    for theme, lines in checklist(run, own, limits).items():
+        results = Counter(line.result for line in lines)
+        told = ", ".join(f"{results[one]} {one}" for one in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[one])
+        with st.expander(f"{theme}: {told}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):
+            _table(lines)
+
+
+def _table(lines: Sequence[Checked]) -> None:
+    """In Markdown: the browser would have to load what draws `st.table`, and all below would jump then."""
+    rows = [
+        (plain(line.title), f":{BADGES.get(line.result, 'gray')}-badge[{line.result}]", plain(line.seen))
+        for line in lines
+    ]
+    head = [("Check", "Result", "What was seen"), ("---",) * 3]
+    st.markdown("\n".join("| " + " | ".join(row).replace("\n", " ") + " |" for row in head + rows))
+
+
+def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:
+    """What the documentation names as next steps, and where each is, with what this run has of it."""
+    st.subheader("Next steps of the documentation", anchor=False)
+    layers = len(run.layers)
+    logged = f"{layers} layers are logged" if layers else "this file has only the means over layers"
+    counts = f"{len(file.histograms):,} rows" if len(file.histograms) else f"not logged; train with {LOG_HISTOGRAMS}"
+    for page, label, said in (
+        ("pages/3_Layers.py", "Gradients of each layer, as a heatmap over experts and tiers", logged),
+        ("pages/3_Layers.py", "Histograms of gradient entries", counts),
+        ("pages/4_Compare.py", "Several runs side by side", f"{len(judgement.runs)} chosen"),
+    ):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.page_link(page, label=label)
+            st.caption(plain(said))
+
+
+def reading(judgement: Judgement, run: Run, file: RunFile) -> None:
+    """Every chosen file: what was read of it, or why it was not."""
+    st.subheader("How the files were read", anchor=False)
+    read = [
+        {
+            "file": one.name,
+            "result": "read",
+            "run": one.run,
+            "rows": len(one.wide),
+            "experts": one.num_experts,
+            "columns": len(one.wide.column_names),
+            "not read": len(one.ignored),
+            "replaced rows": one.duplicates,
+            "notes": "; ".join(one.notes),
+            "sha256": one.sha256,
+        }
+        for one in judgement.files
+    ]
+    refused = [{"file": one.name, "result": one.error.id, "notes": one.error.evidence} for one in judgement.rejected]
+    show_table([*read, *refused], key="reading-log")
+    if file.ignored:
+        st.caption("Columns of this run that were not read, because no metric is called so:")
+        st.text(", ".join(file.ignored))
+    if file.events.num_rows:
+        st.caption("Events that the logger wrote into this run:")
+        show_table(file.events.to_pandas(), key="events")

@@ -1,0 +1,360 @@
+"""Pieces of the Dynamics page: which view, of which gradients, over which steps, and what can be taken away."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from prismatic.contract.thresholds import Thresholds
+from ui.widgets.charts import Described, describe, draw
+from ui.widgets.memo import kept
+from ui.widgets.tables import show_table
+from validation.analysis.run import Run
+from validation.analysis.statistics import Array
+from validation.charts import run_dynamics as charts
+from validation.charts.hover import HOVER_STEPS
+from validation.charts.lines import Drawing
+from validation.charts.panels import Style
+from validation.frames.batches import counted
+from validation.frames.downsample import WINDOW, drawn, gaps, places, read_off, smoothed
+from validation.frames.x_axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
+from validation.judgement.judge import Judgement
+from validation.report.figures import CONFIG, still
+
+MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
+ALL_POINTS = 4_800  # of all series: the browser works on each of them each time the lines are drawn
+LEAST_POINTS = 200  # per series, however many there are
+SMOOTH_POINTS = 200
+OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
+AT_ONCE = 4  # experts whose lines can be told apart in one plot
+CARDS = 3  # experts with a card of their own
+TIERS = tuple(charts.TIER_METRICS)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a run: what it draws from which metrics, and how to read it."""
+
+    hint: str
+    metrics: tuple[str, ...]
+    draw: Callable[[pd.DataFrame, Style, Thresholds], Drawing]
+
+    def missing(self, run: Run) -> str | None:
+        """What the file lacks for this view, in words."""
+        if run.source == "isolated" and self.metrics == ("routing_weight",):
+            return "routing shares of isolated gradients, where each expert has the whole layer"
+        own = [run.step_column("loss")] if "loss" in self.metrics else []
+        own += [e[metric] for e in run.experts.values() for metric in self.metrics if metric != "loss"]
+        there = any(np.isfinite(values).any() for values in own)
+        return None if there else self.metrics[0].replace("_", " ").replace("loss", "the loss")
+
+
+VIEWS = {
+    "Tier norms": View(
+        "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, dark "
+        "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, "
+        "not the height.",
+        (*TIERS, "norm"),
+        lambda long, style, limits: charts.tier_norms(long, style),
+    ),
+    "By tier": View(
+        "The same lines, one panel per tier.", TIERS, lambda long, style, limits: charts.tier_panels(long, style)
+    ),
+    "Together": View(
+        "What happens at the same step: whether norms and divergence move with the routing shares and the loss.",
+        (*TIERS, "norm", "divergence", "routing_weight", "loss"),
+        lambda long, style, limits: charts.together(
+            long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted
+        ),
+    ),
+    "Divergence": View(
+        "The documented score. Its thresholds are absolute: the scale of the loss moves the lines past them.",
+        ("divergence",),
+        lambda long, style, limits: charts.divergence(
+            long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted
+        ),
+    ),
+    "Direction": View(
+        "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
+        ("direction",),
+        lambda long, style, limits: charts.direction(long, style),
+    ),
+    "Routing": View(
+        "Each expert's share of the batch. A share near 1 means that the router has collapsed.",
+        ("routing_weight",),
+        lambda long, style, limits: charts.routing(long, style),
+    ),
+    "Loss": View(
+        "Training loss of the logged batches.", ("loss",), lambda long, style, limits: charts.loss(long, style)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the reader wants to see of a run."""
+
+    view: str
+    source: str
+    """Of which gradients: merged or isolated."""
+    experts: tuple[int, ...]
+    unit: str
+    smooth: bool
+    """Whether running medians are drawn over the lines."""
+    batches: bool
+    """Whether what the verdict leaves out is shown, and the means of its batches."""
+    steps: tuple[float, float] | None = None
+    """A range of them; None for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The rows of a look, and their chart."""
+
+    rows: pd.DataFrame
+    chart: Drawing
+    described: Described
+
+    @classmethod
+    def of(cls, run: Run, look: Look, limits: Thresholds) -> Picture:
+        """Made anew, which takes a moment."""
+        rows, style = rows_of(run, seen_by(run, look.source), look, limits)
+        chart = VIEWS[look.view].draw(rows, style, limits)
+        return cls(rows, chart, describe(chart))
+
+
+def scores(judgement: Judgement, run: Run) -> None:
+    """The documented score of each perturbed expert against its thresholds, and how much was logged."""
+    table = pd.DataFrame(
+        [
+            {"expert": e.expert, "role": e.role, "value": _mean(e["divergence"])}
+            for e in run.experts.values()
+            if e.role != "clean"
+        ],
+        columns=["expert", "role", "value"],
+    )
+    limits = judgement.verdict.thresholds
+    meaning = (
+        f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight. As documented, above "
+        f"{limits.divergence_supported:g} diverges, below {limits.divergence_refuted:g} does not. It scales with the "
+        "loss and the routing share."
+    )
+    perturbed = table[table["role"] == "perturbed"]
+    with st.container(horizontal=True):
+        if len(perturbed) <= CARDS:
+            for row in perturbed.itertuples():
+                _card(f"Divergence score, expert {row.expert}", float(row.value), limits, meaning)
+        elif perturbed["value"].notna().any():
+            low, high = perturbed["value"].min(), perturbed["value"].max()
+            st.metric(
+                f"Divergence scores, {len(perturbed)} experts",
+                f"{low:.3g} to {high:.3g}",
+                border=True,
+                width="content",
+                help=meaning,
+            )
+        if (table["value"] > 0).any():
+            ends = {"supported": limits.divergence_supported, "refuted": limits.divergence_refuted}
+            chart = kept(judgement, ("scores", run.run), lambda: describe(charts.scores(table, **ends)))
+            with st.container(border=True, width=360, height="stretch"):
+                draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
+
+
+def _mean(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _card(label: str, mean: float, limits: Thresholds, meaning: str) -> None:
+    known = np.isfinite(mean)
+    st.metric(
+        label,
+        f"{mean:.3g}" if known else "none",
+        delta=_place(mean, limits) if known else None,
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        width="content",
+        help=meaning,
+    )
+
+
+def _place(mean: float, limits: Thresholds) -> str:
+    if mean > limits.divergence_supported:
+        return f"above {limits.divergence_supported:g}"
+    if mean < limits.divergence_refuted:
+        return f"below {limits.divergence_refuted:g}"
+    return f"between {limits.divergence_refuted:g} and {limits.divergence_supported:g}"
+
+
+def chosen_view() -> str:
+    """What to look at."""
+    view: str = st.segmented_control(
+        "Show", list(VIEWS), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
+    )
+    return view
+
+
+def seen_by(run: Run, source: str) -> Run:
+    """The run by the gradients that the optimizer used, or, where it was probed, by those of each expert alone."""
+    if source == "merged" or run.isolated is None:
+        return run
+    # The loss of a step is the same, whichever gradients are looked at.
+    loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
+    return replace(run.isolated, step_columns=loss)
+
+
+def chosen_experts(run: Run) -> list[int]:
+    """The experts whose lines are drawn: of many only the first few, until others are asked for."""
+    if len(run.experts) <= AT_ONCE:
+        return list(run.experts)
+    controls = [expert.expert for expert in run.of_role("control")][:1]
+    first = [expert for expert in run.experts if expert not in controls][: AT_ONCE - len(controls)]
+    return (
+        st.multiselect(
+            f"Experts drawn, of {len(run.experts)}",
+            list(run.experts),
+            default=first + controls,
+            format_func=lambda expert: f"{expert} {run.experts[expert].role}",
+            key=f"experts-{run.run}",
+        )
+        or first + controls
+    )
+
+
+def chosen_axis(run: Run) -> str:
+    """What the axis counts."""
+    known = [name for name in AXES if np.isfinite(axis_values(run, name)).any()]
+    unit: str = st.segmented_control(
+        "Axis", known, default="Steps", required=True, key="axis", bind="query-params", help="Hours are wall time."
+    )
+    return unit
+
+
+def chosen_style() -> tuple[bool, bool]:
+    """Whether a running median is to be drawn, and what the verdict sees."""
+    smooth: bool = st.toggle(
+        "Smooth",
+        key="smooth",
+        bind="query-params",
+        help=f"A running median over the raw lines, of {WINDOW} logged steps or more. The verdict never sees it.",
+    )
+    batches: bool = st.toggle(
+        "Batches and warm-up",
+        key="batches",
+        bind="query-params",
+        help="What the verdict sees: it leaves out the warm-up and cuts the rest into 20 equal batches. Each bar is "
+        "the mean of one; of norms the geometric mean, since the verdict compares logarithms.",
+    )
+    return smooth, batches
+
+
+def chosen_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
+    """The steps under the brush of the overview; None for all of them."""
+    if len(run.steps) < OVERVIEW_FROM:
+        return None
+    event = draw(
+        kept(judgement, ("overview", run.run), lambda: describe(overview(run))),
+        key=f"overview-{run.run}",
+        on_select="rerun",
+        selection_mode="range",
+        alt="The whole run, to choose a range of steps from",
+    )
+    found = event["selection"].get("range", {}).get("step")
+    return (float(found[0]), float(found[1])) if found else None
+
+
+def chart(judgement: Judgement, run: Run, look: Look) -> None:
+    """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
+    look = replace(look, steps=chosen_range(judgement, run))
+    limits = judgement.verdict.thresholds
+    picture = kept(judgement, (run.run, look), lambda: Picture.of(run, look, limits))
+    draw(
+        picture.described,
+        width="stretch",
+        key=f"dynamics-{look.view}",
+        alt=f"{look.view} over {AXES[look.unit].lower()}",
+    )
+    st.caption(VIEWS[look.view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again.")
+    export(picture, f"{run.run}-{look.view.lower().replace(' ', '-')}")
+
+
+def overview(run: Run) -> Drawing:
+    """The loss over the whole run, or what else there is."""
+    clean = run.experts.get(0) or next(iter(run.experts.values()))
+    values, title = run.step_column("loss"), "Loss"
+    if not np.isfinite(values).any():
+        values, title = clean["middle_norm"], "Norm"
+    some = places(values, 600)
+    return charts.overview(run.steps[some], values[some], title)
+
+
+def rows_of(run: Run, seen: Run, look: Look, limits: Thresholds) -> tuple[pd.DataFrame, Style]:
+    """What is drawn on the chosen axis, and what is known of it beside: what the pointer reads, gaps, batches."""
+    metrics = set(VIEWS[look.view].metrics)
+    if seen.source == "isolated":
+        metrics -= {"routing_weight"}  # alone, each has the whole layer
+    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in look.experts for tier in TIERS):
+        metrics -= {"norm"}  # which stands in for tiers that nobody logged
+    chosen = {"metrics": sorted(metrics), "experts": look.experts}
+    points = min(MAX_POINTS, max(LEAST_POINTS, ALL_POINTS // max(1, len(metrics) * len(look.experts))))
+
+    def placed(rows: pd.DataFrame) -> pd.DataFrame:
+        return on_axis(rows, run, look.unit)
+
+    low, high = look.steps or (-np.inf, np.inf)
+    part = seen.steps[(seen.steps >= low) & (seen.steps <= high)]
+    holes = gaps(part)
+    ends = zip(at_steps(run, look.unit, part[holes]), at_steps(run, look.unit, part[holes + 1]), strict=True)
+    style = Style(
+        AXES[look.unit],
+        pointer=placed(read_off(seen, HOVER_STEPS, look.steps, **chosen)),
+        smooth=placed(smoothed(seen, SMOOTH_POINTS, look.steps, **chosen)) if look.smooth else None,
+        gaps=[(float(a), float(b)) for a, b in ends],
+        counted=counted_on_axis(counted(seen, limits, **chosen), run, look.unit) if look.batches else None,
+    )
+    return placed(drawn(seen, points, look.steps, **chosen)), style
+
+
+def export(picture: Picture, name: str) -> None:
+    """The chart as a picture, and its rows as a table."""
+    long, chart = picture.rows, picture.chart
+    with st.container(horizontal=True):
+        with st.popover("Export"):
+            for label, ending, mime, made in (
+                ("Rows as CSV", "csv", "text/csv", lambda: long.to_csv(index=False)),
+                ("Rows as Parquet", "parquet", "application/octet-stream", lambda: _parquet(long)),
+                ("Picture as SVG", "svg", "image/svg+xml", lambda: _picture(chart, "svg")),
+                ("Picture as PNG", "png", "image/png", lambda: _picture(chart, "png")),
+            ):
+                # Running the page again for a download would lose a click that follows at once.
+                st.download_button(label, made, f"{name}.{ending}", mime, on_click="ignore")
+            st.caption("Rows as they are drawn: both extremes of each bucket. All rows are in the run file itself.")
+        asked = st.toggle("Show the numbers", key="numbers-shown", help="The rows behind the chart, as a table.")
+    if asked:  # and only then: they are as many bytes again as the chart
+        show_table(long, key="numbers")
+
+
+def _parquet(long: pd.DataFrame) -> bytes:
+    target = io.BytesIO()
+    long.to_parquet(target, index=False)
+    return target.getvalue()
+
+
+def _picture(chart: Drawing, kind: str) -> bytes:
+    """On white, wide enough for a paper."""
+    import vl_convert  # loads a JavaScript engine: only where there is something to draw
+
+    with alt.data_transformers.enable("default", max_rows=None):
+        whole = {**still(chart.to_dict()), "background": "white"}
+    for panel in whole.get("vconcat", [whole]):
+        panel["width"] = 900
+    if kind == "png":
+        return bytes(vl_convert.vegalite_to_png(whole, scale=2, config=CONFIG, allowed_base_urls=[]))
+    return str(vl_convert.vegalite_to_svg(whole, config=CONFIG, allowed_base_urls=[])).encode()

@@ -1,0 +1,246 @@
+"""The home page: choose run files and read the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import streamlit as st
+
+from ui.layout.cards import claim_cards, findings_summary, headline, runs_table
+from ui.layout.frame import icon
+from ui.layout.shell import SHOWN_REJECTED, TRAIN, introduce, judged, pick_run, show_rejected
+from ui.session.address import forget, restore
+from ui.session.catalog import Entry, catalog, examples
+from ui.session.library import Source, library, spool, spool_folder
+from ui.settings import settings
+from ui.widgets.hints import hint
+from ui.widgets.markdown import plain
+from ui.widgets.tables import show_table
+from validation.judgement.judge import Judgement
+
+LOOK_EVERY = 10.0  # seconds between two looks for runs that begin
+LIVE_SHOWN = 8
+REMOVABLE = 12  # chosen files that have a button of their own
+KINDS = ["db", "sqlite", "sqlite3", "db3", "zip"]
+IN_FOLDERS = [*KINDS, "parquet", "json"]
+
+
+def home() -> None:
+    """The page, below its title."""
+    icon()
+    restore()
+    if not library().sources:
+        first_steps()
+        choose()
+        return
+    hint("Home")
+    with st.expander("Add or remove files"):
+        choose()
+        remove()
+    answer()
+
+
+def answer() -> None:
+    """What was read and what was not, then the verdict at a glance."""
+    judgement = judged()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(what_was_read(judgement))
+        if st.button("Start over", help="Remove all files from this session"):
+            library().sources = []
+            forget()
+            _renew()
+    if not judgement.runs:
+        show_rejected(judgement)
+        return
+    rejected_in_short(judgement)
+    run = pick_run(judgement)
+    introduce(run)
+    headline(judgement, run)
+    claim_cards(judgement, run)
+    findings_summary(judgement, run)
+    runs_table(judgement)
+
+
+def what_was_read(judgement: Judgement) -> str:
+    """How many files were read, and how many were not."""
+    runs, rejected = len(judgement.runs), len(judgement.rejected)
+    told = f"{runs:,} {'run' if runs == 1 else 'runs'} read"
+    return f"{told}, {rejected:,} {'file' if rejected == 1 else 'files'} rejected." if rejected else f"{told}."
+
+
+def rejected_in_short(judgement: Judgement) -> None:
+    """What could not be read, and why, in so few lines that the verdict of the others stays in sight."""
+    lines = [
+        f"{finding.symptom[:1].upper()}{finding.symptom[1:]}: {finding.evidence}. Fix: {finding.fix}."
+        for finding in judgement.findings
+        if finding.run is None
+    ]
+    if lines:
+        with st.container(border=True):
+            st.badge("not read", color="red")
+            st.text("\n".join(lines[:SHOWN_REJECTED]))
+            if lines[SHOWN_REJECTED:]:
+                with st.expander(f"{len(lines) - SHOWN_REJECTED:,} more"):
+                    st.text("\n".join(lines[SHOWN_REJECTED:]))
+
+
+def first_steps() -> None:
+    """What a newcomer sees."""
+    st.info("No run chosen yet. Look at an example, train a run of your own, or choose its `dynamics.db` below.")
+    with st.container(horizontal=True):
+        for entry in examples():
+            if st.button(f"Example: {entry.path.stem.replace('-', ' ')}", key=entry.path.stem):
+                _choose([entry.source])
+    st.code(TRAIN, language=None, wrap_lines=True)
+
+
+def choose() -> None:
+    """Upload, or pick what is on this machine."""
+    upload, disk = st.columns(2, gap="large")
+    with upload:
+        choose_uploads()
+    with disk:
+        choose_live()
+        choose_on_disk()
+
+
+def choose_uploads() -> None:
+    """Files, archives, or a whole folder."""
+    kind = st.segmented_control("Upload", ["Files", "A folder"], default="Files", required=True, key="what")
+    folder = kind == "A folder"
+    files = st.file_uploader(
+        "A folder of runs, or a compacted set" if folder else "Upload run files",
+        accept_multiple_files="directory" if folder else True,
+        type=IN_FOLDERS if folder else None,
+        key=f"upload-{'folder' if folder else 'files'}-{library().generation}",
+        help="Files named dynamics.db, a zip of them, or a zip of a compacted set. They stay in this session and are "
+        "removed when it ends.",
+    )
+    if not files:
+        return
+    if too_many := beyond_limits(len(files), sum(file.size for file in files)):
+        st.error(too_many)
+        return
+    chosen = spool_folder(files) if folder else [spool(file) for file in files]
+    if chosen:
+        _choose(chosen)
+    st.error("This folder has no run files (*.db, *.sqlite) and no set in it. Choose build/runs, or one run's folder.")
+
+
+def beyond_limits(files: int, size: int) -> str:
+    """Why so many more files, or bytes, do not fit into this session; empty where they do."""
+    limits, chosen = settings(), library()
+    if files + len(chosen.sources) > limits.session_files:
+        return (
+            f"{files:,} files at once, beside {len(chosen.sources):,} that are here; at most "
+            f"{limits.session_files:,} fit in one session. Choose fewer, or write many runs as one compacted set."
+        )
+    if size + chosen.uploaded_bytes() > limits.session_megabytes << 20:
+        return (
+            f"{size / 2**20:,.0f} MB, beside {chosen.uploaded_bytes() / 2**20:,.0f} MB that are here; at most "
+            f"{limits.session_megabytes:,} MB fit in one session. Remove some and upload fewer."
+        )
+    return ""
+
+
+@st.fragment(run_every=LOOK_EVERY)
+def choose_live() -> None:
+    """One button for each run that is being trained on this machine now."""
+    chosen = {source.path for source in library().sources}
+    live = [entry for entry in catalog() if entry.training and entry.path not in chosen]
+    if not live:
+        return
+    st.caption("In training on this machine now:")
+    with st.container(horizontal=True):
+        for entry in live[:LIVE_SHOWN]:
+            seconds = max(time.time() - entry.written, 0)
+            if st.button(
+                f"Follow {plain(entry.name)}", key=f"follow-{entry.key}", help=f"Last written {seconds:.0f} s ago"
+            ):
+                _choose([entry.source])
+    if len(live) > LIVE_SHOWN:
+        st.caption(f"And {len(live) - LIVE_SHOWN:,} more in the table.")
+
+
+def choose_on_disk() -> None:
+    """A table of all runs and sets in the server's folders, from which any number is picked."""
+    chosen = library()
+    found = _listing(chosen.generation)
+    if not found:
+        st.caption("There are no runs on this machine yet. Runs that are trained here appear in a table.")
+        return
+    words = st.text_input(f"Or pick from {len(found):,} on this machine", key="filter", placeholder="Part of a name")
+    shown = [entry for entry in found if words.lower() in entry.name.lower()]
+    picked = show_table(
+        [_row(entry, len({entry.folder for entry in found}) > 1) for entry in shown],
+        key=f"disk-{chosen.generation}-{words}",
+        on_select="rerun",
+        selection_mode="multi-row",
+        most=6,
+        column_config={
+            "size, MB": st.column_config.NumberColumn(format="%.1f"),
+            "written, UTC": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
+        },
+    ).selection.rows
+    sources, label = _meant(shown, picked)
+    with st.container(horizontal=True):
+        if st.button(label, disabled=not sources, key="read-picked"):
+            if too_many := beyond_limits(len(sources), 0):
+                st.error(too_many)
+            else:
+                _choose(sources)
+        if st.button("Look again", help="Runs that were added since this table was made"):
+            _renew()
+
+
+def _meant(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[list[Source], str]:
+    """What the button reads, and what it is called: rows of the table can be picked by a pointer alone."""
+    if picked:
+        sources = [shown[row].source for row in picked if row < len(shown)]
+        return sources, f"Read {len(sources):,} picked"
+    if 0 < len(shown) <= settings().session_files:
+        return [entry.source for entry in shown], f"Read all {len(shown):,} shown"
+    return [], "Pick rows to read, or part of a name"
+
+
+def _row(entry: Entry, several_folders: bool) -> dict[str, Any]:
+    written = datetime.fromtimestamp(entry.written, UTC)
+    row: dict[str, Any] = {"run": entry.name, "state": "training" if entry.training else ""}
+    if several_folders:
+        row["folder"] = entry.folder
+    return row | {"written, UTC": written, "size, MB": entry.size / 2**20 if entry.size else None}
+
+
+def _listing(generation: int) -> Sequence[Entry]:
+    """The catalog as the table shows it: rows are picked by their place, so it must not move under the hand."""
+    if st.session_state.get("listing", (None, ()))[0] != generation:
+        st.session_state.listing = (generation, catalog())
+    found: Sequence[Entry] = st.session_state.listing[1]
+    return found
+
+
+def remove() -> None:
+    """A button for each chosen file that takes it away again."""
+    sources = library().sources
+    if not 1 < len(sources) <= REMOVABLE:
+        return
+    st.caption("Chosen files:")
+    with st.container(horizontal=True):
+        for number, source in enumerate(sources):
+            if st.button(f"Remove {plain(source.name[:60])}", key=f"remove-{library().generation}-{number}"):
+                library().sources = [other for other in sources if other != source]
+                _renew()
+
+
+def _choose(sources: Sequence[Source]) -> None:
+    for source in sources:
+        library().add(source)
+    _renew()
+
+
+def _renew() -> None:
+    library().generation += 1
+    st.rerun()

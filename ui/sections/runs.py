@@ -1,0 +1,179 @@
+"""Pieces of the Runs page: questions in SQL, what is known of a run, and what the columns of its file mean."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import streamlit as st
+
+from prismatic.contract import schema
+from prismatic.contract.thresholds import PREFIX
+from ui.widgets.tables import show_table
+from validation.files.errors import RunFileError
+from validation.files.read_files import RunFile
+from validation.judgement.judge import Judgement
+from validation.query.database import RELATIONS
+from validation.query.user_sql import ROWS, SECONDS, BadQuestion, answer
+
+EXAMPLES = {
+    "Median bottom norm of each expert": (
+        "SELECT run, expert, role, median(bottom_norm) AS bottom_norm\nFROM dynamics\n"
+        "GROUP BY ALL\nORDER BY run, expert"
+    ),
+    "Bottom beside middle norm at the end": (
+        "SELECT run, expert, role, exp(avg(ln(bottom_norm / middle_norm))) AS bottom_to_middle\nFROM dynamics\n"
+        "JOIN runs USING (run)\nWHERE step > last_step * 2 / 3 AND bottom_norm > 0 AND middle_norm > 0\n"
+        "GROUP BY ALL\nORDER BY run, expert"
+    ),
+    "Options of each run": ("SELECT run, key, value\nFROM facts\nWHERE key LIKE 'config.%'\nORDER BY key, run"),
+    "Share of each expert in each layer": (
+        "SELECT run, layer, expert, avg(routing_weight) AS share\nFROM layers\nWHERE source = 'merged'\n"
+        "GROUP BY ALL\nORDER BY ALL"
+    ),
+}
+TIMES = ("started", "ended")
+WIDE = {
+    "hash": st.column_config.TextColumn(width="large"),
+    "value": st.column_config.TextColumn(width="large"),
+    "meaning": st.column_config.TextColumn(width="large"),
+}
+
+
+def console(judgement: Judgement) -> None:
+    """One question of the reader's own about all chosen runs."""
+    st.subheader("Ask all chosen runs", anchor=False)
+    st.caption("One SELECT in DuckDB's SQL. It reads the relations below and nothing else.")
+    st.selectbox("Start from", list(EXAMPLES), key="sql-example", on_change=_start, width=380)
+    st.session_state.setdefault("sql", next(iter(EXAMPLES.values())))
+    with st.form("question", border=False):
+        sql = st.text_area("SQL", height=150, key="sql", label_visibility="collapsed")
+        asked = st.form_submit_button("Ask")
+    if asked:
+        _answered(judgement, sql)
+    with st.expander("The relations and their columns"):
+        show_table(
+            [{"relation": name, "columns": ", ".join(columns)} for name, columns in RELATIONS.items()],
+            key="relations",
+            column_config={"columns": st.column_config.TextColumn(width="large")},
+        )
+
+
+def _start() -> None:
+    st.session_state.sql = EXAMPLES[st.session_state["sql-example"]]
+
+
+def _answered(judgement: Judgement, sql: str) -> None:
+    try:
+        found = answer(judgement.con.cursor(), sql)
+    except (BadQuestion, RunFileError) as error:
+        st.error("This cannot be answered.")
+        st.text(str(error))
+        return
+    show_table(found.table.to_pandas(), key="answer")
+    said = f"{len(found.table):,} rows" + (f", cut at {ROWS:,}" if found.cut else "")
+    st.caption(f"{said}; at most {SECONDS:g} seconds.")
+
+
+def metadata(file: RunFile) -> None:
+    """What the file says of how it was made: options, thresholds as registered, the rest; and by what it is known."""
+    st.subheader("This run", anchor=False)
+    st.text(file.name)
+    options = {key.removeprefix("config."): value for key, value in file.facts.items() if key.startswith("config.")}
+    registered = {key.removeprefix(PREFIX): value for key, value in file.facts.items() if key.startswith(PREFIX)}
+    rest = {key: value for key, value in file.facts.items() if not key.startswith(("config.", PREFIX))}
+    if not file.facts:
+        st.caption("The file has no table `run`, so nothing says how it was trained.")
+    for title, facts in (
+        ("Options", options),
+        ("Training", {key: value for key, value in rest.items() if "sha256" not in key and "hash" not in key}),
+        ("Thresholds registered before the first step", registered),
+    ):
+        if facts:
+            with st.expander(f"{title}: {len(facts)}", expanded=title != "Thresholds registered before the first step"):
+                show_table(
+                    [{"fact": key, "value": _said(key, value)} for key, value in sorted(facts.items())],
+                    key=title,
+                    column_config=WIDE,
+                )
+    st.download_button(
+        "Download what is known (JSON)",
+        lambda: json.dumps(file.facts, indent=1, default=str),
+        f"{file.run}-facts.json",
+        "application/json",
+    )
+
+
+def _said(key: str, value: Any) -> str:
+    """A fact as text; a time in words that can be read, and in UTC, which is the same for every reader."""
+    if key in TIMES and isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def hashes(file: RunFile) -> None:
+    """By what the file, its experiment, its text, its thresholds and its tiers can be known again."""
+    st.subheader("Hashes", anchor=False)
+    known = [{"of": "the file, SHA-256", "hash": file.sha256}]
+    names = {
+        "run_hash": "the resolved config",
+        "corpus_sha256": "the text it was trained on",
+        f"{PREFIX}sha256": "the registered thresholds",
+        "git_commit": "the code (Git commit)",
+    }
+    known += [{"of": name, "hash": _said(key, file.facts[key])} for key, name in names.items() if key in file.facts]
+    known += [
+        {"of": f"the index set of the {row['tier']} tier, layer {row['layer']}", "hash": row["hash"]}
+        for row in file.tiers.to_pylist()
+        if row["hash"]
+    ]
+    show_table(known, key="hashes", column_config=WIDE)
+
+
+def tables(file: RunFile) -> None:
+    """The small tables of the file as they are."""
+    for title, table in (("Experts", file.experts), ("Tiers", file.tiers), ("Events", file.events)):
+        st.subheader(title, anchor=False)
+        if len(table):
+            show_table(table.to_pandas(), key=title)
+        else:
+            st.caption(
+                "No event was recorded." if title == "Events" else "This file has no such table, or no row in it."
+            )
+
+
+def columns(file: RunFile) -> None:
+    """Every table and column of a run file, with its unit and meaning, and whether this file has it."""
+    st.subheader("Schema", anchor=False)
+    ours = f"schema version {file.version}" if file.application_id == schema.APPLICATION_ID else "another writer's file"
+    st.caption(f"{ours}, application id {file.application_id:#x}. Version {schema.SCHEMA_VERSION} holds these columns:")
+    rows = {
+        "dynamics": len(file.wide),
+        "layers": len(file.layers),
+        "histograms": len(file.histograms),
+        "experts": len(file.experts),
+        "tiers": len(file.tiers),
+        "run": len(file.facts),
+        "events": len(file.events),
+    }
+    has = set(file.wide.column_names)
+    listed = [("dynamics", c, c.name in has) for c in schema.dynamics_columns(2)]
+    listed += [(table, c, bool(rows.get(table))) for table, (own, _) in schema.TABLES.items() for c in own]
+    show_table(
+        [
+            {
+                "table": table,
+                "column": column.name,
+                "unit": column.unit,
+                "meaning": column.meaning,
+                "in this file": there,
+                "type": column.type,
+                "rows of the table": rows.get(table),
+            }
+            for table, column, there in listed
+        ],
+        key="schema",
+        column_config=WIDE,
+    )
+    st.caption("Columns of expert 1 stand for those of every expert but 0.")

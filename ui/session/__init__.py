@@ -1,0 +1,1 @@
+"""The state of one browser session: its runs, its address, live updates, alerts."""

@@ -1,0 +1,1 @@
+"""Streamlit widgets that know nothing of the session."""

@@ -1,0 +1,1 @@
+"""Arrays and estimates of one run; no status and no sentence."""

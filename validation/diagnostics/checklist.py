@@ -1,0 +1,182 @@
+"""What was looked at in a run, check by check, in plain words: found, passed, or not checked as nothing says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.run import Run
+from validation.diagnostics.finding import Finding, logged_norms
+from validation.verdict.claims import counted
+
+PASSED, UNCHECKED = "passed", "not checked"
+Look = Callable[[Run, Thresholds], str | None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One line of the list. result: passed, not checked, or how grave the finding is. seen: in numbers of the run."""
+
+    title: str
+    result: str
+    seen: str
+
+
+def checklist(run: Run, findings: Sequence[Finding], limits: Thresholds) -> dict[str, list[Checked]]:
+    """Every check by theme, with what it looked at in this run."""
+    return {
+        theme: [_checked(name, title, look, run, findings, limits) for name, (title, look) in checks.items()]
+        for theme, checks in CHECKED.items()
+    }
+
+
+def troubleshooting(run: Run, findings: Sequence[Finding], limits: Thresholds) -> list[Checked]:
+    """The symptoms that the documentation lists, each with what this run says of it."""
+    looks = {name: (title, look) for checks in CHECKED.values() for name, (title, look) in checks.items()}
+    lines = []
+    for symptom, names in DOCUMENTED.items():
+        parts = [_checked(name, *looks[name], run, findings, limits) for name in names]
+        worst = next((part for part in parts if part.result not in (PASSED, UNCHECKED)), parts[0])
+        lines.append(Checked(symptom, worst.result, worst.seen))
+    return lines
+
+
+def _checked(name: str, title: str, look: Look, run: Run, findings: Iterable[Finding], limits: Thresholds) -> Checked:
+    own = [finding for finding in findings if finding.id == name]
+    if own:  # the gravest comes first
+        more = f", and {counted(len(own) - 1, 'more finding')}" if len(own) > 1 else ""
+        return Checked(title, own[0].severity, f"{own[0].symptom}{more}")
+    if name in IMPLIED and any(finding.id == IMPLIED[name] for finding in findings):
+        return Checked(title, UNCHECKED, "gradients are zero")
+    if not len(run.steps) and name not in ("no_data", "wal_missing"):
+        return Checked(title, UNCHECKED, "the file has no rows")
+    seen = look(run, limits)
+    return Checked(title, UNCHECKED if seen is None else PASSED, seen or "the file does not say")
+
+
+def _rows(run: Run, limits: Thresholds) -> str:
+    return f"{counted(len(run.steps), 'logged step')}, {run.steps[0]:,} to {run.steps[-1]:,}"
+
+
+def _whole(run: Run, limits: Thresholds) -> str:
+    return "the file is not in WAL mode, so all of its rows are in it"
+
+
+def _experts(run: Run, limits: Thresholds) -> str:
+    planned = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
+    return f"{counted(len(run.experts), 'expert')} in the file" + (f", {planned:,} in the config" if planned else "")
+
+
+def _columns(run: Run, limits: Thresholds) -> str:
+    return f"top, bottom and middle norms of {counted(len(run.experts), 'expert')}"
+
+
+def _widest(run: Run, limits: Thresholds) -> str | None:
+    if len(run.steps) < 3:
+        return None
+    widest = float(np.diff(run.steps.astype(float)).max())
+    return f"at most {widest:,.0f} steps between two rows, of {float(run.steps[-1]) - float(run.steps[0]):,.0f}"
+
+
+def _usable(run: Run, limits: Thresholds) -> str:
+    return f"{int(run.after_warmup(limits.warmup).sum()):,} after the warm-up; {limits.min_points:g} are needed"
+
+
+def _end(run: Run, limits: Thresholds) -> str | None:
+    return None if run.number("planned_steps") is None else f"{run.planned_steps:,} steps were planned and trained"
+
+
+def _smallest(run: Run, limits: Thresholds) -> str:
+    norms = np.concatenate([logged_norms(run, expert).ravel() for expert in run.experts])
+    found = norms[np.isfinite(norms)]
+    return f"norms from {found.min():.3g} to {found.max():.3g} (loss / weight)" if len(found) else "no norm is zero"
+
+
+def _values(run: Run, limits: Thresholds) -> str:
+    return f"{sum(logged_norms(run, expert).size for expert in run.experts):,} norms"
+
+
+def _tensors(run: Run, limits: Thresholds) -> str | None:
+    return "none was missing in any row" if np.isfinite(run.step_column("missing_gradients")).any() else None
+
+
+def _events(run: Run, limits: Thresholds) -> str | None:
+    """Only our own logger keeps events, and it always writes facts as well."""
+    return f"{counted(sum(run.events.values()), 'event')} recorded, none of them of this kind" if run.facts else None
+
+
+def _changed(run: Run, limits: Thresholds) -> str:
+    shares = [np.mean([one["top"], one["bottom"]]) for expert, one in run.changed.items() if expert in run.experts]
+    shares = [share for share in shares if share > 0]
+    if run.is_sham:
+        return "a sham run: hardly anything was perturbed, on purpose"
+    return f"{min(shares):.0%} of their top and bottom weights were changed" if shares else "their norms differ"
+
+
+def _shares(run: Run, limits: Thresholds) -> str | None:
+    last = max(1, len(run.steps) // 5)
+    ends = {e: one["routing_weight"][-last:] for e, one in run.experts.items()}
+    means = {e: float(np.nanmean(values)) for e, values in ends.items() if np.isfinite(values).any()}
+    if not means:
+        return None
+    largest = max(means, key=lambda expert: means[expert])
+    return f"the largest share at the end is {means[largest]:.0%}, of expert {largest}"
+
+
+def _parallel(run: Run, limits: Thresholds) -> str:
+    return "norms of the tiers do not move as one"
+
+
+def _scores(run: Run, limits: Thresholds) -> str | None:
+    logged = [e["divergence"] for e in run.of_role("perturbed")]
+    means = [float(np.nanmean(values)) for values in logged if np.isfinite(values).any()]
+    if not means:
+        return None
+    return f"mean score {means[0]:.3g}, more than ten times away from {limits.divergence_supported:g}"
+
+
+def _gain(run: Run, limits: Thresholds) -> str | None:
+    return "positive_control is 1" if run.number("config.positive_control") is not None else None
+
+
+CHECKED: dict[str, dict[str, tuple[str, Look]]] = {
+    "Rows": {
+        "no_data": ("Steps were logged", _rows),
+        "wal_missing": ("No rows were left behind in a second file", _whole),
+        "missing_experts": ("Every expert was logged", _experts),
+        "missing_columns": ("Every expert has all three tiers", _columns),
+        "step_gaps": ("No long stretch of training without a row", _widest),
+        "duplicate_steps": ("No step was logged twice", lambda run, limits: "each step has one row"),
+        "too_short": ("Enough steps for an interval", _usable),
+        "unfinished": ("The run came to its planned end", _end),
+    },
+    "Gradients": {
+        "zero_norms": ("Gradients were there when they were measured", _smallest),
+        "zero_tier": ("No tier's gradient is exactly zero", _values),
+        "constant_rows": ("Norms change from row to row", _values),
+        "nonfinite": ("No norm is NaN, infinite or missing", _values),
+        "missing_gradients": ("Every trained parameter had a gradient", _tensors),
+        "rows_lost": ("Nothing that was logged was lost", _events),
+        "logging_order": ("Logged at the right place of the training loop", _events),
+    },
+    "Experiment": {
+        "identical_experts": ("Perturbed experts differ from the clean one", _changed),
+        "router_collapse": ("The router uses more than one expert", _shares),
+        "collinear_gradients": ("Gradients of the experts can differ in more than size", _parallel),
+        "scale_dependent_threshold": ("The documented score does not hang on the scale of the loss", _scores),
+        "positive_control": ("No effect was put in by hand", _gain),
+    },
+}
+
+IMPLIED = dict.fromkeys(("zero_tier", "constant_rows", "identical_experts", "collinear_gradients"), "zero_norms")
+"""Checks that say nothing of a run in which another one found something."""
+
+# The headings of the documentation's troubleshooting, and the checks that answer them, the most telling one first.
+DOCUMENTED = {
+    "“No data” message in the Dynamics tab": ("no_data", "wal_missing"),
+    "Missing experts in the chart": ("missing_experts", "missing_columns"),
+    "All gradient norms are zero": ("zero_norms", "logging_order", "missing_gradients"),
+}

@@ -1,0 +1,1 @@
+"""Data frames behind the charts; nothing here draws."""

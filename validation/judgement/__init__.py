@@ -1,0 +1,1 @@
+"""The verdict and the diagnostics of a set of runs, joined."""

@@ -1,0 +1,1 @@
+"""RunFiles as DuckDB relations, and questions about them in SQL."""

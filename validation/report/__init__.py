@@ -1,0 +1,1 @@
+"""A judgement in, a report out: JSON, text, JUnit XML, HTML, exit code."""

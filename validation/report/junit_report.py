@@ -1,0 +1,119 @@
+"""A judgement as JUnit XML, which every build server shows: a suite per run, a case per claim and per grave finding.
+
+Supported passes, refuted fails, inconclusive and confounded are skipped with the reason (and fail under --strict), data
+that carries no verdict and files that cannot be read are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from validation.diagnostics import ERROR, WARNING, Finding
+from validation.judgement.baseline import Comparison
+from validation.judgement.judge import Judgement
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
+from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
+from validation.verdict.wording import estimated, plain, threshold
+
+FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 does not have, not even escaped."""
+OUTCOMES = {REFUTED: "failure", INCONCLUSIVE: "skipped", CONFOUNDED: "skipped", INVALID: "error"}
+COUNTED = {"failure": "failures", "skipped": "skipped", "error": "errors"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of a build server's list. outcome: failure, skipped, error, or None for a pass."""
+
+    name: str
+    outcome: str | None
+    kind: str
+    message: str
+
+
+def as_junit(judgement: Judgement, strict: bool = False, comparison: Comparison | None = None) -> str:
+    """The whole document."""
+    root = ET.Element("testsuites", name="prismatic")
+    for suite, cases in _suites(judgement, strict, comparison):
+        root.append(_suite(suite, cases))
+    for attribute in ("tests", *COUNTED.values()):
+        root.set(attribute, str(sum(int(suite.get(attribute, 0)) for suite in root)))
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -> Iterable[tuple[str, list[Case]]]:
+    reading, findings = judgement.verdict.controlled, judgement.findings_of
+    groups, controls = judgement.verdict.groups, _controls(judgement.verdict.groups)
+    unread = [_of_finding(finding, strict) for finding in findings(None)]
+    if unread:
+        yield "files", [case for case in unread if case]
+    for run in judgement.runs:
+        own = [_of_claim(claim, strict, controls.get(run.run)) for claim in reading.of(run.run)]
+        grave = [_of_finding(finding, strict) for finding in findings(run.run)]
+        yield f"run {run.run} ({run.name})", [*own, *(case for case in grave if case)]
+    for group in groups if len(groups) > 1 else ():
+        role = controls.get(group.runs[0])
+        yield f"group {group.name}", [_of_claim(claim, strict, role) for claim in group.claims]
+    across = [_of_claim(claim, strict) for claim in reading.of(None)]
+    if across:
+        yield "all runs", across
+    if comparison is not None:
+        yield "baseline", _of_comparison(comparison)
+
+
+def _controls(groups: Sequence[Group]) -> dict[str, str]:
+    """By run, the role of those that are there for the sake of others: a sham run is meant to be refuted."""
+    asking = next((role for role in (TREATED, POSITIVE) if any(group.role == role for group in groups)), SHAM)
+    return {run: group.role for group in groups if group.role != asking for run in group.runs}
+
+
+def _of_claim(claim: Claim, strict: bool, control: str | None = None) -> Case:
+    """A case for a claim. control: the role of a run that answers no question of its own."""
+    outcome = OUTCOMES.get(claim.status)
+    name = claim.claim if claim.expert is None else f"{claim.claim}, expert {claim.expert}"
+    measured = [f"{estimated(claim)}, threshold {threshold(claim)}"] if estimated(claim) and threshold(claim) else []
+    message = "; ".join([f"{claim.status}: {claim.because}", *measured])
+    if control is not None and claim.status != INVALID:
+        return Case(name, "skipped", control, f"{plain(control)}, which is there for the other runs; {message}")
+    return Case(name, "failure" if strict and outcome == "skipped" else outcome, claim.status, message)
+
+
+def _of_finding(finding: Finding, strict: bool) -> Case | None:
+    """A case for a finding that speaks against the verdict; None for one that only says something."""
+    if finding.severity != ERROR and not (strict and finding.severity == WARNING):
+        return None
+    name = finding.id if finding.expert is None else f"{finding.id}, expert {finding.expert}"
+    message = f"{finding.symptom}. Seen: {finding.evidence}. Cause: {finding.cause}. Fix: {finding.fix}"
+    return Case(name, "error" if finding.severity == ERROR else "failure", finding.id, message)
+
+
+def _of_comparison(comparison: Comparison) -> list[Case]:
+    cases = []
+    for change in comparison.changes:
+        expert = "" if change.after.expert is None else f", expert {change.after.expert}"
+        outcome = "failure" if change.worsened else None
+        cases.append(Case(f"{change.where}: {change.after.claim}{expert}", outcome, "worsened", change.because))
+    unread = [_of_finding(finding, False) for finding in comparison.baseline.findings if finding.run is None]
+    return [*cases, *(case for case in unread if case)]
+
+
+def _suite(name: str, cases: list[Case]) -> ET.Element:
+    suite = ET.Element("testsuite", name=_clean(name), tests=str(len(cases)))
+    for outcome, attribute in COUNTED.items():
+        suite.set(attribute, str(sum(case.outcome == outcome for case in cases)))
+    for case in cases:
+        element = ET.SubElement(suite, "testcase", classname=_clean(name), name=_clean(case.name))
+        if case.outcome:
+            first = _clean(case.message)
+            ET.SubElement(element, case.outcome, type=_clean(case.kind), message=first).text = first
+        else:
+            ET.SubElement(element, "system-out").text = _clean(case.message)
+    return suite
+
+
+def _clean(text: str) -> str:
+    return FORBIDDEN.sub("", text)

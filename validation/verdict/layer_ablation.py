@@ -1,0 +1,138 @@
+"""Which layers drive the verdict: the run judged again without each of them, by the same rules. Exploratory.
+
+A layer that turns the verdict was looked for among many: its p-values are adjusted, and it is a hint where to look and
+no finding. Axis letters: T logged steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.controls import Selection
+from validation.analysis.evidence import evidence_of
+from validation.analysis.interim import at_look
+from validation.analysis.run import METRICS, Expert, Run
+from validation.analysis.statistics import Array, batched
+from validation.verdict.claims import Claim, exp, finite
+from validation.verdict.decide import decide
+
+JUDGED = ("awakening", "divergence")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One claim about a run, as it would be without one of its layers."""
+
+    layer: int
+    """Its place among the layers of the run."""
+    claim: Claim
+    own: float | None
+    """What this layer alone shows, mean over the perturbed experts, in the unit of the claim."""
+    p: float | None
+    """That it differs from the other layers by chance, over the steps of this run; exploratory."""
+    adjusted: float | None = None
+    """The same, for having looked at every layer (Benjamini and Yekutieli: layers depend on each other)."""
+
+
+def leave_one_out(
+    run: Run, shams: Sequence[Run], claims: Sequence[Claim], limits: Thresholds
+) -> dict[str, list[LeftOut]]:
+    """By claim, the run without each layer in turn. claims: the run's own, per expert and as a whole.
+
+    The sham runs that it is compared to lose the same layer. Empty for a run with fewer than two layers.
+    """
+    places = range(len(run.layers))
+    if len(places) < 2:
+        return {}
+    together = [run, *(sham for sham in shams if len(sham.layers) == len(places))]
+    parts = {name: _leading_part([c for c in claims if c.claim == name and c.expert is not None]) for name in JUDGED}
+    found: dict[str, list[LeftOut]] = {name: [] for name in JUDGED}
+    for place in places:
+        rest = [of_layers(one, [other for other in places if other != place]) for one in together]
+        alone = [of_layers(one, [place]) for one in together]
+        judged = decide(rest, {}, limits).controlled.whole(run.run)
+        for name in JUDGED:
+            own_T, rest_T = (_effect(name, parts[name], some, limits) for some in (alone, rest))
+            found[name].append(LeftOut(place, judged[name], _shown(own_T, judged[name].unit), _chance(own_T, rest_T)))
+    return {name: _adjusted(some) for name, some in found.items()}
+
+
+def of_layers(run: Run, places: Sequence[int]) -> Run:
+    """The run as if only these layers had been logged."""
+    layers = [run.layers[place] for place in places]
+    experts = {number: _mean(one, layers) for number, one in run.experts.items()}
+    alone = run.isolated if run.isolated is not None and len(run.isolated.layers) == len(run.layers) else None
+    isolated = of_layers(alone, places) if alone is not None else None
+    return replace(run, layers=layers, experts=experts, isolated=isolated)
+
+
+def _mean(expert: Expert, layers: Sequence[Mapping[int, Expert]]) -> Expert:
+    """The mean over layers, as the trainer writes it into `dynamics`."""
+    own = [layer[expert.expert] for layer in layers if expert.expert in layer]
+    columns = {metric: np.mean([one[metric] for one in own], axis=0) for metric in METRICS} if own else expert.columns
+    return Expert(expert.expert, expert.role, columns)
+
+
+def _leading_part(claims: Sequence[Claim]) -> str | None:
+    """Which of a claim's parts is largest: direction, or the tier that differs most."""
+    parts = sorted({part for claim in claims for part in claim.parts})
+    return max(parts, key=lambda part: abs(np.mean([c.parts.get(part, 0.0) for c in claims])), default=None)
+
+
+def _effect(name: str, part: str | None, runs: Sequence[Run], limits: Thresholds) -> Array:
+    """The series behind a claim about the first run, mean over its perturbed experts; NaN in rows that do not count."""
+    looks = [at_look(one, limits).run for one in runs]
+    selection, found = Selection(looks, limits), []
+    for expert in looks[0].of_role("perturbed"):
+        evidence = evidence_of(looks[0], looks[0].experts[expert.expert], selection, limits)
+        own = evidence.did if name == "awakening" else evidence.divergence.get(part or "")
+        if own is not None:
+            found.append(np.where(evidence.rows, own, np.nan))
+    alike = [one for one in found if len(one) == len(found[0])]
+    return np.asarray(np.mean(alike, axis=0)) if alike else np.empty(0)
+
+
+def _shown(values_T: Array, unit: str) -> float | None:
+    """The mean of a series in the unit of its claim."""
+    kept_T = values_T[np.isfinite(values_T)]
+    if not len(kept_T):
+        return None
+    mean = float(kept_T.mean())
+    return finite(exp(mean) if unit == "ratio" else mean)
+
+
+def _chance(own_T: Array, rest_T: Array) -> float | None:
+    """Two-sided p of equal means, by the same batch means as the verdict; None for too few rows."""
+    if len(own_T) != len(rest_T):  # one could be judged from isolated gradients, the other not
+        return None
+    difference_T = own_T - rest_T
+    batches = batched(difference_T[np.isfinite(difference_T)])
+    error = math.sqrt(batches.variance / len(batches.mean_B))
+    if not 0 < error < math.inf:
+        return None
+    return float(2 * special.stdtr(batches.freedom, -abs(float(batches.mean_B.mean())) / error))
+
+
+def _adjusted(left: Sequence[LeftOut]) -> list[LeftOut]:
+    """With p-values for having looked at every layer."""
+    known = [one.p for one in left if one.p is not None]
+    adjusted = iter(benjamini_yekutieli(np.array(known)).tolist())
+    return [one if one.p is None else replace(one, adjusted=next(adjusted)) for one in left]
+
+
+def benjamini_yekutieli(p: Array) -> Array:
+    """p-values for having looked at all of them, however they depend on each other: Benjamini & Yekutieli 2001.
+
+    As scipy.stats has it, which takes longer to load than a page may take to come.
+    """
+    order, ranks = np.argsort(p), np.arange(1, len(p) + 1)
+    raised = p[order] * len(p) * (1 / ranks).sum() / ranks
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum.accumulate(raised[::-1])[::-1].clip(max=1.0)
+    return adjusted

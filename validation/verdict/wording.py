@@ -1,0 +1,70 @@
+"""A claim's numbers in words: the same digits on the terminal, in a table, in a page and in a test report."""
+
+from __future__ import annotations
+
+from validation.verdict.claims import Claim
+
+RATIO = "ratio"
+
+
+def estimated(claim: Claim) -> str:
+    """The estimate with its interval, as a researcher writes it: "1.50x [1.47, 1.53]"; empty where there is none."""
+    if claim.estimate is None:
+        return ""
+    shown = f"{digits(claim.estimate, claim)}{_mark(claim)}"
+    if has_interval(claim):
+        low = "-∞" if claim.low is None else digits(claim.low, claim)
+        high = "∞" if claim.high is None else digits(claim.high, claim)
+        shown += f" [{low}, {high}]"
+    return shown + _unit(claim)
+
+
+def threshold(claim: Claim) -> str:
+    """The threshold in the estimate's own unit; empty where there is none."""
+    return "" if claim.threshold is None else f"{digits(claim.threshold, claim)}{_mark(claim)}{_unit(claim)}"
+
+
+def digits(value: float, claim: Claim) -> str:
+    """A claim's number without its unit: a share as per cent, a ratio with two decimals, else three digits."""
+    if claim.claim == "sustainment":
+        return f"{value:.0%}"
+    return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
+
+
+def has_interval(claim: Claim) -> bool:
+    """Whether it was estimated with an interval, which may be without bounds; the reading as written has none."""
+    return claim.estimate is not None and claim.points is not None
+
+
+def _mark(claim: Claim) -> str:
+    return "x" if claim.unit == RATIO and claim.claim != "sustainment" else ""
+
+
+def _unit(claim: Claim) -> str:
+    if claim.claim == "sustainment":
+        return " kept"
+    return "" if claim.unit == RATIO else f" ({claim.unit})"
+
+
+def plain(status: str) -> str:
+    """A status or the like without underscores: not_dormant is "not dormant"."""
+    return status.replace("_", " ")
+
+
+QUESTIONS = {
+    "awakening": "Do the bottom weights receive larger gradients?",
+    "divergence": "Do the experts follow different gradients?",
+    "sustainment": "Does the divergence last?",
+}
+MEANING = {
+    "supported": "The data shows all three claims, beyond routing and control.",
+    "refuted": "The data speaks against the hypothesis.",
+    "inconclusive": "The data does not decide.",
+    "confounded": "What looks like an effect is explained by something else, so the data cannot answer.",
+    "invalid": "The data cannot carry a verdict.",
+}
+
+
+def sentence(text: str) -> str:
+    """With its capital and its full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
