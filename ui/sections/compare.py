@@ -15,7 +15,8 @@ from validation.frames import run_comparison as compare
 from validation.frames.run_comparison import COURSES
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
-from validation.verdict.claims import CLAIMS, counted
+from validation.text import pluralize
+from validation.verdict.claims import CLAIMS
 from validation.verdict.groups import Group
 
 SEEDS = "seed=0..4 --with-controls"
@@ -190,8 +191,8 @@ def difference(judgement: Judgement) -> None:
         shown = table.rename(columns={"first": "value"})[["kind", "name", "value"]]
     differing = shown[table["differs"]]
     options = int((table["differs"] & table["is_option"]).sum())
-    others = counted(len(differing) - options, "other fact")
-    st.caption(f"They differ in {counted(options, 'option')} and {others}.")
+    others = pluralize(len(differing) - options, "other fact")
+    st.caption(f"They differ in {pluralize(options, 'option')} and {others}.")
     if len(differing):
         show_table(differing, key="differing")
     with st.expander(f"{int((~table['differs']).sum())} that are the same"):

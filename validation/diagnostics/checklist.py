@@ -10,7 +10,7 @@ import numpy as np
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Run
 from validation.diagnostics.finding import Finding, logged_norms
-from validation.verdict.claims import counted
+from validation.text import pluralize
 
 PASSED, UNCHECKED = "passed", "not checked"
 Look = Callable[[Run, Thresholds], str | None]
@@ -47,7 +47,7 @@ def troubleshooting(run: Run, findings: Sequence[Finding], limits: Thresholds) -
 def _checked(name: str, title: str, look: Look, run: Run, findings: Iterable[Finding], limits: Thresholds) -> Checked:
     own = [finding for finding in findings if finding.id == name]
     if own:  # the gravest comes first
-        more = f", and {counted(len(own) - 1, 'more finding')}" if len(own) > 1 else ""
+        more = f", and {pluralize(len(own) - 1, 'more finding')}" if len(own) > 1 else ""
         return Checked(title, own[0].severity, f"{own[0].symptom}{more}")
     if name in IMPLIED and any(finding.id == IMPLIED[name] for finding in findings):
         return Checked(title, UNCHECKED, "gradients are zero")
@@ -58,7 +58,7 @@ def _checked(name: str, title: str, look: Look, run: Run, findings: Iterable[Fin
 
 
 def _rows(run: Run, limits: Thresholds) -> str:
-    return f"{counted(len(run.steps), 'logged step')}, {run.steps[0]:,} to {run.steps[-1]:,}"
+    return f"{pluralize(len(run.steps), 'logged step')}, {run.steps[0]:,} to {run.steps[-1]:,}"
 
 
 def _whole(run: Run, limits: Thresholds) -> str:
@@ -67,11 +67,11 @@ def _whole(run: Run, limits: Thresholds) -> str:
 
 def _experts(run: Run, limits: Thresholds) -> str:
     planned = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
-    return f"{counted(len(run.experts), 'expert')} in the file" + (f", {planned:,} in the config" if planned else "")
+    return f"{pluralize(len(run.experts), 'expert')} in the file" + (f", {planned:,} in the config" if planned else "")
 
 
 def _columns(run: Run, limits: Thresholds) -> str:
-    return f"top, bottom and middle norms of {counted(len(run.experts), 'expert')}"
+    return f"top, bottom and middle norms of {pluralize(len(run.experts), 'expert')}"
 
 
 def _widest(run: Run, limits: Thresholds) -> str | None:
@@ -105,7 +105,7 @@ def _tensors(run: Run, limits: Thresholds) -> str | None:
 
 def _events(run: Run, limits: Thresholds) -> str | None:
     """Only our own logger keeps events, and it always writes facts as well."""
-    return f"{counted(sum(run.events.values()), 'event')} recorded, none of them of this kind" if run.facts else None
+    return f"{pluralize(sum(run.events.values()), 'event')} recorded, none of them of this kind" if run.facts else None
 
 
 def _changed(run: Run, limits: Thresholds) -> str:

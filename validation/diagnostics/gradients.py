@@ -11,7 +11,7 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import unrouted
 from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, tier_norms
-from validation.verdict.claims import counted
+from validation.text import pluralize
 
 BROKEN_SHARE = 0.20  # of the rows; STATISTICS of the verdict hold up to 10 %
 STUCK_ROWS = 10
@@ -71,7 +71,7 @@ def zero_tier(run: Run, limits: Thresholds) -> Iterator[Finding]:
                     "zero_tier",
                     ERROR if zero.all() else WARNING,
                     f"the {tier} norm of expert {expert.expert} is zero",
-                    f"in {int(zero.sum())} of {counted(len(zero), 'row')}, which are left out of the verdict",
+                    f"in {int(zero.sum())} of {pluralize(len(zero), 'row')}, which are left out of the verdict",
                     f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
                     "look at the loss scale and at what those weights are connected to",
                     run.run,
@@ -143,7 +143,7 @@ def rows_lost(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """What the logger counted as lost: it never stops training, and never keeps a loss to itself."""
     for code, (symptom, cause, fix) in LOST.items():
         if run.events.get(code):
-            evidence = f"{counted(run.events[code], 'event')} of kind {code}"
+            evidence = f"{pluralize(run.events[code], 'event')} of kind {code}"
             yield Finding("rows_lost", WARNING, symptom, evidence, cause, fix, run.run)
 
 
@@ -155,7 +155,7 @@ def logging_order(run: Run, limits: Thresholds) -> Iterator[Finding]:
                 "logging_order",
                 WARNING,
                 symptom,
-                f"{counted(run.events[code], 'event')} of kind {code} in {counted(len(run.steps), 'row')}",
+                f"{pluralize(run.events[code], 'event')} of kind {code} in {pluralize(len(run.steps), 'row')}",
                 "the call that logs stands at the wrong place of the training loop",
                 fix + "; DynamicsLoggerCallback.attach(model, optimizer) always does",
                 run.run,

@@ -10,8 +10,8 @@ from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
-from validation.files.errors import WHOLE_COPY, shown
-from validation.verdict.claims import counted
+from validation.files.errors import WHOLE_COPY
+from validation.text import pluralize, printable
 
 GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence
@@ -65,11 +65,11 @@ def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
     missing = sorted({*gaps, *range(first, min(expected, first + SHOWN)), *silent})
     if missing:
         told = ", ".join(map(str, missing[:SHOWN])) + (" and more" if expected > first + SHOWN else "")
-        evidence = f"no values for expert {told}; the file has {counted(len(run.experts), 'expert')}"
+        evidence = f"no values for expert {told}; the file has {pluralize(len(run.experts), 'expert')}"
         yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.run)
     for expert in silent:
         symptom = f"expert {expert} has a column and no value in it"
-        seen = f"no finite norm in {counted(len(run.steps), 'row')}"
+        seen = f"no finite norm in {pluralize(len(run.steps), 'row')}"
         yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.run, expert or None)
 
 
@@ -149,7 +149,7 @@ def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
             "too_short",
             WARNING,
             "the run is too short to decide",
-            f"{counted(len(run.steps), 'logged step')}, {usable} after the warm-up; {limits.min_points:g} are needed",
+            f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; {limits.min_points:g} are needed",
             "training is still going on, stopped early, or was logged too rarely",
             "train longer (--set steps=1500) or log more often (--set log_freq=5)"
             if run.by_trainer
@@ -161,7 +161,7 @@ def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
 def unfinished(run: Run, limits: Thresholds) -> Iterator[Finding]:
     """A run that has not reached its planned end."""
     if len(run.steps) and not run.finished:
-        state = shown(run.facts.get("exit_state", "unknown"), 20)
+        state = printable(run.facts.get("exit_state", "unknown"), 20)
         yield Finding(
             "unfinished",
             INFO if state == "running" else WARNING,

@@ -12,9 +12,10 @@ RunFileError          a file that cannot be judged; `id` is the diagnostic's
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+
+from validation.text import printable
 
 
 @dataclass(frozen=True)
@@ -287,19 +288,6 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
 }
 
 
-def shown(value: object, most: int = 60) -> str:
-    """Untrusted text for showing: no control, direction or private characters, not longer than `most`."""
-    if isinstance(value, list | tuple):
-        return ", ".join(shown(item) for item in value[:20]) or "none"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}" if abs(value) < 2**64 else "a huge number"
-    if isinstance(value, float):
-        return f"{value:,g}"
-    bad = ("C", "Zl", "Zp")
-    text = "".join("\ufffd" if unicodedata.category(c).startswith(bad) else c for c in str(value)[: most + 1])
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def explained(
     code: object, details: object, *, limits: Limits, table: str = "dynamics"
 ) -> tuple[type[RunFileError], str, str, str]:
@@ -309,7 +297,7 @@ def explained(
     if code == "bad_value" and facts.get("type") == "BLOB" and facts.get("bytes") in (4, 8):
         code = "numpy_value"
     kind, evidence, cause, fix = CASES.get(str(code), CASES["unexpected"])
-    words = defaultdict(lambda: "?", {str(key): shown(value, 200) for key, value in facts.items()})
+    words = defaultdict(lambda: "?", {str(key): printable(value, 200) for key, value in facts.items()})
     return kind, evidence.format_map(words), cause, fix
 
 

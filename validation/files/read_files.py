@@ -22,10 +22,11 @@ import pyarrow.compute as pc
 
 from prismatic.contract import schema
 from validation.files.dialects import in_our_words
-from validation.files.errors import Limits, RunFileError, rejection, shown
+from validation.files.errors import Limits, RunFileError, rejection
 from validation.files.sandbox import parallel_read as halves
 from validation.files.sandbox.sqlite_client import Child
 from validation.files.sandbox.zip_client import Member, is_archive, unpacked
+from validation.text import printable
 
 if TYPE_CHECKING:
     from validation.files.cache import Cache
@@ -192,7 +193,7 @@ def find_files(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path,
     for given in paths:
         path, name = given if isinstance(given, tuple) else (given, "")
         path = Path(path)
-        title = shown(name or _last_parts(path))
+        title = printable(name or _last_parts(path))
         try:
             mode = os.stat(path).st_mode
             files = sorted(path.rglob("dynamics.db")) if stat.S_ISDIR(mode) else []
@@ -206,7 +207,7 @@ def find_files(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path,
             elif not files:
                 yield path, title, "no_files"
             for file in files:
-                yield file, shown(_last_parts(file)), ""
+                yield file, printable(_last_parts(file)), ""
 
 
 def _last_parts(path: Path) -> str:

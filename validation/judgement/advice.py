@@ -11,7 +11,8 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import merged_once, missing_control, unseen_direction
 from validation.analysis.run import Run
 from validation.diagnostics import COLLAPSED_SHARE, ERROR, Finding
-from validation.verdict.claims import BY_CHANCE, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise, counted
+from validation.text import pluralize
+from validation.verdict.claims import BY_CHANCE, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import TREATED
 
@@ -157,7 +158,7 @@ def of_groups(verdict: Verdict) -> Iterator[Advice]:
     for group in verdict.groups:
         missing = least - len(group.runs)
         if group.role == TREATED and missing > 0:
-            more = counted(missing, "more seed")
+            more = pluralize(missing, "more seed")
             yield Advice("more_seeds", f"the group of {group.name}: at least {more}; {missing + 2} to expect an answer")
         for claim in group.claims if missing <= 0 else ():
             if claim.run is None and "more seed" in claim.because and claim.status == INCONCLUSIVE:
@@ -170,7 +171,7 @@ def told_once(advice: Iterable[Advice]) -> list[Advice]:
     for one in advice:
         alike.setdefault((one.id, one.options, None if one.run else one.text), []).append(one)
     return [
-        replace(some[0], text=f"{some[0].text} (this and {counted(len(some) - 1, 'other run')})")
+        replace(some[0], text=f"{some[0].text} (this and {pluralize(len(some) - 1, 'other run')})")
         if len(some) > 1
         else some[0]
         for some in alike.values()

@@ -17,10 +17,10 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.controls import Spreads
 from validation.analysis.run import Run, load_runs
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
-from validation.files.errors import shown
 from validation.files.read_files import Rejected, RunFile
 from validation.judgement.advice import Advice, of_groups, of_run, told_once
 from validation.query.database import connect
+from validation.text import printable
 from validation.verdict.decide import Own, Verdict, of_each, together
 from validation.verdict.registration import Registration, registration_of, thresholds_of
 
@@ -110,7 +110,7 @@ def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
     try:
         of_each([run], invalidating(diagnose(run, thresholds)), thresholds)
     except Exception as error:
-        seen = f"{type(error).__name__}: {shown(error, 200)}"
+        seen = f"{type(error).__name__}: {printable(error, 200)}"
         cause = "this is a mistake of this program, or a file that it has never met"
         fix = "please report it with the file; the other runs are judged"
         return [Finding("unexpected", ERROR, "this run could not be judged", seen, cause, fix, run.run)]

@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from prismatic.contract import schema
-from validation.files.errors import Limits, rejection, shown
+from validation.files.errors import Limits, rejection
 from validation.files.read_files import RunFile, arrow_schema
+from validation.text import printable
 
 DUCKDB_MEMORY = "4GB"
 COPIED = ("top_norm", "bottom_norm", "middle_norm", "routing_weight", "bottom_to_middle")
@@ -160,7 +161,7 @@ def _real(value: object) -> float | None:
 
 
 def _text(value: object) -> str | None:
-    return shown(value) if isinstance(value, str) else None
+    return printable(value) if isinstance(value, str) else None
 
 
 def _named(run: RunFile, table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from validation.files.errors import shown
+from validation.text import printable
 
 ROWS, SECONDS = 10_000, 30.0
 
@@ -69,7 +69,7 @@ def _require_select(sql: str) -> None:
 
 def _said(error: Exception) -> str:
     """What DuckDB says, on one line."""
-    return shown(" ".join(str(error).split()), 500)
+    return printable(" ".join(str(error).split()), 500)
 
 
 def as_rows(table: pa.Table, form: str) -> str:
@@ -86,7 +86,7 @@ def as_rows(table: pa.Table, form: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else shown(value, 200)
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else printable(value, 200)
 
 
 class _deadline:  # noqa: N801 - reads as a statement

@@ -21,17 +21,17 @@ from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
 from validation.charts import interval_bar as intervals
 from validation.diagnostics import Finding
-from validation.files.errors import shown
 from validation.files.read_files import RunFile
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.report import figures as drawing
 from validation.report.json_report import SHOWN, alike, options, versions
-from validation.verdict.claims import CLAIMS, Claim, combine, counted
+from validation.text import pluralize, printable, sentence, spaced
+from validation.verdict.claims import CLAIMS, Claim, combine
 from validation.verdict.decide import Reading
 from validation.verdict.groups import Group
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
-from validation.verdict.wording import MEANING, QUESTIONS, estimated, has_interval, plain, sentence, threshold
+from validation.verdict.wording import MEANING, QUESTIONS, estimated, has_interval, threshold
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "confounded": "≈", "invalid": "∅"}
 DETAILED = 4  # runs that have a section and charts of their own; of more, a table has all
@@ -63,7 +63,7 @@ def _environment(*, html: bool) -> Environment:
         """Neither control nor direction characters, whatever a file says; our own markup as it is."""
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
-        return shown(value, LONGEST) if html else _quoted(shown(value, LONGEST))
+        return printable(value, LONGEST) if html else _quoted(printable(value, LONGEST))
 
     # Markup is what the HTML template must not escape; in Markdown the finalizer does what escaping does there.
     environment = Environment(
@@ -76,9 +76,9 @@ def _environment(*, html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _code
-    environment.filters["verbatim"] = lambda text: Markup(shown(text, LONGEST))
+    environment.filters["verbatim"] = lambda text: Markup(printable(text, LONGEST))
     environment.filters["sentence"] = sentence
-    environment.filters["plain"] = plain
+    environment.filters["spaced"] = spaced
     environment.globals["symbols"] = SYMBOLS
     return environment
 
@@ -90,7 +90,7 @@ def _quoted(text: str) -> str:
 
 def _code(text: object) -> Markup:
     """Words in Markdown's own quotes, also in a cell."""
-    return Markup("`" + shown(text, LONGEST).replace("`", "'").replace("|", "¦") + "`")
+    return Markup("`" + printable(text, LONGEST).replace("`", "'").replace("|", "¦") + "`")
 
 
 def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "generated": now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "rules": RULES,
-        "count": counted(len(judgement.runs), "run"),
+        "count": pluralize(len(judgement.runs), "run"),
         "several": len(judgement.runs) > 1,
         "across": _cards(verdict.controlled, verdict.as_written, None),
         "groups": [_group(group) for group in verdict.groups],
@@ -181,17 +181,17 @@ def _decided(claim: Claim) -> str:
     """What it was decided from; nothing for what came to no estimate."""
     if claim.estimate is None:
         return ""
-    steps = counted(claim.points, "logged step") if claim.points and claim.run else ""
+    steps = pluralize(claim.points, "logged step") if claim.points and claim.run else ""
     worth = f"worth {claim.effective:.0f} independent batches" if claim.effective and claim.run else ""
     source = "isolated gradients" if claim.source == "isolated" else "the optimizer's gradients"
-    control = f"compared to {plain(claim.control)}" if claim.control else ""
+    control = f"compared to {spaced(claim.control)}" if claim.control else ""
     look = f"decided at {claim.look:,} logged steps, provisional" if claim.look else ""
     return ", ".join(filter(None, (steps, worth, source if claim.run else "", control, look)))
 
 
 def _group(group: Group) -> dict[str, Any]:
     claims = {claim.claim: _claim(claim) for claim in group.claims}
-    return {"name": group.name, "role": plain(group.role), "runs": len(group.runs), "claims": claims}
+    return {"name": group.name, "role": spaced(group.role), "runs": len(group.runs), "claims": claims}
 
 
 def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _section(
         "registration": registration.because,
         "events": [f"{name}: {count}" for name, count in sorted(run.events.items())],
         "options": [f"{name}: {json.dumps(value)}" for name, value in options(run).items()],
-        "trained": [(name, shown(run.facts[name], 200)) for name in TRAINED if run.facts.get(name) is not None],
+        "trained": [(name, printable(run.facts[name], 200)) for name in TRAINED if run.facts.get(name) is not None],
     }
 
 
@@ -260,7 +260,7 @@ def _advice(judgement: Judgement, advice: Any) -> dict[str, Any]:
 def _grouped_registrations(registrations: Sequence[Registration]) -> list[str]:
     told = Counter(one.because for one in registrations)
     many = len(registrations) > 1
-    return [f"{because} ({counted(count, 'run')})" if many else because for because, count in told.items()]
+    return [f"{because} ({pluralize(count, 'run')})" if many else because for because, count in told.items()]
 
 
 def _thresholds(judgement: Judgement) -> list[dict[str, str]]:
@@ -269,7 +269,7 @@ def _thresholds(judgement: Judgement) -> list[dict[str, str]]:
     for name, value in asdict(judgement.verdict.thresholds).items():
         told = Counter(_registered(name, one) for one in judgement.registrations)
         many = len(judgement.registrations) > 1
-        words = [f"{words} ({counted(count, 'run')})" if many else words for words, count in told.items()]
+        words = [f"{words} ({pluralize(count, 'run')})" if many else words for words, count in told.items()]
         rows.append({"name": name, "value": f"{value:g}", "registered": "; ".join(words)})
     return rows
 

@@ -13,14 +13,14 @@ import prismatic
 from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, WARNING, Finding
-from validation.files.errors import shown
 from validation.files.read_files import RunFile
 from validation.judgement.baseline import Change, Comparison
 from validation.judgement.judge import Judgement
-from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, counted
+from validation.text import pluralize, printable, spaced
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
 from validation.verdict.decide import Reading
 from validation.verdict.registration import ALTERED, Registration
-from validation.verdict.wording import estimated, plain
+from validation.verdict.wording import estimated
 
 SCHEMA = "prismatic-verdict/1"
 EXIT_CODES = {SUPPORTED: 0, REFUTED: 1, INCONCLUSIVE: 3, CONFOUNDED: 3, INVALID: 4}
@@ -116,7 +116,7 @@ def options(run: Run) -> dict[str, Any]:
 def _option(value: object) -> object:
     if value is None or isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
         return value
-    return shown(value, OPTION_CHARACTERS)
+    return printable(value, OPTION_CHARACTERS)
 
 
 def _baseline(comparison: Comparison) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def as_text(judgement: Judgement, comparison: Comparison | None = None, *, brief
         lines += ["", *_run_lines(judgement, run, registration)]
     if len(verdict.groups) > 1:
         for group in verdict.groups:
-            lines += ["", f"group {group.name} ({counted(len(group.runs), 'run')}, {plain(group.role)})"]
+            lines += ["", f"group {group.name} ({pluralize(len(group.runs), 'run')}, {spaced(group.role)})"]
             lines += _claim_lines(group.claims)
     across = verdict.controlled.of(None)
     if across:
@@ -186,12 +186,12 @@ def as_text(judgement: Judgement, comparison: Comparison | None = None, *, brief
     if comparison is not None:
         lines += ["", *_comparison_lines(comparison)]
     # Names of options and files are data: none of them makes a line or a colour of its own on the terminal.
-    return "\n".join(shown(line, LONGEST) for line in lines)
+    return "\n".join(printable(line, LONGEST) for line in lines)
 
 
 def _run_lines(judgement: Judgement, run: Run, registration: Registration) -> list[str]:
     verdict = judgement.verdict
-    lines = [f"run {run.run} ({run.name}): {counted(len(run.steps), 'logged step')}, {len(run.experts)} experts"]
+    lines = [f"run {run.run} ({run.name}): {pluralize(len(run.steps), 'logged step')}, {len(run.experts)} experts"]
     if run.run in verdict.premise_of:
         lines.append(f"  premise      {verdict.premise_of[run.run].because}")
     lines += [f"  thresholds   {registration.because}"]

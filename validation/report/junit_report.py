@@ -14,9 +14,10 @@ from xml.etree import ElementTree as ET
 from validation.diagnostics import ERROR, WARNING, Finding
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
+from validation.text import spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
 from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
-from validation.verdict.wording import estimated, plain, threshold
+from validation.verdict.wording import estimated, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 does not have, not even escaped."""
@@ -78,7 +79,7 @@ def _of_claim(claim: Claim, strict: bool, control: str | None = None) -> Case:
     measured = [f"{estimated(claim)}, threshold {threshold(claim)}"] if estimated(claim) and threshold(claim) else []
     message = "; ".join([f"{claim.status}: {claim.because}", *measured])
     if control is not None and claim.status != INVALID:
-        return Case(name, "skipped", control, f"{plain(control)}, which is there for the other runs; {message}")
+        return Case(name, "skipped", control, f"{spaced(control)}, which is there for the other runs; {message}")
     return Case(name, "failure" if strict and outcome == "skipped" else outcome, claim.status, message)
 
 

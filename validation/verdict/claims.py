@@ -85,8 +85,3 @@ def interval(effect: Estimate, scale: Callable[[float], float] = float) -> str:
     """The interval as a researcher writes it, on the given scale."""
     low, high = scale(effect.low), scale(effect.high)
     return f"[{low:.2f}, {high:.2f}]".replace("inf", "∞")
-
-
-def counted(count: int, thing: str) -> str:
-    """A number with its noun: 1 run, 2 runs."""
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")

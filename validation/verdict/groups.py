@@ -17,6 +17,7 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.controls import SHAM_RUN, Options, options_of
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array, Estimate, Trend, across_runs, dose_response, more_runs
+from validation.text import pluralize
 from validation.verdict.claims import (
     CLAIMS,
     CONFOUNDED,
@@ -26,7 +27,6 @@ from validation.verdict.claims import (
     SUPPORTED,
     Claim,
     combine,
-    counted,
     exp,
     finite,
     interval,
@@ -168,7 +168,7 @@ def _dose(
     told = (
         f"{'rises' if rises else 'does not surely rise'} with {SCALE} ({', '.join(f'{s:g}' for s in scales)}): "
         f"Page's p = {trend.p:.2g}, slope {trend.slope.mid:.3g} {interval(trend.slope)} {per} per unit, "
-        f"{counted(len(seeds), 'seed')}"
+        f"{pluralize(len(seeds), 'seed')}"
     )
     low, high = finite(trend.slope.low), finite(trend.slope.high)
     dose = Dose(
@@ -252,7 +252,7 @@ def _over(
         return Claim(name, INVALID, "no run carries a verdict")
     if invalid:
         # Leaving them out would judge the survivors alone.
-        return Claim(name, INCONCLUSIVE, f"{invalid} of {counted(len(own), 'run')} carry no verdict; see why first")
+        return Claim(name, INCONCLUSIVE, f"{invalid} of {pluralize(len(own), 'run')} carry no verdict; see why first")
     obstacle = _no_replicas(group)
     if obstacle:
         return Claim(name, INCONCLUSIVE, f"{obstacle}; see each run")
@@ -265,14 +265,14 @@ def _over(
         together = replace(together, status=INCONCLUSIVE, because=because)
     confounded = sum(claim.status == CONFOUNDED for claim in own)
     if confounded:
-        because = f"{confounded} of {counted(len(own), 'run')} are confounded, and averaging does not mend that"
+        because = f"{confounded} of {pluralize(len(own), 'run')} are confounded, and averaging does not mend that"
         because += f" ({together.because})" if together else ""
         return replace(together or Claim(name, CONFOUNDED, because), status=CONFOUNDED, because=because)
     if together is None:
-        missing = counted(int(limits.min_runs) - len(values), "more seed")
-        found = counted(len(values), "run")
+        missing = pluralize(int(limits.min_runs) - len(values), "more seed")
+        found = pluralize(len(values), "run")
         if all(claim.status == REFUTED for claim in own) and not values:
-            return Claim(name, REFUTED, f"refuted in each of {counted(len(own), 'run')}: {own[0].because}")
+            return Claim(name, REFUTED, f"refuted in each of {pluralize(len(own), 'run')}: {own[0].because}")
         return Claim(name, INCONCLUSIVE, f"{found} with an estimate; at least {missing} needed")
     return together
 
@@ -313,7 +313,7 @@ def _pooled(
     else:
         turned = np.sign(signed[part].mid) if sizes else 1.0
         more = more_runs(by_part[part] * turned, margin, alpha=alpha)
-        told += f"; about {counted(more, 'more seed')} would decide" if more else "; more seeds would not soon decide"
+        told += f"; about {pluralize(more, 'more seed')} would decide" if more else "; more seeds would not soon decide"
     low, high = finite(shown.low), finite(shown.high)
     pooled = Claim(name, status, told, None, None, finite(shown.mid), low, high, unit, threshold, len(values))
     return replace(pooled, information=float(len(values)), control=own[0].control, source=own[0].source)

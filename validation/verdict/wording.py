@@ -46,11 +46,6 @@ def _unit(claim: Claim) -> str:
     return "" if claim.unit == RATIO else f" ({claim.unit})"
 
 
-def plain(status: str) -> str:
-    """A status or the like without underscores: not_dormant is "not dormant"."""
-    return status.replace("_", " ")
-
-
 QUESTIONS = {
     "awakening": "Do the bottom weights receive larger gradients?",
     "divergence": "Do the experts follow different gradients?",
@@ -63,8 +58,3 @@ MEANING = {
     "confounded": "What looks like an effect is explained by something else, so the data cannot answer.",
     "invalid": "The data cannot carry a verdict.",
 }
-
-
-def sentence(text: str) -> str:
-    """With its capital and its full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from prismatic.contract import schema
 from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
-from validation.files.errors import Limits, RunFileError, explained, rejection, shown
+from validation.files.errors import Limits, RunFileError, explained, rejection
+from validation.text import printable
 
 READER = Path(__file__).with_name("sqlite_worker.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; what is still alive after this is killed
@@ -204,16 +205,18 @@ def _facts_about(header: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """What a header says beside the tables, as RunFile keeps it."""
     notes = []
     for table, code, details in header["notes"][: len(schema.TABLES)]:
-        _, evidence, _, _ = explained(code, details, limits=limits, table=shown(table))
-        notes.append(f"table `{shown(table)}` was left out: {evidence}")
+        _, evidence, _, _ = explained(code, details, limits=limits, table=printable(table))
+        notes.append(f"table `{printable(table)}` was left out: {evidence}")
     if header["damage"] is not None:
-        problem = shown(header["damage"], 200)
+        problem = printable(header["damage"], 200)
         notes.append(f"outside the tables that were read the file is not known to be sound: {problem}")
     if (unnamed := int(header["ignored_count"]) - 50) > 0:
         notes.append(f"{unnamed:,} more columns were not read")
     if (version := int(header["version"])) > schema.SCHEMA_VERSION:
-        notes.append(f"written by schema version {shown(version)}, newer than the {schema.SCHEMA_VERSION} known here")
-    ignored = tuple(shown(column) for column in header["ignored"][:50])
+        notes.append(
+            f"written by schema version {printable(version)}, newer than the {schema.SCHEMA_VERSION} known here"
+        )
+    ignored = tuple(printable(column) for column in header["ignored"][:50])
     lost, application = bool(header["lost"]), int(header["application_id"])
     known = {"ignored": ignored, "notes": tuple(notes), "wal": lost, "application_id": application, "version": version}
     return known | {"reached": _reached(header)}

@@ -23,9 +23,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from validation.files.errors import Limits, RunFileError, rejection, shown
+from validation.files.errors import Limits, RunFileError, rejection
 from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
+from validation.text import printable
 
 UNPACKER = Path(__file__).with_name("zip_worker.py")
 SET_READER = Path(__file__).with_name("set_worker.py")
@@ -81,7 +82,7 @@ def unpacked(path: Path, name: str, limits: Limits) -> Iterator[list[Member]]:
 def _unpack(path: Path, name: str, folder: Path, limits: Limits) -> list[Member]:
     received = _ask(UNPACKER, {"path": os.path.abspath(path)}, name, folder, limits, _Received())
     for number, root in received.sets.items():
-        title = shown(f"{root} in {name}" if root else name, 90)
+        title = printable(f"{root} in {name}" if root else name, 90)
         place = folder / f"set-{number}"
         request = {"path": str(place), "packages": [str(package) for package in PACKAGES]}
         before = len(received.members)
@@ -146,14 +147,14 @@ def _receive_run(
 ) -> None:
     if len(received.members) == limits.members:
         raise ValueError("an answer beyond the limits")
-    title = shown(f"{_last_parts(str(message['member']))} in {name}", 90)
+    title = printable(f"{_last_parts(str(message['member']))} in {name}", 90)
     path = folder / f"{len(received.members)}.db"
     size, done = _file(stream, path, received.spent, limits)
     if done:
         path.unlink()  # of no use to anybody
     received.spent += 0 if done else size
     notes = tuple(_beside(str(suffix)) for suffix in message["beside"][:2])
-    notes += tuple(shown(note, 200) for note in message.get("notes", ())[:20])
+    notes += tuple(printable(note, 200) for note in message.get("notes", ())[:20])
     error = rejection(title, done[0], limits, **done[1]) if done else None
     sha256 = str(message.get("sha256", ""))
     received.members.append(Member(title, path, notes, error, sha256 if SHA256.fullmatch(sha256) else ""))
