@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from prismatic.contract import schema  # noqa: E402
-from prismatic.train import config  # noqa: E402
+from prismatic.layer.config import RouterConfig  # noqa: E402
+from prismatic.train.config import RunConfig  # noqa: E402
 from validation.cli import prismatic as command  # noqa: E402
 
 
@@ -49,7 +50,7 @@ def options() -> str:
         "# Options of a run",
         "Lines `name: value` of the file behind `--config`, or `--set name=value`. Defaults are the documented run.",
     ]
-    for title, model in (("Router", config.RouterConfig), ("Run", config.RunConfig)):
+    for title, model in (("Router", RouterConfig), ("Run", RunConfig)):
         own = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
         said = meanings(model)
         rows = ((f"`{name}`", f"`{field.default}`", said.get(name, "")) for name, field in own.items())

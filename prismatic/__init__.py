@@ -7,23 +7,23 @@ import and which the reporting side does not install.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from prismatic._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from prismatic.experts.protocol import RoutedExperts as RoutedExperts
     from prismatic.integrations.pytorch import DynamicsLoggerCallback as DynamicsLoggerCallback
+    from prismatic.layer.config import RouterConfig as RouterConfig
     from prismatic.layer.router import Prismatic as Prismatic
     from prismatic.measure.gradients import log_gradient_dynamics as log_gradient_dynamics
     from prismatic.runfile.logger import DynamicsLogger as DynamicsLogger
-    from prismatic.train.config import RouterConfig as RouterConfig
     from prismatic.train.config import RunConfig as RunConfig
-
-__version__ = "0.1.0"
 
 _HOME = {
     "DynamicsLogger": "prismatic.runfile.logger",
     "DynamicsLoggerCallback": "prismatic.integrations.pytorch",
     "Prismatic": "prismatic.layer.router",
     "RoutedExperts": "prismatic.experts.protocol",
-    "RouterConfig": "prismatic.train.config",
+    "RouterConfig": "prismatic.layer.config",
     "RunConfig": "prismatic.train.config",
     "log_gradient_dynamics": "prismatic.measure.gradients",
 }

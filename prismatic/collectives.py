@@ -1,6 +1,6 @@
-"""The processes that train one model together: who they are, and what they do in common.
+"""All-reduce, gather and broadcast among the processes of one training (torch.distributed, torchrun).
 
-A process that fails tells the others instead of leaving them to wait: what is done together fails together.
+A failure in one process is raised in all of them, so that no process waits for one that has failed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from prismatic.errors import PrismaticError
 T = TypeVar("T")
 
 
-class Processes:
+class World:
     """All processes of this training. Every method is a collective: each process must call it, in the same order.
 
-    One process by itself does what it is asked, and talks to nobody.
+    In a world of one process every method runs locally and communicates with nobody.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None):
@@ -30,17 +30,17 @@ class Processes:
         self.size = size
         self.group = group
 
-    def total(self, own: Callable[[], NDArray[np.float64]], count: int) -> NDArray[np.float64]:
-        """The sum over all processes of `count` numbers that each of them has of its own: one small all_reduce.
+    def all_reduce(self, make: Callable[[], NDArray[np.float64]], count: int) -> NDArray[np.float64]:
+        """Return the sum over all processes of the `count` numbers that each one makes, by one small all_reduce.
 
-        Raises what `own` raises, and RuntimeError in the processes in which it did not fail while it did in another.
+        Raises what `make` raises, and RuntimeError in the processes where it succeeded while it failed in another.
         """
         if self.size == 1:
-            return own()
+            return make()
         problem: Exception | None = None
         numbers = np.zeros(count + 1)
         try:
-            numbers[:count] = own()
+            numbers[:count] = make()
         except Exception as error:
             problem, numbers[:] = error, 0.0
             numbers[count] = 1.0
@@ -52,15 +52,15 @@ class Processes:
         return numbers[:count]
 
     def gather(self, value: T) -> list[T]:
-        """What each process brought, by rank."""
+        """Return the value of every process, by rank."""
         if self.size == 1:
             return [value]
-        brought: list[Any] = [None] * self.size
-        dist.all_gather_object(brought, value, group=self.group)
-        return brought
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, value, group=self.group)
+        return gathered
 
-    def everyone(self, make: Callable[[], T]) -> T:
-        """What this process made, once all have made theirs; raises in all of them where one fails."""
+    def all_or_raise(self, make: Callable[[], T]) -> T:
+        """Return what this process made, once all have finished; raise in all of them if one fails."""
         if self.size == 1:
             return make()
         made: T | None = None
@@ -74,64 +74,64 @@ class Processes:
                 raise problem or (other if isinstance(other, Exception) else RuntimeError(f"process {rank}: {other}"))
         return made  # type: ignore[return-value]
 
-    def first_says(self, make: Callable[[], T]) -> T:
-        """What the first process made, which alone is asked; its error is raised in all of them."""
+    def from_rank_zero(self, make: Callable[[], T]) -> T:
+        """Return to every process what rank 0 made, which alone calls `make`; its error is raised in all of them."""
         made: list[Any] = [None]
 
-        def ask() -> None:
+        def make_on_rank_zero() -> None:
             if self.rank == 0:
                 made[0] = make()
 
-        self.everyone(ask)
-        answer: T = self.gather(made[0])[0]
-        return answer
+        self.all_or_raise(make_on_rank_zero)
+        first: T = self.gather(made[0])[0]
+        return first
 
 
-ALONE = Processes()
-_together: tuple[object, Processes] | None = None
+ALONE = World()
+_current: tuple[object, World] | None = None
 
 
-def processes() -> Processes:
-    """The processes of torch.distributed, all of them; one by itself where it is not in use.
+def world() -> World:
+    """Return all processes of torch.distributed, or `ALONE` where it is not in use.
 
-    The first call of a training is a collective. They talk by gloo, whatever the gradients travel by: what they say
-    is small, lies on the CPU, and must not come between the collectives of the training.
+    The first call of a training is a collective. The group is gloo whatever backend the gradients use: its messages are
+    small, lie on the CPU, and must not come between the collectives of the training.
     """
-    global _together
+    global _current
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return ALONE
-    if _together is None or _together[0] is not dist.group.WORLD:
-        found = Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
-        _together = dist.group.WORLD, found
-    return _together[1]
+    if _current is None or _current[0] is not dist.group.WORLD:
+        found = World(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+        _current = dist.group.WORLD, found
+    return _current[1]
 
 
 def _sendable(problem: Exception | None) -> Exception | str | None:
-    """Our own errors hold a sentence and travel as they are; of others nobody knows whether they can."""
+    """Return our own errors as they are, which can be pickled, and any other error as text."""
     if problem is None or isinstance(problem, PrismaticError):
         return problem
     return f"{type(problem).__name__}: {problem}"
 
 
-def mean_over_processes(own: Tensor) -> Tensor:
-    """The mean of a small tensor over all processes, with its gradient: a collective, forward and backward."""
-    mean: Tensor = own if processes().size == 1 else _Mean.apply(own)
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """Return the mean of a small tensor over all processes, differentiable: a collective, forward and backward."""
+    mean: Tensor = tensor if world().size == 1 else _Mean.apply(tensor)
     return mean
 
 
 class _Mean(torch.autograd.Function):
-    """Each process's own loss is a part of one: what the mean gets back is the mean of what every part gives it."""
+    """The mean over processes, whose gradient is the mean of the gradients that all processes pass back."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        return _mean(own)
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _mean(tensor)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> Tensor:
         return _mean(grad[0])
 
 
-def _mean(own: Tensor) -> Tensor:
-    total = own.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)  # where the tensor is: on a GPU by the training's own means
+def _mean(tensor: Tensor) -> Tensor:
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)  # on the tensor's own device, by the training's own backend
     return total / dist.get_world_size()

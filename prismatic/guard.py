@@ -1,4 +1,4 @@
-"""What every hook in a training loop promises: a failure of the log is said, and costs no training run."""
+"""Logging never stops a training: a failure while logging becomes a warning, and training goes on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def harmless(*but: type[Exception]) -> Iterator[None]:
-    """What fails while logging is said, and training goes on; `but` is raised all the same."""
+def log_failures(*reraise: type[Exception]) -> Iterator[None]:
+    """Turn any exception in the block into a warning, except those of the types in `reraise`."""
     try:
         yield
-    except but:
+    except reraise:
         raise
     except Exception as error:
-        say(f"dynamics were not logged ({type(error).__name__}: {error}); training goes on.", stacklevel=5)
+        warn(f"dynamics were not logged ({type(error).__name__}: {error}); training goes on.", stacklevel=5)
 
 
-def say(message: str, *, stacklevel: int = 4) -> None:
-    """A warning; where warnings are errors, a line on stderr, since it must not end a training."""
+def warn(message: str, *, stacklevel: int = 4) -> None:
+    """Warn; where warnings are errors, print to stderr instead, because a log must not end a training."""
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
     except RuntimeWarning:

@@ -17,6 +17,8 @@ from prismatic.errors import ConfigError
 
 RULES = 1
 """Version of the rules of docs/verdict.md. Raise it whenever a run could be judged differently."""
+SHAM_SCALE = 0.001
+"""Largest perturbation scale of a sham run: so small that it tells how far equal runs drift apart by chance."""
 PREFIX = "registered."
 
 

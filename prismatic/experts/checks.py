@@ -7,20 +7,20 @@ from typing import Any
 
 from torch import nn
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.errors import ModelError
 from prismatic.experts.protocol import mixture_of, roles_of
 
 
-def require_measurable(model: nn.Module, routers: Sequence[Any]) -> None:
+def check_model(model: nn.Module, routers: Sequence[Any]) -> None:
     """Raise ModelError for what would train wrongly or cannot be measured; in all processes, if in one of them."""
-    processes().everyone(lambda: _refuse(model, routers))
+    world().all_or_raise(lambda: _refuse(model, routers))
     # Each process measures a part of every layer, so all of them must hold the same layers.
     held = [[(name, tuple(p.shape)) for name, p in router.experts.named_parameters()] for router in routers]
-    odd = [rank for rank, other in enumerate(processes().gather(held)) if other != held]
+    odd = [rank for rank, other in enumerate(world().gather(held)) if other != held]
     if odd:
         raise ModelError(
-            f"process {odd[0]} holds other routers than process {processes().rank}; pipelines and other models per "
+            f"process {odd[0]} holds other routers than process {world().rank}; pipelines and other models per "
             "process cannot be measured, only one model that is replicated (DDP) or sharded (FSDP2)."
         )
 

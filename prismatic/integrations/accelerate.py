@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.errors import PrismaticError
-from prismatic.guard import harmless
+from prismatic.guard import log_failures
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.isolated import Probe
@@ -75,7 +75,7 @@ class AccelerateDynamics:
         self._losses: list[Tensor] = []
 
     def __enter__(self) -> Self:
-        with harmless(PrismaticError):
+        with log_failures(PrismaticError):
             self._begin()
         return self
 
@@ -105,7 +105,7 @@ class AccelerateDynamics:
         loss: of this batch, as it was given to backward; its mean over the batches of the step is logged.
         probe: the loss as a function of a batch, and this batch, for the isolated probe (`probe_freq`).
         """
-        with harmless():
+        with log_failures():
             if self._dynamics is not None and loss is not None:
                 self._losses.append(loss.detach())
             if self._accelerator.sync_gradients:
@@ -129,7 +129,7 @@ class AccelerateDynamics:
     ) -> None:
         dynamics, self._dynamics = self._dynamics, None
         if dynamics is not None:
-            with harmless():
+            with log_failures():
                 dynamics.on_train_end(exit_state=exit_state(error), ended=time.time())
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.errors import PrismaticError
-from prismatic.guard import harmless
+from prismatic.guard import log_failures
 from prismatic.integrations.accelerate import say_resumed, say_skipped, unscaled, weight_dtype
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.measure.isolated import Probe
@@ -58,7 +58,7 @@ class TrainerDynamicsCallback(TrainerCallback):
     ) -> None:
         """Open the run file; every process measures its part, the first one writes."""
         self._step = state.global_step
-        with harmless(PrismaticError):
+        with log_failures(PrismaticError):
             self._begin(args, state, kwargs["model"])
 
     def _begin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
@@ -81,7 +81,7 @@ class TrainerDynamicsCallback(TrainerCallback):
         step, self._step = self._step, self._step + 1
         if self._dynamics is None:
             return
-        with harmless():
+        with log_failures():
             optimizer = kwargs["optimizer"]
             metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
             loss = self._outputs.loss_of_step(args)
@@ -95,7 +95,7 @@ class TrainerDynamicsCallback(TrainerCallback):
     ) -> None:
         """Record a step that mixed precision skipped."""
         if self._dynamics is not None and getattr(kwargs["optimizer"], "step_was_skipped", False):
-            with harmless():
+            with log_failures():
                 say_skipped(self._dynamics, self._step - 1)
 
     def on_train_end(
@@ -141,7 +141,7 @@ class _Outputs:
 
     def _after_forward(self, model: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> None:
         if model.training and not self._probing:
-            with harmless():
+            with log_failures():
                 self._remember(kwargs, output)
 
     def _remember(self, kwargs: dict[str, Any], output: Any) -> None:

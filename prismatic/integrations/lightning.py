@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prismatic.errors import PrismaticError
 from prismatic.experts.protocol import find_routers
-from prismatic.guard import harmless
+from prismatic.guard import log_failures
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.isolated import Loss, Probe
@@ -60,7 +60,7 @@ class LightningDynamicsCallback(Callback):
             self._step = 0
         elif not self._step:  # the checkpoint was written without this callback; global_step counts all optimizers
             self._step = trainer.global_step // max(1, len(trainer.optimizers))
-        with harmless(PrismaticError):
+        with log_failures(PrismaticError):
             self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +97,7 @@ class LightningDynamicsCallback(Callback):
         step, self._step = self._step, self._step + 1
         if self._dynamics is None:
             return
-        with harmless():
+        with log_failures():
             scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
             metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
             if self._losses:

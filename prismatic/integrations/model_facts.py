@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.contract.schema import TIERS
 from prismatic.experts.protocol import roles_of, tiers_of
 from prismatic.experts.tiers import is_sharded
@@ -24,7 +24,7 @@ def parallel_of(model: nn.Module) -> str | None:
     """How the model is spread over processes; None where it is not."""
     if any(map(is_sharded, model.parameters())):
         return "fsdp2"
-    return "ddp" if processes().size > 1 else None
+    return "ddp" if world().size > 1 else None
 
 
 def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:

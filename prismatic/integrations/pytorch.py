@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, ModelError
-from prismatic.experts.checks import require_measurable
+from prismatic.experts.checks import check_model
 from prismatic.experts.protocol import find_routers, mixture_of, tiers_of
-from prismatic.guard import harmless, say
+from prismatic.guard import log_failures, warn
 from prismatic.integrations.model_facts import expert_rows, options_of, parallel_of, tier_rows
 from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unscaled, within_a_step
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
@@ -78,7 +78,7 @@ class DynamicsLoggerCallback:
         """
         routers = find_routers(model)
         try:
-            require_measurable(model, routers)
+            check_model(model, routers)
         except ModelError:
             self.logger.close()  # or the next try, in a notebook, would find the file taken
             raise
@@ -87,7 +87,7 @@ class DynamicsLoggerCallback:
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
-        known |= {"world_size": processes().size, "parallel": parallel_of(model)}
+        known |= {"world_size": world().size, "parallel": parallel_of(model)}
         if self.logger.last_step is None:  # what was registered before the first step stands, also after a resume
             known |= self.thresholds.registration()
         self.logger.log_run({**known, **options_of(routers), **facts})
@@ -155,9 +155,9 @@ class DynamicsLoggerCallback:
             yield
         except Exception as error:  # a broken measurement must never cost a training run
             message = f"{what} of step {step}: {type(error).__name__}: {error}"
-            with harmless():
+            with log_failures():
                 self.logger.event("measurement_failed", message, level="error", step=step)
-            say(f"{message}; training goes on.")
+            warn(f"{message}; training goes on.")
 
     def _say(self, code: str, message: str, step: int | None) -> None:
         self.logger.event(code, message, level="warning", step=step)
@@ -186,7 +186,7 @@ class DynamicsLoggerCallback:
 
         @torch.compiler.disable
         def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with harmless():
+            with log_failures():
                 if within_a_step(optimizer):
                     return None
                 if watch.skips_this():
@@ -219,7 +219,7 @@ class DynamicsLoggerCallback:
         def evaluated() -> Any:
             loss = closure()
             if next(first, False):
-                with harmless():
+                with log_failures():
                     metrics = {"learning_rate": learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
                     self.on_before_optimizer_step(model, step, **metrics)
             return loss
@@ -235,7 +235,7 @@ class DynamicsLoggerCallback:
 
     def on_train_end(self, **facts: Any) -> None:
         """Record closing facts, `exit_state: finished` unless they say otherwise, and close the file. Never raises."""
-        with harmless():
+        with log_failures():
             self.logger.log_run({"exit_state": "finished", "ended": time.time(), **facts})
-        with harmless():
+        with log_failures():
             self.logger.close()

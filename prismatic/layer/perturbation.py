@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prismatic.experts.tiers import Tiers, flat
-from prismatic.train.config import Mode, Strategy
+from prismatic.layer.config import Mode, Strategy
 
 
 def noise_seed(seed: int, *names: object) -> int:

@@ -17,12 +17,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from prismatic.collectives import ALONE, mean_over_processes, processes
+from prismatic.collectives import ALONE, mean_over_processes, world
 from prismatic.contract.schema import TIERS
 from prismatic.errors import ModelError
 from prismatic.experts.tiers import TierIndices, is_sharded
+from prismatic.layer.config import RouterConfig
 from prismatic.layer.perturbation import noise_seed, perturb
-from prismatic.train.config import RouterConfig
 
 _optimizer_steps = 0
 
@@ -133,10 +133,10 @@ class Prismatic(nn.Module):
 
     def _dropped(self, p_BE: Tensor) -> Tensor:
         """Some experts left out of each sequence, the others' shares raised to sum to 1 again; never all of them."""
-        together = processes() if self.routes_together else ALONE
+        processes = world() if self.routes_together else ALONE
         # Drawn for the whole batch, so that a sequence loses the same experts whichever process it is with.
-        drawn_BE = torch.rand((together.size * len(p_BE), p_BE.shape[1]), dtype=p_BE.dtype, device=p_BE.device)
-        kept_BE = drawn_BE[together.rank * len(p_BE) :][: len(p_BE)] >= self.config.expert_dropout
+        drawn_BE = torch.rand((processes.size * len(p_BE), p_BE.shape[1]), dtype=p_BE.dtype, device=p_BE.device)
+        kept_BE = drawn_BE[processes.rank * len(p_BE) :][: len(p_BE)] >= self.config.expert_dropout
         kept_BE = kept_BE | ~kept_BE.any(-1, keepdim=True)
         p_BE = p_BE * kept_BE
         return p_BE / p_BE.sum(-1, keepdim=True).clamp_min(torch.finfo(p_BE.dtype).tiny)

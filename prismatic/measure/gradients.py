@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.experts.protocol import SPARSITY, RoutedExperts, find_routers, tier_basis, tiers_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
@@ -71,7 +71,7 @@ def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> 
         return np.concatenate(numbers) if numbers else np.empty(0)
 
     counts = [_Layer.count(router) for router in routers]
-    numbers = processes().total(own_numbers, sum(counts))
+    numbers = world().all_reduce(own_numbers, sum(counts))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
     return [layer.dynamics(part) for layer, part in zip(layers, parts, strict=True)]
 
@@ -120,7 +120,7 @@ class _Layer:
         """What the processes add up: the sums of every tensor, how many entries are not finite, and the shares."""
         sums_PE = np.stack(sums)
         nonfinite = [self._count_nonfinite(sums_PE, expert) for expert in range(len(self.missing))]
-        shares = shares / processes().size if self.routed else np.zeros(len(nonfinite))
+        shares = shares / world().size if self.routed else np.zeros(len(nonfinite))
         return np.concatenate([sums_PE.ravel(), nonfinite, shares])
 
     def dynamics(self, numbers: NDArray[np.float64]) -> list[ExpertDynamics]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.contract.schema import TIERS
 from prismatic.experts.protocol import RoutedExperts, tiers_of
 from prismatic.measure.gradients import Gradient, dot_grad
@@ -33,7 +33,7 @@ def histogram_rows(routers: Sequence[RoutedExperts], gradient: Gradient = dot_gr
         return np.concatenate([_counts(routers[layer], expert, gradient).numpy().ravel() for layer, expert in blocks])
 
     shape = (len(blocks), len(TIERS), HIGHEST - LOWEST + 1)
-    counts = processes().total(own_counts, math.prod(shape)).reshape(shape).astype(int)
+    counts = world().all_reduce(own_counts, math.prod(shape)).reshape(shape).astype(int)
     return [
         {"layer": layer, "expert": expert, "tier": TIERS[tier], "bin": LOWEST + place, "count": count}
         for (layer, expert), counts_KB in zip(blocks, counts.tolist(), strict=True)

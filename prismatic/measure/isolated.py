@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.experts.protocol import find_routers, tiers_of
 from prismatic.experts.tiers import is_sharded
 from prismatic.measure.gradients import measure
@@ -73,7 +73,7 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
         if any(map(is_sharded, parameters)):
             return _by_backward(model, parameters, loss)
         # The mean is taken only when each process has its own: one that fails must not leave the others waiting.
-        own = processes().everyone(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
+        own = world().all_or_raise(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
     return dict(zip(parameters, _averaged(own), strict=True))
 
 
@@ -93,31 +93,33 @@ def _by_backward(model: nn.Module, parameters: Sequence[nn.Parameter], loss: Cal
 def _averaged(own: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The mean of these gradients over all processes, in one collective."""
     present = [grad for grad in own if grad is not None]
-    if processes().size == 1 or not present:
+    if world().size == 1 or not present:
         return list(own)
     together = torch.cat([grad.flatten() for grad in present])
     dist.all_reduce(together)
-    means = iter((together / processes().size).split([grad.numel() for grad in present]))
+    means = iter((together / world().size).split([grad.numel() for grad in present]))
     return [None if grad is None else next(means).view(grad.shape) for grad in own]
 
 
 def _noise_directions(model: nn.Module, routers: Sequence[Any], loss: Loss, batch_B: Any) -> list[float | None]:
     """Per layer, 1 - cosine of the clean expert's gradients on the two halves of the batch."""
-    together = processes()
-    lengths = together.gather(_sequences(batch_B))
-    half, before = sum(lengths) // 2, sum(lengths[: together.rank])
+    processes = world()
+    lengths = processes.gather(_sequences(batch_B))
+    half, before = sum(lengths) // 2, sum(lengths[: processes.rank])
     if not half:
         return [None] * len(routers)
 
     def of_half(place: int) -> Gradients:
         # Of a batch that is spread over processes, each has some sequences of a half, or all, or none.
-        start, stop = (min(max(end * half - before, 0), lengths[together.rank]) for end in (place, place + 1))
-        share = (stop - start) * together.size / half
+        start, stop = (min(max(end * half - before, 0), lengths[processes.rank]) for end in (place, place + 1))
+        share = (stop - start) * processes.size / half
         part = _part(batch_B, slice(start, stop) if share else slice(1))  # without any it only takes part
         return _alone(model, routers, 0, lambda: share * loss(part))
 
     halves = of_half(0), of_half(1)
-    sums = together.total(lambda: np.concatenate([_products(router, halves) for router in routers]), 3 * len(routers))
+    sums = processes.all_reduce(
+        lambda: np.concatenate([_products(router, halves) for router in routers]), 3 * len(routers)
+    )
     cosines = [cosine(both, first**0.5, second**0.5) for first, second, both in sums.reshape(-1, 3).tolist()]
     return [None if alike is None else 1 - alike for alike in cosines]
 

@@ -47,18 +47,18 @@ class TensorGradients:
 
 
 def measure_tensors(
-    tensors: Sequence[TensorGradients], riders: Sequence[Tensor] = ()
+    tensors: Sequence[TensorGradients], also_fetch: Sequence[Tensor] = ()
 ) -> tuple[list[Sums], list[NDArray[np.float64]]]:
     """[E, len(SUMS)] for each tensor, in their order; zeros where an expert has no gradient.
 
-    riders: small tensors that are wanted too and leave their device in the same transfer.
+    also_fetch: small tensors that are wanted too and leave their device in the same transfer.
     """
     empty = {place for place, tensor in enumerate(tensors) if not tensor.size}
     local = {place for place, tensor in enumerate(tensors) if tensor.device.type in ("cpu", "mps")} - empty
-    queued = {place: sums_on_device(tensors[place]) for place in range(len(tensors)) if place not in local | empty}
-    *arrived, brought = _read_back([list(queued.values()), list(riders)])
+    queued = {place: tier_sums_gpu(tensors[place]) for place in range(len(tensors)) if place not in local | empty}
+    *arrived, brought = _read_back([list(queued.values()), list(also_fetch)])
     sums = dict(zip(queued, arrived[0], strict=True))
-    sums |= {place: sums_in_cache(tensors[place]) for place in local}
+    sums |= {place: tier_sums_cpu(tensors[place]) for place in local}
     sums |= {place: np.zeros((len(tensors[place].gradients), len(SUMS))) for place in empty}
     return [sums[place] for place in range(len(tensors))], brought
 
@@ -76,7 +76,7 @@ def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float
     return [[next(arrays) for _ in group] for group in groups]
 
 
-def sums_in_cache(tensor: TensorGradients) -> Sums:
+def tier_sums_cpu(tensor: TensorGradients) -> Sums:
     """The sums of a tensor on the CPU, reading each gradient from memory once."""
     grads = [None if g is None else _at_least_single(g).cpu().numpy() for g in tensor.gradients]
     top, bottom = (indices.cpu().numpy() for indices in tensor.tiers)
@@ -127,7 +127,7 @@ def _exact_sums(
         return np.array([*ends, exact @ exact, product])
 
 
-def sums_on_device(tensor: TensorGradients) -> Tensor:
+def tier_sums_gpu(tensor: TensorGradients) -> Tensor:
     """The sums of a tensor as [E, len(SUMS)] float64 on its device, without waiting for them."""
     rows = torch.zeros(len(tensor.gradients), len(SUMS), dtype=torch.float64, device=tensor.device)
     present = [expert for expert, grad in enumerate(tensor.gradients) if grad is not None]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prismatic.collectives import Processes, processes
+from prismatic.collectives import World, world
 from prismatic.experts.tiers import TierIndices, Tiers, is_sharded
 
 
@@ -60,15 +60,15 @@ class Part(NamedTuple):
 
 def parts_of(parameters: Mapping[str, Tensor]) -> list[Part]:
     """What this process counts of each parameter of an expert; known without asking the others."""
-    return [_part_of(name, weight, processes()) for name, weight in parameters.items()]
+    return [_part_of(name, weight, world()) for name, weight in parameters.items()]
 
 
-def _part_of(name: str, weight: Tensor, together: Processes) -> Part:
+def _part_of(name: str, weight: Tensor, processes: World) -> Part:
     if is_sharded(weight):
         sharded = weight.device_mesh, tuple(weight.placements)  # type: ignore[attr-defined]
         return Part(name, weight.shape, 0, _own_numel(weight), sharded)
     count = weight.numel()
-    start, stop = count * together.rank // together.size, count * (together.rank + 1) // together.size
+    start, stop = count * processes.rank // processes.size, count * (processes.rank + 1) // processes.size
     return Part(name, weight.shape, start, stop, None)
 
 

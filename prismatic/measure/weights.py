@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.experts.protocol import RoutedExperts
 from prismatic.measure.metrics import ExpertDynamics, cosine
 from prismatic.measure.shards import parts_of
@@ -27,7 +27,7 @@ def with_weights(
 ) -> list[list[ExpertDynamics]]:
     """The same [L][E] with each expert's weights beside expert 0's: their cosine, and |w_i - w_0| / |w_0|."""
     counts = [3 * len(router.experts) for router in routers]
-    sums = processes().total(lambda: np.concatenate([_sums(router) for router in routers]), sum(counts))
+    sums = world().all_reduce(lambda: np.concatenate([_sums(router) for router in routers]), sum(counts))
     rows_of = [part.reshape(-1, 3).tolist() for part in np.split(sums, np.cumsum(counts)[:-1])]
     return [
         [

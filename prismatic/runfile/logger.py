@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self, SupportsFloat
 
-from prismatic.guard import say
+from prismatic.guard import warn
 from prismatic.runfile.database import JournalMode, Resume, Store
 from prismatic.runfile.mirror import Mirror, Tracker, tracker_of
 from prismatic.runfile.records import Emptied, Rewound, Told, Widened, measured, number, taken
@@ -181,7 +181,7 @@ class DynamicsLogger:
         while not mirror.sayings.empty():
             message = f"metrics did not reach the mirror: {mirror.sayings.get()}"
             self.event("mirror_failed", message, level="warning")
-            say(f"{self.db_path}: {message}; training goes on.")
+            warn(f"{self.db_path}: {message}; training goes on.")
 
     def _end_mirror(self) -> None:
         """Let the tracker have what is on its way, and record how much it did not get."""

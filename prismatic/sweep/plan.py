@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from prismatic.contract.thresholds import SHAM_SCALE
 from prismatic.errors import ConfigError
 from prismatic.train.config import RunConfig, load_config, parse_config
 from prismatic.train.corpus import Corpus
@@ -22,7 +23,6 @@ from prismatic.train.corpus import Corpus
 MOST_RUNS = 100_000
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 SCALE, SEED, POSITIVE = "perturbation_scale", "seed", "positive_control"
-SHAM_SCALE = 0.001  # up to here the verdict takes a run for a sham run
 POSITIVE_GAIN = 1.5
 
 Values = dict[str, Any]

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.errors import CheckpointError
 
 DAMAGED = (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError)
@@ -47,10 +47,10 @@ class Checkpoints:
         from torch.distributed.checkpoint.state_dict_saver import save
 
         unfinished = self.folder / f"checkpoint-{step}.new"
-        processes().first_says(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+        world().from_rank_zero(lambda: shutil.rmtree(unfinished, ignore_errors=True))
         with _explained(f"{unfinished}: cannot be written"):
             save(self._state(step), checkpoint_id=unfinished, **_together())
-        processes().first_says(lambda: self._replace(unfinished, step))
+        world().from_rank_zero(lambda: self._replace(unfinished, step))
 
     def _replace(self, unfinished: Path, step: int) -> None:
         whole = self.folder / f"checkpoint-{step}"
@@ -64,7 +64,7 @@ class Checkpoints:
 
         Raises CheckpointError for a checkpoint that is damaged or belongs to another model.
         """
-        found = processes().first_says(lambda: max(self._all(), key=_step_of, default=None))
+        found = world().from_rank_zero(lambda: max(self._all(), key=_step_of, default=None))
         if found is None:
             return 0
         with _explained(f"{found}: cannot be resumed from", "; remove it to begin again at step 0."):
@@ -106,7 +106,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove every checkpoint, of a run that has reached its end or is begun anew."""
-        processes().first_says(lambda: _remove(*self.folder.glob("checkpoint[-.]*")))
+        world().from_rank_zero(lambda: _remove(*self.folder.glob("checkpoint[-.]*")))
 
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("checkpoint[-.]*") if path.suffix != ".new"]
@@ -131,7 +131,7 @@ def _set_random_state(rng: torch.Tensor, cuda_rng: torch.Tensor | None) -> None:
 
 def _together() -> dict[str, Any]:
     """How the processes of a checkpoint talk to each other."""
-    return {"no_dist": True} if processes().size == 1 else {"process_group": processes().group}
+    return {"no_dist": True} if world().size == 1 else {"process_group": world().group}
 
 
 def _step_of(path: Path) -> int:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from prismatic.collectives import processes
+from prismatic.collectives import world
 from prismatic.errors import ConfigError, PrismaticError
 from prismatic.layer.router import Prismatic
 from prismatic.runfile.logger import DynamicsLogger, UnwrittenLogger
@@ -28,8 +28,8 @@ def shared_logger(logger: DynamicsLogger | Path | str, *, mirror: object = None,
     logger: the path of the run file; where there is a logger already, it is taken. Every process must call it.
     Raises LoggerError in all of them where the file cannot be written, ConfigError for a mirror that is no tracker.
     """
-    together = processes()
-    kind = UnwrittenLogger if together.rank else DynamicsLogger
+    processes = world()
+    kind = UnwrittenLogger if processes.rank else DynamicsLogger
 
     def opened() -> DynamicsLogger:
         if not isinstance(logger, DynamicsLogger):
@@ -38,7 +38,7 @@ def shared_logger(logger: DynamicsLogger | Path | str, *, mirror: object = None,
             logger.mirror_to(mirror)
         return logger
 
-    return together.everyone(opened)
+    return processes.all_or_raise(opened)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import prismatic
+from prismatic._version import __version__
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 
@@ -32,7 +32,7 @@ def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any
         "precision": "float32",
         "git_commit": commit,
         "git_dirty": None if dirty is None else bool(dirty),
-        "prismatic": prismatic.__version__,
+        "prismatic": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "host": socket.gethostname(),

@@ -12,10 +12,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from prismatic.collectives import mean_over_processes, processes
+from prismatic.collectives import mean_over_processes, world
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, LoggerError
-from prismatic.guard import harmless
+from prismatic.guard import log_failures
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.layer.router import load_balancing_loss
 from prismatic.runfile.database import Resume
@@ -75,14 +75,14 @@ def _train(
     progress: bool,
     parallel: Parallel | None,
 ) -> TrainResult:
-    together = processes()
-    corpus = together.everyone(lambda: _corpus(config))
+    processes = world()
+    corpus = processes.all_or_raise(lambda: _corpus(config))
     run_hash = _run_hash(config, corpus)
     db_path = runs / run_hash / "dynamics.db"
-    together.first_says(lambda: _require_run(db_path, resume=resume, overwrite=overwrite))
-    if not overwrite and (done := together.first_says(lambda: _finished(db_path))) is not None:
+    processes.from_rank_zero(lambda: _require_run(db_path, resume=resume, overwrite=overwrite))
+    if not overwrite and (done := processes.from_rank_zero(lambda: _finished(db_path))) is not None:
         return TrainResult(run_hash, db_path, **done)
-    goes_on = together.first_says(lambda: resume != "never" and not overwrite and db_path.exists())
+    goes_on = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
     training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
     with shared_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
         callback = DynamicsLoggerCallback(
@@ -103,7 +103,7 @@ def _train(
             logger.event("resumed", f"training goes on at step {training.step}", step=training.step)
         exit_state = "crashed"
         try:
-            loss = training.run(callback, progress=progress and not together.rank)
+            loss = training.run(callback, progress=progress and not processes.rank)
             held_out_loss = evaluate(training.model, config, corpus)
             logger.log_run({"loss": loss, "held_out_loss": held_out_loss})
             exit_state = "finished"
@@ -112,7 +112,7 @@ def _train(
             raise
         finally:
             logger.log_run({"exit_state": exit_state, "ended": time.time()})
-    if not together.first_says(lambda: logger.dropped):
+    if not processes.from_rank_zero(lambda: logger.dropped):
         training.checkpoints.remove()
     return TrainResult(run_hash, db_path, loss, held_out_loss)
 
@@ -168,8 +168,8 @@ class _Training:
 
     def _save(self, logger: DynamicsLogger) -> None:
         """Write a checkpoint, if the rows are in the file: a run that goes on there must not miss any from before."""
-        with harmless():
-            if processes().first_says(logger.flush):
+        with log_failures():
+            if world().from_rank_zero(logger.flush):
                 self.checkpoints.save(self.step)
             else:
                 logger.event("no_checkpoint", "the rows before it could not be written", step=self.step)
@@ -199,9 +199,9 @@ def evaluate(model: ByteLM, config: RunConfig, corpus: Corpus) -> float:
 
 def _corpus(config: RunConfig) -> Corpus:
     """The text, once it is sure that this process can train on it."""
-    if config.batch_size % processes().size:
+    if config.batch_size % world().size:
         raise ConfigError(
-            f"batch_size = {config.batch_size} cannot be shared evenly by {processes().size} processes; "
+            f"batch_size = {config.batch_size} cannot be shared evenly by {world().size} processes; "
             "choose a multiple, or start another number of processes."
         )
     corpus = Corpus.load(config.data)
@@ -212,8 +212,8 @@ def _corpus(config: RunConfig) -> Corpus:
 def _run_hash(config: RunConfig, corpus: Corpus) -> str:
     """The run's hash, on which all processes must agree before they share a folder and a batch."""
     own = config.run_hash(corpus.sha256)
-    if len(set(processes().gather(own))) > 1:
-        raise ConfigError(f"process {processes().rank} was given other options or another text than the first one.")
+    if len(set(world().gather(own))) > 1:
+        raise ConfigError(f"process {world().rank} was given other options or another text than the first one.")
     return own
 
 
@@ -222,8 +222,8 @@ def _batch(config: RunConfig, corpus: Corpus, step: int, split: str = "train") -
     tokens = corpus.batch(
         step, batch_size=config.batch_size, length=config.sequence_length + 1, seed=config.seed, split=split
     )
-    share = len(tokens) // processes().size
-    return tokens[processes().rank * share :][:share].to(config.device)
+    share = len(tokens) // world().size
+    return tokens[world().rank * share :][:share].to(config.device)
 
 
 def _require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import prismatic
 import prismatic.__main__ as training
 import validation.cli.main as judging
+from prismatic._version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every command and its options."""
     top = argparse.ArgumentParser(prog="prismatic", description="Train Prismatic models, and judge what they learned.")
-    top.add_argument("--version", action="version", version=f"prismatic {prismatic.__version__}")
+    top.add_argument("--version", action="version", version=f"prismatic {__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
     for side in (training, judging):
         known = {*commands.choices}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import prismatic
+from prismatic._version import __version__
 from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, WARNING, Finding
@@ -53,7 +53,7 @@ def objections(judgement: Judgement) -> list[str]:
 def versions() -> dict[str, str]:
     """What computed this report."""
     libraries = {name: version(name) for name in ("duckdb", "numpy", "scipy")}
-    return {"prismatic": prismatic.__version__, "python": platform.python_version(), **libraries}
+    return {"prismatic": __version__, "python": platform.python_version(), **libraries}
 
 
 def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[str, Any]:

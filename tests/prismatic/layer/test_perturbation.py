@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prismatic.errors import ModelError
 from prismatic.experts.tiers import Tiers, tier_indices, tier_size
+from prismatic.layer.config import RouterConfig
 from prismatic.layer.perturbation import noise_seed, perturb
 from prismatic.layer.router import Prismatic
-from prismatic.train.config import RouterConfig
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 # A few values that repeat make ties and zeros common; any float32 finds the rest.

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prismatic.errors import ModelError
+from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
-from prismatic.train.config import RouterConfig
 from prismatic.train.model import Block
 
 SIZE = 8

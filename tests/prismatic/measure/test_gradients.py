@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from prismatic.contract import schema
 from prismatic.experts.protocol import find_routers
+from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import log_gradient_dynamics, measure
 from prismatic.measure.metrics import ExpertDynamics, aggregate, divergence, relative_divergence
-from prismatic.train.config import RouterConfig, RunConfig
+from prismatic.train.config import RunConfig
 from prismatic.train.model import ByteLM
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
-from prismatic.train.config import RouterConfig, RunConfig
+from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 from prismatic.train.model import ByteLM
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismatic.experts.tiers import Tiers, tier_indices
-from prismatic.measure.kernels import CHUNK, SUMS, TensorGradients, measure_tensors, sums_in_cache, sums_on_device
+from prismatic.measure.kernels import CHUNK, SUMS, TensorGradients, measure_tensors, tier_sums_cpu, tier_sums_gpu
 
-WAYS = {"in cache": sums_in_cache, "on device": lambda tensor: sums_on_device(tensor).numpy()}
+WAYS = {"in cache": tier_sums_cpu, "on device": lambda tensor: tier_sums_gpu(tensor).numpy()}
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from prismatic.errors import ConfigError
-from prismatic.train.config import RouterConfig, RunConfig, load_config, parse_config
+from prismatic.layer.config import RouterConfig
+from prismatic.train.config import RunConfig, load_config, parse_config
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
