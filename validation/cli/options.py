@@ -1,13 +1,44 @@
-"""Options of the command line as values: thresholds and limits, each as `name=value`."""
+"""Options that several commands share: RUN, --limit, --no-cache, --set and --baseline, and `name=value` as values."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
 from validation.files.errors import Limits
+
+
+def add_source_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of a command that reads run files."""
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://); -: named on stdin",
+    )
+    command.add_argument("--no-cache", action="store_true", help="read every file again, and keep no copy")
+    command.add_argument(
+        "--limit",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what one file may cost: " + ", ".join(field.name for field in fields(Limits)),
+    )
+
+
+def add_judging_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of a command that judges runs."""
+    names = ", ".join(field.name for field in fields(Thresholds))
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change a threshold: " + names
+    )
+    command.add_argument(
+        "--baseline", metavar="RUN", help="compare every claim with this run's (or folder's or set's), same thresholds"
+    )
 
 
 def parse_changes(overrides: Sequence[str]) -> dict[str, float]:

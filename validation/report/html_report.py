@@ -25,7 +25,8 @@ from validation.files.read_files import RunFile
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.report import figures as drawing
-from validation.report.json_report import SHOWN, alike, options, versions
+from validation.report.json_report import alike, options, versions
+from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS, Claim, combine
 from validation.verdict.decide import Reading
@@ -35,7 +36,6 @@ from validation.verdict.wording import MEANING, QUESTIONS, estimated, has_interv
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "confounded": "≈", "invalid": "∅"}
 DETAILED = 4  # runs that have a section and charts of their own; of more, a table has all
-LONGEST = 5000
 TRAINED = ("prismatic", "torch", "python", "git_commit", "git_dirty", "device", "precision", "world_size")
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$])")
 ADDRESS = re.compile(r"(?<=@)|(?<=#)(?=\d)|(?<=www)(?=\.)|(?<=:)(?=//)", re.IGNORECASE)

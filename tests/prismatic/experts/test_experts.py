@@ -21,7 +21,7 @@ from validation.analysis import series
 from validation.diagnostics import diagnose
 from validation.files.sources import read_sources
 from validation.judgement.judge import Judgement, judge
-from validation.report.json_report import as_text
+from validation.report.text_report import as_text
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED
 from validation.verdict.decide import decide
 

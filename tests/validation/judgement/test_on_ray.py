@@ -25,7 +25,8 @@ from validation.files.errors import Limits
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.judgement.on_ray import Share, _read, check
-from validation.report.json_report import as_json, as_text
+from validation.report.json_report import as_json
+from validation.report.text_report import as_text
 
 # Ray's own, about itself, when it is imported and started.
 pytestmark = [

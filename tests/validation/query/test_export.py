@@ -31,7 +31,7 @@ def test_a_file_that_is_no_run_is_told_and_the_others_are_written(tmp_path, caps
     (tmp_path / "bad.db").write_text("no run")
     target = tmp_path / "rows.csv"
     assert main(["export", str(tmp_path / "bad.db"), str(EXAMPLES / "as-is.db"), "-o", str(target)]) == 2
-    assert "left out: " in capsys.readouterr().err
+    assert "skipped: " in capsys.readouterr().err
     assert len(target.read_text().splitlines()) == 1 + 151 * 3
 
 

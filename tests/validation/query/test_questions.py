@@ -232,7 +232,7 @@ def test_the_command_says_what_is_wrong_and_what_was_left_out(files: list[Path],
     assert main(["query", "DELETE FROM runs", str(files[0]), "--no-cache"]) == 2
     assert "expected one SELECT, found DELETE" in capsys.readouterr().err
     assert main(["query", "SELECT 1", str(files[0]), str(tmp_path / "x.db"), "--no-cache"]) == 0
-    assert "left out: " in capsys.readouterr().err
+    assert "skipped: " in capsys.readouterr().err
     assert main(["query", "SELECT * FROM range(9)", str(files[0]), "--rows", "3", "--no-cache"]) == 0
     assert "only the first 3 rows" in capsys.readouterr().err
 

@@ -28,9 +28,11 @@ from validation.judgement.baseline import compare
 from validation.judgement.judge import Judgement, judge
 from validation.report import figures as drawing
 from validation.report import html_report as document
+from validation.report.exit_code import exit_code
 from validation.report.html_report import SYMBOLS, as_html, as_markdown
-from validation.report.json_report import as_json, as_text, exit_code
+from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
+from validation.report.text_report import as_text
 from validation.verdict.claims import Claim
 from validation.verdict.wording import digits, estimated, threshold
 
@@ -508,7 +510,7 @@ def contrast(one, other):
 
 
 def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
-    template = (ROOT / "validation" / "templates" / "report.html").read_text()
+    template = (ROOT / "validation" / "report" / "templates" / "report.html").read_text()
     assert f'text[fill="{charts.GREY}"]' in template  # enough for a line, not for a word
     themes = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", template, re.S)

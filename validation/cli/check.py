@@ -1,0 +1,86 @@
+"""`prismatic check`: read run files, print the verdict as text or JSON, write JUnit XML, return the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+from prismatic.errors import SweepError
+from validation.cli.options import add_judging_options, add_source_options, parse_changes, parse_limits
+from validation.cli.report import judge_baseline, write_file
+from validation.cli.sources import named_sources, read_runs
+from validation.diagnostics import ERROR, Finding
+from validation.judgement.baseline import Comparison
+from validation.judgement.judge import Judgement, judge
+from validation.report.exit_code import UNREADABLE, UNSURE, exit_code, objections
+from validation.report.json_report import as_json
+from validation.report.junit_report import as_junit
+from validation.report.text_report import as_text
+from validation.verdict.claims import SUPPORTED
+
+EXIT_CODES = (
+    "exit codes: 0 supported, 1 refuted (or, with --baseline, a claim that it supported no longer is), "
+    "2 usage or unreadable file, 3 inconclusive or confounded (or, with --strict, a warning beside a yes), "
+    "4 invalid data"
+)
+
+
+def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    check = commands.add_parser("check", help="read run files and print the verdict", epilog=EXIT_CODES)
+    add_source_options(check)
+    add_judging_options(check)
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
+    check.add_argument("--strict", action="store_true", help="take nothing for a yes but supported without any warning")
+    check.add_argument(
+        "--ray", metavar="ADDRESS", help="judge on a Ray cluster, which must reach the runs: ray://..., auto or local"
+    )
+    check.add_argument("--brief", action="store_true", help="leave out what is said of single runs")
+    check.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    try:
+        changes = parse_changes(options.set)
+        parse_limits(options.limit)
+        judgement = _judge(options, changes)
+    except (ValueError, SweepError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if options.json:
+            _print_json(_usage_error(error))
+        return UNREADABLE
+    comparison = judge_baseline(judgement, options)
+    code = exit_code(judgement, strict=options.strict, comparison=comparison)
+    if options.junit is not None and not write_file(options.junit, as_junit(judgement, options.strict, comparison)):
+        code = UNREADABLE
+    if options.json:
+        _print_json(judgement, comparison)
+    else:
+        print(as_text(judgement, comparison, brief=options.brief))
+    if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
+        print(f"strict: no clean yes beside {', '.join(objections(judgement))}", file=sys.stderr)
+    return code
+
+
+def _judge(options: argparse.Namespace, changes: Mapping[str, float]) -> Judgement:
+    """Judge the runs that the options name, here or on the Ray cluster that they name."""
+    if options.ray is None:
+        return judge(*read_runs(options), changes)
+    from validation.judgement import on_ray  # Ray is an optional dependency
+
+    sources, limits = named_sources(options.runs), parse_limits(options.limit)
+    return on_ray.check(sources, options.ray, limits=limits, cached=not options.no_cache, changed=changes)
+
+
+def _usage_error(error: Exception) -> Judgement:
+    """Return a judgement of no runs with the error as its finding, so that `--json` always prints an object."""
+    finding = Finding("usage", ERROR, "the options cannot be used", str(error), "a mistyped option", "see --help")
+    return replace(judge([]), findings=(finding,))
+
+
+def _print_json(judgement: Judgement, comparison: Comparison | None = None) -> None:
+    print(json.dumps(as_json(judgement, comparison), indent=2, allow_nan=False))

@@ -1,0 +1,96 @@
+"""`prismatic export`, `compact` and `query`: rows of runs as CSV or Parquet, runs as one Parquet set, and SQL."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import duckdb
+
+from validation.cli.options import add_source_options
+from validation.cli.sources import read_runs, report_skipped
+from validation.files.errors import RunFileError
+from validation.files.parquet_set import connect_sets, is_set, write_set
+from validation.files.read_files import Rejected
+from validation.query.database import RELATIONS, connect
+from validation.query.export import export
+from validation.query.user_sql import ROWS, SECONDS, answer, as_rows
+from validation.report.exit_code import UNREADABLE
+
+RELATION_HELP = "relations: runs, facts (run, key, value), dynamics (a row per run, step, expert), layers, histograms"
+
+
+def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    rows = commands.add_parser("export", help="write every row of the runs for other programs")
+    add_source_options(rows)
+    rows.add_argument("-o", "--output", required=True, metavar="FILE", help="its name says the format: .csv, .parquet")
+    rows.add_argument("--relation", choices=tuple(RELATIONS), default="dynamics", help="default: dynamics")
+    rows.set_defaults(run=_export)
+
+
+def add_compact(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    compact = commands.add_parser(
+        "compact", help="write runs as one set of Parquet files, which stands for the run files"
+    )
+    add_source_options(compact)
+    compact.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or s3://BUCKET/PREFIX")
+    compact.set_defaults(run=_compact)
+
+
+def add_query(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    query = commands.add_parser("query", help="ask runs a question in SQL", epilog=RELATION_HELP)
+    query.add_argument("sql", metavar="SQL", help="one SELECT")
+    query.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    query.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"at most so many rows ({ROWS:,})")
+    query.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"at most so long ({SECONDS:g})")
+    add_source_options(query)
+    query.set_defaults(run=_query)
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        con, rejected = _connect(options)
+        rows = export(con, options.relation, Path(options.output))
+    except (RunFileError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    print(f"{options.output}: {rows:,} rows of {options.relation}")
+    return UNREADABLE if rejected else 0
+
+
+def _compact(options: argparse.Namespace) -> int:
+    try:
+        runs, rejected = read_runs(options)
+        report_skipped(rejected)
+        count = write_set(runs, options.output)
+    except (RunFileError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    print(f"{options.output}: {count} runs; every command takes it in place of the run files")
+    return UNREADABLE if rejected else 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    try:
+        con, _ = _connect(options)
+        found = answer(con, options.sql, rows=options.rows, seconds=options.seconds)
+    except (ValueError, RunFileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    print(as_rows(found.table, options.format))
+    if found.cut:
+        print(f"only the first {options.rows:,} rows; --rows shows more", file=sys.stderr)
+    return 0
+
+
+def _connect(options: argparse.Namespace) -> tuple[duckdb.DuckDBPyConnection, list[Rejected]]:
+    """Return the relations over all runs that can be read, and the files that cannot, which stderr names."""
+    if all(map(is_set, options.runs)):
+        return connect_sets(options.runs), []
+    runs, rejected = read_runs(options)
+    report_skipped(rejected)
+    return connect(runs), rejected
