@@ -1,4 +1,4 @@
-"""What a researcher waits for in the app, in a real browser, and whether twenty at once get in each other's way.
+"""Waiting times in the app, in a real browser, and the separation of twenty sessions at once.
 
     python benchmarks/app.py [--quick] [--load-seconds N] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""How often the verdict is right, on runs whose truth is known: every family of errors, in every kind of noise.
+"""Error rates and power of the verdict on simulated runs with a known truth, in every kind of noise.
 
     python benchmarks/calibration.py [--quick] [--json FILE] [--family NAME ...]
 

@@ -1,4 +1,4 @@
-"""What judging many runs costs: by one process, and by a Ray cluster, which must say the same to the last digit.
+"""The cost of judging many runs by one process and by a Ray cluster, which must agree to the last digit.
 
     python benchmarks/judging.py [--quick] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What a logged step costs, beside a plain training step, one read of every gradient, and other ways of logging.
+"""The cost of a logged step, compared with a plain step, one read of every gradient, and other ways of logging.
 
     python benchmarks/logging_overhead.py [--quick] [--json FILE]
 

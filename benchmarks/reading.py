@@ -1,4 +1,4 @@
-"""What reading runs back costs: time and peak memory, beside pandas, DuckDB's own readers and three trackers.
+"""Time and peak memory of reading runs, compared with pandas, DuckDB's own readers and three trackers.
 
     python benchmarks/reading.py [--quick] [--json FILE]
 

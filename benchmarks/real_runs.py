@@ -1,4 +1,4 @@
-"""What the verdict says of real trainings whose truth is known: nulls, perturbed runs and artificial positives.
+"""Verdicts on real trainings with a known truth: nulls, perturbed runs and artificial positives.
 
     python benchmarks/real_runs.py [--quick] [--json FILE] [--jobs N]
 

@@ -1,4 +1,4 @@
-"""What keeping a record costs, beside plain sqlite3 and four trackers: the caller's time, speed, bytes, rows lost.
+"""The cost of logging compared with plain sqlite3 and four trackers: time of a call, speed, bytes, lost rows.
 
     python benchmarks/storage.py [--quick] [--json FILE]
 

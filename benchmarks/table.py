@@ -1,4 +1,4 @@
-"""Prints benchmarks/README.md: every goal of every results file with its figure, command, machine and versions.
+"""Print benchmarks/README.md: every goal of every results file with its figure, command, machine and versions.
 
 python benchmarks/table.py > benchmarks/README.md
 """
@@ -15,12 +15,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HEAD = """# Benchmarks
 
-What is claimed about speed, memory and errors is measured here. `python benchmarks/NAME.py` prints a table and, for
-each goal, the figure, the limit and whether it holds; it exits 0 only if all do, and writes
-`benchmarks/results/NAME.json`, from which this page is made (`python benchmarks/table.py`). `--quick` takes under two
-minutes. Peers are installed into environments of their own under `build/peers`, and named where they cannot be had.
+These benchmarks measure the project's claims about speed, memory and error rates. `python benchmarks/NAME.py` prints
+a table and each goal with its figure and limit, exits 0 only if all goals hold, and writes
+`benchmarks/results/NAME.json`. `--quick` takes under two minutes. `python benchmarks/table.py` makes this page from
+the results. Other programs that are compared (peers) are installed in separate environments under `build/peers`; a
+peer that cannot be installed is named.
 
-Figures in seconds are of the machine named; ratios are of programs that took turns in one run.
+Seconds were measured on the machine named; ratios compare programs that took turns in one run.
 """
 
 
@@ -33,7 +34,7 @@ def main() -> int:
 
 
 def section(path: Path) -> Iterator[str]:
-    """One benchmark: its question, its command, where it ran, its goals."""
+    """Yield one benchmark's lines: its question, its command, its machine, its goals."""
     found = json.loads(path.read_text())
     script = HERE / f"{path.stem}.py"
     yield f"## {path.stem}.py\n"
@@ -47,7 +48,7 @@ def section(path: Path) -> Iterator[str]:
 
 
 def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The goals as each benchmark writes them; of the calibration, the worst cell of each family."""
+    """Return the goals as each benchmark writes them; for the calibration, the worst cell of each family."""
     if "goals" in found:
         listed: list[dict[str, Any]] = found["goals"]
         return listed
@@ -58,7 +59,7 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def where(found: dict[str, Any]) -> str:
-    """Date, machine and versions."""
+    """Return date, machine and versions as one line."""
     about = {**found.get("machine", {}), **found.get("about", {})}
     about |= {name: found[name] for name in ("date", "seconds") if name in found}
     return ", ".join(f"{name} {value}" for name, value in about.items() if not isinstance(value, dict | list))

@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made from the code when the site is built: what they say cannot grow stale."""
+"""Reference pages that mkdocs makes from the code: run options, tables of a run file, commands, verdict JSON."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from validation.cli import prismatic as command  # noqa: E402
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that no file under docs/ holds."""
+    """Add the pages that have no file under docs/."""
     made = {
         "reference/options.md": options(),
         "reference/schema.md": tables(),
         "reference/commands.md": commands(),
-        "reference/json.md": verdict(),
+        "reference/json.md": verdict_json(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "log.md": (ROOT / "LOG.md").read_text(),
     }
@@ -39,27 +39,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def table(heads: Sequence[str], rows: Iterator[Sequence[Any]]) -> str:
-    """A table in Markdown; a bar in a cell would end it."""
+    """Return a Markdown table; bars in cells are escaped."""
     lines = [heads, ["---"] * len(heads), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def options() -> str:
-    """Every option of `train`, from the model that checks them."""
+    """Return the page of all options of `prismatic train`, from the models that validate them."""
     sections = [
-        "# Options of a run",
-        "Lines `name: value` of the file behind `--config`, or `--set name=value`. Defaults are the documented run.",
+        "# Run options",
+        "Set an option as a line `name: value` in the `--config` file, or by `--set name=value`. The defaults are the "
+        "documented experiment.",
     ]
     for title, model in (("Router", RouterConfig), ("Run", RunConfig)):
-        own = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
-        said = meanings(model)
-        rows = ((f"`{name}`", f"`{field.default}`", said.get(name, "")) for name, field in own.items())
+        fields = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
+        meaning = meanings(model)
+        rows = ((f"`{name}`", f"`{field.default}`", meaning.get(name, "")) for name, field in fields.items())
         sections += [f"## {title}", table(("option", "default", "meaning"), rows)]
     return "\n\n".join(sections)
 
 
 def meanings(model: type) -> dict[str, str]:
-    """The strings below the fields of a class."""
+    """Return the docstring below each field of a class, by field name."""
     (body,) = ast.parse(inspect.getsource(model)).body
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -70,71 +71,72 @@ def meanings(model: type) -> dict[str, str]:
 
 
 def tables() -> str:
-    """Every table of a run file with its columns, their units and meanings."""
+    """Return the page of all tables of a run file, with the unit and meaning of each column."""
     sections = [
-        "# Tables of a run file",
+        "# Run file tables",
         f"`dynamics.db` is a SQLite file of schema version {schema.SCHEMA_VERSION}, `application_id` "
         f"{schema.APPLICATION_ID:#x}. `prismatic schema` prints the same.",
     ]
     named = {"dynamics": schema.dynamics_columns(2)} | {name: list(found) for name, (found, _) in schema.TABLES.items()}
     for name, columns in named.items():
-        note = "`expert_1` stands for every expert but 0." if name == "dynamics" else ""
-        rows = ((f"`{one.name}`", one.type, one.unit, one.meaning) for one in columns)
+        note = "`expert_1` stands for each expert except 0." if name == "dynamics" else ""
+        rows = ((f"`{column.name}`", column.type, column.unit, column.meaning) for column in columns)
         sections += [f"## {name}", note, table(("column", "type", "unit", "meaning"), rows)]
     return "\n\n".join(sections)
 
 
 def commands() -> str:
-    """Every command with its options, as `--help` prints them."""
+    """Return the page of all commands with their options, as `--help` prints them."""
     parser = command.parser()
     (group,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     sections = [
         "# Commands",
-        "An installed package has them as `prismatic NAME`. In a checkout `python -m prismatic` has those that train "
-        "and keep runs, `python -m validation` those that judge.",
+        "The installed package has one command, `prismatic NAME`. Without it, `python -m prismatic NAME` runs the "
+        "commands that train and manage runs, and `python -m validation NAME` runs the commands that judge.",
     ]
-    for name, own in group.choices.items():
-        own.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
-        sections += [f"## {name}", f"```text\n{own.format_help()}```"]
+    for name, subparser in group.choices.items():
+        subparser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+        sections += [f"## {name}", f"```text\n{subparser.format_help()}```"]
     return "\n\n".join(sections)
 
 
-def verdict() -> str:
-    """What `check --json` prints, from the schema that its tests hold it to."""
+def verdict_json() -> str:
+    """Return the page of the JSON that `prismatic check --json` prints, from docs/check.schema.json."""
     described = json.loads((ROOT / "docs" / "check.schema.json").read_text())
     sections = [
-        "# JSON of a verdict",
+        "# Verdict JSON",
         "`prismatic check RUN --json` prints one object. " + described["description"],
         table(("key", "type", "meaning"), rows_of(described, "")),
     ]
-    for name, own in described["$defs"].items():
+    for name, definition in described["$defs"].items():
         sections.append(f"## {name}")
-        if "properties" in own:
-            sections.append(table(("key", "type", "meaning"), rows_of(own, "")))
+        if "properties" in definition:
+            sections.append(table(("key", "type", "meaning"), rows_of(definition, "")))
         else:
-            sections.append(", ".join(f"`{value}`" for value in own.get("enum", ())) + " " + own.get("description", ""))
+            values = ", ".join(f"`{value}`" for value in definition.get("enum", ()))
+            sections.append(f"{values} {definition.get('description', '')}")
     return "\n\n".join(sections)
 
 
 def rows_of(described: dict[str, Any], within: str) -> Iterator[Sequence[str]]:
-    """One row per key, those of objects within it behind it."""
-    for name, own in described.get("properties", {}).items():
-        inner = own.get("items", own)
-        yield f"`{within}{name}`", kind(own), own.get("description", "")
+    """Yield one row per key, each followed by the keys of the object inside it."""
+    for name, value in described.get("properties", {}).items():
+        inner = value.get("items", value)
+        yield f"`{within}{name}`", type_name(value), value.get("description", "")
         if "properties" in inner:
-            yield from rows_of(inner, f"{within}{name}{'[]' if own is not inner else ''}.")
+            yield from rows_of(inner, f"{within}{name}{'[]' if value is not inner else ''}.")
 
 
-def kind(own: dict[str, Any]) -> str:
-    """The type of a value in words."""
-    if "$ref" in own:
-        name = own["$ref"].rpartition("/")[2]
+def type_name(value: dict[str, Any]) -> str:
+    """Return the type of a JSON value in words."""
+    if "$ref" in value:
+        name = value["$ref"].rpartition("/")[2]
         return f"[{name}](#{name})"
-    if "enum" in own:
-        return ", ".join(f"`{value}`" for value in own["enum"])
-    if "const" in own:
-        return f"`{own['const']}`"
-    if "items" in own:
-        return f"list of {kind(own['items'])}"
-    found = own.get("type", "any")
+    if "enum" in value:
+        return ", ".join(f"`{choice}`" for choice in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "items" in value:
+        return f"list of {type_name(value['items'])}"
+    found = value.get("type", "any")
     return " or ".join(found) if isinstance(found, list) else str(found)
