@@ -1,10 +1,11 @@
 # The app for a team: docker build -t prismatic . && docker run -p 8501:8501 -v /your/runs:/runs:ro prismatic
-# Runs are read and never written; uploads live in /tmp of the container until their session ends.
-# What else can be set stands in docs/serving.md: -v /your/secrets.toml:/app/.streamlit/secrets.toml:ro
+# The server only reads runs. Uploads lie in the container's /tmp until their session ends.
+# docs/serving.md lists the settings: -v /your/secrets.toml:/app/.streamlit/secrets.toml:ro
 FROM python:3.12-slim
 WORKDIR /app
-COPY requirements-app.txt .
-RUN pip install --no-cache-dir --requirement requirements-app.txt && useradd --create-home reader
+COPY requirements-app.txt constraints.txt .
+RUN pip install --no-cache-dir --requirement requirements-app.txt --constraint constraints.txt \
+    && useradd --create-home reader
 COPY . .
 USER reader
 ENV PRISMATIC_RUNS=/runs PRISMATIC_CACHE=/tmp/prismatic

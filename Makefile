@@ -1,68 +1,77 @@
-# make app   everything the app needs, then the app          (no torch)
-# make test  everything, then the tests, two at a time
+# `make help` lists what there is. Every target works from a fresh clone: it makes .venv and installs what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: app test lint format faults fuzz calibrate docs tutorial examples clean
+.PHONY: help app test lint format faults fuzz calibrate docs tutorial examples lock clean
 
-app: $(VENV)/.app
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+app: $(VENV)/.app  ## the app in the browser: upload a dynamics.db, read the verdict (no torch)
 	$(BIN)/streamlit run app.py
 
-test: $(VENV)/.all
+test: $(VENV)/.all  ## all tests, two at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-lint: $(VENV)/.all
+lint: $(VENV)/.all  ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-format: $(VENV)/.all
+format: $(VENV)/.all  ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# All 200 kills of a writing process; `make test` does eight.
-faults: $(VENV)/.all
+faults: $(VENV)/.all  ## kill a writing process 200 times; `make test` does it eight times
 	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/prismatic/runfile/test_faults.py
 
-# 10,000 damaged and forged run files; `make test` reads 500.
-fuzz: $(VENV)/.all
+fuzz: $(VENV)/.all  ## read 10,000 damaged and forged run files; `make test` reads 500
 	PRISMATIC_MUTANTS=10000 $(BIN)/python -m pytest tests/validation/files/test_fuzz.py
 
-# How often the verdict errs on runs of known truth, in a minute; all of it: python benchmarks/calibration.py
-calibrate: $(VENV)/.all
+calibrate: $(VENV)/.all  ## how often the verdict errs on runs of known truth, in a minute
 	$(BIN)/python benchmarks/calibration.py --quick
 
-# The site, every broken link an error; it is in build/site.
-docs: $(VENV)/.docs
+docs: $(VENV)/.docs  ## the documentation site, in build/site; a broken link is an error
 	$(BIN)/mkdocs build --quiet
 
-# The wheel, installed into an environment of its own, does what the tutorial says.
-tutorial:
+# A wheel, installed into an environment of its own as a reader would, must do what the tutorial says.
+tutorial:  ## follow the tutorial with an installed wheel
 	rm -rf build/wheel build/lib && mkdir -p build/wheel
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/pip install --quiet "$$(ls build/wheel/*.whl)[train]" "$$(grep ^torch requirements.txt)"
+	build/wheel/venv/bin/pip install --quiet --constraint constraints.txt \
+		"$$(ls build/wheel/*.whl)[train]" "$$(grep ^torch requirements.txt)"
 	OMP_NUM_THREADS=1 build/wheel/venv/bin/python tests/support/run_tutorial.py build/wheel/venv/bin
 
-examples: $(VENV)/.all
+examples: $(VENV)/.all  ## train the example runs again
 	$(BIN)/python -m examples.make
 
-clean:
+# Local versions such as 2.13.0+cpu name a build, and other machines have another one.
+lock:  ## renew constraints.txt: the newest versions that the requirements allow
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --requirement requirements-docs.txt
+	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze | sed 's/+[a-z0-9.]*$$//'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:  ## remove .venv and build, runs included
 	rm -rf $(VENV) build
 
-# A stamp per set of requirements: they are installed when they change and not otherwise.
-$(VENV)/.app: requirements-app.txt
+# A stamp for each set of requirements: it is installed when it changes and not otherwise. The project itself is
+# installed as a link to this folder, so that `.venv/bin/prismatic` is the code beside it.
+$(VENV)/.app: requirements-app.txt constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements-app.txt
+	$(INSTALL) --requirement requirements-app.txt --editable .
 	touch $@
+
+$(VENV)/.all: requirements.txt requirements-app.txt constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --requirement requirements.txt --editable .
+	touch $@ $(VENV)/.app
 
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.all
-	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
+	$(INSTALL) --requirement requirements-docs.txt
 	touch $@
-
-$(VENV)/.all: requirements.txt requirements-app.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
-	touch $@ $(VENV)/.app

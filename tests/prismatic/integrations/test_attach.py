@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
 from prismatic.errors import ModelError
-from tests.architecture.test_house import ROOT
+from tests.support.source_tree import ROOT
 
 STEPS = 6
 

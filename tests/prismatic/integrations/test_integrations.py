@@ -32,7 +32,7 @@ from prismatic.measure.metrics import aggregate
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.train.config import RunConfig
 from prismatic.train.model import ByteLM
-from tests.architecture.test_house import ROOT, imported
+from tests.support.source_tree import ROOT, imported
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),

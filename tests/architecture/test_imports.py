@@ -1,0 +1,50 @@
+"""What may be loaded when. The direction of imports between folders is import-linter's: pyproject.toml, `make lint`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.source_tree import ROOT, imported
+
+
+@pytest.mark.parametrize("page", [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py"))], ids=lambda page: page.stem)
+def test_a_page_asks_no_database_and_loads_no_torch(page):
+    assert not {name.partition(".")[0] for name in imported(page)} & {"torch", "sqlite3", "duckdb"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import validation.judgement.judge, validation.cli.main",
+        "import prismatic.contract.schema, prismatic.cli",
+        "import validation.cli.prismatic",
+        "import ui.layout.cards",
+    ],
+)
+def test_the_reporting_side_starts_without_torch(statement):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_the_server_answers_before_it_loads_what_judges_and_draws_and_nobody_loads_all_of_scipy():
+    """The first browser does not wait for these libraries: it loads its own part meanwhile."""
+    judge = "validation.judgement.judge"
+    code = f"""
+        import sys; sys.path.insert(0, {str(ROOT)!r})
+        import ui.server
+        before = {{*sys.modules}}
+        ui.server._load()
+        assert not before & {{'duckdb', 'altair', 'scipy', {judge!r}}}, before
+        assert {{'altair', {judge!r}}} <= {{*sys.modules}}
+        assert 'scipy.stats' not in sys.modules"""
+    code = "\n".join(line.strip() for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert "leaked" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["sqlite_worker.py", "zip_worker.py"])
+def test_a_worker_that_opens_untrusted_bytes_needs_nothing_but_the_standard_library(name):
+    worker = ROOT / "validation" / "files" / "sandbox" / name
+    assert {module.partition(".")[0] for module in imported(worker)} <= sys.stdlib_module_names
