@@ -16,7 +16,7 @@ from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.text import spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
-from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
+from validation.verdict.groups import Group, deciding_groups
 from validation.verdict.wording import estimated, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -67,9 +67,9 @@ def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -
 
 
 def _controls(groups: Sequence[Group]) -> dict[str, str]:
-    """By run, the role of those that are there for the sake of others: a sham run is meant to be refuted."""
-    asking = next((role for role in (TREATED, POSITIVE) if any(group.role == role for group in groups)), SHAM)
-    return {run: group.role for group in groups if group.role != asking for run in group.runs}
+    """Return the role of each run that serves as a control of others: a sham run is meant to be refuted."""
+    deciding = deciding_groups(groups)
+    return {run: group.role for group in groups if group not in deciding for run in group.runs}
 
 
 def _of_claim(claim: Claim, strict: bool, control: str | None = None) -> Case:

@@ -114,9 +114,15 @@ def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) ->
     return groups
 
 
+def deciding_groups(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups that the verdict is about: the treated ones, else positive controls, else sham runs."""
+    by_role = ([group for group in groups if group.role == role] for role in (TREATED, POSITIVE, SHAM))
+    return next(filter(None, by_role), [])
+
+
 def across(name: str, groups: Sequence[Group]) -> Claim:
-    """One claim over the whole selection: of the groups that ask the question, the others being their controls."""
-    asking = next(filter(None, ([g for g in groups if g.role == role] for role in (TREATED, POSITIVE, SHAM))), [])
+    """Return one claim over all runs, from the groups that the verdict is about; the others are their controls."""
+    asking = deciding_groups(groups)
     claims = [(group, claim) for group in asking for claim in group.claims if claim.claim == name]
     status = combine([claim.status for _, claim in claims])
     if len(claims) == 1:
