@@ -11,6 +11,7 @@ from ui.layout.shell import plain, sentence
 from ui.widgets.charts import draw
 from ui.widgets.tables import show_table
 from validation.charts import run_comparison as charts_compare
+from validation.charts.theme import MAX_GROUPS
 from validation.frames import run_comparison as compare
 from validation.frames.run_comparison import COURSES
 from validation.judgement.judge import Judgement
@@ -78,14 +79,14 @@ def groups(judgement: Judgement) -> None:
         key="shown",
         wrap=True,
         bind="query-params",
-        help=f"By their letters in the table; {charts_compare.PLACES} at once can be told apart.",
+        help=f"By their letters in the table; {MAX_GROUPS} at once can be told apart.",
     )
     show_seeds = right.toggle(
         "Each seed", value=True, key="seeds", bind="query-params", help="A panel for each group, or all means in one"
     )
     if len(letters) > MOST_GROUPS:
         st.caption(f"The first {MOST_GROUPS} of {len(letters):,} groups can be drawn. Choose fewer runs to see others.")
-    shown = [letter for letter in letters if letter in picked][: charts_compare.PLACES]
+    shown = [letter for letter in letters if letter in picked][:MAX_GROUPS]
     if len(picked) > len(shown):
         st.caption(f"{len(shown)} of the {len(picked)} chosen groups are drawn: more cannot be told apart.")
     if shown:

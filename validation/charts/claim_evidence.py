@@ -6,14 +6,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from validation.charts.run_dynamics import GREY, SERIES
+from validation.charts import theme
 from validation.charts.ticks import apart, factors
 from validation.frames.claim_evidence import Behind
 
-HEIGHT = 270
 LEAST_FACTOR, LEAST_DIFFERENCE = 1.02, 0.01  # to either side, that the height shows
 LABEL_GAP = 0.1  # of the height: two labels closer than this cannot be read
-INK = "#3266c2"  # 4.5:1 against both backgrounds
 FAINT = 0.35
 
 
@@ -26,24 +24,26 @@ def evidence(behind: Behind) -> alt.LayerChart:
     x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8))
     layers: list[alt.Chart] = [
         alt.Chart(rows[rows["counted"]])
-        .mark_line(color=GREY, opacity=FAINT, strokeWidth=1, clip=True, tooltip=None)
+        .mark_line(color=theme.GREY, opacity=FAINT, strokeWidth=1, clip=True, tooltip=None)
         .encode(x=x, y=y),
         alt.Chart(rows[~rows["counted"]])
-        .mark_point(color=GREY, opacity=FAINT, size=8, clip=True, tooltip=None)
+        .mark_point(color=theme.GREY, opacity=FAINT, size=8, clip=True, tooltip=None)
         .encode(x=x, y=y),
     ]
     layers += _rules(behind, domain) + _interval(behind) + _thirds(behind)
     batches = pd.DataFrame({"step": behind.batch_steps_B, "value": behind.batch_means_B})
     layers.append(
         alt.Chart(batches)
-        .mark_point(filled=True, color=INK, size=38, opacity=1, clip=True)
+        .mark_point(filled=True, color=theme.ESTIMATE, size=38, opacity=1, clip=True)
         .encode(
             x=x,
             y=y,
             tooltip=[alt.Tooltip("step:Q", format=".0f"), alt.Tooltip("value:Q", title="batch mean", format=".4g")],
         )
     )
-    return alt.LayerChart(layer=layers, height=HEIGHT, title=alt.Title(behind.title, anchor="start", fontSize=13))
+    return alt.LayerChart(
+        layer=layers, height=theme.EVIDENCE_HEIGHT, title=alt.Title(behind.title, anchor="start", fontSize=13)
+    )
 
 
 def _domain(behind: Behind, rows: pd.DataFrame) -> tuple[float, float]:
@@ -82,12 +82,14 @@ def _rules(behind: Behind, domain: tuple[float, float]) -> list[alt.Chart]:
     gap = LABEL_GAP * float(scaled(domain[1]) - scaled(domain[0]))
     placed = apart(scaled(data["value"].to_numpy(dtype=float)), gap)
     data["placed"] = np.exp(placed) if behind.ratio else placed
-    solid = {"test": "datum.label == 'no difference'", "value": [1, 0]}
-    dash = alt.StrokeDashValue([5, 4], condition=solid)
+    solid = {"test": "datum.label == 'no difference'", "value": theme.SOLID}
+    dash = alt.StrokeDashValue(theme.THRESHOLD_DASH, condition=solid)
     text = alt.Chart(data).mark_text(align="left", baseline="middle", dx=6)
-    color = alt.Color("ink:N", scale=alt.Scale(domain=SERIES), legend=None)  # of the theme: text needs more contrast
+    color = alt.Color(
+        "ink:N", scale=alt.Scale(domain=theme.SERIES), legend=None
+    )  # of the theme: text needs more contrast
     return [
-        alt.Chart(data).mark_rule(color=GREY).encode(y=alt.Y("value:Q"), strokeDash=dash),
+        alt.Chart(data).mark_rule(color=theme.GREY).encode(y=alt.Y("value:Q"), strokeDash=dash),
         text.encode(x=alt.XValue("width"), y=alt.Y("placed:Q"), text=alt.Text("label:N"), color=color),
     ]
 
@@ -101,8 +103,8 @@ def _interval(behind: Behind) -> list[alt.Chart]:
     band = pd.DataFrame({"from": [first], "to": [last], "low": [low], "mid": [mid], "high": [high]})
     chart = alt.Chart(band).encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     return [
-        chart.mark_rect(color=INK, opacity=0.18, clip=True).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-        chart.mark_rule(color=INK, strokeWidth=2, clip=True).encode(y=alt.Y("mid:Q")),
+        chart.mark_rect(color=theme.ESTIMATE, opacity=0.18, clip=True).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        chart.mark_rule(color=theme.ESTIMATE, strokeWidth=2, clip=True).encode(y=alt.Y("mid:Q")),
     ]
 
 
@@ -110,5 +112,5 @@ def _thirds(behind: Behind) -> list[alt.Chart]:
     if not behind.thirds:
         return []
     data = pd.DataFrame(behind.thirds, columns=["from", "to", "value"])
-    rule = alt.Chart(data).mark_rule(color=INK, strokeWidth=4, clip=True)
+    rule = alt.Chart(data).mark_rule(color=theme.ESTIMATE, strokeWidth=4, clip=True)
     return [rule.encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"), y=alt.Y("value:Q"))]

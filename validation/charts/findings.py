@@ -15,16 +15,15 @@ from validation.analysis import series
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
 from validation.charts import run_dynamics as charts
+from validation.charts import theme
 from validation.charts.lines import Drawing, draw
-from validation.charts.panels import GREY, Panel, Style
+from validation.charts.panels import Panel, Style
 from validation.diagnostics import COLLAPSED_SHARE, Finding
 from validation.diagnostics.gradients import LOST, ORDER_FIXES
 from validation.frames.downsample import drawn, gaps, places
 
 POINTS = 500  # per series: the chart is small
-HEIGHT = 210
 SHOWN = 3  # experts beside the clean one
-BAD = "#c2500a"  # 3:1 against both backgrounds
 Evidence = Drawing | alt.Chart
 
 
@@ -77,11 +76,13 @@ def _there(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame)
         alt.Tooltip("share:Q", title="rows with a value", format=".0%"),
     ]
     base = alt.Chart(pd.DataFrame(rows)).encode(x=x, y=y, tooltip=tooltip)
-    boxes = base.mark_rect(stroke=GREY, strokeWidth=1, fill=GREY).encode(
+    boxes = base.mark_rect(stroke=theme.GREY, strokeWidth=1, fill=theme.GREY).encode(
         fillOpacity=alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.55]), legend=None)
     )
-    words = base.transform_filter("datum.share < 1").mark_text(color=BAD, fontSize=12, fontWeight="bold")
-    return alt.LayerChart(layer=[boxes, words.encode(text=alt.Text("share:Q", format=".0%"))], height=HEIGHT)
+    words = base.transform_filter("datum.share < 1").mark_text(color=theme.BAD, fontSize=12, fontWeight="bold")
+    return alt.LayerChart(
+        layer=[boxes, words.encode(text=alt.Text("share:Q", format=".0%"))], height=theme.FINDING_HEIGHT
+    )
 
 
 def _without_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
@@ -89,7 +90,9 @@ def _without_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd
     count = run.step_column("missing_gradients")
     at = places(count, POINTS)
     data = pd.DataFrame({"step": run.steps[at], "tensors": count[at]})
-    chart = alt.Chart(data, height=HEIGHT).mark_area(color=BAD, opacity=0.6, line=True, interpolate="step-after")
+    chart = alt.Chart(data, height=theme.FINDING_HEIGHT).mark_area(
+        color=theme.BAD, opacity=0.6, line=True, interpolate="step-after"
+    )
     shown: alt.Chart = chart.encode(
         x=alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False)),
         y=alt.Y("tensors:Q", title="Tensors without a gradient"),
@@ -104,7 +107,7 @@ def _events(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
     if own.empty:
         return None
     data = own[["step", "code"]].head(2000).reset_index(drop=True)
-    chart = alt.Chart(data, height=HEIGHT).mark_tick(color=BAD, thickness=2)
+    chart = alt.Chart(data, height=theme.FINDING_HEIGHT).mark_tick(color=theme.BAD, thickness=2)
     ends = alt.Scale(domain=[int(run.steps[0]), int(run.steps[-1])])
     x, y = alt.X("step:Q", title="Training step", scale=ends), alt.Y("code:N", title=None)
     shown: alt.Chart = chart.encode(x=x, y=y, tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("code:N")])
@@ -121,15 +124,15 @@ def _gap(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -
     x = alt.X("from:Q", title="Training step", scale=alt.Scale(nice=False))
     shade = alt.Chart(hole)
     layers = [
-        bars.mark_bar(color=GREY, binSpacing=1).encode(
+        bars.mark_bar(color=theme.GREY, binSpacing=1).encode(
             x=x, x2=alt.X2("to:Q"), y=alt.Y("rows:Q", title="Logged rows"), tooltip=alt.Tooltip("rows:Q")
         ),
-        shade.mark_rect(color=BAD, opacity=0.2).encode(x=x, x2=alt.X2("to:Q")),
+        shade.mark_rect(color=theme.BAD, opacity=0.2).encode(x=x, x2=alt.X2("to:Q")),
         shade.transform_calculate(middle="(datum.from + datum.to) / 2")
-        .mark_text(color=BAD, fontSize=13, fontWeight="bold")
+        .mark_text(color=theme.BAD, fontSize=13, fontWeight="bold")
         .encode(x=alt.X("middle:Q"), text=alt.Text("word:N")),
     ]
-    return alt.LayerChart(layer=layers, height=HEIGHT)
+    return alt.LayerChart(layer=layers, height=theme.FINDING_HEIGHT)
 
 
 def _bullet(value: float, wanted: float, title: str, word: str) -> Evidence:
@@ -138,13 +141,13 @@ def _bullet(value: float, wanted: float, title: str, word: str) -> Evidence:
     x = alt.X("value:Q", title=title, scale=alt.Scale(domain=[0, 1.15 * max(value, wanted)], nice=False))
     base = alt.Chart(data)
     layers = [
-        base.mark_bar(color=GREY, size=26).encode(x=x),
-        base.mark_rule(color=BAD, strokeWidth=3).encode(x=alt.X("wanted:Q")),
-        base.mark_text(align="right", dx=-6, dy=-26, color=BAD, fontSize=12).encode(
+        base.mark_bar(color=theme.GREY, size=26).encode(x=x),
+        base.mark_rule(color=theme.BAD, strokeWidth=3).encode(x=alt.X("wanted:Q")),
+        base.mark_text(align="right", dx=-6, dy=-26, color=theme.BAD, fontSize=12).encode(
             x=alt.X("wanted:Q"), text=alt.Text("word:N")
         ),
     ]
-    return alt.LayerChart(layer=layers, height=120)
+    return alt.LayerChart(layer=layers, height=theme.BULLET_HEIGHT)
 
 
 def _too_few(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
@@ -227,11 +230,15 @@ def _scaled(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
     ends = alt.Axis(values=[limits.divergence_refuted, limits.divergence_supported], format="~g", grid=False)
     scale = alt.Scale(type="log", domain=[min(marks) / 1.5, max(marks) * 1.5], nice=False)
     x = alt.X("value:Q", title="Mean divergence score, log scale", scale=scale, axis=ends)
-    limit = alt.Chart(pd.DataFrame({"value": marks[-2:]})).mark_rule(color=GREY, strokeDash=[5, 4], strokeWidth=1.5)
-    points = alt.Chart(data).mark_point(filled=True, size=90, opacity=1, color=BAD)
+    limit = alt.Chart(pd.DataFrame({"value": marks[-2:]})).mark_rule(
+        color=theme.GREY, strokeDash=theme.THRESHOLD_DASH, strokeWidth=1.5
+    )
+    points = alt.Chart(data).mark_point(filled=True, size=90, opacity=1, color=theme.BAD)
     y = alt.Y("loss:N", title=None, sort=["loss / 10", "as logged", "loss x 10"])
     tooltip = [alt.Tooltip("expert:N"), alt.Tooltip("loss:N"), alt.Tooltip("value:Q", format=".3g")]
-    return alt.LayerChart(layer=[limit.encode(x=x), points.encode(x=x, y=y, tooltip=tooltip)], height=HEIGHT)
+    return alt.LayerChart(
+        layer=[limit.encode(x=x), points.encode(x=x, y=y, tooltip=tooltip)], height=theme.FINDING_HEIGHT
+    )
 
 
 def _put_in(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:

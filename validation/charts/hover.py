@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from validation.charts.panels import GREY, SERIES, Panel, Style, own
+from validation.charts import theme
+from validation.charts.panels import Panel, Style, own
 
 HOVER_STEPS = 200  # each costs the browser the words of its tooltip, before anybody points at it
 HOVER_NAMES = 24  # values that one tooltip tells
@@ -31,7 +32,7 @@ def _pointer(wide: pd.DataFrame, style: Style) -> alt.Chart:
     first = alt.Tooltip("step:Q", title=style.axis, format=",.6~g")
     tooltip = [first, *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(names))]
     near = alt.OpacityValue(0, condition={"param": "hover", "empty": False, "value": 0.9})
-    rule: alt.Chart = alt.Chart(wide).mark_rule(color=GREY, strokeWidth=1.5)
+    rule: alt.Chart = alt.Chart(wide).mark_rule(color=theme.GREY, strokeWidth=1.5)
     read: alt.Chart = rule.encode(x=alt.X("step:Q"), opacity=near, tooltip=tooltip)
     return read
 
@@ -41,7 +42,7 @@ def _read(panel: Panel, style: Style) -> pd.DataFrame:
     rows = panel.rows
     if style.pointer is not None:
         rows = own(style.pointer, panel)
-    order = {name: place for place, name in enumerate(SERIES)}
+    order = {name: place for place, name in enumerate(theme.SERIES)}
     series = rows["series"].astype(str)
     said = panel.word + ", " + series.str.partition(" ")[0] if panel.word else series
     rows = rows.assign(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from validation.charts.panels import GREY
+from validation.charts import theme
 from validation.verdict.claims import Claim
 from validation.verdict.wording import RATIO, digits
 
@@ -25,13 +25,13 @@ def bar(claim: Claim) -> str | None:
     high = 100.0 if claim.high is None else place(claim.high)
     middle, limit, none = place(claim.estimate), place(claim.threshold), place(nothing)
     parts = [
-        _part("none", none, f"top:20px;height:28px;border-left:1px solid var(--quiet,{GREY})"),
-        _part("limit", limit, f"top:20px;height:28px;border-left:2px dashed var(--ink,{GREY})"),
+        _part("none", none, f"top:20px;height:28px;border-left:1px solid var(--quiet,{theme.GREY})"),
+        _part("limit", limit, f"top:20px;height:28px;border-left:2px dashed var(--ink,{theme.GREY})"),
         _part("interval", low, f"top:30px;height:8px;min-width:2px;{_inside(high - low)}"),
         _part(
             "point",
             middle,
-            f"top:28px;width:12px;height:12px;margin-left:-6px;border-radius:50%;background:var(--mark,{GREY})",
+            f"top:28px;width:12px;height:12px;margin-left:-6px;border-radius:50%;background:var(--mark,{theme.GREY})",
         ),
         _label(limit, 0, f"threshold {digits(claim.threshold, claim)}"),
         _label(none, 50, f"{_nothing(claim, log)} {digits(nothing, claim)}"),
@@ -48,7 +48,7 @@ def _part(name: str, place: float, style: str) -> str:
 
 def _inside(width: float) -> str:
     """Of the interval: how wide, and in which colour."""
-    return f"width:{width:.1f}%;background:var(--band,color-mix(in srgb,{GREY} 50%,transparent))"
+    return f"width:{width:.1f}%;background:var(--band,color-mix(in srgb,{theme.GREY} 50%,transparent))"
 
 
 def _label(place: float, top: int, text: str) -> str:

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from validation.charts.run_dynamics import GREY, SERIES
+from validation.charts import theme
 from validation.charts.ticks import factors
 from validation.frames.layer_heatmap import ALL_TIERS, MEASURES, Measure
 from validation.verdict.layer_ablation import LeftOut
@@ -56,7 +56,7 @@ def heatmap(cells: pd.DataFrame, measure: str, reach: tuple[float, float], chose
     low, high = reach
     scale = alt.Scale(
         domain=[low, 0, high] if shown.centred else [low, high],
-        range="diverging" if shown.centred else "ramp",
+        range=theme.DIVERGING if shown.centred else theme.RAMP,
         clamp=True,
     )
     values = _legend_values(low, high, shown)
@@ -76,7 +76,9 @@ def heatmap(cells: pd.DataFrame, measure: str, reach: tuple[float, float], chose
     )
     framed = data[(data["layer"] == chosen[0]) & (data["expert"] == chosen[1])]
     frame = (
-        alt.Chart(framed).mark_rect(fillOpacity=0, stroke=GREY, strokeWidth=2.5, tooltip=None).encode(x=across, y=down)
+        alt.Chart(framed)
+        .mark_rect(fillOpacity=0, stroke=theme.GREY, strokeWidth=2.5, tooltip=None)
+        .encode(x=across, y=down)
     )
     # The height holds legend and axis too: the page fits the whole chart into it.
     height = 130 + len(rows) * max(11, min(TALLEST, 420 // max(1, len(rows))))
@@ -100,12 +102,12 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
         scale = alt.Scale(domain=[low, high], nice=False)
     y = alt.Y("value:Q", title=shown.unit, scale=scale, axis=axis)
     there = set(data["series"])
-    present = [name for name in SERIES if name in there]
+    present = [name for name in theme.SERIES if name in there]
     tier_of = "split(datum.label, ' ')[1]"
     legend = alt.Legend(
         values=present, orient="top", title=None, labelExpr=tier_of, symbolOpacity=1, symbolType="stroke"
     )
-    color = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=legend if len(present) > 1 else None)
+    color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if len(present) > 1 else None)
     base = alt.Chart(data[data["value"].notna()])
     layers = [
         base.mark_area(opacity=0.18, clip=True).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=color),
@@ -120,7 +122,7 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
         layers.insert(
             0,
             alt.Chart(pd.DataFrame({"value": [0.0]}))
-            .mark_rule(color=GREY, strokeDash=[4, 4])
+            .mark_rule(color=theme.GREY, strokeDash=theme.ZERO_DASH)
             .encode(y=alt.Y("value:Q")),
         )
     if at is not None:
@@ -128,10 +130,10 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
         layers.insert(
             0,
             alt.Chart(span)
-            .mark_rect(color=GREY, opacity=0.35, stroke=GREY, strokeWidth=1)
+            .mark_rect(color=theme.GREY, opacity=0.35, stroke=theme.GREY, strokeWidth=1)
             .encode(x=alt.X("step:Q"), x2=alt.X2("until:Q")),
         )
-    return alt.LayerChart(layer=layers, height=290)
+    return alt.LayerChart(layer=layers, height=theme.CELL_HEIGHT)
 
 
 def _padded(data: pd.DataFrame) -> tuple[float, float]:
@@ -147,7 +149,7 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
     bins = list(range(int(data["bin"].min()), int(data["bin"].max()) + 1))
     steps = sorted(data["step"].unique().tolist())
     return (
-        alt.Chart(data, height=270)
+        alt.Chart(data, height=theme.HISTOGRAM_HEIGHT)
         .mark_rect()
         .encode(
             x=alt.X("step:O", title="Training step", axis=alt.Axis(values=_ticks(steps, 6), labelAngle=0, ticks=False)),
@@ -159,7 +161,7 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
             ),
             color=alt.Color(
                 "share:Q",
-                scale=alt.Scale(range="ramp"),
+                scale=alt.Scale(range=theme.RAMP),
                 legend=alt.Legend(
                     title="share of entries", orient="top", format=".0%", gradientLength=160, gradientThickness=8
                 ),
@@ -209,7 +211,7 @@ def left_out(left: Sequence[LeftOut], names: Sequence[int], status: str, estimat
     layers = sorted(rows["layer"].unique().tolist())
     x = alt.X("layer:O", title="Layer left out", axis=alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False))
     y = alt.Y("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=6))
-    color = alt.Color("look:N", scale=alt.Scale(domain=SERIES), legend=None)
+    color = alt.Color("look:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     base = alt.Chart(rows)
     marks = [
         base.mark_rule(strokeWidth=2, clip=True).encode(
@@ -231,11 +233,11 @@ def left_out(left: Sequence[LeftOut], names: Sequence[int], status: str, estimat
             ],
         ),
     ]
-    for value, dash in ((threshold, [5, 4]), (estimate, [1, 0])):
+    for value, dash in ((threshold, theme.THRESHOLD_DASH), (estimate, theme.SOLID)):
         if value is not None:
-            rule = alt.Chart(pd.DataFrame({"estimate": [value]})).mark_rule(color=GREY, strokeDash=dash)
+            rule = alt.Chart(pd.DataFrame({"estimate": [value]})).mark_rule(color=theme.GREY, strokeDash=dash)
             marks.insert(0, rule.encode(y=alt.Y("estimate:Q", scale=scale)))
-    return alt.LayerChart(layer=marks, height=240)
+    return alt.LayerChart(layer=marks, height=theme.ABLATION_HEIGHT)
 
 
 def _row_names(cells: pd.DataFrame) -> list[str]:

@@ -14,13 +14,11 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from validation.charts import theme
 from validation.charts.hover import pointers
-from validation.charts.panels import GREY, PARTS, PLAIN, SERIES, Panel, Style, own
+from validation.charts.panels import PLAIN, Panel, Style, own
 from validation.frames.batches import Counted
 
-TAG, ON_TAG = "#5a6069", "#ffffff"  # words that must be read across lines, in either theme
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [1, 3])
-HEIGHT, PANEL, SMALL = 420, 150, 310
 Drawing = alt.LayerChart | alt.VConcatChart
 INSIDE = 38  # pixels at both ends of stacked plots, for the labels within
 PLACES = ",.10~g"  # steps, tokens or hours, without the noise of their last digits
@@ -33,12 +31,12 @@ def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) 
 
     small: one panel as it would stand among others, for where there is little room.
     """
-    colors, dashes = _colors(panels, 2 if small else len(PARTS)), _dashes(panels)
+    colors, dashes = _colors(panels, 2 if small else len(theme.PARTS)), _dashes(panels)
     read = pointers(panels, style)
     if len(panels) == 1 and not small:
         y = alt.Axis(title=panels[0].title, format=".4~g")
         layers = _layers(0, panels[0], read[0], style, colors, dashes, alt.Axis(title=style.axis, format=PLACES), y)
-        return _moved(alt.LayerChart(layer=layers, height=HEIGHT), layers)
+        return _moved(alt.LayerChart(layer=layers, height=theme.LINES_HEIGHT), layers)
     # Inside the plot, the labels of all panels take no room beside it: plots stay aligned, also on a phone.
     inside = alt.Axis(
         title=None, format=".4~g", ticks=False, domain=False, labelAlign="left", labelBaseline="bottom", labelPadding=-4
@@ -47,10 +45,12 @@ def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) 
     for place, panel in enumerate(panels):
         last = panel is panels[-1]
         x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO, format=PLACES)
-        height = "height" if small else str(PANEL)  # alone the page fits legends and axes into it
+        height = "height" if small else str(theme.STACKED_HEIGHT)  # alone the page fits legends and axes into it
         layers = _layers(place, panel, read[place], style, colors, dashes, x, inside, height, padding=INSIDE)
         title = alt.Title(panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=3)
-        charts.append(alt.LayerChart(layer=layers, height=SMALL if small else PANEL, title=title))
+        charts.append(
+            alt.LayerChart(layer=layers, height=theme.SMALL_HEIGHT if small else theme.STACKED_HEIGHT, title=title)
+        )
     if small:
         return _moved(charts[0], charts[0].layer)
     stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
@@ -75,7 +75,7 @@ def _moved(chart: Drawing, layers: Sequence[Any]) -> Drawing:
 def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
     """By role and part, with a legend below the plot, where a phone has room for it, and a row for each role."""
     there = {name for panel in panels for name in panel.rows["series"].unique()}
-    present = [name for name in SERIES if name in there]
+    present = [name for name in theme.SERIES if name in there]
     columns = min(most, max(1, len({name.split()[1] for name in present})))
     legend = alt.Legend(
         title=None,
@@ -86,14 +86,14 @@ def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
         symbolOpacity=1,
         symbolStrokeWidth=3,
     )
-    return alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=legend if present else None)
+    return alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if present else None)
 
 
 def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
     """By expert: solid for the clean one and the first perturbed one, whose colours differ; then a pattern for each."""
     experts = sorted({int(expert) for panel in panels for expert in panel.rows["expert"].unique()})
     own = [expert for expert in experts if expert >= 0]
-    ranges = [DASHES[max(0, expert - 1) % len(DASHES)] for expert in experts]
+    ranges = [theme.EXPERT_DASHES[max(0, expert - 1) % len(theme.EXPERT_DASHES)] for expert in experts]
     legend = alt.Legend(
         title="Expert",
         titleOrient="left",
@@ -126,10 +126,10 @@ def _layers(
     """Everything in one plot. height: of the plot, which only the chart itself knows where axes are fitted in."""
     x = alt.X("step:Q", axis=x_axis, scale=alt.Scale(nice=False, padding=padding))
     y = alt.Y("value:Q", axis=y_axis, scale=panel.scale)
-    plain: Any = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
+    plain: Any = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     legend: Any = color
-    if not set(panel.rows["series"].unique()) & set(SERIES):  # the loss is no expert's
-        plain = legend = alt.ColorValue(GREY)
+    if not set(panel.rows["series"].unique()) & set(theme.SERIES):  # the loss is no expert's
+        plain = legend = alt.ColorValue(theme.GREY)
     columns = ["expert", "series", "step", "value"]
     rows = _broken(panel.drawn[columns], style.gaps)
     batches = _batches(panel, style.counted, x, y, plain) if style.counted is not None else []
@@ -199,10 +199,10 @@ def _shaded(counted: Counted) -> list[alt.Chart]:
     middle = spans[wide].assign(step=(spans["step"] + spans["last"]) / 2)
     return [
         alt.Chart(spans)
-        .mark_rect(color=GREY, opacity=0.16, clip=True)
+        .mark_rect(color=theme.GREY, opacity=0.16, clip=True)
         .encode(x=alt.X("step:Q"), x2=alt.X2("last:Q"), tooltip=alt.Tooltip("why:N")),
         alt.Chart(middle)
-        .mark_text(baseline="top", dy=14, color=GREY, fontSize=12, clip=True)
+        .mark_text(baseline="top", dy=14, color=theme.GREY, fontSize=12, clip=True)
         .encode(x=alt.X("step:Q"), y=alt.YValue(0), text=alt.Text("why:N")),
     ]
 
@@ -212,11 +212,11 @@ def _threshold(value: float, label: str) -> list[alt.Chart]:
     data = pd.DataFrame({"value": [value], "label": [label]})
     chart = alt.Chart(data).encode(y=alt.Y("value:Q"))
     return [
-        chart.mark_rule(strokeDash=[5, 4], strokeWidth=1.5, color=GREY),
-        chart.mark_bar(orient="horizontal", size=17, color=TAG, cornerRadius=3).encode(
+        chart.mark_rule(strokeDash=theme.THRESHOLD_DASH, strokeWidth=1.5, color=theme.GREY),
+        chart.mark_bar(orient="horizontal", size=17, color=theme.TAG, cornerRadius=3).encode(
             x=alt.XValue(0), x2=alt.X2Value(12 + 6.3 * len(label))
         ),
-        chart.mark_text(align="left", dx=6, color=ON_TAG, fontSize=12).encode(
+        chart.mark_text(align="left", dx=6, color=theme.ON_TAG, fontSize=12).encode(
             x=alt.XValue(0), text=alt.Text("label:N")
         ),
     ]

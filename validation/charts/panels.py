@@ -11,11 +11,6 @@ import pandas as pd
 
 from validation.frames.batches import Counted
 
-PARTS = ("middle", "bottom", "top", "whole")
-# In the order of chartCategoricalColors in .streamlit/config.toml.
-SERIES = [f"{role} {part}" for role in ("clean", "perturbed", "control") for part in PARTS]
-GREY = "#737b87"  # 3:1 against both backgrounds
-
 
 @dataclass(frozen=True, eq=False)
 class Style:

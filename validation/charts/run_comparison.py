@@ -11,15 +11,11 @@ import numpy as np
 import pandas as pd
 
 from validation.analysis.statistics import Array
-from validation.charts.run_dynamics import GREY, SERIES
+from validation.charts import theme
 from validation.charts.ticks import apart, factors
 from validation.frames.run_comparison import COURSES
 from validation.verdict.groups import Dose
 
-PLACES = 6  # colours that the theme has for groups, and as many as one panel can show
-COLORS = [*SERIES, *(f"place {i}" for i in range(PLACES))]
-DASHES = ([1, 0], [8, 3], [2, 2], [8, 2, 2, 2], [12, 4], [4, 4])
-HEIGHT, PANEL = 420, 300
 FACTOR = "format(exp(datum.value), '.4~g') + '×'"
 PLAIN = "format(datum.value, '.3~g')"
 LABEL_GAP = 0.06  # of the height: two labels closer than this cannot be read
@@ -30,7 +26,9 @@ def bands(means: pd.DataFrame, shown: Sequence[str], course: str) -> alt.LayerCh
     own = _coloured(means, shown)
     axes = _axes(own, own["mean"].to_numpy(dtype=float), course)
     labels = _ends(own.rename(columns={"mean": "value"}).assign(label=own["group"]), ["group"])
-    return alt.LayerChart(layer=[*_mean(own, shown, course, axes), _labels(labels, axes, size=15)], height=HEIGHT)
+    return alt.LayerChart(
+        layer=[*_mean(own, shown, course, axes), _labels(labels, axes, size=15)], height=theme.LINES_HEIGHT
+    )
 
 
 def panels(means: pd.DataFrame, seeds: pd.DataFrame, shown: Sequence[str], course: str) -> list[alt.LayerChart]:
@@ -49,7 +47,7 @@ def panels(means: pd.DataFrame, seeds: pd.DataFrame, shown: Sequence[str], cours
         tooltip = [alt.Tooltip("run:N"), alt.Tooltip("label:N"), alt.Tooltip("told:N", title=COURSES[course].unit)]
         drawn = lines.encode(x=axes.x, y=axes.y("value"), color=_COLOR, detail=alt.Detail("run:N"), tooltip=tooltip)
         labels = _labels(_ends(runs, ["run"]), axes, size=11)
-        found.append(alt.LayerChart(layer=[*_mean(own, shown, course, axes), drawn, labels], height=PANEL))
+        found.append(alt.LayerChart(layer=[*_mean(own, shown, course, axes), drawn, labels], height=theme.GROUP_HEIGHT))
     return found
 
 
@@ -70,7 +68,7 @@ class _Axes:
         return alt.Y(f"{field}:Q", title=self.title, scale=alt.Scale(domain=list(self.domain), nice=False), axis=axis)
 
 
-_COLOR = alt.Color("color:N", scale=alt.Scale(domain=COLORS), legend=None)
+_COLOR = alt.Color("color:N", scale=alt.Scale(domain=theme.COLORS), legend=None)
 
 
 def _axes(means: pd.DataFrame, centres: Array, course: str) -> _Axes:
@@ -104,7 +102,9 @@ def _mean(means: pd.DataFrame, shown: Sequence[str], course: str, axes: _Axes) -
         *(alt.Tooltip(f"{name}_told:N", title=f"{name} ({about.unit})") for name in ("mean", "low", "high")),
         alt.Tooltip("runs:Q", title="runs"),
     ]
-    dashes = alt.Scale(domain=list(shown), range=[list(DASHES[i % PLACES]) for i in range(len(shown))])
+    dashes = alt.Scale(
+        domain=list(shown), range=[list(theme.GROUP_DASHES[i % theme.MAX_GROUPS]) for i in range(len(shown))]
+    )
     layers = [
         base.mark_area(opacity=0.18, clip=True).encode(x=axes.x, y=axes.y("low"), y2=alt.Y2("high:Q"), color=_COLOR),
         base.mark_line(strokeWidth=2.8, clip=True, point=means["place"].nunique() == 1).encode(
@@ -118,7 +118,7 @@ def _mean(means: pd.DataFrame, shown: Sequence[str], course: str, axes: _Axes) -
     if about.log:
         first, last = axes.span  # not into the room of the names
         nothing = alt.Chart(pd.DataFrame({"mean": [0.0], "middle": [first], "until": [last]}))
-        rule = nothing.mark_rule(color=GREY, strokeDash=[4, 4], clip=True)
+        rule = nothing.mark_rule(color=theme.GREY, strokeDash=theme.ZERO_DASH, clip=True)
         layers.insert(0, rule.encode(x=axes.x, x2=alt.X2("until:Q"), y=axes.y("mean")))
     return layers
 
@@ -146,12 +146,12 @@ def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart
     )
     unit = "× clean expert" if log else dose.unit
     y_axis = _value_axis((low, high), log=log)
-    each = each.assign(label=[f"seed {seed}" for seed in each["seed"]], color="place 0")
+    each = each.assign(label=[f"seed {seed}" for seed in each["seed"]], color=theme.GROUPS[0])
     each["told"] = [_told(value, log=log) for value in each["value"]]
     means = means.assign(
-        color="place 1", fitted=means["mean"].mean() + dose.slope * (means["scale"] - means["scale"].mean())
+        color=theme.GROUPS[1], fitted=means["mean"].mean() + dose.slope * (means["scale"] - means["scale"].mean())
     )
-    color = alt.Color("color:N", scale=alt.Scale(domain=COLORS), legend=None)
+    color = alt.Color("color:N", scale=alt.Scale(domain=theme.COLORS), legend=None)
     seeds, over = alt.Chart(each), alt.Chart(means)
     ends = _ends(each.rename(columns={"scale": "middle"}), ["seed"]).rename(columns={"middle": "scale"})
     ends["place_of_label"] = apart(ends["value"].to_numpy(dtype=float), LABEL_GAP * (high - low))
@@ -163,7 +163,7 @@ def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart
         seeds.mark_point(filled=True, size=35, opacity=0.8).encode(
             x=x, y=alt.Y("value:Q", scale=scale), color=color, tooltip=tooltip
         ),
-        over.mark_line(strokeDash=[6, 4], strokeWidth=2, clip=True).encode(
+        over.mark_line(strokeDash=theme.FIT_DASH, strokeWidth=2, clip=True).encode(
             x=x, y=alt.Y("fitted:Q", scale=scale), color=color
         ),
         over.mark_rule(strokeWidth=3, clip=True).encode(
@@ -176,7 +176,7 @@ def doses(dose: Dose, each: pd.DataFrame, means: pd.DataFrame) -> alt.LayerChart
         .mark_text(align="left", dx=6, fontSize=11)
         .encode(x=x, y=alt.Y("place_of_label:Q", scale=scale), text=alt.Text("label:N"), color=color),
     ]
-    return alt.LayerChart(layer=layers, height=340)
+    return alt.LayerChart(layer=layers, height=theme.DOSE_HEIGHT)
 
 
 def twins(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerChart:
@@ -190,9 +190,9 @@ def twins(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerC
     y = alt.Y("row:N", title=None, sort=list(data["row"]), axis=alt.Axis(labelLimit=220, ticks=False, domain=False))
     scale = alt.Scale(zero=False)
     x = alt.X("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=8))
-    color = alt.Color("color:N", scale=alt.Scale(domain=COLORS), legend=None)
-    base = alt.Chart(data.assign(color="place 1", untreated=data["of the sham"]))
-    sham = alt.Chart(data.assign(color="place 5", untreated=data["of the sham"]))
+    color = alt.Color("color:N", scale=alt.Scale(domain=theme.COLORS), legend=None)
+    base = alt.Chart(data.assign(color=theme.GROUPS[1], untreated=data["of the sham"]))
+    sham = alt.Chart(data.assign(color=theme.GROUPS[5], untreated=data["of the sham"]))
     tooltip = [
         alt.Tooltip("run:N"),
         alt.Tooltip("sham:N"),
@@ -208,13 +208,17 @@ def twins(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerC
         base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=color, tooltip=tooltip),
     ]
     if threshold is not None:
-        rule = alt.Chart(pd.DataFrame({"estimate": [threshold]})).mark_rule(color=GREY, strokeDash=[5, 4])
+        rule = alt.Chart(pd.DataFrame({"estimate": [threshold]})).mark_rule(
+            color=theme.GREY, strokeDash=theme.THRESHOLD_DASH
+        )
         layers.insert(0, rule.encode(x=alt.X("estimate:Q", scale=scale)))
     return alt.LayerChart(layer=layers, height=70 + 26 * len(data))
 
 
 def _coloured(data: pd.DataFrame, shown: Sequence[str]) -> pd.DataFrame:
-    return data.assign(color=data["group"].map({group: f"place {i % PLACES}" for i, group in enumerate(shown)}))
+    return data.assign(
+        color=data["group"].map({group: theme.GROUPS[i % theme.MAX_GROUPS] for i, group in enumerate(shown)})
+    )
 
 
 def _ends(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:

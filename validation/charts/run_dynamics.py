@@ -8,10 +8,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from validation.charts import theme
 from validation.charts.lines import Drawing, draw
-from validation.charts.panels import GREY, PLAIN, SERIES, Panel, Style
-
-__all__ = ["GREY", "PLAIN", "SERIES", "Drawing", "Panel", "Style"]
+from validation.charts.panels import PLAIN, Panel, Style
 
 ROWS = 6  # of a small chart
 TIER_METRICS = {"top_norm": "top", "bottom_norm": "bottom", "middle_norm": "middle"}
@@ -21,8 +20,8 @@ def overview(steps: np.ndarray, values: np.ndarray, title: str) -> alt.Chart:
     """A small chart of the whole run with a brush named "range"."""
     brush = alt.selection_interval(name="range", encodings=["x"])
     return (
-        alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=150)
-        .mark_line(strokeWidth=1, color=GREY, tooltip=None)
+        alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=theme.OVERVIEW_HEIGHT)
+        .mark_line(strokeWidth=1, color=theme.GREY, tooltip=None)
         .encode(
             x=alt.X("step:Q", title="Drag over a range to see it at full resolution", scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", title=title, axis=alt.Axis(ticks=False, labels=False), scale=alt.Scale(zero=False)),
@@ -53,7 +52,7 @@ def scores(score: pd.DataFrame, *, supported: float, refuted: float) -> alt.Laye
     names = alt.Axis(title=None, ticks=False, domain=False, labelExpr=said, labelOverlap=False)
     y = alt.Y(f"{by}:N", sort=rows, axis=names)
     limits = alt.Chart(pd.DataFrame({"value": [refuted, supported]}))
-    color = alt.Color("series:N", scale=alt.Scale(domain=SERIES), legend=None)
+    color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     tooltip = [
         alt.Tooltip("expert:N"),
         alt.Tooltip("role:N"),
@@ -61,7 +60,7 @@ def scores(score: pd.DataFrame, *, supported: float, refuted: float) -> alt.Laye
     ]
     points = alt.Chart(found.assign(series=found["role"] + " whole")).mark_point(filled=True, size=90, opacity=1)
     layers = [
-        limits.mark_rule(strokeDash=[5, 4], strokeWidth=1.5, color=GREY).encode(x=x),
+        limits.mark_rule(strokeDash=theme.THRESHOLD_DASH, strokeWidth=1.5, color=theme.GREY).encode(x=x),
         points.encode(x=x, y=y, color=color, tooltip=tooltip),
     ]
     return alt.layer(*layers).properties(height=76 + 20 * len(rows)).configure_view(stroke=None)

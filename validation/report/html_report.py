@@ -19,12 +19,13 @@ from markupsafe import Markup
 
 from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
-from validation.charts import interval_bar as intervals
+from validation.charts.interval_bar import bar as interval_bar
+from validation.charts.theme import dark_colors
 from validation.diagnostics import Finding
 from validation.files.read_files import RunFile
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
-from validation.report import figures as drawing
+from validation.report import figures
 from validation.report.json_report import alike, options, versions
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
@@ -95,7 +96,7 @@ def _code(text: object) -> Markup:
 
 def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -> dict[str, Any]:
     """Everything that a report says, in words and numbers that are ready to be shown."""
-    verdict, drawable = judgement.verdict, draw and drawing.can_draw()
+    verdict, drawable = judgement.verdict, draw and figures.can_draw()
     chosen = list(zip(judgement.runs, judgement.files, judgement.registrations, strict=True))
     return {
         "status": verdict.status,
@@ -110,7 +111,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "across": _cards(verdict.controlled, verdict.as_written, None),
         "groups": [_group(group) for group in verdict.groups],
         "doses": [dose.because for dose in verdict.doses],
-        "dose_charts": _figures(drawing.dose_response(verdict, judgement.runs) if drawable else [], "dose"),
+        "dose_charts": _figures(figures.dose_response(verdict, judgement.runs) if drawable else [], "dose"),
         "claims": CLAIMS,
         "table": [_row(judgement, run, file) for run, file, _ in chosen],
         "runs": [_section(judgement, *one, draw=drawable) for one in chosen[:DETAILED]],
@@ -121,7 +122,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "registrations": _grouped_registrations(judgement.registrations),
         "thresholds": _thresholds(judgement),
         "versions": versions(),
-        "recoloured": drawing.recoloured(),
+        "recoloured": dark_colors(),
     }
 
 
@@ -163,7 +164,7 @@ def _cards(controlled: Reading, written: Reading, run: str | None) -> list[dict[
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
-    bar = intervals.bar(claim) if has_interval(claim) else None
+    bar = interval_bar(claim) if has_interval(claim) else None
     return {
         "claim": claim.claim,
         "status": claim.status,
@@ -226,7 +227,7 @@ def _section(
             for claim in reading.of(run.run)
             if claim.expert is not None
         ],
-        "charts": _figures(drawing.evidence(run, file, judgement.runs, verdict) if draw else [], run.run),
+        "charts": _figures(figures.evidence(run, file, judgement.runs, verdict) if draw else [], run.run),
         "registration": registration.because,
         "events": [f"{name}: {count}" for name, count in sorted(run.events.items())],
         "options": [f"{name}: {json.dumps(value)}" for name, value in options(run).items()],

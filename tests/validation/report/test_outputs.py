@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import sqlite3
-import tomllib
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import cache
@@ -20,13 +19,13 @@ from streamlit.testing.v1 import AppTest
 from tests.support.simulated_runs import simulated_run, write
 from ui.layout.cards import number
 from ui.layout.shell import Library, Source
-from validation.charts import interval_bar as intervals
-from validation.charts import run_dynamics as charts
+from validation.charts.interval_bar import bar
+from validation.charts.theme import GREY
 from validation.cli.main import main
 from validation.files.sources import read_sources
 from validation.judgement.baseline import compare
 from validation.judgement.judge import Judgement, judge
-from validation.report import figures as drawing
+from validation.report import figures
 from validation.report import html_report as document
 from validation.report.exit_code import exit_code
 from validation.report.html_report import SYMBOLS, as_html, as_markdown
@@ -51,7 +50,7 @@ def judged(*paths: Path) -> Judgement:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Reports without charts, where a test is about something else: each takes a third of a second."""
-    monkeypatch.setattr(drawing, "can_draw", lambda: False)
+    monkeypatch.setattr(figures, "can_draw", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -492,12 +491,6 @@ def test_without_the_drawing_library_the_report_says_so(monkeypatch):
     assert 'class="bar"' in html
 
 
-def test_the_colours_are_the_themes():
-    theme = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())["theme"]
-    for colours, name in ((drawing.LIGHT, "light"), (drawing.DARK, "dark")):
-        assert list(colours) == theme[name]["chartCategoricalColors"][: len(colours)]
-
-
 def luminance(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
@@ -511,7 +504,7 @@ def contrast(one, other):
 
 def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
     template = (ROOT / "validation" / "report" / "templates" / "report.html").read_text()
-    assert f'text[fill="{charts.GREY}"]' in template  # enough for a line, not for a word
+    assert f'text[fill="{GREY}"]' in template  # enough for a line, not for a word
     themes = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", template, re.S)
     ][:2]
@@ -530,7 +523,7 @@ def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
 def test_an_interval_is_drawn_inside_its_picture(low, high, name):
     claim = Claim(name, "supported", "", estimate=1.5, low=low, high=high, threshold=1.1, points=9)
     places = {}
-    for part in ET.fromstring(intervals.bar(claim)):
+    for part in ET.fromstring(bar(claim)):
         style = dict(re.findall(r"([\w-]+):([^;]+)", part.get("style")))
         places[part.get("class")] = {
             side: float(style[side][:-1]) for side in ("left", "right", "width") if "%" in style.get(side, "")
