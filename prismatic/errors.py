@@ -1,4 +1,4 @@
-"""The errors that a user of this package can cause, and so may want to catch.
+"""The errors that this package raises on purpose, and the exit code of a command that raises one.
 
 PrismaticError
 ├── ConfigError     an option with an unknown name or a value that is not allowed
@@ -9,6 +9,13 @@ PrismaticError
 ├── LoggerError     a dynamics.db that cannot be created or belongs to something else
 └── TrackerError    a file of another tracker that cannot be read, or holds nothing that is asked for
 """
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
 
 
 class PrismaticError(Exception):
@@ -41,3 +48,24 @@ class LoggerError(PrismaticError, OSError):
 
 class TrackerError(PrismaticError, ValueError):
     """The files of another tracker cannot be read, or hold no gradient norm of an expert."""
+
+
+def exit_code(command: Callable[[Namespace], int], options: Namespace) -> int:
+    """Run a command and return its exit code; print a PrismaticError as one line on standard error and return 2.
+
+    An interrupted command returns 130. Of several processes of one training, only the first prints.
+    """
+    try:
+        return command(options)
+    except PrismaticError as error:
+        message, code = f"error: {error}", 2
+    except KeyboardInterrupt:
+        message, code = "interrupted; what was logged is kept", 130
+    if is_first_process():
+        print(message, file=sys.stderr)
+    return code
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of the processes that torchrun started; only that one prints."""
+    return os.environ.get("RANK", "0") == "0"

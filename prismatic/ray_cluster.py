@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, for those that train on one and those that judge on one."""
+"""A connection to a Ray cluster, for sweeps that train there and for checks that judge there."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 from prismatic.errors import SweepError
 
 ANSWER_SECONDS = 10.0
-LOST_MACHINES = 3  # so often a task may lose its machine and start anew on another
+MAX_RETRIES = 3  # how often Ray restarts a task on another machine after it lost one
 
 
 @contextmanager
 def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[Any]:
-    """The module `ray`, connected: to the address, `auto` or `local`; without one to where RAY_ADDRESS says, or here.
+    """Yield the module `ray`, connected to an address, `auto` or `local`; None means RAY_ADDRESS or this machine.
 
-    environment: variables of every process there. A connection that is there already is used, and stays. Raises
-    SweepError where Ray is not installed or cannot be reached.
+    environment: variables of all processes on the cluster. An existing connection is used and left open. Raises
+    SweepError if Ray is not installed or cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
-        raise SweepError('ray is not installed; install it with: pip install "prismatic-dynamics[sweep]"') from None
+        raise not_installed("ray") from None
     if ray.is_initialized():
         yield ray
         return
     _require_answer(address or os.environ.get("RAY_ADDRESS"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Ray about itself: nothing that who trains could mend
+            warnings.simplefilter("ignore")  # Ray's warnings concern Ray's own code: a user can't act on them
             ray.init(
                 address=address,
                 include_dashboard=False,
@@ -52,11 +52,16 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[A
 
 
 def _require_answer(address: str | None) -> None:
-    """Raise SweepError where nobody listens at HOST:PORT: Ray itself would wait for minutes."""
+    """Raise SweepError if HOST:PORT does not accept a connection. Ray itself would wait for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return
     try:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise SweepError(f"Ray at {address} cannot be reached: nobody answers ({error}).") from error
+        raise SweepError(f"Ray at {address} cannot be reached: it does not answer ({error}).") from error
+
+
+def not_installed(library: str) -> SweepError:
+    """Return the error of an engine whose library is not installed."""
+    return SweepError(f'{library} is not installed; install it with: pip install "prismatic-dynamics[sweep]"')

@@ -32,10 +32,18 @@ def table(rows: Sequence[Mapping[str, object]], *, wrap: bool = True) -> Table:
     """
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for name in rows[0] if rows else ():
-        drawn.add_column(name, no_wrap=not wrap, overflow="fold" if wrap else "ellipsis")
+        drawn.add_column(_cell(name, wrap), overflow="fold" if wrap else "ellipsis")
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row.values()))
+        drawn.add_row(*(_cell(cell, wrap) for cell in row.values()))
     return drawn
+
+
+def _cell(content: object, wrap: bool) -> Text:
+    text = content.copy() if isinstance(content, Text) else Text(str(content))
+    if not wrap:
+        # Set here and not for the column: rich shortens the widest columns first only if they may wrap.
+        text.no_wrap, text.overflow = True, "ellipsis"
+    return text
 
 
 def plain_text(*renderables: RenderableType) -> str:

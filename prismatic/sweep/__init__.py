@@ -1,5 +1,5 @@
-"""Many runs by one command: `grid` says which, `engines` where, `conduct` until all are done, `outcome` what they say.
+"""Many runs by one command: plan.py lists the runs, engines.py trains them, runner.py retries, judge.py judges them.
 
-The unit is one plain training command in a process and a run folder of its own, so whatever a sweep does can be done
-by hand, and a run that is done is never done again.
+Each run is one plain training command in its own process and folder. So a user can train any of them by hand, and a
+finished run is never trained again.
 """

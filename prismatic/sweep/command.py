@@ -1,4 +1,4 @@
-"""python -m prismatic sweep: plan, train, judge."""
+"""The command `prismatic sweep`: plan the runs, train them on an engine, judge them together."""
 
 from __future__ import annotations
 
@@ -6,22 +6,82 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from prismatic.errors import ConfigError
-from prismatic.sweep import judge as verdict
-from prismatic.sweep.engines import Engine, Local, OnRay, OnSlurm
-from prismatic.sweep.plan import Sweep, plan
-from prismatic.sweep.progress import Progress
-from prismatic.sweep.runner import conduct, report
+from prismatic.train.command import run_options
+
+if TYPE_CHECKING:
+    from prismatic.sweep.engines import Engine
+    from prismatic.sweep.plan import Sweep
+    from prismatic.sweep.runner import Outcome
 
 INTERRUPTED = 130
 
 
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `sweep` and its options."""
+    sweep = commands.add_parser(
+        "sweep",
+        parents=[run_options()],
+        help="train every combination of options, and judge the runs together",
+        epilog="exit codes: 0 all runs are finished, 1 some are not, 2 unusable options, 130 interrupted",
+    )
+    add = sweep.add_argument
+    add(
+        "--grid",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUES",
+        help="values of an option, such as perturbation_scale=0.5,1,2 or seed=0..4",
+    )
+    add(
+        "--with-controls",
+        action="store_true",
+        help="also train the sham runs and positive controls, with the same seeds, that a verdict needs",
+    )
+    add("--retries", type=int, default=1, metavar="N", help="how often a failed run is tried again (1)")
+    add("--dry-run", action="store_true", help="print the training commands without running them")
+    _add_engine_options(sweep)
+    sweep.set_defaults(run=run)
+
+
+def _add_engine_options(sweep: argparse.ArgumentParser) -> None:
+    add = sweep.add_argument
+    add(
+        "--engine",
+        choices=("local", "ray", "slurm"),
+        default="local",
+        help="where to train: a pool of processes here, a Ray cluster, or Slurm (default: local)",
+    )
+    add(
+        "--address",
+        help="Ray: ray://HOST:PORT, HOST:PORT, auto or local. Slurm: local tries the same jobs on this machine",
+    )
+    add("--workers", type=int, metavar="N", help="runs at a time (local: one per core; Ray and Slurm: no limit)")
+    add("--cpus", type=float, default=1, metavar="N", help="Ray: cores for each run (1)")
+    add("--gpus", type=float, default=0, metavar="N", help="Ray: devices for each run (0)")
+    add(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="submitit's parameters, such as timeout_min=120 gpus_per_node=1 slurm_partition=long",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
-    """The whole sweep; returns the exit code. Raises ConfigError, CorpusError, SweepError before any run is trained."""
+    """Run a sweep and return the exit code.
+
+    Raises ConfigError, CorpusError or SweepError before any run is trained.
+    """
+    # Imported here because pydantic and torch take seconds, and `--help` must not wait for them.
+    from prismatic.sweep.plan import plan
+    from prismatic.sweep.progress import Progress
+    from prismatic.sweep.runner import failure_lines, run_sweep
+
     if (options.workers is not None and options.workers < 1) or options.retries < 0:
         raise ConfigError("--workers must be at least 1, and --retries at least 0.")
     sweep = plan(
@@ -35,22 +95,29 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.dry_run:
         for job in sweep.jobs:
-            print(shlex.join(["python", "-m", "prismatic", *sweep.command(job)]))
+            print(shlex.join(["prismatic", *sweep.command(job)]))
         return 0
     engine = _engine(options, sweep)
     progress = Progress()
-    progress.say(f"sweep {sweep.name}: {len(sweep.jobs)} runs, in {sweep.runs}")
+    progress.print(f"sweep {sweep.name}: {len(sweep.jobs)} runs, in {sweep.runs}")
     try:
-        outcome = conduct(sweep.frozen(), engine, progress, retries=options.retries)
+        outcome = run_sweep(sweep.with_copied_config(), engine, progress, retries=options.retries)
     except KeyboardInterrupt:
-        print("interrupted; what was logged is kept. The same command goes on: finished runs are not trained again.")
+        print("interrupted; what was logged is kept. The same command continues; finished runs are not trained again.")
         return INTERRUPTED
-    for line in report(outcome):
+    for line in failure_lines(outcome):
         print(line)
-    together = verdict.judge(sweep, outcome.finished) if outcome.finished else None
-    if together:
-        print(f"\nThe runs as one set: {together}")
-        print(f"The verdict as a page of its own: python -m validation report {together} -o verdict.html")
+    return _judge(sweep, outcome)
+
+
+def _judge(sweep: Sweep, outcome: Outcome) -> int:
+    """Print the verdict on the finished runs and return the exit code of the sweep."""
+    from prismatic.sweep.judge import judge
+
+    run_set = judge(sweep, outcome.finished) if outcome.finished else None
+    if run_set:
+        print(f"\nThe runs as one set: {run_set}")
+        print(f"For the verdict as a page: prismatic report {run_set} -o verdict.html")
     if outcome.failed:
         count = f"{len(outcome.failed)} of {len(sweep.jobs)} runs failed"
         print(f"\n{count}, see above; the same command tries them again.")
@@ -58,6 +125,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _engine(options: argparse.Namespace, sweep: Sweep) -> Engine:
+    from prismatic.sweep.engines import Local, OnRay, OnSlurm
+
     if options.engine == "ray":
         return OnRay(options.address, options.workers, cpus=options.cpus, gpus=options.gpus)
     if options.engine == "slurm":
@@ -68,7 +137,9 @@ def _engine(options: argparse.Namespace, sweep: Sweep) -> Engine:
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:
-    """`name=value` as submitit takes them. Raises ConfigError."""
+    """Return `NAME=VALUE` words as submitit's parameters. Raises ConfigError for a word without a value."""
+    import yaml
+
     pairs = [setting.partition("=") for setting in given]
     wrong = [name for name, equals, _ in pairs if not equals]
     if wrong:

@@ -1,6 +1,6 @@
-"""Where the runs of a sweep are trained: a pool of processes here, Ray, or Slurm.
+"""The engines that train the runs of a sweep: a pool of local processes, Ray, or Slurm.
 
-Each runs the plain training command, and what it prints goes to `train.log` in the run's folder.
+Each run is the plain training command; its output goes to `train.log` in the run's folder.
 """
 
 from __future__ import annotations
@@ -17,42 +17,46 @@ from types import MappingProxyType
 from typing import IO, Any, Protocol
 
 from prismatic.errors import SweepError
-from prismatic.ray_cluster import LOST_MACHINES, connected
+from prismatic.ray_cluster import MAX_RETRIES, connected, not_installed
+from prismatic.train import command as train_command
 
 ROOT = Path(__file__).parent.parent.parent
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-STOP_SECONDS = 20.0  # a run that was told to end writes what it has; after this it is killed
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
+STOP_SECONDS = 20.0  # an interrupted run has this long to write its rows and checkpoint, then it is killed
 
 
 @dataclass(frozen=True)
 class Task:
-    """What an engine is given: the words of a training command, and where its output goes."""
+    """One training command for an engine, and the file for its output."""
 
     name: str
     words: tuple[str, ...]
     log: Path
     folder: Path
-    """The working directory, which relative paths among the words start from."""
+    """The working directory of the command."""
 
 
 class Engine(Protocol):
-    """Something that trains."""
+    """The interface of all engines."""
 
-    most: int | None
-    """How many tasks it may have at a time; None for all of them, which then queue there."""
+    max_running: int | None
+    """How many tasks the engine takes at a time; None if it queues any number by itself."""
 
     def start(self, tasks: Sequence[Task]) -> None:
-        """Begin, or queue."""
+        """Start or queue tasks."""
 
     def ended(self) -> list[tuple[str, str]]:
-        """The tasks that ended since the last call: name, and why it failed, which is empty if it did not."""
+        """Return the tasks that ended since the last call: their names and why they failed, "" if they did not."""
 
     def stop(self) -> None:
-        """End whatever runs, so that its files are whole; again while that waits, at once. Frees the engine."""
+        """Interrupt running tasks, wait for them to complete their files, and free the engine.
+
+        A second interrupt while it waits kills them.
+        """
 
 
 def environment() -> dict[str, str]:
-    """What a training process needs besides the usual: this very package, wherever it starts."""
+    """Return the variables that make a training process import this package, wherever it starts."""
     known = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": os.pathsep.join([str(ROOT), *([known] if known else [])])}
 
@@ -61,15 +65,15 @@ class Local:
     """A pool of processes on this machine."""
 
     def __init__(self, workers: int):
-        self.most: int | None = workers
+        self.max_running: int | None = workers
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         threads = max(1, (os.cpu_count() or 1) // workers)
-        # Unless somebody set it: as many threads in all as there are cores.
+        # The runs together use as many threads as there are cores, unless the user set OMP_NUM_THREADS.
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **environment()}
 
     def start(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
-            with log_of(task) as log:
+            with open_log(task) as log:
                 self._running[task.name] = subprocess.Popen(
                     [sys.executable, "-m", "prismatic", *task.words],
                     stdin=subprocess.DEVNULL,
@@ -77,14 +81,14 @@ class Local:
                     stderr=subprocess.STDOUT,
                     cwd=task.folder,
                     env=self._environment,
-                    start_new_session=True,  # a Ctrl-C at the terminal is for the sweep, which then ends its runs
+                    start_new_session=True,  # Ctrl-C goes to the sweep alone, which then stops its runs
                 )
 
     def ended(self) -> list[tuple[str, str]]:
-        over = [(name, code) for name, process in self._running.items() if (code := process.poll()) is not None]
-        for name, _ in over:
+        codes = {name: code for name, process in self._running.items() if (code := process.poll()) is not None}
+        for name in codes:
             del self._running[name]
-        return [(name, told(code)) for name, code in over]
+        return [(name, describe_exit(code)) for name, code in codes.items()]
 
     def stop(self) -> None:
         for process in self._running.values():
@@ -101,8 +105,8 @@ class Local:
             self._running.clear()
 
 
-def told(code: int) -> str:
-    """Why a process failed, by its exit code; empty for 0."""
+def describe_exit(code: int) -> str:
+    """Return the reason of a failure by the exit code of a process; empty for 0."""
     if code >= 0:
         return f"exit code {code}" if code else ""
     with contextlib.suppress(ValueError):
@@ -110,28 +114,26 @@ def told(code: int) -> str:
     return f"ended by signal {-code}"
 
 
-def log_of(task: Task) -> IO[bytes]:
-    """The file that a task's output is added to."""
+def open_log(task: Task) -> IO[bytes]:
+    """Open a task's log file for appending."""
     task.log.parent.mkdir(parents=True, exist_ok=True)
     return open(task.log, "ab")
 
 
-class Work:
-    """A task as Ray and submitit carry it: the same command, in the process that they start for it."""
+class RemoteTask:
+    """A task that Ray and submitit send to another process: calling it trains there."""
 
     def __init__(self, task: Task):
         self.task = task
 
     def __call__(self) -> int:
-        """Train; returns the exit code."""
-        from prismatic.__main__ import main
-
+        """Train, and return the exit code."""
         os.chdir(self.task.folder)
-        with log_of(self.task) as log, _output_to(log):
-            return main([*self.task.words])
+        with open_log(self.task) as log, _output_to(log):
+            return train_command.main(self.task.words)
 
     def checkpoint(self) -> Any:
-        """For submitit, when Slurm takes the machine away: the same again, which goes on where it was."""
+        """Return the job that submitit queues when Slurm preempts this one; it continues from the last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -139,7 +141,7 @@ class Work:
 
 @contextlib.contextmanager
 def _output_to(log: IO[bytes]) -> Iterator[None]:
-    """Everything that this process prints, from Python or not, goes there."""
+    """Redirect the output of this process to a file, including output that does not come from Python."""
     kept = [os.dup(number) for number in (1, 2)]
     try:
         for number in (1, 2):
@@ -154,38 +156,38 @@ def _output_to(log: IO[bytes]) -> Iterator[None]:
 
 
 class OnRay:
-    """Tasks on a Ray cluster, which all see the folder of the runs. A task whose machine is lost starts elsewhere."""
+    """Tasks on a Ray cluster whose machines share the folder of the runs. Ray restarts tasks of lost machines."""
 
     def __init__(self, address: str | None, workers: int | None, *, cpus: float = 1, gpus: float = 0):
-        self.most = workers
+        self.max_running = workers
         self._connection = contextlib.ExitStack()
         self._ray = self._connection.enter_context(connected(address, environment()))
-        # A process of its own for each run: no run sees what another left behind in Python or on the device.
-        settings = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": LOST_MACHINES}
+        # max_calls=1 gives each run a new process: nothing of an earlier run is left in Python or on the device.
+        settings = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": MAX_RETRIES}
         self._train = self._ray.remote(**settings)(_call)
         self._running: dict[Any, str] = {}
 
     def start(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
-            self._running[self._train.remote(Work(task))] = task.name
+            self._running[self._train.remote(RemoteTask(task))] = task.name
 
     def ended(self) -> list[tuple[str, str]]:
         if not self._running:
             return []
         references = [*self._running]
-        over, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
-        return [(self._running.pop(reference), self._why(reference)) for reference in over]
+        ended, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        return [(self._running.pop(reference), self._reason(reference)) for reference in ended]
 
-    def _why(self, reference: Any) -> str:
+    def _reason(self, reference: Any) -> str:
         try:
-            return told(self._ray.get(reference))
+            return describe_exit(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            return f"Ray says: {str(error).strip().splitlines()[-1]}"
+            return f"Ray reports: {str(error).strip().splitlines()[-1]}"
 
     def stop(self) -> None:
         try:
             for reference in self._running:
-                self._ray.cancel(reference)  # a KeyboardInterrupt there
+                self._ray.cancel(reference)  # raises KeyboardInterrupt in the task
             references = [*self._running]
             if references:
                 self._ray.wait(references, num_returns=len(references), timeout=STOP_SECONDS)
@@ -194,12 +196,12 @@ class OnRay:
             self._connection.close()
 
 
-def _call(work: Work) -> int:
-    return work()
+def _call(task: RemoteTask) -> int:
+    return task()
 
 
 class OnSlurm:
-    """Jobs of Slurm, by submitit; all nodes see the folder of the runs. What is preempted is queued again."""
+    """Slurm jobs by submitit, on nodes that share the folder of the runs. submitit queues preempted jobs again."""
 
     def __init__(
         self,
@@ -207,47 +209,42 @@ class OnSlurm:
         workers: int | None,
         *,
         address: str | None = None,
-        settings: Mapping[str, Any] = NOTHING,
+        settings: Mapping[str, Any] = NO_SETTINGS,
     ):
         try:
             import submitit
         except ImportError:
-            raise missing("submitit") from None
-        self.most: int | None = None
+            raise not_installed("submitit") from None
+        self.max_running: int | None = None
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster="local" if address == "local" else "slurm")
             parallel = {} if workers is None else {"slurm_array_parallelism": workers}
             self._executor.update_parameters(name="prismatic", **parallel, **settings)
         except RuntimeError as error:
             raise SweepError(
-                f"--engine slurm: {error}. Run it where `sbatch` works; --address local tries the same on this machine."
+                f"--engine slurm: {error}. Run it where `sbatch` works, or try it here with --address local."
             ) from error
         except (NameError, TypeError, ValueError, AssertionError) as error:
-            raise SweepError(f"--slurm: submitit does not take these ({error}).") from error
+            raise SweepError(f"--slurm: submitit refuses these parameters ({error}).") from error
         self._running: dict[str, Any] = {}
 
     def start(self, tasks: Sequence[Task]) -> None:
-        os.environ.update(environment())  # which Slurm and submitit hand on to the jobs
+        os.environ.update(environment())  # Slurm and submitit pass it on to the jobs
         with self._executor.batch():  # one array of jobs
-            jobs = [self._executor.submit(Work(task)) for task in tasks]
+            jobs = [self._executor.submit(RemoteTask(task)) for task in tasks]
         self._running |= {task.name: job for task, job in zip(tasks, jobs, strict=True)}
 
     def ended(self) -> list[tuple[str, str]]:
-        over = [name for name, job in self._running.items() if job.done()]
-        return [(name, self._why(self._running.pop(name))) for name in over]
+        ended = [name for name, job in self._running.items() if job.done()]
+        return [(name, self._reason(self._running.pop(name))) for name in ended]
 
-    def _why(self, job: Any) -> str:
+    def _reason(self, job: Any) -> str:
         try:
-            return told(job.result())
-        except Exception as error:  # whatever was raised in the job, or by submitit about it
-            return f"submitit says: {(str(error).strip() or type(error).__name__).splitlines()[-1]}"
+            return describe_exit(job.result())
+        except Exception as error:  # an error of the job or of submitit: any type
+            return f"submitit reports: {(str(error).strip() or type(error).__name__).splitlines()[-1]}"
 
     def stop(self) -> None:
         for job in self._running.values():
             job.cancel(check=False)
         self._running.clear()
-
-
-def missing(library: str) -> SweepError:
-    """The error of an engine that is not installed."""
-    return SweepError(f'{library} is not installed; install it with: pip install "prismatic-dynamics[sweep]"')

@@ -1,6 +1,6 @@
-"""What a sweep's runs say together: they are compacted to one set, and the set is judged.
+"""The verdict on a sweep: compact the finished runs to one set and judge it.
 
-By the commands of the reporting side, in processes of their own: this side knows nothing of it.
+It runs the judging side's commands in processes of their own, because the training side does not import that side.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from prismatic.sweep.plan import Job, Sweep
 
 
 def judge(sweep: Sweep, finished: Sequence[Job]) -> Path | None:
-    """Compact finished runs to a set, print its verdict, and return where it is; None if that failed, and said why."""
-    together = sweep.folder / "set"
-    shutil.rmtree(together, ignore_errors=True)  # of an earlier time, when fewer runs were finished
+    """Compact finished runs to a set, print its verdict and return its folder; None if compacting failed."""
+    run_set = sweep.folder / "set"
+    shutil.rmtree(run_set, ignore_errors=True)  # an earlier set, of fewer finished runs
     files = "\n".join(str(sweep.db_path(job)) for job in finished)
-    if _validation("compact", "-", "-o", str(together), given=files, quiet=True):
+    if _run_validation("compact", "-", "-o", str(run_set), stdin=files, quiet=True):
         return None
     print(flush=True)
-    _validation("check", "--brief", str(together))
-    return together
+    _run_validation("check", "--brief", str(run_set))
+    return run_set
 
 
-def _validation(*words: str, given: str = "", quiet: bool = False) -> int:
+def _run_validation(*words: str, stdin: str = "", quiet: bool = False) -> int:
     command = [sys.executable, "-m", "validation", *words]
     output = subprocess.DEVNULL if quiet else None
     return subprocess.run(
-        command, input=given, text=True, stdout=output, env=os.environ | environment(), check=False
+        command, input=stdin, text=True, stdout=output, env=os.environ | environment(), check=False
     ).returncode

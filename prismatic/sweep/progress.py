@@ -1,71 +1,62 @@
-"""How far a sweep is: a table that is drawn anew where a person is looking, a line for each event where none is."""
+"""The progress of a sweep: a live table of the running runs on a terminal, a line for each event in a pipe."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Self, TextIO
 
-EVERY_SECONDS = 1.0
-HEARTBEAT_SECONDS = 300.0  # between lines that say no more than how far it is
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from prismatic.terminal import console, table
+
+REFRESH_SECONDS = 1.0
+HEARTBEAT_SECONDS = 300.0  # between headlines in a pipe
 
 Row = Mapping[str, str]
 
 
 class Progress:
-    """What is shown while runs are trained."""
+    """Shows how far a sweep is. As a context manager, it removes the live table at the end."""
 
     def __init__(self, stream: TextIO | None = None):
-        self._stream = stream or sys.stdout
-        self.live = self._stream.isatty()
-        self._drawn = 0
-        self._last = 0.0
+        self._console = console(stream)
+        self.is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._last_shown = 0.0
 
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        self._clear()
-        print(line, file=self._stream, flush=True)
-        self._last = 0.0 if self.live else time.monotonic()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def print(self, line: str) -> None:
+        """Print a line that stays, above the live table."""
+        self._console.print(Text(line), soft_wrap=True)
+        self._last_shown = 0.0 if self.is_live else time.monotonic()
 
     @property
-    def due(self) -> bool:
-        """Whether it is time to show again how far it is."""
-        return time.monotonic() - self._last >= (EVERY_SECONDS if self.live else HEARTBEAT_SECONDS)
+    def is_due(self) -> bool:
+        """True when `show` should be called again."""
+        return time.monotonic() - self._last_shown >= (REFRESH_SECONDS if self.is_live else HEARTBEAT_SECONDS)
 
     def show(self, headline: str, rows: Sequence[Row]) -> None:
-        """The headline, and where it can be drawn anew a row for each run that is being trained."""
-        self._clear()
-        self._last = time.monotonic()
-        if not self.live:
-            print(headline, file=self._stream, flush=True)
+        """Show the headline and, on a terminal, a row for each running run, as many as the window holds."""
+        if not self.is_live:
+            self.print(headline)
             return
-        width, height = shutil.get_terminal_size()
-        lines = [headline, *table(rows)]
-        if len(lines) > height - 1:
-            lines = [*lines[: height - 2], f"... and {len(lines) - height + 2} more"]
-        print("\n".join(line[: width - 1] for line in lines), file=self._stream, flush=True)
-        self._drawn = len(lines)
-
-    def _clear(self) -> None:
-        if self._drawn:
-            self._stream.write(f"\x1b[{self._drawn}F\x1b[J")  # up so many lines, and away with what is below
-            self._drawn = 0
-
-
-def table(rows: Sequence[Row]) -> list[str]:
-    """Rows under their column names, aligned; nothing where there is no row."""
-    if not rows:
-        return []
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def lasting(seconds: float) -> str:
-    """A time as a person says it: 40 s, 12 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+        self._last_shown = time.monotonic()
+        room = max(0, self._console.size.height - 3)  # besides the headline, the header and the last line
+        shown = rows if len(rows) <= room else rows[: max(0, room - 1)]
+        parts: list[RenderableType] = [Text(headline, no_wrap=True, overflow="ellipsis")]
+        if shown:
+            parts.append(table(shown, wrap=False))
+        if len(shown) < len(rows):
+            parts.append(Text(f"... and {len(rows) - len(shown)} more"))
+        self._live.start()
+        self._live.update(Group(*parts), refresh=True)

@@ -1,4 +1,4 @@
-"""A sweep from its first run to its last: what is done is left alone, what fails is tried again, and then told."""
+"""Running a sweep: skip finished runs, start the others on an engine, retry failures, handle Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from typing import Any
 from prismatic.runfile.manage import RunSummary, summary
 from prismatic.sweep.engines import Engine, Task
 from prismatic.sweep.plan import Job, Sweep
-from prismatic.sweep.progress import Progress, lasting
+from prismatic.sweep.progress import Progress
+from prismatic.terminal import format_duration
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 TAIL_LINES = 12
 TAIL_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that was given up."""
+    """A run that failed in all its attempts."""
 
     job: Job
-    why: str
-    tail: tuple[str, ...]
-    """The last lines that it printed."""
+    reason: str
+    log_tail: tuple[str, ...]
+    """The last lines of its output."""
 
 
 @dataclass
@@ -38,57 +39,59 @@ class Outcome:
     """How a sweep ended."""
 
     finished: list[Job] = field(default_factory=list)
-    """Also those that were finished before."""
+    """Including the runs that were finished before."""
     failed: list[Failure] = field(default_factory=list)
 
 
-def conduct(sweep: Sweep, engine: Engine, progress: Progress, *, retries: int = 1) -> Outcome:
-    """Train every run that is not finished; each at most 1 + retries times, going on at its last checkpoint.
+def run_sweep(sweep: Sweep, engine: Engine, progress: Progress, *, retries: int = 1) -> Outcome:
+    """Train all unfinished runs, each at most 1 + retries times, continuing from its last checkpoint.
 
-    A KeyboardInterrupt, or SIGTERM, ends the runs before it is raised.
+    A KeyboardInterrupt or SIGTERM stops the running runs before KeyboardInterrupt is raised.
     """
-    return _Conductor(sweep, engine, progress, retries).run()
+    return SweepRunner(sweep, engine, progress, retries).run()
 
 
-class _Conductor:
+class SweepRunner:
+    """The state of a sweep while it runs: waiting and running jobs, attempts, start times."""
+
     def __init__(self, sweep: Sweep, engine: Engine, progress: Progress, retries: int):
         self.sweep, self.engine, self.progress, self.retries = sweep, engine, progress, retries
         self.outcome = Outcome()
         self.waiting: deque[Job] = deque()
         self.running: dict[str, Job] = {}
         self.attempts: dict[str, int] = {}
-        self.begun: dict[str, float] = {}
+        self.started_at: dict[str, float] = {}
         self.started = time.monotonic()
-        self.steps_before = 0
+        self.earlier_steps = 0
 
     def run(self) -> Outcome:
         for job in self.sweep.jobs:
             (self.outcome.finished if self._is_finished(job) else self.waiting).append(job)
         if self.outcome.finished:
-            self.progress.say(f"{len(self.outcome.finished)} of {len(self.sweep.jobs)} runs are finished already")
-        self.steps_before = sum(self._steps(job) for job in self.waiting)
+            self.progress.print(f"{len(self.outcome.finished)} of {len(self.sweep.jobs)} runs are finished already")
+        self.earlier_steps = sum(self._steps(job) for job in self.waiting)
         try:
-            with _terminations():
+            with self.progress, _sigterm_as_interrupt():
                 while self.waiting or self.running:
                     self._start()
-                    for name, why in self.engine.ended():
-                        self._end(self.running.pop(name), why)
-                    if self.progress.due:
+                    for name, reason in self.engine.ended():
+                        self._end(self.running.pop(name), reason)
+                    if self.progress.is_due:
                         self._show()
                     if self.running:
-                        time.sleep(LOOK_SECONDS)
+                        time.sleep(POLL_SECONDS)
         finally:
             self.engine.stop()
         return self.outcome
 
     def _start(self) -> None:
-        most = self.engine.most
-        free = len(self.waiting) if most is None else min(most - len(self.running), len(self.waiting))
+        limit = self.engine.max_running
+        free = len(self.waiting) if limit is None else min(limit - len(self.running), len(self.waiting))
         jobs = [self.waiting.popleft() for _ in range(free)]
         for job in jobs:
             self.running[job.run_hash] = job
             self.attempts[job.run_hash] = self.attempts.get(job.run_hash, 0) + 1
-            self.begun[job.run_hash] = time.monotonic()
+            self.started_at[job.run_hash] = time.monotonic()
         if jobs:
             self.engine.start([self._task(job) for job in jobs])
 
@@ -98,38 +101,39 @@ class _Conductor:
     def _log(self, job: Job) -> Path:
         return self.sweep.db_path(job).with_name("train.log").absolute()
 
-    def _end(self, job: Job, why: str) -> None:
-        took = lasting(time.monotonic() - self.begun[job.run_hash])
-        if not why and not self._is_finished(job):
-            why = f"it ended well, but {self.sweep.db_path(job)} is not a finished run: is that folder seen everywhere?"
-        if not why:
+    def _end(self, job: Job, reason: str) -> None:
+        took = format_duration(time.monotonic() - self.started_at[job.run_hash])
+        if not reason and not self._is_finished(job):
+            db_path = self.sweep.db_path(job)
+            reason = f"it exited with code 0, but {db_path} is not finished; check that all machines share this folder"
+        if not reason:
             self.outcome.finished.append(job)
-            self.progress.say(f"finished {job.run_hash}  {job}  in {took}")
+            self.progress.print(f"finished {job.run_hash}  {job}  in {took}")
         elif self.attempts[job.run_hash] <= self.retries:
             self.waiting.append(job)
-            self.progress.say(f"failed   {job.run_hash}  {job}  after {took}: {why}; it is tried again")
+            self.progress.print(f"failed   {job.run_hash}  {job}  after {took}: {reason}; it is tried again")
         else:
-            self.outcome.failed.append(Failure(job, why, tail(self._log(job))))
-            self.progress.say(f"failed   {job.run_hash}  {job}  after {took}: {why}")
+            self.outcome.failed.append(Failure(job, reason, last_lines(self._log(job))))
+            self.progress.print(f"failed   {job.run_hash}  {job}  after {took}: {reason}")
 
     def _show(self) -> None:
         done, failed = len(self.outcome.finished), len(self.outcome.failed)
         counts = [f"{done} of {len(self.sweep.jobs)} runs finished", f"{len(self.running)} running"]
         counts += [f"{failed} failed"] if failed else []
-        seen = {name: self._summary(job) for name, job in self.running.items()}
-        left = self._left(seen)
+        summaries = {name: self._summary(job) for name, job in self.running.items()}
+        left = self._seconds_left(summaries)
         rows = [
-            {"run": name, "step": _reached(seen[name], job.config.steps), "options": str(job)}
+            {"run": name, "step": _format_steps(summaries[name], job.config.steps), "options": str(job)}
             for name, job in self.running.items()
         ]
-        self.progress.show(", ".join(counts + ([f"about {lasting(left)} left"] if left else [])), rows)
+        self.progress.show(", ".join(counts + ([f"about {format_duration(left)} left"] if left else [])), rows)
 
-    def _left(self, seen: dict[str, RunSummary]) -> float | None:
-        """Seconds to the end, if every step takes as long as those so far; None before there are any."""
+    def _seconds_left(self, summaries: dict[str, RunSummary]) -> float | None:
+        """Estimate the seconds to the end from the mean time of a step so far; None before the first step."""
         planned = {job.run_hash: job.config.steps for job in self.sweep.jobs}
-        reached = sum(_step(run) for run in seen.values())
-        over = [job for job in self.outcome.finished if job.run_hash in self.begun]
-        done = reached + sum(planned[job.run_hash] for job in over) - self.steps_before
+        reached = sum(_step(run) for run in summaries.values())
+        trained = [job for job in self.outcome.finished if job.run_hash in self.started_at]
+        done = reached + sum(planned[job.run_hash] for job in trained) - self.earlier_steps
         ahead = sum(planned[job.run_hash] for job in (*self.waiting, *self.running.values())) - reached
         return (time.monotonic() - self.started) * ahead / done if done > 0 else None
 
@@ -147,12 +151,12 @@ def _step(run: RunSummary) -> int:
     return 0 if run.last_step is None else run.last_step + 1
 
 
-def _reached(run: RunSummary, planned: int) -> str:
+def _format_steps(run: RunSummary, planned: int) -> str:
     return "starting" if run.last_step is None else f"{_step(run):,} of {planned:,}"
 
 
-def tail(log: Path) -> tuple[str, ...]:
-    """The last lines of a file, without what a terminal would do with them; empty where there is none."""
+def last_lines(log: Path) -> tuple[str, ...]:
+    """Return the last lines of a text file with control characters blanked; empty if there is no such file."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))
@@ -164,8 +168,8 @@ def tail(log: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _terminations() -> Iterator[None]:
-    """SIGTERM and SIGHUP are a KeyboardInterrupt, unless somebody handles or ignores them."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP within the block, unless they have another handler."""
     handled: list[tuple[Any, Any]] = []
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
@@ -182,10 +186,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def report(outcome: Outcome) -> Sequence[str]:
-    """The lines that say what failed, and how."""
+def failure_lines(outcome: Outcome) -> Sequence[str]:
+    """Return lines that name each failed run, its reason and the end of its log."""
     lines: list[str] = []
     for failure in outcome.failed:
-        lines += ["", f"failed: {failure.job.run_hash}  {failure.job}: {failure.why}"]
-        lines += [f"  | {line}" for line in failure.tail]
+        lines += ["", f"failed: {failure.job.run_hash}  {failure.job}: {failure.reason}"]
+        lines += [f"  | {line}" for line in failure.log_tail]
     return lines

@@ -13,7 +13,7 @@ from prismatic.trackers.mapping import load_mapping
 from prismatic.trackers.tracked import Tracked
 
 
-def add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command and its options."""
     command = commands.add_parser("import", help="make run files of what TensorBoard, W&B or trackio has logged")
     add = command.add_argument

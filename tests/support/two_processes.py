@@ -25,7 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
-from prismatic.__main__ import main
+from prismatic.cli import main
 from prismatic.errors import LoggerError, ModelError
 from prismatic.measure.gradients import log_gradient_dynamics
 from prismatic.train.corpus import Corpus

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import prismatic.__main__ as training
+import prismatic.cli as training
 import validation.cli.main as judging
 from prismatic._version import __version__
 

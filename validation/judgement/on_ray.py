@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import SweepError
-from prismatic.ray_cluster import LOST_MACHINES, connected
+from prismatic.ray_cluster import MAX_RETRIES, connected
 from validation.analysis.controls import Selection, Spreads, spread_of
 from validation.analysis.interim import at_look
 from validation.analysis.run import Expert, Run, load_runs
@@ -88,7 +88,7 @@ class _Check:
         self._promised: dict[str, int] = {}
         self._no_sets: dict[str, RunFileError] = {}
         shares = [*self._files(sources), *self._parts(sources)]
-        read = ray.remote(num_returns=2, max_retries=LOST_MACHINES)(_read)
+        read = ray.remote(num_returns=2, max_retries=MAX_RETRIES)(_read)
         told = [read.remote(share, limits, cached) for share in shares]
         self.shares = [runs for _, runs in told]
         self.rejected: list[Rejected] = []
@@ -145,7 +145,7 @@ class _Check:
 
     def _shams(self, thresholds: Thresholds) -> tuple[dict[str, Any], Spreads]:
         """The sham runs that others are compared to, by id, as references; and the spreads between all of them."""
-        look = self.ray.remote(max_retries=LOST_MACHINES)(_look)
+        look = self.ray.remote(max_retries=MAX_RETRIES)(_look)
         selection = Selection(self.runs, thresholds)
         wanted = {sham.run for run in self.runs for sham in selection.shams_of(run)}
         found: dict[str, Any] = {}
@@ -165,7 +165,7 @@ class _Check:
 
     def _singles(self, thresholds: Thresholds, shams: Mapping[str, Any], spreads: Spreads) -> list[Single]:
         """Every run judged, in the order of the selection."""
-        judge = self.ray.remote(max_retries=LOST_MACHINES)(_judge)
+        judge = self.ray.remote(max_retries=MAX_RETRIES)(_judge)
         selection, everywhere = Selection(self.runs, thresholds), self.ray.put(dict(spreads))
         order = {run.run: number for number, run in enumerate(self.runs)}
         answers: list[tuple[list[Member], Any]] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prismatic.__main__ import main
+from prismatic.cli import main
 from prismatic.contract import schema
 from prismatic.errors import LoggerError
 from prismatic.runfile.logger import DynamicsLogger
@@ -101,7 +101,7 @@ def test_runs_are_listed_as_a_table_and_as_json(path: Path, capsys):
 
 def test_no_runs_at_all_says_how_to_make_one(tmp_path: Path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
-    assert "python -m prismatic train" in capsys.readouterr().out
+    assert "prismatic train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("which", ["abc", "runs/abc", "runs/abc/dynamics.db"])
@@ -316,7 +316,7 @@ def test_the_command_upgrades_many_files(tmp_path: Path, capsys):
     assert main(["migrate", *map(str, files)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{files[0]}: upgraded; the original is {files[0]}.v0",
-        f"{files[1]}: is of the current version",
+        f"{files[1]}: has the current version",
     ]
 
 
@@ -325,6 +325,6 @@ def test_the_commands_need_no_torch(path: Path):
     program = f"""if True:
         import sys
         sys.modules["torch"] = None
-        from prismatic.__main__ import main
+        from prismatic.cli import main
         sys.exit(main(["runs", {str(path.parent)!r}]))"""
     assert subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True).returncode == 0

@@ -1,9 +1,11 @@
-"""Many runs by one command: the grid, the engines, what is done twice and what is not, and the verdict at the end."""
+"""`prismatic sweep`: the grid, the controls, the engines, retries, resuming, progress, and the verdict."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
@@ -16,13 +18,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prismatic.__main__ import main, parser
+from prismatic.cli import main, parser
 from prismatic.errors import ConfigError, CorpusError, SweepError
 from prismatic.runfile.manage import is_being_written
 from prismatic.sweep.engines import Local, OnRay, OnSlurm
-from prismatic.sweep.plan import Sweep, plan, shown
-from prismatic.sweep.progress import Progress, lasting
-from prismatic.sweep.runner import conduct, tail
+from prismatic.sweep.plan import Sweep, format_value, plan
+from prismatic.sweep.progress import Progress
+from prismatic.sweep.runner import last_lines, run_sweep
+from prismatic.terminal import format_duration
 from prismatic.train.config import RunConfig, load_config
 from prismatic.train.corpus import Corpus
 from prismatic.train.train import train
@@ -82,15 +85,15 @@ def test_values_are_read_as_yaml_and_a_range_as_its_integers(given: str, values:
         (["seed"], {}, "expected NAME=VALUES"),
         (["seed="], {}, "there is no value"),
         (["seed=0,[1"], {}, "cannot be read as YAML"),
-        (["seed=4..0"], {}, "4..0 holds no value"),
+        (["seed=4..0"], {}, "4..0 has no value"),
         (["seed=0..1000000"], {}, "more than 100,000"),
         (["seed=0..999", "hidden_size=4..999"], {}, "these are 996,000 runs"),
         (["sead=0,1"], {}, "unknown option 'sead'"),
         (["perturbation_scale=-1,1"], {}, "perturbation_scale = -1 is not allowed"),
         (["hidden_size=64,66"], {}, "must be a multiple of num_heads"),
-        (["seed=0", "seed=1"], {}, "is there twice"),
-        (["seed=0,1"], {"overrides": ["seed=3"]}, "has one value by --set seed already"),
-        (["data=a,b"], {"data": Path(__file__)}, "has one value by --data already"),
+        (["seed=0", "seed=1"], {}, "is given twice"),
+        (["seed=0,1"], {"overrides": ["seed=3"]}, "already has one value by --set seed"),
+        (["data=a,b"], {"data": Path(__file__)}, "already has one value by --data"),
         (["perturbation_scale=1,1.0"], {}, "perturbation_scale=1 and perturbation_scale=1.0 are the same run"),
         (["seed=0,1"], {"overrides": ["steps=none"]}, "steps = 'none' is not allowed"),
     ],
@@ -123,12 +126,7 @@ def test_every_command_is_a_plain_training_command_for_that_very_run(config: Pat
     "value", [True, None, 1, 1.5, 1e-7, "batch", "true", "a b", "a,b", "1e-3", "it's", [1], {"a": 1}]
 )
 def test_a_value_on_the_command_line_is_read_as_the_same_value(value: object):
-    assert load_config_value(shown(value)) == value
-
-
-def load_config_value(text: str) -> object:
-
-    return yaml.safe_load(text)
+    assert yaml.safe_load(format_value(value)) == value
 
 
 # -- Controls
@@ -184,7 +182,7 @@ def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path
     assert "group perturbation_scale=0.5 (2 runs, treated)" in output
     assert "dose: awakening" in output
     (together,) = runs.glob("sweeps/*/set")
-    assert f"python -m validation report {together}" in output
+    assert f"prismatic report {together}" in output
     assert facts(interrupted)["exit_state"] == "finished"
 
 
@@ -206,11 +204,11 @@ def _interrupted(config: RunConfig, runs: Path) -> Path:
 
 def test_a_run_that_fails_is_tried_again_and_told_with_its_last_lines(config: Path, tmp_path: Path, capsys):
     sweep = plan(config, ["device=abacus"], runs=tmp_path / "runs")
-    outcome = conduct(sweep, Local(2), Progress(), retries=1)
+    outcome = run_sweep(sweep, Local(2), Progress(), retries=1)
     assert outcome.finished == []
     (failure,) = outcome.failed
-    assert (failure.job.options, failure.why) == ({"device": "abacus"}, "exit code 2")
-    assert any("device = 'abacus' cannot be used here" in line for line in failure.tail)
+    assert (failure.job.options, failure.reason) == ({"device": "abacus"}, "exit code 2")
+    assert any("device = 'abacus' cannot be used here" in line for line in failure.log_tail)
     assert "exit code 2; it is tried again" in capsys.readouterr().out
     assert sweep.db_path(failure.job).with_name("train.log").read_text().count("error: device") == 2
 
@@ -227,7 +225,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_whole_files(config: Path, tm
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on" in output
+    assert "The same command continues" in output
     (db_path,) = runs.glob("*/dynamics.db")  # the second run was never begun
     assert facts(db_path)["exit_state"] == "interrupted"
     assert not is_being_written(db_path)
@@ -244,12 +242,12 @@ def _steps(path: Path) -> int:
 def test_a_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path, capsys):
     assert main(["sweep", "--grid", "seed=0..1", "--runs", str(tmp_path / "runs"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" --set ")[0] for line in lines] == ["python -m prismatic train"] * 2
+    assert [line.split(" --set ")[0] for line in lines] == ["prismatic train"] * 2
     assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_edited_while_a_sweep_runs_changes_none_of_its_runs(config: Path, tmp_path: Path):
-    sweep = plan(config, ["seed=0"], runs=tmp_path / "runs").frozen()
+    sweep = plan(config, ["seed=0"], runs=tmp_path / "runs").with_copied_config()
     config.write_text("steps: 1")
     options = parser().parse_args(sweep.command(sweep.jobs[0]))
     assert load_config(options.config, options.set).run_hash(Corpus.load().sha256) == sweep.jobs[0].run_hash
@@ -270,20 +268,20 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch, tmp
 
 def test_a_cluster_that_cannot_be_reached_is_told_at_once():
     pytest.importorskip("ray", reason="Ray is not installed")
-    with pytest.raises(SweepError, match="nobody answers"):
+    with pytest.raises(SweepError, match="it does not answer"):
         OnRay("127.0.0.1:1", None)
 
 
 def test_without_slurm_its_engine_says_where_it_works(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SweepError, match="--address local tries the same on this machine"):
+    with pytest.raises(SweepError, match="try it here with --address local"):
         OnSlurm(tmp_path, None)
 
 
 def test_submitit_trains_a_sweep(config: Path, tmp_path: Path, capsys):
     sweep = plan(config, ["seed=0"], runs=tmp_path / "runs")
     engine = OnSlurm(tmp_path / "slurm", None, address="local", settings={"timeout_min": 5})
-    outcome = conduct(sweep, engine, Progress(), retries=0)
+    outcome = run_sweep(sweep, engine, Progress(), retries=0)
     assert (outcome.finished, outcome.failed) == ([*sweep.jobs], [])
     db_path = sweep.db_path(sweep.jobs[0])
     assert facts(db_path)["exit_state"] == "finished"
@@ -293,53 +291,65 @@ def test_submitit_trains_a_sweep(config: Path, tmp_path: Path, capsys):
 # -- What is shown
 
 
-class Terminal:
-    """A stream that says it is a terminal, and keeps what was written."""
-
-    def __init__(self) -> None:
-        self.text = ""
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal and keeps the text written to it."""
 
     def isatty(self) -> bool:
         return True
 
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
+    def screen(self) -> list[str]:
+        """The lines that a person sees, by the escape codes that rich uses."""
+        lines, row = [""], 0
+        for code, text in re.findall(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)|([^\x1b\r\n]+)", self.getvalue()):
+            if code == "\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            elif code == "\x1b[1A":
+                row -= 1
+            elif code == "\x1b[2K":
+                lines[row] = ""
+            else:
+                lines[row] += text
+        return [line.rstrip() for line in lines if line.strip()]
 
-    def flush(self) -> None:
-        pass
+
+@pytest.fixture
+def terminal(monkeypatch) -> Terminal:
+    for name, value in {"COLUMNS": "60", "LINES": "6", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return Terminal()
 
 
-def test_on_a_terminal_the_table_is_drawn_in_place_of_itself(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("LINES", "5")
-    terminal = Terminal()
-    progress = Progress(terminal)
+def test_on_a_terminal_the_table_is_redrawn_in_place_and_events_stay_above_it(terminal: Terminal):
     rows = [{"run": str(number), "options": "x" * 100} for number in range(9)]
-    progress.show("0 of 9", rows)
-    lines = terminal.text.splitlines()
-    assert (lines[0], lines[-1], len(lines)) == ("0 of 9", "... and 8 more", 4)
-    assert max(map(len, lines)) < 60
-    terminal.text = ""
-    progress.say("finished 0")
-    assert terminal.text == "\x1b[4F\x1b[Jfinished 0\n"
+    with Progress(terminal) as progress:
+        progress.show("0 of 9", rows)
+        lines = terminal.screen()
+        assert (lines[0], lines[1].split(), lines[-1]) == ("0 of 9", ["run", "options"], "... and 7 more")
+        assert len(lines) == 5
+        assert max(map(len, lines)) <= 60
+        progress.print("finished 0")
+        assert terminal.screen() == ["finished 0", *lines]
+        progress.show("1 of 9", rows[:1])
+        assert [line.split()[0] for line in terminal.screen()] == ["finished", "1", "run", "0"]
+    assert terminal.screen() == ["finished 0"]
 
 
-def test_elsewhere_only_lines_are_written(capsys):
+def test_in_a_pipe_only_lines_are_written(capsys):
     progress = Progress()
-    progress.say("one")
-    assert not progress.due
+    progress.print("one")
+    assert not progress.is_due
     progress.show("1 of 2", [{"run": "a"}])
     assert capsys.readouterr().out == "one\n1 of 2\n"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "2 min"), (3600 * 3 + 1200, "3 h 20 min")])
 def test_times_are_said_as_a_person_says_them(seconds: float, text: str):
-    assert lasting(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_the_last_lines_of_a_log_come_without_what_moves_a_terminal(tmp_path: Path):
     (tmp_path / "log").write_bytes(b"first\n" * 20 + b"\n\x1b[2Jlast \xff\n")
-    lines = tail(tmp_path / "log")
+    lines = last_lines(tmp_path / "log")
     assert (len(lines), lines[-1]) == (12, " [2Jlast \ufffd")
-    assert tail(tmp_path / "missing") == ()
+    assert last_lines(tmp_path / "missing") == ()

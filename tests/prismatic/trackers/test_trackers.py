@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prismatic.__main__ import main
+from prismatic.cli import main
 from prismatic.contract.schema import TIERS
 from prismatic.errors import ConfigError, LoggerError, TrackerError
 from prismatic.trackers.convert import convert, read_tracked

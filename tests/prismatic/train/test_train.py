@@ -21,7 +21,7 @@ from torch import Tensor
 
 import prismatic
 from prismatic import DynamicsLogger
-from prismatic.__main__ import main
+from prismatic.cli import main
 from prismatic.contract import schema
 from prismatic.errors import CheckpointError, ConfigError, CorpusError, LoggerError
 from prismatic.train.checkpoint import Checkpoints
@@ -390,7 +390,7 @@ def test_the_command_trains_and_says_where_the_run_is_and_what_comes_next(config
     (db_path,) = runs.glob("*/dynamics.db")
     output = capsys.readouterr().out
     assert str(db_path) in output.splitlines()
-    assert f"python -m validation check {db_path}" in output
+    assert f"prismatic check {db_path}" in output
     assert (facts(db_path)["config.steps"], facts(db_path)["config.seed"]) == (2, 3)
 
 
@@ -438,13 +438,13 @@ def test_the_command_prints_the_schema(capsys):
 def test_a_command_line_that_is_no_command_is_usage_and_code_2(capsys, arguments: list[str]):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "usage: python -m prismatic" in capsys.readouterr().err
+    assert "usage: prismatic" in capsys.readouterr().err
 
 
 def test_the_package_and_its_schema_are_free_of_torch():
     program = """if True:
-        import sys, prismatic, prismatic.contract.schema, prismatic.__main__
-        assert prismatic.__main__.main(["schema"]) == 0
+        import sys, prismatic, prismatic.contract.schema, prismatic.cli
+        assert prismatic.cli.main(["schema"]) == 0
         print(sorted({"torch", "numpy", "pydantic", "yaml"} & set(sys.modules)))"""
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.splitlines()[-1] == "[]"

@@ -17,7 +17,7 @@ import pytest
 from prismatic.sweep.engines import OnRay
 from prismatic.sweep.plan import plan
 from prismatic.sweep.progress import Progress
-from prismatic.sweep.runner import conduct
+from prismatic.sweep.runner import run_sweep
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.files import parquet_set as sets
@@ -112,7 +112,7 @@ def test_a_sweep_outlives_the_loss_of_a_machine(machines: list, tmp_path: Path):
     files = [sweep.db_path(job) for job in sweep.jobs]
     lost = threading.Thread(target=_lose, args=(cluster, second, files))
     lost.start()
-    outcome = conduct(sweep, OnRay(cluster.address, None), Progress(), retries=1)
+    outcome = run_sweep(sweep, OnRay(cluster.address, None), Progress(), retries=1)
     lost.join()
     assert (sorted(outcome.finished, key=str), outcome.failed) == ([*sweep.jobs], [])
     assert [_asked(path, "SELECT count(*) FROM dynamics") for path in files] == [41, 41]

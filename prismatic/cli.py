@@ -1,0 +1,39 @@
+"""The training side's command line: collects the commands train, sweep, runs, snapshot, migrate, schema and import.
+
+Each folder defines its commands, with their options, in its command.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import prismatic.runfile.command
+import prismatic.sweep.command
+import prismatic.trackers.command
+import prismatic.train.command
+from prismatic.errors import exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 for unfinished runs, 2 for unusable options or files, or 130."""
+    return run(parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that the parsed options name and return its exit code; print its errors on standard error."""
+    return exit_code(options.run, options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return a parser of all commands and their options."""
+    top = argparse.ArgumentParser(prog="prismatic", description="Train Prismatic models and log their dynamics.")
+    add_commands(top.add_subparsers(required=True, metavar="command"))
+    return top
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add all commands of the training side to a parser, which may have others."""
+    prismatic.train.command.add_commands(commands)
+    prismatic.sweep.command.add_commands(commands)
+    prismatic.runfile.command.add_commands(commands)
+    prismatic.trackers.command.add_commands(commands)
