@@ -64,7 +64,7 @@ sys.path.insert(0, str(ROOT))
 
 from prismatic.contract import schema
 from validation.files.parquet_set import write_set
-from validation.files.read_files import RunFile, arrow_schema
+from validation.files.run_file import RunFile, arrow_schema
 
 DATA = BUILD / "reading"
 RESULTS = ROOT / "benchmarks" / "results" / "reading.json"

@@ -123,7 +123,7 @@ class OursSet(Ours):
     """The same of a set, which is asked where it lies: for medians alone, as its relations belong to no cursor."""
 
     def open(self) -> None:
-        from validation.files.parquet_set import connect_sets
+        from validation.query.set_database import connect_sets
 
         self.con = connect_sets([self.folder])
 

@@ -145,6 +145,8 @@ TABLES = {
     "run": (RUN_COLUMNS, ("key",)),
     "events": (EVENTS_COLUMNS, ("id",)),
 }
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
+"""Every table but `dynamics`, in the order of reading: the largest come last and cannot use up the others' time."""
 
 
 def expert_metrics(expert: int) -> list[Column]:

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from prismatic import DynamicsLogger
 from prismatic.contract import schema
-from validation.files.read_files import Rejected, RunFile
+from validation.files.run_file import Rejected, RunFile
 
 TIERS = [f"{tier}_norm" for tier in schema.TIERS]
 SIDE = ("experts", "tiers", "events", "layers", "histograms")

@@ -15,7 +15,7 @@ from validation.analysis.run import Run
 from validation.charts.findings import chart_of
 from validation.diagnostics import Finding
 from validation.diagnostics.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
 
 BADGES = {PASSED: "green", **SEVERITY_COLORS}

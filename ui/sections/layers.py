@@ -20,7 +20,7 @@ from ui.widgets.tables import show_table
 from validation.analysis.controls import Selection
 from validation.analysis.run import Run
 from validation.charts import layer_heatmap as charts_layers
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.frames import layer_heatmap as heatmap
 from validation.frames.layer_heatmap import MEASURES
 from validation.judgement.judge import Judgement

@@ -12,7 +12,7 @@ from prismatic.contract import schema
 from prismatic.contract.thresholds import PREFIX
 from ui.widgets.tables import show_table
 from validation.files.errors import RunFileError
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
 from validation.query.database import RELATIONS
 from validation.query.user_sql import ROWS, SECONDS, BadQuestion, answer

@@ -11,7 +11,7 @@ import streamlit as st
 
 from ui.session.library import Source
 from ui.settings import ROOT, settings
-from validation.files.parquet_set import MARK
+from validation.files.parquet_set import MANIFEST
 from validation.files.training_status import glance
 
 EXAMPLES = ROOT / "examples"
@@ -67,7 +67,7 @@ def _catalog(folders: tuple[Path, ...]) -> tuple[Entry, ...]:
     for one in glance(path for path in home if path.name == RUN):
         names = _names(one.path.parent, home[one.path], found)
         found[names[0]] = Entry(*names, one.path, home[one.path].name, one.written, one.size, one.training)
-    for mark in sorted(path for path in home if path.name == MARK):
+    for mark in sorted(path for path in home if path.name == MANIFEST):
         key, name = _names(mark.parent, home[mark], found)
         found[key] = Entry(key, f"set: {name}", mark.parent, home[mark].name, _written(mark))
     return tuple(sorted(found.values(), key=lambda entry: (not entry.training, -entry.written, entry.key)))
@@ -80,7 +80,7 @@ def _find(folder: Path, depth: int) -> Iterator[Path]:
             entries = list(listed)
     except OSError:  # not there, or not ours to read
         return
-    own = [entry for entry in entries if entry.name in (RUN, MARK)]
+    own = [entry for entry in entries if entry.name in (RUN, MANIFEST)]
     yield from (Path(entry.path) for entry in own)
     if depth and not own:
         for entry in entries:

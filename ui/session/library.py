@@ -23,8 +23,8 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from validation.files.cache import Cache
-from validation.files.parquet_set import MARK, is_set
-from validation.files.read_files import Rejected, RunFile
+from validation.files.parquet_set import MANIFEST, is_set
+from validation.files.run_file import Rejected, RunFile
 from validation.files.sources import read_sources
 from validation.judgement.judge import Judgement, judge
 
@@ -168,8 +168,8 @@ def spool(upload: Any) -> Source:
 
 def spool_folder(uploads: Sequence[Any]) -> list[Source]:
     """The run files of an uploaded folder, then its sets, each as one archive: its files mean something together."""
-    marks = [str(upload.name) for upload in uploads if str(upload.name).rpartition("/")[2] == MARK]
-    roots = tuple(mark.removesuffix(MARK) for mark in marks)
+    marks = [str(upload.name) for upload in uploads if str(upload.name).rpartition("/")[2] == MANIFEST]
+    roots = tuple(mark.removesuffix(MANIFEST) for mark in marks)
     own = [one for one in uploads if not str(one.name).startswith(roots)]
     runs = [spool(one) for one in own if str(one.name).lower().endswith(RUNS)]
     return runs + [_pack([one for one in uploads if str(one.name).startswith(root)], root) for root in roots]

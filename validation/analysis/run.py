@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from prismatic.contract.schema import MIXTURES, STEP_COLUMNS, TIERS
 from prismatic.contract.thresholds import SHAM_SCALE
 from validation.analysis.statistics import Array
-from validation.files.read_files import RunFile
-from validation.query.database import by_expert
+from validation.files.run_file import RunFile
+from validation.files.tidy import by_expert
 
 MAX_NUMBER = 1e15  # facts come from files that anyone may have written; no honest option is larger
 OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")

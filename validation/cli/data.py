@@ -11,10 +11,11 @@ import duckdb
 from validation.cli.options import add_source_options
 from validation.cli.sources import read_runs, report_skipped
 from validation.files.errors import RunFileError
-from validation.files.parquet_set import connect_sets, is_set, write_set
-from validation.files.read_files import Rejected
+from validation.files.parquet_set import is_set, write_set
+from validation.files.run_file import Rejected
 from validation.query.database import RELATIONS, connect
 from validation.query.export import export
+from validation.query.set_database import connect_sets
 from validation.query.user_sql import ROWS, SECONDS, answer, as_rows
 from validation.report.exit_code import UNREADABLE
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
-from validation.files.errors import Limits
+from validation.files.limits import ReadLimits
 
 
 def add_source_options(command: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="what one file may cost: " + ", ".join(field.name for field in fields(Limits)),
+        help="what one file may cost: " + ", ".join(field.name for field in fields(ReadLimits)),
     )
 
 
@@ -59,9 +59,9 @@ def parse_changes(overrides: Sequence[str]) -> dict[str, float]:
     return changes
 
 
-def parse_limits(overrides: Sequence[str]) -> Limits:
+def parse_limits(overrides: Sequence[str]) -> ReadLimits:
     """The defaults with `name=value` laid over them. Raises ValueError that names the limit and what is allowed."""
-    limits, known = Limits(), {field.name: field for field in fields(Limits)}
+    limits, known = ReadLimits(), {field.name: field for field in fields(ReadLimits)}
     for override in overrides:
         name, _, value = override.partition("=")
         if name not in known:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from validation.cli.options import parse_limits
 from validation.files.cache import Cache
-from validation.files.read_files import Rejected, RunFile
+from validation.files.run_file import Rejected, RunFile
 from validation.files.sources import read_sources
 
 

@@ -39,7 +39,7 @@ from validation.diagnostics.rows import (
     unfinished,
     wal_missing,
 )
-from validation.files.read_files import Rejected
+from validation.files.run_file import Rejected
 
 __all__ = [
     "CHECKS",

@@ -21,7 +21,7 @@ import pyarrow as pa
 from platformdirs import user_cache_path
 
 from prismatic.contract import schema
-from validation.files.read_files import RunFile, arrow_schema
+from validation.files.run_file import RunFile, arrow_schema
 from validation.files.sandbox.incremental_read import Live
 
 MOST_BYTES = 2 << 30

@@ -6,31 +6,17 @@ RunFileError          a file that cannot be judged; `id` is the diagnostic's
 +-- Truncated         cut short or damaged
 +-- WrongSchema       a SQLite database that does not hold a run
 +-- WalMissing        its rows were left behind in the -wal file
-+-- TooLarge          over one of Limits
++-- TooLarge          over one of ReadLimits
 +-- Unreadable        missing, forbidden, locked, or reading it broke or outlasted the child
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+from validation.files.limits import ReadLimits
 from validation.text import printable
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one file may cost. An error names the limit that was met."""
-
-    file_bytes: int = 512 << 20
-    rows: int = 2_000_000
-    columns: int = 2000
-    values: int = 60_000_000  # rows x columns that are read, all tables
-    seconds: float = 20.0
-    memory_bytes: int = 1 << 30  # of the child, Python included
-    expert_rows: int = 10_000_000  # rows x experts: the length of the tidy table
-    members: int = 200  # run files in one zip archive
-    unpacked_bytes: int = 2 << 30  # of all run files in one zip archive together
 
 
 class RunFileError(Exception):
@@ -78,7 +64,7 @@ class WalMissing(RunFileError):
 
 
 class TooLarge(RunFileError):
-    """The file is over one of Limits."""
+    """The file is over one of ReadLimits."""
 
     id = "too_large"
 
@@ -289,7 +275,7 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
 
 
 def explained(
-    code: object, details: object, *, limits: Limits, table: str = "dynamics"
+    code: object, details: object, *, limits: ReadLimits, table: str = "dynamics"
 ) -> tuple[type[RunFileError], str, str, str]:
     """Kind and sentences of a rejection; `code` and `details` come from the child and may be anything."""
     facts = {"table": table, "seconds": limits.seconds, **(details if isinstance(details, dict) else {})}
@@ -301,6 +287,6 @@ def explained(
     return kind, evidence.format_map(words), cause, fix
 
 
-def rejection(name: str, code: str, limits: Limits, **details: object) -> RunFileError:
+def rejection(name: str, code: str, limits: ReadLimits, **details: object) -> RunFileError:
     kind, evidence, cause, fix = explained(code, details, limits=limits)
     return kind(name, evidence, cause, fix)

@@ -22,7 +22,9 @@ import pyarrow.compute as pc
 
 from prismatic.contract import schema
 from validation.files.dialects import in_our_words
-from validation.files.errors import Limits, RunFileError, rejection
+from validation.files.errors import RunFileError, rejection
+from validation.files.limits import ReadLimits
+from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, own_id
 from validation.files.sandbox import parallel_read as halves
 from validation.files.sandbox.sqlite_client import Child
 from validation.files.sandbox.zip_client import Member, is_archive, unpacked
@@ -34,59 +36,10 @@ if TYPE_CHECKING:
 FACTS, FACT_CHARACTERS = 2000, 64 << 10
 
 
-@dataclass(frozen=True, eq=False)
-class RunFile:
-    """One run as its file holds it. All names and texts are the author's: data, never markup, SQL or a path."""
-
-    run: str  # short id, unique among the files that were read together
-    name: str  # what the user calls the file, for showing only
-    path: Path  # of a run in an archive the archive's, since its own copy is gone
-    sha256: str  # of the main file; a live file may have grown since
-    wide: pa.Table  # `step` int64, the rest float64, ordered by step, each step once
-    facts: dict[str, object]
-    experts: pa.Table
-    tiers: pa.Table
-    events: pa.Table
-    layers: pa.Table
-    histograms: pa.Table
-    duplicates: int  # rows dropped because a later row has the same step
-    ignored: tuple[str, ...]  # columns that were not read
-    notes: tuple[str, ...]  # what else was left out, in sentences
-    wal: bool  # in WAL mode and read without its -wal: rows may be missing
-    application_id: int = 0
-    version: int = 0  # PRAGMA user_version: the schema's
-
-    @property
-    def config(self) -> dict[str, object]:
-        """The options of the training: `config.NAME` of the facts."""
-        return {key.removeprefix("config."): value for key, value in self.facts.items() if key.startswith("config.")}
-
-    @property
-    def expert_ids(self) -> tuple[int, ...]:
-        """The experts that have at least one known column: 0, 1, 2, ... unless the file has gaps."""
-        known = {metric.name for metric in schema.METRICS}
-        matches = [schema.EXPERT_COLUMN.fullmatch(name) for name in self.wide.column_names]
-        return tuple(sorted({int(match[1]) for match in matches if match and match[2] in known}))
-
-    @property
-    def num_experts(self) -> int:
-        """How many experts the file has columns of."""
-        return len(self.expert_ids)
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file that was not read, and why."""
-
-    name: str
-    path: Path
-    error: RunFileError
-
-
 def read_files(
     paths: Iterable[Path | tuple[Path, str]],
     *,
-    limits: Limits | None = None,
+    limits: ReadLimits | None = None,
     private: Collection[Path] = (),
     progress: Callable[[int, int], None] | None = None,
     cache: Cache | None = None,
@@ -96,7 +49,7 @@ def read_files(
     A zip archive stands for the run files in it. private: the paths that are copies of our own, which nobody writes. A
     path may come with the name to show. cache: where runs are kept that were read before.
     """
-    limits = limits or Limits()
+    limits = limits or ReadLimits()
     known = _Known([], {}, set())
     rejected: list[Rejected] = []
     files = list(find_files(paths))
@@ -219,7 +172,7 @@ def has_wal(path: Path) -> bool:
     return os.path.exists(f"{path}-wal")
 
 
-def _digest(path: Path, name: str, limits: Limits) -> str:
+def _digest(path: Path, name: str, limits: ReadLimits) -> str:
     """sha256 of the file's bytes. Not for a file that this process is writing: closing it ends all its POSIX locks."""
     try:
         with open(path, "rb") as file:
@@ -236,12 +189,12 @@ def _run_file(
     digest: str,
     about: dict[str, Any],
     tables: dict[str, pa.Table],
-    limits: Limits,
+    limits: ReadLimits,
 ) -> RunFile:
     """The run that the child's tables make."""
     wide, duplicates = _in_order(tables["dynamics"])
     wide = _with_scalars(wide, _whole("scalars", tables.get("scalars")), limits)
-    side = {table: _whole(table, tables.get(table)) for table in ("experts", "tiers", "events", "layers", "histograms")}
+    side = {table: _whole(table, tables.get(table)) for table in RUN_TABLES}
     wide, side["layers"], notes = in_our_words(wide, side["layers"], limits.rows)
     about["notes"] += notes
     facts, dropped = _facts(_whole("run", tables.get("run")))
@@ -252,15 +205,6 @@ def _run_file(
     about |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
     del about["reached"]
     return RunFile(run=stem[:9], wide=wide, facts=facts, **side, **about)
-
-
-def own_id(run: str, taken: Collection[str]) -> str:
-    """The id, with a number behind it where another run has it already."""
-    number, own = 1, run
-    while own in taken:
-        number += 1
-        own = f"{run}-{number}"
-    return own
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -282,7 +226,7 @@ def _in_order(wide: pa.Table) -> tuple[pa.Table, int]:
     return wide.take(pa.array(order[last])), int(len(steps) - last.sum())
 
 
-def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: Limits) -> pa.Table:
+def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.Table:
     """The columns that the writer had no room for in the wide table, put beside it."""
     scalars = scalars.filter(pc.and_(pc.is_valid(scalars["step"]), pc.is_valid(scalars["name"])))
     coded = scalars["name"].combine_chunks().dictionary_encode()
@@ -302,11 +246,6 @@ def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: Limits) -> pa.Table
         column[rows[own]] = values[own]
         columns.setdefault(name, pa.array(column, from_pandas=True))
     return pa.table(columns)
-
-
-def arrow_schema(table: str) -> pa.Schema:
-    types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string()}
-    return pa.schema([(column.name, types[column.type]) for column in schema.TABLES[table][0]])
 
 
 def _whole(table: str, found: pa.Table | None) -> pa.Table:

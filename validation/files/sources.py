@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from validation.files.cache import Cache
-from validation.files.errors import Limits, RunFileError
+from validation.files.errors import RunFileError
+from validation.files.limits import ReadLimits
 from validation.files.parquet_set import is_set, read_set
-from validation.files.read_files import Rejected, RunFile, own_id, read_files
+from validation.files.read_files import read_files
+from validation.files.run_file import Rejected, RunFile, own_id
 
 Source = Path | str | tuple[Path, str]
 
@@ -17,7 +19,7 @@ Source = Path | str | tuple[Path, str]
 def read_sources(
     sources: Iterable[Source],
     *,
-    limits: Limits | None = None,
+    limits: ReadLimits | None = None,
     private: Collection[Path] = (),
     cache: Cache | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from validation.files.errors import Limits, RunFileError
+from validation.files.errors import RunFileError
+from validation.files.limits import ReadLimits
 from validation.files.sandbox.incremental_read import is_running
 from validation.files.sandbox.sqlite_client import LONG_TABLES, Child
 
@@ -31,7 +32,7 @@ class Glance:
     training: bool = False
 
 
-def glance(paths: Iterable[Path], *, limits: Limits | None = None) -> list[Glance]:
+def glance(paths: Iterable[Path], *, limits: ReadLimits | None = None) -> list[Glance]:
     """The files that are there, the one that was written last first."""
     found = []
     for path in paths:
@@ -40,7 +41,7 @@ def glance(paths: Iterable[Path], *, limits: Limits | None = None) -> list[Glanc
             found.append(Glance(path, state.st_mtime, state.st_size))
     found.sort(key=lambda one: (-one.written, one.path))
     recent = [one for one in found if time.time() - one.written < STALE_AFTER][:MOST]
-    with contextlib.closing(Child(limits or Limits(seconds=5.0))) as child:
+    with contextlib.closing(Child(limits or ReadLimits(seconds=5.0))) as child:
         live = {one.path for one in recent if _says_running(child, one.path)}
     return [Glance(one.path, one.written, one.size, training=one.path in live) for one in found]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
-from validation.files.read_files import RunFile
-from validation.query.database import by_expert
+from validation.files.run_file import RunFile
+from validation.files.tidy import by_expert
 
 METRICS = (  # as an answer is ordered
     *("bottom_norm", "direction", "divergence", "middle_norm", "norm"),

@@ -19,7 +19,7 @@ from prismatic.contract.schema import TIERS
 from validation.analysis import series
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.query.questions import ask
 
 MOST_FRAMES = 60

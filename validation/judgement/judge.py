@@ -17,7 +17,7 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.controls import Spreads
 from validation.analysis.run import Run, load_runs
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
-from validation.files.read_files import Rejected, RunFile
+from validation.files.run_file import Rejected, RunFile
 from validation.judgement.advice import Advice, of_groups, of_run, told_once
 from validation.query.database import connect
 from validation.text import printable

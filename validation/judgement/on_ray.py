@@ -25,16 +25,17 @@ from validation.analysis.controls import Selection, Spreads, spread_of
 from validation.analysis.interim import at_look
 from validation.analysis.run import Expert, Run, load_runs
 from validation.files.cache import Cache
-from validation.files.errors import Limits, NotASet, RunFileError
-from validation.files.parquet_set import Place, damaged, is_set, parts, read_part, require
-from validation.files.read_files import Rejected, RunFile, arrow_schema, find_files, has_wal, own_id, read_files
+from validation.files.errors import NotASet, RunFileError
+from validation.files.limits import ReadLimits
+from validation.files.parquet_set import SetLocation, damaged_set, is_set, list_parts, read_manifest, read_part
+from validation.files.read_files import find_files, has_wal, read_files
+from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, own_id
 from validation.judgement.judge import Judgement, Single, singly, summed_up
 from validation.verdict.registration import thresholds_of
 
 FILES_AT_ONCE = 20  # of one share
 ROOT = Path(__file__).parents[2]
 INHERITED = ("PRISMATIC_CACHE",)
-SIDES = ("experts", "tiers", "events", "layers", "histograms")  # of a run file, beside its wide table
 About = tuple[RunFile, Run]
 """A run file without its tables, and the run without its series: what a run says of itself."""
 
@@ -62,7 +63,7 @@ def check(
     sources: Sequence[str],
     address: str,
     *,
-    limits: Limits | None = None,
+    limits: ReadLimits | None = None,
     cached: bool = True,
     changed: Mapping[str, float] | None = None,
 ) -> Judgement:
@@ -77,13 +78,13 @@ def check(
     environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
     with connected(address, environment) as ray:
         try:
-            return _Check(ray, sources, limits or Limits(), cached).judge(changed or {})
+            return _Check(ray, sources, limits or ReadLimits(), cached).judge(changed or {})
         except ray.exceptions.RayError as error:
             raise SweepError(f"Ray could not finish: {str(error).strip().splitlines()[-1]}") from error
 
 
 class _Check:
-    def __init__(self, ray: Any, sources: Sequence[str], limits: Limits, cached: bool):
+    def __init__(self, ray: Any, sources: Sequence[str], limits: ReadLimits, cached: bool):
         self.ray = ray
         self._promised: dict[str, int] = {}
         self._no_sets: dict[str, RunFileError] = {}
@@ -104,9 +105,9 @@ class _Check:
     def _parts(self, sources: Sequence[str]) -> Iterator[Share]:
         for source in filter(is_set, sources):
             try:
-                place = Place.of(source)
-                self._promised[source] = require(place)
-                yield from (Share(part=(source, part)) for part in parts(place))
+                place = SetLocation.parse(source)
+                self._promised[source] = read_manifest(place)
+                yield from (Share(part=(source, part)) for part in list_parts(place))
             except NotASet as error:
                 self._no_sets[source] = error
 
@@ -135,7 +136,8 @@ class _Check:
                 yield Member(number, place, replace(file, run=own), _named(run, own))
         for source, promised in self._promised.items():
             if found[source] != promised and source not in self._no_sets:
-                self._no_sets[source] = damaged(Place.of(source), f"expected {promised} runs, found {found[source]}")
+                problem = f"expected {promised} runs, found {found[source]}"
+                self._no_sets[source] = damaged_set(SetLocation.parse(source), problem)
 
     def judge(self, changed: Mapping[str, float]) -> Judgement:
         thresholds = thresholds_of(self.runs).changed(changed)
@@ -202,7 +204,7 @@ def _twins(selection: Selection, run: Run) -> Iterator[str]:
             yield twin.run
 
 
-def _read(share: Share, limits: Limits, cached: bool) -> tuple[tuple[list[About], list[Rejected]], list[Run]]:
+def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[About], list[Rejected]], list[Run]]:
     """What the runs of a share say of themselves, what of it is no run; and the runs."""
     if share.part:
         files, rejected = _read_part(*share.part)
@@ -218,7 +220,7 @@ def _read(share: Share, limits: Limits, cached: bool) -> tuple[tuple[list[About]
 def _read_part(address: str, part: str) -> tuple[list[RunFile], list[Rejected]]:
     files: list[RunFile] = []
     try:
-        for file in read_part(Place.of(address), part):
+        for file in read_part(SetLocation.parse(address), part):
             files.append(file)
     except RunFileError as error:
         return files, [Rejected(address, Path(address), error)]
@@ -262,7 +264,7 @@ def _without_series(run: Run) -> Run:
 
 def _without_tables(file: RunFile) -> RunFile:
     # The same empty tables for all, which then travel once; and no slice, which travels with all that it is a slice of.
-    return replace(file, wide=_empty(file.wide.schema), **{table: _empty(arrow_schema(table)) for table in SIDES})
+    return replace(file, wide=_empty(file.wide.schema), **{table: _empty(arrow_schema(table)) for table in RUN_TABLES})
 
 
 @cache

@@ -15,7 +15,7 @@ from validation.charts import run_comparison, run_dynamics, theme
 from validation.charts.claim_evidence import evidence as evidence_chart
 from validation.charts.lines import Drawing
 from validation.charts.panels import Style
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.frames.claim_evidence import behind
 from validation.frames.downsample import chart_series, gaps
 from validation.frames.run_comparison import of_doses

@@ -22,7 +22,7 @@ from validation.analysis.run import Run
 from validation.charts.interval_bar import bar as interval_bar
 from validation.charts.theme import dark_colors
 from validation.diagnostics import Finding
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.report import figures

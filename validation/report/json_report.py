@@ -13,7 +13,7 @@ from prismatic._version import __version__
 from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
 from validation.diagnostics import Finding
-from validation.files.read_files import RunFile
+from validation.files.run_file import RunFile
 from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, Comparison
 from validation.judgement.judge import Judgement

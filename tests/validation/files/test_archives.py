@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.support import bad_files as hostile
 from ui.layout.shell import Library, Source
-from validation.files.errors import Limits
+from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
 from validation.files.sandbox import zip_client as archives
 from validation.judgement.judge import judge
@@ -100,13 +100,13 @@ def test_archives_in_an_archive_are_noted_and_not_opened(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("limits", "kept", "words"),
     [
-        (Limits(members=2), 0, "at most 2 (limit `members`)"),
-        (Limits(file_bytes=100), 0, "at most 100 (limit `file_bytes`)"),
-        (Limits(unpacked_bytes=100_000), 1, "at most 100,000 (limit `unpacked_bytes`)"),
-        (Limits(seconds=0), 0, "limit `seconds`"),
+        (ReadLimits(members=2), 0, "at most 2 (limit `members`)"),
+        (ReadLimits(file_bytes=100), 0, "at most 100 (limit `file_bytes`)"),
+        (ReadLimits(unpacked_bytes=100_000), 1, "at most 100,000 (limit `unpacked_bytes`)"),
+        (ReadLimits(seconds=0), 0, "limit `seconds`"),
     ],
 )
-def test_each_limit_of_archives_is_named(packed: Path, limits: Limits, kept: int, words: str) -> None:
+def test_each_limit_of_archives_is_named(packed: Path, limits: ReadLimits, kept: int, words: str) -> None:
     found, rejected = read_files([packed], limits=limits)
     assert len(found) == kept
     assert words in str(rejected[0].error)
@@ -117,7 +117,7 @@ def test_a_bomb_is_stopped_at_the_limit_and_the_others_are_read(tmp_path: Path, 
     run = hostile.run_bytes(tmp_path / "run")
     members = [("bomb.db", bytes(40 << 20)), ("dynamics.db", run)]
     path = hostile.archive(tmp_path / "runs.zip", *members, method=method)
-    found, rejected = read_files([path], limits=Limits(unpacked_bytes=4 << 20))
+    found, rejected = read_files([path], limits=ReadLimits(unpacked_bytes=4 << 20))
     assert len(found) == 1
     assert "limit `unpacked_bytes`" in str(rejected[0].error)
     assert not list(temporary.iterdir())
@@ -143,7 +143,7 @@ def test_members_that_share_their_bytes_are_counted_each(tmp_path: Path) -> None
     tail[8:12] = (100).to_bytes(2, "little") * 2
     tail[12:16] = len(directory).to_bytes(4, "little")
     path.write_bytes(data[:start] + directory + tail)
-    found, rejected = read_files([path], limits=Limits(unpacked_bytes=10 << 20))
+    found, rejected = read_files([path], limits=ReadLimits(unpacked_bytes=10 << 20))
     assert not found
     assert sum("limit `unpacked_bytes`" in str(one.error) for one in rejected) >= 90
 
@@ -209,6 +209,6 @@ def test_an_archive_that_takes_the_unpacker_over_gains_nothing(
     (tmp_path / "changed.py").write_text(source.replace(step, f"    {attack}\n{step}"))
     monkeypatch.setattr(archives, "UNPACKER", tmp_path / "changed.py")
     monkeypatch.setattr(archives, "GRACE_SECONDS", 0.2)
-    found, rejected = read_files([packed], limits=Limits(seconds=1))
+    found, rejected = read_files([packed], limits=ReadLimits(seconds=1))
     assert not found
     assert words in str(rejected[0].error)

@@ -18,8 +18,9 @@ from tests.support.simulated_runs import simulated_run
 from ui.layout.frame import PAGES
 from ui.layout.shell import Library, Source
 from validation.charts import run_dynamics as charts
-from validation.files.errors import Limits
-from validation.files.read_files import RunFile, read_files
+from validation.files.limits import ReadLimits
+from validation.files.read_files import read_files
+from validation.files.run_file import RunFile
 from validation.frames.downsample import chart_series
 from validation.judgement.judge import Judgement, judge
 from validation.verdict.claims import INVALID
@@ -27,7 +28,7 @@ from validation.verdict.claims import INVALID
 TIERS = [f"{tier}_norm" for tier in schema.TIERS]
 
 
-def read(path: Path, limits: Limits | None = None) -> RunFile:
+def read(path: Path, limits: ReadLimits | None = None) -> RunFile:
     (run,), rejected = read_files([path], limits=limits)
     assert not rejected
     return run
@@ -114,7 +115,7 @@ def test_the_table_layers_counts_more_than_columns_per_layer(tmp_path: Path) -> 
 
 
 def test_too_many_rows_of_layers_leave_the_means(tmp_path: Path) -> None:
-    run = read(layered(tmp_path / "a.db", dict.fromkeys(TIERS, lambda *_: 1.0)), Limits(rows=19))
+    run = read(layered(tmp_path / "a.db", dict.fromkeys(TIERS, lambda *_: 1.0)), ReadLimits(rows=19))
     assert (len(run.layers), len(run.wide)) == (0, 5)
     assert "expected at most 19 rows (limit `rows`), found 20" in run.notes[0]
     assert run.num_experts == 2
@@ -229,6 +230,6 @@ def test_histograms_are_read_like_layers(tmp_path: Path) -> None:
     assert run.histograms.slice(31, 1).to_pylist() == [
         {"step": 31, "layer": 0, "expert": 0, "tier": "top", "bin": -14, "count": 7}
     ]
-    few = read(tmp_path / "a.db", Limits(rows=100_000))
+    few = read(tmp_path / "a.db", ReadLimits(rows=100_000))
     assert (few.histograms.num_rows, len(few.wide)) == (0, 40)
     assert "table `histograms` was left out: expected at most 100,000 (limit `rows`)" in few.notes[0]

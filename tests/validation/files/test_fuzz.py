@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.support import fuzz
-from validation.files.errors import Limits
-from validation.files.read_files import RunFile, read_files
+from validation.files.limits import ReadLimits
+from validation.files.read_files import read_files
+from validation.files.run_file import RunFile
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
 # `make fuzz` asks for 10,000; a share of them is part of every test run.
 MUTANTS = int(os.environ.get("PRISMATIC_MUTANTS", "500"))
 BATCH = 250  # files that one child reads
-LIMITS = Limits(seconds=8)
+LIMITS = ReadLimits(seconds=8)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from prismatic import DynamicsLogger
 from tests.validation.files.test_sources import assert_equal
 from validation.files.cache import Cache
-from validation.files.errors import Limits
-from validation.files.read_files import RunFile
+from validation.files.limits import ReadLimits
+from validation.files.run_file import RunFile
 from validation.files.sandbox.sqlite_client import Child
 from validation.files.sources import read_sources
 
@@ -170,7 +170,7 @@ def test_what_does_not_fit_to_what_is_known_is_read_whole(path: Path, cache: Cac
 
 def test_a_limit_holds_for_what_is_read_on(path: Path, logger: DynamicsLogger, cache: Cache):
     log(logger, range(5))
-    limits = Limits(rows=30)
+    limits = ReadLimits(rows=30)
     assert not read_sources([path], cache=cache, limits=limits)[0][0].notes
     log(logger, range(5, 10))
     (read,), _ = read_sources([path], cache=cache, limits=limits)

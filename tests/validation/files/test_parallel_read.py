@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from prismatic import DynamicsLogger
 from tests.validation.files.test_sources import assert_equal
 from validation.files.cache import Cache
-from validation.files.errors import Limits
-from validation.files.read_files import Rejected, RunFile, read_files
+from validation.files.limits import ReadLimits
+from validation.files.read_files import read_files
+from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox import parallel_read as halves
 from validation.files.sandbox import sqlite_client as child
 from validation.files.sources import read_sources
@@ -23,7 +24,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 NORMS = ("top_norm", "bottom_norm", "middle_norm")
 
 
-def both_ways(path: Path, limits: Limits | None = None) -> list[tuple[list[RunFile], list[Rejected]]]:
+def both_ways(path: Path, limits: ReadLimits | None = None) -> list[tuple[list[RunFile], list[Rejected]]]:
     """What one process finds, and what two find."""
     found = []
     for long in (1 << 40, 0):
@@ -82,9 +83,10 @@ def test_tables_of_every_kind_are_the_same_run(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("last", "limits"), [("text", Limits()), (b"bytes", Limits()), (1.0, Limits(rows=9)), (1.0, Limits(values=50))]
+    ("last", "limits"),
+    [("text", ReadLimits()), (b"bytes", ReadLimits()), (1.0, ReadLimits(rows=9)), (1.0, ReadLimits(values=50))],
 )
-def test_what_is_wrong_in_the_second_half_is_told_as_ever(last: object, limits: Limits, tmp_path: Path) -> None:
+def test_what_is_wrong_in_the_second_half_is_told_as_ever(last: object, limits: ReadLimits, tmp_path: Path) -> None:
     path = written(tmp_path / "dynamics.db", [*range(10)], last)
     (_, one), (_, two) = both_ways(path, limits)
     assert str(one[0].error) == str(two[0].error)
@@ -101,7 +103,7 @@ def test_a_file_that_breaks_off_in_the_first_half_is_told_as_ever(tmp_path: Path
 
 def test_no_third_process_is_started(asked: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halves, "LONG_FILE", 0)
-    busy = child.Child(Limits())
+    busy = child.Child(ReadLimits())
     with closing(busy):
         assert busy.middle(EXAMPLES / "as-is.db", "x", immutable=True)
         runs, _ = read_files([EXAMPLES / "as-is.db"])
@@ -112,7 +114,7 @@ def test_no_third_process_is_started(asked: list[dict[str, object]], monkeypatch
 def test_readers_are_free_again_afterwards(tmp_path: Path) -> None:
     path = written(tmp_path / "dynamics.db", [*range(10)], "text")
     both_ways(path)
-    with closing(child.Child(Limits())) as first, closing(first.another() or first) as second:
+    with closing(child.Child(ReadLimits())) as first, closing(first.another() or first) as second:
         assert second is not first
         assert first.another() is None
 

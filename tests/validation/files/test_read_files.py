@@ -23,10 +23,11 @@ from prismatic import DynamicsLogger
 from prismatic.contract import schema
 from tests.support import bad_files as hostile
 from validation.files import errors
-from validation.files.errors import Limits, RunFileError
-from validation.files.read_files import Rejected, RunFile, read_files
+from validation.files.errors import RunFileError
+from validation.files.limits import ReadLimits
+from validation.files.read_files import read_files
+from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox import sqlite_client as child
-from validation.query import database as relations
 from validation.query.database import connect
 from validation.query.questions import ask
 
@@ -374,15 +375,15 @@ def changed_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, ne
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        (Limits(file_bytes=1000), "at most 1,000 (limit `file_bytes`)"),
-        (Limits(rows=30), "at most 30 (limit `rows`)"),
-        (Limits(columns=10), "at most 10 (limit `columns`)"),
-        (Limits(values=100), "at most 100 (limit `values`)"),
-        (Limits(expert_rows=119), "at most 119 (limit `expert_rows`)"),
-        (Limits(seconds=0), "within 0 seconds (limit `seconds`)"),
+        (ReadLimits(file_bytes=1000), "at most 1,000 (limit `file_bytes`)"),
+        (ReadLimits(rows=30), "at most 30 (limit `rows`)"),
+        (ReadLimits(columns=10), "at most 10 (limit `columns`)"),
+        (ReadLimits(values=100), "at most 100 (limit `values`)"),
+        (ReadLimits(expert_rows=119), "at most 119 (limit `expert_rows`)"),
+        (ReadLimits(seconds=0), "within 0 seconds (limit `seconds`)"),
     ],
 )
-def test_each_limit_is_named_when_it_is_met(tmp_path: Path, limits: Limits, words: str) -> None:
+def test_each_limit_is_named_when_it_is_met(tmp_path: Path, limits: ReadLimits, words: str) -> None:
     answer = read_one(hostile.good(tmp_path / "dynamics.db"), limits=limits)
     assert isinstance(answer, Rejected)
     assert words in str(answer.error)
@@ -391,7 +392,7 @@ def test_each_limit_is_named_when_it_is_met(tmp_path: Path, limits: Limits, word
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit memory")
 def test_a_file_that_needs_too_much_memory_says_so(tmp_path: Path) -> None:
     path = hostile.database(tmp_path / "dynamics.db", *hostile.dynamics(hostile.numbers(range(50_000))))
-    answer = read_one(path, limits=Limits(memory_bytes=1 << 20))
+    answer = read_one(path, limits=ReadLimits(memory_bytes=1 << 20))
     assert isinstance(answer, Rejected)
     assert "at most 1,048,576 (limit `memory_bytes`)" in str(answer.error)
 
@@ -422,7 +423,7 @@ def test_a_file_that_kills_or_hangs_the_child_does_not_touch_the_others(
     changed_reader(tmp_path, monkeypatch, step, f"{step}\n    if 'killer' in path:\n        {attack}")
     monkeypatch.setattr(child, "GRACE_SECONDS", 0.2)
     paths = [hostile.good(tmp_path / f"{i}-{name}.db", seed=i) for i, name in enumerate(("before", "killer", "after"))]
-    found, rejected = read_files(paths, limits=Limits(seconds=1))
+    found, rejected = read_files(paths, limits=ReadLimits(seconds=1))
     assert [run.path.stem for run in found] == ["0-before", "2-after"]
     assert words in str(rejected[0].error)
 
@@ -493,7 +494,7 @@ def test_flipped_bytes_never_break_the_reader(tmp_path: Path) -> None:
         for _ in range(dice.choice([1, 4, 30])):
             mutant[dice.randrange(dice.choice([200, len(data)]))] = dice.randrange(256)
         (tmp_path / f"{index}.db").write_bytes(mutant)
-    found, rejected = read_files(sorted(tmp_path.glob("*.db")), limits=Limits(seconds=2))
+    found, rejected = read_files(sorted(tmp_path.glob("*.db")), limits=ReadLimits(seconds=2))
     again = sum("given again" in note for run in found for note in run.notes)
     assert len(found) + len(rejected) + again == 301
     assert not [str(one.error) for one in rejected if one.error.id in ("unreadable", "wal_missing", "too_large")]
@@ -512,9 +513,9 @@ def slow_tidy(path: Path) -> list[tuple[object, ...]]:
         experts = sorted({int(name.split("_")[1]) for name in row if name.startswith("expert_")})
         for i in experts:
             tiers = [(row[f"expert_{i}_{tier}_norm"], row[f"expert_0_{tier}_norm"]) for tier in schema.TIERS]
-            own = [row.get(f"expert_{i}_{name}") for name in relations.COPIED]
+            own = [row.get(f"expert_{i}_{name}") for name in COPIED]
             norm = row.get(f"expert_{i}_{'perturbed' if i else 'clean'}_norm", slow_norm([value for value, _ in tiers]))
-            compared = [row.get(f"expert_{i}_{name}") if i else None for name in relations.COMPARED]
+            compared = [row.get(f"expert_{i}_{name}") if i else None for name in COMPARED]
             if i and f"expert_{i}_divergence" not in row:
                 compared[0] = slow_mean([None if None in pair else abs(pair[0] - pair[1]) for pair in tiers])
             tidy.append((row["step"], i, *own[:3], norm, *own[3:], *compared, row.get("loss")))
@@ -633,7 +634,7 @@ def test_without_runs_the_tables_are_there_and_empty() -> None:
 
 
 def test_runs_that_do_not_fit_together_are_a_sentence(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relations, "DUCKDB_MEMORY", "1MB")
+    monkeypatch.setattr("validation.query.database.DUCKDB_MEMORY", "1MB")
     files = [answer for answer in answers.values() if isinstance(answer, RunFile)]
     with pytest.raises(errors.TooLarge, match="all runs together: expected them to fit into 1MB of memory"):
         connect(files)

@@ -23,12 +23,13 @@ from validation.files import cache as caching
 from validation.files import parquet_set as sets
 from validation.files.cache import Cache
 from validation.files.errors import NotASet
-from validation.files.parquet_set import connect_sets, is_set, read_set, write_set
-from validation.files.read_files import RunFile
+from validation.files.parquet_set import is_set, read_set, write_set
+from validation.files.run_file import RunFile
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.query.database import connect
 from validation.query.questions import ask
+from validation.query.set_database import connect_sets
 from validation.report.json_report import as_json
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.db"))

@@ -17,9 +17,10 @@ import pytest
 from tests.support.simulated_runs import simulated_run, write
 from tests.validation.files.test_sources import assert_equal
 from ui.session.library import spool_folder
-from validation.files.errors import Limits
-from validation.files.parquet_set import MARK, write_set
-from validation.files.read_files import RunFile, read_files
+from validation.files.limits import ReadLimits
+from validation.files.parquet_set import MANIFEST, write_set
+from validation.files.read_files import read_files
+from validation.files.run_file import RunFile
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
@@ -102,9 +103,9 @@ def bomb() -> bytes:
         ("dynamics", None, "not_a_set"),
         ("runs", None, "not_a_set"),
         ("facts", bomb(), "too_large"),
-        (MARK, b"{}", "not_a_set"),
-        (MARK, json.dumps({"format": "prismatic-set/1", "runs": 10**9}).encode(), "not_a_set"),
-        (MARK, b'{"format": "prismatic-set/9", "runs": 3}', "not_a_set"),
+        (MANIFEST, b"{}", "not_a_set"),
+        (MANIFEST, json.dumps({"format": "prismatic-set/1", "runs": 10**9}).encode(), "not_a_set"),
+        (MANIFEST, b'{"format": "prismatic-set/9", "runs": 3}', "not_a_set"),
     ],
     ids=["not parquet", "a part is missing", "no runs", "bomb", "no format", "too few runs", "version"],
 )
@@ -132,7 +133,7 @@ def test_the_names_in_a_set_are_never_paths(tmp_path: Path, files, monkeypatch):
 
 
 def test_a_set_of_more_runs_than_an_archive_may_hold_is_refused(tmp_path: Path, files):
-    found, (rejected,) = read_files([packed(tmp_path / "set.zip", files)], limits=Limits(members=2))
+    found, (rejected,) = read_files([packed(tmp_path / "set.zip", files)], limits=ReadLimits(members=2))
     assert not found
     assert rejected.error.id == "too_large"
     assert "members" in str(rejected.error)

@@ -21,7 +21,7 @@ from prismatic.sweep.runner import run_sweep
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.files import parquet_set as sets
-from validation.files.errors import Limits
+from validation.files.limits import ReadLimits
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.judgement.on_ray import Share, _read, check
@@ -89,8 +89,8 @@ def test_the_cluster_says_what_one_process_says_to_the_last_digit(machines: list
 
 
 def test_what_is_said_of_runs_travels_without_their_rows(sources: list[str]):
-    place = sets.Place.of(next(source for source in sources if source.endswith("/set")))
-    (said, _), runs = _read(Share(part=(place.uri, next(iter(sets.parts(place))))), Limits(), cached=False)
+    place = sets.SetLocation.parse(next(source for source in sources if source.endswith("/set")))
+    (said, _), runs = _read(Share(part=(place.uri, next(iter(sets.list_parts(place))))), ReadLimits(), cached=False)
     assert len(said) == len(runs) >= 1
     rows = sum(values.nbytes for run in runs for expert in run.experts.values() for values in expert.columns.values())
     assert len(pickle.dumps(said)) < 20_000 + rows / 10

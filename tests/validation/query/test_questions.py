@@ -18,7 +18,7 @@ from prismatic import DynamicsLogger
 from tests.support import bad_files as hostile
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
-from validation.files.errors import Limits
+from validation.files.limits import ReadLimits
 from validation.files.parquet_set import write_set
 from validation.files.sandbox.sqlite_client import Child
 from validation.files.sources import read_sources
@@ -261,7 +261,7 @@ def test_a_limit_can_be_set_and_is_named_when_it_is_met(files: list[Path], capsy
 
 
 def test_at_most_two_readers_run_at_once(files: list[Path]):
-    busy = [Child(Limits()) for _ in range(2)]
+    busy = [Child(ReadLimits()) for _ in range(2)]
     try:
         for child in busy:
             child.ask(files[0], "x", immutable=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from validation.files.errors import Limits, RunFileError
+from validation.files.errors import RunFileError
+from validation.files.limits import ReadLimits
 from validation.files.sandbox.sqlite_client import Answer, Child, Reached
 
 LONG_FILE = 4 << 20  # bytes; half of a shorter one is read about as soon as another process has started
@@ -55,7 +56,7 @@ def _further(first: Reached | None, second: Reached | None) -> Reached | None:
     return Reached(min(first.mark, second.mark), {**first.last, **second.last})
 
 
-def within(tables: Mapping[str, pa.Table], limits: Limits) -> bool:
+def within(tables: Mapping[str, pa.Table], limits: ReadLimits) -> bool:
     """Whether they could have been read at once; who reads the whole file says which limit it is."""
     values = sum(len(table) * table.num_columns for table in tables.values())
     return values <= limits.values and max(map(len, tables.values())) <= limits.rows

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from validation.files.read_files import RunFile
+    from validation.files.run_file import RunFile
 
 WAL = b"\x02\x02"  # bytes 18 and 19 of a SQLite file that was written in WAL mode
 SIDE = ("experts", "tiers", "events", "layers", "histograms")

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from prismatic.contract import schema
 from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
-from validation.files.errors import Limits, RunFileError, explained, rejection
+from validation.files.errors import RunFileError, explained, rejection
+from validation.files.limits import ReadLimits
 from validation.text import printable
 
 READER = Path(__file__).with_name("sqlite_worker.py")
@@ -38,7 +39,7 @@ INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMRO
 
 Answer = tuple[dict[str, Any], dict[str, pa.Table]]
 T = TypeVar("T")
-Listen = Callable[[IO[bytes], str, Limits], T]
+Listen = Callable[[IO[bytes], str, ReadLimits], T]
 
 NOWHERE: Mapping[str, int] = MappingProxyType({})
 KINDS = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
@@ -71,7 +72,7 @@ class _Broken(Exception):
 class Child:
     """A process that runs reader.py: one for a whole batch, replaced after a file that kills or hangs it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ReadLimits) -> None:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -167,7 +168,7 @@ class Child:
             timer.cancel()
 
 
-def _middle(stream: IO[bytes], name: str, limits: Limits) -> int | None:
+def _middle(stream: IO[bytes], name: str, limits: ReadLimits) -> int | None:
     """What is answered to the question for the middle."""
     header = _header(stream)
     return header["middle"] if type(header["middle"]) is int else None
@@ -181,7 +182,7 @@ def _header(stream: IO[bytes]) -> dict[str, Any]:
     return header
 
 
-def _answer(stream: IO[bytes], name: str, limits: Limits) -> Answer:
+def _answer(stream: IO[bytes], name: str, limits: ReadLimits) -> Answer:
     """Reads one answer: a header that is believed only where it can be checked, then as many bytes as that implies."""
     header = _header(stream)
     if header["ok"] is not True:
@@ -201,7 +202,7 @@ def _answer(stream: IO[bytes], name: str, limits: Limits) -> Answer:
     return _facts_about(header, limits), tables
 
 
-def _facts_about(header: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def _facts_about(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:
     """What a header says beside the tables, as RunFile keeps it."""
     notes = []
     for table, code, details in header["notes"][: len(schema.TABLES)]:
@@ -251,7 +252,7 @@ def _is_of_an_expert(name: str) -> bool:
     return plain and name.isascii() and len(name) < 100
 
 
-def _check_layout(table: str, rows: int, columns: list[list[str]], limits: Limits) -> None:
+def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadLimits) -> None:
     """What a header says of one table: everything that is read afterwards follows from it."""
     names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
     most = limits.rows if table in LONG_TABLES else SIDE_ROWS

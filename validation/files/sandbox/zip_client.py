@@ -23,7 +23,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from validation.files.errors import Limits, RunFileError, rejection
+from validation.files.errors import RunFileError, rejection
+from validation.files.limits import ReadLimits
 from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
 from validation.text import printable
@@ -67,7 +68,7 @@ def is_archive(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def unpacked(path: Path, name: str, limits: Limits) -> Iterator[list[Member]]:
+def unpacked(path: Path, name: str, limits: ReadLimits) -> Iterator[list[Member]]:
     """The run files of an archive, in a folder that is removed at the end; RunFileError where it cannot be opened."""
     with tempfile.TemporaryDirectory(prefix="prismatic-zip-") as folder:
         try:
@@ -79,7 +80,7 @@ def unpacked(path: Path, name: str, limits: Limits) -> Iterator[list[Member]]:
         yield members
 
 
-def _unpack(path: Path, name: str, folder: Path, limits: Limits) -> list[Member]:
+def _unpack(path: Path, name: str, folder: Path, limits: ReadLimits) -> list[Member]:
     received = _ask(UNPACKER, {"path": os.path.abspath(path)}, name, folder, limits, _Received())
     for number, root in received.sets.items():
         title = printable(f"{root} in {name}" if root else name, 90)
@@ -94,7 +95,7 @@ def _unpack(path: Path, name: str, folder: Path, limits: Limits) -> list[Member]
 
 
 def _ask(
-    script: Path, request: dict[str, Any], name: str, folder: Path, limits: Limits, received: _Received
+    script: Path, request: dict[str, Any], name: str, folder: Path, limits: ReadLimits, received: _Received
 ) -> _Received:
     """What a child answers to one request, beside what was received before."""
     environment = {one: os.environ[one] for one in INHERITED if one in os.environ}
@@ -125,7 +126,7 @@ def _ask(
             process.kill()  # it has nothing more to say
 
 
-def _receive(stream: IO[bytes], name: str, folder: Path, limits: Limits, received: _Received) -> None:
+def _receive(stream: IO[bytes], name: str, folder: Path, limits: ReadLimits, received: _Received) -> None:
     """What the child sends, as files."""
     while "member" in (message := _message(stream)):
         if "part" in message:
@@ -143,7 +144,7 @@ def _receive(stream: IO[bytes], name: str, folder: Path, limits: Limits, receive
 
 
 def _receive_run(
-    stream: IO[bytes], message: dict[str, Any], name: str, folder: Path, limits: Limits, received: _Received
+    stream: IO[bytes], message: dict[str, Any], name: str, folder: Path, limits: ReadLimits, received: _Received
 ) -> None:
     if len(received.members) == limits.members:
         raise ValueError("an answer beyond the limits")
@@ -161,7 +162,7 @@ def _receive_run(
 
 
 def _receive_part(
-    stream: IO[bytes], message: dict[str, Any], name: str, folder: Path, limits: Limits, received: _Received
+    stream: IO[bytes], message: dict[str, Any], name: str, folder: Path, limits: ReadLimits, received: _Received
 ) -> None:
     number, part, received.parts = message["set"], str(message["part"]), received.parts + 1
     if type(number) is not int or not 0 <= number < SETS or received.parts > PARTS or not PART.fullmatch(part):
@@ -175,7 +176,7 @@ def _receive_part(
         path.unlink()
 
 
-def _file(stream: IO[bytes], path: Path, spent: int, limits: Limits) -> tuple[int, Any]:
+def _file(stream: IO[bytes], path: Path, spent: int, limits: ReadLimits) -> tuple[int, Any]:
     """Writes one member; answers how many bytes it has, and why it is not whole, if it is not."""
     size = 0
     with open(path, "xb") as file:
