@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -35,7 +35,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
+    for path in ("benchmarks/results/calibration.json",):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path), inclusion=InclusionLevel.INCLUDED))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Turn links that work in the repository into links that work on the site."""
+    for found, replacement in (("../LOG.md", "log.md"), ("../benchmarks/", "benchmarks/"), ("docs/", "")):
+        markdown = markdown.replace(f"]({found}", f"]({replacement}")
+    return markdown
 
 
 def table(heads: Sequence[str], rows: Iterator[Sequence[Any]]) -> str:
