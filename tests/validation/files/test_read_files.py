@@ -28,6 +28,7 @@ from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox import sqlite_client as child
+from validation.files.tidy import COMPARED, COPIED
 from validation.query.database import connect
 from validation.query.questions import ask
 
