@@ -18,6 +18,6 @@ if __name__ == "__main__":
 
     home()
 else:
-    from ui.server import server
+    from ui.server import app_options
 
-    app = st.App(**server(__file__))
+    app = st.App(**app_options(__file__))

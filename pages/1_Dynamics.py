@@ -4,26 +4,26 @@ from functools import partial
 
 import streamlit as st
 
-from ui.layout.cards import chosen_gradients
+from ui.layout.cards import choose_gradients
 from ui.layout.shell import shell
 from ui.sections.dynamics import (
     VIEWS,
     Look,
     chart,
-    chosen_axis,
-    chosen_experts,
-    chosen_style,
-    chosen_view,
+    choose_axis,
+    choose_experts,
+    choose_style,
+    choose_view,
     scores,
     seen_by,
 )
-from ui.widgets.fragments import part
+from ui.widgets.fragments import fragment
 
 judgement, run = shell("Dynamics")
 scores(judgement, run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    view = chosen_view()
-    source = chosen_gradients(run)
+    view = choose_view()
+    source = choose_gradients(run)
 seen = seen_by(run, source)
 if not len(run.steps):
     st.info(
@@ -34,8 +34,8 @@ if (missing := VIEWS[view].missing(seen)) is not None:
     st.info(f"This file does not log {missing}, so there is nothing to draw.")
     st.stop()
 
-experts = chosen_experts(seen)
+experts = choose_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    unit = chosen_axis(run)
-    smooth, batches = chosen_style()
-part(judgement, run, partial(chart, look=Look(view, source, tuple(experts), unit, smooth, batches)))
+    unit = choose_axis(run)
+    smooth, batches = choose_style()
+fragment(judgement, run, partial(chart, look=Look(view, source, tuple(experts), unit, smooth, batches)))

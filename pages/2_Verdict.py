@@ -2,7 +2,7 @@
 
 from ui.layout.cards import claim_cards, headline
 from ui.layout.shell import shell
-from ui.sections.verdict import advice, behind_it, downloads, evidence
+from ui.sections.verdict import advice, details, downloads, evidence
 
 judgement, run = shell("Verdict")
 headline(judgement, run)
@@ -11,6 +11,6 @@ claim_cards(judgement, run)
 advice(judgement, run)
 evidence(judgement, run)
 
-behind_it(judgement, run)
+details(judgement, run)
 
 downloads(judgement)

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from ui.layout.cards import chosen_gradients
+from ui.layout.cards import choose_gradients
 from ui.layout.shell import shell
-from ui.sections.layers import chosen_measure, drivers, film
+from ui.sections.layers import choose_measure, heatmap_player, layer_ablation
 from validation.frames.layer_heatmap import layer_names
 
 judgement, run = shell("Layers")
@@ -16,7 +16,7 @@ if not run.layers:
     st.stop()
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    measure = chosen_measure()
-    source = chosen_gradients(run)
-film(judgement, run, measure, source)
-drivers(judgement, run, layer_names(file))
+    measure = choose_measure()
+    source = choose_gradients(run)
+heatmap_player(judgement, run, measure, source)
+layer_ablation(judgement, run, layer_names(file))

@@ -2,22 +2,22 @@
 
 import streamlit as st
 
-from ui.layout.shell import shell_of_all
+from ui.layout.shell import shell_all_runs
 from ui.sections import compare
 from validation.files.errors import RunFileError
 
 VIEWS = {
     "Groups": compare.groups,
     "Dose": compare.dose_response,
-    "Sham runs": compare.beside_shams,
-    "Two runs": compare.difference,
-    "All runs": compare.everything,
+    "Sham runs": compare.sham_pairs,
+    "Two runs": compare.two_runs,
+    "All runs": compare.all_runs,
 }
 
-judgement = shell_of_all("Compare")
+judgement = shell_all_runs("Compare")
 try:
     if len(judgement.runs) < 2:
-        compare.needs_more(judgement)
+        compare.too_few_runs(judgement)
         st.stop()
     view = st.segmented_control(
         "Show", list(VIEWS), default="Groups", required=True, key="compare", wrap=True, bind="query-params"

@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import get_instance
 
-from ui.layout.frame import FIRST
-from ui.settings import take_arguments
+from ui.layout.frame import FIRST_WORDS_SENT
+from ui.settings import parse_arguments
 
-LOOK_SECONDS = 2.0  # between two looks for sessions that are gone
-NOBODY_SECONDS = 5.0  # after which everything is loaded for the one who will come
-FIRST_SECONDS = 1.0  # that the first one has for himself
+SESSION_CHECK_SECONDS = 2.0  # between two looks for sessions that are gone
+PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # after which everything is loaded for the one who will come
+PRELOAD_AFTER_VISITOR_SECONDS = 1.0  # that the first one has for himself
 
 
 def content_security_policy() -> str:
@@ -54,7 +54,7 @@ def content_security_policy() -> str:
     return "; ".join(f"{directive} {sources}" for directive, sources in allowed.items())
 
 
-class Headers:
+class SecurityHeaders:
     """Adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -79,7 +79,7 @@ class Headers:
 @contextlib.asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
     """From the server's start to its end."""
-    watching = asyncio.create_task(_load_and_watch())
+    watching = asyncio.create_task(_preload_and_close_sessions())
     try:
         yield
     finally:
@@ -89,24 +89,24 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
         library.close_all()
 
 
-async def _load_and_watch() -> None:
+async def _preload_and_close_sessions() -> None:
     """First load what the pages need; then remove the uploads of sessions that Streamlit has forgotten too."""
     # Not at once: loading takes all the time that the server has, and a browser that waits for its first words some.
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(NOBODY_SECONDS):
-            while not FIRST.is_set():
+        async with asyncio.timeout(PRELOAD_WITHOUT_VISITOR_SECONDS):
+            while not FIRST_WORDS_SENT.is_set():
                 await asyncio.sleep(0.05)
-            await asyncio.sleep(FIRST_SECONDS)
-    await asyncio.to_thread(_load)
+            await asyncio.sleep(PRELOAD_AFTER_VISITOR_SECONDS)
+    await asyncio.to_thread(_preload)
     from ui.session import library
 
-    seconds = float(config.get_option("server.disconnectedSessionTTL")) + LOOK_SECONDS
+    seconds = float(config.get_option("server.disconnectedSessionTTL")) + SESSION_CHECK_SECONDS
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        await asyncio.to_thread(library.close_left, get_instance().is_active_session, seconds)
+        await asyncio.sleep(SESSION_CHECK_SECONDS)
+        await asyncio.to_thread(library.close_disconnected, get_instance().is_active_session, seconds)
 
 
-def _load() -> None:
+def _preload() -> None:
     """All that pages need, before somebody asks for them.
 
     What is there then stays, so that the collection of garbage after each run of a script need not look at it again.
@@ -125,7 +125,7 @@ def _load() -> None:
     atexit.register(gc.unfreeze)  # or some libraries take what is still there at the end for leaked
 
 
-def server(script: str) -> dict[str, Any]:
+def app_options(script: str) -> dict[str, Any]:
     """What `st.App` needs for this script. Raises ConfigError for a setting that cannot be: no server starts then."""
-    take_arguments(sys.argv[1:])
-    return {"script_path": script, "middleware": [Middleware(Headers)], "lifespan": lifespan}
+    parse_arguments(sys.argv[1:])
+    return {"script_path": script, "middleware": [Middleware(SecurityHeaders)], "lifespan": lifespan}

@@ -36,40 +36,42 @@ class Settings:
 
 def settings() -> Settings:
     """The settings as they are now. Raises ConfigError for an unknown name or a value that cannot be."""
-    found = {**_of_the_file(), **_of_the_environment()}
+    found = {**_from_secrets(), **_from_environment()}
     if unknown := sorted({*found} - {*NAMES}):
         raise ConfigError(f"[prismatic] in secrets.toml: unknown {', '.join(unknown)}; known are {', '.join(NAMES)}.")
     return Settings(
-        runs=_folders(found.get("runs") or _where_runs_are_trained()),
-        session_files=_count("session_files", found.get("session_files", Settings.session_files)),
-        session_megabytes=_count("session_megabytes", found.get("session_megabytes", Settings.session_megabytes)),
-        alert_url=_address(found.get("alert_url", "")),
+        runs=_folders(found.get("runs") or _default_run_folders()),
+        session_files=_positive_int("session_files", found.get("session_files", Settings.session_files)),
+        session_megabytes=_positive_int(
+            "session_megabytes", found.get("session_megabytes", Settings.session_megabytes)
+        ),
+        alert_url=_web_address(found.get("alert_url", "")),
     )
 
 
-def take_arguments(words: Sequence[str]) -> None:
+def parse_arguments(words: Sequence[str]) -> None:
     """Options after `streamlit run app.py --`, which go over everything else. Raises ConfigError as `settings` does."""
     parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="Read the verdict of training runs.")
-    parser.add_argument("--alert-url", help="post to this address when a run that is watched turns bad")
+    parser.add_argument("--alert-url", help="post to this address when a watched run turns bad")
     given = parser.parse_args(words)
     if given.alert_url is not None:
         os.environ["PRISMATIC_ALERT_URL"] = given.alert_url
     settings()
 
 
-def _of_the_file() -> Mapping[str, object]:
+def _from_secrets() -> Mapping[str, object]:
     try:
         return dict(st.secrets.get("prismatic", {}))
     except FileNotFoundError:  # no secrets.toml
         return {}
 
 
-def _of_the_environment() -> Mapping[str, object]:
+def _from_environment() -> Mapping[str, object]:
     there = {name: os.environ.get(f"PRISMATIC_{name.upper()}") for name in NAMES}
     return {name: value for name, value in there.items() if value}
 
 
-def _where_runs_are_trained() -> list[str]:
+def _default_run_folders() -> list[str]:
     """The trainer's own folder: where the server was started, and beside the app, which is often the same."""
     return [str(place / "build" / "runs") for place in (Path.cwd(), ROOT)]
 
@@ -82,7 +84,7 @@ def _folders(value: object) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(folder).expanduser().absolute() for folder in folders))
 
 
-def _count(name: str, value: object) -> int:
+def _positive_int(name: str, value: object) -> int:
     try:
         count = int(str(value))
     except ValueError:
@@ -92,7 +94,7 @@ def _count(name: str, value: object) -> int:
     return count
 
 
-def _address(value: object) -> str:
+def _web_address(value: object) -> str:
     try:
         parts = urlsplit(str(value))
         sound = not value or (parts.scheme in ("http", "https") and bool(parts.hostname))

@@ -136,7 +136,7 @@ def test_every_treated_run_stands_beside_its_sham_run(shown, judged):
 
 
 def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
-    monkeypatch.setattr(pieces, "PAGE", 4)
+    monkeypatch.setattr(pieces, "PAGE_ROWS", 4)
     at = shown("All runs")
     assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
     at.number_input(key="runs-page").set_value(3).run()

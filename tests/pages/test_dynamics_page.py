@@ -15,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 from prismatic.contract.thresholds import Thresholds
 from prismatic.runfile.logger import DynamicsLogger
 from tests.support.simulated_runs import simulated_run, with_norms, write
-from ui.layout.shell import Library, Source
 from ui.sections.dynamics import MAX_POINTS, VIEWS, _parquet, _picture
+from ui.session.library import Library, Source
 from ui.widgets.charts import slim
 from validation.analysis.run import Expert, Run, load_runs
 from validation.charts import run_dynamics as charts

@@ -216,18 +216,18 @@ def test_what_does_not_grow_gives_no_alert(folder):
 
 def test_the_operator_is_told_once_for_all_sessions(folder, monkeypatch, hook):
     monkeypatch.setenv("PRISMATIC_ALERT_URL", hook.url)
-    live._sender.clear()
+    live._alert_sender.clear()
     logger, path = running(folder, "aaaaaaaaa")
     try:
         for _ in range(2):
             assert not opened("app.py", (path, "live")).exception
-        live._sender(hook.url).wait()
+        live._alert_sender(hook.url).wait()
         told = [(body["run"], body["diagnostic"]) for _, _, body in hook.got]
         assert ("aaaaaaaaa", "zero_norms") in told
         assert len(told) == len(set(told))
     finally:
         logger.close()
-        live._sender.clear()
+        live._alert_sender.clear()
 
 
 def test_a_hint_is_given_on_the_first_visit_of_a_page_and_not_again():

@@ -8,7 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.support.simulated_runs import simulated_run, write
-from ui.layout.shell import Library, Source, plain
+from ui.session.library import Library, Source
+from ui.widgets.markdown import escape_markdown
 from validation.files.parquet_set import write_set
 from validation.files.sources import read_sources
 
@@ -115,8 +116,8 @@ def test_several_runs_are_told_apart_and_summed_up(tmp_path):
 
 def test_our_own_sentences_keep_every_character():
     sentence = "train with --set merge=example control_experts=1 [0.98, 1.00] (see *this*)"
-    assert html.unescape(plain(sentence)) == sentence
-    assert not set("_[]()*=") & set(plain(sentence))
+    assert html.unescape(escape_markdown(sentence)) == sentence
+    assert not set("_[]()*=") & set(escape_markdown(sentence))
 
 
 def test_the_same_run_uploaded_and_picked_is_one_run(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from ui.layout.frame import PAGES
-from ui.layout.shell import Library, Source
+from ui.session.library import Library, Source
 
 ROOT = Path(__file__).parents[2]
 AUTH = {"redirect_uri": "http://127.0.0.1/oauth2callback", "cookie_secret": "not one", "client_id": "prismatic"}

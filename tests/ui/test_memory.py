@@ -8,7 +8,7 @@ import pytest
 from tests.pages.test_pages import EXAMPLES, opened
 from ui.layout.frame import PAGES
 from ui.session import library
-from ui.widgets.memo import KEPT, kept
+from ui.widgets.memo import MAX_PER_JUDGEMENT, memoized
 from validation.judgement.judge import judge
 
 
@@ -18,17 +18,17 @@ class Made:
 
 def test_a_thing_is_made_once_for_each_judgement_and_key():
     one, other = judge([]), judge([])
-    first = kept(one, "chart", Made)
-    assert kept(one, "chart", Made) is first
-    assert kept(one, "another", Made) is not first
-    assert kept(other, "chart", Made) is not first
+    first = memoized(one, "chart", Made)
+    assert memoized(one, "chart", Made) is first
+    assert memoized(one, "another", Made) is not first
+    assert memoized(other, "chart", Made) is not first
 
 
 def test_the_oldest_goes_first_and_all_go_with_their_judgement():
     judgement = judge([])
-    oldest, second = (weakref.ref(kept(judgement, number, Made)) for number in range(2))
-    for number in range(2, KEPT + 1):
-        kept(judgement, number, Made)
+    oldest, second = (weakref.ref(memoized(judgement, number, Made)) for number in range(2))
+    for number in range(2, MAX_PER_JUDGEMENT + 1):
+        memoized(judgement, number, Made)
     assert oldest() is None
     assert second() is not None
     del judgement
@@ -39,9 +39,9 @@ def test_the_oldest_goes_first_and_all_go_with_their_judgement():
 def test_a_session_that_has_been_gone_for_long_is_closed_and_no_other(monkeypatch):
     gone, here = (library.Library([library.Source(EXAMPLES / "as-is.db", "as-is")]) for _ in range(2))
     monkeypatch.setattr(library, "_OPEN", {"gone": gone, "here": here})
-    library.close_left(lambda session: session == "here", 1e9)
+    library.close_disconnected(lambda session: session == "here", 1e9)
     assert gone.sources
-    library.close_left(lambda session: session == "here", 0)
+    library.close_disconnected(lambda session: session == "here", 0)
     assert not gone.sources
     assert here.sources
 

@@ -6,7 +6,7 @@ import pytest
 import streamlit as st
 
 from prismatic.errors import ConfigError
-from ui.settings import ROOT, Settings, settings, take_arguments
+from ui.settings import ROOT, Settings, parse_arguments, settings
 
 HOOK = "https://chat.example/hooks/secret"
 
@@ -36,7 +36,7 @@ def test_the_file_sets_and_the_environment_goes_over_it(monkeypatch, tmp_path):
 
 def test_the_command_line_goes_over_everything(monkeypatch):
     monkeypatch.setenv("PRISMATIC_ALERT_URL", "http://127.0.0.1/other")
-    take_arguments(["--alert-url", HOOK])
+    parse_arguments(["--alert-url", HOOK])
     assert settings().alert_url == HOOK
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from prismatic.contract.schema import SOURCES
-from ui.layout.shell import COLORS, show_finding, status_badge
-from ui.widgets.markdown import plain, sentence
+from ui.layout.shell import STATUS_COLORS, finding_card, status_badge
+from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.charts.interval_bar import bar
 from validation.judgement.judge import Judgement
-from validation.verdict.claims import CLAIMS, Claim
-from validation.verdict.decide import combine
+from validation.verdict.claims import CLAIMS, Claim, combine
 from validation.verdict.wording import MEANING, QUESTIONS, digits
 
 PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
@@ -24,11 +23,11 @@ def headline(judgement: Judgement, run: Run) -> None:
     status = combine([claim.status for claim in claims.values()])
     shown = next((claim for claim in claims.values() if claim.status == status), None)
     with st.container(border=True):
-        st.subheader(f"Verdict: :{COLORS[status]}[{status}]", anchor=False)
+        st.subheader(f"Verdict: :{STATUS_COLORS[status]}[{status}]", anchor=False)
         if premise := judgement.verdict.premise_of.get(run.run):
             badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
-            st.markdown(f"{badge} {sentence(premise.because)}")
-        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {plain(shown.because)}." if shown else ""))
+            st.markdown(f"{badge} {markdown_sentence(premise.because)}")
+        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {escape_markdown(shown.because)}." if shown else ""))
         written = combine([claim.status for claim in judgement.verdict.as_written.whole(run.run).values()])
         st.caption(f"As written, to the letter of the documented rules: **{written}**.")
 
@@ -54,8 +53,8 @@ def claim_card(claim: Claim, written: Claim) -> None:
         )
         if picture := bar(claim):
             st.html(picture)
-    st.write(sentence(claim.because))
-    st.caption(f"As written: **{written.status}**. {sentence(written.because)}")
+    st.write(markdown_sentence(claim.because))
+    st.caption(f"As written: **{written.status}**. {markdown_sentence(written.because)}")
 
 
 def number(value: float | None, claim: Claim) -> str:
@@ -74,7 +73,7 @@ def findings_summary(judgement: Judgement, run: Run) -> None:
     if not own:
         st.caption("Diagnostics found nothing wrong with this run.")
         return
-    show_finding(own[0])
+    finding_card(own[0])
     if len(own) > 1:
         st.page_link("pages/5_Diagnostics.py", label=f"{len(own) - 1} more on the Diagnostics page")
 
@@ -87,7 +86,7 @@ def runs_table(judgement: Judgement) -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{claim.claim.capitalize()}**")
                 status_badge(claim.status)
-                st.caption(plain(claim.because))
+                st.caption(escape_markdown(claim.because))
     rows = []
     for run, file in zip(judgement.runs, judgement.files, strict=True):
         claims = judgement.verdict.controlled.whole(run.run)
@@ -109,7 +108,7 @@ def runs_table(judgement: Judgement) -> None:
     show_table(rows, key="runs-table")
 
 
-def chosen_gradients(run: Run) -> str:
+def choose_gradients(run: Run) -> str:
     """Which gradients of a run to look at: "merged", or "isolated" where it was probed and somebody asks for it."""
     if run.isolated is None:
         return "merged"

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ui.settings import ROOT
 
-FIRST = threading.Event()
+FIRST_WORDS_SENT = threading.Event()
 """Set when the first visitor of this server has been told anything."""
 PAGES = {
     "app.py": "Home",
@@ -33,7 +33,7 @@ def frame(title: str) -> None:
         st.stop()
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label)
-    FIRST.set()
+    FIRST_WORDS_SENT.set()
 
 
 def icon() -> None:

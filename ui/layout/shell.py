@@ -8,45 +8,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import streamlit as st
 
 from ui.layout.frame import frame, icon
 from ui.session.address import remember, restore
-from ui.session.library import Library, Source, library
+from ui.session.library import library
 from ui.session.live import follow, is_training, live_badge
 from ui.widgets.hints import hint
-from ui.widgets.markdown import plain, sentence
+from ui.widgets.markdown import escape_markdown
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 
-__all__ = ["Library", "Source", "plain", "sentence"]  # what pages and tests take from here as well
-
-SEVERITY_COLORS = {ERROR: "red", WARNING: "orange", INFO: "blue"}
-COLORS = {SUPPORTED: "green", REFUTED: "red", INCONCLUSIVE: "gray", CONFOUNDED: "orange", INVALID: "violet"}
+Color = Literal["red", "orange", "blue", "green", "violet", "gray"]
+"""A colour that Streamlit knows by its name."""
+SEVERITY_COLORS: dict[str, Color] = {ERROR: "red", WARNING: "orange", INFO: "blue"}
+STATUS_COLORS: dict[str, Color] = {
+    SUPPORTED: "green",
+    REFUTED: "red",
+    INCONCLUSIVE: "gray",
+    CONFOUNDED: "orange",
+    INVALID: "violet",
+}
 TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
-TELL_EVERY = 0.1  # seconds between two movements of a progress bar
-SHOWN_REJECTED = 3
+PROGRESS_SECONDS = 0.1  # seconds between two movements of a progress bar
+REJECTED_SHOWN = 3
 
 
 def shell(title: str) -> tuple[Judgement, Run]:
     """The frame of a page about one run: its title, and the run picked in the sidebar. Stops where there is no run."""
-    judgement = _judged_or_stop(title)
+    judgement = _judgement_or_stop(title)
     run = pick_run(judgement)
-    introduce(run)
+    run_header(run)
     return judgement, run
 
 
-def shell_of_all(title: str) -> Judgement:
+def shell_all_runs(title: str) -> Judgement:
     """The frame of a page about all chosen runs. Stops where there is none."""
-    judgement = _judged_or_stop(title)
+    judgement = _judgement_or_stop(title)
     remember(judgement, _picked(judgement))
     return judgement
 
 
-def _judged_or_stop(title: str) -> Judgement:
+def _judgement_or_stop(title: str) -> Judgement:
     frame(title)
     st.title(title)
     icon()
@@ -55,7 +62,7 @@ def _judged_or_stop(title: str) -> Judgement:
     if not library().sources:
         empty_state()
         st.stop()
-    judgement = judged()
+    judgement = judge_library()
     if not judgement.runs:
         show_rejected(judgement)
         st.page_link("app.py", label="Choose other files on the home page")
@@ -63,7 +70,7 @@ def _judged_or_stop(title: str) -> Judgement:
     return judgement
 
 
-def introduce(run: Run) -> None:
+def run_header(run: Run) -> None:
     """Which run this is, and what nobody may overlook about it on any page."""
     scale, seed = run.number("config.perturbation_scale"), run.seed
     merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
@@ -71,7 +78,7 @@ def introduce(run: Run) -> None:
     facts += [f"scale {scale:g}"] if scale is not None else []
     facts += [f"merge {merge}"] if merge else []
     facts += [f"seed {seed}"] if seed is not None else []
-    st.caption(plain(" · ".join(facts)))
+    st.caption(escape_markdown(" · ".join(facts)))
     with st.container(horizontal=True):
         if not run.finished:
             st.badge("provisional", color="blue", help="The run has not reached its planned end.")
@@ -109,35 +116,35 @@ def empty_state() -> None:
     st.page_link("app.py", label="Go to the home page, or see an example there")
 
 
-def judged() -> Judgement:
+def judge_library() -> Judgement:
     """The judgement of every file in the library; files are read again only when they have changed."""
     chosen, bar = library(), st.empty()
     keys = chosen.keys()
     # A run that goes on is read on in a moment: no bar for that, or the page would jump every few seconds.
-    progress = None if chosen.knows(keys) else _moving(bar)
-    judgement = chosen.judged(keys, tuple(sorted(changed().items())), progress)
+    progress = None if chosen.has_read(keys) else _progress_reporter(bar)
+    judgement = chosen.judged(keys, tuple(sorted(session_thresholds().items())), progress)
     bar.empty()
     follow(judgement, keys)
     return judgement
 
 
-def _moving(bar: st.delta_generator.DeltaGenerator) -> Callable[[int, int], None]:
+def _progress_reporter(bar: st.delta_generator.DeltaGenerator) -> Callable[[int, int], None]:
     """A progress bar to be told how many of how many files were read."""
     bar.progress(0.0, "Opening the files")
     moved = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         nonlocal moved
-        if done < total and time.monotonic() - moved < TELL_EVERY:
+        if done < total and time.monotonic() - moved < PROGRESS_SECONDS:
             return
         moved = time.monotonic()
         text = f"Reading {done + 1:,} of {total:,}" if done < total else f"Judging {total:,} read"
         bar.progress(done / max(total, 1), text)
 
-    return tell
+    return report
 
 
-def changed() -> dict[str, float]:
+def session_thresholds() -> dict[str, float]:
     """The thresholds that this session has set itself, beside those that the runs registered."""
     found: dict[str, float] = st.session_state.setdefault("changed_thresholds", {})
     return found
@@ -146,12 +153,18 @@ def changed() -> dict[str, float]:
 def show_rejected(judgement: Judgement) -> None:
     """Each file that could not be read, with what was seen, why, and what to do."""
     rejected = [finding for finding in judgement.findings if finding.run is None]
-    for finding in rejected[:SHOWN_REJECTED]:
-        show_finding(finding)
-    if more := rejected[SHOWN_REJECTED:]:
+    for finding in rejected[:REJECTED_SHOWN]:
+        finding_card(finding)
+    if more := rejected[REJECTED_SHOWN:]:
         with st.expander(f"{len(more):,} more that could not be read"):
             for finding in more:
-                show_finding(finding)
+                finding_card(finding)
+
+
+def finding_card(finding: Finding) -> None:
+    """Show a finding in a frame."""
+    with st.container(border=True):
+        show_finding(finding)
 
 
 def show_finding(finding: Finding) -> None:
@@ -160,12 +173,11 @@ def show_finding(finding: Finding) -> None:
     As plain text and never as markup: these words quote the file, and a file's words may try to be a link, a picture or
     an icon. Escaping does not help, since addresses are recognised after it.
     """
-    with st.container(border=True):
-        st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
-        st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
-        st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
+    st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
+    st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
+    st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
 
 
 def status_badge(status: str) -> None:
     """A status as a coloured word; never by colour alone."""
-    st.badge(status, color=COLORS[status])
+    st.badge(status, color=STATUS_COLORS[status])

@@ -7,12 +7,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from ui.layout.cards import number
-from ui.layout.shell import plain, sentence
 from ui.widgets.charts import draw
+from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.tables import show_table
-from validation.charts import run_comparison as charts_compare
+from validation.charts import run_comparison as comparison_charts
 from validation.charts.theme import MAX_GROUPS
-from validation.frames import run_comparison as compare
+from validation.frames import run_comparison as comparison_frames
 from validation.frames.run_comparison import COURSES
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
@@ -24,15 +24,15 @@ SEEDS = "seed=0..4 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
 FACTS = """callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0.5})
 python -m prismatic import ... --set seed=1 perturbation_scale=0.5"""
-ABREAST = 2  # charts of doses
-MOST_GROUPS = 60  # that can be chosen from
-SHOWN = 4  # groups at first, so that their lines can be told apart
-MOST_SEEDS = 12  # lines of one group
-MOST_PAIRS = 40  # rows of the chart of twins
-PAGE = 100  # rows of the table of runs
+DOSES_PER_ROW = 2  # charts of doses
+GROUPS_LISTED = 60  # that can be chosen from
+GROUPS_SHOWN = 4  # groups at first, so that their lines can be told apart
+MAX_SEEDS = 12  # lines of one group
+MAX_PAIRS = 40  # rows of the chart of twins
+PAGE_ROWS = 100  # rows of the table of runs
 
 
-def needs_more(judgement: Judgement) -> None:
+def too_few_runs(judgement: Judgement) -> None:
     """What to do with one run."""
     st.info("Compare needs at least two runs. Add seeds of this one, and runs in which nothing was perturbed:")
     how_to_train(judgement, SEEDS)
@@ -56,7 +56,7 @@ def how_to_train(judgement: Judgement, grid: str) -> None:
 def groups(judgement: Judgement) -> None:
     """The groups with what they say, and their courses over the steps."""
     own = judgement.verdict.groups
-    letters = compare.letters(len(own))
+    letters = comparison_frames.letters(len(own))
     st.caption("Runs that differ in nothing but the seed are one group. The run is the unit: intervals are over seeds.")
     show_table(
         [group_row(letter, group) for letter, group in zip(letters, own, strict=True)],
@@ -73,9 +73,9 @@ def groups(judgement: Judgement) -> None:
     )
     picked = middle.pills(
         "Groups",
-        letters[:MOST_GROUPS],
+        letters[:GROUPS_LISTED],
         selection_mode="multi",
-        default=letters[:SHOWN],
+        default=letters[:GROUPS_SHOWN],
         key="shown",
         wrap=True,
         bind="query-params",
@@ -84,14 +84,16 @@ def groups(judgement: Judgement) -> None:
     show_seeds = right.toggle(
         "Each seed", value=True, key="seeds", bind="query-params", help="A panel for each group, or all means in one"
     )
-    if len(letters) > MOST_GROUPS:
-        st.caption(f"The first {MOST_GROUPS} of {len(letters):,} groups can be drawn. Choose fewer runs to see others.")
+    if len(letters) > GROUPS_LISTED:
+        st.caption(
+            f"The first {GROUPS_LISTED} of {len(letters):,} groups can be drawn. Choose fewer runs to see others."
+        )
     shown = [letter for letter in letters if letter in picked][:MAX_GROUPS]
     if len(picked) > len(shown):
         st.caption(f"{len(shown)} of the {len(picked)} chosen groups are drawn: more cannot be told apart.")
     if shown:
         names = dict(zip(letters, own, strict=True))
-        courses(judgement, {letter: names[letter] for letter in shown}, course, show_seeds)
+        metric_charts(judgement, {letter: names[letter] for letter in shown}, course, show_seeds)
     else:
         st.caption("Choose a group to see its runs.")
 
@@ -113,10 +115,10 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
     return row
 
 
-def courses(judgement: Judgement, shown: dict[str, Group], course: str, show_seeds: bool) -> None:
+def metric_charts(judgement: Judgement, shown: dict[str, Group], course: str, show_seeds: bool) -> None:
     """One series of some groups over the steps."""
     group_of = {run: letter for letter, group in shown.items() for run in group.runs}
-    data = compare.courses(judgement.con, list(group_of))
+    data = comparison_frames.courses(judgement.con, list(group_of))
     if data.empty or not data[course].notna().any():
         st.info(f"These runs do not log {COURSES[course].title.lower()}.")
         return
@@ -127,11 +129,11 @@ def courses(judgement: Judgement, shown: dict[str, Group], course: str, show_see
     }
     each = data.rename(columns={course: "value"})[["run", "middle", "value"]].dropna()
     each = each.assign(group=each["run"].map(group_of), label=each["run"].map(seeds_of))
-    drawn = {run for group in shown.values() for run in group.runs[:MOST_SEEDS]}
-    means, names = compare.bands(data, group_of, course), list(shown)
+    drawn = {run for group in shown.values() for run in group.runs[:MAX_SEEDS]}
+    means, names = comparison_frames.bands(data, group_of, course), list(shown)
     alt = f"{COURSES[course].title} over training steps"
     if show_seeds:
-        charts = charts_compare.panels(means, each[each["run"].isin(drawn)], names, course)
+        charts = comparison_charts.panels(means, each[each["run"].isin(drawn)], names, course)
         across = 2 if len(names) > 1 else 1
         for place, (letter, chart) in enumerate(zip(names, charts, strict=True)):
             if place % across == 0:  # a row of its own for each pair: stacked on a phone, they keep their order
@@ -140,8 +142,8 @@ def courses(judgement: Judgement, shown: dict[str, Group], course: str, show_see
                 st.text(f"{letter}: {shown[letter].name} ({len(shown[letter].runs)} runs)")
                 draw(chart, key=f"course-{letter}", alt=f"{alt}, group {letter}")
     else:
-        draw(charts_compare.bands(means, names, course), key="courses", alt=f"{alt}, all groups")
-    cut = f" At most {MOST_SEEDS} runs of a group are drawn." if len(drawn) < len(group_of) else ""
+        draw(comparison_charts.bands(means, names, course), key="courses", alt=f"{alt}, all groups")
+    cut = f" At most {MAX_SEEDS} runs of a group are drawn." if len(drawn) < len(group_of) else ""
     st.caption(f"{COURSES[course].meaning}. Thick: mean over a group's runs; band: its 95 % interval over runs.{cut}")
 
 
@@ -155,10 +157,10 @@ def dose_response(judgement: Judgement) -> None:
         )
         how_to_train(judgement, DOSES)
         return
-    places = [place for _ in range(0, len(found), ABREAST) for place in st.columns(ABREAST, gap="large")]
+    places = [place for _ in range(0, len(found), DOSES_PER_ROW) for place in st.columns(DOSES_PER_ROW, gap="large")]
     for place, dose in zip(places, found, strict=False):
         with place:
-            st.markdown(f"**{sentence(dose.title)[:-1]}**")
+            st.markdown(f"**{markdown_sentence(dose.title)[:-1]}**")
             with st.container(horizontal=True):
                 st.metric(
                     "Page's p", f"{dose.p:.2g}", border=True, help="That the order of the scales in each seed is chance"
@@ -169,13 +171,13 @@ def dose_response(judgement: Judgement) -> None:
                     border=True,
                     help="Per unit of perturbation_scale: mean of the seeds' own slopes",
                 )
-            each, means = compare.of_doses(dose, judgement.verdict.groups, judgement.runs)
-            draw(charts_compare.doses(dose, each, means), key=f"dose-{dose.title}", alt=f"{dose.claim} over scale")
-            st.caption(sentence(dose.because))
+            each, means = comparison_frames.of_doses(dose, judgement.verdict.groups, judgement.runs)
+            draw(comparison_charts.doses(dose, each, means), key=f"dose-{dose.title}", alt=f"{dose.claim} over scale")
+            st.caption(markdown_sentence(dose.because))
     st.caption("Diamonds: mean over seeds with its 95 % interval. Dashed: the mean slope. Thin lines: single seeds.")
 
 
-def difference(judgement: Judgement) -> None:
+def two_runs(judgement: Judgement) -> None:
     """In what two runs differ."""
     runs = [run.run for run in judgement.runs]
     left, right = st.columns(2)
@@ -200,9 +202,9 @@ def difference(judgement: Judgement) -> None:
         show_table(shown[~table["differs"]], key="same")
 
 
-def beside_shams(judgement: Judgement) -> None:
+def sham_pairs(judgement: Judgement) -> None:
     """Every treated run beside the run of the same seed in which nothing was perturbed."""
-    pairs = compare.twins(judgement)
+    pairs = comparison_frames.twins(judgement)
     if pairs.empty:
         st.info(
             "No run here has a sham run: the same options and the same seed, with perturbation_scale 0. Train them:"
@@ -217,11 +219,11 @@ def beside_shams(judgement: Judgement) -> None:
     for unit, some in own.groupby("unit"):
         threshold = some["threshold"].iloc[0] if some["threshold"].nunique() == 1 else None
         draw(
-            charts_compare.twins(some.head(MOST_PAIRS), str(unit), threshold),
+            comparison_charts.twins(some.head(MAX_PAIRS), str(unit), threshold),
             key=f"twins-{unit}",
             alt=f"{claim} of treated runs and of their sham runs",
         )
-        cut = f" The first {MOST_PAIRS} of {len(some)} are drawn." if len(some) > MOST_PAIRS else ""
+        cut = f" The first {MAX_PAIRS} of {len(some)} are drawn." if len(some) > MAX_PAIRS else ""
         st.caption(f"Filled: the treated run. Hollow: its sham run. Dashed: the threshold.{cut}")
     columns = {
         "estimate": "Of the treated run, in the unit of its row",
@@ -246,18 +248,18 @@ def beside_shams(judgement: Judgement) -> None:
 )
 def overview(judgement: Judgement) -> pd.DataFrame:
     """The table of all runs, without their courses."""
-    return compare.overview(judgement)
+    return comparison_frames.overview(judgement)
 
 
-def everything(judgement: Judgement) -> None:
+def all_runs(judgement: Judgement) -> None:
     """All runs in a table: filter, sort, and the course of each at a glance."""
     table = overview(judgement)
     words, verdicts, kinds = st.columns([2, 3, 2])
-    wanted = compare.filtered(
+    wanted = comparison_frames.filtered(
         table,
         words.text_input("Find", key="find", bind="query-params", placeholder="run, file, option", help="Every word"),
-        _any_of(verdicts, "Verdict", table["verdict"]),
-        _any_of(kinds, "Kind", table["kind"]),
+        _filter_pills(verdicts, "Verdict", table["verdict"]),
+        _filter_pills(kinds, "Kind", table["kind"]),
     )
     by, order, course, page = st.columns([2, 1, 2, 1], vertical_alignment="bottom")
     sort = by.selectbox("Sort by", ["as chosen", *table.columns], key="sort", bind="query-params")
@@ -265,11 +267,11 @@ def everything(judgement: Judgement) -> None:
     line = course.selectbox(
         "Sparkline", list(COURSES), format_func=lambda name: COURSES[name].title, key="line", bind="query-params"
     )
-    wanted = compare.ordered(wanted, sort, descending=descending)
-    pages = max(1, -(-len(wanted) // PAGE))
+    wanted = comparison_frames.ordered(wanted, sort, descending=descending)
+    pages = max(1, -(-len(wanted) // PAGE_ROWS))
     place = int(page.number_input(f"Page of {pages:,}", 1, pages, key="runs-page")) - 1
-    rows = wanted.iloc[place * PAGE : (place + 1) * PAGE].copy()
-    lines = compare.sparklines(judgement.con, rows["run"].tolist(), line)
+    rows = wanted.iloc[place * PAGE_ROWS : (place + 1) * PAGE_ROWS].copy()
+    lines = comparison_frames.sparklines(judgement.con, rows["run"].tolist(), line)
     rows.insert(4, "course", rows["run"].map(lines))
     show_table(
         rows,
@@ -286,11 +288,11 @@ def everything(judgement: Judgement) -> None:
         },
     )
     told = f"{len(wanted):,} of {len(table):,} runs match, of {int(wanted['steps'].sum()):,} logged steps together"
-    more = f"{PAGE} on a page, and a click on a column's head sorts this page only" if pages > 1 else ""
-    st.caption(plain(f"{told}; {more}." if more else f"{told}."))
+    more = f"{PAGE_ROWS} on a page, and a click on a column's head sorts this page only" if pages > 1 else ""
+    st.caption(escape_markdown(f"{told}; {more}." if more else f"{told}."))
 
 
-def _any_of(place: DeltaGenerator, label: str, values: pd.Series) -> list[str]:
+def _filter_pills(place: DeltaGenerator, label: str, values: pd.Series) -> list[str]:
     """A filter by a few words; none chosen is all. Pills, since the tags of a multiselect lack contrast when dark."""
     options = sorted(values.dropna().unique())
     chosen: list[str] = place.pills(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from ui.layout.shell import SEVERITY_COLORS
+from ui.layout.shell import SEVERITY_COLORS, show_finding
 from ui.widgets.charts import draw
-from ui.widgets.markdown import plain
+from ui.widgets.hints import LOG_HISTOGRAMS
+from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.charts.findings import chart_of
@@ -18,8 +19,7 @@ from validation.diagnostics.checklist import PASSED, UNCHECKED, Checked, checkli
 from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
 
-BADGES = {PASSED: "green", **SEVERITY_COLORS}
-LOG_HISTOGRAMS = "--set histogram_freq=100"
+BADGES: dict[str, str] = {PASSED: "green", **SEVERITY_COLORS}
 
 
 def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Finding]) -> None:
@@ -33,20 +33,13 @@ def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Findin
         with st.container(border=True):
             words, picture = st.columns(2, gap="medium") if chart is not None else (st.container(), None)
             with words:
-                _told(finding)
+                show_finding(finding)
             if picture is not None and chart is not None:
                 with picture:
                     draw(chart, width="stretch", key=f"finding-{place}", alt=f"What was found: {finding.id}")
 
 
-def _told(finding: Finding) -> None:
-    """In words, which quote the file and so are plain text: Streamlit would find links and pictures in them."""
-    st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
-    st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
-    st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
-
-
-def checked(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
+def checks(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
     """The documented troubleshooting, then every check, each with what was looked at in this run."""
     limits = judgement.verdict.thresholds
     st.subheader("Documented troubleshooting", anchor=False)
@@ -54,19 +47,23 @@ def checked(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
     seen = f"{len(judgement.files)} of {chosen} chosen could be read"
     read = Checked("Database errors", "error" if judgement.rejected else PASSED, seen)
     lines = troubleshooting(run, own, limits)
-    _table([lines[0], read, *lines[1:]])
+    _checks_table([lines[0], read, *lines[1:]])
     st.subheader("All checks", anchor=False)
     for theme, lines in checklist(run, own, limits).items():
         results = Counter(line.result for line in lines)
         told = ", ".join(f"{results[one]} {one}" for one in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[one])
         with st.expander(f"{theme}: {told}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):
-            _table(lines)
+            _checks_table(lines)
 
 
-def _table(lines: Sequence[Checked]) -> None:
+def _checks_table(lines: Sequence[Checked]) -> None:
     """In Markdown: the browser would have to load what draws `st.table`, and all below would jump then."""
     rows = [
-        (plain(line.title), f":{BADGES.get(line.result, 'gray')}-badge[{line.result}]", plain(line.seen))
+        (
+            escape_markdown(line.title),
+            f":{BADGES.get(line.result, 'gray')}-badge[{line.result}]",
+            escape_markdown(line.seen),
+        )
         for line in lines
     ]
     head = [("Check", "Result", "What was seen"), ("---",) * 3]
@@ -86,10 +83,10 @@ def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:
     ):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(page, label=label)
-            st.caption(plain(said))
+            st.caption(escape_markdown(said))
 
 
-def reading(judgement: Judgement, run: Run, file: RunFile) -> None:
+def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
     """Every chosen file: what was read of it, or why it was not."""
     st.subheader("How the files were read", anchor=False)
     read = [

@@ -13,7 +13,7 @@ import streamlit as st
 
 from prismatic.contract.thresholds import Thresholds
 from ui.widgets.charts import Described, describe, draw
-from ui.widgets.memo import kept
+from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
@@ -161,7 +161,7 @@ def scores(judgement: Judgement, run: Run) -> None:
             )
         if (table["value"] > 0).any():
             ends = {"supported": limits.divergence_supported, "refuted": limits.divergence_refuted}
-            chart = kept(judgement, ("scores", run.run), lambda: describe(charts.scores(table, **ends)))
+            chart = memoized(judgement, ("scores", run.run), lambda: describe(charts.scores(table, **ends)))
             with st.container(border=True, width=360, height="stretch"):
                 draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
 
@@ -193,7 +193,7 @@ def _place(mean: float, limits: Thresholds) -> str:
     return f"between {limits.divergence_refuted:g} and {limits.divergence_supported:g}"
 
 
-def chosen_view() -> str:
+def choose_view() -> str:
     """What to look at."""
     view: str = st.segmented_control(
         "Show", list(VIEWS), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
@@ -210,7 +210,7 @@ def seen_by(run: Run, source: str) -> Run:
     return replace(run.isolated, step_columns=loss)
 
 
-def chosen_experts(run: Run) -> list[int]:
+def choose_experts(run: Run) -> list[int]:
     """The experts whose lines are drawn: of many only the first few, until others are asked for."""
     if len(run.experts) <= AT_ONCE:
         return list(run.experts)
@@ -228,7 +228,7 @@ def chosen_experts(run: Run) -> list[int]:
     )
 
 
-def chosen_axis(run: Run) -> str:
+def choose_axis(run: Run) -> str:
     """What the axis counts."""
     known = [name for name in AXES if np.isfinite(axis_values(run, name)).any()]
     unit: str = st.segmented_control(
@@ -237,7 +237,7 @@ def chosen_axis(run: Run) -> str:
     return unit
 
 
-def chosen_style() -> tuple[bool, bool]:
+def choose_style() -> tuple[bool, bool]:
     """Whether a running median is to be drawn, and what the verdict sees."""
     smooth: bool = st.toggle(
         "Smooth",
@@ -255,12 +255,12 @@ def chosen_style() -> tuple[bool, bool]:
     return smooth, batches
 
 
-def chosen_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
+def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     """The steps under the brush of the overview; None for all of them."""
     if len(run.steps) < OVERVIEW_FROM:
         return None
     event = draw(
-        kept(judgement, ("overview", run.run), lambda: describe(overview(run))),
+        memoized(judgement, ("overview", run.run), lambda: describe(overview(run))),
         key=f"overview-{run.run}",
         on_select="rerun",
         selection_mode="range",
@@ -272,9 +272,9 @@ def chosen_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
 
 def chart(judgement: Judgement, run: Run, look: Look) -> None:
     """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
-    look = replace(look, steps=chosen_range(judgement, run))
+    look = replace(look, steps=choose_range(judgement, run))
     limits = judgement.verdict.thresholds
-    picture = kept(judgement, (run.run, look), lambda: Picture.of(run, look, limits))
+    picture = memoized(judgement, (run.run, look), lambda: Picture.of(run, look, limits))
     draw(
         picture.described,
         width="stretch",
@@ -285,7 +285,7 @@ def chart(judgement: Judgement, run: Run, look: Look) -> None:
     export(picture, f"{run.run}-{look.view.lower().replace(' ', '-')}")
 
 
-def overview(run: Run) -> Drawing:
+def overview(run: Run) -> alt.Chart:
     """The loss over the whole run, or what else there is."""
     clean = run.experts.get(0) or next(iter(run.experts.values()))
     values, title = run.step_column("loss"), "Loss"

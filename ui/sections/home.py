@@ -11,19 +11,19 @@ import streamlit as st
 
 from ui.layout.cards import claim_cards, findings_summary, headline, runs_table
 from ui.layout.frame import icon
-from ui.layout.shell import SHOWN_REJECTED, TRAIN, introduce, judged, pick_run, show_rejected
+from ui.layout.shell import REJECTED_SHOWN, TRAIN, judge_library, pick_run, run_header, show_rejected
 from ui.session.address import forget, restore
 from ui.session.catalog import Entry, catalog, examples
 from ui.session.library import Source, library, spool, spool_folder
 from ui.settings import settings
 from ui.widgets.hints import hint
-from ui.widgets.markdown import plain
+from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
 from validation.judgement.judge import Judgement
 
-LOOK_EVERY = 10.0  # seconds between two looks for runs that begin
-LIVE_SHOWN = 8
-REMOVABLE = 12  # chosen files that have a button of their own
+POLL_SECONDS = 10.0  # seconds between two looks for runs that begin
+MAX_LIVE_SHOWN = 8
+MAX_REMOVABLE = 12  # chosen files that have a button of their own
 KINDS = ["db", "sqlite", "sqlite3", "db3", "zip"]
 IN_FOLDERS = [*KINDS, "parquet", "json"]
 
@@ -45,33 +45,33 @@ def home() -> None:
 
 def answer() -> None:
     """What was read and what was not, then the verdict at a glance."""
-    judgement = judged()
+    judgement = judge_library()
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(what_was_read(judgement))
+        st.caption(read_counts(judgement))
         if st.button("Start over", help="Remove all files from this session"):
             library().sources = []
             forget()
-            _renew()
+            _rerun_with_new_widgets()
     if not judgement.runs:
         show_rejected(judgement)
         return
-    rejected_in_short(judgement)
+    rejected_summary(judgement)
     run = pick_run(judgement)
-    introduce(run)
+    run_header(run)
     headline(judgement, run)
     claim_cards(judgement, run)
     findings_summary(judgement, run)
     runs_table(judgement)
 
 
-def what_was_read(judgement: Judgement) -> str:
+def read_counts(judgement: Judgement) -> str:
     """How many files were read, and how many were not."""
     runs, rejected = len(judgement.runs), len(judgement.rejected)
     told = f"{runs:,} {'run' if runs == 1 else 'runs'} read"
     return f"{told}, {rejected:,} {'file' if rejected == 1 else 'files'} rejected." if rejected else f"{told}."
 
 
-def rejected_in_short(judgement: Judgement) -> None:
+def rejected_summary(judgement: Judgement) -> None:
     """What could not be read, and why, in so few lines that the verdict of the others stays in sight."""
     lines = [
         f"{finding.symptom[:1].upper()}{finding.symptom[1:]}: {finding.evidence}. Fix: {finding.fix}."
@@ -81,10 +81,10 @@ def rejected_in_short(judgement: Judgement) -> None:
     if lines:
         with st.container(border=True):
             st.badge("not read", color="red")
-            st.text("\n".join(lines[:SHOWN_REJECTED]))
-            if lines[SHOWN_REJECTED:]:
-                with st.expander(f"{len(lines) - SHOWN_REJECTED:,} more"):
-                    st.text("\n".join(lines[SHOWN_REJECTED:]))
+            st.text("\n".join(lines[:REJECTED_SHOWN]))
+            if lines[REJECTED_SHOWN:]:
+                with st.expander(f"{len(lines) - REJECTED_SHOWN:,} more"):
+                    st.text("\n".join(lines[REJECTED_SHOWN:]))
 
 
 def first_steps() -> None:
@@ -121,8 +121,8 @@ def choose_uploads() -> None:
     )
     if not files:
         return
-    if too_many := beyond_limits(len(files), sum(file.size for file in files)):
-        st.error(too_many)
+    if refusal := limit_exceeded(len(files), sum(file.size for file in files)):
+        st.error(refusal)
         return
     chosen = spool_folder(files) if folder else [spool(file) for file in files]
     if chosen:
@@ -130,7 +130,7 @@ def choose_uploads() -> None:
     st.error("This folder has no run files (*.db, *.sqlite) and no set in it. Choose build/runs, or one run's folder.")
 
 
-def beyond_limits(files: int, size: int) -> str:
+def limit_exceeded(files: int, size: int) -> str:
     """Why so many more files, or bytes, do not fit into this session; empty where they do."""
     limits, chosen = settings(), library()
     if files + len(chosen.sources) > limits.session_files:
@@ -146,7 +146,7 @@ def beyond_limits(files: int, size: int) -> str:
     return ""
 
 
-@st.fragment(run_every=LOOK_EVERY)
+@st.fragment(run_every=POLL_SECONDS)
 def choose_live() -> None:
     """One button for each run that is being trained on this machine now."""
     chosen = {source.path for source in library().sources}
@@ -155,14 +155,16 @@ def choose_live() -> None:
         return
     st.caption("In training on this machine now:")
     with st.container(horizontal=True):
-        for entry in live[:LIVE_SHOWN]:
+        for entry in live[:MAX_LIVE_SHOWN]:
             seconds = max(time.time() - entry.written, 0)
             if st.button(
-                f"Follow {plain(entry.name)}", key=f"follow-{entry.key}", help=f"Last written {seconds:.0f} s ago"
+                f"Follow {escape_markdown(entry.name)}",
+                key=f"follow-{entry.key}",
+                help=f"Last written {seconds:.0f} s ago",
             ):
                 _choose([entry.source])
-    if len(live) > LIVE_SHOWN:
-        st.caption(f"And {len(live) - LIVE_SHOWN:,} more in the table.")
+    if len(live) > MAX_LIVE_SHOWN:
+        st.caption(f"And {len(live) - MAX_LIVE_SHOWN:,} more in the table.")
 
 
 def choose_on_disk() -> None:
@@ -185,18 +187,18 @@ def choose_on_disk() -> None:
             "written, UTC": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
         },
     ).selection.rows
-    sources, label = _meant(shown, picked)
+    sources, label = _sources_and_label(shown, picked)
     with st.container(horizontal=True):
         if st.button(label, disabled=not sources, key="read-picked"):
-            if too_many := beyond_limits(len(sources), 0):
-                st.error(too_many)
+            if refusal := limit_exceeded(len(sources), 0):
+                st.error(refusal)
             else:
                 _choose(sources)
         if st.button("Look again", help="Runs that were added since this table was made"):
-            _renew()
+            _rerun_with_new_widgets()
 
 
-def _meant(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[list[Source], str]:
+def _sources_and_label(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[list[Source], str]:
     """What the button reads, and what it is called: rows of the table can be picked by a pointer alone."""
     if picked:
         sources = [shown[row].source for row in picked if row < len(shown)]
@@ -225,22 +227,22 @@ def _listing(generation: int) -> Sequence[Entry]:
 def remove() -> None:
     """A button for each chosen file that takes it away again."""
     sources = library().sources
-    if not 1 < len(sources) <= REMOVABLE:
+    if not 1 < len(sources) <= MAX_REMOVABLE:
         return
     st.caption("Chosen files:")
     with st.container(horizontal=True):
         for number, source in enumerate(sources):
-            if st.button(f"Remove {plain(source.name[:60])}", key=f"remove-{library().generation}-{number}"):
+            if st.button(f"Remove {escape_markdown(source.name[:60])}", key=f"remove-{library().generation}-{number}"):
                 library().sources = [other for other in sources if other != source]
-                _renew()
+                _rerun_with_new_widgets()
 
 
 def _choose(sources: Sequence[Source]) -> None:
     for source in sources:
         library().add(source)
-    _renew()
+    _rerun_with_new_widgets()
 
 
-def _renew() -> None:
+def _rerun_with_new_widgets() -> None:
     library().generation += 1
     st.rerun()

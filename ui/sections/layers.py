@@ -14,34 +14,34 @@ from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from ui.layout.cards import number
 from ui.widgets.charts import Described, describe, draw
-from ui.widgets.fragments import part
-from ui.widgets.memo import kept
+from ui.widgets.fragments import fragment
+from ui.widgets.hints import LOG_HISTOGRAMS
+from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.controls import Selection
 from validation.analysis.run import Run
-from validation.charts import layer_heatmap as charts_layers
+from validation.charts import layer_heatmap as heatmap_charts
 from validation.files.run_file import RunFile
-from validation.frames import layer_heatmap as heatmap
+from validation.frames import layer_heatmap as heatmap_frames
 from validation.frames.layer_heatmap import MEASURES
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.decide import Verdict
 from validation.verdict.layer_ablation import JUDGED, LeftOut, leave_one_out
 
-TICK = 0.7  # seconds for a frame while it plays
-NAMED = 12
-AT_ONCE = 1500  # layers² x experts that are judged without asking: about two seconds
-LOG_HISTOGRAMS = "--set histogram_freq=100"
-LOG_THEM_YOURSELF = "DynamicsLoggerCallback(..., histogram_freq=100)"
+FRAME_SECONDS = 0.7  # seconds for a frame while it plays
+LAYERS_NAMED = 12
+MAX_WITHOUT_ASKING = 1500  # layers² x experts that are judged without asking: about two seconds
+LOG_HISTOGRAMS_IN_LOOP = "DynamicsLoggerCallback(..., histogram_freq=100)"
 
 
 @st.cache_resource(scope="session", max_entries=12, show_spinner=False)
-def frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int]) -> heatmap.Frames:
+def cached_frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int]) -> heatmap_frames.Frames:
     """The frames of a heatmap; a file that has grown has another hash."""
-    return heatmap.frames(_run, measure, _names)
+    return heatmap_frames.frames(_run, measure, _names)
 
 
-def chosen_measure() -> str:
+def choose_measure() -> str:
     """What the cells show. Not in the page itself, all of whose names a session would keep with the function below."""
     measure: str = st.segmented_control(
         "Show",
@@ -56,33 +56,33 @@ def chosen_measure() -> str:
     return measure
 
 
-def film(judgement: Judgement, run: Run, measure: str, source: str) -> None:
+def heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
     """The heatmap at one step, which can be moved and played, and one cell of it. Only this part is drawn anew."""
-    tick = TICK if st.session_state.get("playing") else None
-    part(judgement, run, partial(_film, measure=measure, source=source), every=tick)
+    tick = FRAME_SECONDS if st.session_state.get("playing") else None
+    fragment(judgement, run, partial(_heatmap_player, measure=measure, source=source), every=tick)
 
 
-def _film(judgement: Judgement, run: Run, measure: str, source: str) -> None:
+def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
     file = next(file for file in judgement.files if file.run == run.run)
-    names, seen = heatmap.layer_names(file), heatmap.seen_by(run, source)
-    table = frames(file.sha256, source, measure, seen, names)
+    names, seen = heatmap_frames.layer_names(file), heatmap_frames.seen_by(run, source)
+    table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
         st.info(f"This file does not log what “{MEASURES[measure].title.lower()}” needs in its layers.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        frame = _scrubber(table)
-        layer, expert = _cell(table.cells, names)
+        frame = _choose_frame(table)
+        layer, expert = _choose_cell(table.cells, names)
     now = table.at(frame)
     left, right = st.columns([3, 2], gap="large")
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
-        reach = heatmap.reach(table.values_KF, measure, margin)
+        reach = heatmap_frames.reach(table.values_KF, measure, margin)
         look = (run.run, source, measure, frame, layer, expert)
         draw(
-            kept(
+            memoized(
                 judgement,
                 ("heatmap", *look),
-                lambda: describe(charts_layers.heatmap(now, measure, reach, (layer, expert))),
+                lambda: describe(heatmap_charts.heatmap(now, measure, reach, (layer, expert))),
             ),
             key="heatmap",
             on_select=_pick_cell,
@@ -94,12 +94,14 @@ def _film(judgement: Judgement, run: Run, measure: str, source: str) -> None:
         )
     with right:
         span = int(table.first_F[frame]), int(table.last_F[frame])
-        chart = kept(judgement, ("cell", *look), lambda: chart_of_cell(seen, measure, names.index(layer), expert, span))
+        chart = memoized(
+            judgement, ("cell", *look), lambda: chart_of_cell(seen, measure, names.index(layer), expert, span)
+        )
         series_of_cell(seen, measure, expert, chart)
         histograms_of_cell(judgement, run, file, layer, expert)
 
 
-def _scrubber(table: heatmap.Frames) -> int:
+def _choose_frame(table: heatmap_frames.Frames) -> int:
     """Which frame is shown; while it plays, one further than before. It starts when asked to, and stops at the end."""
     last = len(table.first_F) - 1
     if last < 1:
@@ -111,7 +113,7 @@ def _scrubber(table: heatmap.Frames) -> int:
     told = [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(table.first_F, table.last_F, strict=True)]
     playing = bool(st.session_state.get("playing"))
     icon = ":material/pause:" if playing else ":material/play_arrow:"
-    if st.button("Pause" if playing else "Play", key="play", icon=icon, width=110, on_click=_toggle, args=(last,)):
+    if st.button("Pause" if playing else "Play", key="play", icon=icon, width=110, on_click=_toggle_play, args=(last,)):
         st.rerun()
     if playing:
         _advance(last)
@@ -127,7 +129,7 @@ def _scrubber(table: heatmap.Frames) -> int:
     return frame
 
 
-def _toggle(last: int) -> None:
+def _toggle_play(last: int) -> None:
     st.session_state.playing = not st.session_state.get("playing")
     if st.session_state.playing and st.session_state.get("frame", last) >= last:
         st.session_state.frame = -1  # the first thing that playing does is to move on
@@ -153,7 +155,7 @@ def _pick_cell() -> None:
             st.session_state.tier = cells[0]["tier"]
 
 
-def _cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
+def _choose_cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
     """The layer and the expert that are looked at closely."""
     numbers = sorted(cells["expert"].unique().tolist())
     for key, options in (("layer", names), ("expert", numbers)):
@@ -166,10 +168,10 @@ def _cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
 
 def chart_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple[int, int]) -> Described | None:
     """One expert in one layer over the whole run; None where nothing of it is finite."""
-    data = heatmap.of_cell(seen, measure, place, expert)
+    data = heatmap_frames.of_cell(seen, measure, place, expert)
     if not data["value"].notna().any():
         return None
-    return describe(charts_layers.cell_series(data, measure, seen.experts[expert].role, span))
+    return describe(heatmap_charts.cell_series(data, measure, seen.experts[expert].role, span))
 
 
 def series_of_cell(seen: Run, measure: str, expert: int, chart: Described | None) -> None:
@@ -186,20 +188,20 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     """How large the entries of its gradient are, over time, where the run has counted them."""
     if not len(file.histograms):
         st.caption("No histograms of gradient sizes in this file. To log them, add:")
-        st.code(LOG_HISTOGRAMS if run.by_trainer else LOG_THEM_YOURSELF, language=None, wrap_lines=True)
+        st.code(LOG_HISTOGRAMS if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(
         "Gradient sizes of the tier", ["bottom", "middle", "top"], default="bottom", required=True, key="tier"
     )
-    data = heatmap.histogram(judgement.con, run, layer, expert, tier)
+    data = heatmap_frames.histogram(judgement.con, run, layer, expert, tier)
     if data.empty:
         st.caption("No histogram of this expert in this layer.")
         return
-    chart = charts_layers.cell_histogram(data, "Size of an entry (loss / weight)")
+    chart = heatmap_charts.cell_histogram(data, "Size of an entry (loss / weight)")
     draw(chart, key="histogram", alt="Share of gradient entries by size, over the steps")
 
 
-def drivers(judgement: Judgement, run: Run, names: list[int]) -> None:
+def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     """Which layers the verdict rests on: the run judged without each of them."""
     st.subheader("Which layers drive the verdict", anchor=False)
     own = judgement.verdict.controlled.whole(run.run)
@@ -214,22 +216,22 @@ def drivers(judgement: Judgement, run: Run, names: list[int]) -> None:
         "looked for, so take it as a hint where to look."
     )
     file = next(file for file in judgement.files if file.run == run.run)
-    heavy = len(names) ** 2 * len(run.experts) > AT_ONCE
+    heavy = len(names) ** 2 * len(run.experts) > MAX_WITHOUT_ASKING
     if heavy and st.button("Leave out each layer", help="With so many layers this takes a minute or more."):
         st.session_state.leaving_out = file.sha256
     if heavy and st.session_state.get("leaving_out") != file.sha256:
         return
     shams = Selection(judgement.runs, judgement.verdict.thresholds).shams_of(run)
-    left = left_out(
+    left = ablations(
         file.sha256, judgement.verdict.thresholds, tuple(sham.run for sham in shams), judgement.verdict, run, shams
     )
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
-            driver(judgement, run, left[name], names, own[name])
+            claim_ablation(judgement, run, left[name], names, own[name])
 
 
 @st.cache_resource(scope="session", max_entries=8, show_spinner="Judging without each layer…")
-def left_out(
+def ablations(
     sha256: str, limits: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
 ) -> dict[str, list[LeftOut]]:
     """Every claim without each layer; with other thresholds or other runs beside it, it is another verdict."""
@@ -237,7 +239,7 @@ def left_out(
     return leave_one_out(_run, _shams, claims, limits)
 
 
-def told(left: list[LeftOut], names: list[int], status: str) -> str:
+def ablation_summary(left: list[LeftOut], names: list[int], status: str) -> str:
     """Which layers turn a claim, and into what."""
     turned: dict[str, list[str]] = {}
     for one in left:
@@ -246,22 +248,22 @@ def told(left: list[LeftOut], names: list[int], status: str) -> str:
     if not turned:
         return f"It is {status}, whichever layer is left out."
     each = [
-        f"{other} without {'layer' if len(some) == 1 else 'any one of the layers'} {', '.join(some[:NAMED])}"
-        + (f" and {len(some) - NAMED} more" if len(some) > NAMED else "")
+        f"{other} without {'layer' if len(some) == 1 else 'any one of the layers'} {', '.join(some[:LAYERS_NAMED])}"
+        + (f" and {len(some) - LAYERS_NAMED} more" if len(some) > LAYERS_NAMED else "")
         for other, some in turned.items()
     ]
     return f"It is {status}, but {'; '.join(each)}."
 
 
-def driver(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int], own: Claim) -> None:
+def claim_ablation(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int], own: Claim) -> None:
     """One claim: its chart, what turns it, and the numbers behind it."""
     st.markdown(f"**{own.claim.capitalize()}** without each layer")
-    st.write(told(left, names, own.status))
+    st.write(ablation_summary(left, names, own.status))
     if any(one.claim.estimate is not None for one in left):
-        chart = kept(
+        chart = memoized(
             judgement,
             ("left out", run.run, own.claim),
-            lambda: describe(charts_layers.left_out(left, names, own.status, own.estimate)),
+            lambda: describe(heatmap_charts.left_out(left, names, own.status, own.estimate)),
         )
         draw(
             chart,

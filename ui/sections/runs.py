@@ -41,17 +41,17 @@ WIDE = {
 }
 
 
-def console(judgement: Judgement) -> None:
+def sql_console(judgement: Judgement) -> None:
     """One question of the reader's own about all chosen runs."""
     st.subheader("Ask all chosen runs", anchor=False)
     st.caption("One SELECT in DuckDB's SQL. It reads the relations below and nothing else.")
-    st.selectbox("Start from", list(EXAMPLES), key="sql-example", on_change=_start, width=380)
+    st.selectbox("Start from", list(EXAMPLES), key="sql-example", on_change=_load_example, width=380)
     st.session_state.setdefault("sql", next(iter(EXAMPLES.values())))
     with st.form("question", border=False):
         sql = st.text_area("SQL", height=150, key="sql", label_visibility="collapsed")
         asked = st.form_submit_button("Ask")
     if asked:
-        _answered(judgement, sql)
+        _show_answer(judgement, sql)
     with st.expander("The relations and their columns"):
         show_table(
             [{"relation": name, "columns": ", ".join(columns)} for name, columns in RELATIONS.items()],
@@ -60,11 +60,11 @@ def console(judgement: Judgement) -> None:
         )
 
 
-def _start() -> None:
+def _load_example() -> None:
     st.session_state.sql = EXAMPLES[st.session_state["sql-example"]]
 
 
-def _answered(judgement: Judgement, sql: str) -> None:
+def _show_answer(judgement: Judgement, sql: str) -> None:
     try:
         found = answer(judgement.con.cursor(), sql)
     except (BadQuestion, RunFileError) as error:
@@ -93,7 +93,7 @@ def metadata(file: RunFile) -> None:
         if facts:
             with st.expander(f"{title}: {len(facts)}", expanded=title != "Thresholds registered before the first step"):
                 show_table(
-                    [{"fact": key, "value": _said(key, value)} for key, value in sorted(facts.items())],
+                    [{"fact": key, "value": _fact_text(key, value)} for key, value in sorted(facts.items())],
                     key=title,
                     column_config=WIDE,
                 )
@@ -105,7 +105,7 @@ def metadata(file: RunFile) -> None:
     )
 
 
-def _said(key: str, value: Any) -> str:
+def _fact_text(key: str, value: Any) -> str:
     """A fact as text; a time in words that can be read, and in UTC, which is the same for every reader."""
     if key in TIMES and isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -122,7 +122,9 @@ def hashes(file: RunFile) -> None:
         f"{PREFIX}sha256": "the registered thresholds",
         "git_commit": "the code (Git commit)",
     }
-    known += [{"of": name, "hash": _said(key, file.facts[key])} for key, name in names.items() if key in file.facts]
+    known += [
+        {"of": name, "hash": _fact_text(key, file.facts[key])} for key, name in names.items() if key in file.facts
+    ]
     known += [
         {"of": f"the index set of the {row['tier']} tier, layer {row['layer']}", "hash": row["hash"]}
         for row in file.tiers.to_pylist()
@@ -131,7 +133,7 @@ def hashes(file: RunFile) -> None:
     show_table(known, key="hashes", column_config=WIDE)
 
 
-def tables(file: RunFile) -> None:
+def side_tables(file: RunFile) -> None:
     """The small tables of the file as they are."""
     for title, table in (("Experts", file.experts), ("Tiers", file.tiers), ("Events", file.events)):
         st.subheader(title, anchor=False)
@@ -143,7 +145,7 @@ def tables(file: RunFile) -> None:
             )
 
 
-def columns(file: RunFile) -> None:
+def schema_table(file: RunFile) -> None:
     """Every table and column of a run file, with its unit and meaning, and whether this file has it."""
     st.subheader("Schema", anchor=False)
     ours = f"schema version {file.version}" if file.application_id == schema.APPLICATION_ID else "another writer's file"

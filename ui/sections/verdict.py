@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -13,12 +14,13 @@ import streamlit as st
 from prismatic.contract.thresholds import Thresholds, registered
 from prismatic.errors import ConfigError
 from ui.layout.cards import number
-from ui.layout.shell import changed, plain, sentence, status_badge
+from ui.layout.shell import Color, session_thresholds, status_badge
 from ui.widgets.charts import Described, describe, draw
-from ui.widgets.memo import kept
+from ui.widgets.markdown import escape_markdown, markdown_sentence
+from ui.widgets.memo import memoized
 from ui.widgets.tables import height, show_table
 from validation.analysis.run import Run
-from validation.charts.claim_evidence import evidence as evidence_chart
+from validation.charts import claim_evidence
 from validation.frames.claim_evidence import behind
 from validation.judgement.judge import Judgement
 from validation.report.html_report import as_html, as_markdown
@@ -26,7 +28,8 @@ from validation.report.json_report import as_json
 from validation.verdict.claims import CLAIMS, Claim
 from validation.verdict.registration import AS_REGISTERED, CHANGED
 
-MOST_CLAIMS = 24  # rows of their table seen at once
+MAX_CLAIM_ROWS = 24  # of the table of claims, seen at once
+REGISTRATION_COLORS: dict[str, Color] = {AS_REGISTERED: "green", CHANGED: "orange"}
 
 
 def advice(judgement: Judgement, run: Run) -> None:
@@ -36,11 +39,13 @@ def advice(judgement: Judgement, run: Run) -> None:
         return
     st.subheader("What to do next", anchor=False)
     for one in own:
-        st.markdown(f"- {sentence(one.text)}")
+        st.markdown(f"- {markdown_sentence(one.text)}")
         if one.options:
             st.code(one.line, language=None, wrap_lines=True)
     if any(one.options for one in own):
-        st.caption(plain("Options go after the command that trained this run: python -m prismatic train … --set …"))
+        st.caption(
+            escape_markdown("Options go after the command that trained this run: python -m prismatic train … --set …")
+        )
 
 
 def evidence(judgement: Judgement, run: Run) -> None:
@@ -55,7 +60,7 @@ def evidence(judgement: Judgement, run: Run) -> None:
             "Expert", perturbed, default=perturbed[0], required=True, key="evidence-expert", bind="query-params"
         )
     claims = {c.claim: c for c in judgement.verdict.controlled.claims if c.run == run.run and c.expert == expert}
-    shown = kept(judgement, ("evidence", run.run, expert), lambda: evidence_charts(judgement, run, expert))
+    shown = memoized(judgement, ("evidence", run.run, expert), lambda: evidence_charts(judgement, run, expert))
     for name in CLAIMS:
         if name not in claims:
             continue
@@ -63,7 +68,7 @@ def evidence(judgement: Judgement, run: Run) -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{name.capitalize()}**")
                 status_badge(claims[name].status)
-            st.caption(_path(claims[name]))
+            st.caption(_decision_path(claims[name]))
             if name in shown:
                 draw(
                     shown[name],
@@ -80,12 +85,12 @@ def evidence(judgement: Judgement, run: Run) -> None:
 def evidence_charts(judgement: Judgement, run: Run, expert: int) -> dict[str, Described]:
     """By claim, the chart of what it was decided from."""
     found = behind(run, expert, judgement.runs, judgement.verdict.thresholds)
-    return {name: describe(evidence_chart(one)) for name, one in found.items()}
+    return {name: describe(claim_evidence.evidence(one)) for name, one in found.items()}
 
 
-def _path(claim: Claim) -> str:
+def _decision_path(claim: Claim) -> str:
     """The decisions in their order, as one line."""
-    return " → ".join(plain(step) for step in claim.path) if claim.path else sentence(claim.because)
+    return " → ".join(escape_markdown(step) for step in claim.path) if claim.path else markdown_sentence(claim.because)
 
 
 def claims_table(judgement: Judgement, run: Run) -> None:
@@ -99,7 +104,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
     ]
     show_table(
         rows,
-        most=MOST_CLAIMS,
+        most=MAX_CLAIM_ROWS,
         placeholder="",
         key="claims",
         column_config={
@@ -139,9 +144,9 @@ def registration(judgement: Judgement, run: Run) -> None:
         st.markdown("**Thresholds**")
         st.badge(
             found.status.replace("_", " "),
-            color={AS_REGISTERED: "green", CHANGED: "orange"}.get(found.status, "gray"),
+            color=REGISTRATION_COLORS.get(found.status, "gray"),
         )
-    st.caption(sentence(found.because))
+    st.caption(markdown_sentence(found.because))
 
 
 def edit_thresholds(judgement: Judgement, run: Run) -> None:
@@ -157,8 +162,8 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
             "what it is": list(Thresholds.meanings().values()),
         }
     )
-    small = {"format": "%g", "width": "small"}
-    edited = st.data_editor(
+    small_number = partial(st.column_config.NumberColumn, format="%g", width="small")
+    edited: pd.DataFrame = st.data_editor(
         table,
         hide_index=True,
         height=height(len(table), len(table)),
@@ -166,9 +171,9 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
         disabled=["threshold", "registered", "default", "what it is"],
         key=f"thresholds-{hash(tuple(used.values()))}",
         column_config={
-            "used": st.column_config.NumberColumn(**small, required=True, help="Click a number to judge by another"),
-            "registered": st.column_config.NumberColumn(**small, help="What the run wrote before its first step"),
-            "default": st.column_config.NumberColumn(**small, help="What is used where a run registered nothing"),
+            "used": small_number(required=True, help="Click a number to judge by another"),
+            "registered": small_number(help="What the run wrote before its first step"),
+            "default": small_number(help="What is used where a run registered nothing"),
             "what it is": st.column_config.TextColumn(width="large"),
         },
         alt="Every threshold: what is used, what the run registered, the default, and what it is",
@@ -182,20 +187,20 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
             st.error("This threshold cannot be used.")
             st.text(str(error))
         else:
-            changed().update(changes)
+            session_thresholds().update(changes)
             st.rerun()
-    if changed() and st.button("Back to what was registered"):
-        changed().clear()
+    if session_thresholds() and st.button("Back to what was registered"):
+        session_thresholds().clear()
         st.rerun()
 
 
-def behind_it(judgement: Judgement, run: Run) -> None:
+def details(judgement: Judgement, run: Run) -> None:
     """What few want to see at each visit. A closed part is not made: the browser would work on it all the same."""
     st.subheader("Behind it", anchor=False)
     registration(judgement, run)
     _on_request("thresholds", "See or change the thresholds", lambda: edit_thresholds(judgement, run))
     _on_request("claims", "Every claim, per expert", lambda: claims_table(judgement, run))
-    _on_request("facts", "How this run was made", lambda: made(run))
+    _on_request("facts", "How this run was made", lambda: run_facts(run))
 
 
 def _on_request(name: str, label: str, show: Callable[[], None]) -> None:
@@ -205,7 +210,7 @@ def _on_request(name: str, label: str, show: Callable[[], None]) -> None:
             show()
 
 
-def made(run: Run) -> None:
+def run_facts(run: Run) -> None:
     """What the run says about itself: options, seed, machine."""
     if not run.facts:
         st.caption("The file has no run table, so its options, seed and thresholds are unknown.")

@@ -21,7 +21,7 @@ from validation.diagnostics import Finding
 LOG = logging.getLogger("prismatic.alerts")
 TIMEOUT = 5.0  # seconds for one attempt
 ATTEMPTS, PAUSE = 3, 5.0  # seconds between two attempts
-MOST_WAITING = 1000
+MAX_WAITING = 1000
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -37,20 +37,20 @@ class Alerts:
     def __init__(self, url: str, *, timeout: float = TIMEOUT, pause: float = PAUSE) -> None:
         self.failed = 0
         self._url, self._timeout, self._pause = url, timeout, pause
-        self._told: set[tuple[str, str]] = set()
-        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(MOST_WAITING)
+        self._sent: set[tuple[str, str]] = set()
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(MAX_WAITING)
         self._lock = threading.Lock()
         self._opener = urllib.request.build_opener(_NoRedirect)
         threading.Thread(target=self._send_all, name="prismatic-alerts", daemon=True).start()
 
-    def tell(self, run: str, finding: Finding) -> None:
+    def send_once(self, run: str, finding: Finding) -> None:
         """Send this once, however often and by however many sessions it is told. `run` tells runs apart for good."""
         with self._lock:
-            if (run, finding.id) in self._told:
+            if (run, finding.id) in self._sent:
                 return
-            self._told.add((run, finding.id))
+            self._sent.add((run, finding.id))
         try:
-            self._waiting.put_nowait(message(finding))
+            self._waiting.put_nowait(payload(finding))
         except queue.Full:
             self._fail("too many alerts are waiting")
 
@@ -89,7 +89,7 @@ class Alerts:
         LOG.warning("alert not sent to %s (%d so far): %s", urlsplit(self._url).hostname, self.failed, why)
 
 
-def message(finding: Finding) -> dict[str, Any]:
+def payload(finding: Finding) -> dict[str, Any]:
     """What is posted. `text` is what chat programs show; they take <, > and & for markup of their own."""
     text = f"Prismatic: run {finding.run}: {finding.symptom}. {finding.evidence}. Fix: {finding.fix}."
     return {

@@ -78,7 +78,7 @@ class Library:
         """Each chosen file with what changes when it is written: time and size."""
         return tuple((source, *_state(source.path)) for source in self.sources)
 
-    def knows(self, keys: tuple[Key, ...]) -> bool:
+    def has_read(self, keys: tuple[Key, ...]) -> bool:
         """Whether these files were read before, as they are or as they were."""
         return self._read is not None and {key[0] for key in keys} <= {key[0] for key in self._read[0]}
 
@@ -88,13 +88,13 @@ class Library:
         """The judgement of these files; they are read again only when they have changed."""
         if (keys, thresholds) not in self._judged:
             if self._read is None or self._read[0] != keys:
-                self._read = (keys, self._reading(keys, progress))
+                self._read = (keys, self._read_files(keys, progress))
             while len(self._judged) >= JUDGEMENTS:
                 del self._judged[next(iter(self._judged))]
             self._judged[keys, thresholds] = judge(*self._read[1], dict(thresholds))
         return self._judged[keys, thresholds]
 
-    def _reading(
+    def _read_files(
         self, keys: tuple[Key, ...], progress: Callable[[int, int], None] | None
     ) -> tuple[list[RunFile], list[Rejected]]:
         # What an upload held goes with the session, as the upload does: not into the user's own cache.
@@ -123,7 +123,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 _OPEN: dict[str, Library] = {}  # by session, for all sessions of this server
-_GONE: dict[str, float] = {}  # since when a session has no connection, by time.monotonic()
+_DISCONNECTED_SINCE: dict[str, float] = {}  # since when a session has no connection, by time.monotonic()
 
 
 def library() -> Library:
@@ -136,15 +136,15 @@ def library() -> Library:
     return found
 
 
-def close_left(is_active: Callable[[str], bool], seconds: float) -> None:
+def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None:
     """Close the libraries of sessions that have been without a connection for longer than this."""
     now, closed = time.monotonic(), False
     for session in list(_OPEN):
         if is_active(session):
-            _GONE.pop(session, None)
-        elif now - _GONE.setdefault(session, now) >= seconds:
+            _DISCONNECTED_SINCE.pop(session, None)
+        elif now - _DISCONNECTED_SINCE.setdefault(session, now) >= seconds:
             _OPEN.pop(session).close()
-            del _GONE[session]
+            del _DISCONNECTED_SINCE[session]
             closed = True
     if closed:  # what they held goes back to the system: things that refer to each other, and what Arrow keeps in hand
         gc.collect()

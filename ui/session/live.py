@@ -11,15 +11,15 @@ import streamlit as st
 from ui.session.alerts import Alerts
 from ui.session.library import Key, library
 from ui.settings import settings
-from ui.widgets.markdown import plain
+from ui.widgets.markdown import escape_markdown
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
 from validation.files.parquet_set import is_set
 from validation.files.training_status import STALE_AFTER
 from validation.judgement.judge import Judgement
 
-LOOK_EVERY = 3.0  # seconds between two looks at a run that is being trained
-TOLD = 5  # alerts shown at once
+POLL_SECONDS = 3.0  # seconds between two looks at a run that is being trained
+ALERTS_SHOWN = 5  # alerts shown at once
 
 
 def is_training(run: Run) -> bool:
@@ -27,7 +27,7 @@ def is_training(run: Run) -> bool:
     return run.facts.get("exit_state") == "running"
 
 
-def age(run: Run) -> float:
+def seconds_since_last_row(run: Run) -> float:
     """Seconds since the newest row was written; infinite where that is unknown."""
     wall = run.step_column("wall_time")
     wall = wall[np.isfinite(wall)]
@@ -36,7 +36,7 @@ def age(run: Run) -> float:
 
 def live_badge(run: Run) -> None:
     """Whether a run that has not ended still grows; of an upload nothing can be known but its last row."""
-    seconds = age(run)
+    seconds = seconds_since_last_row(run)
     if seconds < STALE_AFTER:
         st.badge("training", color="green", help=f"Newest row {max(seconds, 0):.0f} s ago; this page follows the run.")
     else:
@@ -44,7 +44,7 @@ def live_badge(run: Run) -> None:
         st.badge("stale", color="gray", help=f"The run never ended, and its newest row was written {when}.")
 
 
-def watched(judgement: Judgement) -> list[Run]:
+def growing_runs(judgement: Judgement) -> list[Run]:
     """The runs that are being trained on this machine: uploads and sets are copies, and do not grow."""
     here = {source.path for source in library().sources if not source.uploaded and not is_set(source.path)}
     pairs = zip(judgement.runs, judgement.files, strict=True)
@@ -56,7 +56,7 @@ def follow(judgement: Judgement, seen: tuple[Key, ...]) -> None:
 
     shown = False
 
-    @st.fragment(run_every=LOOK_EVERY)
+    @st.fragment(run_every=POLL_SECONDS)
     def look() -> None:
         # Not while the page is still being made: a run that is written faster than that would never let it end.
         nonlocal shown
@@ -64,14 +64,14 @@ def follow(judgement: Judgement, seen: tuple[Key, ...]) -> None:
             st.rerun()
         shown = True
 
-    runs = watched(judgement)
+    runs = growing_runs(judgement)
     with st.container():  # always there, so that what follows keeps its place, and a chart its zoom
-        alert(judgement, [run for run in runs if age(run) < STALE_AFTER])
+        update_alerts(judgement, [run for run in runs if seconds_since_last_row(run) < STALE_AFTER])
         if runs:
             look()
 
 
-def alert(judgement: Judgement, live: list[Run]) -> None:
+def update_alerts(judgement: Judgement, live: list[Run]) -> None:
     """Say what is wrong with the live runs: on the page until it is read or mended, and once to the operator."""
     started = {run.run: f"{run.run} {run.facts.get('started')}" for run in live}
     told: dict[tuple[str, str], Finding] = st.session_state.setdefault("alerts", {})
@@ -84,8 +84,8 @@ def alert(judgement: Judgement, live: list[Run]) -> None:
     for key, finding in wrong.items():
         if finding.run in started:
             told[key] = finding
-            if sender := _sender(settings().alert_url):
-                sender.tell(started[finding.run], finding)
+            if sender := _alert_sender(settings().alert_url):
+                sender.send_once(started[finding.run], finding)
     for key in [key for key in told if key not in wrong]:  # it was mended, or the run is not shown any more
         del told[key]
         read.discard(key)
@@ -97,8 +97,8 @@ def _show(findings: list[Finding]) -> None:
     if not findings:
         return
     with st.container(border=True, key="alerts"):
-        for finding in findings[:TOLD]:
-            st.error(f"Run {plain(str(finding.run))} has turned bad: {plain(finding.symptom)}.")
+        for finding in findings[:ALERTS_SHOWN]:
+            st.error(f"Run {escape_markdown(str(finding.run))} has turned bad: {escape_markdown(finding.symptom)}.")
             st.text(f"Seen: {finding.evidence}.\nFix: {finding.fix}.")
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Mark as read", key="alerts-read"):
@@ -108,6 +108,6 @@ def _show(findings: list[Finding]) -> None:
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _sender(url: str) -> Alerts | None:
+def _alert_sender(url: str) -> Alerts | None:
     """The server's one sender, of all sessions; None where the operator named no address."""
     return Alerts(url) if url else None

@@ -11,7 +11,9 @@ from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 
 
-def part(judgement: Judgement, run: Run, make: Callable[[Judgement, Run], None], *, every: float | None = None) -> None:
+def fragment(
+    judgement: Judgement, run: Run, make: Callable[[Judgement, Run], None], *, every: float | None = None
+) -> None:
     """Make this part of the page, and again when something in it is touched, or after so many seconds.
 
     Streamlit keeps what a part is made of for longer than its session lasts: of the judgement, which is all that the

@@ -2,6 +2,8 @@
 
 import streamlit as st
 
+LOG_HISTOGRAMS = "--set histogram_freq=100"
+"""What `prismatic train` needs to log histograms of gradient entries."""
 HINTS = {
     "Home": "The verdict takes out what routing and chance do; beside it stands what the documented rules say.",
     "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Point at the lines to read them off.",

@@ -3,11 +3,11 @@
 import re
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A sentence of our own for st.markdown, in which brackets, stars and underscores are what they are."""
     return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]|_", lambda match: f"&#{ord(match[0])};", text)
 
 
-def sentence(text: str) -> str:
+def markdown_sentence(text: str) -> str:
     """The same as a sentence with its capital and its full stop."""
-    return plain(text[:1].upper() + text[1:]) + "."
+    return escape_markdown(text[:1].upper() + text[1:]) + "."

@@ -8,18 +8,18 @@ from weakref import WeakKeyDictionary
 
 from validation.judgement.judge import Judgement
 
-KEPT = 24  # of one judgement, the oldest goes first; all go with it
-_KEPT: WeakKeyDictionary[Judgement, dict[Hashable, Any]] = WeakKeyDictionary()
+MAX_PER_JUDGEMENT = 24  # of one judgement, the oldest goes first; all go with it
+_MEMO: WeakKeyDictionary[Judgement, dict[Hashable, Any]] = WeakKeyDictionary()
 
 T = TypeVar("T")
 
 
-def kept(judgement: Judgement, key: Hashable, make: Callable[[], T]) -> T:
+def memoized(judgement: Judgement, key: Hashable, make: Callable[[], T]) -> T:
     """What `make` made for this judgement and key before, or makes now."""
-    own = _KEPT.setdefault(judgement, {})
+    own = _MEMO.setdefault(judgement, {})
     if key not in own:
         made = make()
-        while len(own) >= KEPT:
+        while len(own) >= MAX_PER_JUDGEMENT:
             own.pop(next(iter(own)), None)
         own[key] = made
     found: T = own[key]

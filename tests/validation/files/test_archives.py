@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.support import bad_files as hostile
-from ui.layout.shell import Library, Source
+from ui.session.library import Library, Source
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
 from validation.files.sandbox import zip_client as archives

@@ -16,7 +16,7 @@ from prismatic.contract import schema
 from tests.support import bad_files as hostile
 from tests.support.simulated_runs import simulated_run
 from ui.layout.frame import PAGES
-from ui.layout.shell import Library, Source
+from ui.session.library import Library, Source
 from validation.charts import run_dynamics as charts
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.support.simulated_runs import simulated_run, write
 from ui.layout.cards import number
-from ui.layout.shell import Library, Source
+from ui.session.library import Library, Source
 from validation.charts.interval_bar import bar
 from validation.charts.theme import GREY
 from validation.cli.main import main
