@@ -148,6 +148,12 @@ TABLES = {
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
 """Every table but `dynamics`, in the order of reading: the largest come last and cannot use up the others' time."""
 
+# The tables beside `dynamics`, in the order in which a reader needs them: the small ones first.
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
+STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")  # their rows belong to a step, and may be many
+# Those that stay tables once a run is read: `run` becomes facts, and `scalars` become columns of `dynamics`.
+DETAIL_TABLES = ("experts", "tiers", "events", "layers", "histograms")
+
 
 def expert_metrics(expert: int) -> list[Column]:
     """The metrics that expert number `expert` has: expert 0 has no divergence from itself."""

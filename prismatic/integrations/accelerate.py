@@ -22,15 +22,16 @@ from torch import Tensor, nn
 
 from prismatic.errors import PrismaticError
 from prismatic.guard import log_failures
+from prismatic.integrations.events import exit_state, record_resumed, record_skipped_step
+from prismatic.integrations.model_facts import weight_dtype
+from prismatic.integrations.optimizers import learning_rate, unscaled_gradient
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
-from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.isolated import Probe
 from prismatic.runfile.logger import DynamicsLogger
 
 try:
     import accelerate
     from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
 except ImportError as error:
     raise ImportError('AccelerateDynamics needs Accelerate: pip install "prismatic-dynamics[hf]"') from error
 
@@ -117,11 +118,11 @@ class AccelerateDynamics:
         if self._dynamics is None:
             return
         if step and self._accelerator.optimizer_step_was_skipped:
-            say_skipped(self._dynamics, step - 1)
+            record_skipped_step(self._dynamics.logger, step - 1)
         if losses:
             metrics = {"loss": torch.stack(losses).mean(), **metrics}
-        metrics = {"learning_rate": float(self._optimizer.param_groups[0]["lr"]), **metrics}
-        gradient = unscaled(self._optimizer)
+        metrics = {"learning_rate": learning_rate(self._optimizer), **metrics}
+        gradient = unscaled_gradient(self._optimizer)
         self._dynamics.on_before_optimizer_step(self._model, step, probe=probe, gradient=gradient, **metrics)
 
     def __exit__(
@@ -140,41 +141,4 @@ class AccelerateDynamics:
         """Go on counting where the checkpoint was written."""
         self._step = state_dict["step"]
         if self._dynamics is not None and self._step:
-            say_resumed(self._dynamics, self._step)
-
-
-def exit_state(error: BaseException | None) -> str:
-    """How a training ended: KeyboardInterrupt and SystemExit are no Exceptions."""
-    return "finished" if error is None else "crashed" if isinstance(error, Exception) else "interrupted"
-
-
-def weight_dtype(model: nn.Module) -> str:
-    """The precision of a training without autocast: that of the weights."""
-    return str(next((weight.dtype for weight in model.parameters()), torch.float32)).removeprefix("torch.")
-
-
-def say_skipped(dynamics: DynamicsLoggerCallback, step: int) -> None:
-    """Record that the GradScaler kept the optimizer from this step."""
-    message = "gradients overflowed: the scaler skipped this step"
-    dynamics.logger.event("skipped_step", message, level="warning", step=step)
-
-
-def say_resumed(dynamics: DynamicsLoggerCallback, step: int) -> None:
-    """Record that the training did not begin at step 0."""
-    dynamics.logger.event("resumed", f"training goes on at step {step}", step=step)
-
-
-def unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
-    """Where an accelerated optimizer's gradients are, by parameter, whether or not something has unscaled them yet."""
-    scaler: Any = getattr(optimizer, "scaler", None)
-    if scaler is None:
-        return dot_grad
-    inner = optimizer
-    while isinstance(inner, AcceleratedOptimizer):
-        inner = inner.optimizer
-    # A GradScaler does not say so by any public name; accelerator.clip_grad_norm_ has unscaled them, too.
-    state = scaler._per_optimizer_states.get(id(inner))
-    if state is not None and state["stage"].name != "READY":
-        return dot_grad
-    scale = scaler.get_scale()
-    return lambda parameter: None if parameter.grad is None else parameter.grad / scale
+            record_resumed(self._dynamics.logger, self._step)

@@ -15,7 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from prismatic.errors import PrismaticError
 from prismatic.guard import log_failures
-from prismatic.integrations.accelerate import say_resumed, say_skipped, unscaled, weight_dtype
+from prismatic.integrations.events import record_resumed, record_skipped_step
+from prismatic.integrations.model_facts import weight_dtype
+from prismatic.integrations.optimizers import learning_rate, unscaled_gradient
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.measure.isolated import Probe
 from prismatic.runfile.logger import DynamicsLogger
@@ -67,7 +69,7 @@ class TrainerDynamicsCallback(TrainerCallback):
         dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=state.max_steps - 1)
         dynamics.on_train_begin(model, **_facts(args, state, model))
         if self._step:
-            say_resumed(dynamics, self._step)
+            record_resumed(dynamics.logger, self._step)
         self._dynamics = dynamics
         if not args.torch_compile:  # a hook would break the compiled graph
             self._outputs.watch(model)
@@ -83,11 +85,11 @@ class TrainerDynamicsCallback(TrainerCallback):
             return
         with log_failures():
             optimizer = kwargs["optimizer"]
-            metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            metrics: dict[str, Any] = {"learning_rate": learning_rate(optimizer)}
             loss = self._outputs.loss_of_step(args)
             if loss is not None:
                 metrics["loss"] = loss
-            probe, gradient = self._outputs.probe(), unscaled(optimizer)
+            probe, gradient = self._outputs.probe(), unscaled_gradient(optimizer)
             self._dynamics.on_before_optimizer_step(kwargs["model"], step, probe=probe, gradient=gradient, **metrics)
 
     def on_optimizer_step(
@@ -96,7 +98,7 @@ class TrainerDynamicsCallback(TrainerCallback):
         """Record a step that mixed precision skipped."""
         if self._dynamics is not None and getattr(kwargs["optimizer"], "step_was_skipped", False):
             with log_failures():
-                say_skipped(self._dynamics, self._step - 1)
+                record_skipped_step(self._dynamics.logger, self._step - 1)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

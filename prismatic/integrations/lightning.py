@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from prismatic.errors import PrismaticError
 from prismatic.experts.protocol import find_routers
 from prismatic.guard import log_failures
+from prismatic.integrations.events import exit_state, record_resumed
+from prismatic.integrations.optimizers import learning_rate, unscaled_gradient
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
-from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.isolated import Loss, Probe
 from prismatic.runfile.logger import DynamicsLogger
 
@@ -69,7 +70,7 @@ class LightningDynamicsCallback(Callback):
         dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
         dynamics.on_train_begin(pl_module, **_facts(trainer, pl_module, planned))
         if self._step:
-            dynamics.logger.event("resumed", f"training goes on at step {self._step}", step=self._step)
+            record_resumed(dynamics.logger, self._step)
         self._dynamics = dynamics
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -99,15 +100,13 @@ class LightningDynamicsCallback(Callback):
             return
         with log_failures():
             scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
-            metrics: dict[str, Any] = {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            metrics: dict[str, Any] = {"learning_rate": learning_rate(optimizer)}
             if self._losses:
                 # Lightning divides every micro-batch's loss by the number that it means to accumulate.
                 share = trainer.accumulate_grad_batches / len(self._losses)
                 metrics["loss"] = torch.stack(self._losses).sum() * (share / scale)
             self._losses.clear()
-            # Fused optimizers divide by the scale in their own step, so Lightning has not done it yet.
-            fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-            gradient = _divided_by(scale if fused else 1.0)
+            gradient = unscaled_gradient(optimizer, trainer.scaler)
             self._dynamics.on_before_optimizer_step(pl_module, step, probe=self._probe, gradient=gradient, **metrics)
 
     def _evaluated_again(self, trainer: Trainer, pl_module: LightningModule) -> bool:
@@ -123,7 +122,7 @@ class LightningDynamicsCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the run file of a training that was stopped or failed."""
-        self._end("crashed" if isinstance(exception, Exception) else "interrupted")
+        self._end(exit_state(exception))
 
     def _end(self, exit_state: str) -> None:
         dynamics, self._dynamics, self._probe = self._dynamics, None, None
@@ -173,10 +172,3 @@ def _facts(trainer: Trainer, module: LightningModule, planned_steps: int | None)
         "exit_state": "running",
     }
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def _divided_by(scale: float) -> Gradient:
-    """Where the gradients are, by parameter: in `.grad`, perhaps still scaled."""
-    if scale == 1:
-        return dot_grad
-    return lambda parameter: None if parameter.grad is None else parameter.grad / scale

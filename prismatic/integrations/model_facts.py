@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from prismatic.collectives import world
@@ -25,6 +26,11 @@ def parallel_of(model: nn.Module) -> str | None:
     if any(map(is_sharded, model.parameters())):
         return "fsdp2"
     return "ddp" if world().size > 1 else None
+
+
+def weight_dtype(model: nn.Module) -> str:
+    """Return the precision of a training without autocast: that of the weights, such as "float32"."""
+    return str(next((weight.dtype for weight in model.parameters()), torch.float32)).removeprefix("torch.")
 
 
 def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -49,9 +50,25 @@ class SkippedSteps:
         return self._scale < before
 
 
-def unscaled(optimizer: torch.optim.Optimizer) -> Gradient:
-    """Where this step's gradients are: a fused optimizer under a GradScaler divides by the scale only in its step."""
-    scale = getattr(optimizer, "grad_scale", None)
+def unscaled_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> Gradient:
+    """Return a function from a parameter to its gradient, divided by the scale of AMP if nothing has divided it yet.
+
+    optimizer: torch's, or Accelerate's wrapper, which has its own scaler. scaler: of mixed precision, if there is one;
+    not needed in a hook that the scaler's own `step` calls.
+    """
+    while type(optimizer).__name__ == "AcceleratedOptimizer":
+        wrapper: Any = optimizer
+        optimizer, scaler = wrapper.optimizer, scaler or wrapper.scaler
+    # A fused optimizer divides in its own step, by the scale that `GradScaler.step` hands it in this attribute.
+    scale: Any = getattr(optimizer, "grad_scale", None)
+    if scale is None and scaler is not None and not _already_unscaled(optimizer, scaler):
+        scale = scaler.get_scale()
     if scale is None:
         return dot_grad
     return lambda parameter: None if parameter.grad is None else parameter.grad / scale
+
+
+def _already_unscaled(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
+    """Return whether `scaler.unscale_(optimizer)` ran in this step. A GradScaler keeps that in no public attribute."""
+    state = scaler._per_optimizer_states.get(id(optimizer))
+    return state is not None and state["stage"].name != "READY"

@@ -21,7 +21,7 @@ from prismatic.experts.checks import check_model
 from prismatic.experts.protocol import find_routers, mixture_of, tiers_of
 from prismatic.guard import log_failures, warn
 from prismatic.integrations.model_facts import expert_rows, options_of, parallel_of, tier_rows
-from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unscaled, within_a_step
+from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unscaled_gradient, within_a_step
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import Probe, isolated_dynamics
@@ -205,7 +205,7 @@ class DynamicsLoggerCallback:
                         return args, {**kwargs, "closure": logging}
                     return (args[0], logging, *args[2:]), kwargs
                 rate = learning_rate(optimizer)
-                self.on_before_optimizer_step(model, step, gradient=unscaled(optimizer), learning_rate=rate)
+                self.on_before_optimizer_step(model, step, gradient=unscaled_gradient(optimizer), learning_rate=rate)
             return None
 
         self._hook = optimizer.register_step_pre_hook(before_step)

@@ -15,26 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from prismatic.collectives import ALONE, mean_over_processes, world
 from prismatic.contract.schema import TIERS
 from prismatic.errors import ModelError
 from prismatic.experts.tiers import TierIndices, is_sharded
 from prismatic.layer.config import RouterConfig
+from prismatic.layer.optimizer_steps import STEPS
 from prismatic.layer.perturbation import noise_seed, perturb
-
-_optimizer_steps = 0
-
-
-@torch.compiler.disable
-def _count_step(*_: Any) -> None:
-    global _optimizer_steps
-    _optimizer_steps += 1
-
-
-# Fused optimizers change weights without raising their version, so steps are counted as well: of any optimizer.
-register_optimizer_step_post_hook(_count_step)
 
 
 class Prismatic(nn.Module):
@@ -174,6 +162,7 @@ class Prismatic(nn.Module):
         if torch.compiler.is_compiling():  # a graph keeps no count of batches
             self.routing_weights = p_E
             return
+        STEPS.watch(self)
         weights = self._weights_version()
         self._batches = self._batches + 1 if weights == self._weights_at_forward else 1
         self._weights_at_forward = weights
@@ -191,7 +180,7 @@ class Prismatic(nn.Module):
         Sharded weights are others in a forward pass than outside of it, so only the steps count.
         """
         changes = (int(weight._version) for weight in self.experts.parameters() if not is_sharded(weight))
-        return sum(changes), _optimizer_steps
+        return sum(changes), STEPS.count
 
     def _refuse_recomputation(self, module: nn.Module, _: Any) -> None:
         """Raise if a part of the block runs by itself in a backward pass, as activation checkpointing inside it does.

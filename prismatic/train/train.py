@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from prismatic.collectives import mean_over_processes, world
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, LoggerError
 from prismatic.guard import log_failures
+from prismatic.integrations.events import record_resumed
 from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.layer.router import load_balancing_loss
 from prismatic.runfile.database import Resume
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.manage import read_facts
+from prismatic.terminal import console
 from prismatic.train.checkpoint import Checkpoints
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
@@ -100,7 +103,7 @@ def _train(
             training.checkpoints.remove()
         callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
         if goes_on:
-            logger.event("resumed", f"training goes on at step {training.step}", step=training.step)
+            record_resumed(logger, training.step)
         exit_state = "crashed"
         try:
             loss = training.run(callback, progress=progress and not processes.rank)
@@ -154,16 +157,14 @@ class _Training:
     def run(self, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
         """Every optimizer step that is left; returns the last batch's loss."""
         loss = float("nan")
-        # tqdm draws on stderr and only where a person is looking.
-        silent = None if progress else True
-        with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=silent) as bar:
+        with _progress_bar(progress) as bar:
+            task = bar.add_task("loss -", total=self.config.steps, completed=self.step)
             while self.step < self.config.steps:
                 loss = self._train_step(callback)
                 self.step += 1
                 if self.checkpoint_freq and self.step % self.checkpoint_freq == 0 and self.step < self.config.steps:
                     self._save(callback.logger)
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update(task, completed=self.step, description=f"loss {loss:.3f}")
         return loss
 
     def _save(self, logger: DynamicsLogger) -> None:
@@ -188,6 +189,12 @@ class _Training:
         self.optimizer.step()
         self.schedule.step()
         return loss_value
+
+
+def _progress_bar(wanted: bool) -> Progress:
+    """Return a bar of the steps on stderr, drawn only on a terminal: loss, steps of all, time left."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.description}"), TimeRemainingColumn())
+    return Progress(*columns, console=console(sys.stderr), disable=not (wanted and sys.stderr.isatty()))
 
 
 @torch.no_grad()
