@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from prismatic.errors import SweepError
+from prismatic.terminal import print_out
 from validation.cli.options import add_judging_options, add_source_options, parse_changes, parse_limits
 from validation.cli.report import judge_baseline, write_file
 from validation.cli.sources import named_sources, read_runs
@@ -18,7 +19,7 @@ from validation.judgement.judge import Judgement, judge
 from validation.report.exit_code import UNREADABLE, UNSURE, exit_code, objections
 from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
-from validation.report.text_report import as_text
+from validation.report.text_report import render
 from validation.verdict.claims import SUPPORTED
 
 EXIT_CODES = (
@@ -39,7 +40,8 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     check.add_argument(
         "--ray", metavar="ADDRESS", help="judge on a Ray cluster, which must reach the runs: ray://..., auto or local"
     )
-    check.add_argument("--brief", action="store_true", help="leave out what is said of single runs")
+    check.add_argument("--verbose", action="store_true", help="print every run, both readings, all findings and steps")
+    check.add_argument("--brief", action="store_true", help="with --verbose: skip single runs where there are several")
     check.set_defaults(run=_check)
 
 
@@ -60,7 +62,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(judgement, comparison)
     else:
-        print(as_text(judgement, comparison, brief=options.brief))
+        print_out(*render(judgement, comparison, verbose=options.verbose, brief=options.brief))
     if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
         print(f"strict: no clean yes beside {', '.join(objections(judgement))}", file=sys.stderr)
     return code

@@ -172,7 +172,7 @@ def test_the_text_names_the_premise_both_readings_and_the_fix(capsys, tmp_path):
         simulated_run(collinear=True, routing_ratio=2.3),
         {"config.router_type": "prismatic", "config.merge": "batch"},
     )
-    main(["check", str(write(run, tmp_path / "dynamics.db", **options))])
+    main(["check", "--verbose", str(write(run, tmp_path / "dynamics.db", **options))])
     text = capsys.readouterr().out
     assert text.startswith("CONFOUNDED: ")
     assert all(word in text for word in ("premise", "controlled", "as written", "fix:", "merge=example"))

@@ -139,7 +139,7 @@ def test_every_output_shows_the_same_numbers_and_statuses(example, undrawn):
     judgement = judged(example)
     report = as_json(judgement)
     told = {
-        "text": as_text(judgement),
+        "text": as_text(judgement, verbose=True),
         "html": read(as_html(judgement, now=NOW)).text,
         "markdown": unquoted(as_markdown(judgement, now=NOW)),
         "junit": as_junit(judgement),
@@ -352,6 +352,8 @@ def test_a_lost_claim_is_told_everywhere_and_exits_with_1(capsys, tmp_path, pair
 def test_a_run_is_no_worse_than_itself(capsys, pair):
     before, after = map(str, pair)
     assert main(["check", before, "--baseline", before]) == 0
+    assert "no claim that the baseline supports is lost" in capsys.readouterr().out
+    assert main(["check", before, "--baseline", before, "--verbose"]) == 0
     assert "still supported" in capsys.readouterr().out
     assert main(["check", before, "--baseline", after]) == 0  # better is no failure
 
@@ -459,7 +461,8 @@ def test_charts_are_drawn_for_the_first_runs_and_for_doses(seeds_html):
 
 
 def test_no_word_of_a_file_becomes_markup(hostile, undrawn):
-    html, markdown, text = as_html(hostile, now=NOW), as_markdown(hostile, now=NOW), as_text(hostile)
+    html, markdown = as_html(hostile, now=NOW), as_markdown(hostile, now=NOW)
+    text = as_text(hostile) + as_text(hostile, verbose=True)
     assert "<script" not in html
     assert "alert(1)" in read(html).text
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", markdown, flags=re.DOTALL)
