@@ -216,8 +216,8 @@ def as_run(steps: NDArray[np.int64], norm: Array, share: Array, planned: int) ->
 
 def judged(run: Run) -> Outcome:
     """The controlled reading of one run, by the way that every file goes."""
-    limits = Thresholds()
-    verdict = decide([run], invalidating(diagnose(run, limits)), limits)
+    thresholds = Thresholds()
+    verdict = decide([run], invalidating(diagnose(run, thresholds)), thresholds)
     claims = {claim.claim: claim.status for claim in verdict.controlled.claims if claim.expert is None}
     return Outcome(verdict.status, **{name: claims[name] for name in CLAIMS})
 

@@ -41,15 +41,15 @@ def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Findin
 
 def checks(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
     """The documented troubleshooting, then every check, each with what was looked at in this run."""
-    limits = judgement.verdict.thresholds
+    thresholds = judgement.verdict.thresholds
     st.subheader("Documented troubleshooting", anchor=False)
     chosen = len(judgement.files) + len(judgement.rejected)
     seen = f"{len(judgement.files)} of {chosen} chosen could be read"
     read = Checked("Database errors", "error" if judgement.rejected else PASSED, seen)
-    lines = troubleshooting(run, own, limits)
+    lines = troubleshooting(run, own, thresholds)
     _checks_table([lines[0], read, *lines[1:]])
     st.subheader("All checks", anchor=False)
-    for theme, lines in checklist(run, own, limits).items():
+    for theme, lines in checklist(run, own, thresholds).items():
         results = Counter(line.result for line in lines)
         told = ", ".join(f"{results[one]} {one}" for one in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[one])
         with st.expander(f"{theme}: {told}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):

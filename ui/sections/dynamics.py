@@ -61,37 +61,37 @@ VIEWS = {
         "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, "
         "not the height.",
         (*TIERS, "norm"),
-        lambda long, style, limits: charts.tier_norms(long, style),
+        lambda long, style, thresholds: charts.tier_norms(long, style),
     ),
     "By tier": View(
-        "The same lines, one panel per tier.", TIERS, lambda long, style, limits: charts.tier_panels(long, style)
+        "The same lines, one panel per tier.", TIERS, lambda long, style, thresholds: charts.tier_panels(long, style)
     ),
     "Together": View(
         "What happens at the same step: whether norms and divergence move with the routing shares and the loss.",
         (*TIERS, "norm", "divergence", "routing_weight", "loss"),
-        lambda long, style, limits: charts.together(
-            long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted
+        lambda long, style, thresholds: charts.together(
+            long, style, supported=thresholds.divergence_supported, refuted=thresholds.divergence_refuted
         ),
     ),
     "Divergence": View(
         "The documented score. Its thresholds are absolute: the scale of the loss moves the lines past them.",
         ("divergence",),
-        lambda long, style, limits: charts.divergence(
-            long, style, supported=limits.divergence_supported, refuted=limits.divergence_refuted
+        lambda long, style, thresholds: charts.divergence(
+            long, style, supported=thresholds.divergence_supported, refuted=thresholds.divergence_refuted
         ),
     ),
     "Direction": View(
         "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
         ("direction",),
-        lambda long, style, limits: charts.direction(long, style),
+        lambda long, style, thresholds: charts.direction(long, style),
     ),
     "Routing": View(
         "Each expert's share of the batch. A share near 1 means that the router has collapsed.",
         ("routing_weight",),
-        lambda long, style, limits: charts.routing(long, style),
+        lambda long, style, thresholds: charts.routing(long, style),
     ),
     "Loss": View(
-        "Training loss of the logged batches.", ("loss",), lambda long, style, limits: charts.loss(long, style)
+        "Training loss of the logged batches.", ("loss",), lambda long, style, thresholds: charts.loss(long, style)
     ),
 }
 
@@ -122,10 +122,10 @@ class Picture:
     described: Described
 
     @classmethod
-    def of(cls, run: Run, look: Look, limits: Thresholds) -> Picture:
+    def of(cls, run: Run, look: Look, thresholds: Thresholds) -> Picture:
         """Made anew, which takes a moment."""
-        rows, style = rows_of(run, seen_by(run, look.source), look, limits)
-        chart = VIEWS[look.view].draw(rows, style, limits)
+        rows, style = rows_of(run, seen_by(run, look.source), look, thresholds)
+        chart = VIEWS[look.view].draw(rows, style, thresholds)
         return cls(rows, chart, describe(chart))
 
 
@@ -139,17 +139,17 @@ def scores(judgement: Judgement, run: Run) -> None:
         ],
         columns=["expert", "role", "value"],
     )
-    limits = judgement.verdict.thresholds
+    thresholds = judgement.verdict.thresholds
     meaning = (
         f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight. As documented, above "
-        f"{limits.divergence_supported:g} diverges, below {limits.divergence_refuted:g} does not. It scales with the "
-        "loss and the routing share."
+        f"{thresholds.divergence_supported:g} diverges, below {thresholds.divergence_refuted:g} does not. It scales "
+        "with the loss and the routing share."
     )
     perturbed = table[table["role"] == "perturbed"]
     with st.container(horizontal=True):
         if len(perturbed) <= CARDS:
             for row in perturbed.itertuples():
-                _card(f"Divergence score, expert {row.expert}", float(row.value), limits, meaning)
+                _card(f"Divergence score, expert {row.expert}", float(row.value), thresholds, meaning)
         elif perturbed["value"].notna().any():
             low, high = perturbed["value"].min(), perturbed["value"].max()
             st.metric(
@@ -160,7 +160,7 @@ def scores(judgement: Judgement, run: Run) -> None:
                 help=meaning,
             )
         if (table["value"] > 0).any():
-            ends = {"supported": limits.divergence_supported, "refuted": limits.divergence_refuted}
+            ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
             chart = memoized(judgement, ("scores", run.run), lambda: describe(charts.scores(table, **ends)))
             with st.container(border=True, width=360, height="stretch"):
                 draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
@@ -171,12 +171,12 @@ def _mean(values: Array) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _card(label: str, mean: float, limits: Thresholds, meaning: str) -> None:
+def _card(label: str, mean: float, thresholds: Thresholds, meaning: str) -> None:
     known = np.isfinite(mean)
     st.metric(
         label,
         f"{mean:.3g}" if known else "none",
-        delta=_place(mean, limits) if known else None,
+        delta=_place(mean, thresholds) if known else None,
         delta_color="off",
         delta_arrow="off",
         border=True,
@@ -185,12 +185,12 @@ def _card(label: str, mean: float, limits: Thresholds, meaning: str) -> None:
     )
 
 
-def _place(mean: float, limits: Thresholds) -> str:
-    if mean > limits.divergence_supported:
-        return f"above {limits.divergence_supported:g}"
-    if mean < limits.divergence_refuted:
-        return f"below {limits.divergence_refuted:g}"
-    return f"between {limits.divergence_refuted:g} and {limits.divergence_supported:g}"
+def _place(mean: float, thresholds: Thresholds) -> str:
+    if mean > thresholds.divergence_supported:
+        return f"above {thresholds.divergence_supported:g}"
+    if mean < thresholds.divergence_refuted:
+        return f"below {thresholds.divergence_refuted:g}"
+    return f"between {thresholds.divergence_refuted:g} and {thresholds.divergence_supported:g}"
 
 
 def choose_view() -> str:
@@ -273,8 +273,8 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
 def chart(judgement: Judgement, run: Run, look: Look) -> None:
     """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
     look = replace(look, steps=choose_range(judgement, run))
-    limits = judgement.verdict.thresholds
-    picture = memoized(judgement, (run.run, look), lambda: Picture.of(run, look, limits))
+    thresholds = judgement.verdict.thresholds
+    picture = memoized(judgement, (run.run, look), lambda: Picture.of(run, look, thresholds))
     draw(
         picture.described,
         width="stretch",
@@ -295,7 +295,7 @@ def overview(run: Run) -> alt.Chart:
     return charts.overview(run.steps[some], values[some], title)
 
 
-def rows_of(run: Run, seen: Run, look: Look, limits: Thresholds) -> tuple[pd.DataFrame, Style]:
+def rows_of(run: Run, seen: Run, look: Look, thresholds: Thresholds) -> tuple[pd.DataFrame, Style]:
     """What is drawn on the chosen axis, and what is known of it beside: what the pointer reads, gaps, batches."""
     metrics = set(VIEWS[look.view].metrics)
     if seen.source == "isolated":
@@ -317,7 +317,7 @@ def rows_of(run: Run, seen: Run, look: Look, limits: Thresholds) -> tuple[pd.Dat
         pointer=placed(read_off(seen, HOVER_STEPS, look.steps, **chosen)),
         smooth=placed(smoothed(seen, SMOOTH_POINTS, look.steps, **chosen)) if look.smooth else None,
         gaps=[(float(a), float(b)) for a, b in ends],
-        counted=counted_on_axis(counted(seen, limits, **chosen), run, look.unit) if look.batches else None,
+        counted=counted_on_axis(counted(seen, thresholds, **chosen), run, look.unit) if look.batches else None,
     )
     return placed(drawn(seen, points, look.steps, **chosen)), style
 

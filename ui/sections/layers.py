@@ -232,11 +232,11 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
 
 @st.cache_resource(scope="session", max_entries=8, show_spinner="Judging without each layer…")
 def ablations(
-    sha256: str, limits: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
+    sha256: str, thresholds: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
 ) -> dict[str, list[LeftOut]]:
     """Every claim without each layer; with other thresholds or other runs beside it, it is another verdict."""
     claims = [claim for claim in _verdict.controlled.claims if claim.run == _run.run]
-    return leave_one_out(_run, _shams, claims, limits)
+    return leave_one_out(_run, _shams, claims, thresholds)
 
 
 def ablation_summary(left: list[LeftOut], names: list[int], status: str) -> str:

@@ -58,9 +58,9 @@ class Selection:
     spreads: what is known already of the spread between sham runs, where not all of them are here.
     """
 
-    def __init__(self, runs: Sequence[Run], limits: Thresholds, spreads: Spreads | None = None):
+    def __init__(self, runs: Sequence[Run], thresholds: Thresholds, spreads: Spreads | None = None):
         self.runs = tuple(runs)
-        self.limits = limits
+        self.thresholds = thresholds
         self._levels: dict[tuple[str, str], dict[str, dict[int, Array]]] = {}
         self._spreads = dict(spreads or {})
         self._options: dict[str, Options] = {}
@@ -98,7 +98,7 @@ class Selection:
         """By series and expert, the mean after the warm-up in each layer, [L]."""
         key = (run.run, run.source)
         if key not in self._levels:
-            rows = run.after_warmup(self.limits.warmup)
+            rows = run.after_warmup(self.thresholds.warmup)
             self._levels[key] = {}
             for number in [e.expert for e in run.experts.values() if e.role != "clean"]:
                 layers = series.by_layer(run, number)

@@ -26,7 +26,7 @@ class Evidence:
 
     run: Run
     expert: Expert
-    limits: Thresholds
+    thresholds: Thresholds
     rows: NDArray[np.bool_]
     collinear: bool
     control: Control | None
@@ -45,12 +45,12 @@ class Evidence:
     @cached_property
     def margin(self) -> float:
         """What a divergence must exceed to count, on the scale of its series."""
-        fixed = self.limits.divergence_direction if self.directional else math.log(self.limits.divergence_ratio)
+        fixed = self.thresholds.divergence_direction if self.directional else math.log(self.thresholds.divergence_ratio)
         return max(fixed, *(self.spread(name) for name in self.divergence))
 
     def spread(self, name: str) -> float:
         """What differs between sham runs by chance, times the number of standard deviations that are asked for."""
-        return self.limits.sham_spread * self.selection.spread(self.run, name, self.control)[0]
+        return self.thresholds.sham_spread * self.selection.spread(self.run, name, self.control)[0]
 
     def kept(self, series_T: Array) -> Array:
         """The series in the rows that count."""
@@ -59,11 +59,11 @@ class Evidence:
 
     def estimate(self, series_T: Array, *, kin: Sequence[Array] = ()) -> Estimate:
         """The mean of a series."""
-        return batched(self.kept(series_T), kin=[self.kept(one) for one in kin]).mean(self.limits.alpha)
+        return batched(self.kept(series_T), kin=[self.kept(one) for one in kin]).mean(self.thresholds.alpha)
 
     def level(self, name: str) -> Estimate:
         """The mean of one series of divergence, with the spread between draws where that can be seen."""
-        alpha = self.limits.alpha / len(self.divergence)  # three tiers are three chances to be wrong
+        alpha = self.thresholds.alpha / len(self.divergence)  # three tiers are three chances to be wrong
         effect = batched(self.kept(self.divergence[name]), kin=self.kin).mean(alpha)
         draws = (self.control.draws or {}).get(name) if self.control else None
         return effect.widened(t_half(draws.error, draws.freedom, alpha)) if draws else effect
@@ -92,7 +92,7 @@ class Evidence:
         """The mean of `did`, with the spread between draws where that can be seen."""
         effect = self.estimate(self.did, kin=series.beyond_middle(self.run))
         draws: Draws | None = self.selection.draws_of_did(self.run)
-        return effect.widened(t_half(draws.error, draws.freedom, self.limits.alpha)) if draws else effect
+        return effect.widened(t_half(draws.error, draws.freedom, self.thresholds.alpha)) if draws else effect
 
     @cached_property
     def oriented(self) -> Array:
@@ -106,12 +106,12 @@ class Evidence:
         return np.asarray(np.mean(turned, axis=0))
 
 
-def evidence_of(run: Run, expert: Expert, selection: Selection, limits: Thresholds) -> Evidence:
+def evidence_of(run: Run, expert: Expert, selection: Selection, thresholds: Thresholds) -> Evidence:
     """What the claims about one perturbed expert are decided from; a sham run in the selection can be the control."""
     alone = run.isolated
     if alone is not None and expert.expert in alone.experts and 0 in alone.experts:
         twin = alone.experts[expert.expert]
-        if _usable(alone, twin, limits).sum() >= limits.min_points:
+        if _usable(alone, twin, thresholds).sum() >= thresholds.min_points:
             run, expert = alone, twin
     control = control_of(run, expert, selection)
     divergence = series.divergence(run, expert)
@@ -120,8 +120,8 @@ def evidence_of(run: Run, expert: Expert, selection: Selection, limits: Threshol
     return Evidence(
         run=run,
         expert=expert,
-        limits=limits,
-        rows=_usable(run, expert, limits),
+        thresholds=thresholds,
+        rows=_usable(run, expert, thresholds),
         collinear=series.is_collinear(run, expert.expert),
         control=control,
         divergence=divergence,
@@ -130,6 +130,6 @@ def evidence_of(run: Run, expert: Expert, selection: Selection, limits: Threshol
     )
 
 
-def _usable(run: Run, expert: Expert, limits: Thresholds) -> NDArray[np.bool_]:
+def _usable(run: Run, expert: Expert, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Rows after the warm-up in which both experts have every tier."""
-    return expert.tiers_usable & run.experts[0].tiers_usable & run.after_warmup(limits.warmup)
+    return expert.tiers_usable & run.experts[0].tiers_usable & run.after_warmup(thresholds.warmup)

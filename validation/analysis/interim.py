@@ -20,22 +20,22 @@ class Look:
     """A run as far as it counts, and the thresholds that go with it. points: None for a finished run."""
 
     run: Run
-    limits: Thresholds
+    thresholds: Thresholds
     points: int | None = None
 
 
-def at_look(run: Run, limits: Thresholds) -> Look:
+def at_look(run: Run, thresholds: Thresholds) -> Look:
     """The whole run with all of alpha if it has reached its planned end; else what the last look saw of it.
 
     A run that was stopped early counts as unfinished: when it stopped may have depended on what was seen.
     """
     if run.finished:
-        return Look(run, limits)
-    after = run.steps[run.after_warmup(limits.warmup)]
-    first = max(1, int(limits.min_points))
+        return Look(run, thresholds)
+    after = run.steps[run.after_warmup(thresholds.warmup)]
+    first = max(1, int(thresholds.min_points))
     number = int(np.log2(len(after) / first)) if len(after) >= first else -1
-    limits_now = replace(limits, alpha=limits.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
+    thresholds_now = replace(thresholds, alpha=thresholds.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
     if number < 0:  # nothing can be decided before the first look; the run itself says how many points are missing
-        return Look(run, limits_now, len(after))
+        return Look(run, thresholds_now, len(after))
     points = first * 2**number
-    return Look(run.until(int(after[points - 1])), limits_now, points)
+    return Look(run.until(int(after[points - 1])), thresholds_now, points)

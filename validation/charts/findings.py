@@ -27,11 +27,11 @@ SHOWN = 3  # experts beside the clean one
 Evidence = Drawing | alt.Chart
 
 
-def chart_of(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame | None = None) -> Evidence | None:
+def chart_of(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame | None = None) -> Evidence | None:
     """The chart of a finding about this run; None where no chart can show it. events: the table of the run's file."""
     if not len(run.steps) or finding.id not in CHARTS:
         return None
-    return CHARTS[finding.id](finding, run, limits, pd.DataFrame() if events is None else events)
+    return CHARTS[finding.id](finding, run, thresholds, pd.DataFrame() if events is None else events)
 
 
 def _concerned(finding: Finding, run: Run) -> list[int]:
@@ -47,21 +47,21 @@ def _style(run: Run) -> Style:
     return Style(gaps=list(zip(steps[holes].tolist(), steps[holes + 1].tolist(), strict=True)))
 
 
-def _norms(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _norms(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """The norms themselves: zeros lie on a rail below, what is not finite on one above."""
     chosen = _concerned(finding, run)
     rows = drawn(run, POINTS, metrics=(*charts.TIER_METRICS, "norm"), experts=chosen)
     return charts.tier_norms(rows, _style(run), small=True)
 
 
-def _own_norms(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _own_norms(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """Of the expert alone that the finding is about; where none is named it is the clean one."""
     chosen = [finding.expert or 0]
     rows = drawn(run, POINTS, metrics=(*charts.TIER_METRICS, "norm"), experts=chosen)
     return charts.tier_norms(rows, _style(run), small=True)
 
 
-def _there(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _there(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """How many rows have a value, by expert and norm."""
     rows = [
         {"expert": expert, "norm": name.removesuffix("_norm"), "share": float(np.isfinite(one[name]).mean())}
@@ -85,7 +85,7 @@ def _there(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame)
     )
 
 
-def _without_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _without_gradient(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """How many parameter tensors had none, over the steps."""
     count = run.step_column("missing_gradients")
     at = places(count, POINTS)
@@ -100,7 +100,7 @@ def _without_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd
     return shown
 
 
-def _events(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:
+def _events(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence | None:
     """When they happened; events of other kinds are other findings'."""
     codes = [*LOST, *ORDER_FIXES]
     own = events[events["code"].isin(codes) & events["step"].notna()] if "code" in events else events
@@ -114,7 +114,7 @@ def _events(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
     return shown
 
 
-def _gap(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _gap(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """How many rows there are along the training, and the stretch without any."""
     steps = run.steps.astype(float)
     counts, edges = np.histogram(steps, bins=60)
@@ -150,12 +150,12 @@ def _bullet(value: float, wanted: float, title: str, word: str) -> Evidence:
     return alt.LayerChart(layer=layers, height=theme.BULLET_HEIGHT)
 
 
-def _too_few(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
-    usable = float(run.after_warmup(limits.warmup).sum())
-    return _bullet(usable, limits.min_points, "Logged steps after the warm-up", f"{limits.min_points:g} needed")
+def _too_few(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
+    usable = float(run.after_warmup(thresholds.warmup).sum())
+    return _bullet(usable, thresholds.min_points, "Logged steps after the warm-up", f"{thresholds.min_points:g} needed")
 
 
-def _progress(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _progress(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     return _bullet(float(run.steps[-1]), float(run.planned_steps), "Training step", f"{run.planned_steps:,} planned")
 
 
@@ -182,12 +182,12 @@ def _rows(run: Run, expert: Expert, metric: str, part: str, values: Array) -> pd
     )
 
 
-def _twin(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:
+def _twin(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence | None:
     """Norms as multiples of the clean expert's: 1 everywhere means that it is the clean expert."""
     return _beside_clean(finding, run, run.experts, dict(charts.TIER_METRICS), "As multiples of expert 0's")
 
 
-def _one_gradient(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:
+def _one_gradient(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence | None:
     """Norms and routing share as multiples of the clean expert's: one line means one gradient.
 
     In one layer, as each has a router of its own: a mean of norms over layers is no share times one gradient.
@@ -208,7 +208,7 @@ def _beside_clean(
     return draw([Panel(title, rows, log=True, include=(0.9, 1.1))], _style(run), small=True)
 
 
-def _collapse(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _collapse(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """Every expert's share, and where one counts as all."""
     last = {e: float(np.nan_to_num(one["routing_weight"])[-1]) for e, one in run.experts.items()}
     largest = sorted(last, key=lambda expert: -last[expert])[: SHOWN + 1]
@@ -217,7 +217,7 @@ def _collapse(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFra
     return draw([panel], _style(run), small=True)
 
 
-def _scaled(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence:
+def _scaled(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence:
     """The documented score as it is, and as it would be with another scale of the loss."""
     logged = [e for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()][:SHOWN]
     rows = [
@@ -226,8 +226,8 @@ def _scaled(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
         for name, factor in (("loss / 10", 0.1), ("as logged", 1.0), ("loss x 10", 10.0))
     ]
     data = pd.DataFrame(rows)
-    marks = [*data["value"], limits.divergence_refuted, limits.divergence_supported]
-    ends = alt.Axis(values=[limits.divergence_refuted, limits.divergence_supported], format="~g", grid=False)
+    marks = [*data["value"], thresholds.divergence_refuted, thresholds.divergence_supported]
+    ends = alt.Axis(values=[thresholds.divergence_refuted, thresholds.divergence_supported], format="~g", grid=False)
     scale = alt.Scale(type="log", domain=[min(marks) / 1.5, max(marks) * 1.5], nice=False)
     x = alt.X("value:Q", title="Mean divergence score, log scale", scale=scale, axis=ends)
     limit = alt.Chart(pd.DataFrame({"value": marks[-2:]})).mark_rule(
@@ -241,7 +241,7 @@ def _scaled(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame
     )
 
 
-def _put_in(finding: Finding, run: Run, limits: Thresholds, events: pd.DataFrame) -> Evidence | None:
+def _put_in(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> Evidence | None:
     """What the bottom tier gained beyond the middle tier, beside the factor that was put in."""
     gain = run.number("config.positive_control")
     perturbed = run.of_role("perturbed")[:SHOWN]

@@ -25,26 +25,28 @@ class Checked:
     seen: str
 
 
-def checklist(run: Run, findings: Sequence[Finding], limits: Thresholds) -> dict[str, list[Checked]]:
+def checklist(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> dict[str, list[Checked]]:
     """Every check by theme, with what it looked at in this run."""
     return {
-        theme: [_checked(name, title, look, run, findings, limits) for name, (title, look) in checks.items()]
+        theme: [_checked(name, title, look, run, findings, thresholds) for name, (title, look) in checks.items()]
         for theme, checks in CHECKED.items()
     }
 
 
-def troubleshooting(run: Run, findings: Sequence[Finding], limits: Thresholds) -> list[Checked]:
+def troubleshooting(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> list[Checked]:
     """The symptoms that the documentation lists, each with what this run says of it."""
     looks = {name: (title, look) for checks in CHECKED.values() for name, (title, look) in checks.items()}
     lines = []
     for symptom, names in DOCUMENTED.items():
-        parts = [_checked(name, *looks[name], run, findings, limits) for name in names]
+        parts = [_checked(name, *looks[name], run, findings, thresholds) for name in names]
         worst = next((part for part in parts if part.result not in (PASSED, UNCHECKED)), parts[0])
         lines.append(Checked(symptom, worst.result, worst.seen))
     return lines
 
 
-def _checked(name: str, title: str, look: Look, run: Run, findings: Iterable[Finding], limits: Thresholds) -> Checked:
+def _checked(
+    name: str, title: str, look: Look, run: Run, findings: Iterable[Finding], thresholds: Thresholds
+) -> Checked:
     own = [finding for finding in findings if finding.id == name]
     if own:  # the gravest comes first
         more = f", and {pluralize(len(own) - 1, 'more finding')}" if len(own) > 1 else ""
@@ -53,62 +55,62 @@ def _checked(name: str, title: str, look: Look, run: Run, findings: Iterable[Fin
         return Checked(title, UNCHECKED, "gradients are zero")
     if not len(run.steps) and name not in ("no_data", "wal_missing"):
         return Checked(title, UNCHECKED, "the file has no rows")
-    seen = look(run, limits)
+    seen = look(run, thresholds)
     return Checked(title, UNCHECKED if seen is None else PASSED, seen or "the file does not say")
 
 
-def _rows(run: Run, limits: Thresholds) -> str:
+def _rows(run: Run, thresholds: Thresholds) -> str:
     return f"{pluralize(len(run.steps), 'logged step')}, {run.steps[0]:,} to {run.steps[-1]:,}"
 
 
-def _whole(run: Run, limits: Thresholds) -> str:
+def _whole(run: Run, thresholds: Thresholds) -> str:
     return "the file is not in WAL mode, so all of its rows are in it"
 
 
-def _experts(run: Run, limits: Thresholds) -> str:
+def _experts(run: Run, thresholds: Thresholds) -> str:
     planned = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
     return f"{pluralize(len(run.experts), 'expert')} in the file" + (f", {planned:,} in the config" if planned else "")
 
 
-def _columns(run: Run, limits: Thresholds) -> str:
+def _columns(run: Run, thresholds: Thresholds) -> str:
     return f"top, bottom and middle norms of {pluralize(len(run.experts), 'expert')}"
 
 
-def _widest(run: Run, limits: Thresholds) -> str | None:
+def _widest(run: Run, thresholds: Thresholds) -> str | None:
     if len(run.steps) < 3:
         return None
     widest = float(np.diff(run.steps.astype(float)).max())
     return f"at most {widest:,.0f} steps between two rows, of {float(run.steps[-1]) - float(run.steps[0]):,.0f}"
 
 
-def _usable(run: Run, limits: Thresholds) -> str:
-    return f"{int(run.after_warmup(limits.warmup).sum()):,} after the warm-up; {limits.min_points:g} are needed"
+def _usable(run: Run, thresholds: Thresholds) -> str:
+    return f"{int(run.after_warmup(thresholds.warmup).sum()):,} after the warm-up; {thresholds.min_points:g} are needed"
 
 
-def _end(run: Run, limits: Thresholds) -> str | None:
+def _end(run: Run, thresholds: Thresholds) -> str | None:
     return None if run.number("planned_steps") is None else f"{run.planned_steps:,} steps were planned and trained"
 
 
-def _smallest(run: Run, limits: Thresholds) -> str:
+def _smallest(run: Run, thresholds: Thresholds) -> str:
     norms = np.concatenate([logged_norms(run, expert).ravel() for expert in run.experts])
     found = norms[np.isfinite(norms)]
     return f"norms from {found.min():.3g} to {found.max():.3g} (loss / weight)" if len(found) else "no norm is zero"
 
 
-def _values(run: Run, limits: Thresholds) -> str:
+def _values(run: Run, thresholds: Thresholds) -> str:
     return f"{sum(logged_norms(run, expert).size for expert in run.experts):,} norms"
 
 
-def _tensors(run: Run, limits: Thresholds) -> str | None:
+def _tensors(run: Run, thresholds: Thresholds) -> str | None:
     return "none was missing in any row" if np.isfinite(run.step_column("missing_gradients")).any() else None
 
 
-def _events(run: Run, limits: Thresholds) -> str | None:
+def _events(run: Run, thresholds: Thresholds) -> str | None:
     """Only our own logger keeps events, and it always writes facts as well."""
     return f"{pluralize(sum(run.events.values()), 'event')} recorded, none of them of this kind" if run.facts else None
 
 
-def _changed(run: Run, limits: Thresholds) -> str:
+def _changed(run: Run, thresholds: Thresholds) -> str:
     shares = [np.mean([one["top"], one["bottom"]]) for expert, one in run.changed.items() if expert in run.experts]
     shares = [share for share in shares if share > 0]
     if run.is_sham:
@@ -116,7 +118,7 @@ def _changed(run: Run, limits: Thresholds) -> str:
     return f"{min(shares):.0%} of their top and bottom weights were changed" if shares else "their norms differ"
 
 
-def _shares(run: Run, limits: Thresholds) -> str | None:
+def _shares(run: Run, thresholds: Thresholds) -> str | None:
     last = max(1, len(run.steps) // 5)
     ends = {e: one["routing_weight"][-last:] for e, one in run.experts.items()}
     means = {e: float(np.nanmean(values)) for e, values in ends.items() if np.isfinite(values).any()}
@@ -126,19 +128,19 @@ def _shares(run: Run, limits: Thresholds) -> str | None:
     return f"the largest share at the end is {means[largest]:.0%}, of expert {largest}"
 
 
-def _parallel(run: Run, limits: Thresholds) -> str:
+def _parallel(run: Run, thresholds: Thresholds) -> str:
     return "norms of the tiers do not move as one"
 
 
-def _scores(run: Run, limits: Thresholds) -> str | None:
+def _scores(run: Run, thresholds: Thresholds) -> str | None:
     logged = [e["divergence"] for e in run.of_role("perturbed")]
     means = [float(np.nanmean(values)) for values in logged if np.isfinite(values).any()]
     if not means:
         return None
-    return f"mean score {means[0]:.3g}, more than ten times away from {limits.divergence_supported:g}"
+    return f"mean score {means[0]:.3g}, more than ten times away from {thresholds.divergence_supported:g}"
 
 
-def _gain(run: Run, limits: Thresholds) -> str | None:
+def _gain(run: Run, thresholds: Thresholds) -> str | None:
     return "positive_control is 1" if run.number("config.positive_control") is not None else None
 
 
@@ -149,7 +151,7 @@ CHECKED: dict[str, dict[str, tuple[str, Look]]] = {
         "missing_experts": ("Every expert was logged", _experts),
         "missing_columns": ("Every expert has all three tiers", _columns),
         "step_gaps": ("No long stretch of training without a row", _widest),
-        "duplicate_steps": ("No step was logged twice", lambda run, limits: "each step has one row"),
+        "duplicate_steps": ("No step was logged twice", lambda run, thresholds: "each step has one row"),
         "too_short": ("Enough steps for an interval", _usable),
         "unfinished": ("The run came to its planned end", _end),
     },

@@ -15,7 +15,7 @@ from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_n
 COLLAPSED_SHARE = 0.95
 
 
-def identical_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A perturbed expert that is the clean one."""
     if 0 not in run.experts or not len(run.steps) or run.is_sham:
         return
@@ -49,7 +49,7 @@ def identical_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
             )
 
 
-def router_collapse(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A router that has chosen one expert."""
     remedy = "--set routing=frozen" if run.by_trainer else "balance its load"
     for expert in run.experts.values():
@@ -69,7 +69,7 @@ def router_collapse(run: Run, limits: Thresholds) -> Iterator[Finding]:
             )
 
 
-def collinear_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Experts whose gradients are one common gradient times their shares."""
     if 0 not in run.experts:
         return
@@ -86,14 +86,14 @@ def collinear_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def scale_dependent_threshold(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def scale_dependent_threshold(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A documented verdict on divergence that another scale of the loss would turn round."""
     if 0 not in run.experts or not len(run.steps):
         return
     scores = [
         float(np.nanmean(e["divergence"])) for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()
     ]
-    near = [s for s in scores if limits.divergence_refuted / 10 < s < limits.divergence_supported * 10]
+    near = [s for s in scores if thresholds.divergence_refuted / 10 < s < thresholds.divergence_supported * 10]
     if near:
         yield Finding(
             "scale_dependent_threshold",
@@ -106,7 +106,7 @@ def scale_dependent_threshold(run: Run, limits: Thresholds) -> Iterator[Finding]
         )
 
 
-def positive_control(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def positive_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """An artificial yes must never be taken for a result."""
     gain = run.number("config.positive_control")
     if run.is_positive_control:

@@ -40,7 +40,7 @@ LOST = {
 }
 
 
-def zero_norms(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Gradients that were gone when they were measured."""
     logged = {expert: logged_norms(run, expert) for expert in run.experts}
     zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
@@ -59,7 +59,7 @@ def zero_norms(run: Run, limits: Thresholds) -> Iterator[Finding]:
         yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.run, None if expert == 0 else expert)
 
 
-def zero_tier(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A tier whose gradient is exactly zero: its logarithm does not exist, so the row is not used."""
     for expert in run.experts.values():
         norms = tier_norms(run, expert.expert)
@@ -79,7 +79,7 @@ def zero_tier(run: Run, limits: Thresholds) -> Iterator[Finding]:
                 )
 
 
-def constant_rows(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def constant_rows(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Norms that never change: training does not do that."""
     norms = np.stack([tier_norms(run, expert) for expert in run.experts]) if run.experts else np.zeros((0, 3, 0))
     if len(run.steps) >= STUCK_ROWS and np.isfinite(norms).all() and norms.any() and not np.ptp(norms, axis=-1).any():
@@ -94,7 +94,7 @@ def constant_rows(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def nonfinite(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """NaN, infinite or absent values."""
     for expert in run.experts.values():
         norms = tier_norms(run, expert.expert)
@@ -123,7 +123,7 @@ def nonfinite(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def missing_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def missing_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Parameters that had no gradient at all, as the logger counted them."""
     count = run.step_column("missing_gradients")
     if np.nansum(count) > 0:
@@ -139,7 +139,7 @@ def missing_gradients(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def rows_lost(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def rows_lost(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """What the logger counted as lost: it never stops training, and never keeps a loss to itself."""
     for code, (symptom, cause, fix) in LOST.items():
         if run.events.get(code):
@@ -147,7 +147,7 @@ def rows_lost(run: Run, limits: Thresholds) -> Iterator[Finding]:
             yield Finding("rows_lost", WARNING, symptom, evidence, cause, fix, run.run)
 
 
-def logging_order(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def logging_order(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Calls in the wrong order, as the logger saw them happen."""
     for code, (symptom, fix) in ORDER_FIXES.items():
         if run.events.get(code):

@@ -17,7 +17,7 @@ GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence
 
 
-def no_data(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def no_data(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """The table is there, and empty."""
     if not len(run.steps):
         yield Finding(
@@ -32,7 +32,7 @@ def no_data(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def wal_missing(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def wal_missing(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Rows of a WAL-mode database wait in a second file, which a copy or an upload leaves behind."""
     if run.wal:
         planned = run.number("planned_steps") is not None
@@ -48,7 +48,7 @@ def wal_missing(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Experts that the model has and the file has not."""
     cause = "only some experts were iterated when the gradients were collected"
     fix = "log every expert: log_gradient_dynamics(model, step) does, for every Prismatic router of the model"
@@ -73,7 +73,7 @@ def missing_experts(run: Run, limits: Thresholds) -> Iterator[Finding]:
         yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.run, expert or None)
 
 
-def missing_columns(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A tier of an expert that the file does not have at all."""
     whole = [e for e in run.experts if len(logged_norms(run, e)) == 1 and np.isfinite(logged_norms(run, e)).any()]
     of_run = 0 in whole or len(whole) == len(run.experts)  # without expert 0 there is nothing to compare to
@@ -107,7 +107,7 @@ def missing_columns(run: Run, limits: Thresholds) -> Iterator[Finding]:
             )
 
 
-def step_gaps(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def step_gaps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A long stretch of training without any row."""
     if len(run.steps) < 3:
         return
@@ -127,7 +127,7 @@ def step_gaps(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def duplicate_steps(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Steps written twice; the last one counts."""
     if run.duplicates:
         yield Finding(
@@ -141,15 +141,16 @@ def duplicate_steps(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Too few rows for an interval."""
-    usable = int(run.after_warmup(limits.warmup).sum())
-    if len(run.steps) and usable < limits.min_points:
+    usable = int(run.after_warmup(thresholds.warmup).sum())
+    if len(run.steps) and usable < thresholds.min_points:
         yield Finding(
             "too_short",
             WARNING,
             "the run is too short to decide",
-            f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; {limits.min_points:g} are needed",
+            f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; "
+            f"{thresholds.min_points:g} are needed",
             "training is still going on, stopped early, or was logged too rarely",
             "train longer (--set steps=1500) or log more often (--set log_freq=5)"
             if run.by_trainer
@@ -158,7 +159,7 @@ def too_short(run: Run, limits: Thresholds) -> Iterator[Finding]:
         )
 
 
-def unfinished(run: Run, limits: Thresholds) -> Iterator[Finding]:
+def unfinished(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A run that has not reached its planned end."""
     if len(run.steps) and not run.finished:
         state = printable(run.facts.get("exit_state", "unknown"), 20)

@@ -33,11 +33,11 @@ class Counted:
 
 
 def counted(
-    run: Run, limits: Thresholds, *, metrics: Sequence[str] = MEANS, experts: Sequence[int] | None = None
+    run: Run, thresholds: Thresholds, *, metrics: Sequence[str] = MEANS, experts: Sequence[int] | None = None
 ) -> Counted:
     """Of one source of gradients. A series with fewer usable rows than batches has no batches."""
-    seen = at_look(run, limits).run
-    after = seen.after_warmup(limits.warmup)
+    seen = at_look(run, thresholds).run
+    after = seen.after_warmup(thresholds.warmup)
     spans = []
     if len(seen.steps) and not after.all():
         first = seen.steps[after][0] if after.any() else seen.steps[-1]

@@ -43,16 +43,16 @@ class Behind:
     """First step, last step and mean of the first and of the last third; of sustainment."""
 
 
-def behind(run: Run, expert: int, runs: Sequence[Run], limits: Thresholds) -> dict[str, Behind]:
+def behind(run: Run, expert: int, runs: Sequence[Run], thresholds: Thresholds) -> dict[str, Behind]:
     """By claim what it was decided from, for one perturbed expert; empty where nothing can be compared."""
-    looks = [at_look(one, limits) for one in runs]
+    looks = [at_look(one, thresholds) for one in runs]
     own = next(look for look in looks if look.run.run == run.run)
     if not {0, expert} <= own.run.experts.keys() or not len(own.run.steps):
         return {}
-    selection = Selection([look.run for look in looks], limits)
-    e = evidence_of(own.run, own.run.experts[expert], selection, own.limits)
+    selection = Selection([look.run for look in looks], thresholds)
+    e = evidence_of(own.run, own.run.experts[expert], selection, own.thresholds)
     found = {"awakening": _level(e, "awakening", e.did, "Bottom tier's gain beyond the middle tier", e.gained, True)}
-    found["awakening"] = _with_margins(found["awakening"], max(math.log(limits.awakening_ratio), e.spread("did")))
+    found["awakening"] = _with_margins(found["awakening"], max(math.log(thresholds.awakening_ratio), e.spread("did")))
     name = max(e.divergence, key=lambda one: _seen(e, one).low)
     past = beyond(e.run, e.control.told if e.control else None)
     title = f"Direction (1 - cosine){past}" if e.directional else f"{name.capitalize()} norm{past}"
@@ -105,7 +105,7 @@ def _thirds(e: Evidence, title: str) -> Behind:
         (float(one.batch_steps_B[a]), float(one.batch_steps_B[b - 1]), float(scale(raw_B[a:b].mean())))
         for a, b in spans
     )
-    floor = float(scale(e.limits.sustained_share * raw_B[:third].mean()))
+    floor = float(scale(e.thresholds.sustained_share * raw_B[:third].mean()))
     return replace(one, level=None, margins=(floor,), thirds=thirds)
 
 

@@ -39,19 +39,19 @@ class Advice:
 
 
 def of_run(
-    run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], limits: Thresholds
+    run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], thresholds: Thresholds
 ) -> Iterator[Advice]:
     """About one run, from its own claims, the most important first: mend the data, then the design, then more of it,
     then another experiment. findings: about this run, the gravest first. There is no advice about controls, and none
     with options for a run that our trainer did not make.
     """
     if own and not run.is_sham and not run.is_positive_control:
-        advice = _of_run(run, own, premise, findings, limits)
+        advice = _of_run(run, own, premise, findings, thresholds)
         yield from advice if run.by_trainer else (replace(one, options=()) for one in advice)
 
 
 def _of_run(
-    run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], limits: Thresholds
+    run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], thresholds: Thresholds
 ) -> Iterator[Advice]:
     grave = next((finding for finding in findings if finding.severity == ERROR), None)
     if grave is not None:
@@ -64,7 +64,7 @@ def _of_run(
         return
     yield from _collapse(run)
     yield from _confounded(run, own, findings)
-    yield from _short(run, own, limits)
+    yield from _short(run, own, thresholds)
     yield from _premise(run, premise)
     if any(claim.status in (REFUTED, INCONCLUSIVE) for claim in own.values()):
         yield from _stronger(run)
@@ -108,14 +108,14 @@ def _confounded(run: Run, own: dict[str, Claim], findings: Sequence[Finding]) ->
         yield Advice("more_controls", text, ("control_experts=3",), run.run)
 
 
-def _short(run: Run, own: dict[str, Claim], limits: Thresholds) -> Iterator[Advice]:
+def _short(run: Run, own: dict[str, Claim], thresholds: Thresholds) -> Iterator[Advice]:
     """More points where points are what is missing."""
     if not any(claim.status == INCONCLUSIVE and BY_CHANCE not in claim.because for claim in own.values()):
         return
     log_freq = run.number("log_freq") or run.number("config.log_freq") or 1
-    usable = int(run.after_warmup(limits.warmup).sum())
-    if usable < limits.min_points and log_freq > 1:
-        finer = max(1, int(log_freq * usable / limits.min_points))
+    usable = int(run.after_warmup(thresholds.warmup).sum())
+    if usable < thresholds.min_points and log_freq > 1:
+        finer = max(1, int(log_freq * usable / thresholds.min_points))
         text = f"{usable} logged steps after the warm-up are too few: log more often, which costs next to nothing"
         yield Advice("log_more", text, (f"log_freq={finer}",), run.run)
     elif (steps := run.planned_steps) and run.finished:

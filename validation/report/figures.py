@@ -68,7 +68,7 @@ def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple
 
 def _logged(file: RunFile, verdict: Verdict) -> list[tuple[str, Drawing]]:
     """What the file has numbers for."""
-    long, limits = chart_series(file, POINTS).to_pandas(), verdict.thresholds
+    long, thresholds = chart_series(file, POINTS).to_pandas(), verdict.thresholds
     steps = file.wide["step"].to_numpy()
     holes = gaps(steps)
     style = Style(gaps=list(zip(steps[holes].tolist(), steps[holes + 1].tolist(), strict=True)))
@@ -77,7 +77,7 @@ def _logged(file: RunFile, verdict: Verdict) -> list[tuple[str, Drawing]]:
     if has & {*run_dynamics.TIER_METRICS, "norm"}:
         found.append(("Gradient norms by expert and tier", run_dynamics.tier_norms(long, style)))
     if "divergence" in has:
-        ends = {"supported": limits.divergence_supported, "refuted": limits.divergence_refuted}
+        ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
         chart = run_dynamics.divergence(long, style, **ends)
         found.append(("The documented divergence score, with its two thresholds", chart))
     if "direction" in has:

@@ -12,10 +12,10 @@ from validation.analysis.statistics import Array
 from validation.verdict.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, finite
 
 
-def as_written(run: Run, expert: Expert, limits: Thresholds) -> list[Claim]:
+def as_written(run: Run, expert: Expert, thresholds: Thresholds) -> list[Claim]:
     """The three claims about one perturbed expert."""
     score_T = expert["divergence"][np.isfinite(expert["divergence"])]
-    claims = [_awakening(run, expert), _divergence(score_T, limits), _sustainment(score_T)]
+    claims = [_awakening(run, expert), _divergence(score_T, thresholds), _sustainment(score_T)]
     return [_about(claim, run, expert) for claim in claims]
 
 
@@ -34,9 +34,9 @@ def _awakening(run: Run, expert: Expert) -> Claim:
     return Claim("awakening", SUPPORTED if own > clean else REFUTED, told, estimate=finite(ratio), threshold=1.0)
 
 
-def _divergence(score_T: Array, limits: Thresholds) -> Claim:
+def _divergence(score_T: Array, thresholds: Thresholds) -> Claim:
     """The mean score against the two documented thresholds."""
-    upper, lower = limits.divergence_supported, limits.divergence_refuted
+    upper, lower = thresholds.divergence_supported, thresholds.divergence_refuted
     if not len(score_T):
         return Claim("divergence", INVALID, "there is no divergence score", unit="score", threshold=upper)
     score = float(score_T.mean())

@@ -35,10 +35,10 @@ DECLINE = 0.95  # a sure loss of less than this share is not worth a word
 KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is kept is looked for
 
 
-def controlled(run: Run, expert: Expert, selection: Selection, limits: Thresholds) -> list[Claim]:
+def controlled(run: Run, expert: Expert, selection: Selection, thresholds: Thresholds) -> list[Claim]:
     """The three claims about one perturbed expert."""
-    naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, limits)}
-    evidence = evidence_of(run, expert, selection, limits)
+    naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, thresholds)}
+    evidence = evidence_of(run, expert, selection, thresholds)
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
     claims = [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
@@ -75,8 +75,8 @@ def _path(e: Evidence, name: str, status: str, estimate: Estimate | None, thresh
     steps += ["each expert measured alone" if e.run.source == "isolated" else "gradients differ"]
     if estimate is None:
         return (*steps, "nothing to sustain" if name == "sustainment" else "no estimate", status)
-    enough = estimate.points >= e.limits.min_points
-    steps += [f"{estimate.points:,} points, {'' if enough else 'of '}{e.limits.min_points:,.0f} needed"]
+    enough = estimate.points >= e.thresholds.min_points
+    steps += [f"{estimate.points:,} points, {'' if enough else 'of '}{e.thresholds.min_points:,.0f} needed"]
     if enough:
         place = "above" if estimate.low > threshold else "below" if estimate.high < threshold else "on both sides of"
         steps += [f"interval {place} {threshold:.3g}"]
@@ -96,13 +96,13 @@ def _never_for_a_sham(claim: Claim, run: Run) -> Claim:
 def _awakening(e: Evidence, naive: bool) -> Claim:
     """Did the bottom tier gain more than the middle tier? The middle tier is the control it carries in itself."""
     clean, spread = e.run.experts[0], e.spread("did")
-    margin = max(math.log(e.limits.awakening_ratio), spread)
+    margin = max(math.log(e.thresholds.awakening_ratio), spread)
     effect = e.gained
     seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
     left = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
-    enough = effect.points >= e.limits.min_points
+    enough = effect.points >= e.thresholds.min_points
     if e.collinear:
-        status = CONFOUNDED if naive or seen > e.limits.awakening_ratio else REFUTED
+        status = CONFOUNDED if naive or seen > e.thresholds.awakening_ratio else REFUTED
         much = f" {seen:.2f}x" if effect.points else ""  # before the end of the warm-up nothing is estimated
         because = f"the bottom norms differ{much} only {common_factor(e.run)}: {parallel(e.run)}"
         because += f"; beyond that the bottom weights receive {left}" if enough else ""
@@ -111,7 +111,7 @@ def _awakening(e: Evidence, naive: bool) -> Claim:
     elif effect.low > margin:
         status = SUPPORTED
         because = f"bottom weights receive {left} the gradient, beyond what the middle tier gained"
-    elif effect.high < margin and seen > e.limits.awakening_ratio:
+    elif effect.high < margin and seen > e.thresholds.awakening_ratio:
         status = CONFOUNDED
         because = (
             f"the bottom norm is {seen:.2f}x expert 0's, but the middle tier gained as much: "
@@ -122,7 +122,7 @@ def _awakening(e: Evidence, naive: bool) -> Claim:
         because = f"bottom weights receive {left} the gradient, no more than the middle tier"
     else:
         status, because = INCONCLUSIVE, _undecided(effect, left, margin, exp(margin))
-    if spread > math.log(e.limits.awakening_ratio):
+    if spread > math.log(e.thresholds.awakening_ratio):
         because += f" (threshold {exp(margin):.2f}: what sham runs differ by)"
     claim = _claim(e, "awakening", status, because, effect.transformed(exp), "ratio", exp(margin))
     return replace(claim, control="middle_tier", parts={"bottom": effect.mid} if math.isfinite(effect.mid) else {})
@@ -143,7 +143,7 @@ def _divergence(e: Evidence, naive: bool) -> Claim:
     if e.collinear:
         status = CONFOUNDED if naive else REFUTED
         because = unseen_direction(e.run)
-    elif effect.points < e.limits.min_points:
+    elif effect.points < e.thresholds.min_points:
         status, because = INCONCLUSIVE, _too_short(e, effect)
     elif effect.low > margin and e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
         status = INCONCLUSIVE
@@ -171,15 +171,15 @@ def _divergence(e: Evidence, naive: bool) -> Claim:
 
 def _sustainment(e: Evidence, diverged: Claim, naive: bool) -> Claim:
     """Is at least half of the first third's divergence left in the last third?"""
-    share = e.limits.sustained_share
+    share = e.thresholds.sustained_share
     if e.collinear:
         status = CONFOUNDED if naive else REFUTED
         because = "nothing to sustain: in one common gradient no divergence can be seen"
         return _claim(e, "sustainment", status, because, None, "ratio", share)
-    values, alpha = e.over_time(e.oriented), e.limits.alpha
+    values, alpha = e.over_time(e.oriented), e.thresholds.alpha
     first, last = (values.contrast(third_weights(*w), alpha) for w in ((1, 0), (0, 1)))
     # A divergence that collapses early may be too small on average to be supported: it was there all the same.
-    there = first.low > 0 and first.mid > e.margin and first.points >= e.limits.min_points
+    there = first.low > 0 and first.mid > e.margin and first.points >= e.thresholds.min_points
     began = e.control is not None and there
     if diverged.status != SUPPORTED and not began:
         because = f"nothing to sustain: divergence is {diverged.status}"
@@ -227,11 +227,11 @@ def _kept_share(values: Batches, ratio: float, alpha: float) -> tuple[float, flo
     return bound(ratio - KEPT_REACH), bound(ratio + KEPT_REACH)
 
 
-def premise(run: Run, limits: Thresholds) -> Premise:
+def premise(run: Run, thresholds: Thresholds) -> Premise:
     """Dormancy of the clean expert's bottom weights."""
-    values = series.dormancy(run)[run.after_warmup(limits.warmup)]
-    effect = batched(values[np.isfinite(values)]).mean(limits.alpha)
-    margin, size = math.log(limits.dormant_ratio), f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
+    values = series.dormancy(run)[run.after_warmup(thresholds.warmup)]
+    effect = batched(values[np.isfinite(values)]).mean(thresholds.alpha)
+    margin, size = math.log(thresholds.dormant_ratio), f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     told = f"a bottom weight of the clean expert receives {size} the gradient of a middle one"
     if not effect.points:
         status, because = (
@@ -245,11 +245,11 @@ def premise(run: Run, limits: Thresholds) -> Premise:
     else:
         status, because = "undecided", f"{told}: too uncertain to call it dormant or not"
     low, mid, high = (finite(exp(v)) for v in (effect.low, effect.mid, effect.high))
-    return Premise(run.run, status, mid, low, high, limits.dormant_ratio, because)
+    return Premise(run.run, status, mid, low, high, thresholds.dormant_ratio, because)
 
 
 def _too_short(e: Evidence, effect: Estimate) -> str:
-    missing = int(e.limits.min_points) - effect.points
+    missing = int(e.thresholds.min_points) - effect.points
     return f"{effect.points} usable logged steps after the warm-up; {missing} more are needed to decide"
 
 

@@ -82,14 +82,14 @@ def decide(
     runs: Sequence[Run], invalid: Mapping[tuple[str, int | None], str], thresholds: Thresholds | None = None
 ) -> Verdict:
     """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all."""
-    limits = thresholds or Thresholds()
-    return together(runs, of_each(runs, invalid, limits), limits)
+    used = thresholds or Thresholds()
+    return together(runs, of_each(runs, invalid, used), used)
 
 
 def of_each(
     runs: Sequence[Run],
     invalid: Mapping[tuple[str, int | None], str],
-    limits: Thresholds,
+    thresholds: Thresholds,
     *,
     company: Sequence[Run] | None = None,
     spreads: Spreads | None = None,
@@ -99,37 +99,37 @@ def of_each(
     Where they are only some of a selection, company: these and the sham runs that they are compared to, in its order;
     spreads: between all of its sham runs.
     """
-    looks = {run.run: at_look(run, limits) for run in (runs if company is None else company)}
-    selection = Selection([look.run for look in looks.values()], limits, spreads)
+    looks = {run.run: at_look(run, thresholds) for run in (runs if company is None else company)}
+    selection = Selection([look.run for look in looks.values()], thresholds, spreads)
 
     def beyond(run: Run, expert: Expert) -> list[Claim]:
         look = looks[run.run]
-        claims = controlled(look.run, look.run.experts[expert.expert], selection, look.limits)
+        claims = controlled(look.run, look.run.experts[expert.expert], selection, look.thresholds)
         return [replace(claim, look=look.points) for claim in claims]
 
     def own(run: Run) -> Own:
         judgeable = (run.run, None) not in invalid and 0 in run.experts
         return Own(
-            tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, limits))),
+            tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, thresholds))),
             tuple(_claims(run, invalid, beyond)),
-            premise(looks[run.run].run, limits) if judgeable else None,
+            premise(looks[run.run].run, thresholds) if judgeable else None,
         )
 
     return [own(run) for run in runs]
 
 
-def together(runs: Sequence[Run], each: Sequence[Own], limits: Thresholds) -> Verdict:
+def together(runs: Sequence[Run], each: Sequence[Own], thresholds: Thresholds) -> Verdict:
     """What the runs say together, from what is said of each. Of the runs only what they say of themselves is needed."""
     written, beyond = ([claim for own in each for claim in getattr(own, name)] for name in ("as_written", "controlled"))
     several = len(runs) > 1
-    written_groups, groups = (grouped(runs, claims, limits) if several else [] for claims in (written, beyond))
+    written_groups, groups = (grouped(runs, claims, thresholds) if several else [] for claims in (written, beyond))
     return Verdict(
         _reading(written, written_groups),
         _reading(beyond, groups),
         tuple(own.premise for own in each if own.premise is not None),
-        limits,
+        thresholds,
         tuple(groups),
-        tuple(doses(groups, runs, limits)),
+        tuple(doses(groups, runs, thresholds)),
     )
 
 

@@ -84,7 +84,7 @@ class Dose:
         return ", ".join([self.claim, *(f"{name}={value[:40]}" for name, value in self.options.items())])
 
 
-def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) -> list[Group]:
+def grouped(runs: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds) -> list[Group]:
     """The groups of a selection, each with its claims, in the order of their first runs."""
     members: dict[Options | str, list[Run]] = {}
     for run in runs:
@@ -107,7 +107,7 @@ def grouped(runs: Sequence[Run], claims: Sequence[Claim], limits: Thresholds) ->
         pooled = {name: _paired(name, group, own, values, shams) for name in CLAIMS}
         decided: dict[str, Claim] = {}
         for name in CLAIMS:
-            decided[name] = _over(name, group, [own[run.run, name] for run in group], pooled[name], limits, decided)
+            decided[name] = _over(name, group, [own[run.run, name] for run in group], pooled[name], thresholds, decided)
         role = SHAM if group[0].is_sham else POSITIVE if group[0].is_positive_control else TREATED
         ids = tuple(run.run for run in group)
         groups.append(Group(_name(options, group, len(members)), role, ids, options, tuple(decided.values()), pooled))
@@ -132,7 +132,7 @@ def across(name: str, groups: Sequence[Group]) -> Claim:
     return Claim(name, status, f"the runs are {len(asking)} experiments and are not averaged: {each}{more}")
 
 
-def doses(groups: Sequence[Group], runs: Sequence[Run], limits: Thresholds) -> list[Dose]:
+def doses(groups: Sequence[Group], runs: Sequence[Run], thresholds: Thresholds) -> list[Dose]:
     """The dose-response of awakening and divergence, wherever groups differ in perturbation_scale alone.
 
     Page's test over seeds x scales, with the sham runs as the lowest dose, and the seeds' own slopes.
@@ -142,10 +142,10 @@ def doses(groups: Sequence[Group], runs: Sequence[Run], limits: Thresholds) -> l
     for group in groups:
         if group.role != POSITIVE:
             ladders.setdefault(tuple(group.ladder.items()), []).append(group)
-    return [dose for ladder in ladders.values() for dose in _doses(ladder, by_run, limits)]
+    return [dose for ladder in ladders.values() for dose in _doses(ladder, by_run, thresholds)]
 
 
-def _doses(ladder: Sequence[Group], by_run: Mapping[str, Run], limits: Thresholds) -> list[Dose]:
+def _doses(ladder: Sequence[Group], by_run: Mapping[str, Run], thresholds: Thresholds) -> list[Dose]:
     rungs = sorted((by_run[g.runs[0]].number(f"config.{SCALE}") or 0.0, index) for index, g in enumerate(ladder))
     found = []
     for name in CLAIMS[:2]:
@@ -160,16 +160,16 @@ def _doses(ladder: Sequence[Group], by_run: Mapping[str, Run], limits: Threshold
             continue
         scales = np.array([scale for scale, _ in rungs])
         table_SD = np.array([[values[seed] for values in by_seed] for seed in common])
-        found.append(_dose(name, scales, common, table_SD, ladder, limits))
+        found.append(_dose(name, scales, common, table_SD, ladder, thresholds))
     return found
 
 
 def _dose(
-    name: str, scales: Array, seeds: Sequence[int], table_SD: Array, groups: Sequence[Group], limits: Thresholds
+    name: str, scales: Array, seeds: Sequence[int], table_SD: Array, groups: Sequence[Group], thresholds: Thresholds
 ) -> Dose:
-    trend: Trend = dose_response(table_SD, scales, alpha=limits.alpha)
+    trend: Trend = dose_response(table_SD, scales, alpha=thresholds.alpha)
     unit = next((c.unit for g in groups for c in g.claims if c.claim == name), "ratio")
-    rises = trend.p < limits.alpha
+    rises = trend.p < thresholds.alpha
     per = "log ratio" if unit == "ratio" else unit
     told = (
         f"{'rises' if rises else 'does not surely rise'} with {SCALE} ({', '.join(f'{s:g}' for s in scales)}): "
@@ -247,7 +247,7 @@ def _over(
     group: Sequence[Run],
     own: Sequence[Claim],
     values: Mapping[str, Parts],
-    limits: Thresholds,
+    thresholds: Thresholds,
     decided: Mapping[str, Claim],
 ) -> Claim:
     """One claim over the seeds of a group."""
@@ -265,7 +265,9 @@ def _over(
     diverged = decided["divergence"].status if name == "sustainment" else SUPPORTED
     if diverged != SUPPORTED and not values:
         return Claim(name, diverged, f"nothing to sustain: over these runs divergence is {diverged}")
-    together = _pooled(name, group, own, list(values.values()), limits) if len(values) >= limits.min_runs else None
+    together = (
+        _pooled(name, group, own, list(values.values()), thresholds) if len(values) >= thresholds.min_runs else None
+    )
     if together is not None and together.status == SUPPORTED and diverged != SUPPORTED:
         because = f"{together.because}; but over these runs divergence is {diverged}"
         together = replace(together, status=INCONCLUSIVE, because=because)
@@ -275,7 +277,7 @@ def _over(
         because += f" ({together.because})" if together else ""
         return replace(together or Claim(name, CONFOUNDED, because), status=CONFOUNDED, because=because)
     if together is None:
-        missing = pluralize(int(limits.min_runs) - len(values), "more seed")
+        missing = pluralize(int(thresholds.min_runs) - len(values), "more seed")
         found = pluralize(len(values), "run")
         if all(claim.status == REFUTED for claim in own) and not values:
             return Claim(name, REFUTED, f"refuted in each of {pluralize(len(own), 'run')}: {own[0].because}")
@@ -292,7 +294,7 @@ def _no_replicas(group: Sequence[Run]) -> str | None:
 
 
 def _pooled(
-    name: str, group: Sequence[Run], own: Sequence[Claim], values: Sequence[Parts], limits: Thresholds
+    name: str, group: Sequence[Run], own: Sequence[Claim], values: Sequence[Parts], thresholds: Thresholds
 ) -> Claim:
     """Student's t interval over the runs, and what it says of the threshold; three tiers each at a third of alpha."""
     unit = own[0].unit
@@ -302,7 +304,7 @@ def _pooled(
     parts = set.intersection(*map(set, values))
     if not parts:
         return Claim(name, INCONCLUSIVE, "the runs were measured in different ways, so nothing of them can be averaged")
-    alpha = limits.alpha / len(parts)
+    alpha = thresholds.alpha / len(parts)
     by_part = {part: np.array([one[part] for one in values]) for part in sorted(parts)}
     signed = {part: across_runs(some, alpha=alpha) for part, some in by_part.items()}
     sizes = log and name == "divergence"
@@ -313,7 +315,7 @@ def _pooled(
     told = f"over {len(values)} runs {shown.mid:.3g} {interval(shown)}, threshold {threshold:.3g}"
     status = INCONCLUSIVE
     if effect.low > margin:
-        status, told = _supported(name, group, own, told, limits)
+        status, told = _supported(name, group, own, told, thresholds)
     elif highest < margin:
         status = REFUTED
     else:
@@ -325,14 +327,16 @@ def _pooled(
     return replace(pooled, information=float(len(values)), control=own[0].control, source=own[0].source)
 
 
-def _supported(name: str, group: Sequence[Run], own: Sequence[Claim], told: str, limits: Thresholds) -> tuple[str, str]:
+def _supported(
+    name: str, group: Sequence[Run], own: Sequence[Claim], told: str, thresholds: Thresholds
+) -> tuple[str, str]:
     """Supported, unless nothing was perturbed or nothing says that the perturbation is the cause."""
     if group[0].is_sham:
         return INCONCLUSIVE, f"{told}; but nothing was perturbed in these sham runs"
     if name == "divergence" and any(claim.control is None for claim in own):
         return INCONCLUSIVE, f"{told}; but not every run has a control that could tell the cause"
     noise = [claim.above_noise for claim in own if claim.above_noise is not None]
-    if name == "divergence" and noise and not across_runs(np.array(noise), alpha=limits.alpha).low > 0:
+    if name == "divergence" and noise and not across_runs(np.array(noise), alpha=thresholds.alpha).low > 0:
         return INCONCLUSIVE, f"{told}; but no more than between two halves of the same batch: that may be noise"
     if name == "sustainment" and any(claim.status == REFUTED for claim in own):
         return INCONCLUSIVE, f"{told}; but in some runs the divergence collapses"

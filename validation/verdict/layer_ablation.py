@@ -41,7 +41,7 @@ class LeftOut:
 
 
 def leave_one_out(
-    run: Run, shams: Sequence[Run], claims: Sequence[Claim], limits: Thresholds
+    run: Run, shams: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds
 ) -> dict[str, list[LeftOut]]:
     """By claim, the run without each layer in turn. claims: the run's own, per expert and as a whole.
 
@@ -56,9 +56,9 @@ def leave_one_out(
     for place in places:
         rest = [of_layers(one, [other for other in places if other != place]) for one in together]
         alone = [of_layers(one, [place]) for one in together]
-        judged = decide(rest, {}, limits).controlled.whole(run.run)
+        judged = decide(rest, {}, thresholds).controlled.whole(run.run)
         for name in JUDGED:
-            own_T, rest_T = (_effect(name, parts[name], some, limits) for some in (alone, rest))
+            own_T, rest_T = (_effect(name, parts[name], some, thresholds) for some in (alone, rest))
             found[name].append(LeftOut(place, judged[name], _shown(own_T, judged[name].unit), _chance(own_T, rest_T)))
     return {name: _adjusted(some) for name, some in found.items()}
 
@@ -85,12 +85,12 @@ def _leading_part(claims: Sequence[Claim]) -> str | None:
     return max(parts, key=lambda part: abs(np.mean([c.parts.get(part, 0.0) for c in claims])), default=None)
 
 
-def _effect(name: str, part: str | None, runs: Sequence[Run], limits: Thresholds) -> Array:
+def _effect(name: str, part: str | None, runs: Sequence[Run], thresholds: Thresholds) -> Array:
     """The series behind a claim about the first run, mean over its perturbed experts; NaN in rows that do not count."""
-    looks = [at_look(one, limits).run for one in runs]
-    selection, found = Selection(looks, limits), []
+    looks = [at_look(one, thresholds).run for one in runs]
+    selection, found = Selection(looks, thresholds), []
     for expert in looks[0].of_role("perturbed"):
-        evidence = evidence_of(looks[0], looks[0].experts[expert.expert], selection, limits)
+        evidence = evidence_of(looks[0], looks[0].experts[expert.expert], selection, thresholds)
         own = evidence.did if name == "awakening" else evidence.divergence.get(part or "")
         if own is not None:
             found.append(np.where(evidence.rows, own, np.nan))

@@ -24,7 +24,7 @@ def awakening(run):
 def test_a_finished_run_is_judged_whole_and_with_all_of_alpha():
     run = simulated_run()
     look = at_look(run, Thresholds())
-    assert (look.run, look.limits, look.points) == (run, Thresholds(), None)
+    assert (look.run, look.thresholds, look.points) == (run, Thresholds(), None)
 
 
 @pytest.mark.parametrize(("rows", "points"), [(1100, 100), (1199, 100), (1200, 200), (1399, 200), (1400, 400)])
@@ -35,7 +35,7 @@ def test_looks_are_at_doubling_numbers_of_points_after_the_planned_warmup(rows, 
 
 
 def test_alpha_is_spent_and_never_more_than_all_of_it():
-    spent = [at_look(growing(1000 + 100 * 2**k), Thresholds()).limits.alpha for k in range(6)]
+    spent = [at_look(growing(1000 + 100 * 2**k), Thresholds()).thresholds.alpha for k in range(6)]
     assert spent == pytest.approx([0.05 / ((k + 1) * (k + 2)) for k in range(6)])
     assert sum(spent) < 0.05
 
