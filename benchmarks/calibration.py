@@ -211,14 +211,14 @@ def as_run(steps: NDArray[np.int64], norm: Array, share: Array, planned: int) ->
         columns |= {"divergence": np.abs(norm[number] - norm[0]).mean(axis=0)} if number else {}
         experts[number] = Expert(number, role, columns)
     facts = {"planned_steps": planned, "exit_state": "finished"}
-    return Run(run="simulated", name="simulated", steps=steps, experts=experts, facts=facts)
+    return Run(id="simulated", name="simulated", steps=steps, experts=experts, facts=facts)
 
 
 def judged(run: Run) -> Outcome:
     """The controlled reading of one run, by the way that every file goes."""
     thresholds = Thresholds()
     verdict = decide([run], invalidating(diagnose(run, thresholds)), thresholds)
-    claims = {claim.claim: claim.status for claim in verdict.controlled.claims if claim.expert is None}
+    claims = {claim.name: claim.status for claim in verdict.controlled.claims if claim.expert is None}
     return Outcome(verdict.status, **{name: claims[name] for name in CLAIMS})
 
 

@@ -122,7 +122,7 @@ def unguarded(run: Run) -> Verdict:
 
 def told(verdict: Verdict) -> dict[str, str]:
     """Status of each claim of the only run, and of all of them."""
-    claims = {c.claim: c.status for c in verdict.controlled.claims if c.expert is None}
+    claims = {c.name: c.status for c in verdict.controlled.claims if c.expert is None}
     return {"overall": verdict.status, **{name: claims[name] for name in CLAIMS}}
 
 
@@ -135,7 +135,7 @@ def row(experiment: Experiment, paths: Sequence[Path]) -> dict[str, Any]:
     alone = [told(one.verdict) for one in each]
     found: dict[str, Any] = {"experiment": experiment.name, "kind": experiment.kind, "seeds": len(files)}
     found["runs"] = {name: Counter(one[name] for one in alone) for name in ("overall", *CLAIMS)}
-    claims = [{c.claim: c for c in one.verdict.controlled.claims if c.expert is None} for one in each]
+    claims = [{c.name: c for c in one.verdict.controlled.claims if c.expert is None} for one in each]
     found["estimates"] = {name: [of_run[name].estimate for of_run in claims] for name in CLAIMS}
     found["information"] = [of_run["awakening"].information for of_run in claims]
     found["premise"] = Counter(one.verdict.premises[0].status for one in each)
@@ -143,7 +143,7 @@ def row(experiment: Experiment, paths: Sequence[Path]) -> dict[str, Any]:
         free = [told(unguarded(one.runs[0])) for one in each]
         found["unguarded"] = {name: Counter(one[name] for one in free) for name in ("overall", *CLAIMS)}
     together = judge(files).verdict.controlled
-    found["together"] = {c.claim: [c.status, c.because] for c in together.claims if c.run is None}
+    found["together"] = {c.name: [c.status, c.because] for c in together.claims if c.run is None}
     return found
 
 

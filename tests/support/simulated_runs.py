@@ -73,7 +73,7 @@ def simulated_run(
             number, role, {tier: np.exp(log_norm[tier]) for tier in TIERS}, share if shares else None
         )
     _add_divergence(experts)
-    return Run(run="simulated", name="simulated.db", steps=np.arange(steps), experts=experts, facts=dict(facts or {}))
+    return Run(id="simulated", name="simulated.db", steps=np.arange(steps), experts=experts, facts=dict(facts or {}))
 
 
 def _expert(number: int, role: str, norms: Mapping[str, Array], share: Array | None) -> Expert:
@@ -99,7 +99,7 @@ def with_norms(run: Run, expert: int, **norms: Array) -> Run:
 def write(run: Run, path: Path, **facts: Any) -> Path:
     """The run as a file, by the real logger."""
     with DynamicsLogger(path, num_experts=len(run.experts), flush_seconds=1e9) as logger:
-        roles = [{"expert": e.expert, "role": e.role} for e in run.experts.values()]
+        roles = [{"expert": e.index, "role": e.role} for e in run.experts.values()]
         logger.log_table("experts", roles)
         logger.log_run({**run.facts, **facts})
         for row, step in enumerate(run.steps.tolist()):

@@ -19,22 +19,22 @@ PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
 
 def headline(judgement: Judgement, run: Run) -> None:
     """The run's overall status, what it means, and the premise, before anything else is said."""
-    claims = judgement.verdict.controlled.whole(run.run)
+    claims = judgement.verdict.controlled.whole(run.id)
     status = combine([claim.status for claim in claims.values()])
     shown = next((claim for claim in claims.values() if claim.status == status), None)
     with st.container(border=True):
         st.subheader(f"Verdict: :{STATUS_COLORS[status]}[{status}]", anchor=False)
-        if premise := judgement.verdict.premise_of.get(run.run):
+        if premise := judgement.verdict.premise_of.get(run.id):
             badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
             st.markdown(f"{badge} {markdown_sentence(premise.because)}")
-        st.write(MEANING[status] + (f" {shown.claim.capitalize()}: {escape_markdown(shown.because)}." if shown else ""))
-        written = combine([claim.status for claim in judgement.verdict.as_written.whole(run.run).values()])
+        st.write(MEANING[status] + (f" {shown.name.capitalize()}: {escape_markdown(shown.because)}." if shown else ""))
+        written = combine([claim.status for claim in judgement.verdict.as_written.whole(run.id).values()])
         st.caption(f"As written, to the letter of the documented rules: **{written}**.")
 
 
 def claim_cards(judgement: Judgement, run: Run) -> None:
     """The three claims side by side: controlled first, as written beneath it."""
-    controlled, written = judgement.verdict.controlled.whole(run.run), judgement.verdict.as_written.whole(run.run)
+    controlled, written = judgement.verdict.controlled.whole(run.id), judgement.verdict.as_written.whole(run.id)
     for column, name in zip(st.columns(len(CLAIMS)), CLAIMS, strict=True):
         with column, st.container(border=True, height="stretch"):
             claim_card(controlled[name], written[name])
@@ -42,8 +42,8 @@ def claim_cards(judgement: Judgement, run: Run) -> None:
 
 def claim_card(claim: Claim, written: Claim) -> None:
     """One claim: question, status, estimate with interval and threshold, the reason, and the documented reading."""
-    st.markdown(f"**{claim.claim.capitalize()}**")
-    st.caption(QUESTIONS[claim.claim])
+    st.markdown(f"**{claim.name.capitalize()}**")
+    st.caption(QUESTIONS[claim.name])
     status_badge(claim.status)
     if claim.estimate is not None:
         st.markdown(f"### {number(claim.estimate, claim)}")
@@ -62,14 +62,14 @@ def number(value: float | None, claim: Claim) -> str:
     if value is None:
         return "unbounded"
     shown = digits(value, claim)
-    if claim.claim == "sustainment":
+    if claim.name == "sustainment":
         return f"{shown} kept"
     return f"{shown}×" if claim.unit == "ratio" else f"{shown} ({claim.unit})"
 
 
 def findings_summary(judgement: Judgement, run: Run) -> None:
     """The gravest finding, and where the others are."""
-    own = judgement.findings_of(run.run)
+    own = judgement.findings_of(run.id)
     if not own:
         st.caption("Diagnostics found nothing wrong with this run.")
         return
@@ -84,15 +84,15 @@ def runs_table(judgement: Judgement) -> None:
         st.subheader("All runs", anchor=False)
         for claim in judgement.verdict.controlled.of(None):
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{claim.claim.capitalize()}**")
+                st.markdown(f"**{claim.name.capitalize()}**")
                 status_badge(claim.status)
                 st.caption(escape_markdown(claim.because))
     rows = []
     for run, file in zip(judgement.runs, judgement.files, strict=True):
-        claims = judgement.verdict.controlled.whole(run.run)
+        claims = judgement.verdict.controlled.whole(run.id)
         rows.append(
             {
-                "run": run.run,
+                "run": run.id,
                 "file": run.name,
                 "verdict": combine([claim.status for claim in claims.values()]),
                 **{name: claim.status for name, claim in claims.items()},

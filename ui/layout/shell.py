@@ -74,7 +74,7 @@ def run_header(run: Run) -> None:
     """Which run this is, and what nobody may overlook about it on any page."""
     scale, seed = run.number("config.perturbation_scale"), run.seed
     merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
-    facts = [f"run {run.run}", f"{len(run.steps):,} logged steps", f"{len(run.experts)} experts"]
+    facts = [f"run {run.id}", f"{len(run.steps):,} logged steps", f"{len(run.experts)} experts"]
     facts += [f"scale {scale:g}"] if scale is not None else []
     facts += [f"merge {merge}"] if merge else []
     facts += [f"seed {seed}"] if seed is not None else []
@@ -92,7 +92,7 @@ def run_header(run: Run) -> None:
 
 def pick_run(judgement: Judgement) -> Run:
     """The run that this page is about, by its id, which is safe to show; remembered from page to page."""
-    runs = {run.run: run for run in judgement.runs}
+    runs = {run.id: run for run in judgement.runs}
     picked = _picked(judgement)
     if len(runs) > 1:
         names = list(runs)
@@ -106,7 +106,7 @@ def pick_run(judgement: Judgement) -> Run:
 def _picked(judgement: Judgement) -> str:
     """The run that was picked before, or the first one."""
     remembered = st.session_state.get("picked_run")
-    return str(remembered) if remembered in {run.run for run in judgement.runs} else judgement.runs[0].run
+    return str(remembered) if remembered in {run.id for run in judgement.runs} else judgement.runs[0].id
 
 
 def empty_state() -> None:

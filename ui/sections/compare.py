@@ -107,10 +107,10 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
         "verdict": group.status,
     }
     for claim in group.claims:
-        row[claim.claim] = claim.status
+        row[claim.name] = claim.status
         if claim.estimate is not None:
             low, high = ("unbounded" if bound is None else f"{bound:.3g}" for bound in (claim.low, claim.high))
-            row[claim.claim] = f"{claim.status}, {number(claim.estimate, claim)} [{low}, {high}]"
+            row[claim.name] = f"{claim.status}, {number(claim.estimate, claim)} [{low}, {high}]"
     row["kind"] = group.role.replace("_", " ")
     return row
 
@@ -123,9 +123,9 @@ def metric_charts(judgement: Judgement, shown: dict[str, Group], course: str, sh
         st.info(f"These runs do not log {COURSES[course].title.lower()}.")
         return
     seeds_of = {
-        run.run: "seed unknown" if run.seed is None else f"seed {run.seed}"
+        run.id: "seed unknown" if run.seed is None else f"seed {run.seed}"
         for run in judgement.runs
-        if run.run in group_of
+        if run.id in group_of
     }
     each = data.rename(columns={course: "value"})[["run", "middle", "value"]].dropna()
     each = each.assign(group=each["run"].map(group_of), label=each["run"].map(seeds_of))
@@ -179,7 +179,7 @@ def dose_response(judgement: Judgement) -> None:
 
 def two_runs(judgement: Judgement) -> None:
     """In what two runs differ."""
-    runs = [run.run for run in judgement.runs]
+    runs = [run.id for run in judgement.runs]
     left, right = st.columns(2)
     first = left.selectbox("First run", runs, key="first", bind="query-params")
     second = right.selectbox("Second run", runs, index=1, key="second", bind="query-params")

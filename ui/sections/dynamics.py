@@ -133,7 +133,7 @@ def scores(judgement: Judgement, run: Run) -> None:
     """The documented score of each perturbed expert against its thresholds, and how much was logged."""
     table = pd.DataFrame(
         [
-            {"expert": e.expert, "role": e.role, "value": _mean(e["divergence"])}
+            {"expert": e.index, "role": e.role, "value": _mean(e["divergence"])}
             for e in run.experts.values()
             if e.role != "clean"
         ],
@@ -161,7 +161,7 @@ def scores(judgement: Judgement, run: Run) -> None:
             )
         if (table["value"] > 0).any():
             ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
-            chart = memoized(judgement, ("scores", run.run), lambda: describe(charts.scores(table, **ends)))
+            chart = memoized(judgement, ("scores", run.id), lambda: describe(charts.scores(table, **ends)))
             with st.container(border=True, width=360, height="stretch"):
                 draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
 
@@ -214,7 +214,7 @@ def choose_experts(run: Run) -> list[int]:
     """The experts whose lines are drawn: of many only the first few, until others are asked for."""
     if len(run.experts) <= AT_ONCE:
         return list(run.experts)
-    controls = [expert.expert for expert in run.of_role("control")][:1]
+    controls = [expert.index for expert in run.of_role("control")][:1]
     first = [expert for expert in run.experts if expert not in controls][: AT_ONCE - len(controls)]
     return (
         st.multiselect(
@@ -222,7 +222,7 @@ def choose_experts(run: Run) -> list[int]:
             list(run.experts),
             default=first + controls,
             format_func=lambda expert: f"{expert} {run.experts[expert].role}",
-            key=f"experts-{run.run}",
+            key=f"experts-{run.id}",
         )
         or first + controls
     )
@@ -260,8 +260,8 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     if len(run.steps) < OVERVIEW_FROM:
         return None
     event = draw(
-        memoized(judgement, ("overview", run.run), lambda: describe(overview(run))),
-        key=f"overview-{run.run}",
+        memoized(judgement, ("overview", run.id), lambda: describe(overview(run))),
+        key=f"overview-{run.id}",
         on_select="rerun",
         selection_mode="range",
         alt="The whole run, to choose a range of steps from",
@@ -274,7 +274,7 @@ def chart(judgement: Judgement, run: Run, look: Look) -> None:
     """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
     look = replace(look, steps=choose_range(judgement, run))
     thresholds = judgement.verdict.thresholds
-    picture = memoized(judgement, (run.run, look), lambda: Picture.of(run, look, thresholds))
+    picture = memoized(judgement, (run.id, look), lambda: Picture.of(run, look, thresholds))
     draw(
         picture.described,
         width="stretch",
@@ -282,7 +282,7 @@ def chart(judgement: Judgement, run: Run, look: Look) -> None:
         alt=f"{look.view} over {AXES[look.unit].lower()}",
     )
     st.caption(VIEWS[look.view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again.")
-    export(picture, f"{run.run}-{look.view.lower().replace(' ', '-')}")
+    export(picture, f"{run.id}-{look.view.lower().replace(' ', '-')}")
 
 
 def overview(run: Run) -> alt.Chart:

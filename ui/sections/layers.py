@@ -63,7 +63,7 @@ def heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) ->
 
 
 def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
-    file = next(file for file in judgement.files if file.run == run.run)
+    file = next(file for file in judgement.files if file.run == run.id)
     names, seen = heatmap_frames.layer_names(file), heatmap_frames.seen_by(run, source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
@@ -77,7 +77,7 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
         reach = heatmap_frames.reach(table.values_KF, measure, margin)
-        look = (run.run, source, measure, frame, layer, expert)
+        look = (run.id, source, measure, frame, layer, expert)
         draw(
             memoized(
                 judgement,
@@ -204,7 +204,7 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
 def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     """Which layers the verdict rests on: the run judged without each of them."""
     st.subheader("Which layers drive the verdict", anchor=False)
-    own = judgement.verdict.controlled.whole(run.run)
+    own = judgement.verdict.controlled.whole(run.id)
     if len(names) < 2:
         st.caption("The run has one layer, so there is nothing to leave out.")
         return
@@ -215,7 +215,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
         "The run judged again by the same rules without each layer in turn. Exploratory: a layer that stands out was "
         "looked for, so take it as a hint where to look."
     )
-    file = next(file for file in judgement.files if file.run == run.run)
+    file = next(file for file in judgement.files if file.run == run.id)
     heavy = len(names) ** 2 * len(run.experts) > MAX_WITHOUT_ASKING
     if heavy and st.button("Leave out each layer", help="With so many layers this takes a minute or more."):
         st.session_state.leaving_out = file.sha256
@@ -223,7 +223,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
         return
     shams = Selection(judgement.runs, judgement.verdict.thresholds).shams_of(run)
     left = ablations(
-        file.sha256, judgement.verdict.thresholds, tuple(sham.run for sham in shams), judgement.verdict, run, shams
+        file.sha256, judgement.verdict.thresholds, tuple(sham.id for sham in shams), judgement.verdict, run, shams
     )
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
@@ -235,7 +235,7 @@ def ablations(
     sha256: str, thresholds: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
 ) -> dict[str, list[LeftOut]]:
     """Every claim without each layer; with other thresholds or other runs beside it, it is another verdict."""
-    claims = [claim for claim in _verdict.controlled.claims if claim.run == _run.run]
+    claims = [claim for claim in _verdict.controlled.claims if claim.run == _run.id]
     return leave_one_out(_run, _shams, claims, thresholds)
 
 
@@ -257,18 +257,18 @@ def ablation_summary(left: list[LeftOut], names: list[int], status: str) -> str:
 
 def claim_ablation(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int], own: Claim) -> None:
     """One claim: its chart, what turns it, and the numbers behind it."""
-    st.markdown(f"**{own.claim.capitalize()}** without each layer")
+    st.markdown(f"**{own.name.capitalize()}** without each layer")
     st.write(ablation_summary(left, names, own.status))
     if any(one.claim.estimate is not None for one in left):
         chart = memoized(
             judgement,
-            ("left out", run.run, own.claim),
+            ("left out", run.id, own.name),
             lambda: describe(heatmap_charts.left_out(left, names, own.status, own.estimate)),
         )
         draw(
             chart,
-            key=f"left-out-{own.claim}",
-            alt=f"Estimate of {own.claim} without each layer",
+            key=f"left-out-{own.name}",
+            alt=f"Estimate of {own.name} without each layer",
         )
         st.caption("Dashed: the threshold. Thin line: the whole run. Diamond: the status changes.")
     with st.expander("The numbers"):
@@ -286,8 +286,8 @@ def claim_ablation(judgement: Judgement, run: Run, left: list[LeftOut], names: l
                 }
                 for one in left
             ],
-            key=f"left-out-table-{own.claim}",
-            alt=f"{own.claim.capitalize()} without each layer",
+            key=f"left-out-table-{own.name}",
+            alt=f"{own.name.capitalize()} without each layer",
             column_config={
                 "low": st.column_config.TextColumn(help="Lower bound of the estimate's 95 % interval"),
                 "high": st.column_config.TextColumn(help="Upper bound of the estimate's 95 % interval"),

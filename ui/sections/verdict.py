@@ -34,7 +34,7 @@ REGISTRATION_COLORS: dict[str, Color] = {AS_REGISTERED: "green", CHANGED: "orang
 
 def advice(judgement: Judgement, run: Run) -> None:
     """What to do next, each with the options that do it."""
-    own = [one for one in judgement.advice if one.run in (run.run, None)]
+    own = [one for one in judgement.advice if one.run in (run.id, None)]
     if not own:
         return
     st.subheader("What to do next", anchor=False)
@@ -50,7 +50,7 @@ def advice(judgement: Judgement, run: Run) -> None:
 
 def evidence(judgement: Judgement, run: Run) -> None:
     """Each claim's series, interval and margin, and the decisions on the way to its status, of one expert."""
-    perturbed = [expert.expert for expert in run.of_role("perturbed")]
+    perturbed = [expert.index for expert in run.of_role("perturbed")]
     if not perturbed:
         return
     st.subheader("Evidence", anchor=False)
@@ -59,8 +59,8 @@ def evidence(judgement: Judgement, run: Run) -> None:
         expert = st.segmented_control(
             "Expert", perturbed, default=perturbed[0], required=True, key="evidence-expert", bind="query-params"
         )
-    claims = {c.claim: c for c in judgement.verdict.controlled.claims if c.run == run.run and c.expert == expert}
-    shown = memoized(judgement, ("evidence", run.run, expert), lambda: evidence_charts(judgement, run, expert))
+    claims = {c.name: c for c in judgement.verdict.controlled.claims if c.run == run.id and c.expert == expert}
+    shown = memoized(judgement, ("evidence", run.id, expert), lambda: evidence_charts(judgement, run, expert))
     for name in CLAIMS:
         if name not in claims:
             continue
@@ -100,7 +100,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         {"reading": title, **_claim_row(claim)}
         for title, reading in readings.items()
         for claim in reading.claims
-        if claim.run == run.run
+        if claim.run == run.id
     ]
     show_table(
         rows,
@@ -125,7 +125,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
 def _claim_row(claim: Claim) -> dict[str, object]:
     known = claim.estimate is not None
     return {
-        "claim": claim.claim,
+        "claim": claim.name,
         "expert": "all" if claim.expert is None else str(claim.expert),
         "status": claim.status,
         "estimate": number(claim.estimate, claim) if known else "",
@@ -139,7 +139,7 @@ def _claim_row(claim: Claim) -> dict[str, object]:
 
 def registration(judgement: Judgement, run: Run) -> None:
     """Whether the thresholds are those that the run registered before its first step."""
-    found = next(one for one in judgement.registrations if one.run == run.run)
+    found = next(one for one in judgement.registrations if one.run == run.id)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**Thresholds**")
         st.badge(

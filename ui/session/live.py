@@ -73,7 +73,7 @@ def follow(judgement: Judgement, seen: tuple[Key, ...]) -> None:
 
 def update_alerts(judgement: Judgement, live: list[Run]) -> None:
     """Say what is wrong with the live runs: on the page until it is read or mended, and once to the operator."""
-    started = {run.run: f"{run.run} {run.facts.get('started')}" for run in live}
+    started = {run.id: f"{run.id} {run.facts.get('started')}" for run in live}
     told: dict[tuple[str, str], Finding] = st.session_state.setdefault("alerts", {})
     read: set[tuple[str, str]] = st.session_state.setdefault("alerts_read", set())
     wrong = {

@@ -19,13 +19,13 @@ def fragment(
     Streamlit keeps what a part is made of for longer than its session lasts: of the judgement, which is all that the
     session has read, only a weak reference. `make` must hold neither the judgement nor the run.
     """
-    held, name = weakref.ref(judgement), run.run
+    held, name = weakref.ref(judgement), run.id
 
     @st.fragment(run_every=every)
     def again() -> None:
         known = held()
         if known is None:  # there is another judgement by now, which the whole page is to show
             st.rerun()
-        make(known, next(run for run in known.runs if run.run == name))
+        make(known, next(run for run in known.runs if run.id == name))
 
     again()

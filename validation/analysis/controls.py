@@ -67,9 +67,9 @@ class Selection:
 
     def _family(self, run: Run) -> tuple[Options, str]:
         """What a sham run must have in common with this run: the options, and the source of the gradients."""
-        if run.run not in self._options:
-            self._options[run.run] = options_of(run)
-        return self._options[run.run], run.source
+        if run.id not in self._options:
+            self._options[run.id] = options_of(run)
+        return self._options[run.id], run.source
 
     @cached_property
     def _shams(self) -> dict[tuple[Options, str], list[Run]]:
@@ -96,11 +96,11 @@ class Selection:
 
     def levels(self, run: Run) -> dict[str, dict[int, Array]]:
         """By series and expert, the mean after the warm-up in each layer, [L]."""
-        key = (run.run, run.source)
+        key = (run.id, run.source)
         if key not in self._levels:
             rows = run.after_warmup(self.thresholds.warmup)
             self._levels[key] = {}
-            for number in [e.expert for e in run.experts.values() if e.role != "clean"]:
+            for number in [e.index for e in run.experts.values() if e.role != "clean"]:
                 layers = series.by_layer(run, number)
                 for name in {name: None for layer in layers for name in layer}:
                     means = [_mean(layer[name][rows]) if name in layer else math.nan for layer in layers]
@@ -183,13 +183,13 @@ def control_of(run: Run, expert: Expert, selection: Selection) -> Control | None
 
 
 def _sham_control(run: Run, expert: Expert, sham: Run, selection: Selection) -> Control | None:
-    if expert.expert not in sham.experts or 0 not in sham.experts:
+    if expert.index not in sham.experts or 0 not in sham.experts:
         return None
-    own, twin = series.divergence(run, expert), series.divergence(sham, sham.experts[expert.expert])
+    own, twin = series.divergence(run, expert), series.divergence(sham, sham.experts[expert.index])
     if own.keys() != twin.keys():
         return None
     baseline = {name: align(sham.steps, twin[name], run.steps) for name in own}
-    return Control(SHAM_RUN, f"sham run {sham.run}", baseline, _draws_of_pairs(run, sham, selection))
+    return Control(SHAM_RUN, f"sham run {sham.id}", baseline, _draws_of_pairs(run, sham, selection))
 
 
 def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None:
@@ -218,7 +218,7 @@ def _draws_of_experts(run: Run, selection: Selection) -> dict[str, Draws] | None
 
 def _alike(levels: dict[int, Array], run: Run, role: str) -> Array:
     """The levels of a role's experts, [L, E]; damaged files may hold experts with other layers, which are left out."""
-    own = [levels[e.expert] for e in run.of_role(role) if e.expert in levels]
+    own = [levels[e.index] for e in run.of_role(role) if e.index in levels]
     layers = max((len(one) for one in own), default=0)
     same = [one for one in own if len(one) == layers]
     return np.stack(same, axis=1) if same else np.empty((0, 0))
@@ -229,7 +229,7 @@ def _draws_of_pairs(run: Run, sham: Run, selection: Selection) -> dict[str, Draw
     draws = {}
     own, twin = selection.levels(run), selection.levels(sham)
     for name in own.keys() & twin.keys():
-        both = [e.expert for e in run.of_role("perturbed") if e.expert in own[name] and e.expert in twin[name]]
+        both = [e.index for e in run.of_role("perturbed") if e.index in own[name] and e.index in twin[name]]
         pairs = [own[name][e] - twin[name][e] for e in both if len(own[name][e]) == len(twin[name][e])]
         differences = np.concatenate(pairs) if pairs else np.empty(0)
         differences = differences[np.isfinite(differences)]

@@ -109,8 +109,8 @@ class Evidence:
 def evidence_of(run: Run, expert: Expert, selection: Selection, thresholds: Thresholds) -> Evidence:
     """What the claims about one perturbed expert are decided from; a sham run in the selection can be the control."""
     alone = run.isolated
-    if alone is not None and expert.expert in alone.experts and 0 in alone.experts:
-        twin = alone.experts[expert.expert]
+    if alone is not None and expert.index in alone.experts and 0 in alone.experts:
+        twin = alone.experts[expert.index]
         if _usable(alone, twin, thresholds).sum() >= thresholds.min_points:
             run, expert = alone, twin
     control = control_of(run, expert, selection)
@@ -122,7 +122,7 @@ def evidence_of(run: Run, expert: Expert, selection: Selection, thresholds: Thre
         expert=expert,
         thresholds=thresholds,
         rows=_usable(run, expert, thresholds),
-        collinear=series.is_collinear(run, expert.expert),
+        collinear=series.is_collinear(run, expert.index),
         control=control,
         divergence=divergence,
         above_noise=series.above_noise(run, expert),

@@ -37,7 +37,7 @@ METRICS = (
 class Expert:
     """One expert's columns over the run's logged steps."""
 
-    expert: int
+    index: int
     role: str
     columns: Mapping[str, Array]
     _logs: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
@@ -62,7 +62,7 @@ class Expert:
 class Run:
     """One run: its logged steps, its experts, and what the file says about how it was made."""
 
-    run: str
+    id: str
     name: str
     steps: NDArray[np.int64]
     experts: Mapping[int, Expert]
@@ -122,7 +122,7 @@ class Run:
     def is_sham(self) -> bool:
         """Whether nothing, or next to nothing, was perturbed in this run."""
         scale = self.number("config.perturbation_scale")
-        scales = [scale] if scale is not None else [self.scales.get(e.expert) for e in self.of_role("perturbed")]
+        scales = [scale] if scale is not None else [self.scales.get(e.index) for e in self.of_role("perturbed")]
         return bool(scales) and all(scale is not None and 0 <= scale <= SHAM_SCALE for scale in scales)
 
     @property
@@ -203,7 +203,7 @@ def _load_run(file: RunFile) -> Run:
     }
     shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
     run = Run(
-        run=file.run,
+        id=file.run,
         name=file.name,
         steps=steps,
         experts=experts,

@@ -71,7 +71,7 @@ def divergence(run: Run, expert: Expert) -> dict[str, Array]:
     """
     if _directional(run, expert):
         return {"direction": expert["direction"]}
-    return adjusted(run, expert.expert)
+    return adjusted(run, expert.index)
 
 
 def _directional(run: Run, expert: Expert) -> bool:

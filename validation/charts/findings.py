@@ -173,7 +173,7 @@ def _rows(run: Run, expert: Expert, metric: str, part: str, values: Array) -> pd
     at = places(values, POINTS)
     return pd.DataFrame(
         {
-            "expert": expert.expert,
+            "expert": expert.index,
             "metric": metric,
             "series": f"{expert.role} {part}",
             "step": run.steps[at],
@@ -221,7 +221,7 @@ def _scaled(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataF
     """The documented score as it is, and as it would be with another scale of the loss."""
     logged = [e for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()][:SHOWN]
     rows = [
-        {"loss": name, "expert": e.expert, "value": float(np.nanmean(e["divergence"])) * factor}
+        {"loss": name, "expert": e.index, "value": float(np.nanmean(e["divergence"])) * factor}
         for e in logged
         for name, factor in (("loss / 10", 0.1), ("as logged", 1.0), ("loss x 10", 10.0))
     ]

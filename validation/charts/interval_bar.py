@@ -63,7 +63,7 @@ def _label(place: float, top: int, text: str) -> str:
 
 def _nothing(claim: Claim, log: bool) -> str:
     """What no effect means for this claim."""
-    if claim.claim != "sustainment":
+    if claim.name != "sustainment":
         return "no effect"
     return "all kept" if log else "nothing left"
 

@@ -20,12 +20,12 @@ def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     if 0 not in run.experts or not len(run.steps) or run.is_sham:
         return
     for expert in run.of_role("perturbed"):
-        changed = run.changed.get(expert.expert)
+        changed = run.changed.get(expert.index)
         unchanged = changed is not None and not any(changed.values())
         alive = np.nan_to_num(tier_norms(run, 0)).any()
         same = (
             alive
-            and bool(np.array_equal(tier_norms(run, expert.expert), tier_norms(run, 0), equal_nan=True))
+            and bool(np.array_equal(tier_norms(run, expert.index), tier_norms(run, 0), equal_nan=True))
             and len(run.steps) > 1
         )
         if unchanged or (same and changed is None):
@@ -37,15 +37,15 @@ def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             yield Finding(
                 "identical_experts",
                 ERROR,
-                f"expert {expert.expert} is the same as the clean expert",
+                f"expert {expert.index} is the same as the clean expert",
                 evidence,
                 "perturbation_scale or sparsity is so small that nothing changed, the weights were initialised again "
                 "after perturbing, or expert 0 was logged under two names",
                 "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation"
                 if run.mixture == "parameters"
                 else "give each expert weights of its own, and log each under its own number",
-                run.run,
-                expert.expert,
+                run.id,
+                expert.index,
             )
 
 
@@ -60,12 +60,12 @@ def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             yield Finding(
                 "router_collapse",
                 WARNING,
-                f"the router has collapsed onto expert {expert.expert}",
+                f"the router has collapsed onto expert {expert.index}",
                 f"its share is above {COLLAPSED_SHARE:.0%} from step {since}, {float(np.nanmean(last)):.1%} at the end",
                 "nothing keeps the router from sending everything to the expert that learns first; the others starve, "
                 "which shows as divergence and is none",
                 f"look at the router before the perturbation: {remedy}",
-                run.run,
+                run.id,
             )
 
 
@@ -73,7 +73,7 @@ def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Experts whose gradients are one common gradient times their shares."""
     if 0 not in run.experts:
         return
-    alike = [e.expert for e in run.of_role("perturbed") if series.is_collinear(run, e.expert)]
+    alike = [e.index for e in run.of_role("perturbed") if series.is_collinear(run, e.index)]
     if alike:
         yield Finding(
             "collinear_gradients",
@@ -82,7 +82,7 @@ def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient in all but a few rows",
             why_parallel(run),
             f"{differing(run)}; a control expert then shows why they do",
-            run.run,
+            run.id,
         )
 
 
@@ -102,7 +102,7 @@ def scale_dependent_threshold(run: Run, thresholds: Thresholds) -> Iterator[Find
             f"mean score {near[0]:.3g}; ten times the loss gives {near[0] * 10:.3g}, a tenth {near[0] / 10:.3g}",
             f"the thresholds 0.05 and 0.01 are absolute, while gradient norms scale with {scales_with(run)}",
             "read the controlled verdict, which is free of that",
-            run.run,
+            run.id,
         )
 
 
@@ -117,5 +117,5 @@ def positive_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"positive_control = {gain:g} multiplies the bottom-tier gradients of the perturbed experts",
             "it was trained to show what a yes looks like",
             "do not report it as a result; set positive_control: 1.0 for an experiment",
-            run.run,
+            run.id,
         )

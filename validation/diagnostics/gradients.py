@@ -48,7 +48,7 @@ def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     fix = "call it after backward() and before optimizer.step(), and zero_grad() only after that"
     if len(zero) == len(run.experts) and zero:
         evidence = f"the gradient norms of {len(zero)} experts are 0 in all {len(run.steps)} rows"
-        yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.run)
+        yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.id)
         return
     for expert in zero:
         evidence = f"its gradient norms are 0 in all {len(run.steps)} rows; other experts have gradients"
@@ -56,13 +56,13 @@ def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         fix = "check requires_grad of its parameters and its routing weight"
         fix += "; routing=frozen gives every expert a share" if run.mixture == "parameters" else ""
         symptom = f"expert {expert} never received a gradient"
-        yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.run, None if expert == 0 else expert)
+        yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.id, None if expert == 0 else expert)
 
 
 def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """A tier whose gradient is exactly zero: its logarithm does not exist, so the row is not used."""
     for expert in run.experts.values():
-        norms = tier_norms(run, expert.expert)
+        norms = tier_norms(run, expert.index)
         if not np.nan_to_num(norms).any():
             continue  # nothing at all: zero_norms
         for tier, zero in zip(TIERS, norms == 0, strict=True):
@@ -70,12 +70,12 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 yield Finding(
                     "zero_tier",
                     ERROR if zero.all() else WARNING,
-                    f"the {tier} norm of expert {expert.expert} is zero",
+                    f"the {tier} norm of expert {expert.index} is zero",
                     f"in {int(zero.sum())} of {pluralize(len(zero), 'row')}, which are left out of the verdict",
                     f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
                     "look at the loss scale and at what those weights are connected to",
-                    run.run,
-                    None if expert.expert == 0 else expert.expert,
+                    run.id,
+                    None if expert.index == 0 else expert.index,
                 )
 
 
@@ -90,14 +90,14 @@ def constant_rows(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"no norm of any expert changes in {len(run.steps)} rows",
             "the same measurement was logged again and again, or the gradients were not cleared and not computed anew",
             "log after the backward pass of each step",
-            run.run,
+            run.id,
         )
 
 
 def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """NaN, infinite or absent values."""
     for expert in run.experts.values():
-        norms = tier_norms(run, expert.expert)
+        norms = tier_norms(run, expert.index)
         # A tier without any value is missing_columns, an expert without any is missing_experts.
         logged = norms[np.isfinite(norms).any(axis=1)]
         broken = np.asarray(~np.isfinite(logged).all(axis=0))
@@ -107,7 +107,7 @@ def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         ended = len(broken) >= tail and bool(broken[-tail:].all())
         severe = ended or broken.mean() > BROKEN_SHARE
         first = int(run.steps[np.flatnonzero(broken)[0]])
-        symptom = f"expert {expert.expert} has norms that are NaN, infinite or missing" + (
+        symptom = f"expert {expert.index} has norms that are NaN, infinite or missing" + (
             ", to the end" if ended else ""
         )
         yield Finding(
@@ -118,8 +118,8 @@ def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             "the loss or the gradients overflowed (training diverged, or half precision without a GradScaler), or the "
             "expert was not logged in these steps",
             "lower the learning rate or clip with max_grad_norm; rows before the first broken step are still charted",
-            run.run,
-            None if expert.expert == 0 else expert.expert,
+            run.id,
+            None if expert.index == 0 else expert.index,
         )
 
 
@@ -135,7 +135,7 @@ def missing_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"up to {int(np.nanmax(count))} tensors, in {rows} of {len(run.steps)} rows",
             f"{unrouted(run)}parameters are frozen or unused, or logging was called after zero_grad(set_to_none=True)",
             "log after backward() and before zero_grad(); freeze the same parameters in every expert or in none",
-            run.run,
+            run.id,
         )
 
 
@@ -144,7 +144,7 @@ def rows_lost(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     for code, (symptom, cause, fix) in LOST.items():
         if run.events.get(code):
             evidence = f"{pluralize(run.events[code], 'event')} of kind {code}"
-            yield Finding("rows_lost", WARNING, symptom, evidence, cause, fix, run.run)
+            yield Finding("rows_lost", WARNING, symptom, evidence, cause, fix, run.id)
 
 
 def logging_order(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
@@ -158,5 +158,5 @@ def logging_order(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 f"{pluralize(run.events[code], 'event')} of kind {code} in {pluralize(len(run.steps), 'row')}",
                 "the call that logs stands at the wrong place of the training loop",
                 fix + "; DynamicsLoggerCallback.attach(model, optimizer) always does",
-                run.run,
+                run.id,
             )

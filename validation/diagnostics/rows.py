@@ -28,7 +28,7 @@ def no_data(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             "gradient logging was not enabled in the training loop, or the run stopped before its first logged step",
             "train with router_type: prismatic, or call log_gradient_dynamics(model, step) after loss.backward() and "
             "hand its result to DynamicsLogger.log",
-            run.run,
+            run.id,
         )
 
 
@@ -44,7 +44,7 @@ def wal_missing(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"the header says WAL mode; {len(run.steps)} rows are in the main file",
             "the writer uses journal_mode=WAL and the -wal file beside the database was not copied with it",
             f"close the run first, or make a whole copy with {WHOLE_COPY}, and upload that",
-            run.run,
+            run.id,
         )
 
 
@@ -55,7 +55,7 @@ def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     if 0 not in run.experts or not run.of_role("perturbed"):
         seen = ", ".join(map(str, run.experts)) or "none"
         symptom = "there is no clean expert to compare to" if 0 not in run.experts else "there is no perturbed expert"
-        yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {seen}", cause, fix, run.run)
+        yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {seen}", cause, fix, run.id)
         return
     gaps = sorted(set(range(max(run.experts))) - set(run.experts))
     expected = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
@@ -66,11 +66,11 @@ def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     if missing:
         told = ", ".join(map(str, missing[:SHOWN])) + (" and more" if expected > first + SHOWN else "")
         evidence = f"no values for expert {told}; the file has {pluralize(len(run.experts), 'expert')}"
-        yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.run)
+        yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.id)
     for expert in silent:
         symptom = f"expert {expert} has a column and no value in it"
         seen = f"no finite norm in {pluralize(len(run.steps), 'row')}"
-        yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.run, expert or None)
+        yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.id, expert or None)
 
 
 def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"no value in the top, bottom and middle norm of expert {told}, only in the norm of the whole gradient",
             "the file was written by a logger that does not know tiers",
             "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
-            run.run,
+            run.id,
             None if of_run else number,
         )
     for expert in run.experts.values():
@@ -94,16 +94,16 @@ def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             continue
         absent = [tier for tier in TIERS if not np.isfinite(expert[f"{tier}_norm"]).any()]
         if absent and len(absent) < len(TIERS):
-            names = ", ".join(f"expert_{expert.expert}_{tier}_norm" for tier in absent)
+            names = ", ".join(f"expert_{expert.index}_{tier}_norm" for tier in absent)
             yield Finding(
                 "missing_columns",
                 ERROR,
-                f"expert {expert.expert} is not logged in every tier",
+                f"expert {expert.index} is not logged in every tier",
                 f"no value in {names}",
                 "the file was written by a logger that does not know all three tiers",
                 "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
-                run.run,
-                None if expert.expert == 0 else expert.expert,
+                run.id,
+                None if expert.index == 0 else expert.index,
             )
 
 
@@ -123,7 +123,7 @@ def step_gaps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"nothing between step {run.steps[widest]} and step {run.steps[widest + 1]} of {span} steps",
             "the run was interrupted and resumed later, or two runs were written into one file",
             "log the whole run into one file, or judge the parts as runs of their own",
-            run.run,
+            run.id,
         )
 
 
@@ -137,7 +137,7 @@ def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"{run.duplicates} rows were replaced by a later row of the same step",
             "training was resumed from an earlier step, or a step was logged twice",
             "nothing to do if you resumed; the last row of each step is used",
-            run.run,
+            run.id,
         )
 
 
@@ -155,7 +155,7 @@ def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             "train longer (--set steps=1500) or log more often (--set log_freq=5)"
             if run.by_trainer
             else "train longer or log more often",
-            run.run,
+            run.id,
         )
 
 
@@ -170,5 +170,5 @@ def unfinished(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {state}",
             "it is still training, or it was stopped",
             "judge it again when it is done",
-            run.run,
+            run.id,
         )

@@ -46,7 +46,7 @@ class Behind:
 def behind(run: Run, expert: int, runs: Sequence[Run], thresholds: Thresholds) -> dict[str, Behind]:
     """By claim what it was decided from, for one perturbed expert; empty where nothing can be compared."""
     looks = [at_look(one, thresholds) for one in runs]
-    own = next(look for look in looks if look.run.run == run.run)
+    own = next(look for look in looks if look.run.id == run.id)
     if not {0, expert} <= own.run.experts.keys() or not len(own.run.steps):
         return {}
     selection = Selection([look.run for look in looks], thresholds)

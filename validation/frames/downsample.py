@@ -137,7 +137,7 @@ def _frame(
     low, high = steps or (-np.inf, np.inf)
     part = slice(int(np.searchsorted(run.steps, low)), int(np.searchsorted(run.steps, high, side="right")))
     chosen = [run.experts[e] for e in (run.experts if experts is None else experts) if e in run.experts]
-    series = [(e.expert, e.role, m, e[m][part]) for e in chosen for m in metrics if m != "loss"]
+    series = [(e.index, e.role, m, e[m][part]) for e in chosen for m in metrics if m != "loss"]
     series += [(-1, "run", "loss", run.step_column("loss")[part])] if "loss" in metrics else []
     found = [pick(values) for *_, values in series]
     counts = [len(at) for at, _ in found]

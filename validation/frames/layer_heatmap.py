@@ -138,7 +138,7 @@ def of_cell(run: Run, measure: str, place: int, expert: int, most: int = MOST_PO
 
 def histogram(con: duckdb.DuckDBPyConnection, run: Run, layer: int, expert: int, tier: str) -> pd.DataFrame:
     """Rows of step, last_step, bin (log2 of |gradient|), share: of the entries of one tier by size, over time."""
-    found = ask(con, "cell_histogram", run=run.run, layer=layer, expert=expert, tier=tier, windows=MOST_FRAMES)
+    found = ask(con, "cell_histogram", run=run.id, layer=layer, expert=expert, tier=tier, windows=MOST_FRAMES)
     table: pd.DataFrame = found.to_pandas()
     return table
 

@@ -80,7 +80,7 @@ def sparklines(con: duckdb.DuckDBPyConnection, runs: Sequence[str], course: str)
 
 def of_doses(dose: Dose, groups: Sequence[Group], runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What Page's test was asked of: rows of scale, seed and value; and over seeds, scale, mean, low and high."""
-    by_run = {run.run: run for run in runs}
+    by_run = {run.id: run for run in runs}
     rows = []
     for group in groups:
         if group.ladder == dose.options and group.role != POSITIVE:
@@ -102,27 +102,27 @@ def twins(judgement: Judgement) -> pd.DataFrame:
 
     A row per pair and claim that has an estimate in both.
     """
-    shams = {(options_of(run), run.seed): run.run for run in judgement.runs if run.is_sham and run.config}
-    own = {(c.run, c.claim): c for c in judgement.verdict.controlled.claims if c.run and c.expert is None}
+    shams = {(options_of(run), run.seed): run.id for run in judgement.runs if run.is_sham and run.config}
+    own = {(c.run, c.name): c for c in judgement.verdict.controlled.claims if c.run and c.expert is None}
     rows = []
     for run in judgement.runs:
         sham = None if run.is_sham or run.seed is None or not run.config else shams.get((options_of(run), run.seed))
         if sham is not None:
             rows += [
-                _pair(run, sham, own[run.run, name], own[sham, name])
+                _pair(run, sham, own[run.id, name], own[sham, name])
                 for name in ("awakening", "divergence")
-                if own[run.run, name].unit == own[sham, name].unit
+                if own[run.id, name].unit == own[sham, name].unit
             ]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["run", "sham", "claim"])
 
 
 def _pair(run: Run, sham: str, treated: Claim, untreated: Claim) -> dict[str, object]:
     return {
-        "run": run.run,
+        "run": run.id,
         "sham": sham,
         "seed": run.seed,
         "scale": run.number(f"config.{SCALE}"),
-        "claim": treated.claim,
+        "claim": treated.name,
         "estimate": treated.estimate,
         "low": treated.low,
         "high": treated.high,
@@ -145,7 +145,7 @@ def overview(judgement: Judgement) -> pd.DataFrame:
     statuses: dict[str, dict[str, str]] = {}
     for claim in judgement.verdict.controlled.claims:
         if claim.run and claim.expert is None:
-            statuses.setdefault(claim.run, {})[claim.claim] = claim.status
+            statuses.setdefault(claim.run, {})[claim.name] = claim.status
     verdicts = {run: combine(list(own.values())) for run, own in statuses.items()}
     named = zip(letters(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True)
     groups = {run: (letter, group.role.replace("_", " ")) for letter, group in named for run in group.runs}

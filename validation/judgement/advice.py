@@ -55,11 +55,11 @@ def _of_run(
 ) -> Iterator[Advice]:
     grave = next((finding for finding in findings if finding.severity == ERROR), None)
     if grave is not None:
-        yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.run)
+        yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.id)
         return
     if all(claim.status == SUPPORTED for claim in own.values()):
         yield Advice(
-            "replicate", "one run is one draw: train other seeds and judge them together", (_next_seed(run),), run.run
+            "replicate", "one run is one draw: train other seeds and judge them together", (_next_seed(run),), run.id
         )
         return
     yield from _collapse(run)
@@ -84,10 +84,10 @@ def _collapse(run: Run) -> Iterator[Advice]:
         f"the router gives one expert more than {COLLAPSED_SHARE:.0%} from step {first:,} on, so the others hardly "
         "train: mend the router first, by a load-balancing loss or by frozen routing"
     )
-    yield Advice("router_first", text, ("load_balancing=0.01",), run.run)
+    yield Advice("router_first", text, ("load_balancing=0.01",), run.id)
     if run.by_trainer:
         text = "or take the router out of the question altogether"
-        yield Advice("frozen_routing", text, ("routing=frozen",), run.run)
+        yield Advice("frozen_routing", text, ("routing=frozen",), run.id)
 
 
 def _confounded(run: Run, own: dict[str, Claim], findings: Sequence[Finding]) -> Iterator[Advice]:
@@ -96,16 +96,16 @@ def _confounded(run: Run, own: dict[str, Claim], findings: Sequence[Finding]) ->
         text = (
             "with one merge per batch all experts share one gradient: merge per example, and measure each expert alone"
         )
-        yield Advice("see_direction", text, ("merge=example", "probe_freq=10"), run.run)
+        yield Advice("see_direction", text, ("merge=example", "probe_freq=10"), run.id)
     elif any(finding.id == "collinear_gradients" for finding in findings):
-        yield Advice("see_direction", unseen_direction(run), run=run.run)
+        yield Advice("see_direction", unseen_direction(run), run=run.id)
     if own["divergence"].control is None and not run.of_role("control"):
         text = "nothing shows how much of a divergence the perturbation did not cause: "
         text += "add control experts" if run.mixture == "parameters" else missing_control(run)
-        yield Advice("add_control", text, ("control_experts=2",), run.run)
+        yield Advice("add_control", text, ("control_experts=2",), run.id)
     elif len(run.of_role("control")) == 1 and own["divergence"].status == INCONCLUSIVE:
         text = "one control expert is one draw: more of them, and more seeds, show what differs by chance"
-        yield Advice("more_controls", text, ("control_experts=3",), run.run)
+        yield Advice("more_controls", text, ("control_experts=3",), run.id)
 
 
 def _short(run: Run, own: dict[str, Claim], thresholds: Thresholds) -> Iterator[Advice]:
@@ -117,10 +117,10 @@ def _short(run: Run, own: dict[str, Claim], thresholds: Thresholds) -> Iterator[
     if usable < thresholds.min_points and log_freq > 1:
         finer = max(1, int(log_freq * usable / thresholds.min_points))
         text = f"{usable} logged steps after the warm-up are too few: log more often, which costs next to nothing"
-        yield Advice("log_more", text, (f"log_freq={finer}",), run.run)
+        yield Advice("log_more", text, (f"log_freq={finer}",), run.id)
     elif (steps := run.planned_steps) and run.finished:
         text = "the interval reaches to both sides of the threshold: a longer run narrows it"
-        yield Advice("train_longer", text, (f"steps={2 * steps}",), run.run)
+        yield Advice("train_longer", text, (f"steps={2 * steps}",), run.id)
 
 
 def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
@@ -132,7 +132,7 @@ def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
         f"the premise fails: a bottom weight of the clean expert receives {size} a middle weight's gradient, so there "
         "is nothing dormant to awaken; a smaller sparsity takes only the very smallest weights"
     )
-    yield Advice("premise_fails", text, (f"sparsity={sparsity / 2:g}",) if sparsity else (), run.run)
+    yield Advice("premise_fails", text, (f"sparsity={sparsity / 2:g}",) if sparsity else (), run.id)
 
 
 def _stronger(run: Run) -> Iterator[Advice]:
@@ -140,16 +140,16 @@ def _stronger(run: Run) -> Iterator[Advice]:
     scale, sparsity = run.number("config.perturbation_scale"), run.number("config.sparsity")
     if scale is None and run.mixture != "parameters":
         text = "set the experts further apart from expert 0 at the start, and see whether more shows"
-        yield Advice("raise_scale", text, run=run.run)
+        yield Advice("raise_scale", text, run=run.id)
     elif scale is None or scale < STRONGER:
         text = f"the protocol's next step: raise perturbation_scale to {STRONGER} or more"
-        yield Advice("raise_scale", text, (f"perturbation_scale={STRONGER}",), run.run)
+        yield Advice("raise_scale", text, (f"perturbation_scale={STRONGER}",), run.id)
     else:
         text = f"perturbation_scale is {scale:g} already: a larger one is the next step of a dose-response"
-        yield Advice("raise_scale", text, (f"perturbation_scale={2 * scale:g}",), run.run)
+        yield Advice("raise_scale", text, (f"perturbation_scale={2 * scale:g}",), run.id)
     if sparsity is not None and sparsity < MOST_SPARSITY:
         text = "or perturb more weights: adjust sparsity"
-        yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.run)
+        yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.id)
 
 
 def of_groups(verdict: Verdict) -> Iterator[Advice]:
@@ -162,7 +162,7 @@ def of_groups(verdict: Verdict) -> Iterator[Advice]:
             yield Advice("more_seeds", f"the group of {group.name}: at least {more}; {missing + 2} to expect an answer")
         for claim in group.claims if missing <= 0 else ():
             if claim.run is None and "more seed" in claim.because and claim.status == INCONCLUSIVE:
-                yield Advice("more_seeds", f"the group of {group.name}, {claim.claim}: {claim.because}")
+                yield Advice("more_seeds", f"the group of {group.name}, {claim.name}: {claim.because}")
 
 
 def told_once(advice: Iterable[Advice]) -> list[Advice]:

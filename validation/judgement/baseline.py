@@ -78,10 +78,10 @@ def compare(judgement: Judgement, baseline: Judgement) -> Comparison:
     changes = [*_over_all(judgement, baseline), *_by_group(judgement, baseline)]
     for after, before in pairs:
         own = ((baseline, before), (judgement, after))
-        changes += _aligned(f"run {after.run}", *(one.verdict.controlled.of(run.run) for one, run in own))
-    known = {run.run for run, _ in pairs}, {run.run for _, run in pairs}
-    alone = [f"run {run.run} is not in the baseline" for run in judgement.runs if run.run not in known[0]]
-    alone += [f"run {run.run} is only in the baseline" for run in baseline.runs if run.run not in known[1]]
+        changes += _aligned(f"run {after.id}", *(one.verdict.controlled.of(run.id) for one, run in own))
+    known = {run.id for run, _ in pairs}, {run.id for _, run in pairs}
+    alone = [f"run {run.id} is not in the baseline" for run in judgement.runs if run.id not in known[0]]
+    alone += [f"run {run.id} is only in the baseline" for run in baseline.runs if run.id not in known[1]]
     return Comparison(baseline, tuple(changes), tuple(alone))
 
 
@@ -90,10 +90,10 @@ def _pairs(runs: Sequence[Run], others: Sequence[Run]) -> Iterator[tuple[Run, Ru
     if len(runs) == len(others) == 1:
         yield runs[0], others[0]
         return
-    by_id = {run.run: run for run in others}
-    yield from ((run, by_id[run.run]) for run in runs if run.run in by_id)
-    shared = by_id.keys() & {run.run for run in runs}
-    left, right = ([run for run in some if run.run not in shared] for some in (runs, others))
+    by_id = {run.id: run for run in others}
+    yield from ((run, by_id[run.id]) for run in runs if run.id in by_id)
+    shared = by_id.keys() & {run.id for run in runs}
+    left, right = ([run for run in some if run.id not in shared] for some in (runs, others))
     by_seed = _by_seed(right)
     yield from ((run, by_seed[seed]) for seed, run in _by_seed(left).items() if seed in by_seed)
 
@@ -124,8 +124,8 @@ def _by_group(judgement: Judgement, baseline: Judgement) -> list[Change]:
 
 
 def _aligned(where: str, before: Sequence[Claim], after: Sequence[Claim]) -> list[Change]:
-    earlier = {(claim.claim, claim.expert): claim for claim in before}
-    pairs = [(earlier.get((claim.claim, claim.expert)), claim) for claim in after]
+    earlier = {(claim.name, claim.expert): claim for claim in before}
+    pairs = [(earlier.get((claim.name, claim.expert)), claim) for claim in after]
     return [Change(where, old, new) for old, new in pairs if old is not None]
 
 

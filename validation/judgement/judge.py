@@ -100,7 +100,7 @@ def singly(
 
 
 def _single(run: Run, findings: Sequence[Finding], own: Own, thresholds: Thresholds) -> Single:
-    whole = {claim.claim: claim for claim in own.controlled if claim.expert is None}
+    whole = {claim.name: claim for claim in own.controlled if claim.expert is None}
     advice = tuple(of_run(run, whole, own.premise, findings, thresholds))
     return Single(tuple(findings), own, registration_of(run, thresholds), advice)
 
@@ -113,7 +113,7 @@ def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
         seen = f"{type(error).__name__}: {printable(error, 200)}"
         cause = "this is a mistake of this program, or a file that it has never met"
         fix = "please report it with the file; the other runs are judged"
-        return [Finding("unexpected", ERROR, "this run could not be judged", seen, cause, fix, run.run)]
+        return [Finding("unexpected", ERROR, "this run could not be judged", seen, cause, fix, run.id)]
     return []
 
 

@@ -130,7 +130,7 @@ class _Check:
                 twin = known.get(file.sha256)
                 if twin is not None and (source or not (has_wal(file.path) or has_wal(twin.path))):
                     continue
-                own = own_id(run.run, taken)
+                own = own_id(run.id, taken)
                 known.setdefault(file.sha256, file)
                 taken.add(own)
                 yield Member(number, place, replace(file, run=own), _named(run, own))
@@ -149,17 +149,17 @@ class _Check:
         """The sham runs that others are compared to, by id, as references; and the spreads between all of them."""
         look = self.ray.remote(max_retries=MAX_RETRIES)(_look)
         selection = Selection(self.runs, thresholds)
-        wanted = {sham.run for run in self.runs for sham in selection.shams_of(run)}
+        wanted = {sham.id for run in self.runs for sham in selection.shams_of(run)}
         found: dict[str, Any] = {}
         shown: dict[str, Any] = {}
         for share, members in self._by_share(wanted):
-            places = [(member.place, member.run.run) for member in members]
+            places = [(member.place, member.run.id) for member in members]
             told, *runs = look.options(num_returns=1 + len(places)).remote(self.shares[share], places, thresholds)
             found |= {run: reference for (_, run), reference in zip(places, runs, strict=True)}
             shown |= {run: (told, number) for number, (_, run) in enumerate(places)}
         values: dict[Any, list[float]] = {}
         answers = {reference: self.ray.get(reference) for reference in {told for told, _ in shown.values()}}
-        for run in (run.run for run in self.runs if run.run in shown):
+        for run in (run.id for run in self.runs if run.id in shown):
             told, number = shown[run]
             for key, some in answers[told][number].items():
                 values.setdefault(key, []).extend(some)
@@ -169,29 +169,29 @@ class _Check:
         """Every run judged, in the order of the selection."""
         judge = self.ray.remote(max_retries=MAX_RETRIES)(_judge)
         selection, everywhere = Selection(self.runs, thresholds), self.ray.put(dict(spreads))
-        order = {run.run: number for number, run in enumerate(self.runs)}
+        order = {run.id: number for number, run in enumerate(self.runs)}
         answers: list[tuple[list[Member], Any]] = []
         for share, members in self._by_share(order):
             compared_to = {*chain(*(_twins(selection, member.run) for member in members))}
-            twins = sorted(compared_to - {member.run.run for member in members}, key=order.__getitem__)
-            places = [(member.place, member.run.run, order[member.run.run]) for member in members]
+            twins = sorted(compared_to - {member.run.id for member in members}, key=order.__getitem__)
+            places = [(member.place, member.run.id, order[member.run.id]) for member in members]
             references = [shams[twin] for twin in twins]
             beside = [order[twin] for twin in twins]
             answer = judge.remote(self.shares[share], places, thresholds, everywhere, beside, *references)
             answers.append((members, answer))
         found = {
-            member.run.run: single
+            member.run.id: single
             for members, answer in answers
             for member, single in zip(members, self.ray.get(answer), strict=True)
         }
-        return [found[run.run] for run in self.runs]
+        return [found[run.id] for run in self.runs]
 
     def _by_share(self, wanted: Iterable[str]) -> Iterator[tuple[int, list[Member]]]:
         """The shares that hold any of these runs, with those."""
         known = set(wanted)
         found: dict[int, list[Member]] = {}
         for member in self.members:
-            if member.run.run in known:
+            if member.run.id in known:
                 found.setdefault(member.share, []).append(member)
         return iter(found.items())
 
@@ -201,7 +201,7 @@ def _twins(selection: Selection, run: Run) -> Iterator[str]:
     for seen in (run, run.isolated):
         twin = selection.twin_of(seen) if seen is not None else None
         if twin is not None:
-            yield twin.run
+            yield twin.id
 
 
 def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[About], list[Rejected]], list[Run]]:
@@ -251,9 +251,9 @@ def _judge(
 
 def _named(run: Run, name: str) -> Run:
     """The same run under the id that it has in the selection."""
-    if run.run == name:
+    if run.id == name:
         return run
-    return replace(run, run=name, isolated=replace(run.isolated, run=name) if run.isolated is not None else None)
+    return replace(run, id=name, isolated=replace(run.isolated, id=name) if run.isolated is not None else None)
 
 
 def _without_series(run: Run) -> Run:

@@ -56,11 +56,11 @@ def evidence(run: Run, file: RunFile, runs: Sequence[Run], verdict: Verdict) -> 
 
 def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, Drawing]]:
     """By claim that has an estimate, for the first perturbed expert that has one."""
-    claims = [c for c in verdict.controlled.of(run.run) if c.estimate is not None]
+    claims = [c for c in verdict.controlled.of(run.id) if c.estimate is not None]
     expert = next((c.expert for c in claims if c.expert is not None), None)
     if expert is None:
         return []
-    decided = {c.claim for c in claims if c.expert == expert}
+    decided = {c.name for c in claims if c.expert == expert}
     found = behind(run, expert, runs, verdict.thresholds)
     what = f"expert {expert}: the series, the means of its batches, the interval and the threshold"
     return [(f"{n.capitalize()}, {what}", evidence_chart(one)) for n, one in found.items() if n in decided]

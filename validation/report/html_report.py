@@ -135,13 +135,13 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
         "status": other.verdict.status,
         "worsened": comparison.worsened,
         "files": [
-            {"run": run.run, "file": run.name, "sha256": file.sha256}
+            {"run": run.id, "file": run.name, "sha256": file.sha256}
             for run, file in zip(other.runs, other.files, strict=True)
         ],
         "changes": [
             {
                 "where": change.where,
-                "claim": change.after.claim,
+                "claim": change.after.name,
                 "expert": "all" if change.after.expert is None else str(change.after.expert),
                 "because": change.because,
                 "worsened": change.worsened,
@@ -166,7 +166,7 @@ def _cards(controlled: Reading, written: Reading, run: str | None) -> list[dict[
 def _claim(claim: Claim) -> dict[str, Any]:
     bar = interval_bar(claim) if has_interval(claim) else None
     return {
-        "claim": claim.claim,
+        "claim": claim.name,
         "status": claim.status,
         "expert": claim.expert,
         "estimate": estimated(claim),
@@ -191,14 +191,14 @@ def _decided(claim: Claim) -> str:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    claims = {claim.claim: _claim(claim) for claim in group.claims}
+    claims = {claim.name: _claim(claim) for claim in group.claims}
     return {"name": group.name, "role": spaced(group.role), "runs": len(group.runs), "claims": claims}
 
 
 def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
-    own = {name: _claim(claim) for name, claim in judgement.verdict.controlled.whole(run.run).items()}
+    own = {name: _claim(claim) for name, claim in judgement.verdict.controlled.whole(run.id).items()}
     return {
-        "run": run.run,
+        "run": run.id,
         "file": run.name,
         "status": combine([claim["status"] for claim in own.values()]),
         "claims": own,
@@ -219,15 +219,15 @@ def _section(
         "experts": len(run.experts),
         "provisional": not run.finished,
         "positive_control": run.is_positive_control,
-        "premises": [premise for premise in (verdict.premise_of.get(run.run),) if premise],
-        "cards": _cards(verdict.controlled, verdict.as_written, run.run),
+        "premises": [premise for premise in (verdict.premise_of.get(run.id),) if premise],
+        "cards": _cards(verdict.controlled, verdict.as_written, run.id),
         "per_expert": [
             {"reading": name, **_claim(claim)}
             for name, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written))
-            for claim in reading.of(run.run)
+            for claim in reading.of(run.id)
             if claim.expert is not None
         ],
-        "charts": _figures(figures.evidence(run, file, judgement.runs, verdict) if draw else [], run.run),
+        "charts": _figures(figures.evidence(run, file, judgement.runs, verdict) if draw else [], run.id),
         "registration": registration.because,
         "events": [f"{name}: {count}" for name, count in sorted(run.events.items())],
         "options": [f"{name}: {json.dumps(value)}" for name, value in options(run).items()],
@@ -252,8 +252,8 @@ def _finding(several: Sequence[Finding]) -> dict[str, Any]:
 
 def _advice(judgement: Judgement, advice: Any) -> dict[str, Any]:
     """One advice with the command that follows it, on the options of the run that it is about."""
-    run = next((run for run in judgement.runs if run.run == advice.run), None)
-    config = f"{run.run}.yml" if run is not None and run.config else "experiments/prismatic.yml"
+    run = next((run for run in judgement.runs if run.id == advice.run), None)
+    config = f"{run.id}.yml" if run is not None and run.config else "experiments/prismatic.yml"
     line = f"python -m prismatic train --config {config} {advice.line}" if advice.line else ""
     return {"id": advice.id, "text": advice.text, "run": advice.run or "", "line": line}
 

@@ -67,7 +67,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
 
 def _claim(claim: Claim) -> dict[str, Any]:
     return {
-        "claim": claim.claim,
+        "claim": claim.name,
         "status": claim.status,
         "because": claim.because,
         "expert": claim.expert,
@@ -157,7 +157,7 @@ def _run(run: Run, file: RunFile, registration: Registration) -> dict[str, Any]:
         name: {"registered": registered, "used": used} for name, (registered, used) in registration.differences.items()
     }
     return {
-        "run": run.run,
+        "run": run.id,
         "file": run.name,
         "steps": len(run.steps),
         "experts": len(run.experts),
@@ -190,7 +190,7 @@ def _baseline(comparison: Comparison) -> dict[str, Any]:
         "because": other.verdict.controlled.because,
         "worsened": comparison.worsened,
         "runs": [
-            {"run": run.run, "file": run.name, "sha256": file.sha256}
+            {"run": run.id, "file": run.name, "sha256": file.sha256}
             for run, file in zip(other.runs, other.files, strict=True)
         ],
         "changes": [_change(change) for change in comparison.changes],
@@ -202,7 +202,7 @@ def _baseline(comparison: Comparison) -> dict[str, Any]:
 def _change(change: Change) -> dict[str, Any]:
     return {
         "where": change.where,
-        "claim": change.after.claim,
+        "claim": change.after.name,
         "expert": change.after.expert,
         "before": _compared(change.before),
         "after": _compared(change.after),

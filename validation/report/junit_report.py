@@ -53,9 +53,9 @@ def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -
     if unread:
         yield "files", [case for case in unread if case]
     for run in judgement.runs:
-        own = [_of_claim(claim, strict, controls.get(run.run)) for claim in reading.of(run.run)]
-        grave = [_of_finding(finding, strict) for finding in findings(run.run)]
-        yield f"run {run.run} ({run.name})", [*own, *(case for case in grave if case)]
+        own = [_of_claim(claim, strict, controls.get(run.id)) for claim in reading.of(run.id)]
+        grave = [_of_finding(finding, strict) for finding in findings(run.id)]
+        yield f"run {run.id} ({run.name})", [*own, *(case for case in grave if case)]
     for group in groups if len(groups) > 1 else ():
         role = controls.get(group.runs[0])
         yield f"group {group.name}", [_of_claim(claim, strict, role) for claim in group.claims]
@@ -75,7 +75,7 @@ def _controls(groups: Sequence[Group]) -> dict[str, str]:
 def _of_claim(claim: Claim, strict: bool, control: str | None = None) -> Case:
     """A case for a claim. control: the role of a run that answers no question of its own."""
     outcome = OUTCOMES.get(claim.status)
-    name = claim.claim if claim.expert is None else f"{claim.claim}, expert {claim.expert}"
+    name = claim.name if claim.expert is None else f"{claim.name}, expert {claim.expert}"
     measured = [f"{estimated(claim)}, threshold {threshold(claim)}"] if estimated(claim) and threshold(claim) else []
     message = "; ".join([f"{claim.status}: {claim.because}", *measured])
     if control is not None and claim.status != INVALID:
@@ -97,7 +97,7 @@ def _of_comparison(comparison: Comparison) -> list[Case]:
     for change in comparison.changes:
         expert = "" if change.after.expert is None else f", expert {change.after.expert}"
         outcome = "failure" if change.worsened else None
-        cases.append(Case(f"{change.where}: {change.after.claim}{expert}", outcome, "worsened", change.because))
+        cases.append(Case(f"{change.where}: {change.after.name}{expert}", outcome, "worsened", change.because))
     unread = [_of_finding(finding, False) for finding in comparison.baseline.findings if finding.run is None]
     return [*cases, *(case for case in unread if case)]
 

@@ -53,7 +53,7 @@ def headline(judgement: Judgement) -> str:
     deciding = next((claim for claim in claims.values() if claim.status == status), None)
     if deciding is None:
         return "no run could be read" if judgement.rejected else "no run could be judged"
-    text = HEADLINES[status].format(claim=deciding.claim, reason=short_reason(deciding, judgement))
+    text = HEADLINES[status].format(claim=deciding.name, reason=short_reason(deciding, judgement))
     if any(not run.finished for run in runs):
         text += " (provisional: the training has not reached its planned end)"
     if all(run.is_positive_control for run in runs):
@@ -64,14 +64,14 @@ def headline(judgement: Judgement) -> str:
 def headline_claims(judgement: Judgement) -> dict[str, Claim]:
     """Return the three controlled claims over all runs, or about the only run, by name. Empty where no run was read."""
     controlled = judgement.verdict.controlled
-    return controlled.whole(None) or (controlled.whole(judgement.runs[0].run) if judgement.runs else {})
+    return controlled.whole(None) or (controlled.whole(judgement.runs[0].id) if judgement.runs else {})
 
 
 def short_reason(claim: Claim, judgement: Judgement) -> str:
     """Return why one of the headline claims has its status, in at most 15 words."""
     groups = deciding_groups(judgement.verdict.groups)
     if len(groups) > 1:
-        counts = Counter(own.status for group in groups for own in group.claims if own.claim == claim.claim)
+        counts = Counter(own.status for group in groups for own in group.claims if own.name == claim.name)
         if len(counts) == 1:
             return f"{claim.status} in each of {len(groups)} experiments"
         return f"{', '.join(f'{count} {status}' for status, count in counts.items())} of {len(groups)} experiments"
@@ -83,11 +83,11 @@ def short_reason(claim: Claim, judgement: Judgement) -> str:
 def _deciding_runs(judgement: Judgement) -> list[Run]:
     groups = deciding_groups(judgement.verdict.groups)
     names = {name for group in groups for name in group.runs}
-    return [run for run in judgement.runs if run.run in names or not groups]
+    return [run for run in judgement.runs if run.id in names or not groups]
 
 
 def _reason_of_run(claim: Claim, run: Run, judgement: Judgement) -> str:
-    divergence = judgement.verdict.controlled.whole(run.run)["divergence"]
+    divergence = judgement.verdict.controlled.whole(run.id)["divergence"]
     if claim.status == INVALID:
         return _invalid(run, judgement)
     if not claim.path:
@@ -95,10 +95,10 @@ def _reason_of_run(claim: Claim, run: Run, judgement: Judgement) -> str:
     if SHAM in claim.path:
         return "nothing was perturbed in this sham run, so the perturbation is not the cause"
     if ONE_GRADIENT in claim.path:
-        shared = claim.claim == "awakening" and run.mixture == "parameters"
-        return SHARED_GRADIENT if shared else ONE_GRADIENT_REASONS[claim.claim]
+        shared = claim.name == "awakening" and run.mixture == "parameters"
+        return SHARED_GRADIENT if shared else ONE_GRADIENT_REASONS[claim.name]
     least = int(judgement.verdict.thresholds.min_points)
-    if claim.estimate is None and claim.claim == "sustainment":
+    if claim.estimate is None and claim.name == "sustainment":
         early = divergence.status == SUPPORTED
         return "less than half of the planned run is logged" if early else _not_judged(divergence)
     if claim.points is None or claim.points < least:
@@ -112,14 +112,14 @@ def _reason_of_run(claim: Claim, run: Run, judgement: Judgement) -> str:
 def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
     """Return the reason of a claim over the runs of one group, which differ in the seed."""
     controlled, runs = judgement.verdict.controlled, _deciding_runs(judgement)
-    own = [controlled.whole(name)[claim.claim] for name in group.runs]
-    divergence = next(other for other in group.claims if other.claim == "divergence")
-    counts, values = Counter(one.status for one in own), group.values.get(claim.claim, {})
+    own = [controlled.whole(name)[claim.name] for name in group.runs]
+    divergence = next(other for other in group.claims if other.name == "divergence")
+    counts, values = Counter(one.status for one in own), group.values.get(claim.name, {})
     if counts[INVALID]:
         return f"{counts[INVALID]} of {pluralize(len(own), 'run')} carry no verdict"
     if len({run.seed for run in runs} - {None}) < len(runs):
         return "the runs need a seed each, known and different"
-    if claim.claim == "sustainment" and divergence.status != SUPPORTED and not values:
+    if claim.name == "sustainment" and divergence.status != SUPPORTED and not values:
         return _not_judged(divergence)
     if counts[CONFOUNDED]:
         return f"{counts[CONFOUNDED]} of {pluralize(len(own), 'run')} are confounded, which averaging does not mend"
@@ -133,7 +133,7 @@ def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
     if claim.status == INCONCLUSIVE and _beyond(claim):
         if runs[0].is_sham:
             return "nothing was perturbed in these sham runs, so the perturbation is not the cause"
-        if claim.claim == "sustainment" and counts[REFUTED]:
+        if claim.name == "sustainment" and counts[REFUTED]:
             return f"the divergence collapses in {counts[REFUTED]} of {pluralize(len(own), 'run')}"
         control = None if any(one.control is None for one in own) else claim.control
         return _not_enough(replace(claim, control=control), divergence)
@@ -142,7 +142,7 @@ def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
 
 def _invalid(run: Run, judgement: Judgement) -> str:
     """Return the gravest finding of a run that carries no verdict."""
-    grave = next((finding for finding in judgement.findings_of(run.run) if finding.severity == ERROR), None)
+    grave = next((finding for finding in judgement.findings_of(run.id) if finding.severity == ERROR), None)
     if grave is None:
         return "there is no perturbed expert to judge"
     return grave.symptom if len(grave.symptom.split()) <= MOST_WORDS else f"the data has an error: {spaced(grave.id)}"
@@ -159,9 +159,9 @@ def _beyond(claim: Claim) -> bool:
 
 def _not_enough(claim: Claim, divergence: Claim) -> str:
     """Return why a claim is undecided although its interval lies above the threshold."""
-    if claim.claim == "sustainment":
+    if claim.name == "sustainment":
         return f"it lasts, but divergence itself is {divergence.status}"
-    if claim.claim == "divergence" and claim.control is None:
+    if claim.name == "divergence" and claim.control is None:
         return "no control shows that the perturbation caused the difference"
     return "the difference may be noise: two halves of one batch differ as much"
 
@@ -171,6 +171,6 @@ def _decided(claim: Claim) -> str:
     if claim.status == INCONCLUSIVE:
         return UNCERTAIN
     value = "" if claim.estimate is None else digits(claim.estimate, claim)
-    estimate = value if claim.claim == "sustainment" else estimated(replace(claim, points=None))
+    estimate = value if claim.name == "sustainment" else estimated(replace(claim, points=None))
     control = CONTROLS.get(claim.control or "", spaced(claim.control or "the threshold"))
-    return DECIDED_REASONS[claim.claim, claim.status].format(estimate=estimate, control=control)
+    return DECIDED_REASONS[claim.name, claim.status].format(estimate=estimate, control=control)

@@ -93,7 +93,7 @@ def _tables(judgement: Judgement) -> Iterator[RenderableType]:
         yield terminal.table(
             [
                 {
-                    "claim": claim.claim,
+                    "claim": claim.name,
                     "status": _line(_status(claim.status)),
                     "estimate": estimated(replace(claim, points=None)),
                     interval: _interval(claim),
@@ -112,11 +112,11 @@ def _tables(judgement: Judgement) -> Iterator[RenderableType]:
 
 
 def _group_row(group: Group) -> dict[str, object]:
-    claims = {claim.claim: claim for claim in group.claims}
+    claims = {claim.name: claim for claim in group.claims}
     runs = pluralize(len(group.runs), RUNS[group.role])
     row: dict[str, object] = {"experiment": _line(printable(group.name, LONGEST_NAME)), "runs": runs}
     for claim in (claims[name] for name in CLAIMS):
-        row[claim.claim] = _line(_status(claim.status), f" {estimated(replace(claim, points=None))}".rstrip())
+        row[claim.name] = _line(_status(claim.status), f" {estimated(replace(claim, points=None))}".rstrip())
     return row
 
 
@@ -217,18 +217,18 @@ def _everything(judgement: Judgement, comparison: Comparison | None, *, brief: b
 
 def _run_lines(judgement: Judgement, run: Run, registration: Registration) -> Iterator[RenderableType]:
     verdict = judgement.verdict
-    yield _line(f"run {run.run} ({run.name}): {pluralize(len(run.steps), 'logged step')}, {len(run.experts)} experts")
-    if run.run in verdict.premise_of:
-        yield _line(f"  premise      {verdict.premise_of[run.run].because}")
+    yield _line(f"run {run.id} ({run.name}): {pluralize(len(run.steps), 'logged step')}, {len(run.experts)} experts")
+    if run.id in verdict.premise_of:
+        yield _line(f"  premise      {verdict.premise_of[run.id].because}")
     yield _line(f"  thresholds   {registration.because}")
     for title, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written)):
         yield _line(f"  {title}")
-        yield from _claim_lines(list(reading.whole(run.run).values()))
+        yield from _claim_lines(list(reading.whole(run.id).values()))
 
 
 def _claim_lines(claims: Sequence[Claim]) -> Iterator[RenderableType]:
     for claim in claims:
-        yield _line(f"    {claim.claim:<12} ", _status(claim.status, 13), f" {estimated(claim):<20} {claim.because}")
+        yield _line(f"    {claim.name:<12} ", _status(claim.status, 13), f" {estimated(claim):<20} {claim.because}")
 
 
 def _finding_lines(
@@ -283,4 +283,4 @@ def _comparison_lines(comparison: Comparison, *, verbose: bool = True) -> Iterat
 def _change_line(change: Change) -> Text:
     expert = "" if change.after.expert is None else f" expert {change.after.expert}"
     mark = "!" if change.worsened else " "
-    return _line(f"  {mark} {change.where}, {change.after.claim}{expert}: {change.because}")
+    return _line(f"  {mark} {change.where}, {change.after.name}{expert}: {change.because}")

@@ -20,7 +20,7 @@ def as_written(run: Run, expert: Expert, thresholds: Thresholds) -> list[Claim]:
 
 
 def _about(claim: Claim, run: Run, expert: Expert) -> Claim:
-    return Claim(**{**vars(claim), "run": run.run, "expert": expert.expert})
+    return Claim(**{**vars(claim), "run": run.id, "expert": expert.index})
 
 
 def _awakening(run: Run, expert: Expert) -> Claim:

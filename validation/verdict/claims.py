@@ -19,7 +19,7 @@ BY_CHANCE = "that is how much experts differ by chance"
 class Claim:
     """What is said of one claim, for one expert of one run, for a run, or for all runs, and why."""
 
-    claim: str
+    name: str
     status: str
     because: str
     expert: int | None = None

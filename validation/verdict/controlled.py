@@ -37,7 +37,7 @@ KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is
 
 def controlled(run: Run, expert: Expert, selection: Selection, thresholds: Thresholds) -> list[Claim]:
     """The three claims about one perturbed expert."""
-    naive = {claim.claim: claim.status == SUPPORTED for claim in as_written(run, expert, thresholds)}
+    naive = {claim.name: claim.status == SUPPORTED for claim in as_written(run, expert, thresholds)}
     evidence = evidence_of(run, expert, selection, thresholds)
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
@@ -49,7 +49,7 @@ def _claim(
     e: Evidence, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
 ) -> Claim:
     because = f"each expert measured alone, {because}" if e.run.source == "isolated" else because
-    bare = Claim(name, status, because, e.expert.expert, e.run.run, unit=unit, threshold=threshold)
+    bare = Claim(name, status, because, e.expert.index, e.run.id, unit=unit, threshold=threshold)
     bare = replace(bare, source=e.run.source, path=_path(e, name, status, estimate, threshold))
     if name != "awakening":
         bare = replace(bare, control=e.control.kind if e.control else None)
@@ -245,7 +245,7 @@ def premise(run: Run, thresholds: Thresholds) -> Premise:
     else:
         status, because = "undecided", f"{told}: too uncertain to call it dormant or not"
     low, mid, high = (finite(exp(v)) for v in (effect.low, effect.mid, effect.high))
-    return Premise(run.run, status, mid, low, high, thresholds.dormant_ratio, because)
+    return Premise(run.id, status, mid, low, high, thresholds.dormant_ratio, because)
 
 
 def _too_short(e: Evidence, effect: Estimate) -> str:

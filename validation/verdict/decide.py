@@ -43,7 +43,7 @@ class Reading:
 
     def whole(self, run: str | None) -> dict[str, Claim]:
         """By name, the claims about a run as a whole, or over all runs."""
-        return {claim.claim: claim for claim in self.of(run) if claim.expert is None}
+        return {claim.name: claim for claim in self.of(run) if claim.expert is None}
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,20 @@ def of_each(
     Where they are only some of a selection, company: these and the sham runs that they are compared to, in its order;
     spreads: between all of its sham runs.
     """
-    looks = {run.run: at_look(run, thresholds) for run in (runs if company is None else company)}
+    looks = {run.id: at_look(run, thresholds) for run in (runs if company is None else company)}
     selection = Selection([look.run for look in looks.values()], thresholds, spreads)
 
     def beyond(run: Run, expert: Expert) -> list[Claim]:
-        look = looks[run.run]
-        claims = controlled(look.run, look.run.experts[expert.expert], selection, look.thresholds)
+        look = looks[run.id]
+        claims = controlled(look.run, look.run.experts[expert.index], selection, look.thresholds)
         return [replace(claim, look=look.points) for claim in claims]
 
     def own(run: Run) -> Own:
-        judgeable = (run.run, None) not in invalid and 0 in run.experts
+        judgeable = (run.id, None) not in invalid and 0 in run.experts
         return Own(
             tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, thresholds))),
             tuple(_claims(run, invalid, beyond)),
-            premise(looks[run.run].run, thresholds) if judgeable else None,
+            premise(looks[run.id].run, thresholds) if judgeable else None,
         )
 
     return [own(run) for run in runs]
@@ -139,22 +139,22 @@ def _claims(
     """Every claim of every perturbed expert, followed by the same claims for the whole run."""
     own: list[Claim] = []
     for expert in run.of_role("perturbed"):
-        reason = invalid.get((run.run, None)) or invalid.get((run.run, expert.expert))
-        own += [Claim(c, INVALID, reason, expert.expert, run.run) for c in CLAIMS] if reason else judge(run, expert)
-    reason = invalid.get((run.run, None), "it has no perturbed expert")
+        reason = invalid.get((run.id, None)) or invalid.get((run.id, expert.index))
+        own += [Claim(c, INVALID, reason, expert.index, run.id) for c in CLAIMS] if reason else judge(run, expert)
+    reason = invalid.get((run.id, None), "it has no perturbed expert")
     return [*own, *(_for_run(run, name, own, reason) for name in CLAIMS)]
 
 
 def _for_run(run: Run, name: str, claims: Sequence[Claim], otherwise: str) -> Claim:
     """One claim for the whole run: every perturbed expert must support it."""
-    own = [claim for claim in claims if claim.claim == name]
+    own = [claim for claim in claims if claim.name == name]
     status = combine([claim.status for claim in own])
     if not own:
-        return Claim(name, INVALID, otherwise, run=run.run)
+        return Claim(name, INVALID, otherwise, run=run.id)
     alike = [claim for claim in own if claim.status == status]
     if not alike:
         each = ", ".join(f"expert {claim.expert} {claim.status}" for claim in own)
-        return Claim(name, status, f"the experts differ: {each}", run=run.run)
+        return Claim(name, status, f"the experts differ: {each}", run=run.id)
     shown = min(alike, key=lambda claim: math.inf if claim.estimate is None else claim.estimate)
     because = shown.because
     if len(own) > 1:
@@ -173,5 +173,5 @@ def _reading(claims: list[Claim], groups: Sequence[Group]) -> Reading:
         deciding = [claim for claim in claims if claim.expert is None]
     status = combine([claim.status for claim in deciding])
     shown = next((claim for claim in deciding if claim.status == status), None)
-    because = f"{shown.claim}: {shown.because}" if shown else "no run could be judged"
+    because = f"{shown.name}: {shown.because}" if shown else "no run could be judged"
     return Reading(status, because, tuple(claims))

@@ -88,14 +88,14 @@ def grouped(runs: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds
     """The groups of a selection, each with its claims, in the order of their first runs."""
     members: dict[Options | str, list[Run]] = {}
     for run in runs:
-        members.setdefault(_options(run) if run.config else run.run, []).append(run)
+        members.setdefault(_options(run) if run.config else run.id, []).append(run)
     made = [dict(key) if isinstance(key, tuple) else {} for key in members]
     differing = _differing(made)
-    own = {(claim.run or "", claim.claim): claim for claim in claims if claim.run and claim.expert is None}
+    own = {(claim.run or "", claim.name): claim for claim in claims if claim.run and claim.expert is None}
     per_expert: dict[tuple[str, str], list[Claim]] = {}
     for claim in claims:
         if claim.run and claim.expert is not None:
-            per_expert.setdefault((claim.run, claim.claim), []).append(claim)
+            per_expert.setdefault((claim.run, claim.name), []).append(claim)
     values = {key: _parts(some) for key, some in per_expert.items()}
     by_seed = _shams_by_seed(runs)
     groups = []
@@ -107,9 +107,9 @@ def grouped(runs: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds
         pooled = {name: _paired(name, group, own, values, shams) for name in CLAIMS}
         decided: dict[str, Claim] = {}
         for name in CLAIMS:
-            decided[name] = _over(name, group, [own[run.run, name] for run in group], pooled[name], thresholds, decided)
+            decided[name] = _over(name, group, [own[run.id, name] for run in group], pooled[name], thresholds, decided)
         role = SHAM if group[0].is_sham else POSITIVE if group[0].is_positive_control else TREATED
-        ids = tuple(run.run for run in group)
+        ids = tuple(run.id for run in group)
         groups.append(Group(_name(options, group, len(members)), role, ids, options, tuple(decided.values()), pooled))
     return groups
 
@@ -123,7 +123,7 @@ def deciding_groups(groups: Sequence[Group]) -> list[Group]:
 def across(name: str, groups: Sequence[Group]) -> Claim:
     """Return one claim over all runs, from the groups that the verdict is about; the others are their controls."""
     asking = deciding_groups(groups)
-    claims = [(group, claim) for group in asking for claim in group.claims if claim.claim == name]
+    claims = [(group, claim) for group in asking for claim in group.claims if claim.name == name]
     status = combine([claim.status for _, claim in claims])
     if len(claims) == 1:
         return replace(claims[0][1], run=None, expert=None)
@@ -137,7 +137,7 @@ def doses(groups: Sequence[Group], runs: Sequence[Run], thresholds: Thresholds) 
 
     Page's test over seeds x scales, with the sham runs as the lowest dose, and the seeds' own slopes.
     """
-    by_run = {run.run: run for run in runs}
+    by_run = {run.id: run for run in runs}
     ladders: dict[tuple[tuple[str, str], ...], list[Group]] = {}
     for group in groups:
         if group.role != POSITIVE:
@@ -168,7 +168,7 @@ def _dose(
     name: str, scales: Array, seeds: Sequence[int], table_SD: Array, groups: Sequence[Group], thresholds: Thresholds
 ) -> Dose:
     trend: Trend = dose_response(table_SD, scales, alpha=thresholds.alpha)
-    unit = next((c.unit for g in groups for c in g.claims if c.claim == name), "ratio")
+    unit = next((c.unit for g in groups for c in g.claims if c.name == name), "ratio")
     rises = trend.p < thresholds.alpha
     per = "log ratio" if unit == "ratio" else unit
     told = (
@@ -197,7 +197,7 @@ def _name(options: Mapping[str, str], group: Sequence[Run], groups: int) -> str:
     if groups == 1:
         return "all runs"
     if not group[0].config:
-        return f"run {group[0].run} (says nothing of its options)"
+        return f"run {group[0].id} (says nothing of its options)"
     shown = [f"{name}={value[:40]}" for name, value in options.items()]
     more = f" and {len(shown) - NAMED_OPTIONS} more options" if len(shown) > NAMED_OPTIONS else ""
     return ", ".join(shown[:NAMED_OPTIONS]) + more
@@ -208,7 +208,7 @@ def _shams_by_seed(runs: Sequence[Run]) -> dict[Options, dict[int, str]]:
     found: dict[Options, dict[int, str]] = {}
     for run in runs:
         if run.is_sham and run.config and run.seed is not None:
-            found.setdefault(options_of(run), {})[run.seed] = run.run
+            found.setdefault(options_of(run), {})[run.seed] = run.id
     return found
 
 
@@ -230,15 +230,15 @@ def _paired(
     # All of them or none: a mean over pairs and single runs would be of two different things.
     every_sham = all(run.seed in shams for run in group)
     for run in group:
-        parts = values.get((run.run, name), {})
-        if every_sham and run.seed is not None and own[run.run, name].control != SHAM_RUN:
+        parts = values.get((run.id, name), {})
+        if every_sham and run.seed is not None and own[run.id, name].control != SHAM_RUN:
             twin = values.get((shams[run.seed], name), {})
             parts = {part: value - twin[part] for part, value in parts.items() if part in twin}
-        kept = own[run.run, name].estimate
+        kept = own[run.id, name].estimate
         if name == "sustainment":
             parts = {} if kept is None else {"kept": kept}
         if parts:
-            found[run.run] = parts
+            found[run.id] = parts
     return found
 
 

@@ -51,12 +51,12 @@ def leave_one_out(
     if len(places) < 2:
         return {}
     together = [run, *(sham for sham in shams if len(sham.layers) == len(places))]
-    parts = {name: _leading_part([c for c in claims if c.claim == name and c.expert is not None]) for name in JUDGED}
+    parts = {name: _leading_part([c for c in claims if c.name == name and c.expert is not None]) for name in JUDGED}
     found: dict[str, list[LeftOut]] = {name: [] for name in JUDGED}
     for place in places:
         rest = [of_layers(one, [other for other in places if other != place]) for one in together]
         alone = [of_layers(one, [place]) for one in together]
-        judged = decide(rest, {}, thresholds).controlled.whole(run.run)
+        judged = decide(rest, {}, thresholds).controlled.whole(run.id)
         for name in JUDGED:
             own_T, rest_T = (_effect(name, parts[name], some, thresholds) for some in (alone, rest))
             found[name].append(LeftOut(place, judged[name], _shown(own_T, judged[name].unit), _chance(own_T, rest_T)))
@@ -74,9 +74,9 @@ def of_layers(run: Run, places: Sequence[int]) -> Run:
 
 def _mean(expert: Expert, layers: Sequence[Mapping[int, Expert]]) -> Expert:
     """The mean over layers, as the trainer writes it into `dynamics`."""
-    own = [layer[expert.expert] for layer in layers if expert.expert in layer]
+    own = [layer[expert.index] for layer in layers if expert.index in layer]
     columns = {metric: np.mean([one[metric] for one in own], axis=0) for metric in METRICS} if own else expert.columns
-    return Expert(expert.expert, expert.role, columns)
+    return Expert(expert.index, expert.role, columns)
 
 
 def _leading_part(claims: Sequence[Claim]) -> str | None:
@@ -90,7 +90,7 @@ def _effect(name: str, part: str | None, runs: Sequence[Run], thresholds: Thresh
     looks = [at_look(one, thresholds).run for one in runs]
     selection, found = Selection(looks, thresholds), []
     for expert in looks[0].of_role("perturbed"):
-        evidence = evidence_of(looks[0], looks[0].experts[expert.expert], selection, thresholds)
+        evidence = evidence_of(looks[0], looks[0].experts[expert.index], selection, thresholds)
         own = evidence.did if name == "awakening" else evidence.divergence.get(part or "")
         if own is not None:
             found.append(np.where(evidence.rows, own, np.nan))

@@ -34,18 +34,18 @@ def registration_of(run: Run, used: Thresholds) -> Registration:
     found = registered(run.facts)
     if found is None:
         return Registration(
-            run.run, NOT_REGISTERED, "the file registers no thresholds: they were chosen when it was read"
+            run.id, NOT_REGISTERED, "the file registers no thresholds: they were chosen when it was read"
         )
     if not found.whole:
         because = "the registered thresholds do not match the hash written with them: the file was altered afterwards"
-        return Registration(run.run, ALTERED, because, found.differences(used))
+        return Registration(run.id, ALTERED, because, found.differences(used))
     differences = found.differences(used)
     if found.rules != RULES:
         because = f"registered under version {found.rules} of the rules; this is version {RULES}"
-        return Registration(run.run, CHANGED, f"{because}{_told(differences)}", differences)
+        return Registration(run.id, CHANGED, f"{because}{_told(differences)}", differences)
     if differences:
-        return Registration(run.run, CHANGED, f"changed after the fact{_told(differences)}", differences)
-    return Registration(run.run, AS_REGISTERED, f"as registered before the first step (sha256 {_short(found)})")
+        return Registration(run.id, CHANGED, f"changed after the fact{_told(differences)}", differences)
+    return Registration(run.id, AS_REGISTERED, f"as registered before the first step (sha256 {_short(found)})")
 
 
 def _told(differences: Mapping[str, tuple[float | None, float | None]]) -> str:

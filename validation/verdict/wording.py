@@ -26,7 +26,7 @@ def threshold(claim: Claim) -> str:
 
 def digits(value: float, claim: Claim) -> str:
     """A claim's number without its unit: a share as per cent, a ratio with two decimals, else three digits."""
-    if claim.claim == "sustainment":
+    if claim.name == "sustainment":
         return f"{value:.0%}"
     return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
 
@@ -37,11 +37,11 @@ def has_interval(claim: Claim) -> bool:
 
 
 def _mark(claim: Claim) -> str:
-    return "x" if claim.unit == RATIO and claim.claim != "sustainment" else ""
+    return "x" if claim.unit == RATIO and claim.name != "sustainment" else ""
 
 
 def _unit(claim: Claim) -> str:
-    if claim.claim == "sustainment":
+    if claim.name == "sustainment":
         return " kept"
     return "" if claim.unit == RATIO else f" ({claim.unit})"
 

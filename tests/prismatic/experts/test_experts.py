@@ -41,7 +41,7 @@ def judged(tmp_path_factory):
 
 
 def claims(judgement: Judgement) -> dict:
-    return {c.claim: c for c in judgement.verdict.controlled.claims if c.run and c.expert is None}
+    return {c.name: c for c in judgement.verdict.controlled.claims if c.run and c.expert is None}
 
 
 def test_experts_that_are_sent_other_tokens_differ_no_more_than_a_control_does(judged):
@@ -49,7 +49,7 @@ def test_experts_that_are_sent_other_tokens_differ_no_more_than_a_control_does(j
     run = judgement.runs[0]
     assert run.mixture == "top_k"
     assert [e.role for e in run.experts.values()] == list(topk_moe.TopK.roles)
-    late = {e.expert: float(e["direction"][-50:].mean()) for e in run.experts.values() if e.expert}
+    late = {e.index: float(e["direction"][-50:].mean()) for e in run.experts.values() if e.index}
     assert min(late.values()) > 0.5  # what a person looking at the chart would call divergence
     found = claims(judgement)["divergence"]
     assert (found.status, found.unit, found.control) == (INCONCLUSIVE, "1 - cosine", "control_expert")
@@ -94,7 +94,7 @@ def test_nothing_is_said_of_merging_or_of_the_trainers_options_where_there_is_no
 @pytest.mark.parametrize("mixture", [*MIXTURES, None])
 def test_parallel_gradients_are_measured_and_not_taken_from_the_label(mixture):
     run = simulated_run(collinear=True, routing_ratio=2.3, facts={"mixture": mixture} if mixture else {})
-    found = {c.claim: c for c in decide([run], {}).controlled.claims if c.expert is None}
+    found = {c.name: c for c in decide([run], {}).controlled.claims if c.expert is None}
     assert (found["awakening"].status, found["divergence"].status) == (CONFOUNDED, CONFOUNDED)
     assert "collinear_gradients" in {finding.id for finding in diagnose(run)}
     words = f"{found['awakening'].because} {found['divergence'].because}"

@@ -122,7 +122,7 @@ def test_what_our_mirror_wrote_comes_back_without_a_map_and_is_judged_alike(tmp_
     for one, other in zip(rows(original), rows(back), strict=True):
         assert {n: one[n] for n in ours} == pytest.approx({n: other[n] for n in ours}, rel=1e-6)
     statuses = [
-        [(c.claim, c.status) for c in judge(*read_sources([path])).verdict.controlled.claims]
+        [(c.name, c.status) for c in judge(*read_sources([path])).verdict.controlled.claims]
         for path in (original, back)
     ]
     assert statuses[0] == statuses[1]

@@ -18,7 +18,7 @@ def growing(rows, *, planned=10_000, **made):
 
 
 def awakening(run):
-    return next(c for c in decide([run], {}).controlled.claims if c.claim == "awakening" and c.expert == 1)
+    return next(c for c in decide([run], {}).controlled.claims if c.name == "awakening" and c.expert == 1)
 
 
 def test_a_finished_run_is_judged_whole_and_with_all_of_alpha():

@@ -27,7 +27,7 @@ def probed(direction, *, control=0.02, floor=0.05, steps=600):
 
 def divergence(run):
     claims = decide([run], {}).controlled.claims
-    return next(claim for claim in claims if claim.claim == "divergence" and claim.expert == 1)
+    return next(claim for claim in claims if claim.name == "divergence" and claim.expert == 1)
 
 
 def test_a_divergence_that_merging_hides_is_found_alone():

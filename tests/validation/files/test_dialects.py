@@ -135,7 +135,7 @@ def test_a_run_in_columns_per_layer_is_judged_like_the_same_run_in_rows(tmp_path
     assert len(run.layers) == 2
     norms = [fmean(layer[1]["bottom_norm"]) for layer in run.layers]
     assert math.isclose(fmean(run.experts[1]["bottom_norm"]), fmean(norms))
-    awakening = next(c for c in judgement.verdict.controlled.claims if c.claim == "awakening" and c.expert is None)
+    awakening = next(c for c in judgement.verdict.controlled.claims if c.name == "awakening" and c.expert is None)
     assert awakening.status == "supported"
     assert awakening.estimate == pytest.approx(2.0, rel=0.1)
 

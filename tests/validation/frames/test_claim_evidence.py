@@ -16,7 +16,7 @@ from validation.verdict.decide import decide
 
 def shown_and_said(run):
     verdict = decide([run], {})
-    claims = {c.claim: c for c in verdict.controlled.claims if c.expert == 1}
+    claims = {c.name: c for c in verdict.controlled.claims if c.expert == 1}
     return behind(run, 1, [run], Thresholds()), claims
 
 

@@ -102,7 +102,7 @@ def test_sham_runs_and_positive_controls_need_no_advice():
 
 
 def test_two_seeds_ask_for_more():
-    runs = [Run(**{**vars(configured(simulated_run(seed=s), seed=s)), "run": f"run{s}"}) for s in range(2)]
+    runs = [Run(**{**vars(configured(simulated_run(seed=s), seed=s)), "id": f"run{s}"}) for s in range(2)]
     assert "at least 1 more seed; 3 to expect an answer" in named(advised(*runs))["more_seeds"].text
 
 

@@ -167,7 +167,7 @@ def test_the_page_shows_the_numbers_of_the_json(example):
     table = next(shown.value for shown in at.dataframe if "estimate" in shown.value)
     page = [tuple(row) for row in table[["claim", "status", "estimate", "low", "high"]].to_numpy()]
     claims = [Claim(**c) for r in ("controlled", "as_written") for c in as_json(judged(example))[r]["claims"]]
-    assert page == [(c.claim, c.status, *(_on_page(v, c) for v in (c.estimate, c.low, c.high))) for c in claims]
+    assert page == [(c.name, c.status, *(_on_page(v, c) for v in (c.estimate, c.low, c.high))) for c in claims]
     for claim in claims:
         for value in (claim.estimate, claim.low, claim.high):
             assert value is None or digits(value, claim) in number(value, claim)
@@ -479,9 +479,9 @@ def test_advice_names_a_config_that_the_report_holds(tmp_path, undrawn):
     judgement = judged(ROOT / "examples" / "as-is.db")
     html, run = as_html(judgement, now=NOW), judgement.runs[0]
     blocks = [unescape(block) for block in re.findall(r"<pre><code>(.*?)</code></pre>", html, re.DOTALL)]
-    lines = [block for block in blocks if block.startswith(f"python -m prismatic train --config {run.run}.yml --set ")]
+    lines = [block for block in blocks if block.startswith(f"python -m prismatic train --config {run.id}.yml --set ")]
     assert len(lines) == sum(bool(advice.options) for advice in judgement.advice) > 0
-    config = tmp_path / f"{run.run}.yml"
+    config = tmp_path / f"{run.id}.yml"
     config.write_text(blocks[-1])
     for line in lines:
         assert load_config(config, line.partition("--set ")[2].split()).sequence_length == 96

@@ -111,7 +111,7 @@ def test_the_first_screen_has_all_that_a_person_needs(name):
     assert lines[0].startswith(f"{judgement.verdict.status.upper()}: {headline(judgement)}")
     assert len(lines) <= 18
     for claim in headline_claims(judgement).values():
-        (row,) = [line for line in lines if line.startswith(claim.claim)]
+        (row,) = [line for line in lines if line.startswith(claim.name)]
         assert claim.status in row
         assert short_reason(claim, judgement) in row
         assert all(number in row for number in estimated(claim).replace(" kept", "").split(" ", 1))

@@ -17,11 +17,11 @@ def member(name, *, seed, scale=1.0, **rest):
     run = simulated_run(seed=seed + 1000 * int(100 * scale), **made)
     facts = {"config.seed": seed, "config.perturbation_scale": scale}
     facts |= {f"config.{key}": value for key, value in rest.items()}
-    return Run(**{**vars(run), "run": name, "facts": facts})
+    return Run(**{**vars(run), "id": name, "facts": facts})
 
 
 def over_all(verdict, claim):
-    return next(c for c in verdict.controlled.claims if c.run is None and c.claim == claim)
+    return next(c for c in verdict.controlled.claims if c.run is None and c.name == claim)
 
 
 def test_runs_are_grouped_by_everything_but_the_seed():
@@ -34,7 +34,7 @@ def test_runs_are_grouped_by_everything_but_the_seed():
 def test_seeds_too_noisy_alone_decide_together():
     runs = [member(f"run{s}", seed=s, awakening=1.5, rho=0.95, sd=0.3, steps=500) for s in range(8)]
     verdict = decide(runs, {})
-    alone = [c.status for c in verdict.controlled.claims if c.claim == "awakening" and c.run and c.expert is None]
+    alone = [c.status for c in verdict.controlled.claims if c.name == "awakening" and c.run and c.expert is None]
     assert INCONCLUSIVE in alone
     assert over_all(verdict, "awakening").status == SUPPORTED
     assert over_all(verdict, "awakening").points == 8
@@ -43,7 +43,7 @@ def test_seeds_too_noisy_alone_decide_together():
 def test_the_interval_over_seeds_is_students_on_the_runs_own_estimates():
     runs = [member(f"run{s}", seed=s, awakening=1.5) for s in range(4)]
     verdict = decide(runs, {})
-    logs = [np.log(c.estimate) for c in verdict.controlled.claims if c.claim == "awakening" and c.expert == 1]
+    logs = [np.log(c.estimate) for c in verdict.controlled.claims if c.name == "awakening" and c.expert == 1]
     low, high = np.exp(stats.t.interval(0.95, 3, loc=np.mean(logs), scale=stats.sem(logs)))
     assert (over_all(verdict, "awakening").low, over_all(verdict, "awakening").high) == pytest.approx((low, high))
 
@@ -86,7 +86,7 @@ def test_the_threshold_rises_with_what_sham_runs_differ_by():
     lucky = [1.0, 1.5, 0.7, 1.3]
     shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(lucky)]
     verdict = decide([member("treated", seed=9, awakening=1.5), *shams], {})
-    claim = next(c for c in verdict.controlled.claims if c.run == "treated" and c.claim == "awakening")
+    claim = next(c for c in verdict.controlled.claims if c.run == "treated" and c.name == "awakening")
     assert claim.threshold > 2
     assert claim.status != SUPPORTED
     assert "what sham runs differ by" in claim.because
@@ -148,13 +148,13 @@ def test_one_draw_is_not_taken_for_an_effect():
     # Experts differ from draw to draw by more than the perturbed one differs from the control.
     gains = [("perturbed", 1.5), ("perturbed", 0.9), ("control", 1.0), ("control", 0.7)]
     verdict = decide([divergent(simulated_run(), gains, seed=50)], {})
-    assert SUPPORTED not in {c.status for c in verdict.controlled.claims if c.claim == "divergence"}
+    assert SUPPORTED not in {c.status for c in verdict.controlled.claims if c.name == "divergence"}
 
 
 def test_an_effect_far_beyond_the_spread_of_draws_is_found():
     gains = [("perturbed", 3.0), ("perturbed", 3.1), ("control", 1.0), ("control", 1.02), ("control", 0.98)]
     verdict = decide([divergent(simulated_run(), gains, seed=50)], {})
-    assert {c.status for c in verdict.controlled.claims if c.claim == "divergence"} == {SUPPORTED}
+    assert {c.status for c in verdict.controlled.claims if c.name == "divergence"} == {SUPPORTED}
 
 
 def test_experts_with_other_layers_are_left_out_of_the_spread_between_draws():
@@ -162,7 +162,7 @@ def test_experts_with_other_layers_are_left_out_of_the_spread_between_draws():
     run = divergent(simulated_run(), gains, seed=50)
     layers = [run.experts, {number: e for number, e in run.experts.items() if number != 2}]
     damaged = Run(**{**vars(run), "layers": layers})
-    assert {c.status for c in decide([damaged], {}).controlled.claims if c.claim == "divergence"} == {INCONCLUSIVE}
+    assert {c.status for c in decide([damaged], {}).controlled.claims if c.name == "divergence"} == {INCONCLUSIVE}
 
 
 def test_a_collapsing_divergence_is_refuted_over_seeds_as_in_each():

@@ -13,17 +13,17 @@ from validation.verdict.decide import combine, decide
 def controlled(*runs, claim, run=0, invalid=()):
     """Status of a claim about a whole run in the controlled reading."""
     verdict = decide(runs, dict(invalid))
-    return {c.claim: c for c in verdict.controlled.claims if c.expert is None and c.run == runs[run].run}[claim].status
+    return {c.name: c for c in verdict.controlled.claims if c.expert is None and c.run == runs[run].id}[claim].status
 
 
 def as_written(run, claim):
     verdict = decide([run], {})
-    return {c.claim: c for c in verdict.as_written.claims if c.expert is None}[claim].status
+    return {c.name: c for c in verdict.as_written.claims if c.expert is None}[claim].status
 
 
 def named(run, name, **config):
     facts = {f"config.{key}": value for key, value in config.items()}
-    return Run(**{**vars(run), "run": name, "facts": facts})
+    return Run(**{**vars(run), "id": name, "facts": facts})
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 2.3])
@@ -38,7 +38,7 @@ def test_routing_alone_is_called_awakening_by_the_rules_as_written():
 
 def test_a_confounded_awakening_says_what_a_naive_reader_saw():
     verdict = decide([simulated_run(routing_ratio=2.3)], {})
-    claim = next(c for c in verdict.controlled.claims if c.claim == "awakening" and c.expert == 1)
+    claim = next(c for c in verdict.controlled.claims if c.name == "awakening" and c.expert == 1)
     assert claim.status == CONFOUNDED
     assert "2.2" in claim.because or "2.3" in claim.because
 
@@ -71,7 +71,7 @@ def test_an_awakening_of_one_and_a_half_is_supported():
 
 def test_too_few_points_are_inconclusive_and_say_how_many_are_missing():
     verdict = decide([simulated_run(awakening=1.5, steps=100)], {})
-    claim = next(c for c in verdict.controlled.claims if c.claim == "awakening")
+    claim = next(c for c in verdict.controlled.claims if c.name == "awakening")
     assert claim.status == INCONCLUSIVE
     assert "90 usable logged steps after the warm-up; 10 more" in claim.because
 
@@ -79,7 +79,7 @@ def test_too_few_points_are_inconclusive_and_say_how_many_are_missing():
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_the_scale_of_the_loss_does_not_move_the_controlled_reading(scale):
     base, scaled = (decide([simulated_run(routing_ratio=1.3, scale=s)], {}) for s in (1.0, scale))
-    numbers = [[(c.status, c.estimate) for c in v.controlled.claims if c.claim == "awakening"] for v in (base, scaled)]
+    numbers = [[(c.status, c.estimate) for c in v.controlled.claims if c.name == "awakening"] for v in (base, scaled)]
     assert numbers[0][0][0] == numbers[1][0][0]
     assert numbers[0][0][1] == pytest.approx(numbers[1][0][1])
 
@@ -97,7 +97,7 @@ def test_divergence_beyond_the_control_is_supported_and_sustained():
 
 def test_divergence_without_a_control_is_inconclusive_and_says_what_to_add():
     verdict = decide([simulated_run(divergence=0.6, facts={"config.merge": "example"})], {})
-    claim = next(c for c in verdict.controlled.claims if c.claim == "divergence")
+    claim = next(c for c in verdict.controlled.claims if c.name == "divergence")
     assert claim.status == INCONCLUSIVE
     assert "control_experts: 2" in claim.because
 
@@ -146,7 +146,7 @@ def test_opposite_differences_of_two_tiers_do_not_cancel_in_sustainment():
 
 def test_invalid_data_is_invalid_in_both_readings_with_its_reason():
     run = simulated_run()
-    verdict = decide([run], {(run.run, None): "all gradient norms are zero"})
+    verdict = decide([run], {(run.id, None): "all gradient norms are zero"})
     assert {claim.status for claim in (*verdict.controlled.claims, *verdict.as_written.claims)} == {INVALID}
     assert "all gradient norms are zero" in verdict.controlled.because
 
@@ -188,7 +188,7 @@ def test_several_statuses_make_one(statuses, expected):
 def test_fewer_than_three_runs_decide_nothing_across_runs():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s) for s in range(2)]
     verdict = decide(runs, {})
-    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.name == "awakening")
     assert across.status == INCONCLUSIVE
     assert "1 more seed" in across.because
 
@@ -196,13 +196,13 @@ def test_fewer_than_three_runs_decide_nothing_across_runs():
 def test_three_seeds_that_agree_support_a_claim_across_runs():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s) for s in range(3)]
     across = [c for c in decide(runs, {}).controlled.claims if c.run is None]
-    assert [c.claim for c in across] == list(CLAIMS)
+    assert [c.name for c in across] == list(CLAIMS)
     assert across[0].status == SUPPORTED
 
 
 def test_copies_of_one_run_are_not_replicas():
     runs = [named(simulated_run(awakening=1.5, seed=0), f"run{s}", seed=0) for s in range(3)]
-    across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.claim == "awakening")
+    across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.name == "awakening")
     assert across.status == INCONCLUSIVE
     assert "more than once" in across.because
 
@@ -210,7 +210,7 @@ def test_copies_of_one_run_are_not_replicas():
 def test_files_that_do_not_say_how_they_were_made_are_not_averaged():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}") for s in range(3)]
     verdict = decide(runs, {})
-    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.name == "awakening")
     assert len(verdict.groups) == 3
     assert across.estimate is None
     assert "not averaged" in across.because
@@ -219,7 +219,7 @@ def test_files_that_do_not_say_how_they_were_made_are_not_averaged():
 def test_an_invalid_run_does_not_leave_the_pool_in_silence():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s) for s in range(4)]
     verdict = decide(runs, {("run3", None): "broken"})
-    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.name == "awakening")
     assert across.status == INCONCLUSIVE
     assert "1 of 4 runs carry no verdict" in across.because
 
@@ -247,7 +247,7 @@ def test_the_interval_of_what_is_kept_agrees_with_the_status(seed):
 def test_runs_of_different_options_are_not_averaged():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s, sparsity=0.1 * (s + 1)) for s in range(3)]
     verdict = decide(runs, {})
-    across = next(c for c in verdict.controlled.claims if c.run is None and c.claim == "awakening")
+    across = next(c for c in verdict.controlled.claims if c.run is None and c.name == "awakening")
     assert across.estimate is None
     assert "sparsity=0.2: supported" in across.because
     assert [group.runs for group in verdict.groups] == [("run0",), ("run1",), ("run2",)]
