@@ -1,9 +1,12 @@
 """Every page, whatever was chosen. One session looks at all of them, so that what it chose is read and judged once."""
 
+import gc
+import weakref
+
 import pytest
 
 from prismatic.runfile.logger import DynamicsLogger
-from tests.pages.test_pages import EXAMPLES, HARMFUL, opened, texts
+from tests.support.app_pages import EXAMPLES, HARMFUL, opened, texts
 from tests.support.layered_runs import write_layers
 from tests.support.simulated_runs import simulated_run, write
 from ui.layout.frame import PAGES
@@ -71,3 +74,15 @@ def test_every_page_explains_itself_before_any_run_is_chosen():
         at.switch_page(page).run()
         assert not at.exception, page
         assert "python -m prismatic train" in at.get("code")[0].value, page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_holds_what_a_closed_session_had_read(page):
+    at = opened(page, (EXAMPLES / "as-is.db", "as-is"))
+    assert not at.exception
+    own = at.session_state["library"]
+    judgement = weakref.ref(own.judged(own.keys(), ()))
+    assert judgement() is not None
+    own.close()
+    gc.collect()
+    assert judgement() is None

@@ -1,63 +1,20 @@
 """The home page: what can be chosen, how much of it, what is live, and what an alert says."""
 
-import os
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from prismatic.runfile.logger import DynamicsLogger
-from tests.pages.test_pages import EXAMPLES, ROOT, opened, texts
+from tests.support.app_pages import EXAMPLES, ROOT, opened, texts
+from tests.support.machine_runs import a_run, running
+from tests.support.machine_runs import folder as folder
 from tests.support.simulated_runs import simulated_run, write
-from tests.ui.session.test_alerts import hook as hook  # a fixture
-from ui.session import catalog, live
+from tests.support.webhook import hook as hook  # a fixture
+from ui.session import live
 from ui.session.library import Library, Source
-from validation.files.training_status import glance
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The server's folder of runs."""
-    monkeypatch.setenv("PRISMATIC_RUNS", str(tmp_path))
-    catalog._catalog.clear()
-    yield tmp_path
-    catalog._catalog.clear()
-
-
-def a_run(folder, name, **facts):
-    path = folder / name / "dynamics.db"
-    path.parent.mkdir(parents=True)
-    return write(simulated_run(steps=120, seed=len(name)), path, run_hash=name, **facts)
-
-
-def running(folder, name, steps=40):
-    """A run in the middle of its training: its logger is left open."""
-    path = folder / name / "dynamics.db"
-    path.parent.mkdir(parents=True)
-    logger = DynamicsLogger(path, num_experts=2, flush_seconds=0.01)
-    logger.log_run({"run_hash": name, "exit_state": "running", "started": time.time(), "planned_steps": 1000})
-    for step in range(steps):
-        norms = {f"{tier}_norm": 0.0 for tier in ("top", "bottom", "middle")}
-        logger.log(step, {"expert_gradients": {"expert_0": norms, "expert_1": norms}, "wall_time": time.time()})
-    logger.flush()
-    return logger, path
-
-
-def test_a_glance_tells_the_runs_in_training_from_all_others(folder):
-    logger, live_one = running(folder, "aaaaaaaaa")
-    try:
-        ended, crashed = a_run(folder, "bbbbbbbbb", exit_state="finished"), a_run(folder, "ccccccccc")
-        (folder / "d").mkdir()
-        junk = folder / "d" / "dynamics.db"
-        junk.write_bytes(b"SQLite format 3\0 and no more")
-        seen = {one.path: one.training for one in glance([live_one, ended, crashed, junk, folder / "none"])}
-        assert seen == {live_one: True, ended: False, crashed: False, junk: False}
-        os.utime(live_one, (1, 1))
-        assert not glance([live_one])[0].training
-    finally:
-        logger.close()
+from validation.files.parquet_set import write_set
+from validation.files.sources import read_sources
 
 
 def test_a_run_in_training_is_one_click_away_and_its_page_says_so(folder):
@@ -95,14 +52,6 @@ def test_more_runs_than_fit_are_not_read_at_once(folder, monkeypatch):
     assert at.button(key="read-picked").disabled
     at.text_input(key="filter").set_value("aa").run()
     assert at.button(key="read-picked").label == "Read all 1 shown"
-
-
-def test_runs_of_several_folders_are_told_apart_where_they_have_one_name(folder, tmp_path_factory, monkeypatch):
-    other = tmp_path_factory.mktemp("other")
-    first, second = a_run(folder, "aaaaaaaaa"), a_run(other, "aaaaaaaaa")
-    monkeypatch.setenv("PRISMATIC_RUNS", f"{folder}{os.pathsep}{other}")
-    keys = {entry.path: key for key, entry in catalog.by_key().items()}
-    assert len({keys[first], keys[second]}) == 2
 
 
 @pytest.mark.parametrize("page", ["app.py", "pages/2_Verdict.py"])
@@ -240,11 +189,85 @@ def test_a_hint_is_given_on_the_first_visit_of_a_page_and_not_again():
     assert "lightbulb" not in texts(at)
 
 
-def test_uploads_go_with_the_library_that_held_them():
-    chosen = Library()
-    place = chosen.folder()
-    (place / "x.db").write_bytes(b"x")
-    chosen.close()
-    assert not place.exists()
-    other = Library().folder()
-    assert not Path(other).exists()  # nobody held it any longer
+@pytest.mark.parametrize(
+    ("example", "status"), [("as-is", "confounded"), ("positive-control", "supported"), ("zero-norms", "invalid")]
+)
+def test_home_gives_the_verdict_that_the_example_promises(example, status):
+    at = opened("app.py", (EXAMPLES / f"{example}.db", example))
+    assert f"[{status}]" in at.subheader[0].value
+
+
+def test_home_shows_both_readings_of_each_claim():
+    at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"))
+    cards = [caption.value for caption in at.caption if caption.value.startswith("As written: ")]
+    assert len(cards) == 3
+
+
+def test_a_positive_control_is_marked_on_home():
+    at = opened("app.py", (EXAMPLES / "positive-control.db", "positive"))
+    assert "put in by hand" in texts(at)
+
+
+def test_one_click_on_an_example_gives_a_verdict():
+    at = opened()
+    next(button for button in at.button if "as is" in button.label).click().run()
+    assert not at.exception
+    assert "Verdict" in at.subheader[0].value
+
+
+def test_an_upload_is_judged_beside_files_that_cannot_be():
+    at = opened()
+    good = ("dynamics.db", (EXAMPLES / "as-is.db").read_bytes(), "application/octet-stream")
+    at.file_uploader[0].set_value([good, ("notes.txt", b"no run at all", "text/plain")]).run()
+    assert not at.exception
+    assert any("expected a run file" in text.value for text in at.text)
+    assert "confounded" in at.subheader[0].value
+
+
+def test_an_upload_stays_when_the_page_is_changed():
+    at = opened()
+    at.file_uploader[0].upload("dynamics.db", (EXAMPLES / "as-is.db").read_bytes()).run()
+    at.switch_page("pages/1_Dynamics.py").run()
+    assert at.get("vega_lite_chart")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"SQLite format 3\x00", (EXAMPLES / "as-is.db").read_bytes()[:50_000]]
+)
+def test_a_bad_upload_alone_gets_its_sentence_and_no_verdict(content):
+    at = opened()
+    at.file_uploader[0].upload("bad.db", content, "application/octet-stream").run()
+    assert not at.exception
+    assert any("Fix: " in text.value for text in at.text)
+    assert not at.subheader
+
+
+def test_several_runs_are_told_apart_and_summed_up(tmp_path):
+    files = [
+        write(simulated_run(seed=s), tmp_path / f"{s}.db", **{"config.seed": s, "run_hash": f"{s}" * 9})
+        for s in range(3)
+    ]
+    at = opened("app.py", *((file, file.name) for file in files))
+    assert not at.exception
+    assert at.sidebar.selectbox[0].options == ["000000000", "111111111", "222222222"]
+    assert len(at.get("dataframe")[-1].value) == 3
+
+
+def test_the_same_run_uploaded_and_picked_is_one_run(tmp_path):
+    copy = tmp_path / "copy.db"
+    copy.write_bytes((EXAMPLES / "as-is.db").read_bytes())
+    at = opened()
+    at.session_state["library"].sources += [
+        Source(EXAMPLES / "as-is.db", "picked"),
+        Source(copy, "copy", uploaded=True),
+    ]
+    at.run()
+    assert not at.exception
+    assert not at.sidebar.selectbox
+
+
+def test_a_set_is_chosen_like_a_file(tmp_path):
+    write_set(read_sources([EXAMPLES / "as-is.db", EXAMPLES / "positive-control.db"])[0], tmp_path / "set")
+    at = opened("app.py", (tmp_path / "set", "set"))
+    assert not at.exception
+    assert [len(table.value) for table in at.dataframe if "verdict" in table.value] == [2]

@@ -1,55 +1,18 @@
 """Alerts to a real web server: once each, without waiting for it, and harmless whatever it does."""
 
-import json
 import logging
 import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support.webhook import hook as hook
 from ui.session.alerts import Alerts
 from validation.diagnostics import ERROR, Finding
 
 BAD = Finding(
     "exploding", ERROR, "the gradients explode", "1e30 at step 40", "too high a rate", "lower it", "07bfa2d26"
 )
-
-
-class Hook(ThreadingHTTPServer):
-    """A web server that keeps what is posted to it, and answers as it is told."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.got, self.answers, self.goes_on = [], [], threading.Event()
-        self.goes_on.set()
-        self.url = f"http://127.0.0.1:{self.server_port}/hook/secret"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.got.append((self.path, self.headers["Content-Type"], json.loads(body)))
-        self.server.goes_on.wait(20)
-        self.send_response(self.server.answers.pop(0) if self.server.answers else 204)
-        self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def hook():
-    """The server that an operator named."""
-    server = Hook()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.goes_on.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_an_alert_says_what_is_wrong_and_what_to_do(hook):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from prismatic.contract.thresholds import Thresholds
-from tests.pages.test_pages import opened, texts
+from tests.support.app_pages import opened, texts
 from tests.support.layered_runs import write_layers
 from tests.support.simulated_runs import simulated_run, write
 from validation.analysis import series

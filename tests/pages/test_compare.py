@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tests.pages.test_pages import HARMFUL, opened, texts
+from tests.support.app_pages import HARMFUL, opened, texts
 from tests.support.simulated_runs import simulated_run, write
 from ui.sections import compare as pieces
 from validation.files.sources import read_sources

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from prismatic.contract.thresholds import Thresholds
 from prismatic.runfile.logger import DynamicsLogger
+from tests.support.app_pages import EXAMPLES, opened
 from tests.support.simulated_runs import simulated_run, with_norms, write
 from ui.sections.dynamics import MAX_POINTS, VIEWS, _parquet, _picture
 from ui.session.library import Library, Source
@@ -42,7 +43,7 @@ def read(file):
     return files[0], load_runs(files)[0]
 
 
-def opened(file, **chosen):
+def dynamics_page(file, **chosen):
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
     page.session_state["library"] = Library([Source(file, "dynamics.db")])
     for name, value in chosen.items():
@@ -70,7 +71,7 @@ def spec(page):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_each_view_has_its_overview_its_axis_and_its_export(file, view):
-    page = opened(file, view=view, axis="Hours", smooth=True, batches=True)
+    page = dynamics_page(file, view=view, axis="Hours", smooth=True, batches=True)
     assert not page.exception
     if view not in ("Direction", "Loss"):  # which this file does not log
         assert page.get("popover")
@@ -81,7 +82,7 @@ def test_each_view_has_its_overview_its_axis_and_its_export(file, view):
 
 def test_a_short_run_needs_no_overview(tmp_path):
     short = write(simulated_run(steps=200), tmp_path / "dynamics.db")
-    page = opened(short)
+    page = dynamics_page(short)
     assert not page.exception
     assert len(page.get("vega_lite_chart")) == 2
 
@@ -90,7 +91,7 @@ def test_of_many_experts_the_first_are_drawn_until_others_are_asked_for(tmp_path
     run = simulated_run(steps=50)
     experts = {0: run.experts[0]} | {i: Expert(i, "perturbed", run.experts[1].columns) for i in range(1, 16)}
     many = write(Run(**{**vars(run), "experts": experts}), tmp_path / "dynamics.db")
-    page = opened(many)
+    page = dynamics_page(many)
     assert not page.exception
     assert page.multiselect[0].value == [0, 1, 2, 3]
     assert page.metric[0].label == "Divergence scores, 15 experts"
@@ -100,7 +101,7 @@ def test_of_many_experts_the_first_are_drawn_until_others_are_asked_for(tmp_path
 
 def test_a_run_of_one_expert_alone_is_drawn(tmp_path):
     run = simulated_run(steps=50)
-    page = opened(write(Run(**{**vars(run), "experts": {0: run.experts[0]}}), tmp_path / "dynamics.db"))
+    page = dynamics_page(write(Run(**{**vars(run), "experts": {0: run.experts[0]}}), tmp_path / "dynamics.db"))
     assert not page.exception
     assert len(page.get("vega_lite_chart")) == 1
 
@@ -232,7 +233,7 @@ def test_gradients_of_each_expert_alone_can_be_drawn(probed):
     assert alone["step"].tolist() == [*range(0, 60, 10)] * 2
     assert set(alone["value"]) == {10.0}
     for view in ("Together", "Routing"):
-        page = opened(probed, view=view, gradients="isolated")
+        page = dynamics_page(probed, view=view, gradients="isolated")
         assert not page.exception
     assert "routing shares of isolated gradients" in page.info[0].value
 
@@ -245,3 +246,24 @@ def test_rows_and_pictures_can_be_taken_away(read):
     assert b"<svg" in _picture(chart, "svg")[:200]
     picture = np.asarray(Image.open(io.BytesIO(_picture(chart, "png"))).convert("L"))
     assert picture.std() > 5  # not an empty sheet
+
+
+def test_a_metric_that_is_not_logged_is_said_and_not_drawn(tmp_path):
+    at = opened("pages/1_Dynamics.py", (write(simulated_run(), tmp_path / "x.db"), "x"))
+    group = at.get("button_group")[0]
+    group.set_value(["Direction"] if isinstance(group.value, list) else "Direction").run()
+    assert "does not log direction" in at.info[0].value
+    assert len(at.get("vega_lite_chart")) == 1  # the scores
+
+
+@pytest.mark.parametrize("view", ["Tier norms", "By tier", "Together", "Divergence", "Direction", "Routing", "Loss"])
+def test_each_view_of_the_dynamics_draws(view):
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "positive-control.db", "positive"))
+    at.get("button_group")[0].set_value([view] if isinstance(at.get("button_group")[0].value, list) else view).run()
+    assert not at.exception
+    assert at.get("vega_lite_chart")
+
+
+def test_the_header_of_the_dynamics_has_each_experts_divergence():
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "as-is.db", "as-is"))
+    assert [metric.label for metric in at.metric][:2] == ["Divergence score, expert 1", "Divergence score, expert 2"]

@@ -1,14 +1,12 @@
 """A server with a login shows nothing to those who have not passed it."""
 
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests.support.app_pages import ROOT
 from ui.layout.frame import PAGES
 from ui.session.library import Library, Source
 
-ROOT = Path(__file__).parents[2]
 AUTH = {"redirect_uri": "http://127.0.0.1/oauth2callback", "cookie_secret": "not one", "client_id": "prismatic"}
 
 

@@ -1,0 +1,29 @@
+"""Pages of the app in Streamlit's own test harness: open one with chosen files, and read its words."""
+
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+from ui.session.library import Library, Source
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+HARMFUL = (
+    "![x](http://example.invalid/x.png) <b>bold</b> :red[red] $x$ `code` www.example.invalid a@b.c _i_ :material/x: ->"
+)
+
+
+def opened(page="app.py", *sources):
+    """The page after a session chose these files."""
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+    at.session_state["library"] = Library([Source(Path(path), name) for path, name in sources])
+    return at.run() if page == "app.py" else at.switch_page(page).run()
+
+
+def texts(at):
+    """Everything that a person would read on the page."""
+    return " ".join(
+        str(element.value)
+        for kind in ("markdown", "caption", "error", "warning", "info", "title", "subheader", "success")
+        for element in at.get(kind)
+    )

@@ -1,0 +1,22 @@
+"""Runs in training are told from all others by a glance at their files."""
+
+import os
+
+from tests.support.machine_runs import a_run, running
+from tests.support.machine_runs import folder as folder
+from validation.files.training_status import glance
+
+
+def test_a_glance_tells_the_runs_in_training_from_all_others(folder):
+    logger, live_one = running(folder, "aaaaaaaaa")
+    try:
+        ended, crashed = a_run(folder, "bbbbbbbbb", exit_state="finished"), a_run(folder, "ccccccccc")
+        (folder / "d").mkdir()
+        junk = folder / "d" / "dynamics.db"
+        junk.write_bytes(b"SQLite format 3\0 and no more")
+        seen = {one.path: one.training for one in glance([live_one, ended, crashed, junk, folder / "none"])}
+        assert seen == {live_one: True, ended: False, crashed: False, junk: False}
+        os.utime(live_one, (1, 1))
+        assert not glance([live_one])[0].training
+    finally:
+        logger.close()
