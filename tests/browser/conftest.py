@@ -190,3 +190,11 @@ def drawn(page: Page) -> None:
     """Wait until the first chart is drawn."""
     chart = page.get_by_test_id("stVegaLiteChart").first
     expect(chart.locator("canvas, svg").first).to_be_visible(timeout=15_000)
+
+
+def downloaded(page: Page, button: str) -> bytes:
+    """What the browser saves at a click."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    settle(page)
+    return Path(download.value.path()).read_bytes()

@@ -51,21 +51,6 @@ def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], na
     assert_accessible(page)
 
 
-def test_lines_are_zoomed_with_the_wheel_and_all_seen_again(open_page: Callable[..., Page]):
-    page = open_page(f"Dynamics?run={LAYERED}")
-    chart = page.get_by_test_id("stVegaLiteChart").last
-    whole = chart.locator(".role-axis-label").first
-    expect(whole).to_contain_text("100")
-    chart.hover()
-    page.keyboard.down("Alt")
-    for _ in range(6):
-        page.mouse.wheel(0, -200)
-    page.keyboard.up("Alt")
-    expect(whole).not_to_contain_text("100")
-    chart.dblclick()
-    expect(whole).to_contain_text("100")
-
-
 def test_pages_without_a_run_are_accessible_too(page: Page):
     for name in PAGES.values():
         if name != "Home":

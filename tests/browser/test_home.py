@@ -1,0 +1,83 @@
+"""The main job in a real browser: upload, see the chart, read the verdict, take it away."""
+
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import downloaded, drawn, in_the_dark, settle, upload, visit
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+def test_an_uploaded_file_gives_a_verdict_charts_diagnostics_and_reports(page: Page):
+    upload(page, EXAMPLES / "as-is.db")
+    expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("one common gradient").first).to_be_visible()
+    visit(page, "Dynamics")
+    drawn(page)
+    page.get_by_role("button", name="Export").click()
+    assert b"step" in downloaded(page, "Rows as CSV").splitlines()[0]
+    assert pq.read_table(io.BytesIO(downloaded(page, "Rows as Parquet"))).num_rows > 100
+    assert downloaded(page, "Picture as SVG").startswith(b"<svg")
+    assert Image.open(io.BytesIO(downloaded(page, "Picture as PNG"))).width > 900
+    page.keyboard.press("Escape")
+    visit(page, "Verdict")
+    assert b'"schema": "prismatic-verdict/1"' in downloaded(page, "Download the verdict (JSON)")
+    assert b"</html>" in downloaded(page, "Report (HTML)")
+    assert b"confounded" in downloaded(page, "Report (Markdown)")
+    visit(page, "Diagnostics")
+    expect(page.get_by_text("All experts share one gradient").first).to_be_visible()
+
+
+@in_the_dark
+def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page: Page, tmp_path: Path):
+    words = "http://evil.example/a www.evil.example mail@evil.example _soft_ *loud* :material/home: <b>x</b> ![x](http://evil.example/b)"
+    (tmp_path / "www.evil.example.db").write_text(words)
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "short.db").write_bytes((EXAMPLES / "as-is.db").read_bytes()[:70_000])
+    bad = sorted(tmp_path.iterdir())
+    upload(page, EXAMPLES / "positive-control.db", *bad)
+    expect(page.get_by_role("heading", name="Verdict: supported")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("put in by hand").first).to_be_visible()
+    main = page.get_by_test_id("stMain")
+    for path in bad:
+        expect(main.get_by_text(f"The file {path.name} cannot be read as a run")).to_be_visible()
+    # The words of a file become no link, no picture and no emphasis.
+    expect(main.get_by_text("http://evil.example/a www.evil.example").first).to_be_visible()
+    assert main.locator("a[href*=evil], img[src*=evil], em").count() == 0
+
+
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_the_whole_way_can_be_gone_by_keyboard(page: Page):
+    reach(page, "Example: as is")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    settle(page)
+    reach(page, "Verdict")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Evidence")).to_be_visible(timeout=15_000)
+    settle(page)
+    reach(page, "Download the verdict (JSON)")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    reach(page, "Home")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Start over")).to_be_visible(timeout=15_000)
+    settle(page)
+    reach(page, "Start over")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Example: as is")).to_be_visible(timeout=15_000)
+
+
+def reach(page: Page, name: str) -> None:
+    """Press Tab until the focus is on what has this name."""
+    said = "(() => { const at = document.activeElement; return at.ariaLabel || at.innerText || '' })()"
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate(said).strip() == name:
+            return
+    raise AssertionError(f"{name!r} cannot be reached")
