@@ -1,1 +1,1 @@
-"""What the pages share: the shell around a page, and the pieces that several pages show. Only streamlit lives here."""
+"""The Streamlit app: widgets, session, layout and sections of pages; app.py and pages/ put them together."""

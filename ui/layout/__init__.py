@@ -1,1 +1,1 @@
-"""The frame of every page: header, sidebar, run picker, cards."""
+"""The frame that all pages share: title, login, sidebar, run picker and cards."""

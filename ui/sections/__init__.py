@@ -1,1 +1,1 @@
-"""The content of the pages, a module each."""
+"""The content of the pages, one module per page."""

@@ -1,1 +1,1 @@
-"""The state of one browser session: its runs, its address, live updates, alerts."""
+"""The state of one browser session: chosen runs, the address, live updates and alerts."""

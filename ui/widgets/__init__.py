@@ -1,1 +1,1 @@
-"""Streamlit widgets that know nothing of the session."""
+"""Streamlit widgets that need no session: charts, tables, markdown, fragments, memo and hints."""

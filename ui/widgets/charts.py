@@ -1,9 +1,8 @@
-"""Charts on a page: what `st.altair_chart` does, at a fraction of its cost.
+"""Charts on a page: a faster `st.altair_chart` that sends fewer bytes.
 
-Altair checks a chart against the whole grammar each time it is turned into a description. The tests do that with our
-charts once and for all; a page need not do it again at each visit. Rows travel without the columns that the chart does
-not use, and as narrow as an eye can tell. Their name stays when they change, so that the browser can put new rows into
-the chart that stands there.
+Altair validates a chart against its whole grammar each time it turns it into a spec. The tests validate our charts, so
+a page skips it. Rows are sent without unused columns and as float32 or int32. A dataset keeps its name when its rows
+change, so the browser puts new rows into the chart that is already there.
 """
 
 from __future__ import annotations
@@ -21,27 +20,26 @@ import pyarrow as pa
 import streamlit as st
 from numpy.typing import NDArray
 
-_GLOBAL = threading.Lock()  # Altair's settings belong to the process, and each session draws in a thread of its own
-
+_ALTAIR = threading.Lock()  # Altair's settings are process-wide, and each session draws in its own thread
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """A chart as it travels to the page. To make it takes longer than to send it, so some are kept."""
+    """A chart's Vega-Lite spec with its datasets: slow to make, quick to send."""
 
     spec: dict[str, Any]
     height: int | None
-    """None where the page has to find it: of panels above each other."""
+    """Pixels; None for stacked panels, whose height the browser finds."""
 
 
 def describe(chart: Chart) -> Described:
-    """The chart's description, with its rows."""
+    """Return the chart's spec with its rows."""
     rows: dict[str, pd.DataFrame] = {}
-    with _GLOBAL, alt.theme.enable("none"), alt.data_transformers.enable("by_name", rows=rows):
+    with _ALTAIR, alt.theme.enable("none"), alt.data_transformers.enable("by_name", rows=rows):
         description = chart.to_dict(validate=False)
-    # Or the browser would put each mark into words for screen readers, which are told what the whole chart shows.
+    # Screen readers get one text for the whole chart; without this the browser writes one for each mark.
     description.setdefault("config", {}).setdefault("mark", {})["aria"] = False
     words = set(re.findall(r"\w+", json.dumps(description)))
     datasets = {name: pa.Table.from_pandas(slim(data, words)) for name, data in rows.items()}
@@ -50,9 +48,9 @@ def describe(chart: Chart) -> Described:
 
 
 def draw(chart: Chart | Described, **options: Any) -> Any:
-    """The chart in this place; options and answer are those of `st.altair_chart`.
+    """Show the chart here; options and return value are those of `st.altair_chart`.
 
-    Room for its height is kept while the browser loads the library that draws it, or what is below it would jump.
+    Its height is reserved while the browser loads the library that draws it, so that nothing below it jumps.
     """
     shown = chart if isinstance(chart, Described) else describe(chart)
     if shown.height is not None:
@@ -61,8 +59,8 @@ def draw(chart: Chart | Described, **options: Any) -> Any:
 
 
 def slim(data: pd.DataFrame, words: set[str]) -> pd.DataFrame:
-    """The columns that are among the words: texts as codes, numbers as float32 or int32 where nothing is lost by it."""
-    kept = {}
+    """Return the columns named in `words`: texts as categories, numbers as float32 or int32 where no digit is lost."""
+    columns = {}
     for name in data.columns.intersection(list(words), sort=False):
         column = data[name].reset_index(drop=True)
         if column.dtype == np.float64 and _fits_float32(column.to_numpy()):
@@ -71,18 +69,18 @@ def slim(data: pd.DataFrame, words: set[str]) -> pd.DataFrame:
             column = column.astype(np.int32)
         elif pd.api.types.is_string_dtype(column.dtype):
             column = column.astype("category")
-        kept[name] = column
-    return pd.DataFrame(kept)
+        columns[name] = column
+    return pd.DataFrame(columns)
 
 
 def _fits_float32(values: NDArray[np.float64]) -> bool:
-    """Whether seven digits tell what the values differ in."""
+    """Return True if seven digits are enough to tell the values apart."""
     finite = values[np.isfinite(values)]
     return not len(finite) or bool(np.abs(finite).max() <= min(1e3 * np.ptp(finite), 1e38))
 
 
 def _by_name(data: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Puts rows aside and leaves a name in their place; rows that two layers share are there once."""
+    """Move the rows into `rows` and return their name; layers that share a data frame share one entry."""
     name = next((known for known, own in rows.items() if own is data), f"data-{len(rows)}")
     rows[name] = data
     return {"name": name}

@@ -1,4 +1,4 @@
-"""A part of a page that is made anew by itself, when something in it is touched or a clock says so."""
+"""Fragments: parts of a page that rerun alone, when a widget in them changes or after some seconds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from validation.judgement.judge import Judgement
 def fragment(
     judgement: Judgement, run: Run, make: Callable[[Judgement, Run], None], *, every: float | None = None
 ) -> None:
-    """Make this part of the page, and again when something in it is touched, or after so many seconds.
+    """Show a part of the page, and rerun it when a widget in it changes or every `every` seconds.
 
-    Streamlit keeps what a part is made of for longer than its session lasts: of the judgement, which is all that the
-    session has read, only a weak reference. `make` must hold neither the judgement nor the run.
+    Streamlit keeps a fragment's closure longer than its session. So this holds the judgement, which is everything that
+    the session has read, by a weak reference only; `make` must hold neither the judgement nor the run.
     """
     held, name = weakref.ref(judgement), run.id
 
     @st.fragment(run_every=every)
     def again() -> None:
         known = held()
-        if known is None:  # there is another judgement by now, which the whole page is to show
+        if known is None:  # the files were judged again: the whole page must show the new judgement
             st.rerun()
         make(known, next(run for run in known.runs if run.id == name))
 

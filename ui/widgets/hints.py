@@ -1,22 +1,22 @@
-"""What a page is for, said on the first visit of a session and not again."""
+"""One-line hints under a page's title, shown on the first visit of a session, and the option that logs histograms."""
 
 import streamlit as st
 
 LOG_HISTOGRAMS = "--set histogram_freq=100"
-"""What `prismatic train` needs to log histograms of gradient entries."""
+"""The option of `prismatic train` that logs histograms of gradient entries."""
 HINTS = {
-    "Home": "The verdict takes out what routing and chance do; beside it stands what the documented rules say.",
-    "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Point at the lines to read them off.",
-    "Verdict": "Each claim is judged twice, as written and controlled. The controlled reading is the one to trust.",
-    "Layers": "Orange: more gradient than the clean expert's; blue: less. Click a cell for its course over the steps.",
-    "Compare": "Runs that differ only in the seed are one group. Three seeds are the least that can decide.",
-    "Diagnostics": "Errors make a run invalid, warnings do not. Each says what to change.",
-    "Runs": "Everything that the file says about its run, and questions of your own in SQL.",
+    "Home": "The verdict removes the effects of routing and chance. Beside it is the result of the documented rules.",
+    "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Hover over the lines to read values.",
+    "Verdict": "Each claim is judged twice: as written and controlled. Trust the controlled reading.",
+    "Layers": "Orange: a larger gradient than the clean expert's; blue: a smaller one. Click a cell for its series.",
+    "Compare": "Runs that differ only in the seed form a group. A group needs at least three seeds for a decision.",
+    "Diagnostics": "Errors make a run invalid, warnings do not. Each finding says what to change.",
+    "Runs": "Everything the file records about its run, and your own questions in SQL.",
 }
 
 
 def hint(page: str) -> None:
-    """The hint, as long as the first visit of this page lasts."""
+    """Show the page's hint during its first visit."""
     visited: dict[str, int] = st.session_state.setdefault("visited", {})
     if st.session_state.get("page") != page:
         st.session_state.page = page

@@ -1,13 +1,13 @@
-"""Sentences of our own for Streamlit's markdown, in which every character is what it is."""
+"""Escaping for Streamlit's markdown: brackets, stars, underscores and links appear as typed."""
 
 import re
 
 
 def escape_markdown(text: str) -> str:
-    """A sentence of our own for st.markdown, in which brackets, stars and underscores are what they are."""
+    """Return our own text for `st.markdown` with every markup character escaped."""
     return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]|_", lambda match: f"&#{ord(match[0])};", text)
 
 
 def markdown_sentence(text: str) -> str:
-    """The same as a sentence with its capital and its full stop."""
+    """Return the escaped text with a capital letter and a full stop."""
     return escape_markdown(text[:1].upper() + text[1:]) + "."

@@ -1,4 +1,4 @@
-"""What is slow to make of a judgement and is always the same: kept, for who goes back and forth between pages."""
+"""A memo of charts and other slow results of a judgement, so that going back to a page is quick."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from weakref import WeakKeyDictionary
 
 from validation.judgement.judge import Judgement
 
-MAX_PER_JUDGEMENT = 24  # of one judgement, the oldest goes first; all go with it
+MAX_PER_JUDGEMENT = 24  # results; the oldest goes first, and all go with their judgement
 _MEMO: WeakKeyDictionary[Judgement, dict[Hashable, Any]] = WeakKeyDictionary()
 
 T = TypeVar("T")
 
 
 def memoized(judgement: Judgement, key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` made for this judgement and key before, or makes now."""
-    own = _MEMO.setdefault(judgement, {})
-    if key not in own:
-        made = make()
-        while len(own) >= MAX_PER_JUDGEMENT:
-            own.pop(next(iter(own)), None)
-        own[key] = made
-    found: T = own[key]
+    """Return what `make` returned for this judgement and key before, or call it now."""
+    results = _MEMO.setdefault(judgement, {})
+    if key not in results:
+        result = make()
+        while len(results) >= MAX_PER_JUDGEMENT:
+            results.pop(next(iter(results)), None)
+        results[key] = result
+    found: T = results[key]
     return found

@@ -1,4 +1,4 @@
-"""Tables on a page, with room kept for them while the browser loads what draws them, or all below would jump."""
+"""Tables on a page: how many rows are visible, and a reserved height so that nothing below jumps while they load."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import streamlit as st
 
-ROW = 35  # pixels of a row of Streamlit's, and of the head
+ROW = 35  # pixels of a row and of the header in Streamlit
 BORDER = 2
-MOST = 10  # rows seen at once, unless somebody asks for more
+VISIBLE_ROWS = 10  # by default; the others are scrolled to
 
 
-def show_table(rows: Sized, *, most: int = MOST, **options: Any) -> Any:
-    """The rows in this place, `most` of them seen at once; options and answer are those of `st.dataframe`."""
+def show_table(rows: Sized, *, most: int = VISIBLE_ROWS, **options: Any) -> Any:
+    """Show the rows here, `most` of them visible; options and return value are those of `st.dataframe`."""
     return st.dataframe(rows, hide_index=True, height=height(len(rows), most), **options)
 
 
-def height(rows: int, most: int = MOST) -> int:
-    """Pixels of a table with so many rows, of which `most` are seen; of none it takes one to say so."""
+def height(rows: int, most: int = VISIBLE_ROWS) -> int:
+    """Return the pixels of a table with `most` visible rows; an empty table takes one row."""
     return ROW * (1 + min(max(1, rows), most)) + BORDER
