@@ -35,7 +35,7 @@ def commands() -> list[tuple[str, int, list[str]]]:
 
 def words(text: str) -> str:
     """The text without its numbers, hashes and line breaks: those are the machine's."""
-    return " ".join(re.sub(r"\b[0-9a-f]{9}\b|\d+(\.\d+)?", "#", text).split())
+    return " ".join(re.sub(r"\b[0-9a-f]{9}\b|-?\d+(\.\d+)?", "#", text).split())
 
 
 def follow(binaries: Path, folder: Path) -> None:
