@@ -1,8 +1,8 @@
-"""The server around the pages: headers that tell browsers what a page may do, and an end for what sessions leave.
+"""The server around the pages: security headers, preloading, and removal of the uploads of ended sessions.
 
-Streamlit's own page has one inline script, which is allowed by its hash. Vega compiles its expressions ('unsafe-eval'),
-and Streamlit's components set styles in place ('unsafe-inline' for styles); nothing comes from another host, and
-nothing goes to one.
+The content security policy allows Streamlit's one inline script by its hash, 'unsafe-eval' because Vega compiles its
+expressions, and 'unsafe-inline' styles because Streamlit's components set them. A page loads nothing from another host
+and sends nothing to one.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from streamlit.runtime import get_instance
 from ui.layout.frame import FIRST_WORDS_SENT
 from ui.settings import parse_arguments
 
-SESSION_CHECK_SECONDS = 2.0  # between two looks for sessions that are gone
-PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # after which everything is loaded for the one who will come
-PRELOAD_AFTER_VISITOR_SECONDS = 1.0  # that the first one has for himself
+SESSION_CHECK_SECONDS = 2.0  # between two searches for ended sessions
+PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # from the start to preloading, if nobody visits
+PRELOAD_AFTER_VISITOR_SECONDS = 1.0  # from the first visitor's first words to preloading
 
 
 def content_security_policy() -> str:
-    """The policy of every page."""
+    """Return the Content-Security-Policy header of every page."""
     page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
     inline = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
     allowed = {
         "default-src": "'self'",
-        "script-src": " ".join(["'self'", "'unsafe-eval'", *(f"'sha256-{own}'" for own in hashes)]),
+        "script-src": " ".join(["'self'", "'unsafe-eval'", *(f"'sha256-{found}'" for found in hashes)]),
         "style-src": "'self' 'unsafe-inline'",
         "img-src": "'self' data: blob:",
         "font-src": "'self' data:",
@@ -55,13 +55,13 @@ def content_security_policy() -> str:
 
 
 class SecurityHeaders:
-    """Adds the security headers to every answer."""
+    """Middleware that adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.headers = [
             (b"content-security-policy", content_security_policy().encode()),
-            (b"referrer-policy", b"same-origin"),  # the address of a page names runs
+            (b"referrer-policy", b"same-origin"),  # the address of a page contains names of runs
             (b"x-content-type-options", b"nosniff"),
         ]
 
@@ -78,7 +78,7 @@ class SecurityHeaders:
 
 @contextlib.asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
-    """From the server's start to its end."""
+    """Preload and watch sessions while the server runs; close all libraries at its end."""
     watching = asyncio.create_task(_preload_and_close_sessions())
     try:
         yield
@@ -90,8 +90,8 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
 
 
 async def _preload_and_close_sessions() -> None:
-    """First load what the pages need; then remove the uploads of sessions that Streamlit has forgotten too."""
-    # Not at once: loading takes all the time that the server has, and a browser that waits for its first words some.
+    """Preload modules, then close the libraries of ended sessions every few seconds."""
+    # Not at once: loading keeps the server busy, and the first visitor's first words must not wait for it.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PRELOAD_WITHOUT_VISITOR_SECONDS):
             while not FIRST_WORDS_SENT.is_set():
@@ -107,9 +107,9 @@ async def _preload_and_close_sessions() -> None:
 
 
 def _preload() -> None:
-    """All that pages need, before somebody asks for them.
+    """Import what the pages need, before a visitor waits for it.
 
-    What is there then stays, so that the collection of garbage after each run of a script need not look at it again.
+    Freeze the imported objects: Streamlit collects garbage after each script run, and they would be scanned each time.
     """
     from altair.utils import schemapi
 
@@ -119,13 +119,13 @@ def _preload() -> None:
     import ui.sections.layers
     import ui.sections.verdict  # noqa: F401
 
-    schemapi.disable_debug_mode()  # Altair checks each piece of a chart as it is made; the tests let it
+    schemapi.disable_debug_mode()  # Altair validates each part of a chart; only the tests need that
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # or some libraries take what is still there at the end for leaked
+    atexit.register(gc.unfreeze)  # otherwise some libraries report the frozen objects as leaks at exit
 
 
 def app_options(script: str) -> dict[str, Any]:
-    """What `st.App` needs for this script. Raises ConfigError for a setting that cannot be: no server starts then."""
+    """Return the arguments of `st.App` for this script. Raises ConfigError for an invalid setting: no server starts."""
     parse_arguments(sys.argv[1:])
     return {"script_path": script, "middleware": [Middleware(SecurityHeaders)], "lifespan": lifespan}

@@ -1,7 +1,7 @@
-"""What the operator of a server may set.
+"""Settings of the app's operator: folders of runs, limits of a session, and the address for alerts.
 
-The section [prismatic] of `.streamlit/secrets.toml`: the file of the operator that Streamlit reads for the login as
-well, that no repository holds, and that may keep an address that is a secret. The environment goes over the file.
+They stand in the section [prismatic] of `.streamlit/secrets.toml`, which Streamlit reads for the login as well; it is
+in no repository, so it may hold a secret address. Variables PRISMATIC_... override the file, options override both.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ NAMES = ("runs", "session_files", "session_megabytes", "alert_url")
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for every session of this server."""
+    """Settings for every session of this server."""
 
     runs: tuple[Path, ...]
-    """Folders of runs that everyone may pick. They are only read."""
+    """Folders of runs that every session may pick from; read only."""
     session_files: int = 200
     session_megabytes: int = 2000
-    """Of all uploads of a session together."""
+    """For all uploads of a session together."""
     alert_url: str = ""
-    """Where an alert is posted to; empty: nowhere."""
+    """The address that alerts are posted to; empty for none."""
 
 
 def settings() -> Settings:
-    """The settings as they are now. Raises ConfigError for an unknown name or a value that cannot be."""
+    """Return the current settings. Raises ConfigError for an unknown name or an invalid value."""
     found = {**_from_secrets(), **_from_environment()}
     if unknown := sorted({*found} - {*NAMES}):
-        raise ConfigError(f"[prismatic] in secrets.toml: unknown {', '.join(unknown)}; known are {', '.join(NAMES)}.")
+        raise ConfigError(
+            f"[prismatic] in secrets.toml: unknown setting {', '.join(unknown)}. Use one of {', '.join(NAMES)}."
+        )
     return Settings(
         runs=_folders(found.get("runs") or _default_run_folders()),
         session_files=_positive_int("session_files", found.get("session_files", Settings.session_files)),
@@ -50,7 +52,7 @@ def settings() -> Settings:
 
 
 def parse_arguments(words: Sequence[str]) -> None:
-    """Options after `streamlit run app.py --`, which go over everything else. Raises ConfigError as `settings` does."""
+    """Read the options after `streamlit run app.py --`, which override all other settings. Raises ConfigError."""
     parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="Read the verdict of training runs.")
     parser.add_argument("--alert-url", help="post to this address when a watched run turns bad")
     given = parser.parse_args(words)
@@ -67,17 +69,17 @@ def _from_secrets() -> Mapping[str, object]:
 
 
 def _from_environment() -> Mapping[str, object]:
-    there = {name: os.environ.get(f"PRISMATIC_{name.upper()}") for name in NAMES}
-    return {name: value for name, value in there.items() if value}
+    values = {name: os.environ.get(f"PRISMATIC_{name.upper()}") for name in NAMES}
+    return {name: value for name, value in values.items() if value}
 
 
 def _default_run_folders() -> list[str]:
-    """The trainer's own folder: where the server was started, and beside the app, which is often the same."""
-    return [str(place / "build" / "runs") for place in (Path.cwd(), ROOT)]
+    """Return build/runs of the working directory and of the app's folder, which are often the same."""
+    return [str(folder / "build" / "runs") for folder in (Path.cwd(), ROOT)]
 
 
 def _folders(value: object) -> tuple[Path, ...]:
-    """A list of folders, or one text with the system's separator of paths (a colon on Linux) between them."""
+    """Return the folders from a list, or from one text separated as PATH is (by colons on Linux)."""
     folders = value.split(os.pathsep) if isinstance(value, str) else value
     if not isinstance(folders, Sequence) or not all(isinstance(folder, str) and folder for folder in folders):
         raise ConfigError(f"runs: expected a folder or a list of folders, found {value!r}.")
@@ -97,9 +99,9 @@ def _positive_int(name: str, value: object) -> int:
 def _web_address(value: object) -> str:
     try:
         parts = urlsplit(str(value))
-        sound = not value or (parts.scheme in ("http", "https") and bool(parts.hostname))
+        valid = not value or (parts.scheme in ("http", "https") and bool(parts.hostname))
     except ValueError:
-        sound = False
-    if not sound:  # the address may be a secret: it is not repeated
-        raise ConfigError("alert_url: expected an address that begins with http:// or https:// and names a host.")
+        valid = False
+    if not valid:  # the message leaves out the address, which may be secret
+        raise ConfigError("alert_url: expected an address with http:// or https:// and a host name.")
     return str(value)

@@ -1,7 +1,7 @@
-"""The address of a page as a link to what it shows: `?run=...` is the picked run, `from=...` each file that was chosen.
+"""The address of a page as a link: `?run=` is the picked run, each `from=` a chosen file.
 
-Only what lies on the server's own disk can be in it: names are looked up among those that can be picked, and are never
-paths. An upload belongs to its session and is in no address.
+An address holds only names from the server's catalog, never paths. Uploads belong to their session and are in no
+address.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from ui.session.catalog import by_key
 from ui.session.library import library
 from validation.judgement.judge import Judgement
 
-MOST = 20  # files in one address
+MAX_FILES = 20  # in one address
 
 
 def restore() -> None:
-    """Choose what the address names, at the start of a session that has chosen nothing itself."""
+    """Choose the files in the address, at the start of a session that has chosen none itself."""
     wanted = st.query_params.get_all("from") or st.query_params.get_all("run")
-    if not wanted or st.session_state.get("came_by") or library().sources:
+    if not wanted or st.session_state.get("restored") or library().sources:
         return
-    st.session_state.came_by = True
+    st.session_state.restored = True
     known = by_key()
-    for key in wanted[:MOST]:
+    for key in wanted[:MAX_FILES]:
         if key in known:
             library().add(known[key].source)
     if picked := st.query_params.get("run"):
         st.session_state.picked_run = picked
     if not library().sources:
-        st.warning("What this address names is not on this machine, or not any more. Choose a run below.")
+        st.warning("The run in this address is not on this machine. Choose another one below.")
 
 
 def remember(judgement: Judgement, picked: str) -> None:
-    """Put what is shown into the address."""
+    """Write the chosen files and the picked run to the address."""
     names = {source.path: source.key for source in library().sources if source.key}
     keys = list(names.values())
     file = next((file.path for file in judgement.files if file.run == picked), None)
-    if not keys or len(keys) > MOST or file not in names:
+    if not keys or len(keys) > MAX_FILES or file not in names:
         forget()
         return
     _put("run", [picked])
@@ -44,13 +44,13 @@ def remember(judgement: Judgement, picked: str) -> None:
 
 
 def forget() -> None:
-    """Take it out of the address."""
+    """Remove files and run from the address."""
     _put("run", [])
     _put("from", [])
 
 
 def _put(name: str, values: list[str]) -> None:
-    """Only where it differs: each change is sent to the browser."""
+    """Set a query parameter if it differs: each change is sent to the browser."""
     if st.query_params.get_all(name) == values:
         return
     if values:

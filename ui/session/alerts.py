@@ -1,6 +1,6 @@
-"""Alerts to an address of the operator's: once per run and diagnostic of a server, from a thread of their own.
+"""Alerts posted to the operator's address: once per run and diagnostic, from their own thread.
 
-Nothing that happens here reaches a page: what cannot be sent is counted and told to the log.
+A failure never reaches a page: alerts that cannot be sent are counted and logged.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MAX_WAITING = 1000
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The operator named one address, and no other one is asked."""
+    """Refuses redirects: an alert goes to the operator's address and to no other."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class Alerts:
-    """Sends alerts to one address, in the order in which they came; `failed` counts those that did not arrive."""
+    """Sends alerts to one address, in order; `failed` counts those that did not arrive."""
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT, pause: float = PAUSE) -> None:
         self.failed = 0
@@ -44,7 +44,7 @@ class Alerts:
         threading.Thread(target=self._send_all, name="prismatic-alerts", daemon=True).start()
 
     def send_once(self, run: str, finding: Finding) -> None:
-        """Send this once, however often and by however many sessions it is told. `run` tells runs apart for good."""
+        """Send an alert once for each run and diagnostic, by whichever session. run: unique for each training."""
         with self._lock:
             if (run, finding.id) in self._sent:
                 return
@@ -55,7 +55,7 @@ class Alerts:
             self._fail("too many alerts are waiting")
 
     def wait(self) -> None:
-        """Until everything that was told was sent, or given up."""
+        """Wait until each alert was sent or given up."""
         self._waiting.join()
 
     def _send_all(self) -> None:
@@ -69,7 +69,7 @@ class Alerts:
                 self._waiting.task_done()
 
     def _send(self, body: dict[str, Any]) -> None:
-        """Try a few times where trying again may help. Raises what the last attempt raised."""
+        """Send, with retries after errors that may pass. Raises the error of the last attempt."""
         request = urllib.request.Request(
             self._url, json.dumps(body).encode(), {"Content-Type": "application/json", "User-Agent": "prismatic"}
         )
@@ -83,14 +83,14 @@ class Alerts:
                     raise
             threading.Event().wait(self._pause)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         self.failed += 1
-        # Only the host: the rest of the address may be a secret.
-        LOG.warning("alert not sent to %s (%d so far): %s", urlsplit(self._url).hostname, self.failed, why)
+        # Only the host: the rest of the address may be secret.
+        LOG.warning("alert not sent to %s (%d so far): %s", urlsplit(self._url).hostname, self.failed, reason)
 
 
 def payload(finding: Finding) -> dict[str, Any]:
-    """What is posted. `text` is what chat programs show; they take <, > and & for markup of their own."""
+    """Return the JSON of an alert. `text` is for chat programs, so their markup (<, > and &) is escaped."""
     text = f"Prismatic: run {finding.run}: {finding.symptom}. {finding.evidence}. Fix: {finding.fix}."
     return {
         "schema": "prismatic-alert/1",

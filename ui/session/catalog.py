@@ -1,4 +1,4 @@
-"""The runs of this machine that everyone may pick: of the server's folders, and the examples of this project."""
+"""The catalog of runs that any session may pick: those in the server's folders, and the examples."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from validation.files.training_status import glance
 
 EXAMPLES = ROOT / "examples"
 RUN = "dynamics.db"
-DEPTH = 2  # folders between one of the server's and a run in it
-FRESH_SECONDS = 4  # for which all sessions share one look at the folders
+DEPTH = 2  # levels of folders searched below each of the server's
+FRESH_SECONDS = 4  # for which all sessions share one scan of the folders
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run file or a set that may be picked."""
+    """A run file or a set in the catalog."""
 
     key: str
     """Its name in an address, unique on this server."""
@@ -32,23 +32,23 @@ class Entry:
     written: float = 0.0
     """Seconds since the epoch."""
     size: int = 0
-    """Bytes; of a set unknown."""
+    """Bytes; 0 for a set."""
     training: bool = False
 
     @property
     def source(self) -> Source:
-        """What a session chooses when it picks this."""
+        """The source that a session chooses by picking this entry."""
         name = f"{self.name}/{self.path.name}" if self.path.name == RUN else self.name
         return Source(self.path, name, key=self.key)
 
 
 def catalog() -> tuple[Entry, ...]:
-    """Everything in the server's folders: what is being trained, then what was written last."""
+    """Return all runs and sets in the server's folders: runs in training first, then the newest."""
     return _catalog(settings().runs)
 
 
 def examples() -> tuple[Entry, ...]:
-    """The run files that come with the project."""
+    """Return the run files that come with the project."""
     return tuple(
         Entry(f"example-{path.stem}", f"example: {path.stem}", path, "examples")
         for path in sorted(EXAMPLES.glob("*.db"))
@@ -56,7 +56,7 @@ def examples() -> tuple[Entry, ...]:
 
 
 def by_key() -> dict[str, Entry]:
-    """Everything that can be picked, by its name in an address."""
+    """Return all entries by their names in an address."""
     return {entry.key: entry for entry in (*examples(), *catalog())}
 
 
@@ -64,9 +64,9 @@ def by_key() -> dict[str, Entry]:
 def _catalog(folders: tuple[Path, ...]) -> tuple[Entry, ...]:
     home = {path: folder for folder in reversed(folders) for path in _find(folder, DEPTH)}
     found: dict[str, Entry] = {}
-    for one in glance(path for path in home if path.name == RUN):
-        names = _names(one.path.parent, home[one.path], found)
-        found[names[0]] = Entry(*names, one.path, home[one.path].name, one.written, one.size, one.training)
+    for seen in glance(path for path in home if path.name == RUN):
+        names = _names(seen.path.parent, home[seen.path], found)
+        found[names[0]] = Entry(*names, seen.path, home[seen.path].name, seen.written, seen.size, seen.training)
     for mark in sorted(path for path in home if path.name == MANIFEST):
         key, name = _names(mark.parent, home[mark], found)
         found[key] = Entry(key, f"set: {name}", mark.parent, home[mark].name, _written(mark))
@@ -74,15 +74,15 @@ def _catalog(folders: tuple[Path, ...]) -> tuple[Entry, ...]:
 
 
 def _find(folder: Path, depth: int) -> Iterator[Path]:
-    """Run files and marks of sets; inside a run or a set nothing more is looked for."""
+    """Yield run files and manifests of sets; folders inside a run or a set are not searched."""
     try:
         with os.scandir(folder) as listed:
             entries = list(listed)
-    except OSError:  # not there, or not ours to read
+    except OSError:  # missing, or not readable
         return
-    own = [entry for entry in entries if entry.name in (RUN, MANIFEST)]
-    yield from (Path(entry.path) for entry in own)
-    if depth and not own:
+    found = [entry for entry in entries if entry.name in (RUN, MANIFEST)]
+    yield from (Path(entry.path) for entry in found)
+    if depth and not found:
         for entry in entries:
             if entry.is_dir():
                 yield from _find(Path(entry.path), depth - 1)
@@ -91,12 +91,12 @@ def _find(folder: Path, depth: int) -> Iterator[Path]:
 def _written(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # it was taken away just now
+    except OSError:  # removed a moment ago
         return 0.0
 
 
 def _names(place: Path, folder: Path, taken: dict[str, Entry]) -> tuple[str, str]:
-    """Key and name of what lies in a folder: the folder's own name, and more of its path where that is taken."""
+    """Return key and name of a run's folder: its own name, or more of its path if that name is taken."""
     inner = place.relative_to(folder).as_posix()
     short = place.name
     if short not in taken:

@@ -81,7 +81,7 @@ def _fits_float32(values: NDArray[np.float64]) -> bool:
 
 def _by_name(data: pd.DataFrame, rows: dict[str, pd.DataFrame]) -> dict[str, str]:
     """Move the rows into `rows` and return their name; layers that share a data frame share one entry."""
-    name = next((known for known, own in rows.items() if own is data), f"data-{len(rows)}")
+    name = next((known for known, frame in rows.items() if frame is data), f"data-{len(rows)}")
     rows[name] = data
     return {"name": name}
 
