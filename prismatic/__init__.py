@@ -1,7 +1,7 @@
-"""Prismatic layers and the log of their gradient dynamics.
+"""The public names of the package: Prismatic layers and the log of their gradient dynamics.
 
-Names are loaded when they are first used: `import prismatic.contract` must stay free of torch, which takes seconds to
-import and which the reporting side does not install.
+A name is loaded when it is first used: `import prismatic.contract` must not import torch, which takes seconds and which
+the judging side does not install.
 """
 
 from importlib import import_module

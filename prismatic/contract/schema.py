@@ -1,9 +1,9 @@
-"""What a run file holds: every table of dynamics.db, with the meaning and unit of each column.
+"""The tables and columns of a run file (dynamics.db): name, SQL type, unit and meaning of each column.
 
-Only the standard library: the trainer writes by this file, the reader judges by it, neither owns it.
+Training writes and judging reads by this file, so it imports the standard library only.
 
-The `dynamics` table is wide, one row per logged step, because that is what the documentation promises and what
-other writers of this schema produce; its per-expert columns are `expert_{i}_{metric}` with `metric` from `METRICS`.
+The `dynamics` table is wide, one row per logged step, because the documentation promises that and other writers of
+this schema produce it. Its columns of an expert are `expert_{i}_{metric}`, with `metric` from `METRICS`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: `file` and this project can tell a run from any database
+APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: tells a run file from any other database
 SCHEMA_VERSION = 1
 MAX_COLUMNS = 1990  # of the wide table: SQLite allows 2000, and one statement binds them all
 TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
 SOURCES = ("merged", "isolated")
 
-# What a mixture of experts is, the fact `mixture` of a run: it decides what a gradient can tell of an expert.
+# The fact `mixture` of a run. It decides what a gradient can show about one expert.
 MIXTURES = {
     "parameters": "the experts' parameters are merged, weighted by a router, and the merged block runs",
     "outputs": "every expert runs, and their outputs are mixed, weighted by a router",
     "top_k": "a router sends each token to a few of the experts (hard routing)",
-    "separate": "nothing is routed: every expert is trained by itself, as adapters or the ingredients of a model soup",
+    "separate": "nothing is routed: each expert is trained alone, as adapters or the ingredients of a model soup",
 }
 
 EXPERT_COLUMN = re.compile(r"expert_(\d{1,4})_([a-z][a-z_]*)")
@@ -31,7 +31,7 @@ EXPERT_COLUMN = re.compile(r"expert_(\d{1,4})_([a-z][a-z_]*)")
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its SQL type, the unit of its values, and what they mean."""
+    """One column: its SQL type, the unit of its values, and their meaning."""
 
     name: str
     type: str
@@ -41,18 +41,18 @@ class Column:
 
 GRADIENT = "loss / weight"
 
-# One row per logged step; these columns belong to the step, not to an expert.
+# Columns of `dynamics` that belong to the step, not to an expert.
 STEP_COLUMNS = (
     Column("step", "INTEGER", "optimizer steps", "optimizer steps taken before this row was measured"),
     Column("loss", "REAL", "nats per token", "training loss of the step's batch"),
     Column("learning_rate", "REAL", "1", "learning rate of the first parameter group"),
     Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite, all experts and layers"),
     Column("missing_gradients", "INTEGER", "tensors", "expert parameters without any gradient, all experts and layers"),
-    Column("nan_values", "INTEGER", "values", "scalars of this row that were NaN, which SQLite keeps as NULL"),
+    Column("nan_values", "INTEGER", "values", "scalars of this row that were NaN, which SQLite stores as NULL"),
     Column("wall_time", "REAL", "seconds since 1970", "when the row was measured"),
 )
 
-# Per expert, means over layers. `clean_norm` is expert 0's name for the norm that the others call `perturbed_norm`.
+# Columns of `dynamics` for each expert, means over layers. `clean_norm` of expert 0 is `perturbed_norm` of the others.
 METRICS = (
     Column("top_norm", "REAL", GRADIENT, "L2 norm of the gradient of the largest sparsity/2 of the base weights"),
     Column("bottom_norm", "REAL", GRADIENT, "L2 norm of the gradient of the smallest non-zero sparsity/2"),
@@ -62,15 +62,20 @@ METRICS = (
     Column("routing_weight", "REAL", "1", "the router's mean weight for this expert over the batch"),
     Column("bottom_to_middle", "REAL", "log ratio", "mean over parameter tensors of log(bottom norm / middle norm)"),
     Column("divergence", "REAL", GRADIENT, "mean over tiers of |norm_i - norm_0|, as documented: scales with the loss"),
-    Column("relative_divergence", "REAL", "1", "mean over tiers of |n_i/p_i - n_0/p_0| / (n_0/p_0): free of the share"),
+    Column(
+        "relative_divergence",
+        "REAL",
+        "1",
+        "mean over tiers of |n_i/p_i - n_0/p_0| / (n_0/p_0): independent of the share",
+    ),
     Column("direction", "REAL", "1 - cosine", "1 - cosine between this expert's gradient and expert 0's, 0 to 2"),
 )
 
 LAYERS_COLUMNS = (
     Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
-    Column("layer", "INTEGER", "index", "which Prismatic router, in the order the model holds them"),
-    Column("expert", "INTEGER", "index", "which expert; 0 is clean"),
-    Column("source", "TEXT", "name", "merged: what the optimizer uses; isolated: routing forced to this expert alone"),
+    Column("layer", "INTEGER", "index", "number of the Prismatic router, in the model's order"),
+    Column("expert", "INTEGER", "index", "number of the expert; 0 is clean"),
+    Column("source", "TEXT", "name", "merged: as the optimizer uses it; isolated: routing forced to this expert"),
     Column("top_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
     Column("bottom_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
     Column("middle_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
@@ -90,35 +95,35 @@ LAYERS_COLUMNS = (
 )
 
 EXPERTS_COLUMNS = (
-    Column("expert", "INTEGER", "index", "which expert"),
+    Column("expert", "INTEGER", "index", "number of the expert"),
     Column("role", "TEXT", "name", "clean, perturbed, or control (perturbed by a negligible amount)"),
     Column("seed", "INTEGER", "seed", "seed of the perturbation's noise; NULL for the clean expert"),
     Column("scale", "REAL", "share of |weight|", "largest change of a weight, as a share of its magnitude"),
-    Column("changed_top", "REAL", "share of tier", "share of the top tier's weights that really differ from expert 0"),
+    Column("changed_top", "REAL", "share of tier", "share of the top tier's weights that differ from expert 0"),
     Column("changed_bottom", "REAL", "share of tier", "the same for the bottom tier"),
     Column("changed_middle", "REAL", "share of tier", "the same for the middle tier"),
 )
 
 TIERS_COLUMNS = (
-    Column("layer", "INTEGER", "index", "which Prismatic router"),
+    Column("layer", "INTEGER", "index", "number of the Prismatic router"),
     Column("tier", "TEXT", "name", "top, bottom or middle"),
-    Column("weights", "INTEGER", "weights", "how many weights of one expert are in this tier"),
-    Column("hash", "TEXT", "sha256, 16 hex digits", "of the index set, so that two runs can be seen to share tiers"),
+    Column("weights", "INTEGER", "weights", "number of weights of one expert in this tier"),
+    Column("hash", "TEXT", "sha256, 16 hex digits", "of the index set: equal in two runs that share their tiers"),
 )
 
 HISTOGRAMS_COLUMNS = (
     Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
-    Column("layer", "INTEGER", "index", "which Prismatic router"),
-    Column("expert", "INTEGER", "index", "which expert"),
+    Column("layer", "INTEGER", "index", "number of the Prismatic router"),
+    Column("expert", "INTEGER", "index", "number of the expert"),
     Column("tier", "TEXT", "name", "top, bottom or middle"),
     Column("bin", "INTEGER", "log2", "entries with 2^bin <= |gradient| < 2^(bin + 1)"),
-    Column("count", "INTEGER", "entries", "how many; bins without any have no row"),
+    Column("count", "INTEGER", "entries", "number of entries; an empty bin has no row"),
 )
 
 SCALARS_COLUMNS = (
     Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
-    Column("name", "TEXT", "name", "of a scalar for which dynamics has no column left: SQLite allows 2000"),
-    Column("value", "REAL", "as its name says", "what would stand in that column"),
+    Column("name", "TEXT", "name", "a scalar for which dynamics has no column left: SQLite allows 2000"),
+    Column("value", "REAL", "as the name says", "the value of that column"),
 )
 
 RUN_COLUMNS = (
@@ -128,10 +133,10 @@ RUN_COLUMNS = (
 
 EVENTS_COLUMNS = (
     Column("id", "INTEGER", "index", "order of the events"),
-    Column("step", "INTEGER", "optimizer steps", "NULL where the event belongs to no step"),
+    Column("step", "INTEGER", "optimizer steps", "NULL if the event belongs to no step"),
     Column("wall_time", "REAL", "seconds since 1970", "when it happened"),
     Column("level", "TEXT", "name", "info, warning or error"),
-    Column("code", "TEXT", "name", "what kind of event, stable"),
+    Column("code", "TEXT", "name", "kind of event; these names do not change"),
     Column("message", "TEXT", "sentence", "what happened"),
 )
 
@@ -148,21 +153,21 @@ TABLES = {
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
 """Every table but `dynamics`, in the order of reading: the largest come last and cannot use up the others' time."""
 
-# The tables beside `dynamics`, in the order in which a reader needs them: the small ones first.
+# The tables besides `dynamics`, in the order in which a reader needs them: the small ones first.
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
-STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")  # their rows belong to a step, and may be many
+STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")  # each row belongs to a step
 # Those that stay tables once a run is read: `run` becomes facts, and `scalars` become columns of `dynamics`.
 DETAIL_TABLES = ("experts", "tiers", "events", "layers", "histograms")
 
 
 def expert_metrics(expert: int) -> list[Column]:
-    """The metrics that expert number `expert` has: expert 0 has no divergence from itself."""
-    whole = {"clean_norm"} if expert else {"perturbed_norm", "divergence", "relative_divergence", "direction"}
-    return [metric for metric in METRICS if metric.name not in whole]
+    """Return the metrics of an expert: expert 0 has no divergence from itself."""
+    absent = {"clean_norm"} if expert else {"perturbed_norm", "divergence", "relative_divergence", "direction"}
+    return [metric for metric in METRICS if metric.name not in absent]
 
 
 def dynamics_columns(num_experts: int) -> list[Column]:
-    """Columns of the wide table for a model with `num_experts` experts, in their order."""
+    """Return the columns of the wide table for a model with `num_experts` experts, in order."""
     per_expert = [
         Column(f"expert_{i}_{metric.name}", metric.type, metric.unit, metric.meaning)
         for i in range(num_experts)
@@ -172,7 +177,7 @@ def dynamics_columns(num_experts: int) -> list[Column]:
 
 
 def create_statements(num_experts: int) -> list[str]:
-    """SQL that makes every table where it does not exist yet."""
+    """Return the SQL that makes every table that does not exist yet."""
 
     def create(table: str, columns: list[Column], key: tuple[str, ...]) -> str:
         body = ", ".join(f"{c.name} {c.type}" for c in columns)
@@ -185,8 +190,8 @@ def create_statements(num_experts: int) -> list[str]:
 
 
 def describe() -> str:
-    """The schema as text, a table of columns for each table: what `python -m prismatic schema` prints."""
-    sections = [("dynamics (expert_1 stands for every expert but 0)", dynamics_columns(2))]
+    """Return the schema as text, a table of columns for each table, as `prismatic schema` prints it."""
+    sections = [("dynamics (expert_1 stands for each expert except 0)", dynamics_columns(2))]
     sections += [(table, list(columns)) for table, (columns, _) in TABLES.items()]
     lines = [f"dynamics.db, schema version {SCHEMA_VERSION} (application_id {APPLICATION_ID:#x})"]
     for title, columns in sections:

@@ -1,1 +1,1 @@
-"""A layer of experts, however a model stores them: the protocol, the tiers of their weights, the checks."""
+"""A layer of experts, however a model stores them: its protocol, the tiers of its weights, the checks of a model."""

@@ -1,4 +1,4 @@
-"""What a model must be like to train rightly and to be measured; the errors say what to do instead."""
+"""The check of a model before training: it refuses sharding inside a layer (FSDP) and experts of different shapes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from prismatic.experts.protocol import mixture_of, roles_of
 
 
 def check_model(model: nn.Module, routers: Sequence[Any]) -> None:
-    """Raise ModelError for what would train wrongly or cannot be measured; in all processes, if in one of them."""
+    """Raise ModelError, in all processes, if a model would train wrongly or cannot be measured in one of them."""
     world().all_or_raise(lambda: _refuse(model, routers))
     # Each process measures a part of every layer, so all of them must hold the same layers.
-    held = [[(name, tuple(p.shape)) for name, p in router.experts.named_parameters()] for router in routers]
-    odd = [rank for rank, other in enumerate(world().gather(held)) if other != held]
+    shapes = [[(name, tuple(p.shape)) for name, p in router.experts.named_parameters()] for router in routers]
+    odd = [rank for rank, other in enumerate(world().gather(shapes)) if other != shapes]
     if odd:
         raise ModelError(
-            f"process {odd[0]} holds other routers than process {world().rank}; pipelines and other models per "
-            "process cannot be measured, only one model that is replicated (DDP) or sharded (FSDP2)."
+            f"process {odd[0]} holds other routers than process {world().rank}. Only one model that is replicated "
+            "(DDP) or sharded (FSDP2) can be measured, not a pipeline or a model per process."
         )
 
 
 def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise ModelError(
-            "FullyShardedDataParallel cuts all weights of a module out of one row, in which no expert can be told; "
+            "FullyShardedDataParallel flattens a module's weights into one tensor, in which no expert can be found; "
             "use torch.distributed.fsdp.fully_shard (FSDP2)."
         )
     for router in routers:
@@ -39,8 +39,8 @@ def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:
 
 
 def _refuse_sharding_inside(router: nn.Module) -> None:
-    """FSDP2 on a part of a router would shard what is merged from and train expert 0 alone, without any sign of it."""
-    sharded = [type(module).__name__ for module in router.modules() if module is not router and _is_sharded(module)]
+    """Refuse FSDP2 on a part of a router, which would silently train expert 0 alone."""
+    sharded = [type(module).__name__ for module in router.modules() if module is not router and _is_fsdp_module(module)]
     if sharded:
         raise ModelError(
             f"fully_shard was applied to {sharded[0]} inside a router, which would train expert 0 alone; "
@@ -49,7 +49,7 @@ def _refuse_sharding_inside(router: nn.Module) -> None:
 
 
 def _refuse_different_shapes(router: Any) -> None:
-    """Experts are compared weight by weight, so they must have the same weights."""
+    """Refuse experts that cannot be compared weight by weight."""
     shapes = [{name: tuple(p.shape) for name, p in expert.named_parameters()} for expert in router.experts]
     for expert, own in enumerate(shapes):
         if own != shapes[0]:
@@ -60,5 +60,5 @@ def _refuse_different_shapes(router: Any) -> None:
             )
 
 
-def _is_sharded(module: nn.Module) -> bool:
+def _is_fsdp_module(module: nn.Module) -> bool:
     return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)

@@ -1,7 +1,7 @@
-"""A mixture of experts: what a layer must have to be measured, and what it says of itself.
+"""The protocol of a layer of experts (RoutedExperts): the attributes it must have, its roles, its kind of mixture.
 
-The verdict's words follow it, and what it may conclude: where parameters are merged once per batch all gradients are
-parallel, where a router sends tokens they are not. Whether they are is measured all the same, never taken from here.
+The kind of mixture decides the words of the verdict and what it may conclude: if parameters are merged once per batch,
+all gradients are parallel; if a router sends tokens, they are not. The gradients are still measured to find out.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from prismatic.contract.schema import MIXTURES, ROLES
 from prismatic.errors import ModelError
 from prismatic.experts.tiers import TierIndices
 
-SPARSITY = 0.1  # of routers that do not say themselves
+SPARSITY = 0.1  # of layers that have no config
 
 
 @runtime_checkable
 class RoutedExperts(Protocol):
-    """What a layer must have to be measured: a Prismatic router is one, and so is any mixture of experts that has
+    """The attributes that a layer needs to be measured. A Prismatic layer has them; so may any mixture of experts.
 
-    experts: an nn.ModuleList of blocks of the same shapes, the first of which the others are compared to;
-    routing_weights: Tensor [E], each expert's share of the last batch; None where nothing is routed.
+    experts: an nn.ModuleList of blocks of the same shapes; the others are compared to the first.
+    routing_weights: Tensor [E], each expert's share of the last batch; None if nothing is routed.
 
-    Where the layer also has `tiers` (a `TierIndices`, saved with the model) they are used; otherwise they are made from
-    the first expert's weights when the layer is first seen, and a resumed run would make others. `mixture` and `roles`
-    say what it is and what its experts are; `forced`, which the layer then must obey, lets the
-    isolated probe run one expert alone: its number, or None.
+    Optional attributes: `tiers` is a `TierIndices` that is saved with the model; without it, tiers are made from the
+    first expert's weights when the layer is first seen, and a resumed run would make others. `mixture` and `roles` name
+    the kind of mixture and the role of each expert. `forced` is the number of the expert that the layer must run alone
+    for the isolated probe, or None.
     """
 
     @property
@@ -39,57 +39,57 @@ class RoutedExperts(Protocol):
     def routing_weights(self) -> Tensor | None: ...
 
 
-_TIERS_OF_OTHERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
+_DERIVED_TIERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
 
 
 def find_routers(model: nn.Module) -> list[Any]:
-    """Every layer of the model that is routed over experts, wherever it is, in the order the model holds them."""
-    # Asked for one attribute first: a protocol is slow to ask, and most modules have none of it.
+    """Return the layers of experts in a model, at any depth, in the model's order."""
+    # hasattr first: isinstance of a protocol is slow, and most modules have no experts.
     candidates = (module for module in model.modules() if hasattr(module, "experts"))
     return [module for module in candidates if isinstance(module, RoutedExperts) and len(module.experts) > 1]
 
 
 def tiers_of(router: Any) -> TierIndices:
-    """The router's own tiers, or those of the weights its first expert had when it was first seen."""
+    """Return the layer's own tiers, or those of the weights that its first expert had when it was first seen."""
     own = getattr(router, "tiers", None)
     if isinstance(own, TierIndices):
         return own
-    if router not in _TIERS_OF_OTHERS:
-        _TIERS_OF_OTHERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY)
-    return _TIERS_OF_OTHERS[router]
+    if router not in _DERIVED_TIERS:
+        _DERIVED_TIERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY)
+    return _DERIVED_TIERS[router]
 
 
 def tier_basis(router: RoutedExperts) -> str:
-    """Whose weights the tiers are of: the first expert's at the start (base), or each expert's own of now."""
+    """Return "base" (tiers of the first expert's initial weights) or "current" (of each expert's present weights)."""
     return getattr(getattr(router, "config", None), "tier_basis", "base")
 
 
 def mixture_of(routers: Sequence[Any]) -> str | None:
-    """What these layers are, a name from `schema.MIXTURES`; None where they do not say, or are different things.
+    """Return the kind of mixture, a name from `schema.MIXTURES`; None if the layers name none or several.
 
-    Raises ModelError for a name that is not known.
+    Raises ModelError for an unknown name.
     """
-    told = [getattr(router, "mixture", None) for router in routers]
-    for router, name in zip(routers, told, strict=True):
+    names = [getattr(router, "mixture", None) for router in routers]
+    for router, name in zip(routers, names, strict=True):
         if name is not None and name not in MIXTURES:
             known = ", ".join(MIXTURES)
             raise ModelError(f"{type(router).__name__}.mixture = {name!r} is not known; it is {known}, or absent.")
-    return told[0] if told and len(set(told)) == 1 else None
+    return names[0] if names and len(set(names)) == 1 else None
 
 
 def roles_of(router: Any) -> list[str]:
-    """The role of each expert, in order: what the layer says in `roles`, else one clean expert and perturbed ones.
+    """Return the role of each expert, in order: the layer's `roles`, or else one clean expert and perturbed ones.
 
-    Raises ModelError for roles that are not one per expert, are not known, or do not begin with the only clean one.
+    Raises ModelError unless there is one known role per expert, and only the first is "clean".
     """
-    told = getattr(router, "roles", None)
+    given = getattr(router, "roles", None)
     experts = len(router.experts)
-    if told is None:
+    if given is None:
         return ["clean"] + ["perturbed"] * (experts - 1)
-    roles = list(told)
+    roles = list(given)
     if len(roles) != experts or roles[0] != "clean" or "clean" in roles[1:] or not set(roles) <= set(ROLES):
         raise ModelError(
-            f"{type(router).__name__}.roles = {roles!r} does not fit {experts} experts; expected one of "
-            f"{', '.join(ROLES)} for each, the first and only the first clean: the others are compared to it."
+            f"{type(router).__name__}.roles = {roles!r} does not fit {experts} experts. Give each expert one of "
+            f"{', '.join(ROLES)}; the first expert must be clean, and no other."
         )
     return roles

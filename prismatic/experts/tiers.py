@@ -1,6 +1,6 @@
-"""Which weights of a tensor are its top, its bottom and its middle tier, and where that is kept.
+"""The tiers of a tensor's weights: indices of the largest (top) and smallest (bottom); the rest is the middle.
 
-Computed once, from the base weights before perturbation: the same index sets serve every expert and every step.
+They are computed once, from the base weights before perturbation, and serve every expert and every step.
 Axis letter: P weights of one tensor (flattened).
 """
 
@@ -17,44 +17,44 @@ from prismatic.errors import ModelError
 
 
 class Tiers(NamedTuple):
-    """Flat indices of a tensor's largest and smallest weights; the middle is all the rest."""
+    """Flat indices of a tensor's largest and smallest weights; all others are the middle tier."""
 
     top: Tensor
     bottom: Tensor
 
 
 def tier_size(weights: int, sparsity: float) -> int:
-    """How many of `weights` weights are in the top tier, and how many in the bottom tier: half the sparsity each."""
+    """Return the size of the top tier, which is also that of the bottom tier: half the sparsity each."""
     return round(weights * sparsity / 2)
 
 
 def tier_indices(weight_P: Tensor, sparsity: float) -> Tiers:
-    """The sparsity/2 largest and the sparsity/2 smallest non-zero magnitudes, exact counts, ties broken by index.
+    """Return the sparsity/2 largest and the sparsity/2 smallest non-zero weights by magnitude, ties broken by index.
 
-    A tensor with nothing to rank (constant, such as a fresh LayerNorm or a zero bias) or with too few non-zero weights
-    for two disjoint tiers is all middle: both index sets are empty. Returned on the CPU, int64, ascending.
-    Raises ModelError for weights that are not finite.
+    Both index sets are empty for a constant tensor (a fresh LayerNorm, a zero bias) and for one with too few non-zero
+    weights for two disjoint tiers. Indices are on the CPU, int64, ascending. Raises ModelError for weights that are not
+    finite.
     """
-    magnitude_P = flat(weight_P).abs()
+    magnitude_P = flat_weights(weight_P).abs()
     if not bool(torch.isfinite(magnitude_P).all()):
-        raise ModelError("cannot rank weights that are NaN or infinite; initialise the block before it is wrapped.")
+        raise ModelError("cannot rank weights that are NaN or infinite; initialise the block before you wrap it.")
     nonzero = magnitude_P.nonzero().flatten()
     size = tier_size(magnitude_P.numel(), sparsity)
     empty = torch.empty(0, dtype=torch.int64)
     if size == 0 or len(nonzero) < 2 * size or bool((magnitude_P == magnitude_P[0]).all()):
         return Tiers(empty, empty)
-    # A stable sort, not a threshold: `>= kth value` would mark every tied weight and break the exact count.
+    # A stable sort, because `>= kth value` would select every tied weight and break the exact count.
     top = torch.sort(magnitude_P, stable=True, descending=True).indices[:size]
     bottom = nonzero[torch.sort(magnitude_P[nonzero], stable=True).indices]
-    # With ties across the whole range the two ends could meet; the top keeps its weights.
+    # If ties span both tiers, the top tier keeps its weights.
     bottom = bottom[~torch.isin(bottom, top)][:size]
     return Tiers(top.sort().values, bottom.sort().values)
 
 
-def flat(weight: Tensor) -> Tensor:
-    """The weights as one row on the CPU, wide enough that casting back changes none of them.
+def flat_weights(weight: Tensor) -> Tensor:
+    """Return the weights as one row on the CPU, float32 or wider, so that casting back changes none of them.
 
-    A tensor that is sharded over processes is gathered, so every one of them must ask.
+    A sharded tensor is gathered, so every process must call it.
     """
     whole = weight.detach()
     if is_sharded(whole):
@@ -63,7 +63,7 @@ def flat(weight: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, told without importing them, which takes a second."""
+    """Return whether a tensor is a DTensor, without importing DTensor, which takes a second."""
     return hasattr(tensor, "device_mesh")
 
 
@@ -73,36 +73,36 @@ class TierIndices(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
-        self._remembered: dict[Hashable, Tiers] = {}
+        self._cache: dict[Hashable, Tiers] = {}
 
     def rank(self, parameters: Mapping[str, Tensor], sparsity: float) -> None:
-        """Compute the tiers of these base weights; every expert and every step is measured by them."""
+        """Compute the tiers of these base weights, which then serve every expert and every step."""
         self.names = list(parameters)
-        self._remembered.clear()
+        self._cache.clear()
         for place, weight in enumerate(parameters.values()):
             tiers = tier_indices(weight, sparsity)
-            # Buffer names must not hold dots, so a parameter is known here by its place. Empty ones are not saved:
+            # A buffer name must not hold dots, so it names the parameter by its place. Empty buffers are not saved:
             # some formats take all tensors without storage for one shared tensor and drop the others.
             for tier, indices in tiers._asdict().items():
                 self.register_buffer(f"{tier}_{place}", indices.to(weight.device), persistent=len(indices) > 0)
 
-    def remembered(self, name: str, key: Hashable, make: Callable[[Tiers], Tiers]) -> Tiers:
-        """What `make` makes of a parameter's tiers, made once for every key."""
-        if key not in self._remembered:
-            self._remembered[key] = make(self[name])
-        return self._remembered[key]
+    def cached(self, name: str, key: Hashable, make: Callable[[Tiers], Tiers]) -> Tiers:
+        """Return `make(tiers of the parameter)`, computed once for each key."""
+        if key not in self._cache:
+            self._cache[key] = make(self[name])
+        return self._cache[key]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._remembered.clear()  # moved to another device
+        self._cache.clear()  # the module moved to another device
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._remembered.clear()
+        self._cache.clear()
         super()._load_from_state_dict(*arguments)
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor], sparsity: float) -> Self:
-        """The tiers of these weights."""
+        """Return the tiers of these weights."""
         tiers = cls()
         tiers.rank(parameters, sparsity)
         return tiers
@@ -112,13 +112,13 @@ class TierIndices(nn.Module):
         return Tiers(self.get_buffer(f"top_{place}"), self.get_buffer(f"bottom_{place}"))
 
     def sizes(self, block: nn.Module) -> dict[str, int]:
-        """How many weights of one expert each tier holds."""
+        """Return the number of weights of one expert in each tier."""
         top = sum(len(self[name].top) for name in self.names)
         bottom = sum(len(self[name].bottom) for name in self.names)
         return {"top": top, "bottom": bottom, "middle": sum(w.numel() for w in block.parameters()) - top - bottom}
 
     def hashes(self) -> dict[str, str]:
-        """A short hash of the top and of the bottom index sets: equal in two runs that share their tiers."""
+        """Return a short hash of the top and of the bottom index sets: equal in two runs that share their tiers."""
         digests = {"top": hashlib.sha256(), "bottom": hashlib.sha256()}
         for name in self.names:
             for tier, indices in zip(digests, self[name], strict=True):

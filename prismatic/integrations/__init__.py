@@ -1,1 +1,1 @@
-"""Callbacks for other people's training loops; each module needs its library and nothing imports it unasked."""
+"""Callbacks for training loops: PyTorch, Lightning, Hugging Face Trainer, Accelerate. Each module needs its library."""

@@ -1,4 +1,4 @@
-"""Accelerate: a context around a training loop, with one call in every iteration.
+"""AccelerateDynamics: a context around a training loop of Accelerate, with one call in every iteration.
 
 with AccelerateDynamics(accelerator, model, optimizer, "dynamics.db", planned_steps=1000) as dynamics:
     for batch in loader:
@@ -37,16 +37,16 @@ except ImportError as error:
 
 
 class AccelerateDynamics:
-    """Logs the gradient dynamics of a model's Prismatic routers in a training loop of Accelerate.
+    """Log the gradient dynamics of a model's Prismatic routers in a training loop of Accelerate.
 
-    model, optimizer: as `accelerator.prepare` returned them; of several optimizers, the one that holds the experts.
-    logger: the path of the run file, or a DynamicsLogger; every process measures its part, the first one writes.
-    planned_steps: how many steps the loop will take; the last one is logged whatever log_freq says.
+    model, optimizer: as `accelerator.prepare` returned them; if there are several optimizers, the experts' one.
+    logger: the path of the run file, or a DynamicsLogger; every process measures its part, and rank 0 writes.
+    planned_steps: the number of steps that the loop will take; the last one is always logged.
     log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback.
-    clip_state: "after" if the loop clips before it calls `before_step`, to max_grad_norm.
-    Steps are the optimizer's, from 0. A loop that resumes gives this to `accelerator.register_for_checkpointing` as
-    well, within the context and before it loads. Gradients are measured unscaled wherever the call stands.
-    A path, option or model that cannot be used is an error on entering; after it, nothing here stops training.
+    clip_state: "after" if the loop clips, to max_grad_norm, before it calls `before_step`.
+    Steps are the optimizer's, from 0. A loop that resumes also gives this object to
+    `accelerator.register_for_checkpointing`, inside the context and before it loads. Gradients are measured unscaled.
+    Entering raises an error for a path, option or model that cannot be used; later failures only warn.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class AccelerateDynamics:
         self._optimizer = optimizer
         self._logger = logger
         self._options = options
-        self._given: dict[str, Any] = {
+        self._plan: dict[str, Any] = {
             "planned_steps": planned_steps,
             "clip_state": clip_state,
             "max_grad_norm": max_grad_norm,
@@ -81,7 +81,7 @@ class AccelerateDynamics:
         return self
 
     def _begin(self) -> None:
-        planned = self._given["planned_steps"]
+        planned = self._plan["planned_steps"]
         last_step = None if planned is None else planned - 1
         dynamics = DynamicsLoggerCallback(self._logger, **self._options, last_step=last_step)
         dynamics.on_train_begin(self._model, **self._facts())
@@ -97,13 +97,13 @@ class AccelerateDynamics:
             "device": str(self._accelerator.device),
             "accelerate": accelerate.__version__,
             "exit_state": "running",
-            **{name: value for name, value in self._given.items() if value is not None},
+            **{name: value for name, value in self._plan.items() if value is not None},
         }
 
     def before_step(self, *, loss: Tensor | None = None, probe: Probe | None = None, **metrics: SupportsFloat) -> None:
-        """Call it after every `accelerator.backward`: it logs when the gradients are complete and the step is due.
+        """Log the step if its gradients are complete and it is due: call this after every `accelerator.backward`.
 
-        loss: of this batch, as it was given to backward; its mean over the batches of the step is logged.
+        loss: the loss of this batch, as given to backward; its mean over the batches of the step is logged.
         probe: the loss as a function of a batch, and this batch, for the isolated probe (`probe_freq`).
         """
         with log_failures():
@@ -134,11 +134,11 @@ class AccelerateDynamics:
                 dynamics.on_train_end(exit_state=exit_state(error), ended=time.time())
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, for a checkpoint."""
+        """Return the step, for a checkpoint."""
         return {"step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting where the checkpoint was written."""
+        """Continue counting at the step of the checkpoint."""
         self._step = state_dict["step"]
         if self._dynamics is not None and self._step:
             record_resumed(self._dynamics.logger, self._step)

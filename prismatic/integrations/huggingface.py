@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: `Trainer(..., callbacks=[TrainerDynamicsCallback("dynamics.db")])`."""
+"""TrainerDynamicsCallback: `Trainer(..., callbacks=[TrainerDynamicsCallback("dynamics.db")])` of Hugging Face."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ except ImportError as error:
     raise ImportError('TrainerDynamicsCallback needs Transformers: pip install "prismatic-dynamics[hf]"') from error
 
 
-# Run files of trainings that began and did not end: an exception may have been caught, in a notebook for instance.
+# Callbacks by run file, of trainings that began and did not end: a notebook, for instance, may catch an exception.
 _OPEN: dict[Path, TrainerDynamicsCallback] = {}
 
 
 class TrainerDynamicsCallback(TrainerCallback):
-    """Logs the gradient dynamics of a model's Prismatic routers while the Hugging Face Trainer trains it.
+    """Log the gradient dynamics of a model's Prismatic routers while the Hugging Face Trainer trains it.
 
-    logger: the path of the run file, or a DynamicsLogger. Steps are the optimizer's, from 0, and go on where a
-    checkpoint left them. The Trainer clips before its callbacks are called: with max_grad_norm above 0 the logged
-    norms are those after clipping (`clip_state: after`), while their ratios and directions are the same.
-    The loss is the one in the model's output: a Trainer does not show its own before the step is over.
-    Nor does it tell a callback of an exception: the exit state of such a run is recorded when the process ends.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. The isolated probe takes
-    the last micro-batch and the loss in the model's output; under torch_compile, where the model cannot be watched, it
-    is off.
-    A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
+    logger: the path of the run file, or a DynamicsLogger. Steps are the optimizer's, from 0, and continue at a
+    checkpoint's step. The Trainer clips before it calls its callbacks: with max_grad_norm above 0 the logged norms are
+    those after clipping (`clip_state: after`); their ratios and directions are the same.
+    The loss comes from the model's output, because a Trainer does not show its own before the step is over.
+    A Trainer does not report an exception to its callbacks: the exit state is then recorded when the process ends.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. The isolated probe uses
+    the last micro-batch and the loss in the model's output; it is off under torch_compile, which allows no hook.
+    A path, option or model that cannot be used is an error before the first step; later failures only warn.
     """
 
     def __init__(self, logger: DynamicsLogger | Path | str, **options: Any):
@@ -58,7 +57,7 @@ class TrainerDynamicsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the run file; every process measures its part, the first one writes."""
+        """Open the run file; every process measures its part, and rank 0 writes."""
         self._step = state.global_step
         with log_failures(PrismaticError):
             self._begin(args, state, kwargs["model"])
@@ -74,7 +73,7 @@ class TrainerDynamicsCallback(TrainerCallback):
         if not args.torch_compile:  # a hook would break the compiled graph
             self._outputs.watch(model)
         _OPEN[self._path] = self
-        atexit.register(self._left)
+        atexit.register(self._end_at_exit)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -106,24 +105,24 @@ class TrainerDynamicsCallback(TrainerCallback):
         """Close the run file."""
         self._end("finished")
 
-    def _left(self) -> None:
-        """The process ends and the training has not: Python remembers an exception that nobody caught."""
+    def _end_at_exit(self) -> None:
+        """Close the run file of a training that did not end: Python keeps an uncaught exception in sys.last_value."""
         self._end("crashed" if isinstance(getattr(sys, "last_value", None), Exception) else "interrupted")
 
     def _end(self, exit_state: str) -> None:
         dynamics, self._dynamics = self._dynamics, None
         if dynamics is not None:
             del _OPEN[self._path]
-            atexit.unregister(self._left)
+            atexit.unregister(self._end_at_exit)
             self._outputs.unwatch()
             dynamics.on_train_end(exit_state=exit_state, ended=time.time())
 
 
 class _Outputs:
-    """What the model was given last, and the losses in its outputs since the last step: the Trainer shows neither."""
+    """The last input of the model and its losses since the last step, which the Trainer does not show."""
 
     def __init__(self) -> None:
-        self._seen: list[Tensor] = []
+        self._losses: list[Tensor] = []
         self._normalised = False
         self._probing = False
         self._model: nn.Module | None = None
@@ -135,7 +134,7 @@ class _Outputs:
         self._handle = model.register_forward_hook(self._after_forward, with_kwargs=True)
 
     def unwatch(self) -> None:
-        self._seen.clear()
+        self._losses.clear()
         self._batch = {}
         self._model = None
         if self._handle is not None:
@@ -149,30 +148,30 @@ class _Outputs:
     def _remember(self, kwargs: dict[str, Any], output: Any) -> None:
         loss = _loss_in(output)
         if loss is not None:
-            self._seen.append(loss.detach().float())
+            self._losses.append(loss.detach().float())
             self._normalised = kwargs.get("num_items_in_batch") is not None
             self._batch = kwargs
 
     def probe(self) -> Probe | None:
-        """The loss of the last micro-batch, for the isolated probe; None where the model shows none."""
+        """Return the loss function and the last micro-batch, for the isolated probe; None if the output has no loss."""
         return (self._loss_of, self._batch) if self._batch else None
 
     def _loss_of(self, batch: dict[str, Any]) -> Tensor:
-        assert self._model is not None, "a probe needs a model that is watched"
+        assert self._model is not None, "the probe needs a watched model"
         self._probing = True
         try:
             loss = _loss_in(self._model(**batch))
         finally:
             self._probing = False
-        assert loss is not None, "the model had a loss in its output before"
+        assert loss is not None, "the output had a loss before"
         return loss
 
     def loss_of_step(self, args: TrainingArguments) -> Tensor | None:
-        """Their mean, or the sum of those that the model divided by the items of the whole step already."""
-        seen, self._seen = self._seen, []
-        if not seen:
+        """Return the mean loss, or the sum if the model already divided by the items of the whole step."""
+        kept, self._losses = self._losses, []
+        if not kept:
             return None
-        losses = torch.stack(seen)
+        losses = torch.stack(kept)
         if not self._normalised:
             return losses.mean()
         return losses.sum() * (args.world_size if args.average_tokens_across_devices else 1)
@@ -196,6 +195,6 @@ def _facts(args: TrainingArguments, state: TrainerState, model: nn.Module) -> di
 
 
 def _loss_in(output: Any) -> Tensor | None:
-    """The loss in a model's output; None where there is none."""
+    """Return the loss in a model's output; None if there is none."""
     loss = output.get("loss") if isinstance(output, Mapping) else next(iter(output), None)
     return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else None

@@ -1,4 +1,4 @@
-"""Lightning: `Trainer(callbacks=[LightningDynamicsCallback("dynamics.db")])`."""
+"""LightningDynamicsCallback: `Trainer(callbacks=[LightningDynamicsCallback("dynamics.db")])` logs with Lightning."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ except ImportError as error:
 
 
 class LightningDynamicsCallback(Callback):
-    """Logs the gradient dynamics of a model's Prismatic routers while Lightning trains it.
+    """Log the gradient dynamics of a model's Prismatic routers while Lightning trains it.
 
     logger: the path of the run file, or a DynamicsLogger. Steps are those of the optimizer that holds the experts,
-    from 0, and go on where a checkpoint left them; gradients are measured unscaled and before Lightning clips.
-    Under manual optimisation the number of steps is not known before, so the last one is logged only where it is due,
-    and neither is the loss, nor whether the module clipped: `clip_state` is unknown.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. probe_loss: what the
-    isolated probe needs, the loss as a function of a batch; not `training_step`, whose own logging would be done again.
-    A path, option or model that cannot be used is an error before the first step; after it nothing stops training.
+    from 0, and continue at a checkpoint's step; gradients are measured unscaled and before Lightning clips.
+    Under manual optimisation the planned number of steps, the loss and `clip_state` are unknown, and the last step is
+    logged only if it is due.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback.
+    probe_loss: the loss as a function of a batch, for the isolated probe; not `training_step`, which would log again.
+    A path, option or model that cannot be used is an error before the first step; later failures only warn.
     """
 
     def __init__(self, logger: DynamicsLogger | Path | str, *, probe_loss: Loss | None = None, **options: Any):
@@ -53,13 +53,13 @@ class LightningDynamicsCallback(Callback):
         self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the run file; every process measures its part, the first one writes."""
+        """Open the run file; every process measures its part, and rank 0 writes."""
         self._optimizer = _optimizer_of_experts(trainer, pl_module)
         self._batch = -1
         self._losses.clear()
         if not trainer.global_step:
             self._step = 0
-        elif not self._step:  # the checkpoint was written without this callback; global_step counts all optimizers
+        elif not self._step:  # the checkpoint has no state of this callback; global_step counts all optimizers
             self._step = trainer.global_step // max(1, len(trainer.optimizers))
         with log_failures(PrismaticError):
             self._begin(trainer, pl_module)
@@ -78,14 +78,14 @@ class LightningDynamicsCallback(Callback):
         if self._probe_loss is not None:
             loss = self._probe_loss
 
-            def at_its_precision(part: Any) -> Tensor:
+            def at_trainers_precision(part: Any) -> Tensor:
                 with trainer.precision_plugin.train_step_context():
                     return loss(part)
 
-            self._probe = at_its_precision, batch
+            self._probe = at_trainers_precision, batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Remember the loss of a micro-batch: the hook that logs is not told."""
+        """Remember the loss of a micro-batch, which Lightning does not pass to the hook that logs."""
         if self._dynamics is not None and pl_module.automatic_optimization:
             self._losses.append(loss.detach().float())
 
@@ -93,7 +93,7 @@ class LightningDynamicsCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Log this step if it is due."""
-        if optimizer is not self._optimizer or self._evaluated_again(trainer, pl_module):
+        if optimizer is not self._optimizer or self._ran_before_in_step(trainer, pl_module):
             return
         step, self._step = self._step, self._step + 1
         if self._dynamics is None:
@@ -102,15 +102,15 @@ class LightningDynamicsCallback(Callback):
             scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
             metrics: dict[str, Any] = {"learning_rate": learning_rate(optimizer)}
             if self._losses:
-                # Lightning divides every micro-batch's loss by the number that it means to accumulate.
+                # Lightning divides each micro-batch's loss by the planned number of micro-batches.
                 share = trainer.accumulate_grad_batches / len(self._losses)
                 metrics["loss"] = torch.stack(self._losses).sum() * (share / scale)
             self._losses.clear()
             gradient = unscaled_gradient(optimizer, trainer.scaler)
             self._dynamics.on_before_optimizer_step(pl_module, step, probe=self._probe, gradient=gradient, **metrics)
 
-    def _evaluated_again(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Whether an optimizer such as LBFGS, which evaluates its closure several times a step, was here before."""
+    def _ran_before_in_step(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Return True if this hook ran before in this step: LBFGS evaluates its closure several times a step."""
         if not pl_module.automatic_optimization:
             return False
         before, self._batch = self._batch, trainer.fit_loop.total_batch_idx
@@ -130,16 +130,16 @@ class LightningDynamicsCallback(Callback):
             dynamics.on_train_end(exit_state=exit_state, ended=time.time())
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, for a checkpoint."""
+        """Return the step, for a checkpoint."""
         return {"step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting where the checkpoint was written."""
+        """Continue counting at the step of the checkpoint."""
         self._step = state_dict["step"]
 
 
 def _optimizer_of_experts(trainer: Trainer, model: nn.Module) -> torch.optim.Optimizer | None:
-    """The first optimizer that trains any expert, or else the first one."""
+    """Return the first optimizer that trains any expert, or else the first optimizer."""
     experts = {id(weight) for router in find_routers(model) for weight in router.experts.parameters()}
     for optimizer in trainer.optimizers:
         if any(id(weight) in experts for group in optimizer.param_groups for weight in group["params"]):
@@ -148,7 +148,7 @@ def _optimizer_of_experts(trainer: Trainer, model: nn.Module) -> torch.optim.Opt
 
 
 def _planned_steps(trainer: Trainer, module: LightningModule) -> int | None:
-    """How many steps the training will take; None where Lightning cannot know."""
+    """Return how many steps the training will take; None if Lightning cannot know."""
     if not module.automatic_optimization:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a run file says of the model before its first step: options, experts, tiers, and how it is spread."""
+"""The facts about a model in a run file: router options, experts, tiers, precision, and DDP or FSDP2."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prismatic.layer.router import Prismatic
 
 
 def options_of(routers: list[Any]) -> dict[str, Any]:
-    """The routers' own options as facts, which the verdict reads: scale, merge, seed, whether the effect is real."""
+    """Return the routers' options as facts for the verdict: scale, merge, seed, positive control."""
     config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
-    known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered elsewhere
+    known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered separately
     return {f"config.{name}": value for name, value in known.items()}
 
 
 def parallel_of(model: nn.Module) -> str | None:
-    """How the model is spread over processes; None where it is not."""
+    """Return how processes share the model: "fsdp2", "ddp", or None for one process."""
     if any(map(is_sharded, model.parameters())):
         return "fsdp2"
     return "ddp" if world().size > 1 else None
@@ -34,14 +34,14 @@ def weight_dtype(model: nn.Module) -> str:
 
 
 def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
-    """Rows of the `experts` table; what was changed is the mean over layers. Others than ours have a role only."""
+    """Return rows of the `experts` table: changed shares are means over layers; a custom layer has roles only."""
     widest = max(routers, key=lambda router: len(router.experts))
     if not isinstance(widest, Prismatic):
         return [{"expert": expert, "role": role} for expert, role in enumerate(roles_of(widest))]
     rows = []
     for expert, role in enumerate(widest.roles):
-        own = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]
-        changed = [router.changed_EK[expert].tolist() for router in own]
+        layers = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]
+        changed = [router.changed_EK[expert].tolist() for router in layers]
         means = {f"changed_{tier}": sum(c[k] for c in changed) / len(changed) for k, tier in enumerate(TIERS)}
         seed = widest.config.seed if expert else None
         rows.append({"expert": expert, "role": role, "seed": seed, "scale": widest.scale_of(expert), **means})
@@ -49,7 +49,7 @@ def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
 
 
 def tier_rows(layer: int, router: Any) -> list[dict[str, Any]]:
-    """Rows of the `tiers` table for one layer."""
+    """Return rows of the `tiers` table for one layer."""
     tiers = tiers_of(router)
     sizes, hashes = tiers.sizes(router.experts[0]), tiers.hashes()
     return [{"layer": layer, "tier": tier, "weights": sizes[tier], "hash": hashes.get(tier)} for tier in TIERS]

@@ -1,4 +1,4 @@
-"""What an optimizer that is about to step can be asked: whether it will, at which rate, and where its gradients are."""
+"""AMP and optimizer steps: where gradients are unscaled (GradScaler), skipped steps, nested steps, learning rate."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 from prismatic.measure.gradients import Gradient, dot_grad
 
-OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's own file, where hooks are called
+OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's file, in which hooks are called
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Of its first group of parameters."""
+    """Return the learning rate of the first parameter group."""
     return float(optimizer.param_groups[0]["lr"])
 
 
 def within_a_step(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether this step is part of another one: torch announces a subclass's step, and its parent's within it."""
+    """Return True inside a nested step: torch calls hooks for a subclass's step and for its parent's step within it."""
     frame: FrameType | None = sys._getframe()
     steps = 0
     while frame is not None:
@@ -30,7 +30,7 @@ def within_a_step(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class SkippedSteps:
-    """What a GradScaler kept an optimizer from: its scale falls after a skipped step."""
+    """The steps that a GradScaler skipped: its scale falls after each."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None):
         self._optimizer = optimizer
@@ -38,12 +38,12 @@ class SkippedSteps:
         self._scale = scaler.get_scale() if scaler is not None else 0.0
 
     def skips_this(self) -> bool:
-        """Whether a fused optimizer was told to skip this step; others are not called at all then."""
-        found = getattr(self._optimizer, "found_inf", None)
-        return found is not None and bool(found)
+        """Return whether a fused optimizer is about to skip this step; the scaler does not call any other then."""
+        overflow = getattr(self._optimizer, "found_inf", None)
+        return overflow is not None and bool(overflow)
 
     def skipped_before(self) -> bool:
-        """Whether steps were skipped since the last call."""
+        """Return whether steps were skipped since the last call."""
         if self._scaler is None:
             return False
         before, self._scale = self._scale, float(self._scaler.get_scale())

@@ -1,4 +1,4 @@
-"""When to log: after backward, before the optimizer's step, every `log_freq` steps, and at the first and the last."""
+"""DynamicsLoggerCallback: logs every `log_freq` steps of a PyTorch loop, after backward and before optimizer.step."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ from prismatic.train.parallel import shared_logger
 
 
 class DynamicsLoggerCallback:
-    """Logs the gradient dynamics of a model's Prismatic routers into a run file while it trains.
+    """Log the gradient dynamics of a model's Prismatic routers into a run file while it trains.
 
-    Call `on_train_begin(model)` once, `on_before_optimizer_step(model, step)` in every step, `on_train_end()` at last.
-    logger: a DynamicsLogger, or the path of the run file. last_step: logged whatever log_freq says.
-    probe_freq: every so many steps also measure each expert alone (needs `probe` in the call); 0 is never.
-    weight_freq: every so many steps also compare the experts' weights; 0 is never.
-    histogram_freq: every so many steps also count gradient entries by size; 0 is never.
+    Use `attach(model, optimizer)`, or call `on_train_begin(model)` once, `on_before_optimizer_step(model, step)` in
+    every step and `on_train_end()` at the end.
+    logger: a DynamicsLogger, or the path of the run file. last_step: a step that is always logged.
+    probe_freq: steps between isolated probes of each expert (give `probe` in the call); 0 is never.
+    weight_freq: steps between comparisons of the experts' weights; 0 is never.
+    histogram_freq: steps between histograms of gradient entries; 0 is never.
     These three happen only in steps that are logged.
-    thresholds: what the verdict is to judge by, registered in the run file before the first step.
-    mirror: a tracker that is to have the metrics as well, see `DynamicsLogger.mirror_to`.
-    Of processes that train a model together (torch.distributed) all must make one and call it alike: each measures a
-    part, and the first one writes.
-    Raises ConfigError for a log_freq below 1, or a mirror that is no tracker.
+    thresholds: the thresholds to judge by, registered in the run file before the first step.
+    mirror: a tracker that gets the metrics as well, see `DynamicsLogger.mirror_to`.
+    If several processes train the model (torch.distributed), each makes a callback and makes the same calls: each
+    measures a part, and rank 0 writes.
+    Raises ConfigError for a log_freq below 1, or a mirror that is not a tracker.
     """
 
     def __init__(
@@ -71,28 +72,28 @@ class DynamicsLoggerCallback:
         self._hook: RemovableHandle | None = None
 
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
-        """Record what the model's experts and tiers are, and any facts about the run. Warns if there is no router.
+        """Record the model's experts and tiers, and any facts about the run. Warns if there is no router.
 
-        Raises ModelError for a model that would train wrongly (sharded inside a router) or whose experts have different
-        shapes, so that they cannot be compared.
+        Raises ModelError for a model that is sharded inside a router, which would train wrongly, or whose experts have
+        different shapes and cannot be compared.
         """
         routers = find_routers(model)
         try:
             check_model(model, routers)
         except ModelError:
-            self.logger.close()  # or the next try, in a notebook, would find the file taken
+            self.logger.close()  # otherwise the next try, in a notebook, would find the file locked
             raise
-        # All middle: constant, or too small for a tier. Nothing is made up for them; the file says how many they are.
+        # Constant or very small tensors have no tiers: all of their weights are middle.
         untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
         known |= {"world_size": world().size, "parallel": parallel_of(model)}
-        if self.logger.last_step is None:  # what was registered before the first step stands, also after a resume
+        if self.logger.last_step is None:  # a resumed run keeps its first registration
             known |= self.thresholds.registration()
         self.logger.log_run({**known, **options_of(routers), **facts})
         if not routers:
-            message = "no Prismatic router in this model, so there is nothing to log; set router_type: prismatic."
+            message = "this model has no layer of experts, so nothing is logged; build it with a Prismatic layer."
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             self.logger.event("no_router", message, level="warning")
             return
@@ -113,12 +114,12 @@ class DynamicsLoggerCallback:
         """Log this step if it is due: call it after backward and before the optimizer's step. Never raises.
 
         probe: the training loss as a function of a batch, and the batch, for the isolated probe.
-        gradient: where a parameter's gradient is, if not in `.grad` as the optimizer will use it; it may be scaled yet.
+        gradient: a function from a parameter to its unscaled gradient, if `.grad` is still scaled.
         metrics: further scalars of the step, such as loss and learning_rate.
         """
         if not self._due(step, self.log_freq):
             return
-        with self._recorded("the measurement", step):
+        with self._failures_recorded("the measurement", step):
             self.logger.log(step, self._measured(model, step, probe, gradient), **metrics)
 
     def _due(self, step: int, every: int) -> bool:
@@ -129,37 +130,41 @@ class DynamicsLoggerCallback:
         if not routers:
             return None
         if not has_gradients(routers):
-            self._say("no_gradients", "no expert has a gradient: log after backward() and before zero_grad()", step)
+            self._record_warning(
+                "no_gradients", "no expert has a gradient: log after backward() and before zero_grad()", step
+            )
             return None
         if any(getattr(router, "stepped_since_forward", False) for router in routers):
-            self._say("after_step", "the weights changed after the forward pass: log before optimizer.step()", step)
+            self._record_warning(
+                "after_step", "the weights changed after the forward pass: log before optimizer.step()", step
+            )
         layers = measure(routers, gradient)
         if not any(expert.norm for experts in layers for expert in experts):
-            self._say("zero_gradients", "all gradients are zero: log before zero_grad()", step)
+            self._record_warning("zero_gradients", "all gradients are zero: log before zero_grad()", step)
         if self._due(step, self.weight_freq):
             layers = with_weights(layers, routers)
         dynamics = aggregate(layers)
-        # What is extra must not cost the step itself.
+        # A failure of these two must not lose the step's row.
         if self._due(step, self.histogram_freq):
-            with self._recorded("histograms", step):
+            with self._failures_recorded("histograms", step):
                 dynamics["histograms"] = histogram_rows(routers, gradient)
         if probe is not None and self._due(step, self.probe_freq):
-            with self._recorded("the isolated probe", step):
+            with self._failures_recorded("the isolated probe", step):
                 dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
         return dynamics
 
     @contextmanager
-    def _recorded(self, what: str, step: int) -> Iterator[None]:
-        """A failure becomes an event and a warning, and costs nothing else."""
+    def _failures_recorded(self, task: str, step: int) -> Iterator[None]:
+        """Turn a failure into an event and a warning, because a broken measurement must not stop a training."""
         try:
             yield
-        except Exception as error:  # a broken measurement must never cost a training run
-            message = f"{what} of step {step}: {type(error).__name__}: {error}"
+        except Exception as error:
+            message = f"{task} of step {step}: {type(error).__name__}: {error}"
             with log_failures():
                 self.logger.event("measurement_failed", message, level="error", step=step)
             warn(f"{message}; training goes on.")
 
-    def _say(self, code: str, message: str, step: int | None) -> None:
+    def _record_warning(self, code: str, message: str, step: int | None) -> None:
         self.logger.event(code, message, level="warning", step=step)
 
     def attach(
@@ -171,17 +176,17 @@ class DynamicsLoggerCallback:
         first_step: int = 0,
         **facts: Any,
     ) -> None:
-        """Log by itself before every step of this optimizer: the training loop needs no other change.
+        """Log before every step of this optimizer, by a hook on it: the training loop needs no other change.
 
-        Steps are counted as the optimizer takes them, from first_step: where a resumed training goes on. A closure's
-        loss is logged with its step. Attached again, it lets go of the optimizer it was attached to.
-        scaler: of mixed precision, if there is one: steps that it skips become events. Gradients are measured unscaled.
-        Raises ModelError for a model that would train wrongly. `detach()` ends it and closes the run file.
+        Steps are counted as the optimizer takes them, from first_step, which is where a resumed training continues.
+        A closure's loss is logged with its step. Attaching again removes the hook of the earlier optimizer.
+        scaler: the GradScaler of mixed precision; skipped steps become events. Gradients are measured unscaled.
+        Raises ModelError for a model that would train wrongly. `detach()` removes the hook and closes the run file.
         """
         if self._hook is not None:
             self._hook.remove()
         self.on_train_begin(model, hook="optimizer step pre-hook", **facts)
-        watch = SkippedSteps(optimizer, scaler)
+        skipped = SkippedSteps(optimizer, scaler)
         steps = itertools.count(first_step)
 
         @torch.compiler.disable
@@ -189,17 +194,17 @@ class DynamicsLoggerCallback:
             with log_failures():
                 if within_a_step(optimizer):
                     return None
-                if watch.skips_this():
-                    self._say("skipped_step", "gradients overflowed: the scaler skips this step", None)
+                if skipped.skips_this():
+                    self._record_warning("skipped_step", "gradients overflowed: the scaler skips this step", None)
                     return None
                 step = next(steps)
-                if watch.skipped_before():
+                if skipped.skipped_before():
                     message = f"the scaler skipped steps before step {step}: gradients overflowed"
-                    self._say("skipped_step", message, step)
-                # args are the step's own: the optimizer itself, then perhaps a closure.
+                    self._record_warning("skipped_step", message, step)
+                # args of the step: the optimizer, then perhaps a closure.
                 closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
                 if closure is not None:
-                    # The gradients of this step come only when the optimizer calls it: measure after that.
+                    # The gradients exist only after the optimizer has called the closure.
                     logging = self._logging_after(closure, model, optimizer, step)
                     if "closure" in kwargs:
                         return args, {**kwargs, "closure": logging}
@@ -213,7 +218,7 @@ class DynamicsLoggerCallback:
     def _logging_after(
         self, closure: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer, step: int
     ) -> Callable[[], Any]:
-        """The closure, whose first evaluation is followed by the log of this step."""
+        """Return the closure, extended to log this step after its first evaluation."""
         first = iter([True])
 
         def evaluated() -> Any:
@@ -227,14 +232,14 @@ class DynamicsLoggerCallback:
         return evaluated
 
     def detach(self, **facts: Any) -> None:
-        """Take the hook away again, record closing facts and close the run file. Never raises."""
+        """Remove the hook, record closing facts and close the run file. Never raises."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
         self.on_train_end(**facts)
 
     def on_train_end(self, **facts: Any) -> None:
-        """Record closing facts, `exit_state: finished` unless they say otherwise, and close the file. Never raises."""
+        """Record closing facts (`exit_state` is "finished" unless given) and close the run file. Never raises."""
         with log_failures():
             self.logger.log_run({"exit_state": "finished", "ended": time.time(), **facts})
         with log_failures():

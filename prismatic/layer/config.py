@@ -16,7 +16,7 @@ class RouterConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_experts: Annotated[int, Field(ge=2, le=200)] = 3
-    """One clean expert and num_experts - 1 perturbed ones; SQLite's 2,000 columns a table set the limit."""
+    """One clean expert and num_experts - 1 perturbed ones. The limit follows from SQLite's 2,000 columns per table."""
     perturbation_scale: Annotated[FiniteFloat, Field(ge=0)] = 1.0
     """Largest change of a weight, as a share of its own magnitude."""
     sparsity: Annotated[FiniteFloat, Field(gt=0, lt=1)] = 0.1
@@ -26,23 +26,23 @@ class RouterConfig(BaseModel):
     merge: Literal["batch", "example"] = "batch"
     """batch: one merge with the batch-mean routing weights; example: one merge per sequence, as SMEAR does."""
     routing: Literal["trained", "frozen"] = "trained"
-    """frozen: every expert has the same share for ever, which takes the router's symmetry breaking away."""
+    """frozen: every expert always has the same share, which removes the symmetry breaking by the router."""
     router_input: Literal["mean", "first"] = "mean"
-    """What of a sequence the router sees: the mean over positions, or the first one only, which is causal."""
+    """The router's input from a sequence: the mean over positions, or the first position only, which is causal."""
     expert_dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
-    """While training, leave each expert out of a sequence's merge with this probability, as SMEAR does."""
+    """Probability of leaving an expert out of a sequence's merge while training, as SMEAR does."""
     load_balancing: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    """Weight of the Switch Transformer's load-balancing loss; without it a router collapses onto one expert."""
+    """Weight of the Switch Transformer's load-balancing loss; without it a router may collapse onto one expert."""
     tier_basis: Literal["base", "current"] = "base"
-    """base: tiers of the weights before perturbation, for ever; current: of each expert's weights as they are now."""
+    """base: tiers of the weights before perturbation, fixed; current: of each expert's present weights."""
     control_experts: Annotated[int, Field(ge=0, le=10)] = 0
-    """Copies perturbed by control_scale only: whatever they show, the perturbation's size did not cause."""
+    """Copies that are perturbed by control_scale only, so any effect in them is not due to the perturbation's size."""
     control_scale: Annotated[FiniteFloat, Field(ge=0)] = 0.001
     positive_control: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    """Factor on the bottom-tier gradients of perturbed experts. Not 1: the run is an artificial yes, marked as such."""
+    """Factor on the bottom-tier gradients of perturbed experts. Other than 1: the run is a marked positive control."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
     def roles(self) -> list[str]:
-        """Role of each expert, in order: clean, perturbed, control."""
+        """The role of each expert, in order: clean, perturbed, control."""
         return ["clean"] + ["perturbed"] * (self.num_experts - 1) + ["control"] * self.control_experts

@@ -1,7 +1,7 @@
-"""Which weights are perturbed and by how much: pure functions of (tensor, options, seed).
+"""The perturbation of an expert's weights: which are changed, and by how much (noise, attractive, repulsive).
 
-Everything is computed on the CPU in float32 (float64 for float64 weights) and cast afterwards, so that devices and
-dtypes agree.
+Pure functions of tensor, options and seed. They compute on the CPU in float32 (float64 for float64 weights) and cast
+afterwards, so that all devices and dtypes agree.
 Axis letters: P weights of one tensor (flattened), K weights of one tier.
 """
 
@@ -12,12 +12,12 @@ import hashlib
 import torch
 from torch import Tensor
 
-from prismatic.experts.tiers import Tiers, flat
+from prismatic.experts.tiers import Tiers, flat_weights
 from prismatic.layer.config import Mode, Strategy
 
 
 def noise_seed(seed: int, *names: object) -> int:
-    """A seed for one named tensor, so that noise does not depend on the order in which parameters are visited."""
+    """Return a seed for one named tensor, so that noise does not depend on the order of the parameters."""
     digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -25,14 +25,14 @@ def noise_seed(seed: int, *names: object) -> int:
 def perturb(
     weight: Tensor, tiers: Tiers, *, scale: float, mode: Mode = "noise", strategy: Strategy = "dual_sided", seed: int
 ) -> Tensor:
-    """A copy of `weight` with its selected weights changed by up to `scale` times their own magnitude.
+    """Return a copy of `weight` with the selected weights changed by up to `scale` times their own magnitude.
 
-    noise: w + scale |w| u, u uniform in [-1, 1). attractive: the large shrink and the small grow, each by scale |w|.
-    repulsive: the large grow and the small shrink. Same shape, dtype and device as `weight`.
+    noise: w + scale |w| u, u uniform in [-1, 1). attractive: large weights shrink and small ones grow, by scale |w|.
+    repulsive: large weights grow and small ones shrink. The copy has the shape, dtype and device of `weight`.
     """
     generator = torch.Generator().manual_seed(seed)
     large, small = _selected(weight, tiers, strategy, generator)
-    flat_P = flat(weight).clone()
+    flat_P = flat_weights(weight).clone()
     for indices, growth in ((large, -1.0), (small, 1.0)):
         if mode == "noise":
             change = (2 * torch.rand(len(indices), generator=generator) - 1) * flat_P[indices].abs()
@@ -43,12 +43,12 @@ def perturb(
 
 
 def _selected(weight: Tensor, tiers: Tiers, strategy: Strategy, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The indices to perturb, as (large, small)."""
+    """Return the indices to perturb, as (large, small)."""
     none = tiers.top[:0]
     if strategy == "random":
-        # As many weights as dual_sided would take, anywhere; the larger half of them counts as large.
+        # As many weights as dual_sided takes, anywhere in the tensor; the larger half of them counts as large.
         count = len(tiers.top) + len(tiers.bottom)
         chosen = torch.randperm(weight.numel(), generator=generator)[:count]
-        by_size = chosen[flat(weight)[chosen].abs().sort(stable=True).indices]
+        by_size = chosen[flat_weights(weight)[chosen].abs().sort(stable=True).indices]
         return by_size[count // 2 :], by_size[: count // 2]
     return (none if strategy == "bottom_only" else tiers.top), (none if strategy == "top_only" else tiers.bottom)

@@ -1,4 +1,4 @@
-"""The Prismatic layer: one clean copy of a block, perturbed copies, and a router that soft-merges their parameters.
+"""The Prismatic layer: one clean copy of a block, perturbed copies, and a router that merges their parameters.
 
 Soft merging of experts with adaptive routing: Muqeeth, Liu & Raffel 2023 (SMEAR, arXiv 2306.03745), section 3.
 Axis letters: B sequences of a batch, S positions, D hidden size, E experts.
@@ -28,13 +28,15 @@ from prismatic.layer.perturbation import noise_seed, perturb
 class Prismatic(nn.Module):
     """Experts made from one block, merged by a router: `forward(x [B, S, D]) -> [B, S, D]`.
 
-    block: the module to copy, initialised, taking and returning [B, S, D]; it becomes expert 0.
-    hidden_size: D, what the router reads. layer: this router's place in the model; it varies the noise.
-    `forced`: an expert's number makes that expert run alone, unrouted; the isolated probe sets it for a moment.
-    `roles[i]` says what expert i is (clean, perturbed, control). `routing_weights` holds the batch-mean shares of what
-    the next step's gradient is made of: the forward passes since the weights last changed, evaluations left out.
-    `balance`: the imbalance of the last batch, where the config asks for it. `routes_together`: a batch is what all
-    processes have of it; `parallel.share_routing` sets it.
+    block: the initialised module to copy, [B, S, D] -> [B, S, D]; it becomes expert 0. hidden_size: D.
+    layer: this layer's index in the model; it varies the noise.
+    roles: the role of each expert (clean, perturbed, control).
+    routing_weights: [E], each expert's mean share in the next step's gradient, over the forward passes since the
+    weights last changed; evaluations are not counted.
+    forced: the number of the expert that runs alone, unrouted; the isolated probe sets it for a moment.
+    balance: the imbalance of the last batch, if the config has load_balancing.
+    routes_together: route over the batches of all processes as one batch; `share_routing` sets it.
+    The first training forward pass starts counting optimizer steps, see `layer/optimizer_steps.py`.
     Raises ModelError for a block without parameters or with weights that are not finite.
     """
 
@@ -48,7 +50,10 @@ class Prismatic(nn.Module):
         self.layer = layer
         self.roles = self.config.roles
         if not any(True for _ in block.parameters()):
-            raise ModelError(f"{type(block).__name__} has no parameters, so there is nothing to perturb or merge.")
+            raise ModelError(
+                f"{type(block).__name__} has no parameters, so there is nothing to perturb or merge; "
+                "wrap a module that has some."
+            )
         self.experts = nn.ModuleList([block, *(copy.deepcopy(block) for _ in self.roles[1:])])
         self.parameter_names = [name for name, _ in block.named_parameters()]
         self.tiers = TierIndices()
@@ -71,7 +76,7 @@ class Prismatic(nn.Module):
 
     @torch.no_grad()
     def reset_experts(self) -> None:
-        """Make every expert anew from expert 0: call it after initialising the model's weights again."""
+        """Make every expert again from expert 0: call it after initialising the model's weights again."""
         clean = dict(self.experts[0].named_parameters())
         self.tiers.rank(clean, self.config.sparsity)
         for expert, role in enumerate(self.roles):
@@ -81,7 +86,7 @@ class Prismatic(nn.Module):
         self.changed_EK.copy_(torch.tensor([self._changed(expert) for expert in range(len(self.roles))]))
 
     def scale_of(self, expert: int) -> float:
-        """By how much of their magnitude this expert's selected weights were perturbed, at most."""
+        """Return the largest perturbation of this expert's selected weights, as a share of their magnitude."""
         return {"clean": 0.0, "perturbed": self.config.perturbation_scale, "control": self.config.control_scale}[
             self.roles[expert]
         ]
@@ -97,7 +102,7 @@ class Prismatic(nn.Module):
         )
 
     def _changed(self, expert: int) -> list[float]:
-        """Share of each tier's weights, in the order of TIERS, in which this expert really differs from expert 0."""
+        """Return the share of each tier's weights, in the order of TIERS, that differ from expert 0."""
         changed, total = dict.fromkeys(TIERS, 0), self.tiers.sizes(self.experts[0])
         for name, weight in self.experts[expert].named_parameters():
             differs = (weight != self.experts[0].get_parameter(name)).flatten().cpu()
@@ -109,20 +114,20 @@ class Prismatic(nn.Module):
         return [changed[tier] / total[tier] if total[tier] else 0.0 for tier in TIERS]
 
     def route(self, x: Tensor) -> Tensor:
-        """Routing weights [B, E], float32 also under autocast; they sum to 1 over the experts."""
+        """Return routing weights [B, E], float32 also under autocast; they sum to 1 over the experts."""
         if self.config.routing == "frozen":
             return self.routing_weights.new_full((x.shape[0], len(self.roles)), 1 / len(self.roles))
-        seen = x[:, 0] if self.config.router_input == "first" else x.mean(1)
+        routed_by = x[:, 0] if self.config.router_input == "first" else x.mean(1)
         with torch.autocast(x.device.type, enabled=False):
-            p_BE = self.gate(self.norm(seen.to(self.gate.weight.dtype))).float().softmax(-1)
+            p_BE = self.gate(self.norm(routed_by.to(self.gate.weight.dtype))).float().softmax(-1)
         if self.config.load_balancing:
             self.balance = load_imbalance(p_BE, self._batch_mean)
         return self._dropped(p_BE) if self.training and self.config.expert_dropout else p_BE
 
     def _dropped(self, p_BE: Tensor) -> Tensor:
-        """Some experts left out of each sequence, the others' shares raised to sum to 1 again; never all of them."""
+        """Drop some experts of each sequence, never all, and rescale the other shares to sum to 1."""
         processes = world() if self.routes_together else ALONE
-        # Drawn for the whole batch, so that a sequence loses the same experts whichever process it is with.
+        # Drawn for the whole batch, so that a sequence loses the same experts in any process.
         drawn_BE = torch.rand((processes.size * len(p_BE), p_BE.shape[1]), dtype=p_BE.dtype, device=p_BE.device)
         kept_BE = drawn_BE[processes.rank * len(p_BE) :][: len(p_BE)] >= self.config.expert_dropout
         kept_BE = kept_BE | ~kept_BE.any(-1, keepdim=True)
@@ -135,7 +140,7 @@ class Prismatic(nn.Module):
             y = self._forward(x)
         finally:
             self._merging = False
-        # FSDP2, to be known by its `unshard`, hangs hooks on y: an operation in place on a view would drop them.
+        # FSDP2, recognised by `unshard`, puts hooks on y: an in-place operation on a view would drop them.
         return y.clone() if hasattr(self, "unshard") and y._is_view() else y
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -143,23 +148,23 @@ class Prismatic(nn.Module):
             alone = {name: self._parameter(self.forced, name) for name in self.parameter_names}
             return functional_call(self.experts[0], alone, (x,))
         p_BE = self.route(x)
-        if torch.is_grad_enabled():  # an evaluation's shares are of no gradient
+        if torch.is_grad_enabled():  # an evaluation has no gradient that shares belong to
             self._remember(p_BE.detach().mean(0))
         if self.config.merge == "batch":
             return functional_call(self.experts[0], self._merged(self._batch_mean(p_BE)), (x,))
-        # The fused attention of the CPU has no batching rule under vmap and would run one sequence at a time.
+        # The CPU's fused attention has no batching rule under vmap and would run one sequence at a time.
         with sdpa_kernel(SDPBackend.MATH) if x.device.type == "cpu" else nullcontext():
             return torch.vmap(self._one_sequence, randomness="different")(self._merged(p_BE), x)
 
     def _batch_mean(self, values_BE: Tensor) -> Tensor:
-        """[E], over the batch: this process's sequences, or those of all."""
-        own_E = values_BE.mean(0)
-        return mean_over_processes(own_E) if self.routes_together else own_E
+        """Return the mean [E] over this process's sequences, or over those of all processes."""
+        mean_E = values_BE.mean(0)
+        return mean_over_processes(mean_E) if self.routes_together else mean_E
 
     @torch.no_grad()
     def _remember(self, p_E: Tensor) -> None:
-        """Which shares, and which weights, the gradient that comes next is of: a mean over accumulated batches."""
-        if torch.compiler.is_compiling():  # a graph keeps no count of batches
+        """Update routing_weights, the mean share over the batches since the weights last changed."""
+        if torch.compiler.is_compiling():  # a compiled graph cannot count batches
             self.routing_weights = p_E
             return
         STEPS.watch(self)
@@ -171,21 +176,21 @@ class Prismatic(nn.Module):
 
     @property
     def stepped_since_forward(self) -> bool:
-        """Whether the weights were changed after the last forward pass: their gradients are then of other weights."""
+        """True if the weights changed after the last forward pass, so that gradients belong to other weights."""
         return self._weights_at_forward not in (None, self._weights_version())
 
     def _weights_version(self) -> tuple[int, int]:
-        """Counts of which every in-place change of the weights, and every step of an optimizer, raises one.
+        """Return two counts, of in-place changes of the weights and of optimizer steps.
 
-        Sharded weights are others in a forward pass than outside of it, so only the steps count.
+        A sharded weight is another tensor in a forward pass than outside of it, so only steps count for it.
         """
         changes = (int(weight._version) for weight in self.experts.parameters() if not is_sharded(weight))
         return sum(changes), STEPS.count
 
     def _refuse_recomputation(self, module: nn.Module, _: Any) -> None:
-        """Raise if a part of the block runs by itself in a backward pass, as activation checkpointing inside it does.
+        """Raise ModelError if a part of the block runs in a backward pass, as activation checkpointing makes it.
 
-        It would be computed anew with expert 0's own weights and not the merged ones, without any other sign of it.
+        It would silently be computed again with expert 0's weights in place of the merged ones.
         """
         if not torch.compiler.is_compiling() and not self._merging and torch._C._current_graph_task_id() != -1:
             raise ModelError(
@@ -197,7 +202,7 @@ class Prismatic(nn.Module):
         return functional_call(self.experts[0], parameters, (x[None],))[0]
 
     def _merged(self, p: Tensor) -> dict[str, Tensor]:
-        """The experts' parameters weighted by p [..., E]: each of shape [..., *parameter]."""
+        """Return the experts' parameters weighted by p [..., E], each of shape [..., *parameter]."""
         merged = {}
         for name in self.parameter_names:
             stacked = torch.stack([self._parameter(expert, name) for expert in range(len(self.roles))])
@@ -212,9 +217,9 @@ class Prismatic(nn.Module):
         return _GradientGain.apply(weight, bottom, self.config.positive_control)
 
     def log_gradient_dynamics(self) -> dict[str, Any] | None:
-        """This layer's gradient dynamics, measured now; None before any backward. See `prismatic.measure.gradients`.
+        """Measure this layer's gradients; return None before any backward. See `prismatic.measure.gradients`.
 
-        Metrics without a value are left out: the documented helper adds up whatever it finds, over layers.
+        Metrics without a value are skipped, because the documented helper adds up all metrics over layers.
         """
         from prismatic.measure.gradients import measure
         from prismatic.measure.metrics import aggregate
@@ -229,7 +234,7 @@ class Prismatic(nn.Module):
 
 
 def load_imbalance(p_BE: Tensor, mean: Callable[[Tensor], Tensor] = lambda values_BE: values_BE.mean(0)) -> Tensor:
-    """1 where every expert is chosen equally often, up to E where one is always chosen. mean: over the batch.
+    """Return the imbalance: 1 if every expert is chosen equally often, E if one is always chosen. mean: over the batch.
 
     E x sum over experts of (share of sequences that prefer it) x (mean probability): Fedus, Zoph & Shazeer 2022,
     Switch Transformers (arXiv 2101.03961), section 2.2.
@@ -240,15 +245,15 @@ def load_imbalance(p_BE: Tensor, mean: Callable[[Tensor], Tensor] = lambda value
 
 
 def load_balancing_loss(model: nn.Module) -> Tensor | float:
-    """What to add to the training loss: over all routers, load_balancing x the imbalance of the last forward pass."""
+    """Return the term of the training loss: the sum over layers of load_balancing x imbalance of the last forward."""
     routers = [module for module in model.modules() if isinstance(module, Prismatic)]
     return sum((r.config.load_balancing * r.balance for r in routers if r.balance is not None), start=0.0)
 
 
 class _GradientGain(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by `gain` at some indices: how a positive control is made.
+    """The identity whose gradient is multiplied by `gain` at some indices, which makes a positive control.
 
-    In the graph and not a hook on the parameter, because copy.deepcopy and torch.compile lose such hooks silently.
+    It is part of the graph, because copy.deepcopy and torch.compile silently lose hooks on parameters.
     """
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""Gradients in, numbers out."""
+"""Gradients in, numbers out: tier norms, metrics, isolated gradients, histograms, distances of weights."""

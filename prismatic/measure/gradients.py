@@ -1,4 +1,4 @@
-"""Gradients in, numbers out: tier norms and alignment of every expert in every layer.
+"""Measure gradients: tier norms, shares and alignment of every expert in every layer (log_gradient_dynamics, measure).
 
 Axis letters: P weights of one tensor, E experts, L layers.
 """
@@ -24,11 +24,11 @@ from prismatic.measure.shards import parts_of
 
 
 def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
-    """Measure the gradients of every Prismatic router of `model`: call it after backward, before the optimizer's step.
+    """Measure the gradients of every layer of experts in a model: call it after backward, before the optimizer's step.
 
     Returns what `DynamicsLogger.log` takes: `expert_gradients` and `divergence_scores` as means over layers, `layers`
-    with a row per layer and expert, and counts of what could not be measured; None for a model without routers or
-    without any gradient yet.
+    with a row per layer and expert, and counts of entries and tensors that could not be measured; None for a model
+    without such a layer or without any gradient yet.
     """
     routers = find_routers(model)
     if not has_gradients(routers):
@@ -37,7 +37,7 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
 
 
 def has_gradients(routers: Sequence[RoutedExperts]) -> bool:
-    """Whether any expert of any router has a gradient."""
+    """Return whether any expert of any router has a gradient."""
     experts = [expert for router in routers for expert in router.experts]
     return any(parameter.grad is not None for expert in experts for parameter in expert.parameters())
 
@@ -46,46 +46,47 @@ Gradient = Callable[[nn.Parameter], Tensor | None]
 
 
 def dot_grad(parameter: nn.Parameter) -> Tensor | None:
-    """The gradient that the optimizer is about to use."""
+    """Return the gradient that the optimizer is about to use."""
     return parameter.grad
 
 
 @torch.no_grad()
 def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
-    """The dynamics of every expert of every router, [L][E]; `gradient` says where a parameter's gradient is.
+    """Return the dynamics of every expert of every router, [L][E].
 
-    Of a model that several processes train, each counts its part of every tensor, and their sums are added up: every
-    process must call it, and has the numbers of the whole.
+    gradient: a function from a parameter to its gradient.
+    If several processes train the model, each sums its part of every tensor and all of them get the total: every
+    process must call it.
     """
     layers: list[_Layer] = []
 
-    def own_numbers() -> NDArray[np.float64]:
+    def local_numbers() -> NDArray[np.float64]:
         layers.extend(_Layer.of(router, gradient) for router in routers)
         tensors = [tensor for layer in layers for tensor in layer.tensors]
         routed = [router.routing_weights for router in routers]
-        sums, shares = measure_tensors(tensors, [torch.empty(0) if own is None else own for own in routed])
-        arrived = iter(sums)
+        sums, shares = measure_tensors(tensors, [torch.empty(0) if weights is None else weights for weights in routed])
+        remaining = iter(sums)
         numbers = [
-            layer.numbers([next(arrived) for _ in layer.tensors], p) for layer, p in zip(layers, shares, strict=True)
+            layer.numbers([next(remaining) for _ in layer.tensors], p) for layer, p in zip(layers, shares, strict=True)
         ]
         return np.concatenate(numbers) if numbers else np.empty(0)
 
     counts = [_Layer.count(router) for router in routers]
-    numbers = world().all_reduce(own_numbers, sum(counts))
+    numbers = world().all_reduce(local_numbers, sum(counts))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
     return [layer.dynamics(part) for layer, part in zip(layers, parts, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One layer's gradients, by parameter tensor, and how many of each expert's should be there and are not."""
+    """One layer's gradients: the entries that this process counts, by parameter tensor."""
 
     tensors: Sequence[TensorGradients]
-    """What this process counts of them."""
     missing: Sequence[int]
+    """Per expert, the number of trained parameters without a gradient."""
     routed: bool
     own_tiers: bool = False
-    """Whether every expert has tiers of its own; then there is a TensorGradients per parameter *and* expert."""
+    """True if every expert has its own tiers; then there is a TensorGradients per parameter *and* expert."""
 
     @classmethod
     def of(cls, router: RoutedExperts, gradient: Gradient) -> _Layer:
@@ -94,42 +95,42 @@ class _Layer:
         parts = parts_of(experts[0])
         grads = [{name: gradient(weight) for name, weight in expert.items()} for expert in experts]
         missing = [
-            sum(own[name] is None and weight.requires_grad for name, weight in expert.items())
-            for own, expert in zip(grads, experts, strict=True)
+            sum(by_name[name] is None and weight.requires_grad for name, weight in expert.items())
+            for by_name, expert in zip(grads, experts, strict=True)
         ]
         routed = router.routing_weights is not None
         values = {
-            part.name: [None if (grad := own.get(part.name)) is None else part.values(grad) for own in grads]
+            part.name: [None if (grad := by_name.get(part.name)) is None else part.values(grad) for by_name in grads]
             for part in parts
         }
         if tier_basis(router) == "base":
             return cls([TensorGradients(values[part.name], part.tiers(tiers)) for part in parts], missing, routed)
         sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
         current = [TierIndices.of(expert, sparsity) for expert in experts]
-        tensors = [TensorGradients(values[part.name], part.tiers(own)) for part in parts for own in current]
+        tensors = [TensorGradients(values[part.name], part.tiers(expert)) for part in parts for expert in current]
         return cls(tensors, missing, routed, own_tiers=True)
 
     @staticmethod
     def count(router: RoutedExperts) -> int:
-        """How many numbers a layer of this router has."""
+        """Return how many numbers `numbers` gives for a layer of this router."""
         experts = len(router.experts)
         tensors = sum(1 for _ in router.experts[0].parameters()) * (1 if tier_basis(router) == "base" else experts)
         return (tensors * len(SUMS) + 2) * experts
 
     def numbers(self, sums: Sequence[Sums], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the processes add up: the sums of every tensor, how many entries are not finite, and the shares."""
+        """Return the numbers that the processes add up: sums of every tensor, counts of non-finite entries, shares."""
         sums_PE = np.stack(sums)
         nonfinite = [self._count_nonfinite(sums_PE, expert) for expert in range(len(self.missing))]
         shares = shares / world().size if self.routed else np.zeros(len(nonfinite))
         return np.concatenate([sums_PE.ravel(), nonfinite, shares])
 
     def dynamics(self, numbers: NDArray[np.float64]) -> list[ExpertDynamics]:
-        """Per expert, from `numbers`, of all processes."""
+        """Return each expert's dynamics from the total of `numbers` over all processes."""
         experts = len(self.missing)
         nonfinite, shares = numbers[-2 * experts :].reshape(2, experts).tolist()
         sums_PE = numbers[: -2 * experts].reshape(-1, experts, len(SUMS))
         if self.own_tiers:
-            # Of each parameter, the row of each expert from the sums that were taken by that expert's tiers.
+            # Of each parameter, take each expert's row from the sums by that expert's own tiers.
             by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
             sums_PE = by_tiers[:, np.arange(experts), np.arange(experts)]
         total = sums_PE.sum(axis=0)
@@ -151,13 +152,13 @@ class _Layer:
         ]
 
     def _bottom_to_middle(self, sums_PE: Sums) -> list[float | None]:
-        """Per expert, the mean over tensors of log(bottom norm / middle norm).
+        """Return, per expert, the mean over tensors of log(bottom norm / middle norm).
 
-        Over the same tensors for every expert: those with tiers in which none of them has a zero. An expert without any
-        gradient, or with one that is not finite, has no such mean and does not count here.
+        The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
+        without any gradient, or with a non-finite one, gets None and excludes no tensor.
         """
-        every = len(self.missing) if self.own_tiers else 1
-        ranked = [place for place, tensor in enumerate(self.tensors[::every]) if len(tensor.tiers.bottom)]
+        stride = len(self.missing) if self.own_tiers else 1
+        ranked = [place for place, tensor in enumerate(self.tensors[::stride]) if len(tensor.tiers.bottom)]
         bottom_PE, middle_PE = sums_PE[ranked, :, 1], sums_PE[ranked, :, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio_PE = np.log(bottom_PE / middle_PE) / 2
@@ -170,9 +171,9 @@ class _Layer:
         ]
 
     def _count_nonfinite(self, sums_PE: Sums, expert: int) -> int:
-        """How many gradient entries are NaN or infinite: a second pass, made only when the first one met any."""
+        """Return how many gradient entries are NaN or infinite: a second pass, made only if the sums are not finite."""
         if math.isfinite(sums_PE[:, expert, :3].sum()):
             return 0
-        every = len(self.missing) if self.own_tiers else 1
-        grads = [tensor.gradients[expert] for tensor in self.tensors[::every]]
+        stride = len(self.missing) if self.own_tiers else 1
+        grads = [tensor.gradients[expert] for tensor in self.tensors[::stride]]
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)

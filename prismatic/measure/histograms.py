@@ -1,4 +1,4 @@
-"""How large the gradient entries of each tier are, not only their norm: counts by power of two."""
+"""Histograms of the gradient entries of each tier: counts by power of two."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from prismatic.experts.protocol import RoutedExperts, tiers_of
 from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.shards import parts_of
 
-LOWEST, HIGHEST = -64, 63  # bins of log2|gradient|; entries beyond them are counted in the outermost ones
+LOWEST, HIGHEST = -64, 63  # bins of log2|gradient|; the outermost bins also count the entries beyond them
 
 
 @torch.no_grad()
 def histogram_rows(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[dict[str, Any]]:
-    """A row of the `histograms` table per layer, expert, tier and bin that holds any entry, without the step.
+    """Return a row of the `histograms` table, without the step, per layer, expert, tier and non-empty bin.
 
-    Bin b holds 2^b <= |g| < 2^(b+1). Zeros and entries that are not finite are in no bin. Of a model that several
-    processes train, every process must call it.
+    Bin b holds 2^b <= |g| < 2^(b+1); zeros and non-finite entries are in no bin. If several processes train the model,
+    every process must call it.
     """
     blocks = [(layer, expert) for layer, router in enumerate(routers) for expert in range(len(router.experts))]
 
-    def own_counts() -> NDArray[np.float64]:
+    def local_counts() -> NDArray[np.float64]:
         return np.concatenate([_counts(routers[layer], expert, gradient).numpy().ravel() for layer, expert in blocks])
 
     shape = (len(blocks), len(TIERS), HIGHEST - LOWEST + 1)
-    counts = world().all_reduce(own_counts, math.prod(shape)).reshape(shape).astype(int)
+    counts = world().all_reduce(local_counts, math.prod(shape)).reshape(shape).astype(int)
     return [
         {"layer": layer, "expert": expert, "tier": TIERS[tier], "bin": LOWEST + place, "count": count}
         for (layer, expert), counts_KB in zip(blocks, counts.tolist(), strict=True)
@@ -44,7 +44,7 @@ def histogram_rows(routers: Sequence[RoutedExperts], gradient: Gradient = dot_gr
 
 
 def _counts(router: RoutedExperts, expert: int, gradient: Gradient) -> Tensor:
-    """[K, bins]: how many entries of each tier this process counts in each bin."""
+    """Return [K, bins]: the entries of each tier in each bin, among those that this process counts."""
     tiers = tiers_of(router)
     counts_KB = torch.zeros(len(TIERS), HIGHEST - LOWEST + 1, dtype=torch.int64)
     weights = dict(router.experts[expert].named_parameters())
@@ -55,13 +55,13 @@ def _counts(router: RoutedExperts, expert: int, gradient: Gradient) -> Tensor:
 
 
 def _binned(grad_P: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
-    """[K, bins]: how many entries of each tier are in each bin."""
+    """Return [K, bins]: the entries of each tier in each bin."""
     ends = [_bins(grad_P[indices]) for indices in (top, bottom)]
     return torch.stack([*ends, _bins(grad_P) - ends[0] - ends[1]])
 
 
 def _bins(values: Tensor) -> Tensor:
-    there = values[torch.isfinite(values) & (values != 0)].double()
-    # frexp gives a mantissa in [0.5, 1), so its exponent is one above the floor of the logarithm.
-    exponents = (torch.frexp(there).exponent.long() - 1).clamp(LOWEST, HIGHEST) - LOWEST
+    present = values[torch.isfinite(values) & (values != 0)].double()
+    # frexp returns a mantissa in [0.5, 1), so its exponent is one above the floor of the logarithm.
+    exponents = (torch.frexp(present).exponent.long() - 1).clamp(LOWEST, HIGHEST) - LOWEST
     return torch.bincount(exponents, minlength=HIGHEST - LOWEST + 1)

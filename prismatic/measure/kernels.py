@@ -1,8 +1,8 @@
-"""One pass over the gradients: sums of squares of each tier of each tensor, and the product with the clean expert.
+"""Tier sums of each tensor, CPU and GPU: sums of squares of each tier, and the product with the clean expert.
 
-Two ways to the same numbers, both checked against an obvious float64 version in the tests. On a CPU, chunks that fit
-its cache are read once with numpy, whose take and dot cost a third of what small tensor operations do. On any other
-device a few kernels per tensor are queued, and nothing is read back until all of them are.
+Both ways give the same numbers and are tested against an obvious float64 version. On a CPU, numpy reads chunks that fit
+the cache once; its take and dot cost a third of small tensor operations. On any other device a few kernels per tensor
+are queued, and nothing is read back until all of them are.
 Axis letters: P weights of one tensor, E experts.
 """
 
@@ -20,10 +20,10 @@ from prismatic.experts.tiers import Tiers
 
 SUMS = ("top", "bottom", "middle", "product")
 CHUNK = 1 << 17  # weights: a chunk of one expert and the same chunk of the clean one fit the cache of a core
-# A float32 sum is good to about 3e-7 of the whole. The middle by subtraction is as good only while it is most of the
-# whole, and sums near the smallest float32 have lost their digits: such a tensor is summed once more in float64.
+# A float32 sum is exact to about 3e-7 of the whole. The middle by subtraction is as exact only while it is most of the
+# whole, and sums near the smallest float32 have lost digits: such a tensor is summed again in float64.
 MIDDLE_SHARE, SMALLEST = 0.5, 1e-30
-EXACT = 1 << 14  # weights: a smaller tensor is summed in float64 at once, which costs it nothing
+EXACT = 1 << 14  # weights: a smaller tensor is summed in float64 at once, at no cost
 
 Sums = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class TensorGradients:
 
     @property
     def device(self) -> torch.device:
-        """Where the gradients are; the CPU for a tensor without any."""
+        """The device of the gradients; the CPU for a tensor without any."""
         return next((g.device for g in self.gradients if g is not None), torch.device("cpu"))
 
     @property
@@ -49,35 +49,35 @@ class TensorGradients:
 def measure_tensors(
     tensors: Sequence[TensorGradients], also_fetch: Sequence[Tensor] = ()
 ) -> tuple[list[Sums], list[NDArray[np.float64]]]:
-    """[E, len(SUMS)] for each tensor, in their order; zeros where an expert has no gradient.
+    """Return [E, len(SUMS)] for each tensor, in order (zeros for an expert without a gradient), and `also_fetch`.
 
-    also_fetch: small tensors that are wanted too and leave their device in the same transfer.
+    also_fetch: small tensors to copy to the CPU in the same transfer.
     """
     empty = {place for place, tensor in enumerate(tensors) if not tensor.size}
     local = {place for place, tensor in enumerate(tensors) if tensor.device.type in ("cpu", "mps")} - empty
     queued = {place: tier_sums_gpu(tensors[place]) for place in range(len(tensors)) if place not in local | empty}
-    *arrived, brought = _read_back([list(queued.values()), list(also_fetch)])
+    *arrived, fetched = _read_back([list(queued.values()), list(also_fetch)])
     sums = dict(zip(queued, arrived[0], strict=True))
     sums |= {place: tier_sums_cpu(tensors[place]) for place in local}
     sums |= {place: np.zeros((len(tensors[place].gradients), len(SUMS))) for place in empty}
-    return [sums[place] for place in range(len(tensors))], brought
+    return [sums[place] for place in range(len(tensors))], fetched
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:
-    """All tensors as arrays, with one transfer per device: reading each by itself would stall a GPU every time."""
+    """Return all tensors as arrays, with one transfer per device: each single read would stall a GPU."""
     flat = [tensor for group in groups for tensor in group]
     numbers: dict[int, NDArray[np.float64]] = {}
     for device in {tensor.device for tensor in flat}:
-        mine = [place for place, tensor in enumerate(flat) if tensor.device == device]
-        together = torch.cat([flat[place].detach().double().flatten() for place in mine]).cpu().numpy()
-        ends = np.cumsum([flat[place].numel() for place in mine])[:-1]
-        numbers |= zip(mine, np.split(together, ends), strict=True)
+        places = [place for place, tensor in enumerate(flat) if tensor.device == device]
+        joined = torch.cat([flat[place].detach().double().flatten() for place in places]).cpu().numpy()
+        ends = np.cumsum([flat[place].numel() for place in places])[:-1]
+        numbers |= zip(places, np.split(joined, ends), strict=True)
     arrays = iter([numbers[place].reshape(tensor.shape) for place, tensor in enumerate(flat)])
     return [[next(arrays) for _ in group] for group in groups]
 
 
 def tier_sums_cpu(tensor: TensorGradients) -> Sums:
-    """The sums of a tensor on the CPU, reading each gradient from memory once."""
+    """Return the sums of a tensor on the CPU, reading each gradient from memory once."""
     grads = [None if g is None else _at_least_single(g).cpu().numpy() for g in tensor.gradients]
     top, bottom = (indices.cpu().numpy() for indices in tensor.tiers)
     length = max((len(g) for g in grads if g is not None), default=0)
@@ -105,7 +105,7 @@ def tier_sums_cpu(tensor: TensorGradients) -> Sums:
 
 
 def _at_least_single(grad: Tensor) -> Tensor:
-    """In a type that sums can be taken in: float16 would overflow above 65504."""
+    """Return the gradient as float32 or float64: a sum in float16 would overflow above 65504."""
     return grad.detach() if grad.dtype in (torch.float32, torch.float64) else grad.detach().float()
 
 
@@ -118,7 +118,7 @@ def _trustworthy(sums: Sums, tier_size: int) -> bool:
 def _exact_sums(
     grad: NDArray[np.float32], clean: NDArray[np.float32] | None, top: NDArray[np.int64], bottom: NDArray[np.int64]
 ) -> Sums:
-    """The same in float64, with the middle summed and not subtracted: an infinite top entry stays in the top."""
+    """Return the sums in float64, the middle summed and not subtracted: an infinite top entry stays in the top."""
     exact = grad.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         product = 0.0 if clean is None else exact @ clean.astype(np.float64)
@@ -128,13 +128,13 @@ def _exact_sums(
 
 
 def tier_sums_gpu(tensor: TensorGradients) -> Tensor:
-    """The sums of a tensor as [E, len(SUMS)] float64 on its device, without waiting for them."""
+    """Return the sums of a tensor as [E, len(SUMS)] float64 on its device, without waiting for them."""
     rows = torch.zeros(len(tensor.gradients), len(SUMS), dtype=torch.float64, device=tensor.device)
     present = [expert for expert, grad in enumerate(tensor.gradients) if grad is not None]
     if not present:
         return rows
     grads_EP = torch.stack([_at_least_single(g) for g in tensor.gradients if g is not None])
-    # Each expert's entries in units of its largest: products of float32 would over- or underflow long before the norms.
+    # Scale each expert by its largest entry: float32 products would over- or underflow long before the norms do.
     largest_E1 = grads_EP.abs().amax(1, keepdim=True)
     largest_E1 = torch.where(largest_E1 > 0, largest_E1, 1.0)
     unit_EP = grads_EP / largest_E1

@@ -1,4 +1,4 @@
-"""One expert's numbers of a step, and what follows from them: the documented scores, rows, means over layers.
+"""The metrics of an expert at one step: divergence scores, cosine, means over layers, rows of the layers table.
 
 Axis letters: L layers, E experts.
 """
@@ -33,54 +33,57 @@ class ExpertDynamics:
 
 
 def cosine(product: float, norm: float, other: float) -> float | None:
-    """Of two gradients, by their product and norms; None where one of them is zero or not finite."""
+    """Return the cosine of two gradients from their product and norms; None if one of them is zero or not finite."""
     both = norm * other
     return float(product / both) if both > 0 and math.isfinite(both) and math.isfinite(product) else None
 
 
 def divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float:
-    """The documented score: mean over tiers of |norm_i - norm_0|. It scales with the loss and the routing share."""
+    """Return the documented score: mean over tiers of |norm_i - norm_0|. It scales with the loss and the share."""
     return fmean(abs(getattr(expert, f"{tier}_norm") - getattr(clean, f"{tier}_norm")) for tier in TIERS)
 
 
 def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float | None:
-    """Mean over tiers of |n_i/p_i - n_0/p_0| / (n_0/p_0): free of the loss's scale and of the routing share.
+    """Return the mean over tiers of |n_i/p_i - n_0/p_0| / (n_0/p_0): independent of the loss scale and the share.
 
-    None where an expert has no share or a tier of the clean expert has no gradient.
+    None if an expert has no share or a tier of the clean expert has no gradient.
     """
-    # An expert that was measured alone was not routed to: its share is the whole.
+    # An expert that was measured alone was not routed, so its share is 1.
     shares = [1.0 if e.routing_weight is None else e.routing_weight for e in (expert, clean)]
     if not all(shares):
         return None
     ratios = []
     for tier in TIERS:
-        own = getattr(expert, f"{tier}_norm") / shares[0]
+        per_share = getattr(expert, f"{tier}_norm") / shares[0]
         base = getattr(clean, f"{tier}_norm") / shares[1]
         if not base:
             return None
-        ratios.append(abs(own - base) / base)
+        ratios.append(abs(per_share - base) / base)
     return fmean(ratios)
 
 
 def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
-    """Means over layers under the documented names, and a row per layer and expert. Layers may differ in experts."""
+    """Return means over layers under the documented names, and a row per layer and expert.
+
+    Layers may have different numbers of experts.
+    """
     rows = layer_rows(layers, "merged")
     num_experts = max(map(len, layers))
     gradients, scores = {}, {}
     for expert in range(num_experts):
-        mine = [row for row in rows if row["expert"] == expert]
+        own_rows = [row for row in rows if row["expert"] == expert]
         whole = "perturbed_norm" if expert else "clean_norm"
         gradients[f"expert_{expert}"] = {
-            **{f"{tier}_norm": _mean(mine, f"{tier}_norm") for tier in TIERS},
-            whole: _mean(mine, "norm"),
-            "routing_weight": _mean(mine, "routing_weight"),
-            "bottom_to_middle": _mean(mine, "bottom_to_middle"),
+            **{f"{tier}_norm": _mean(own_rows, f"{tier}_norm") for tier in TIERS},
+            whole: _mean(own_rows, "norm"),
+            "routing_weight": _mean(own_rows, "routing_weight"),
+            "bottom_to_middle": _mean(own_rows, "bottom_to_middle"),
         }
         if expert:
-            scores[f"expert_{expert}_divergence"] = _mean(mine, "divergence")
-            scores[f"expert_{expert}_relative_divergence"] = _mean(mine, "relative_divergence")
-            cosine = _mean(mine, "gradient_cosine")
-            scores[f"expert_{expert}_direction"] = None if cosine is None else 1 - cosine
+            scores[f"expert_{expert}_divergence"] = _mean(own_rows, "divergence")
+            scores[f"expert_{expert}_relative_divergence"] = _mean(own_rows, "relative_divergence")
+            alignment = _mean(own_rows, "gradient_cosine")
+            scores[f"expert_{expert}_direction"] = None if alignment is None else 1 - alignment
     return {
         "expert_gradients": gradients,
         "divergence_scores": scores,
@@ -91,7 +94,7 @@ def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
 
 
 def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[dict[str, Any]]:
-    """A row of the `layers` table for each layer and expert, by column name, without the step."""
+    """Return a row of the `layers` table for each layer and expert, by column name, without the step."""
     return [
         {
             "layer": layer,
@@ -107,6 +110,6 @@ def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    """Mean over the layers that have a value; None where none has."""
+    """Return the mean over the layers that have a value; None if no layer has one."""
     values = [row[name] for row in rows if row[name] is not None]
     return fmean(values) if values else None

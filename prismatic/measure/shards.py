@@ -1,7 +1,7 @@
-"""Which entries of a model's tensors this process counts: of all processes, each entry is counted by exactly one.
+"""The part of each tensor that this process counts, so that exactly one process counts each entry (DDP, FSDP2).
 
-Of a sharded tensor (FSDP2, a DTensor) that is the process's own shard, and of its replicas the first one; of a tensor
-that every process holds whole (DDP) it is an equal slice, so that no process does all the work.
+For a sharded tensor (a DTensor) the part is the process's own shard, counted in the first replica only. For a tensor
+that every process holds whole it is an equal slice, so that no process does all the work.
 Axis letters: P weights of one tensor (flattened), Q those of them that this process counts.
 """
 
@@ -18,7 +18,7 @@ from prismatic.experts.tiers import TierIndices, Tiers, is_sharded
 
 
 class Part(NamedTuple):
-    """What this process counts of a parameter, and of every tensor that lies as the parameter does."""
+    """The part of a parameter that this process counts, and of any tensor laid out like it."""
 
     name: str
     shape: torch.Size
@@ -28,21 +28,21 @@ class Part(NamedTuple):
     """The mesh and the placements of a sharded tensor."""
 
     def values(self, tensor: Tensor) -> Tensor:
-        """[Q] of a tensor of the parameter's shape."""
+        """Return the entries [Q] of a tensor of the parameter's shape."""
         if is_sharded(tensor):
             tensor = tensor.to_local()  # type: ignore[attr-defined]
         flat_P = (tensor.to_dense() if tensor.is_sparse else tensor).detach().reshape(-1)
         return flat_P if self.stop - self.start == len(flat_P) else flat_P[self.start : self.stop]
 
     def tiers(self, tiers: TierIndices) -> Tiers:
-        """The tiers of the parameter among the entries that are counted here, as indices into [Q]."""
+        """Return the parameter's tiers among the entries that are counted here, as indices into [Q]."""
         whole = tiers[self.name]
         if self.sharded is None and (self.start, self.stop) == (0, self.shape.numel()):
             return whole
-        return tiers.remembered(self.name, self, self._tiers)
+        return tiers.cached(self.name, self, self._tiers)
 
     def _tiers(self, whole: Tiers) -> Tiers:
-        """Found on the whole tensor, the same for all processes, and then cut as the tensor is."""
+        """Mark the tiers on the whole tensor and shard the marks as the tensor is."""
         code_P = torch.zeros(self.shape.numel(), dtype=torch.uint8, device=whole.top.device)
         for code, indices in enumerate(whole, start=1):
             code_P[indices] = code
@@ -51,7 +51,7 @@ class Part(NamedTuple):
         else:
             from torch.distributed.tensor import distribute_tensor
 
-            # Every process has the tiers, so none needs to be sent any.
+            # Every process has the tiers, so nothing needs to be sent.
             local = distribute_tensor(code_P.view(self.shape), *self.sharded, src_data_rank=None).to_local()
             code_Q = local.reshape(-1)[self.start : self.stop]
         top, bottom = ((code_Q == code).nonzero().flatten() for code in (1, 2))
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
 
 def parts_of(parameters: Mapping[str, Tensor]) -> list[Part]:
-    """What this process counts of each parameter of an expert; known without asking the others."""
+    """Return the part of each parameter of an expert that this process counts, without any communication."""
     return [_part_of(name, weight, world()) for name, weight in parameters.items()]
 
 
@@ -73,11 +73,11 @@ def _part_of(name: str, weight: Tensor, processes: World) -> Part:
 
 
 def _own_numel(tensor: Any) -> int:
-    """How many entries of a DTensor this process counts: its shard, or none where another replica's is counted."""
-    place = tensor.device_mesh.get_coordinate()
-    first = place is not None and all(
-        where == 0 for where, how in zip(place, tensor.placements, strict=True) if how.is_replicate()
+    """Return how many entries of a DTensor this process counts: its shard, or 0 if another replica counts it."""
+    coordinate = tensor.device_mesh.get_coordinate()
+    first = coordinate is not None and all(
+        index == 0 for index, placement in zip(coordinate, tensor.placements, strict=True) if placement.is_replicate()
     )
-    # A mesh without the first process is a replica of the one with it.
+    # A mesh without rank 0 is a replica of the mesh with rank 0.
     counted = first and bool((tensor.device_mesh.mesh == 0).any())
     return int(tensor.to_local().numel()) if counted else 0

@@ -11,7 +11,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from prismatic.contract.thresholds import Thresholds, registered
+from prismatic.contract.thresholds import Thresholds, read_registration
 from prismatic.errors import ConfigError
 from ui.layout.cards import number
 from ui.layout.shell import Color, session_thresholds, status_badge
@@ -151,7 +151,7 @@ def registration(judgement: Judgement, run: Run) -> None:
 
 def edit_thresholds(judgement: Judgement, run: Run) -> None:
     """Every threshold, with what the run registered beside what is used; another value judges anew."""
-    found = registered(run.facts)
+    found = read_registration(run.facts)
     used = asdict(judgement.verdict.thresholds)
     table = pd.DataFrame(
         {

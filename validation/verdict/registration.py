@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prismatic.contract.thresholds import RULES, Registered, Thresholds, registered
+from prismatic.contract.thresholds import RULES, RegisteredThresholds, Thresholds, read_registration
 from validation.analysis.run import Run
 
 AS_REGISTERED, CHANGED, ALTERED, NOT_REGISTERED = "as_registered", "changed", "altered", "not_registered"
@@ -24,19 +24,19 @@ class Registration:
 
 def thresholds_of(runs: Sequence[Run]) -> Thresholds:
     """What the runs registered, if those that registered anything agree; else the defaults."""
-    found = [registered(run.facts) for run in runs]
+    found = [read_registration(run.facts) for run in runs]
     usable = {one.thresholds for one in found if one is not None and one.thresholds is not None}
     return usable.pop() if len(usable) == 1 else Thresholds()
 
 
 def registration_of(run: Run, used: Thresholds) -> Registration:
     """The run's registration beside the thresholds that it is judged by."""
-    found = registered(run.facts)
+    found = read_registration(run.facts)
     if found is None:
         return Registration(
             run.id, NOT_REGISTERED, "the file registers no thresholds: they were chosen when it was read"
         )
-    if not found.whole:
+    if not found.intact:
         because = "the registered thresholds do not match the hash written with them: the file was altered afterwards"
         return Registration(run.id, ALTERED, because, found.differences(used))
     differences = found.differences(used)
@@ -56,5 +56,5 @@ def _told(differences: Mapping[str, tuple[float | None, float | None]]) -> str:
     return f": {', '.join(pairs)}" if pairs else ""
 
 
-def _short(found: Registered) -> str:
+def _short(found: RegisteredThresholds) -> str:
     return Thresholds().changed(found.values).sha256[:12]

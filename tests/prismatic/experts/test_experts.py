@@ -141,8 +141,8 @@ class Small(nn.Module):
     [
         ({"mixture": "soft"}, "mixture = 'soft' is not known; it is parameters, outputs, top_k, separate, or absent"),
         ({"roles": ["clean"]}, "does not fit 2 experts"),
-        ({"roles": ["perturbed", "clean"]}, "the first and only the first clean"),
-        ({"roles": ["clean", "treated"]}, "expected one of clean, perturbed, control"),
+        ({"roles": ["perturbed", "clean"]}, "the first expert must be clean, and no other"),
+        ({"roles": ["clean", "treated"]}, "Give each expert one of clean, perturbed, control"),
     ],
 )
 def test_what_a_layer_may_say_of_itself_is_checked_before_training(tmp_path: Path, says, told):

@@ -305,7 +305,7 @@ def test_an_accelerate_loop_may_say_that_it_clips_first(path: Path):
 
 @each_trainer
 def test_a_model_without_routers_is_said_once_and_trains(path: Path, train):
-    with pytest.warns(RuntimeWarning, match="no Prismatic router") as warned:
+    with pytest.warns(RuntimeWarning, match="no layer of experts") as warned:
         train(path, WithoutRouters(), log_freq=1)
     assert len([warning for warning in warned if "Prismatic" in str(warning.message)]) == 1
     assert (steps(path), events(path), facts(path)["exit_state"]) == ([], [("no_router", None)], "finished")
@@ -361,7 +361,7 @@ def test_the_trainers_exception_is_recorded_when_the_process_ends(path: Path, mo
     with pytest.raises(type(error)):
         hugging_face(failing(error), callback, path.parent).train()
     monkeypatch.setattr(sys, "last_value", error, raising=False)
-    callback._left()
+    callback._end_at_exit()
     assert (steps(path), facts(path)["exit_state"]) == ([0, 1, 2], state)
 
 

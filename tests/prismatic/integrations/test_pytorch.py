@@ -139,7 +139,7 @@ def test_a_step_without_any_gradient_is_an_event(path: Path):
 
 def test_a_model_without_routers_is_said_once_and_trains(path: Path):
     callback, model = DynamicsLoggerCallback(path, log_freq=1), nn.Linear(2, 2)
-    with pytest.warns(RuntimeWarning, match="no Prismatic router .*router_type: prismatic"):
+    with pytest.warns(RuntimeWarning, match="no layer of experts, .*Prismatic layer"):
         callback.on_train_begin(model, seed=7)
     for step in range(3):
         callback.on_before_optimizer_step(model, step, loss=1.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback
-from prismatic.contract.thresholds import RULES, Thresholds, registered
+from prismatic.contract.thresholds import RULES, Thresholds, read_registration
 from prismatic.errors import ConfigError
 from prismatic.runfile.manage import read_facts
 from prismatic.train.config import RunConfig, parse_config
@@ -23,8 +23,8 @@ def test_training_registers_its_thresholds_before_the_first_step(tmp_path):
     callback = DynamicsLoggerCallback(tmp_path / "dynamics.db", thresholds=Thresholds(awakening_ratio=1.3))
     callback.on_train_begin(ByteLM(RunConfig(**TINY)))
     callback.on_train_end()
-    found = registered(read_facts(tmp_path / "dynamics.db"))
-    assert found.whole
+    found = read_registration(read_facts(tmp_path / "dynamics.db"))
+    assert found.intact
     assert found.rules == RULES
     assert found.thresholds == Thresholds(awakening_ratio=1.3)
 
@@ -36,7 +36,7 @@ def test_a_resume_does_not_register_anew(tmp_path):
             callback = DynamicsLoggerCallback(logger, thresholds=Thresholds(awakening_ratio=ratio))
             callback.on_train_begin(model)
             logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
-    assert registered(read_facts(path)).values["awakening_ratio"] == 1.3
+    assert read_registration(read_facts(path)).values["awakening_ratio"] == 1.3
 
 
 def test_thresholds_are_no_part_of_the_experiment():
