@@ -25,7 +25,7 @@ from validation.frames.batches import counted
 from validation.frames.downsample import WINDOW, drawn, gaps, places, read_off, smoothed
 from validation.frames.x_axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
 from validation.judgement.judge import Judgement
-from validation.report.figures import CONFIG, still
+from validation.report.figures import CONFIG, static_spec
 
 MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
 ALL_POINTS = 4_800  # of all series: the browser works on each of them each time the lines are drawn
@@ -352,7 +352,7 @@ def _picture(chart: Drawing, kind: str) -> bytes:
     import vl_convert  # loads a JavaScript engine: only where there is something to draw
 
     with alt.data_transformers.enable("default", max_rows=None):
-        whole = {**still(chart.to_dict()), "background": "white"}
+        whole = {**static_spec(chart.to_dict()), "background": "white"}
     for panel in whole.get("vconcat", [whole]):
         panel["width"] = 900
     if kind == "png":

@@ -23,8 +23,8 @@ from validation.report.text_report import render
 from validation.verdict.claims import SUPPORTED
 
 EXIT_CODES = (
-    "exit codes: 0 supported, 1 refuted (or, with --baseline, a claim that it supported no longer is), "
-    "2 usage or unreadable file, 3 inconclusive or confounded (or, with --strict, a warning beside a yes), "
+    "exit codes: 0 supported, 1 refuted (with --baseline, also if a claim that the baseline supports is lost), "
+    "2 usage error or unreadable file, 3 inconclusive or confounded (with --strict, also supported with a warning), "
     "4 invalid data"
 )
 
@@ -36,9 +36,9 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add_judging_options(check)
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
-    check.add_argument("--strict", action="store_true", help="take nothing for a yes but supported without any warning")
+    check.add_argument("--strict", action="store_true", help="exit with 3 if supported comes with a warning")
     check.add_argument(
-        "--ray", metavar="ADDRESS", help="judge on a Ray cluster, which must reach the runs: ray://..., auto or local"
+        "--ray", metavar="ADDRESS", help="judge on a Ray cluster that can read the runs: ray://..., auto or local"
     )
     check.add_argument("--verbose", action="store_true", help="print every run, both readings, all findings and steps")
     check.add_argument("--brief", action="store_true", help="with --verbose: skip single runs where there are several")
@@ -64,7 +64,7 @@ def _check(options: argparse.Namespace) -> int:
     else:
         print_out(*render(judgement, comparison, verbose=options.verbose, brief=options.brief))
     if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
-        print(f"strict: no clean yes beside {', '.join(objections(judgement))}", file=sys.stderr)
+        print(f"strict: supported, but with {', '.join(objections(judgement))}", file=sys.stderr)
     return code
 
 

@@ -19,22 +19,24 @@ from validation.query.set_database import connect_sets
 from validation.query.user_sql import ROWS, SECONDS, answer, as_rows
 from validation.report.exit_code import UNREADABLE
 
-RELATION_HELP = "relations: runs, facts (run, key, value), dynamics (a row per run, step, expert), layers, histograms"
+TABLES = "tables: runs, facts (run, key, value), dynamics (a row per run, step and expert), layers, histograms"
 
 
 def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
-    rows = commands.add_parser("export", help="write every row of the runs for other programs")
+    rows = commands.add_parser("export", help="write the rows of runs as CSV or Parquet")
     add_source_options(rows)
-    rows.add_argument("-o", "--output", required=True, metavar="FILE", help="its name says the format: .csv, .parquet")
-    rows.add_argument("--relation", choices=tuple(RELATIONS), default="dynamics", help="default: dynamics")
+    rows.add_argument("-o", "--output", required=True, metavar="FILE", help="a name that ends in .csv or .parquet")
+    rows.add_argument(
+        "--relation", choices=tuple(RELATIONS), default="dynamics", help="the table to write; default: dynamics"
+    )
     rows.set_defaults(run=_export)
 
 
 def add_compact(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
     compact = commands.add_parser(
-        "compact", help="write runs as one set of Parquet files, which stands for the run files"
+        "compact", help="write runs as one set of Parquet files, for use in place of the run files"
     )
     add_source_options(compact)
     compact.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder, or s3://BUCKET/PREFIX")
@@ -43,11 +45,13 @@ def add_compact(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def add_query(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
-    query = commands.add_parser("query", help="ask runs a question in SQL", epilog=RELATION_HELP)
-    query.add_argument("sql", metavar="SQL", help="one SELECT")
+    query = commands.add_parser("query", help="query runs in SQL", epilog=TABLES)
+    query.add_argument("sql", metavar="SQL", help="one SELECT statement")
     query.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
-    query.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"at most so many rows ({ROWS:,})")
-    query.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"at most so long ({SECONDS:g})")
+    query.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"print at most N rows ({ROWS:,})")
+    query.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help=f"stop after S seconds ({SECONDS:g})"
+    )
     add_source_options(query)
     query.set_defaults(run=_query)
 
@@ -71,7 +75,7 @@ def _compact(options: argparse.Namespace) -> int:
     except (RunFileError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
-    print(f"{options.output}: {count} runs; every command takes it in place of the run files")
+    print(f"{options.output}: {count} runs; every command reads this set in place of the run files")
     return UNREADABLE if rejected else 0
 
 
@@ -84,12 +88,12 @@ def _query(options: argparse.Namespace) -> int:
         return UNREADABLE
     print(as_rows(found.table, options.format))
     if found.cut:
-        print(f"only the first {options.rows:,} rows; --rows shows more", file=sys.stderr)
+        print(f"printed the first {options.rows:,} rows; --rows N prints more", file=sys.stderr)
     return 0
 
 
 def _connect(options: argparse.Namespace) -> tuple[duckdb.DuckDBPyConnection, list[Rejected]]:
-    """Return the relations over all runs that can be read, and the files that cannot, which stderr names."""
+    """Return a database of the runs that can be read, and the rejected files, after naming them on stderr."""
     if all(map(is_set, options.runs)):
         return connect_sets(options.runs), []
     runs, rejected = read_runs(options)

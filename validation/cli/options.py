@@ -17,16 +17,16 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://); -: named on stdin",
+        help="a dynamics.db, a folder or zip of runs, or a set (folder or s3://); - reads names from standard input",
     )
-    command.add_argument("--no-cache", action="store_true", help="read every file again, and keep no copy")
+    command.add_argument("--no-cache", action="store_true", help="read every file again and keep no copy in the cache")
     command.add_argument(
         "--limit",
         nargs="+",
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="what one file may cost: " + ", ".join(field.name for field in fields(ReadLimits)),
+        help="change what reading one file may cost: " + ", ".join(field.name for field in fields(ReadLimits)),
     )
 
 
@@ -37,12 +37,14 @@ def add_judging_options(command: argparse.ArgumentParser) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change a threshold: " + names
     )
     command.add_argument(
-        "--baseline", metavar="RUN", help="compare every claim with this run's (or folder's or set's), same thresholds"
+        "--baseline",
+        metavar="RUN",
+        help="compare every claim with those of this run, folder or set, judged by the same thresholds",
     )
 
 
 def parse_changes(overrides: Sequence[str]) -> dict[str, float]:
-    """Thresholds as `name=value`. Raises ConfigError that names the option and what is allowed."""
+    """Return thresholds by name from texts like `alpha=0.1`. Raise ConfigError for a bad name or value."""
     changes = {}
     for override in overrides:
         name, _, value = override.partition("=")
@@ -50,7 +52,7 @@ def parse_changes(overrides: Sequence[str]) -> dict[str, float]:
             changes[name] = float(value)
         except ValueError:
             raise ConfigError(
-                f"--set {override}: {value!r} is not a number; expected such as --set {name}=0.1"
+                f"--set {override}: {value!r} is not a number; expected for example --set {name}=0.1"
             ) from None
         try:
             Thresholds().changed({name: changes[name]})
@@ -60,7 +62,7 @@ def parse_changes(overrides: Sequence[str]) -> dict[str, float]:
 
 
 def parse_limits(overrides: Sequence[str]) -> ReadLimits:
-    """The defaults with `name=value` laid over them. Raises ValueError that names the limit and what is allowed."""
+    """Return the default limits, changed by texts like `seconds=60`. Raise ValueError for a bad name or value."""
     limits, known = ReadLimits(), {field.name: field for field in fields(ReadLimits)}
     for override in overrides:
         name, _, value = override.partition("=")
@@ -72,6 +74,6 @@ def parse_limits(overrides: Sequence[str]) -> ReadLimits:
         except ValueError:
             number = 0
         if not 0 < number < float("inf"):
-            raise ValueError(f"--limit {override}: expected a number above 0, such as --limit {name}=1000000")
+            raise ValueError(f"--limit {override}: expected a number above 0, for example --limit {name}=1000000")
         limits = replace(limits, **{name: number})
     return limits

@@ -1,4 +1,4 @@
-"""The command `prismatic` of an installed package: what both sides do, and the app, under one name."""
+"""The installed command `prismatic`: the commands of training and of judging, and `prismatic app`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from prismatic._version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command and return its exit code."""
     words = [*(sys.argv[1:] if arguments is None else arguments)]
     if words[:1] == ["app"] and not {"-h", "--help"} & {*words}:
-        return _app(words[1:])  # whose options are Streamlit's, and unknown here
+        return _app(words[1:])  # its options are those of Streamlit, which this parser does not know
     options = parser().parse_args(words)
     code: int = options.side(options)
     return code
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command and its options."""
-    top = argparse.ArgumentParser(prog="prismatic", description="Train Prismatic models, and judge what they learned.")
+    """Return the parser of every command and its options."""
+    top = argparse.ArgumentParser(
+        prog="prismatic", description="Train Prismatic models and judge what their experts learned."
+    )
     top.add_argument("--version", action="version", version=f"prismatic {__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
     for side in (training, judging):
@@ -35,19 +37,19 @@ def parser() -> argparse.ArgumentParser:
         side.add_commands(commands)
         for name in {*commands.choices} - known:
             commands.choices[name].set_defaults(side=side.run)
-    commands.add_parser("app", help="open the app in the browser; options that follow are those of `streamlit run`")
+    commands.add_parser("app", help="open the app in the browser; takes the options of `streamlit run`")
     return top
 
 
 def _app(options: Sequence[str]) -> int:
     command = [sys.executable, "-m", "streamlit", "run", str(app_file()), *options]
     if os.name == "posix":
-        os.execv(command[0], command)  # in this process: whoever ends it ends the server
+        os.execv(command[0], command)  # replaces this process, so that a signal to it reaches the server
     return subprocess.call(command)
 
 
 def app_file() -> Path:
-    """The app's first page: beside the packages in a checkout, under share/ where the package was installed."""
+    """Return the path of app.py: beside the packages in a checkout, under share/ in an installation."""
     try:
         installed = importlib.metadata.files("prismatic-dynamics") or []
     except importlib.metadata.PackageNotFoundError:

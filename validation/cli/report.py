@@ -24,11 +24,11 @@ FORMATS = (".html", ".md", ".json")
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
-    report = commands.add_parser("report", help="write the verdict as one file that stands alone")
+    report = commands.add_parser("report", help="write the verdict as one file: HTML, Markdown or JSON")
     add_source_options(report)
     add_judging_options(report)
     report.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="its name says the format: " + ", ".join(FORMATS)
+        "-o", "--output", required=True, metavar="FILE", help="a name that ends in " + ", ".join(FORMATS)
     )
     report.set_defaults(run=_report)
 
@@ -68,7 +68,7 @@ def _command(options: argparse.Namespace, changes: Mapping[str, float]) -> str:
     """Return the command line that writes this report again."""
     words = ["--baseline", options.baseline] if options.baseline is not None else []
     words += ["--set", *(f"{name}={value:g}" for name, value in changes.items())] if changes else []
-    return shlex.join(["python", "-m", "validation", "report", *options.runs, "-o", options.output, *words])
+    return shlex.join(["prismatic", "report", *options.runs, "-o", options.output, *words])
 
 
 def judge_baseline(judgement: Judgement, options: argparse.Namespace) -> Comparison | None:

@@ -13,10 +13,10 @@ UNREADABLE, WORSENED, UNSURE = 2, 1, 3
 
 
 def exit_code(judgement: Judgement, *, strict: bool = False, comparison: Comparison | None = None) -> int:
-    """0 supported, 1 refuted, 2 a file could not be read, 3 inconclusive or confounded, 4 invalid data.
+    """Return 0 supported, 1 refuted, 2 a file could not be read, 3 inconclusive or confounded, 4 invalid data.
 
-    Beside a baseline 1 also if a claim that it supported no longer is. Strict: what would be 0 is 3 where a warning, an
-    error or an altered registration speaks against it.
+    comparison: return 1 also if a claim that the baseline supports is no longer supported. strict: return 3 in place of
+    0 if there is an objection.
     """
     if judgement.rejected or (comparison is not None and comparison.baseline.rejected):
         return UNREADABLE
@@ -27,6 +27,6 @@ def exit_code(judgement: Judgement, *, strict: bool = False, comparison: Compari
 
 
 def objections(judgement: Judgement) -> list[str]:
-    """What stands beside a verdict and keeps a strict reader from taking it as a clean yes."""
-    told = [f"{f.id} [{f.run or 'files'}]" for f in judgement.findings if f.severity in (ERROR, WARNING)]
-    return told + [f"thresholds altered [{one.run}]" for one in judgement.registrations if one.status == ALTERED]
+    """Return what keeps --strict from accepting a supported verdict: warnings, errors and altered registrations."""
+    found = [f"{f.id} [{f.run or 'files'}]" for f in judgement.findings if f.severity in (ERROR, WARNING)]
+    return found + [f"thresholds altered [{one.run}]" for one in judgement.registrations if one.status == ALTERED]

@@ -1,7 +1,4 @@
-"""Pictures of a report as SVG that needs no script and no network: the app's own charts.
-
-The style sheet of the report gives every colour a darker or a lighter twin, so that one picture serves both themes.
-"""
+"""The charts of the HTML report as SVG: the app's charts without selections, with the fonts and axes of a report."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ from validation.frames.downsample import chart_series, gaps
 from validation.frames.run_comparison import of_doses
 from validation.verdict.decide import Verdict
 
-POINTS = 300  # per series: an SVG of more is larger and no clearer
-FONT = "Arial, Liberation Sans, sans-serif"  # of a known width: labels are placed before a browser draws them
+POINTS = 300  # per series; more make a larger SVG that looks the same
+FONT = "Arial, Liberation Sans, sans-serif"  # their width must be known, because labels are placed here
 _TEXT = {
     f"{part}{what}": value
     for part in ("label", "title")
@@ -47,27 +44,27 @@ CONFIG = {
 
 
 def evidence(run: Run, file: RunFile, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, str]]:
-    """The charts of one run as (what it shows, SVG): what each claim was decided from, then what was logged."""
+    """Return (title, SVG) of the charts of one run: the evidence of each claim, then the logged metrics."""
     if not len(run.steps):
         return []
-    charts_of_run = [*_decided_from(run, runs, verdict), *_logged(file, verdict)]
-    return [(title, svg(chart)) for title, chart in charts_of_run]
+    charts = [*_evidence_of_claims(run, runs, verdict), *_logged_metrics(file, verdict)]
+    return [(title, svg(chart)) for title, chart in charts]
 
 
-def _decided_from(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, Drawing]]:
-    """By claim that has an estimate, for the first perturbed expert that has one."""
+def _evidence_of_claims(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, Drawing]]:
+    """Return a chart for each claim that has an estimate, of the first perturbed expert with one."""
     claims = [c for c in verdict.controlled.of(run.id) if c.estimate is not None]
     expert = next((c.expert for c in claims if c.expert is not None), None)
     if expert is None:
         return []
     decided = {c.name for c in claims if c.expert == expert}
     found = behind(run, expert, runs, verdict.thresholds)
-    what = f"expert {expert}: the series, the means of its batches, the interval and the threshold"
-    return [(f"{n.capitalize()}, {what}", evidence_chart(one)) for n, one in found.items() if n in decided]
+    shown = f"expert {expert}: the series, the means of its batches, the interval and the threshold"
+    return [(f"{n.capitalize()}, {shown}", evidence_chart(one)) for n, one in found.items() if n in decided]
 
 
-def _logged(file: RunFile, verdict: Verdict) -> list[tuple[str, Drawing]]:
-    """What the file has numbers for."""
+def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, Drawing]]:
+    """Return a chart for each group of metrics of which the file has values."""
     long, thresholds = chart_series(file, POINTS).to_pandas(), verdict.thresholds
     steps = file.wide["step"].to_numpy()
     holes = gaps(steps)
@@ -98,7 +95,7 @@ def dose_response(verdict: Verdict, runs: Sequence[Run]) -> list[tuple[str, str]
 
 
 def can_draw() -> bool:
-    """Whether the library is there that turns charts into SVG."""
+    """Return whether vl-convert is installed, the library that turns charts into SVG."""
     try:
         import vl_convert  # noqa: F401
     except ImportError:
@@ -107,25 +104,25 @@ def can_draw() -> bool:
 
 
 def svg(chart: Drawing | alt.FacetChart) -> str:
-    """A chart without what only a mouse can use."""
-    import vl_convert  # loads a JavaScript engine: only where there is something to draw
+    """Return a chart as SVG."""
+    import vl_convert  # slow to load: it holds a JavaScript engine
 
-    spec, (width, height) = still(chart.to_dict()), theme.REPORT_SIZE
+    spec, (width, height) = static_spec(chart.to_dict()), theme.REPORT_SIZE
     spec |= {"width": width, "height": height, "autosize": {"type": "pad"}}
     drawn: str = vl_convert.vegalite_to_svg(spec, config=CONFIG, allowed_base_urls=[])
     return drawn
 
 
-def still(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A chart's description without selections, and without the layers that only show under the pointer."""
+def static_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a chart's Vega-Lite spec without selections and without layers that appear only under the pointer."""
     kept = {key: value for key, value in spec.items() if key != "params"}
     if "layer" in spec:
-        kept["layer"] = [still(layer) for layer in spec["layer"] if not _waits_for_a_pointer(layer)]
+        kept["layer"] = [static_spec(layer) for layer in spec["layer"] if not _is_hover_layer(layer)]
     if "vconcat" in spec:
-        kept["vconcat"] = [still(panel) for panel in spec["vconcat"]]
+        kept["vconcat"] = [static_spec(panel) for panel in spec["vconcat"]]
     return kept
 
 
-def _waits_for_a_pointer(layer: Mapping[str, Any]) -> bool:
+def _is_hover_layer(layer: Mapping[str, Any]) -> bool:
     opacity = layer.get("encoding", {}).get("opacity", {})
     return "condition" in opacity and opacity.get("value") == 0

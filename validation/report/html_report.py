@@ -1,7 +1,6 @@
-"""A judgement as a document that stands alone: one HTML file that opens without a network, or Markdown.
+"""The verdict as one HTML file that opens without a network, or as Markdown. The words are in templates/.
 
-Words from run files are data. The HTML template escapes every one of them, the Markdown one quotes all that could be
-markup, and neither page holds a script or names an address.
+Text from run files is data: it is escaped in HTML and quoted in Markdown. No page holds a script or an address.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registratio
 from validation.verdict.wording import MEANING, QUESTIONS, estimated, has_interval, threshold
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "confounded": "≈", "invalid": "∅"}
-DETAILED = 4  # runs that have a section and charts of their own; of more, a table has all
-TRAINED = ("prismatic", "torch", "python", "git_commit", "git_dirty", "device", "precision", "world_size")
+DETAILED = 4  # runs with a section and charts; a table lists all
+FACTS = ("prismatic", "torch", "python", "git_commit", "git_dirty", "device", "precision", "world_size")
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$])")
 ADDRESS = re.compile(r"(?<=@)|(?<=#)(?=\d)|(?<=www)(?=\.)|(?<=:)(?=//)", re.IGNORECASE)
-"""Where GitHub would begin a mention, a reference or a link, also in quoted words; broken there by a word joiner."""
+"""Places where GitHub would begin a mention, a reference or a link, even in quoted text. A word joiner prevents it."""
 
 
 def as_html(judgement: Judgement, *, now: datetime, command: str = "", comparison: Comparison | None = None) -> str:
-    """One page without any script, address or file beside it.
+    """Return the report as one HTML page.
 
-    command: what wrote it, to be repeated. comparison: the judgement beside a baseline's, which gets a section.
+    command: the command line that writes it again. comparison: adds a section about the baseline.
     """
     content = _content(judgement, now, command, draw=True) | {"baseline": _baseline(comparison)}
     return _environment(html=True).get_template("report.html").render(content)
 
 
 def as_markdown(judgement: Judgement, *, now: datetime, command: str = "", comparison: Comparison | None = None) -> str:
-    """The same for a comment on a pull request or the appendix of a paper."""
+    """Return the report as Markdown, for a pull request or the appendix of a paper."""
     content = _content(judgement, now, command, draw=False) | {"baseline": _baseline(comparison)}
     text = _environment(html=False).get_template("report.md").render(content)
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -61,12 +60,12 @@ def as_markdown(judgement: Judgement, *, now: datetime, command: str = "", compa
 
 def _environment(*, html: bool) -> Environment:
     def clean(value: object) -> object:
-        """Neither control nor direction characters, whatever a file says; our own markup as it is."""
+        """Return text without control and direction characters, and our own markup unchanged."""
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
         return printable(value, LONGEST) if html else _quoted(printable(value, LONGEST))
 
-    # Markup is what the HTML template must not escape; in Markdown the finalizer does what escaping does there.
+    # In HTML, autoescape escapes all but Markup. In Markdown, the finalizer quotes all but Markup.
     environment = Environment(
         loader=PackageLoader("validation.report"),
         autoescape=html,
@@ -85,19 +84,19 @@ def _environment(*, html: bool) -> Environment:
 
 
 def _quoted(text: str) -> str:
-    """Words as Markdown shows them as they are: no emphasis, link, mention or cell begins in them."""
+    """Return text that Markdown shows unchanged: without emphasis, links, mentions and table cells."""
     return ADDRESS.sub("\u2060", MARKUP.sub(r"\\\1", text))
 
 
 def _code(text: object) -> Markup:
-    """Words in Markdown's own quotes, also in a cell."""
+    """Return text as Markdown code that a table cell can hold."""
     return Markup("`" + printable(text, LONGEST).replace("`", "'").replace("|", "¦") + "`")
 
 
 def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -> dict[str, Any]:
-    """Everything that a report says, in words and numbers that are ready to be shown."""
+    """Return the values that the templates show."""
     verdict, drawable = judgement.verdict, draw and figures.can_draw()
-    chosen = list(zip(judgement.runs, judgement.files, judgement.registrations, strict=True))
+    runs = list(zip(judgement.runs, judgement.files, judgement.registrations, strict=True))
     return {
         "status": verdict.status,
         "meaning": MEANING[verdict.status],
@@ -113,21 +112,21 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "doses": [dose.because for dose in verdict.doses],
         "dose_charts": _figures(figures.dose_response(verdict, judgement.runs) if drawable else [], "dose"),
         "claims": CLAIMS,
-        "table": [_row(judgement, run, file) for run, file, _ in chosen],
-        "runs": [_section(judgement, *one, draw=drawable) for one in chosen[:DETAILED]],
-        "left_out": max(0, len(chosen) - DETAILED),
-        "undrawn": draw and not drawable,
-        "findings": [_finding(several) for several in alike(judgement.findings)],
-        "advice": [_advice(judgement, one) for one in judgement.advice],
+        "table": [_row(judgement, run, file) for run, file, _ in runs],
+        "runs": [_section(judgement, *run, draw=drawable) for run in runs[:DETAILED]],
+        "more_runs": max(0, len(runs) - DETAILED),
+        "without_charts": draw and not drawable,
+        "findings": [_finding(same) for same in alike(judgement.findings)],
+        "advice": [_advice(judgement, advice) for advice in judgement.advice],
         "registrations": _grouped_registrations(judgement.registrations),
         "thresholds": _thresholds(judgement),
         "versions": versions(),
-        "recoloured": dark_colors(),
+        "dark_colors": dark_colors(),
     }
 
 
 def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
-    """What changed since the baseline, claim by claim; None without one."""
+    """Return the changes since the baseline, claim by claim; None without a baseline."""
     if comparison is None:
         return None
     other = comparison.baseline
@@ -149,17 +148,17 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
             for change in comparison.changes
         ],
         "unmatched": comparison.unmatched,
-        "findings": [_finding(several) for several in alike(other.findings)],
+        "findings": [_finding(same) for same in alike(other.findings)],
     }
 
 
 def _cards(controlled: Reading, written: Reading, run: str | None) -> list[dict[str, Any]]:
-    """The three claims about a run, or over all of them, controlled with as written beside it."""
-    own, other = (reading.whole(run) for reading in (controlled, written))
+    """Return the three claims about a run, or over all runs (None), as controlled and as written."""
+    claims, as_written = (reading.whole(run) for reading in (controlled, written))
     return [
-        {**_claim(own[name]), "question": QUESTIONS[name], "written": _claim(other[name])}
+        {**_claim(claims[name]), "question": QUESTIONS[name], "written": _claim(as_written[name])}
         for name in CLAIMS
-        if name in own and name in other
+        if name in claims and name in as_written
     ]
 
 
@@ -172,14 +171,14 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "estimate": estimated(claim),
         "threshold": threshold(claim),
         "because": claim.because,
-        "decided": _decided(claim),
+        "data": _data(claim),
         "path": " → ".join(claim.path),
         "bar": Markup(bar) if bar else "",
     }
 
 
-def _decided(claim: Claim) -> str:
-    """What it was decided from; nothing for what came to no estimate."""
+def _data(claim: Claim) -> str:
+    """Return the data that a claim was decided from; empty where there is no estimate."""
     if claim.estimate is None:
         return ""
     steps = pluralize(claim.points, "logged step") if claim.points and claim.run else ""
@@ -196,12 +195,12 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
-    own = {name: _claim(claim) for name, claim in judgement.verdict.controlled.whole(run.id).items()}
+    claims = {name: _claim(claim) for name, claim in judgement.verdict.controlled.whole(run.id).items()}
     return {
         "run": run.id,
         "file": run.name,
-        "status": combine([claim["status"] for claim in own.values()]),
-        "claims": own,
+        "status": combine([claim["status"] for claim in claims.values()]),
+        "claims": claims,
         "steps": len(run.steps),
         "seed": "" if run.seed is None else run.seed,
         "scale": _general(run.number("config.perturbation_scale")),
@@ -212,7 +211,7 @@ def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
 def _section(
     judgement: Judgement, run: Run, file: RunFile, registration: Registration, *, draw: bool
 ) -> dict[str, Any]:
-    """All that is said of one run."""
+    """Return the values of one run's section."""
     verdict = judgement.verdict
     return {
         **_row(judgement, run, file),
@@ -231,46 +230,46 @@ def _section(
         "registration": registration.because,
         "events": [f"{name}: {count}" for name, count in sorted(run.events.items())],
         "options": [f"{name}: {json.dumps(value)}" for name, value in options(run).items()],
-        "trained": [(name, printable(run.facts[name], 200)) for name in TRAINED if run.facts.get(name) is not None],
+        "trained": [(name, printable(run.facts[name], 200)) for name in FACTS if run.facts.get(name) is not None],
     }
 
 
 def _figures(pictures: Sequence[tuple[str, str]], owner: str) -> list[dict[str, Any]]:
-    """Each under names of its own: parts of several pictures on one page would answer to the same name."""
+    """Return (title, SVG) pictures with element ids that are unique on the page."""
     found = []
     for number, (title, picture) in enumerate(pictures):
-        own = re.sub(r'(\bid="|url\(#)', rf"\g<1>p{number}-{owner}-", picture)
-        found.append({"title": title, "svg": Markup(own)})
+        unique = re.sub(r'(\bid="|url\(#)', rf"\g<1>p{number}-{owner}-", picture)
+        found.append({"title": title, "svg": Markup(unique)})
     return found
 
 
-def _finding(several: Sequence[Finding]) -> dict[str, Any]:
-    """One finding, and what was seen in each of the runs that it is about."""
-    seen = [{"evidence": one.evidence, "run": one.run or ""} for one in several]
-    return {**asdict(several[0]), "seen": seen[:SHOWN], "more": max(0, len(seen) - SHOWN)}
+def _finding(same: Sequence[Finding]) -> dict[str, Any]:
+    """Return one finding with the evidence from each run that has it."""
+    seen = [{"evidence": finding.evidence, "run": finding.run or ""} for finding in same]
+    return {**asdict(same[0]), "seen": seen[:SHOWN], "more": max(0, len(seen) - SHOWN)}
 
 
 def _advice(judgement: Judgement, advice: Any) -> dict[str, Any]:
-    """One advice with the command that follows it, on the options of the run that it is about."""
+    """Return one advice with its command, which starts from the options of the run that the advice is about."""
     run = next((run for run in judgement.runs if run.id == advice.run), None)
     config = f"{run.id}.yml" if run is not None and run.config else "experiments/prismatic.yml"
-    line = f"python -m prismatic train --config {config} {advice.line}" if advice.line else ""
+    line = f"prismatic train --config {config} {advice.line}" if advice.line else ""
     return {"id": advice.id, "text": advice.text, "run": advice.run or "", "line": line}
 
 
 def _grouped_registrations(registrations: Sequence[Registration]) -> list[str]:
-    told = Counter(one.because for one in registrations)
+    counts = Counter(registration.because for registration in registrations)
     many = len(registrations) > 1
-    return [f"{because} ({pluralize(count, 'run')})" if many else because for because, count in told.items()]
+    return [f"{because} ({pluralize(count, 'run')})" if many else because for because, count in counts.items()]
 
 
 def _thresholds(judgement: Judgement) -> list[dict[str, str]]:
-    """Each threshold, and how it stands to what the runs registered."""
+    """Return each threshold and what the runs registered for it."""
     rows = []
     for name, value in asdict(judgement.verdict.thresholds).items():
-        told = Counter(_registered(name, one) for one in judgement.registrations)
+        counts = Counter(_registered(name, registration) for registration in judgement.registrations)
         many = len(judgement.registrations) > 1
-        words = [f"{words} ({pluralize(count, 'run')})" if many else words for words, count in told.items()]
+        words = [f"{words} ({pluralize(count, 'run')})" if many else words for words, count in counts.items()]
         rows.append({"name": name, "value": f"{value:g}", "registered": "; ".join(words)})
     return rows
 

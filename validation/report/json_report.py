@@ -24,7 +24,7 @@ from validation.verdict.groups import Dose, Group
 from validation.verdict.registration import Registration
 
 SCHEMA = "prismatic-verdict/1"
-OPTION_CHARACTERS = 500  # of a text that a file gives as the value of an option
+OPTION_CHARACTERS = 500  # the longest text of an option that a file may give
 
 
 def versions() -> dict[str, str]:

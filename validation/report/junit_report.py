@@ -1,7 +1,7 @@
-"""A judgement as JUnit XML, which every build server shows: a suite per run, a case per claim and per grave finding.
+"""The verdict as JUnit XML for build servers: a suite per run, a case per claim and per error.
 
-Supported passes, refuted fails, inconclusive and confounded are skipped with the reason (and fail under --strict), data
-that carries no verdict and files that cannot be read are errors.
+A supported claim passes and a refuted one fails. Inconclusive and confounded claims are skipped with the reason; with
+--strict they fail. Invalid data and unreadable files are errors.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from validation.verdict.groups import Group, deciding_groups
 from validation.verdict.wording import estimated, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 does not have, not even escaped."""
+"""Characters that XML 1.0 forbids, even escaped."""
 OUTCOMES = {REFUTED: "failure", INCONCLUSIVE: "skipped", CONFOUNDED: "skipped", INVALID: "error"}
-COUNTED = {"failure": "failures", "skipped": "skipped", "error": "errors"}
+COUNTS = {"failure": "failures", "skipped": "skipped", "error": "errors"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of a build server's list. outcome: failure, skipped, error, or None for a pass."""
+    """One test case. outcome: failure, skipped, error, or None for a pass."""
 
     name: str
     outcome: str | None
@@ -36,11 +36,11 @@ class Case:
 
 
 def as_junit(judgement: Judgement, strict: bool = False, comparison: Comparison | None = None) -> str:
-    """The whole document."""
+    """Return the XML document."""
     root = ET.Element("testsuites", name="prismatic")
     for suite, cases in _suites(judgement, strict, comparison):
         root.append(_suite(suite, cases))
-    for attribute in ("tests", *COUNTED.values()):
+    for attribute in ("tests", *COUNTS.values()):
         root.set(attribute, str(sum(int(suite.get(attribute, 0)) for suite in root)))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
@@ -49,21 +49,21 @@ def as_junit(judgement: Judgement, strict: bool = False, comparison: Comparison 
 def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -> Iterable[tuple[str, list[Case]]]:
     reading, findings = judgement.verdict.controlled, judgement.findings_of
     groups, controls = judgement.verdict.groups, _controls(judgement.verdict.groups)
-    unread = [_of_finding(finding, strict) for finding in findings(None)]
+    unread = [_finding_case(finding, strict) for finding in findings(None)]
     if unread:
         yield "files", [case for case in unread if case]
     for run in judgement.runs:
-        own = [_of_claim(claim, strict, controls.get(run.id)) for claim in reading.of(run.id)]
-        grave = [_of_finding(finding, strict) for finding in findings(run.id)]
+        own = [_claim_case(claim, strict, controls.get(run.id)) for claim in reading.of(run.id)]
+        grave = [_finding_case(finding, strict) for finding in findings(run.id)]
         yield f"run {run.id} ({run.name})", [*own, *(case for case in grave if case)]
     for group in groups if len(groups) > 1 else ():
         role = controls.get(group.runs[0])
-        yield f"group {group.name}", [_of_claim(claim, strict, role) for claim in group.claims]
-    across = [_of_claim(claim, strict) for claim in reading.of(None)]
+        yield f"group {group.name}", [_claim_case(claim, strict, role) for claim in group.claims]
+    across = [_claim_case(claim, strict) for claim in reading.of(None)]
     if across:
         yield "all runs", across
     if comparison is not None:
-        yield "baseline", _of_comparison(comparison)
+        yield "baseline", _comparison_cases(comparison)
 
 
 def _controls(groups: Sequence[Group]) -> dict[str, str]:
@@ -72,19 +72,19 @@ def _controls(groups: Sequence[Group]) -> dict[str, str]:
     return {run: group.role for group in groups if group not in deciding for run in group.runs}
 
 
-def _of_claim(claim: Claim, strict: bool, control: str | None = None) -> Case:
-    """A case for a claim. control: the role of a run that answers no question of its own."""
+def _claim_case(claim: Claim, strict: bool, control: str | None = None) -> Case:
+    """Return the case of a claim. control: the role of the run if it serves as a control of others."""
     outcome = OUTCOMES.get(claim.status)
     name = claim.name if claim.expert is None else f"{claim.name}, expert {claim.expert}"
     measured = [f"{estimated(claim)}, threshold {threshold(claim)}"] if estimated(claim) and threshold(claim) else []
     message = "; ".join([f"{claim.status}: {claim.because}", *measured])
     if control is not None and claim.status != INVALID:
-        return Case(name, "skipped", control, f"{spaced(control)}, which is there for the other runs; {message}")
+        return Case(name, "skipped", control, f"{spaced(control)}, which is a control for the other runs; {message}")
     return Case(name, "failure" if strict and outcome == "skipped" else outcome, claim.status, message)
 
 
-def _of_finding(finding: Finding, strict: bool) -> Case | None:
-    """A case for a finding that speaks against the verdict; None for one that only says something."""
+def _finding_case(finding: Finding, strict: bool) -> Case | None:
+    """Return the case of an error, or of a warning with --strict; None for other findings."""
     if finding.severity != ERROR and not (strict and finding.severity == WARNING):
         return None
     name = finding.id if finding.expert is None else f"{finding.id}, expert {finding.expert}"
@@ -92,19 +92,19 @@ def _of_finding(finding: Finding, strict: bool) -> Case | None:
     return Case(name, "error" if finding.severity == ERROR else "failure", finding.id, message)
 
 
-def _of_comparison(comparison: Comparison) -> list[Case]:
+def _comparison_cases(comparison: Comparison) -> list[Case]:
     cases = []
     for change in comparison.changes:
         expert = "" if change.after.expert is None else f", expert {change.after.expert}"
         outcome = "failure" if change.worsened else None
         cases.append(Case(f"{change.where}: {change.after.name}{expert}", outcome, "worsened", change.because))
-    unread = [_of_finding(finding, False) for finding in comparison.baseline.findings if finding.run is None]
+    unread = [_finding_case(finding, False) for finding in comparison.baseline.findings if finding.run is None]
     return [*cases, *(case for case in unread if case)]
 
 
 def _suite(name: str, cases: list[Case]) -> ET.Element:
     suite = ET.Element("testsuite", name=_clean(name), tests=str(len(cases)))
-    for outcome, attribute in COUNTED.items():
+    for outcome, attribute in COUNTS.items():
         suite.set(attribute, str(sum(case.outcome == outcome for case in cases)))
     for case in cases:
         element = ET.SubElement(suite, "testcase", classname=_clean(name), name=_clean(case.name))

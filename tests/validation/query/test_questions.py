@@ -234,7 +234,7 @@ def test_the_command_says_what_is_wrong_and_what_was_left_out(files: list[Path],
     assert main(["query", "SELECT 1", str(files[0]), str(tmp_path / "x.db"), "--no-cache"]) == 0
     assert "skipped: " in capsys.readouterr().err
     assert main(["query", "SELECT * FROM range(9)", str(files[0]), "--rows", "3", "--no-cache"]) == 0
-    assert "only the first 3 rows" in capsys.readouterr().err
+    assert "printed the first 3 rows" in capsys.readouterr().err
 
 
 def test_the_command_compacts_runs_into_a_set_that_check_takes(files: list[Path], tmp_path: Path, capsys):

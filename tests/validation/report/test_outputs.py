@@ -479,7 +479,7 @@ def test_advice_names_a_config_that_the_report_holds(tmp_path, undrawn):
     judgement = judged(ROOT / "examples" / "as-is.db")
     html, run = as_html(judgement, now=NOW), judgement.runs[0]
     blocks = [unescape(block) for block in re.findall(r"<pre><code>(.*?)</code></pre>", html, re.DOTALL)]
-    lines = [block for block in blocks if block.startswith(f"python -m prismatic train --config {run.id}.yml --set ")]
+    lines = [block for block in blocks if block.startswith(f"prismatic train --config {run.id}.yml --set ")]
     assert len(lines) == sum(bool(advice.options) for advice in judgement.advice) > 0
     config = tmp_path / f"{run.id}.yml"
     config.write_text(blocks[-1])
