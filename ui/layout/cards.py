@@ -1,6 +1,8 @@
-"""Pieces of a page that more than one page shows: a judgement in, streamlit elements out."""
+"""Cards that several pages show: the verdict, the three claims, the gravest finding, and the table of all runs."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import streamlit as st
 
@@ -11,29 +13,30 @@ from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.charts.interval_bar import bar
 from validation.judgement.judge import Judgement
+from validation.text import spaced
 from validation.verdict.claims import CLAIMS, Claim, combine
-from validation.verdict.wording import MEANING, QUESTIONS, digits
+from validation.verdict.wording import MEANING, QUESTIONS, estimated
 
-PREMISE = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
+PREMISE_COLORS = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
 
 
 def headline(judgement: Judgement, run: Run) -> None:
-    """The run's overall status, what it means, and the premise, before anything else is said."""
+    """Show the run's overall status, the premise, and the claim that decides it."""
     claims = judgement.verdict.controlled.whole(run.id)
     status = combine([claim.status for claim in claims.values()])
     shown = next((claim for claim in claims.values() if claim.status == status), None)
     with st.container(border=True):
         st.subheader(f"Verdict: :{STATUS_COLORS[status]}[{status}]", anchor=False)
         if premise := judgement.verdict.premise_of.get(run.id):
-            badge = f":{PREMISE[premise.status]}-badge[premise: {premise.status.replace('_', ' ')}]"
+            badge = f":{PREMISE_COLORS[premise.status]}-badge[premise: {spaced(premise.status)}]"
             st.markdown(f"{badge} {markdown_sentence(premise.because)}")
         st.write(MEANING[status] + (f" {shown.name.capitalize()}: {escape_markdown(shown.because)}." if shown else ""))
         written = combine([claim.status for claim in judgement.verdict.as_written.whole(run.id).values()])
-        st.caption(f"As written, to the letter of the documented rules: **{written}**.")
+        st.caption(f"As written, by the documented rules alone: **{written}**.")
 
 
 def claim_cards(judgement: Judgement, run: Run) -> None:
-    """The three claims side by side: controlled first, as written beneath it."""
+    """Show the three claims side by side: controlled first, as written below."""
     controlled, written = judgement.verdict.controlled.whole(run.id), judgement.verdict.as_written.whole(run.id)
     for column, name in zip(st.columns(len(CLAIMS)), CLAIMS, strict=True):
         with column, st.container(border=True, height="stretch"):
@@ -41,15 +44,15 @@ def claim_cards(judgement: Judgement, run: Run) -> None:
 
 
 def claim_card(claim: Claim, written: Claim) -> None:
-    """One claim: question, status, estimate with interval and threshold, the reason, and the documented reading."""
+    """Show a claim: question, status, estimate with interval and threshold, reason, and the reading as written."""
     st.markdown(f"**{claim.name.capitalize()}**")
     st.caption(QUESTIONS[claim.name])
     status_badge(claim.status)
     if claim.estimate is not None:
         st.markdown(f"### {number(claim.estimate, claim)}")
         st.caption(
-            f"95 % interval over this run's steps {number(claim.low, claim)} to {number(claim.high, claim)}, "
-            f"threshold {number(claim.threshold, claim)}"
+            f"95 % interval over this run's steps: {number(claim.low, claim)} to {number(claim.high, claim)}. "
+            f"Threshold: {number(claim.threshold, claim)}."
         )
         if picture := bar(claim):
             st.html(picture)
@@ -58,35 +61,30 @@ def claim_card(claim: Claim, written: Claim) -> None:
 
 
 def number(value: float | None, claim: Claim) -> str:
-    """A claim's number with its unit."""
-    if value is None:
-        return "unbounded"
-    shown = digits(value, claim)
-    if claim.name == "sustainment":
-        return f"{shown} kept"
-    return f"{shown}×" if claim.unit == "ratio" else f"{shown} ({claim.unit})"
+    """Return a value in the unit of a claim, or "unbounded" for a missing bound."""
+    return "unbounded" if value is None else estimated(replace(claim, estimate=value, points=None))
 
 
 def findings_summary(judgement: Judgement, run: Run) -> None:
-    """The gravest finding, and where the others are."""
-    own = judgement.findings_of(run.id)
-    if not own:
-        st.caption("Diagnostics found nothing wrong with this run.")
+    """Show the gravest finding, and a link to the others."""
+    found = judgement.findings_of(run.id)
+    if not found:
+        st.caption("Every check passed for this run.")
         return
-    finding_card(own[0])
-    if len(own) > 1:
-        st.page_link("pages/5_Diagnostics.py", label=f"{len(own) - 1} more on the Diagnostics page")
+    finding_card(found[0])
+    if len(found) > 1:
+        st.page_link("pages/5_Diagnostics.py", label=f"See {len(found) - 1} more on the Diagnostics page")
 
 
 def runs_table(judgement: Judgement) -> None:
-    """Every run that was read, in one table, with the verdict over all of them."""
+    """Show the claims over all runs, and a table with one row per run."""
     if len(judgement.runs) > 1:
         st.subheader("All runs", anchor=False)
         for claim in judgement.verdict.controlled.of(None):
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{claim.name.capitalize()}**")
                 status_badge(claim.status)
-                st.caption(escape_markdown(claim.because))
+                st.caption(markdown_sentence(claim.because))
     rows = []
     for run, file in zip(judgement.runs, judgement.files, strict=True):
         claims = judgement.verdict.controlled.whole(run.id)
@@ -109,7 +107,7 @@ def runs_table(judgement: Judgement) -> None:
 
 
 def choose_gradients(run: Run) -> str:
-    """Which gradients of a run to look at: "merged", or "isolated" where it was probed and somebody asks for it."""
+    """Return the chosen gradients: "merged", or "isolated" for a run that was probed."""
     if run.isolated is None:
         return "merged"
     chosen: str = st.segmented_control(
@@ -119,6 +117,6 @@ def choose_gradients(run: Run) -> str:
         required=True,
         key="gradients",
         bind="query-params",
-        help="Merged: what the optimizer uses. Isolated: each expert alone on the same batch, free of routing.",
+        help="Merged: the gradients that the optimizer uses. Isolated: each expert alone, without routing.",
     )
     return chosen

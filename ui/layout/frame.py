@@ -1,6 +1,6 @@
-"""The frame of every page: its title, the login where the server has one, the way to the other pages.
+"""The frame of every page: browser title, login, and the order and names of the pages in the sidebar.
 
-It needs nothing but Streamlit, so that a page says what it is while the server still loads what it shows.
+It imports only Streamlit, so that a page shows its title while the server still loads the rest.
 """
 
 import threading
@@ -10,7 +10,7 @@ import streamlit as st
 from ui.settings import ROOT
 
 FIRST_WORDS_SENT = threading.Event()
-"""Set when the first visitor of this server has been told anything."""
+"""Set when the server has sent its first words to a visitor."""
 PAGES = {
     "app.py": "Home",
     "pages/1_Dynamics.py": "Dynamics",
@@ -23,11 +23,11 @@ PAGES = {
 
 
 def frame(title: str) -> None:
-    """Page config, and the navigation: Streamlit's own would call the home page "app"."""
+    """Set the page config and the sidebar's links (Streamlit's own would call the home page "app")."""
     st.set_page_config(page_title=f"{title} · Prismatic", layout="wide")
     if _must_log_in():
         st.title("Prismatic")
-        st.info("This server shows runs to people it knows. Log in first.")
+        st.info("This server needs a login. Log in to see its runs.")
         st.button("Log in", on_click=st.login)
         icon()
         st.stop()
@@ -37,14 +37,14 @@ def frame(title: str) -> None:
 
 
 def icon() -> None:
-    """The icon of the browser's tab. It comes after the first words, since Streamlit loads NumPy and Pillow for it."""
+    """Set the icon of the browser's tab, after the first words: Streamlit loads NumPy and Pillow for it."""
     st.set_page_config(page_icon=str(ROOT / "docs" / "icon.png"))
 
 
 def _must_log_in() -> bool:
-    """Whether the server has a login ([auth] in .streamlit/secrets.toml) and this session has not passed it."""
+    """Return True if the server has a login ([auth] in .streamlit/secrets.toml) and this session is not logged in."""
     try:
-        wanted = "auth" in st.secrets
-    except FileNotFoundError:  # no secrets, no login
+        has_login = "auth" in st.secrets
+    except FileNotFoundError:  # no secrets.toml, so no login
         return False
-    return wanted and not st.user.get("is_logged_in", False)
+    return has_login and not st.user.get("is_logged_in", False)

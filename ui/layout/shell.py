@@ -1,7 +1,7 @@
-"""What every page about runs shares: the session's run files, the picked run, and the empty state.
+"""The shell of every page about runs: judged files, run picker, empty state, badges, findings and their colours.
 
-Pages are thin: `judgement, run = shell("Title")` and then they ask, judge and draw. Names of files and their words are
-data: they are shown as plain text, never as markup.
+A page begins with `judgement, run = shell("Title")`. Names and words from files are shown as plain text, never as
+markup.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from validation.judgement.judge import Judgement
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 
 Color = Literal["red", "orange", "blue", "green", "violet", "gray"]
-"""A colour that Streamlit knows by its name."""
+"""A colour name of Streamlit."""
 SEVERITY_COLORS: dict[str, Color] = {ERROR: "red", WARNING: "orange", INFO: "blue"}
 STATUS_COLORS: dict[str, Color] = {
     SUPPORTED: "green",
@@ -33,13 +33,13 @@ STATUS_COLORS: dict[str, Color] = {
     CONFOUNDED: "orange",
     INVALID: "violet",
 }
-TRAIN = "python -m prismatic train --config experiments/prismatic.yml"
-PROGRESS_SECONDS = 0.1  # seconds between two movements of a progress bar
+TRAIN = "prismatic train --config experiments/prismatic.yml"
+PROGRESS_SECONDS = 0.1  # between two updates of a progress bar
 REJECTED_SHOWN = 3
 
 
 def shell(title: str) -> tuple[Judgement, Run]:
-    """The frame of a page about one run: its title, and the run picked in the sidebar. Stops where there is no run."""
+    """Begin a page about one run; return the judgement and the picked run. Stops the page if there is no run."""
     judgement = _judgement_or_stop(title)
     run = pick_run(judgement)
     run_header(run)
@@ -47,7 +47,7 @@ def shell(title: str) -> tuple[Judgement, Run]:
 
 
 def shell_all_runs(title: str) -> Judgement:
-    """The frame of a page about all chosen runs. Stops where there is none."""
+    """Begin a page about all chosen runs; return their judgement. Stops the page if there is no run."""
     judgement = _judgement_or_stop(title)
     remember(judgement, _picked(judgement))
     return judgement
@@ -71,7 +71,7 @@ def _judgement_or_stop(title: str) -> Judgement:
 
 
 def run_header(run: Run) -> None:
-    """Which run this is, and what nobody may overlook about it on any page."""
+    """Show the run's main facts, and badges for an unfinished run and for a positive control."""
     scale, seed = run.number("config.perturbation_scale"), run.seed
     merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
     facts = [f"run {run.id}", f"{len(run.steps):,} logged steps", f"{len(run.experts)} experts"]
@@ -81,17 +81,19 @@ def run_header(run: Run) -> None:
     st.caption(escape_markdown(" · ".join(facts)))
     with st.container(horizontal=True):
         if not run.finished:
-            st.badge("provisional", color="blue", help="The run has not reached its planned end.")
+            st.badge("provisional", color="blue", help="The run has not reached its planned number of steps.")
         if is_training(run):
             live_badge(run)
         elif run.facts.get("exit_state") in ("crashed", "interrupted"):
-            st.badge(str(run.facts["exit_state"]), color="orange", help="The run ended before its planned end.")
+            st.badge(
+                str(run.facts["exit_state"]), color="orange", help="The run ended before its planned number of steps."
+            )
         if run.is_positive_control:
             st.badge("positive control: the effect was put in by hand", color="orange")
 
 
 def pick_run(judgement: Judgement) -> Run:
-    """The run that this page is about, by its id, which is safe to show; remembered from page to page."""
+    """Return the run picked in the sidebar, which stays the same on all pages."""
     runs = {run.id: run for run in judgement.runs}
     picked = _picked(judgement)
     if len(runs) > 1:
@@ -104,23 +106,23 @@ def pick_run(judgement: Judgement) -> Run:
 
 
 def _picked(judgement: Judgement) -> str:
-    """The run that was picked before, or the first one."""
+    """Return the id of the run that was picked before, or of the first run."""
     remembered = st.session_state.get("picked_run")
     return str(remembered) if remembered in {run.id for run in judgement.runs} else judgement.runs[0].id
 
 
 def empty_state() -> None:
-    """What to do when there is nothing to show yet."""
-    st.info("No run yet. Train one, then choose its `dynamics.db` on the home page:")
+    """Show the next step when no run is chosen."""
+    st.info("No run is chosen. Train one, then choose its `dynamics.db` on the home page:")
     st.code(TRAIN, language=None, wrap_lines=True)
-    st.page_link("app.py", label="Go to the home page, or see an example there")
+    st.page_link("app.py", label="Choose a run or an example on the home page")
 
 
 def judge_library() -> Judgement:
-    """The judgement of every file in the library; files are read again only when they have changed."""
+    """Return the judgement of all files in the library, with a progress bar when files are read first."""
     chosen, bar = library(), st.empty()
     keys = chosen.keys()
-    # A run that goes on is read on in a moment: no bar for that, or the page would jump every few seconds.
+    # New rows of a known run are read in a moment: a bar for them would make the page jump every few seconds.
     progress = None if chosen.has_read(keys) else _progress_reporter(bar)
     judgement = chosen.judged(keys, tuple(sorted(session_thresholds().items())), progress)
     bar.empty()
@@ -129,7 +131,7 @@ def judge_library() -> Judgement:
 
 
 def _progress_reporter(bar: st.delta_generator.DeltaGenerator) -> Callable[[int, int], None]:
-    """A progress bar to be told how many of how many files were read."""
+    """Return a function of (files read, all files) that updates the progress bar."""
     bar.progress(0.0, "Opening the files")
     moved = time.monotonic()
 
@@ -138,25 +140,25 @@ def _progress_reporter(bar: st.delta_generator.DeltaGenerator) -> Callable[[int,
         if done < total and time.monotonic() - moved < PROGRESS_SECONDS:
             return
         moved = time.monotonic()
-        text = f"Reading {done + 1:,} of {total:,}" if done < total else f"Judging {total:,} read"
+        text = f"Reading file {done + 1:,} of {total:,}" if done < total else f"Judging {total:,} files"
         bar.progress(done / max(total, 1), text)
 
     return report
 
 
 def session_thresholds() -> dict[str, float]:
-    """The thresholds that this session has set itself, beside those that the runs registered."""
-    found: dict[str, float] = st.session_state.setdefault("changed_thresholds", {})
-    return found
+    """Return the thresholds that this session has changed; they replace those that the runs registered."""
+    changed: dict[str, float] = st.session_state.setdefault("changed_thresholds", {})
+    return changed
 
 
 def show_rejected(judgement: Judgement) -> None:
-    """Each file that could not be read, with what was seen, why, and what to do."""
+    """Show each file that could not be read, with evidence, cause and fix."""
     rejected = [finding for finding in judgement.findings if finding.run is None]
     for finding in rejected[:REJECTED_SHOWN]:
         finding_card(finding)
     if more := rejected[REJECTED_SHOWN:]:
-        with st.expander(f"{len(more):,} more that could not be read"):
+        with st.expander(f"{len(more):,} more files could not be read"):
             for finding in more:
                 finding_card(finding)
 
@@ -168,10 +170,10 @@ def finding_card(finding: Finding) -> None:
 
 
 def show_finding(finding: Finding) -> None:
-    """What is seen, the evidence, the cause, the fix.
+    """Show a finding's symptom, evidence, cause and fix.
 
-    As plain text and never as markup: these words quote the file, and a file's words may try to be a link, a picture or
-    an icon. Escaping does not help, since addresses are recognised after it.
+    They quote the file, so they are plain text: markdown would turn a file's words into links, pictures or icons, and
+    Streamlit recognises addresses even in escaped text.
     """
     st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
     st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
@@ -179,5 +181,5 @@ def show_finding(finding: Finding) -> None:
 
 
 def status_badge(status: str) -> None:
-    """A status as a coloured word; never by colour alone."""
+    """Show a status as a word with its colour."""
     st.badge(status, color=STATUS_COLORS[status])

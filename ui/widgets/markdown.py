@@ -2,6 +2,8 @@
 
 import re
 
+from validation.text import sentence
+
 
 def escape_markdown(text: str) -> str:
     """Return our own text for `st.markdown` with every markup character escaped."""
@@ -10,4 +12,4 @@ def escape_markdown(text: str) -> str:
 
 def markdown_sentence(text: str) -> str:
     """Return the escaped text with a capital letter and a full stop."""
-    return escape_markdown(text[:1].upper() + text[1:]) + "."
+    return escape_markdown(sentence(text))
