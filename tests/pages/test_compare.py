@@ -164,13 +164,13 @@ def test_a_band_is_students_interval_over_the_runs(judged):
 
 def test_a_course_is_the_mean_over_its_steps_and_perturbed_experts(judged):
     run = judged.runs[0]
-    data = compare.courses(judged.con, [run.run], points=10)
+    data = compare.courses(judged.con, [run.id], points=10)
     own = np.log(run.experts[1]["bottom_norm"] / run.experts[0]["bottom_norm"])
     assert data["bottom"].to_numpy() == pytest.approx(own.reshape(10, -1).mean(axis=1))
 
 
 def test_a_sparkline_has_few_points_whatever_the_length_of_its_run(judged):
-    lines = compare.sparklines(judged.con, [run.run for run in judged.runs], "bottom")
+    lines = compare.sparklines(judged.con, [run.id for run in judged.runs], "bottom")
     assert len(lines) == 9
     assert {len(line) for line in lines} == {compare.SPARK_POINTS}
 
