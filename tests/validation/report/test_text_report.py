@@ -135,8 +135,8 @@ def test_verbose_has_every_full_reason_and_finding(doses):
     assert all(claim.because in text for claim in claims)
     assert all(finding.cause in text for finding in doses.findings)
     assert all(advice.text in text for advice in doses.advice)
-    assert f"run {doses.runs[0].run} " in text
-    assert f"run {doses.runs[0].run} " not in as_text(doses, verbose=True, brief=True)
+    assert f"run {doses.runs[0].id} " in text
+    assert f"run {doses.runs[0].id} " not in as_text(doses, verbose=True, brief=True)
     assert as_text(doses, brief=True) == as_text(doses)
 
 
