@@ -1,24 +1,23 @@
-"""Waiting times in the app, in a real browser, and the separation of twenty sessions at once.
+"""Benchmark of the app in a real browser: start, uploads, page switches, a large chart, and twenty sessions at once.
 
     python benchmarks/app.py [--quick] [--load-seconds N] [--json FILE]
 
 The server is a fresh `streamlit run app.py`, the browser a headless Chromium with a private context per visitor. A page
-is *complete* when its script has run to its end and nothing in it has changed and no canvas, which charts and tables
-are, has been painted for half a second: seconds are from the click to the last of those changes, so drawing counts. A
-page's first visit in a session and later ones are apart: the goal is on the later ones' median, of the slowest page.
+is *complete* when its script has ended and for half a second nothing in it has changed and no canvas (a chart or a
+table) was painted. Seconds run from the click to the last of those changes, so drawing counts. First and later visits
+of a page are listed apart; the goal is on the median of the later visits of the slowest page.
 
-Bytes are all bodies and websocket frames that reach the browser from the click on. The run of the large chart has a
-million rows of four experts, twelve tier norms; it is judged before the clock starts, as a reader's own run is when he
-comes to its chart, and the chart has been drawn once.
+Bytes are all bodies and websocket frames that the browser receives after the click. The run of the large chart has a
+million rows of four experts with twelve tier norms. It was judged and its chart was drawn once before timing.
 
-The sessions of the load are websocket clients (app_client.py): twenty browsers would fill the machine by themselves.
-Each uploads two runs of its own and walks through all pages, with a few seconds of reading in between, until the time
-is over. An error is anything that a script, the browser's console or the server's log complains of, or a page without
-the session's own runs. Mixed data is the id of another session's run in any frame. Memory is resident bytes of the
-server and its children: before, when one session has come, seen all and been forgotten, and after all twenty have.
+The sessions of the load are websocket clients (app_client.py), because twenty browsers would fill the machine. Each
+session uploads two runs and visits all pages in turn, with a few seconds of reading in between, until the time is over.
+An error is any complaint of a script, the browser's console or the server's log, or a page without the session's own
+runs. Mixed data is the id of another session's run in any frame. Memory is the resident bytes of the server and its
+children: before, after one session has come, seen all pages and been closed; after, when all twenty have.
 
 Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/app.json. `--quick` is one round,
-a fifth of the rows, 20 seconds of load and a server that forgets sooner: for a look, not a figure.
+a fifth of the rows, 20 seconds of load and earlier closing of sessions: to try the benchmark, not to report figures.
 """
 
 from __future__ import annotations
@@ -45,23 +44,23 @@ from common import ROOT, Skips, conclude, judged, options
 from playwright.async_api import Browser, async_playwright
 
 RESULTS = ROOT / "benchmarks" / "results" / "app.json"
-NOW = DATA / "now"  # logs and runs of this time
+NOW = DATA / "now"  # logs and runs of this benchmark run
 SESSIONS = 20
-LOOKS = 7  # seconds in which the server looks three times for sessions that are gone
-BRUSHED = (0.1, 0.5, 0.3, 0.7, 0.2)  # where a range begins: other steps each time, outside the range before it
-READING = (3.0, 9.0)  # seconds between two clicks of one of them
+LOOKS = 7  # seconds in which the server searches three times for ended sessions
+BRUSHED = (0.1, 0.5, 0.3, 0.7, 0.2)  # where each range begins: always outside the range before it
+READING = (3.0, 9.0)  # seconds between two clicks of a session
 
 
 @dataclass(frozen=True)
 class Work:
-    """How much is measured."""
+    """The size of the benchmark."""
 
     rounds: int
     rows: int
-    """of the run with the large chart"""
+    """Of the run with the large chart."""
     load_seconds: float
     forget_after: int
-    """seconds after which the server forgets a session that has gone: Streamlit's own 120, or less"""
+    """Seconds after which the server closes an ended session: Streamlit's default of 120, or less."""
 
 
 FULL = Work(rounds=5, rows=1_000_000, load_seconds=300.0, forget_after=120)
@@ -70,11 +69,11 @@ QUICK = Work(rounds=1, rows=200_000, load_seconds=20.0, forget_after=2)
 
 @dataclass
 class Report(Skips):
-    """Everything measured, in seconds and bytes."""
+    """All measurements, in seconds and bytes."""
 
     start: list[float] = field(default_factory=list)
     start_of_nothing: list[float] = field(default_factory=list)
-    """The same of an app that has a title and nothing else: what Streamlit and the browser take by themselves."""
+    """The same for an app with only a title: the time of Streamlit and the browser themselves."""
     torch: bool = False
     uploads: dict[str, list[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
@@ -91,7 +90,7 @@ class Report(Skips):
 
 
 def main() -> int:
-    """Measure, print, and say which goals hold."""
+    """Measure, print the tables, and return 0 if every goal holds."""
     parser = options(__doc__, "one round, few rows, 20 seconds of load")
     parser.add_argument("--load-seconds", type=float, metavar="N", help="how long the twenty sessions stay")
     chosen = parser.parse_args()
@@ -100,7 +99,7 @@ def main() -> int:
         work = Work(work.rounds, work.rows, chosen.load_seconds, work.forget_after)
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        print("no Chromium on the PATH: `apt-get install chromium` brings one")
+        print("no Chromium on the PATH: install it with `apt-get install chromium`")
         return 2
     report = Report(versions={name: importlib.metadata.version(name) for name in ("streamlit", "altair", "playwright")})
     asyncio.run(measure(chromium, work, report))
@@ -111,22 +110,22 @@ def main() -> int:
 
 
 async def measure(chromium: str, work: Work, report: Report) -> None:
-    """Everything, one after the other: what is timed is timed alone."""
+    """Run all parts one after the other, so that each is timed alone."""
     shutil.rmtree(NOW, ignore_errors=True)
     large = large_run(work.rows)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         report.versions["chromium"] = browser.version
         for number in range(max(2, work.rounds)):
-            with told(report, "start"):
+            with errors_of(report, "start"):
                 await time_start(browser, report, number)
         async with served(NOW / "alone.log", large.parent.parent) as server:
             for number in range(work.rounds):
-                with told(report, "uploads"):
+                with errors_of(report, "uploads"):
                     await time_uploads(browser, server, report, number)
-            with told(report, "pages"):
+            with errors_of(report, "pages"):
                 await time_pages(browser, server, work, report)
-            with told(report, "chart"):
+            with errors_of(report, "chart"):
                 await time_chart(browser, server, work, report)
             report.torch |= server.has_loaded("torch")
         report.errors += server.complaints()
@@ -135,7 +134,7 @@ async def measure(chromium: str, work: Work, report: Report) -> None:
 
 
 def new_run(run: str, **about: Any) -> Path:
-    """A run whose bytes no server has seen."""
+    """Write a run whose bytes no server has read before."""
     (NOW / run).mkdir(parents=True)
     return small_run(NOW / run / "dynamics.db", run, **about)
 
@@ -144,8 +143,8 @@ def new_run(run: str, **about: Any) -> Path:
 
 
 @contextmanager
-def told(report: Report, part: str) -> Iterator[None]:
-    """What goes wrong with one part is an error of it and not the end of the others."""
+def errors_of(report: Report, part: str) -> Iterator[None]:
+    """Record an exception of one part as an error, and let the other parts run."""
     try:
         yield
     except Exception as error:
@@ -153,7 +152,7 @@ def told(report: Report, part: str) -> Iterator[None]:
 
 
 async def time_start(browser: Browser, report: Report, number: int) -> None:
-    """From the command to the first words in a browser that has never been there; in turns with an app of one line."""
+    """Time from the command to the first words in a new browser, in turns with an app of one line."""
     runs = NOW / "no-runs"
     nothing = served(NOW / f"nothing-{number}.log", runs, root=app_of_nothing())
     async with nothing as server, visitor(browser, server) as guest:
@@ -168,7 +167,7 @@ async def time_start(browser: Browser, report: Report, number: int) -> None:
 
 
 def app_of_nothing() -> Path:
-    """The folder of an app that is one title, with our settings of the server."""
+    """Return the folder of an app with only a title and our server settings."""
     folder = NOW / "nothing"
     (folder / ".streamlit").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / ".streamlit" / "config.toml", folder / ".streamlit")
@@ -177,7 +176,7 @@ def app_of_nothing() -> Path:
 
 
 async def time_uploads(browser: Browser, server: Server, report: Report, number: int) -> None:
-    """Runs of 1 MB whose bytes the server has not seen: one with many rows, one with many layers."""
+    """Time uploads of two new runs of 1 MB: one with many rows, one with many layers."""
     for kind, steps, layers in (("many rows", 4000, 1), ("many layers", 580, 4)):
         path = new_run(f"{0xB000000 + 16 * number + layers:09x}", seed=number, steps=steps, layers=layers)
         async with visitor(browser, server) as guest:
@@ -189,7 +188,7 @@ async def time_uploads(browser: Browser, server: Server, report: Report, number:
 
 
 async def time_pages(browser: Browser, server: Server, work: Work, report: Report) -> None:
-    """Every page of a session with four runs of 1 MB, two of them with nothing perturbed."""
+    """Time each page of a session with four runs of 1 MB, two of them sham runs."""
     files = [new_run(f"{0xC000000 + n:09x}", seed=10 + n, steps=580, layers=4, scale=float(n < 2)) for n in range(4)]
     async with visitor(browser, server) as guest:
         await guest.arrive()
@@ -203,12 +202,12 @@ async def time_pages(browser: Browser, server: Server, work: Work, report: Repor
 
 
 async def time_chart(browser: Browser, server: Server, work: Work, report: Report) -> None:
-    """The chart of the large run, and a range of it chosen with the brush."""
+    """Time the chart of the large run, and ranges of it chosen with the brush."""
     async with visitor(browser, server) as guest:
         await guest.follow(f"{work.rows:09x}")
         await guest.visit("Dynamics")
         for _ in range(max(2, work.rounds)):
-            for other in ("Diagnostics", "Runs", "Diagnostics"):  # until the browser no longer has the chart's data
+            for other in ("Diagnostics", "Runs", "Diagnostics"):  # so that the browser drops the chart's data
                 await guest.visit(other)
             report.chart.append(await guest.visit("Dynamics"))
             report.chart_bytes.append(guest.received)
@@ -222,7 +221,7 @@ async def time_chart(browser: Browser, server: Server, work: Work, report: Repor
 
 
 class Researcher:
-    """Whoever has two runs of his own, and the words by which they are known."""
+    """A session's user with two runs, which are recognised by their ids and number of steps."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -234,27 +233,27 @@ class Researcher:
 
 
 async def load(work: Work, report: Report) -> None:
-    """All sessions at once, and what is left of them in the server afterwards."""
-    everybody = [Researcher(number) for number in range(SESSIONS + 1)]
+    """Run all sessions at once, and measure the server's memory before and after."""
+    researchers = [Researcher(number) for number in range(SESSIONS + 1)]
     async with served(
         NOW / "load.log", NOW / "no-runs", f"--server.disconnectedSessionTTL={work.forget_after}"
     ) as server:
-        *guests, first = everybody
-        await stay(server, first, everybody, 0.0, report)
+        *guests, first = researchers
+        await stay(server, first, researchers, 0.0, report)
         report.memory["before"] = await forgotten(server, work)
         watch = asyncio.create_task(highest(server))
-        await asyncio.gather(*(stay(server, guest, everybody, work.load_seconds, report) for guest in guests))
+        await asyncio.gather(*(stay(server, guest, researchers, work.load_seconds, report) for guest in guests))
         report.memory["sessions open"] = server.memory
         watch.cancel()
         report.memory |= {"highest": await watch, "after": await forgotten(server, work)}
     report.errors += server.complaints()
 
 
-async def stay(server: Server, own: Researcher, everybody: list[Researcher], seconds: float, report: Report) -> None:
-    """One session: upload, and walk through the pages for so long, or once through all."""
+async def stay(server: Server, own: Researcher, researchers: list[Researcher], seconds: float, report: Report) -> None:
+    """Run one session: upload, then visit pages for `seconds`, or each page once if that is 0."""
     dice = random.Random(own.number)
-    foreign = [run.encode() for other in everybody if other is not own for run in other.runs]
-    with told(report, f"session {own.number}"):
+    foreign = [run.encode() for other in researchers if other is not own for run in other.runs]
+    with errors_of(report, f"session {own.number}"):
         async with client(server, foreign) as session:
             report.uploads_under_load.append(await session.upload(*own.files))
             names, until = list(session.pages), time.perf_counter() + seconds
@@ -273,14 +272,14 @@ async def stay(server: Server, own: Researcher, everybody: list[Researcher], sec
 
 
 def check(session: Client, own: Researcher, name: str, report: Report) -> None:
-    """Whether the page is the session's own."""
+    """Record an error if the page does not show the session's own runs."""
     of_one_run = [] if name == "Compare" else [f"{own.steps} logged steps"]
     if not session.shows(*own.runs, *of_one_run):
         report.errors.append(f"session {own.number}: {name} does not show its own runs")
 
 
 async def forgotten(server: Server, work: Work) -> int:
-    """Memory of the server when it has let go of all who left: it does so when another one leaves."""
+    """Return the server's memory after it closed all ended sessions, which it does when another one ends."""
     await asyncio.sleep(work.forget_after + LOOKS)
     async with client(server):
         pass
@@ -289,7 +288,7 @@ async def forgotten(server: Server, work: Work) -> int:
 
 
 async def highest(server: Server) -> int:
-    """The most memory that the server takes until somebody cancels this."""
+    """Return the highest memory of the server until this task is cancelled."""
     most = 0
     try:
         while True:
@@ -299,11 +298,11 @@ async def highest(server: Server) -> int:
         return most
 
 
-# -- What comes of it --------------------------------------------------------------------------------------------------
+# -- Results -----------------------------------------------------------------------------------------------------------
 
 
 def print_tables(work: Work, report: Report) -> None:
-    """A line per page, then the load."""
+    """Print a line per page, then the load."""
     print(f"\n{'seconds':<24}{'first':>9}{'later':>9}{'slowest':>9}")
     for name, times in report.later.items():
         print(f"  {name:<22}{report.first[name][0]:>9.2f}{statistics.median(times):>9.2f}{max(times):>9.2f}")
@@ -311,26 +310,24 @@ def print_tables(work: Work, report: Report) -> None:
         print(f"{what}: {', '.join(f'{seconds:.2f} s' for seconds in times)}")
     print(f"large chart: {', '.join(f'{s:.2f} s' for s in report.chart)}; {max(report.chart_bytes, default=0):,} bytes")
     print(f"brush: {', '.join(f'{s:.2f} s' for s in report.brush)}; {max(report.brush_bytes, default=0):,} bytes")
-    told = ", ".join(
+    summary = ", ".join(
         f"{what} {spread(times)}"
         for what, times in (("page", report.under_load), ("upload", report.uploads_under_load))
     )
-    print(
-        f"{SESSIONS} sessions for {work.load_seconds:g} s, {len(report.under_load)} pages, seconds of scripts: {told}"
-    )
+    print(f"{SESSIONS} sessions for {work.load_seconds:g} s, {len(report.under_load)} pages, script seconds: {summary}")
     print("memory, MiB: " + ", ".join(f"{when} {size / 2**20:,.0f}" for when, size in report.memory.items()))
     for line in (*report.errors[:10], *report.mixed[:10]):
         print(f"wrong: {line}")
 
 
 def spread(times: list[float]) -> str:
-    """Median, 95th percentile and slowest."""
+    """Return median, 95th percentile and slowest as text."""
     ordered = sorted(times) or [math.nan]
     return f"{statistics.median(ordered):.2f} (95 % {ordered[int(0.95 * (len(ordered) - 1))]:.2f}, {ordered[-1]:.2f})"
 
 
 def goals(work: Work, report: Report) -> list[dict[str, Any]]:
-    """The limits."""
+    """Return the goals with their measured values."""
     slowest = max(report.later, key=lambda name: statistics.median(report.later[name]), default="none")
     memory = report.memory.get("after", math.nan) / report.memory.get("before", math.nan)
     at_most = [
@@ -350,7 +347,7 @@ def goals(work: Work, report: Report) -> list[dict[str, Any]]:
 
 
 def median(figures: list[float]) -> float:
-    """NaN where nothing was measured."""
+    """Return the median, or NaN without figures."""
     return statistics.median(figures) if figures else math.nan
 
 

@@ -1,4 +1,4 @@
-"""The app's server as a process of its own, and visitors of it: pages of a real Chromium that time what they see."""
+"""The app's server in its own process, and visitors: pages of a real Chromium that time what is painted."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from common import ROOT, resident
 from playwright.async_api import Browser, CDPSession, Locator, Page
 
 HOST = "127.0.0.1"
-FLAGS = [  # as in tests/browser/conftest.py: nothing but this machine, and no look-ups that have to fail first
+FLAGS = [  # as in tests/browser/conftest.py: only this machine, and no DNS look-ups that would have to fail first
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
     f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}",
 ]
 PATIENCE = 120_000  # milliseconds until a page counts as hanging
-QUIET = 500  # milliseconds without anything new after which a page is complete; more than the brush waits (200)
-# Stamps the last moment at which the reader did something, and at which anything was painted for it: what changes in
-# the page's own two columns, and every canvas, which charts and tables are. The toolbar's running man is no content.
+QUIET = 500  # milliseconds without a change until a page is complete; more than the brush waits (200)
+# Records the time of the user's last action and of the last painting: changes in the main column and the sidebar, and
+# every canvas (charts and tables). The toolbar's status icon does not count.
 WATCH = """
 (() => {
   const seen = (window.__seen = {did: 0, painted: 0});
@@ -39,7 +39,7 @@ WATCH = """
     const own = CanvasRenderingContext2D.prototype[method];
     CanvasRenderingContext2D.prototype[method] = function (...all) { stamp(); return own.apply(this, all); };
   }
-  // Nobody sees what a canvas holds for screen readers: a table writes it a fifth of a second after it was painted.
+  // Elements inside a canvas are for screen readers only: a table writes them 0.2 seconds after it was painted.
   const inside = (node) => (node.closest ? node : node.parentElement)
     ?.closest("[data-testid=stMain], [data-testid=stSidebar], canvas")?.matches(":not(canvas)");
   new MutationObserver((changes) => { if (changes.some((change) => inside(change.target))) stamp(); })
@@ -61,7 +61,7 @@ VERDICT = """
 
 
 class Server:
-    """`streamlit run app.py` on a free port; what it says goes into `log`. root: where that app.py is."""
+    """`streamlit run app.py` on a free port, with its output in `log`. root: the folder of app.py."""
 
     def __init__(self, log: Path, runs: Path, *options: str, root: Path = ROOT) -> None:
         with socket.socket() as probe:
@@ -78,7 +78,7 @@ class Server:
             self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=output, stderr=output)
 
     async def listening(self) -> None:
-        """Wait until it takes connections. Raises RuntimeError if it ends instead."""
+        """Wait until the server accepts connections. Raises RuntimeError if it ends instead."""
         port = int(self.address.rpartition(":")[2])
         while True:
             try:
@@ -96,23 +96,23 @@ class Server:
         return resident(self.process.pid)
 
     def has_loaded(self, package: str) -> bool:
-        """Whether the process has a library of that package in its memory, however it came there."""
+        """Return True if the process has mapped a library of that package."""
         return f"/{package}/" in Path(f"/proc/{self.process.pid}/maps").read_text()
 
     def complaints(self) -> list[str]:
-        """Lines of its log that tell of an error."""
+        """Return the lines of the log that mention an error."""
         wrong = re.compile(r"error|exception|traceback|warning", re.IGNORECASE)
         return [line for line in self.log.read_text().splitlines() if wrong.search(line)]
 
     def stop(self) -> None:
-        """End it."""
+        """End the process."""
         self.process.terminate()
         self.process.wait(20)
 
 
 @asynccontextmanager
 async def served(log: Path, runs: Path, *options: str, root: Path = ROOT) -> AsyncIterator[Server]:
-    """A server that takes connections, until the end of the block."""
+    """Run a server until the end of the block."""
     server = Server(log, runs, *options, root=root)
     try:
         await server.listening()
@@ -123,17 +123,17 @@ async def served(log: Path, runs: Path, *options: str, root: Path = ROOT) -> Asy
 
 @dataclass
 class Visitor:
-    """One page in a private context: what it received, and what went wrong in it."""
+    """One page in a private context, with the bytes it received and its errors."""
 
     page: Page
     address: str
     cdp: CDPSession
     received: int = 0
-    """Bytes of bodies and frames, as sent; the websocket's are not packed."""
+    """Bytes of bodies and frames as sent; websocket frames are not compressed."""
     errors: list[str] = field(default_factory=list)
 
     async def listen(self) -> None:
-        """Watch the page from now on."""
+        """Begin to count bytes and to collect errors."""
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         self.cdp.on("Network.loadingFinished", lambda event: self._count(int(event["encodedDataLength"])))
@@ -149,7 +149,7 @@ class Visitor:
         self._count(len(base64.b64decode(frame["payloadData"]) if binary else frame["payloadData"].encode()))
 
     async def arrive(self) -> None:
-        """Open the home page, as far as its first words."""
+        """Open the home page and wait for its first words."""
         await self.page.goto(self.address, wait_until="commit")
         await self.main.get_by_role("heading").first.wait_for(timeout=PATIENCE)
 
@@ -158,43 +158,43 @@ class Visitor:
         return self.page.get_by_test_id("stMain")
 
     async def pages(self) -> list[str]:
-        """The names of the app's pages, as its sidebar lists them."""
+        """Return the names of the pages, in the order of the sidebar."""
         return [
             name.strip() for name in await self.page.get_by_test_id("stSidebar").get_by_role("link").all_inner_texts()
         ]
 
     async def visit(self, name: str) -> float:
-        """Go to a page by the sidebar; seconds from the click until it is complete."""
+        """Go to a page by the sidebar; return the seconds from the click until it is complete."""
         self.received = 0
         await self.page.get_by_test_id("stSidebar").get_by_role("link", name=name, exact=True).click(timeout=PATIENCE)
         return await self.complete()
 
     async def upload(self, *files: Path) -> tuple[float, float]:
-        """Seconds until the verdict stands there, and until the page is complete."""
+        """Upload files; return the seconds until the verdict is shown and until the page is complete."""
         self.received = 0
         await self.page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(files, timeout=PATIENCE)
         return await self.verdict(), await self.complete()
 
     async def verdict(self) -> float:
-        """Wait for it; seconds since the reader did something."""
+        """Wait for the verdict; return the seconds since the user's last action."""
         handle = await self.page.wait_for_function(VERDICT, timeout=PATIENCE, polling="raf")
         return float(await handle.json_value()) / 1000
 
     async def follow(self, run: str) -> None:
-        """Open the address of a run in the server's own folder, as far as its verdict."""
+        """Open the address of a run in the server's folder and wait for its verdict."""
         await self.page.goto(f"{self.address}/?run={run}", wait_until="commit")
         await self.verdict()
 
     async def brush(self, start: float) -> float:
-        """Drag over a fifth of the overview; seconds from letting go until everything is drawn anew.
+        """Drag over a fifth of the overview; return the seconds from the release until the chart is redrawn.
 
-        start: where the fifth begins, as a share of the width. Raises RuntimeError where that brings nothing new.
+        start: where the fifth begins, as a share of the width. Raises RuntimeError if the page receives nothing.
         """
         chart = self.main.locator("[class*=st-key-overview]").get_by_test_id("stVegaLiteChart")
         await chart.scroll_into_view_if_needed()
         box = await chart.bounding_box()
         assert box is not None
-        y = box["y"] + 0.15 * box["height"]  # its axis takes most of it
+        y = box["y"] + 0.15 * box["height"]  # above the axis, which takes most of the chart
         await self.page.mouse.move(box["x"] + start * box["width"], y)
         await self.page.mouse.down()
         await self.page.mouse.move(box["x"] + (start + 0.2) * box["width"], y, steps=5)
@@ -202,23 +202,23 @@ class Visitor:
         await self.page.mouse.up()
         seconds = await self.complete()
         if not self.received:
-            raise RuntimeError("the brush brought nothing new")
+            raise RuntimeError("the page received nothing after the brush")
         return seconds
 
     async def complete(self) -> float:
-        """Wait until the page is quiet; seconds between what the reader did last and what was painted last."""
+        """Wait until the page is complete; return the seconds from the user's last action to the last painting."""
         handle = await self.page.wait_for_function(COMPLETE, arg=QUIET, timeout=PATIENCE, polling=50)
         seen = await handle.json_value()
         return max(0.0, seen["painted"] - seen["did"]) / 1000
 
     async def failures(self) -> int:
-        """How many exceptions the page shows."""
+        """Return the number of exceptions on the page."""
         return await self.page.get_by_test_id("stException").count()
 
 
 @asynccontextmanager
 async def visitor(browser: Browser, server: Server) -> AsyncIterator[Visitor]:
-    """A visitor with nothing in its caches, who has opened nothing yet."""
+    """Create a visitor with empty caches, who has opened no page yet."""
     context = await browser.new_context(viewport={"width": 1280, "height": 1600})
     try:
         page = await context.new_page()

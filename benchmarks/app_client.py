@@ -1,7 +1,6 @@
-"""A session of the app without a browser: speaks Streamlit's own websocket, reads all that is sent and draws nothing.
+"""A session of the app without a browser: it speaks Streamlit's websocket protocol and draws nothing.
 
-Twenty browsers on two cores would measure themselves. To the server this is the same: it runs the same scripts and
-sends the same bytes.
+Twenty browsers on two cores would measure themselves. The server runs the same scripts and sends the same bytes.
 """
 
 from __future__ import annotations
@@ -20,32 +19,35 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.asyncio.client import ClientConnection, connect
 
-DONE = {ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_WITH_COMPILE_ERROR}  # others go on with another run
+DONE = {
+    ForwardMsg.FINISHED_SUCCESSFULLY,
+    ForwardMsg.FINISHED_WITH_COMPILE_ERROR,
+}  # after other ends the script runs again
 
 
 @dataclass
 class Client:
-    """What one session knows of the app, what it has seen of others, and what went wrong."""
+    """One session: its page, its widgets, its errors, and words of other sessions that it received."""
 
     server: Server
     socket: ClientConnection
     foreign: Collection[bytes] = ()
-    """Words of other sessions' runs."""
+    """Ids of other sessions' runs."""
     seen: set[bytes] = field(default_factory=set)
-    """Those of them that were in a frame of this one."""
+    """Those ids that a frame of this session contained."""
     errors: list[str] = field(default_factory=list)
     pages: dict[str, str] = field(default_factory=dict)
-    """The hash of each page by its name."""
+    """Hashes of the pages by name."""
     frames: list[bytes] = field(default_factory=list)
-    """Of the last run of a script."""
+    """Frames of the last script run."""
     session: str = ""
     page: str = ""
     buttons: dict[str, str] = field(default_factory=dict)
-    """The id of each on the page, by its label."""
+    """Ids of the page's buttons by label."""
     uploader: str = ""
 
     async def visit(self, name: str) -> float:
-        """Go to a page; seconds until its script has run to its end."""
+        """Go to a page; return the seconds until its script has ended."""
         self.page = self.pages[name]
         return await self.run()
 
@@ -54,7 +56,7 @@ class Client:
         return await self.run(WidgetState(id=self.buttons[label], trigger_value=True))
 
     async def upload(self, *files: Path) -> float:
-        """Seconds from the first byte until the page that shows the judged files is there."""
+        """Upload files; return the seconds from the first byte until the page with the judged files is there."""
         started = time.perf_counter()
         asked = BackMsg()
         asked.file_urls_request.request_id = "files"
@@ -73,7 +75,7 @@ class Client:
         return time.perf_counter() - started
 
     def _put(self, file: Path, url: str) -> None:
-        """Send a file as the uploader does: with the token of a cookie that every page gets."""
+        """Send a file as the uploader does, with the XSRF token from the cookie."""
         with requests.Session() as session:
             session.get(f"{self.server.address}/_stcore/health", timeout=PATIENCE / 1000)
             token = {"X-Xsrftoken": session.cookies["_streamlit_xsrf"]}
@@ -82,7 +84,7 @@ class Client:
             sent.raise_for_status()
 
     async def run(self, *states: WidgetState) -> float:
-        """Run the page's script with these widgets changed; seconds until its end."""
+        """Run the page's script with these widget states; return the seconds until its end."""
         asked = BackMsg()
         asked.rerun_script.page_script_hash = self.page
         asked.rerun_script.widget_states.widgets.extend(states)
@@ -102,7 +104,7 @@ class Client:
                 return time.perf_counter() - started
 
     def shows(self, *words: str) -> bool:
-        """Whether all the words were in what the last run sent."""
+        """Return True if the frames of the last run contain all the words."""
         return all(any(word.encode() in frame for frame in self.frames) for word in words)
 
     async def _next(self) -> ForwardMsg:
@@ -133,7 +135,7 @@ class Client:
 
 @asynccontextmanager
 async def client(server: Server, foreign: Collection[bytes] = ()) -> AsyncIterator[Client]:
-    """A session that has seen the home page."""
+    """Open a session and load the home page."""
     address = server.address.replace("http", "ws", 1) + "/_stcore/stream"
     async with connect(address, subprotocols=["streamlit"], max_size=None, compression=None) as socket:
         found = Client(server, socket, foreign)

@@ -1,4 +1,4 @@
-"""The run files that the benchmark of the app shows: by the real logger, but for the one with a million rows."""
+"""Run files for the benchmark of the app: written by the real logger, except the one with a million rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prismatic.contract import schema
 from prismatic.runfile.logger import DynamicsLogger
 
 DATA = BUILD / "app"
-MADE_BY = 2  # raise it when what is written here changes
+MADE_BY = 2  # raise it when this file writes other rows
 ROLES = ("clean", "perturbed", "control", "perturbed")
 LOG_FREQ = 10
 Columns = dict[int, dict[str, np.ndarray]]
@@ -29,7 +29,7 @@ Columns = dict[int, dict[str, np.ndarray]]
 def small_run(
     path: Path, run: str, *, seed: int, steps: int, layers: int, scale: float = 1.0, experts: int = 3
 ) -> Path:
-    """A run by the real logger: the means over layers and, where it has several layers, a row for each."""
+    """Write a run by the real logger: means over layers, and a row per layer if there are several."""
     rng = np.random.default_rng(seed)
     each = [norms(rng, steps, experts) for _ in range(layers)]
     means: Columns = {
@@ -40,16 +40,16 @@ def small_run(
         logger.log_table("experts", [{"expert": e, "role": ROLES[e]} for e in range(experts)])
         logger.log_run(facts(run, seed=seed, steps=steps, scale=scale, experts=experts))
         for row in range(steps):
-            told: dict[str, Any] = {"expert_gradients": {f"expert_{e}": at(means[e], row, e) for e in means}}
-            told["divergence_scores"] = {f"expert_{e}_divergence": gap(means, e, row) for e in means if e}
+            metrics: dict[str, Any] = {"expert_gradients": {f"expert_{e}": at(means[e], row, e) for e in means}}
+            metrics["divergence_scores"] = {f"expert_{e}_divergence": gap(means, e, row) for e in means if e}
             if layers > 1:
-                told["layers"] = [layer_row(each, layer, e, row) for layer in range(layers) for e in means]
-            logger.log(row * LOG_FREQ, told, loss=3.0 * (1 + row) ** -0.1)
+                metrics["layers"] = [layer_row(each, layer, e, row) for layer in range(layers) for e in means]
+            logger.log(row * LOG_FREQ, metrics, loss=3.0 * (1 + row) ** -0.1)
     return path
 
 
 def norms(rng: np.random.Generator, steps: int, experts: int) -> Columns:
-    """Tier norms that wander together, each expert a little on its own, and what follows from them."""
+    """Return tier norms that drift together with noise of each expert, and the metrics derived from them."""
     common = np.cumsum(rng.normal(0, 0.5 / np.sqrt(steps), (3, steps)), axis=1)
     found: Columns = {}
     for e in range(experts):
@@ -62,31 +62,31 @@ def norms(rng: np.random.Generator, steps: int, experts: int) -> Columns:
 
 
 def at(columns: Mapping[str, np.ndarray], row: int, expert: int) -> dict[str, float]:
-    """One expert at one logged step, in the words of the wide table."""
+    """Return one expert's metrics at one logged step, named as in the wide table."""
     whole = "perturbed_norm" if expert else "clean_norm"
     return {whole if name == "norm" else name: float(values[row]) for name, values in columns.items()}
 
 
 def gap(means: Columns, expert: int, row: int) -> float:
-    """The documented divergence score."""
+    """Return the documented divergence score."""
     return float(np.mean([abs(means[expert][f"{t}_norm"][row] - means[0][f"{t}_norm"][row]) for t in schema.TIERS]))
 
 
 def layer_row(each: list[Columns], layer: int, expert: int, row: int) -> dict[str, Any]:
-    """One expert in one layer at one logged step."""
+    """Return one expert's row in one layer at one logged step."""
     own = {name: float(values[row]) for name, values in each[layer][expert].items() if name != "direction"}
     return {"step": row * LOG_FREQ, "layer": layer, "expert": expert, "source": "merged", "gradient_cosine": 0.9, **own}
 
 
 def facts(run: str, *, seed: int, steps: int, scale: float, experts: int) -> dict[str, object]:
-    """What a run says about itself."""
+    """Return the facts of a run."""
     options = {"num_experts": experts, "seed": seed, "perturbation_scale": scale, "sparsity": 0.1, "merge": "example"}
     about = {"run_hash": run, "planned_steps": (steps - 1) * LOG_FREQ + 1, "exit_state": "finished"}
     return about | {f"config.{option}": value for option, value in options.items()}
 
 
 def large_run(rows: int, experts: int = 4) -> Path:
-    """A run with so many rows, of which twelve series are tier norms; kept, since it takes long to write."""
+    """Write a run with `rows` rows and twelve tier norms, unless an earlier benchmark left it."""
     path = DATA / "large" / f"{rows:09x}" / "dynamics.db"
     ready, parameters = path.with_name("made.json"), json.dumps([MADE_BY, rows, experts])
     if ready.exists() and ready.read_text() == parameters:
@@ -110,8 +110,8 @@ def large_run(rows: int, experts: int = 4) -> Path:
             chunk = zip(*(values[start : start + 50_000].tolist() for values in wide.values()), strict=True)
             db.executemany(into, chunk)
         db.executemany("INSERT INTO experts (expert, role) VALUES (?, ?)", list(enumerate(ROLES[:experts])))
-        told = facts(f"{rows:09x}", seed=0, steps=rows, scale=1.0, experts=experts)
-        db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in told.items()])
+        about = facts(f"{rows:09x}", seed=0, steps=rows, scale=1.0, experts=experts)
+        db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in about.items()])
         db.commit()
     ready.write_text(parameters)
     return path
