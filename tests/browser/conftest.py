@@ -1,4 +1,4 @@
-"""One server and one real Chromium for all browser tests, a fresh context for each."""
+"""Browser tests: one server and one real Chromium for all, a new context for each, no request to other hosts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.layered_runs import write_layers
 from tests.support.simulated_runs import simulated_run, write
 
 ROOT = Path(__file__).parent.parent.parent
-# The browser itself must not reach out either, or every test would wait for its own look-ups to fail.
+# The browser must not look up other hosts itself: each test would wait until that fails.
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -32,8 +32,8 @@ FLAGS = [
 LAYERED, SEEDS = "abcdef000", ("abcdef001", "abcdef002")
 ColorScheme = Literal["light", "dark"]
 in_the_dark = pytest.mark.parametrize("page", ["dark"], indirect=True)
-# What moves inside a page without a click, by the measure of the browser itself: 0 is nothing, and above 0.1 a reader
-# is disturbed. Not counted is the page as a whole, which the arrival of Streamlit's sidebar moves before it is filled.
+# The browser's layout shift score: what moves inside a page without a click, from 0 (nothing); above 0.1 it disturbs a
+# reader. The page as a whole is not counted: Streamlit's sidebar moves it before it has content.
 SHIFTS = """
 window.shifted = 0;
 new PerformanceObserver(list => {
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs of the machine that the app is on: one with layers, and two seeds."""
+    """The server's folder of runs: one with layers, and two seeds."""
     folder = tmp_path_factory.mktemp("runs")
     for name in (LAYERED, *SEEDS):
         (folder / name).mkdir()
@@ -66,7 +66,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app's address."""
+    """The address of the running app."""
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
     command += [f"--server.port={port}", "--server.address=127.0.0.1"]
@@ -94,12 +94,12 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium or another one on the PATH; without any these tests are skipped, but never in CI."""
+    """A Chromium on the PATH; without one the tests are skipped, but fail in CI."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
         if os.environ.get("CI"):
-            pytest.fail("CI must have a chromium: .ci/run installs it")
-        pytest.skip("no chromium on this machine; `apt-get install chromium` brings one")
+            pytest.fail("CI needs a chromium: .ci/run installs it")
+        pytest.skip("no chromium on the PATH; install it with `apt-get install chromium`")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield launched
@@ -108,7 +108,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True)
 def outside(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A request to anyone but this machine fails the test, whichever page sends it."""
+    """Fail the test if a page sends a request to another host."""
     asked: list[str] = []
     new_context = browser.new_context
 
@@ -128,7 +128,7 @@ def outside(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
-    """Opens an address of the app in a private context: `open_page("Verdict?run=...", width=390)`.
+    """Open an address of the app in a private context: `open_page("Verdict?run=...", width=390)`.
 
     Errors on the console fail the test.
     """
@@ -159,28 +159,28 @@ def page(request: pytest.FixtureRequest, open_page: Callable[..., Page]) -> Page
 
 
 def is_error(message: ConsoleMessage) -> bool:
-    """Whether the console was told an error that is ours.
+    """Return True for a console error of our own.
 
-    Streamlit looks for its server beneath the address of the page first (/Layers/_stcore/health), then where it is.
+    Streamlit looks for its server below the page's address first (/Layers/_stcore/health), and logs that error itself.
     """
     looked = re.search(r"/[A-Z]\w+/_stcore/(health|host-config)$", message.location["url"])
     return message.type == "error" and not looked
 
 
 def settle(page: Page) -> None:
-    """Wait until the app has run to its end."""
+    """Wait until the page's script has ended."""
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=30_000)
 
 
 def visit(page: Page, name: str) -> None:
-    """Another page, by the link in the sidebar."""
+    """Go to a page by its link in the sidebar."""
     page.get_by_test_id("stSidebar").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=15_000)
     settle(page)
 
 
 def upload(page: Page, *files: Path) -> None:
-    """Give files to the home page."""
+    """Upload files on the home page."""
     page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(files)
     expect(page.get_by_role("button", name="Start over")).to_be_visible(timeout=15_000)
     settle(page)
@@ -193,7 +193,7 @@ def drawn(page: Page) -> None:
 
 
 def downloaded(page: Page, button: str) -> bytes:
-    """What the browser saves at a click."""
+    """Return the bytes that the browser saves after a click."""
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
     settle(page)

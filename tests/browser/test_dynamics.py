@@ -34,7 +34,7 @@ def test_each_view_of_the_dynamics_is_drawn_and_zeros_are_seen_below_the_axis(pa
 
 
 def red_pixels_near_the_bottom(picture: bytes) -> bool:
-    """Marks of the perturbed expert in the lowest tenth of the plot, where no line of this run reaches."""
+    """Return True for the perturbed expert's marks in the lowest tenth of the plot, which no line reaches."""
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
     low = pixels[int(0.615 * len(pixels)) : int(0.67 * len(pixels)), : int(0.75 * pixels.shape[1])]
     return bool((low[:, :, 0] - low[:, :, 2] > 60).sum() > 20)

@@ -1,4 +1,4 @@
-"""What holds for every page: a link restores it, nothing jumps, it fits a phone, and axe-core finds nothing wrong."""
+"""Every page in a real browser: a link restores it, nothing jumps, it fits a phone, axe-core finds no violation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.browser.conftest import LAYERED, SEEDS, drawn, settle, visit
 from ui.layout.frame import PAGES
 
 WCAG = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
-OF_COLOUR = ("color-contrast", "link-in-text-block")  # what is not the same in the other theme
+OF_COLOUR = ("color-contrast", "link-in-text-block")  # rules whose result depends on the theme
 ALL = f"from={LAYERED}&from={SEEDS[0]}&from={SEEDS[1]}&run={SEEDS[1]}"
-LINKS = {  # where there is more to restore than a run
+LINKS = {  # of pages that restore more than a run
     "Dynamics": f"run={LAYERED}&view=Divergence",
     "Verdict": f"run={LAYERED}&see-thresholds=true&see-claims=true&see-facts=true",
     "Layers": f"run={LAYERED}&measure=Norm&layer=2",
@@ -24,7 +24,7 @@ LINKS = {  # where there is more to restore than a run
     "Runs": ALL,
 }
 CHOSEN = {"Dynamics": "Divergence", "Layers": "Norm", "Compare": "Groups"}
-DISTURBING = 0.1  # of the browser's measure of what moves
+DISTURBING = 0.1  # layout shift score
 
 
 @pytest.mark.parametrize("name", PAGES.values())
@@ -61,7 +61,7 @@ def test_pages_without_a_run_are_accessible_too(page: Page):
 
 
 def assert_fits(page: Page) -> None:
-    """Nothing is wider than the window."""
+    """Assert that nothing is wider than the window."""
     wide = (
         "(() => { const m = document.querySelector('[data-testid=stMain]'); return m.scrollWidth - m.clientWidth })()"
     )
@@ -69,7 +69,7 @@ def assert_fits(page: Page) -> None:
 
 
 def assert_accessible(page: Page) -> None:
-    """Axe-core finds no violation of WCAG A and AA in either theme."""
+    """Assert that axe-core finds no violation of WCAG A and AA in either theme."""
     page.add_style_tag(content="* { transition: none !important; animation: none !important }")
     assert not violations(page, runOnly=WCAG)
     app = page.get_by_test_id("stApp")
@@ -82,6 +82,6 @@ def assert_accessible(page: Page) -> None:
 
 
 def violations(page: Page, **options: Any) -> list[str]:
-    """What axe-core finds: the rule, the element and the reason."""
+    """Return axe-core's violations: rule, element and reason."""
     found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
     return [f"{one['id']} {node['target']}: {node['failureSummary']}" for one in found for node in one["nodes"]]

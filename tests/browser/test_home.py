@@ -1,4 +1,4 @@
-"""The main job in a real browser: upload, see the chart, read the verdict, take it away."""
+"""The home page and the way from it in a real browser: upload, verdict, charts, downloads, and all by keyboard."""
 
 import io
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page
     main = page.get_by_test_id("stMain")
     for path in bad:
         expect(main.get_by_text(f"The file {path.name} cannot be read as a run")).to_be_visible()
-    # The words of a file become no link, no picture and no emphasis.
+    # Words from a file become no link, picture or emphasis.
     expect(main.get_by_text("http://evil.example/a www.evil.example").first).to_be_visible()
     assert main.locator("a[href*=evil], img[src*=evil], em").count() == 0
 
@@ -74,10 +74,10 @@ def test_the_whole_way_can_be_gone_by_keyboard(page: Page):
 
 
 def reach(page: Page, name: str) -> None:
-    """Press Tab until the focus is on what has this name."""
-    said = "(() => { const at = document.activeElement; return at.ariaLabel || at.innerText || '' })()"
+    """Press Tab until the element with this name has the focus."""
+    label = "(() => { const at = document.activeElement; return at.ariaLabel || at.innerText || '' })()"
     for _ in range(80):
         page.keyboard.press("Tab")
-        if page.evaluate(said).strip() == name:
+        if page.evaluate(label).strip() == name:
             return
     raise AssertionError(f"{name!r} cannot be reached")

@@ -1,4 +1,4 @@
-"""A run that is being trained is followed by every page that shows it."""
+"""Every page in a real browser follows a run in training."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ GROWN = f"before => {LOGGED} > before"
 
 @pytest.fixture
 def training(runs: Path) -> Iterator[str]:
-    """The hash of a run that is being trained on the app's machine."""
+    """The hash of a run in training in the server's folder."""
     known = set(runs.iterdir())
     command = [sys.executable, "-m", "prismatic", "train", "--config", "experiments/prismatic.yml"]
     command += ["--runs", str(runs), "--overwrite", "--set", *OPTIONS]
@@ -44,7 +44,7 @@ def test_every_page_follows_a_run_while_it_is_trained(open_page: Callable[..., P
     expect(page.get_by_text("training", exact=True).first).to_be_visible(timeout=15_000)
     expect(page.get_by_text("provisional", exact=True).first).to_be_visible()
     for name in PAGES.values():
-        if name == "Compare":  # is about several runs
+        if name == "Compare":  # shows several runs
             continue
         if name != "Home":
             visit(page, name)
@@ -56,6 +56,6 @@ def test_every_page_follows_a_run_while_it_is_trained(open_page: Callable[..., P
 
 
 def assert_grows(page: Page) -> None:
-    """The page comes to tell of more logged steps than now, by itself."""
+    """Assert that the page shows more logged steps after a while, by itself."""
     page.wait_for_function(f"{LOGGED} > 0", timeout=30_000)
     page.wait_for_function(GROWN, arg=page.evaluate(LOGGED), timeout=30_000)

@@ -1,4 +1,4 @@
-"""A server for several people, as its operator starts it: what one session leaves, and what another sees."""
+"""A server for several people: sessions are separate, their uploads are removed, and the security policy holds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 from tests.browser.conftest import ROOT, drawn, free_port, settle, upload, visit, wait_for
 
 EXAMPLES = ROOT / "examples"
-TOLD = "document.addEventListener('securitypolicyviolation', e => console.error(`CSP: ${e.violatedDirective}`))"
+LOG_VIOLATIONS = (
+    "document.addEventListener('securitypolicyviolation', e => console.error(`CSP: ${e.violatedDirective}`))"
+)
 
 
 @pytest.fixture(scope="module")
 def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server keeps the uploads of all sessions."""
+    """The folder for the uploads of all sessions."""
     return tmp_path_factory.mktemp("spool")
 
 
 @pytest.fixture(scope="module")
 def served(spool: Path) -> Iterator[str]:
-    """A server that forgets a session four seconds after it is gone."""
+    """A server that closes a session four seconds after it ended."""
     port, log = free_port(), spool / "log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--server.disconnectedSessionTTL=4"]
@@ -49,7 +51,7 @@ def folders(spool: Path) -> list[Path]:
 
 
 def until(holds: Callable[[], bool], page: Page) -> None:
-    """Wait until something holds that no page shows."""
+    """Wait until a condition outside the page holds."""
     deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
@@ -107,15 +109,15 @@ def test_the_pages_keep_to_a_policy_that_the_browser_enforces(browser: Browser, 
     assert "default-src 'self'" in policy
     assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
     page = browser.new_context(viewport={"width": 1280, "height": 1600}).new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    page.add_init_script(TOLD)
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.add_init_script(LOG_VIOLATIONS)
     page.goto(served)
     settle(page)
     upload(page, EXAMPLES / "as-is.db")
     visit(page, "Dynamics")
     drawn(page)
-    assert not said
+    assert not errors
     page.evaluate("eval('1'); const s = document.createElement('script'); s.text = '1'; document.body.append(s)")
-    assert said  # the browser does keep to it
+    assert errors  # the browser enforces the policy
     page.context.close()

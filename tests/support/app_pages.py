@@ -14,14 +14,14 @@ HARMFUL = (
 
 
 def opened(page="app.py", *sources):
-    """The page after a session chose these files."""
+    """Return the page after a session chose these files."""
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
     at.session_state["library"] = Library([Source(Path(path), name) for path, name in sources])
     return at.run() if page == "app.py" else at.switch_page(page).run()
 
 
 def texts(at):
-    """Everything that a person would read on the page."""
+    """Return the words on the page."""
     return " ".join(
         str(element.value)
         for kind in ("markdown", "caption", "error", "warning", "info", "title", "subheader", "success")

@@ -25,7 +25,7 @@ def a_run(folder, name, **facts):
 
 
 def running(folder, name, steps=40):
-    """A run in the middle of its training: its logger is left open."""
+    """Write a run in the middle of its training; return its open logger and its path."""
     path = folder / name / "dynamics.db"
     path.parent.mkdir(parents=True)
     logger = DynamicsLogger(path, num_experts=2, flush_seconds=0.01)

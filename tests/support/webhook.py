@@ -8,7 +8,7 @@ import pytest
 
 
 class Hook(ThreadingHTTPServer):
-    """A web server that keeps what is posted to it, and answers as it is told."""
+    """A web server that keeps what is posted to it; `answers` are its next status codes."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hook():
-    """The server that an operator named."""
+    """The server at the operator's address."""
     server = Hook()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -1,4 +1,4 @@
-"""What the operator of a server sets, by file, environment and command line, and what cannot be."""
+"""Settings of the operator by file, environment and command line, and invalid ones."""
 
 import os
 

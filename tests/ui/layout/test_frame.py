@@ -1,4 +1,4 @@
-"""A server with a login shows nothing to those who have not passed it."""
+"""The login: a session that is not logged in sees no run and no page."""
 
 import pytest
 from streamlit.testing.v1 import AppTest

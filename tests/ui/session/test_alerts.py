@@ -1,4 +1,4 @@
-"""Alerts to a real web server: once each, without waiting for it, and harmless whatever it does."""
+"""Alerts to a real web server: sent once each, without blocking, and whatever the server does."""
 
 import logging
 import threading
@@ -54,7 +54,7 @@ def test_nobody_waits_for_a_server_that_does_not_answer(hook):
     alerts = Alerts(hook.url)
     for number in range(50):
         alerts.send_once(str(number), BAD)
-    hook.goes_on.set()  # only now: telling has returned already
+    hook.goes_on.set()  # only now: send_once() has returned already
     alerts.wait()
     assert len(hook.got) == 50
 

@@ -14,7 +14,7 @@ def test_uploads_go_with_the_library_that_held_them():
     chosen.close()
     assert not place.exists()
     other = Library().folder()
-    assert not Path(other).exists()  # nobody held it any longer
+    assert not Path(other).exists()  # the library was not referenced any more
 
 
 def test_a_session_that_has_been_gone_for_long_is_closed_and_no_other(monkeypatch):

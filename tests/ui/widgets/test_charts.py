@@ -1,4 +1,4 @@
-"""Charts go to the page as they were made, narrower, and without asking Altair what it can be told."""
+"""Charts on a page: valid specs, narrow rows, and no slow guesses by Altair."""
 
 import json
 
@@ -57,8 +57,8 @@ def test_rows_travel_narrow_and_without_what_is_not_drawn():
         },
         index=[5, 6, 9],
     )
-    kept = slim(data, set(data.columns) - {"unused"})
-    assert kept.dtypes.astype(str).to_dict() == {
+    narrow = slim(data, set(data.columns) - {"unused"})
+    assert narrow.dtypes.astype(str).to_dict() == {
         "step": "int32",
         "long": "int64",
         "value": "float32",
@@ -67,7 +67,7 @@ def test_rows_travel_narrow_and_without_what_is_not_drawn():
         "series": "category",
     }
     pd.testing.assert_frame_equal(
-        kept.astype(data[kept.columns].dtypes), data[kept.columns].reset_index(drop=True), rtol=1e-6
+        narrow.astype(data[narrow.columns].dtypes), data[narrow.columns].reset_index(drop=True), rtol=1e-6
     )
 
 
@@ -80,7 +80,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "app.py" and not page.endswith("Runs.py")])
 def test_charts_are_in_the_grammar_and_none_leaves_altair_to_guess_what_a_channel_is(page, files, monkeypatch):
-    """Each guess reads the whole grammar anew: `y="value:Q"` costs more than the chart around it."""
+    """Each guess reads Altair's whole grammar: `y="value:Q"` costs more than the chart around it."""
     guessed = []
     monkeypatch.setattr(SchemaBase, "from_dict", classmethod(lambda cls, found, validate=True: guessed.append(found)))
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)

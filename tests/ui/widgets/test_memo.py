@@ -1,4 +1,4 @@
-"""What pages keep of a judgement: made once, the oldest goes first, and all go with the judgement and its session."""
+"""The memo: a result is made once, the oldest goes first, and all go with their judgement."""
 
 import gc
 import weakref
@@ -8,7 +8,7 @@ from validation.judgement.judge import judge
 
 
 class Made:
-    """Something that is slow to make."""
+    """A result."""
 
 
 def test_a_thing_is_made_once_for_each_judgement_and_key():
