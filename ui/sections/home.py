@@ -19,12 +19,13 @@ from ui.settings import settings
 from ui.widgets.hints import hint
 from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
+from validation.files.sources import FILE_SUFFIXES
 from validation.judgement.judge import Judgement
 
 POLL_SECONDS = 10.0  # seconds between two looks for runs that begin
 MAX_LIVE_SHOWN = 8
 MAX_REMOVABLE = 12  # chosen files that have a button of their own
-KINDS = ["db", "sqlite", "sqlite3", "db3", "zip"]
+KINDS = [suffix.removeprefix(".") for suffix in FILE_SUFFIXES]
 IN_FOLDERS = [*KINDS, "parquet", "json"]
 
 

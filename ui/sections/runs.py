@@ -15,7 +15,7 @@ from validation.files.errors import RunFileError
 from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
 from validation.query.database import RELATIONS
-from validation.query.user_sql import ROWS, SECONDS, BadQuestion, answer
+from validation.query.user_sql import ROWS, SECONDS, BadQuery, run_query
 
 EXAMPLES = {
     "Median bottom norm of each expert": (
@@ -66,8 +66,8 @@ def _load_example() -> None:
 
 def _show_answer(judgement: Judgement, sql: str) -> None:
     try:
-        found = answer(judgement.con.cursor(), sql)
-    except (BadQuestion, RunFileError) as error:
+        found = run_query(judgement.con.cursor(), sql)
+    except (BadQuery, RunFileError) as error:
         st.error("This cannot be answered.")
         st.text(str(error))
         return

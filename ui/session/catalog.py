@@ -12,7 +12,7 @@ import streamlit as st
 from ui.session.library import Source
 from ui.settings import ROOT, settings
 from validation.files.parquet_set import MANIFEST
-from validation.files.training_status import glance
+from validation.files.training_status import training_status
 
 EXAMPLES = ROOT / "examples"
 RUN = "dynamics.db"
@@ -64,7 +64,7 @@ def by_key() -> dict[str, Entry]:
 def _catalog(folders: tuple[Path, ...]) -> tuple[Entry, ...]:
     home = {path: folder for folder in reversed(folders) for path in _find(folder, DEPTH)}
     found: dict[str, Entry] = {}
-    for seen in glance(path for path in home if path.name == RUN):
+    for seen in training_status(path for path in home if path.name == RUN):
         names = _names(seen.path.parent, home[seen.path], found)
         found[names[0]] = Entry(*names, seen.path, home[seen.path].name, seen.written, seen.size, seen.training)
     for mark in sorted(path for path in home if path.name == MANIFEST):

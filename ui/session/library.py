@@ -23,15 +23,16 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from validation.files.cache import Cache
+from validation.files.file_state import FileState
 from validation.files.parquet_set import MANIFEST, is_set
 from validation.files.run_file import Rejected, RunFile
-from validation.files.sources import read_sources
+from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sources import FILE_SUFFIXES, read_sources
 from validation.judgement.judge import Judgement, judge
 
-RUNS = (".db", ".sqlite", ".sqlite3", ".db3", ".zip")  # what is read from an uploaded folder
 MAX_JUDGEMENTS = 4  # kept by a session: with other thresholds, or of an earlier state of a run in training
 
-Key = tuple["Source", int, int]
+Key = tuple["Source", FileState]
 ChangedThresholds = tuple[tuple[str, float], ...]
 
 
@@ -55,6 +56,7 @@ class Library:
     """Part of the uploader's key: a new value empties the widget and frees its memory."""
     _folder: Path | None = None
     _cache: Cache | None = None
+    _growing: IncrementalReader = field(default_factory=IncrementalReader)
     _read: tuple[tuple[Key, ...], tuple[list[RunFile], list[Rejected]]] | None = None
     _judged: dict[tuple[tuple[Key, ...], ChangedThresholds], Judgement] = field(default_factory=dict)
 
@@ -75,8 +77,8 @@ class Library:
         return sum(source.path.stat().st_size for source in self.sources if source.uploaded)
 
     def keys(self) -> tuple[Key, ...]:
-        """Return each chosen file with its modification time and size."""
-        return tuple((source, *_state(source.path)) for source in self.sources)
+        """Return each chosen file with its state, which changes when the file is written."""
+        return tuple((source, FileState.of(source.path)) for source in self.sources)
 
     def has_read(self, keys: tuple[Key, ...]) -> bool:
         """Return True if these files were read before, in this or an earlier state."""
@@ -100,26 +102,18 @@ class Library:
         # Not the user's own cache: the contents of an upload must go with its session.
         self._cache = self._cache or Cache(self.folder() / "cache")
         # A set is named by its path, a file by its path and the name to show.
-        chosen = [source.path if is_set(source.path) else (source.path, source.name) for source, _, _ in keys]
+        chosen = [source.path if is_set(source.path) else (source.path, source.name) for source, _ in keys]
         # Uploads never change; a file on disk may be written by a training.
-        private = {source.path for source, _, _ in keys if source.uploaded}
-        return read_sources(chosen, private=private, cache=self._cache, progress=progress)
+        private = {source.path for source, _ in keys if source.uploaded}
+        return read_sources(chosen, private=private, cache=self._cache, growing=self._growing, progress=progress)
 
     def close(self) -> None:
         """Drop files and judgements, and remove the uploads."""
-        self.sources, self._read, self._cache = [], None, None
+        self.sources, self._read, self._cache, self._growing = [], None, None, IncrementalReader()
         self._judged.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:  # the reader reports it
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
 
 
 _OPEN: dict[str, Library] = {}  # by session id, for all sessions of this server
@@ -171,7 +165,7 @@ def spool_folder(uploads: Sequence[Any]) -> list[Source]:
     marks = [str(upload.name) for upload in uploads if str(upload.name).rpartition("/")[2] == MANIFEST]
     roots = tuple(mark.removesuffix(MANIFEST) for mark in marks)
     others = [upload for upload in uploads if not str(upload.name).startswith(roots)]
-    runs = [spool(upload) for upload in others if str(upload.name).lower().endswith(RUNS)]
+    runs = [spool(upload) for upload in others if str(upload.name).lower().endswith(FILE_SUFFIXES)]
     return runs + [_pack([upload for upload in uploads if str(upload.name).startswith(root)], root) for root in roots]
 
 

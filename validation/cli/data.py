@@ -16,7 +16,7 @@ from validation.files.run_file import Rejected
 from validation.query.database import RELATIONS, connect
 from validation.query.export import export
 from validation.query.set_database import connect_sets
-from validation.query.user_sql import ROWS, SECONDS, answer, as_rows
+from validation.query.user_sql import ROWS, SECONDS, format_rows, run_query
 from validation.report.exit_code import UNREADABLE
 
 TABLES = "tables: runs, facts (run, key, value), dynamics (a row per run, step and expert), layers, histograms"
@@ -82,11 +82,11 @@ def _compact(options: argparse.Namespace) -> int:
 def _query(options: argparse.Namespace) -> int:
     try:
         con, _ = _connect(options)
-        found = answer(con, options.sql, rows=options.rows, seconds=options.seconds)
+        found = run_query(con, options.sql, rows=options.rows, seconds=options.seconds)
     except (ValueError, RunFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
-    print(as_rows(found.table, options.format))
+    print(format_rows(found.table, options.format))
     if found.cut:
         print(f"printed the first {options.rows:,} rows; --rows N prints more", file=sys.stderr)
     return 0

@@ -1,9 +1,9 @@
-"""What was read from run files, kept by the hash of their bytes: a file that was validated once is not opened again.
+"""The cache of runs, keyed by the hash of their files' bytes: a file that was read once is not opened again.
 
-One Arrow file per run holds its wide table, with everything small in its metadata; `layers` and `histograms` lie
-beside it where the run has any. Numbers are mapped as they lie on the disk, and not copied: norms hardly repeat, so
-packing them would save little space, and cost the time to unpack them. A cache never fails a reading: what cannot be
-written or read is simply not there.
+One Arrow file per run holds its wide table, with everything small in its metadata; `layers` and `histograms` lie beside
+it if the run has any. The tables are uncompressed and memory-mapped: norms hardly repeat, so compressing them would
+save little space and cost time. The cache never makes a reading fail: an entry that cannot be written or read counts as
+missing.
 """
 
 from __future__ import annotations
@@ -21,95 +21,91 @@ import pyarrow as pa
 from platformdirs import user_cache_path
 
 from prismatic.contract import schema
-from validation.files.run_file import RunFile, arrow_schema
-from validation.files.sandbox.incremental_read import Live
+from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 
-MOST_BYTES = 2 << 30
-SMALL, LARGE = ("experts", "tiers", "events"), ("layers", "histograms")
-ABOUT = ("run", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version")
-KEY = b"prismatic"
+MAX_BYTES = 2 << 30
+LARGE_TABLES = ("layers", "histograms")
+SMALL_TABLES = tuple(table for table in RUN_TABLES if table not in LARGE_TABLES)
+PLAIN_FIELDS = ("run", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version")
+METADATA_KEY = b"prismatic"
 
 
 def default_folder() -> Path:
-    """The user's cache folder, or what PRISMATIC_CACHE names."""
+    """Return the folder that PRISMATIC_CACHE names, or the user's cache folder."""
     return Path(os.environ.get("PRISMATIC_CACHE") or user_cache_path("prismatic") / "runs")
 
 
 @cache
-def _reader() -> str:
-    """A hash of the code that reads: what another version read differently is not taken for this one's."""
+def _reader_version() -> str:
+    """Return a hash of the code that reads files, so that an entry of other code is never used."""
     here = Path(__file__).parent
     code = [file.read_bytes() for file in [*sorted(here.rglob("*.py")), Path(schema.__file__)]]
     return hashlib.sha256(b"\0".join(code)).hexdigest()[:12]
 
 
 class Cache:
-    """A folder of runs by the sha256 of their files; the ones used longest ago go when it is over `most_bytes`.
+    """A folder of runs by the sha256 of their files; over `max_bytes`, the ones used longest ago are removed."""
 
-    `live` knows the files that were being written, in memory: keep the cache to read them on and not from the start.
-    """
-
-    def __init__(self, folder: Path | None = None, *, most_bytes: int = MOST_BYTES):
-        self.folder = (folder or default_folder()) / _reader()
-        self._most_bytes = most_bytes
+    def __init__(self, folder: Path | None = None, *, max_bytes: int = MAX_BYTES):
+        self.folder = (folder or default_folder()) / _reader_version()
+        self._max_bytes = max_bytes
         self._bytes: int | None = None
-        self.live = Live()
 
     def get(self, sha256: str) -> RunFile | None:
-        """The run whose file had these bytes, under no name and no path; None where it is not known."""
+        """Return the run whose file had these bytes, without name and path; None if there is no entry."""
         path = self._path(sha256)
         try:
             wide = _read(path)
-            about = json.loads(wide.schema.metadata[KEY])
-            side = {table: pa.Table.from_pylist(about[table], schema=arrow_schema(table)) for table in SMALL}
-            for table in LARGE:
+            metadata = json.loads(wide.schema.metadata[METADATA_KEY])
+            side = {table: pa.Table.from_pylist(metadata[table], schema=arrow_schema(table)) for table in SMALL_TABLES}
+            for table in LARGE_TABLES:
                 empty = arrow_schema(table).empty_table()
-                side[table] = _read(self._beside(path, table)) if table in about["beside"] else empty
+                side[table] = _read(self._table_path(path, table)) if table in metadata["beside"] else empty
             os.utime(path)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
-        known: dict[str, Any] = {name: about[name] for name in ABOUT}
-        known |= {name: tuple(about[name]) for name in ("ignored", "notes")}
+        known: dict[str, Any] = {name: metadata[name] for name in PLAIN_FIELDS}
+        known |= {name: tuple(metadata[name]) for name in ("ignored", "notes")}
         return RunFile(name="", path=Path(), wide=wide.replace_schema_metadata(None), **known, **side)
 
     def put(self, run: RunFile) -> None:
-        """Keep a run; not one that is still being written, or each state of its file would be kept."""
-        large = {table: getattr(run, table) for table in LARGE if len(getattr(run, table))}
-        about: dict[str, Any] = {name: getattr(run, name) for name in ABOUT}
-        about |= {table: getattr(run, table).to_pylist() for table in SMALL}
-        about["beside"] = list(large)
+        """Add a run. Do not add one that is still being written: each state of its file would become an entry."""
+        large = {table: getattr(run, table) for table in LARGE_TABLES if len(getattr(run, table))}
+        metadata: dict[str, Any] = {name: getattr(run, name) for name in PLAIN_FIELDS}
+        metadata |= {table: getattr(run, table).to_pylist() for table in SMALL_TABLES}
+        metadata["beside"] = list(large)
         path = self._path(run.sha256)
         with suppress(OSError, ValueError, TypeError, pa.ArrowException):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # The run itself at last: it is there only when everything that belongs to it is.
+            # The wide table comes last: an entry exists only once all its files do.
             for table, content in large.items():
-                _write(content, self._beside(path, table))
-            _write(run.wide.replace_schema_metadata({KEY: json.dumps(about)}), path)
-            self._added(path)
+                _write(content, self._table_path(path, table))
+            _write(run.wide.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)}), path)
+            self._limit_size(path)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.arrow"
 
-    def _beside(self, path: Path, table: str) -> Path:
+    def _table_path(self, path: Path, table: str) -> Path:
         return path.with_name(f"{path.stem}.{table}.arrow")
 
-    def _added(self, path: Path) -> None:
-        """Keep the size below the limit, at the cost of one look at the folder per process."""
+    def _limit_size(self, path: Path) -> None:
+        """Keep the folder below the limit after an entry was added; the folder is listed once per process."""
         if self._bytes is None:
             self._bytes = sum(file.stat().st_size for file in self.folder.parent.rglob("*.arrow"))
         else:
             self._bytes += sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
-        if self._bytes > self._most_bytes:
+        if self._bytes > self._max_bytes:
             self._prune()
 
     def _prune(self) -> None:
-        """Remove the files that were used longest ago, other versions' among them, until a tenth is free."""
+        """Remove the files used longest ago, also those of other versions of the reader, until a tenth is free."""
         files = sorted(
             (file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.parent.rglob("*.arrow")
         )
         self._bytes = sum(size for _, size, _ in files)
         for _, size, file in files:
-            if self._bytes <= 0.9 * self._most_bytes:
+            if self._bytes <= 0.9 * self._max_bytes:
                 return
             file.unlink(missing_ok=True)
             self._bytes -= size
@@ -118,12 +114,12 @@ class Cache:
 def _read(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
-    table.validate(full=True)  # what nobody checks can make Arrow read beyond the file
+    table.validate(full=True)  # invalid offsets can make Arrow read beyond the file
     return table
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """A file that is whole or not there, whoever else writes it at the same time."""
+    """Write a file atomically: it is complete or absent, also if several processes write it at the same time."""
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".new")
     try:
         with os.fdopen(handle, "wb") as stream, pa.ipc.new_file(stream, table.schema) as file:

@@ -1,6 +1,6 @@
-"""Untrusted run files in, runs out.
+"""Read run files: find them in folders and archives, read each once, and return a RunFile or an error for each.
 
-This process reads the bytes of a run file only to hash them; a child process opens it with SQLite, under limits, and
+This process reads the bytes of a run file only to hash them. A child process opens it with SQLite, under limits, and
 another one unpacks archives of run files.
 """
 
@@ -12,155 +12,184 @@ import json
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prismatic.contract import schema
-from validation.files.dialects import in_our_words
+from validation.files.cache import Cache
+from validation.files.dialects import normalize_columns
 from validation.files.errors import RunFileError, rejection
+from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
-from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, own_id
-from validation.files.sandbox import parallel_read as halves
-from validation.files.sandbox.sqlite_client import Child
-from validation.files.sandbox.zip_client import Member, is_archive, unpacked
-from validation.text import printable
+from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
+from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.parallel_read import read_whole
+from validation.files.sandbox.sqlite_client import SqliteClient
+from validation.files.sandbox.zip_client import ArchivedRun, is_archive, unpacked
+from validation.text import pluralize, printable
 
-if TYPE_CHECKING:
-    from validation.files.cache import Cache
+MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
+PATH_CHARACTERS = 1000  # of a path in an error
 
-FACTS, FACT_CHARACTERS = 2000, 64 << 10
+
+class FoundFile(NamedTuple):
+    """A file to read, or a path without one."""
+
+    path: Path
+    name: str  # short, to show beside the run
+    given: str  # as the user gave it, for errors
+    problem: str = ""  # the code of the error, if there is no file to read
 
 
 def read_files(
-    paths: Iterable[Path | tuple[Path, str]],
+    paths: Iterable[Path | str | tuple[Path, str]],
     *,
     limits: ReadLimits | None = None,
     private: Collection[Path] = (),
     progress: Callable[[int, int], None] | None = None,
     cache: Cache | None = None,
+    growing: IncrementalReader | None = None,
 ) -> tuple[list[RunFile], list[Rejected]]:
-    """Runs of all files, and those that are none with the reason; folders are searched for dynamics.db files.
+    """Return the runs of all files, and the files that could not be read; folders are searched for dynamics.db files.
 
-    A zip archive stands for the run files in it. private: the paths that are copies of our own, which nobody writes. A
-    path may come with the name to show. cache: where runs are kept that were read before.
+    A zip archive stands for the run files in it, and a path may come with the name to show. private: paths of our own
+    copies, which nobody writes. cache: runs that were read before. growing: the readings of runs that were being
+    trained; keep both to read a file again.
     """
     limits = limits or ReadLimits()
-    known = _Known([], {}, set())
-    rejected: list[Rejected] = []
     files = list(find_files(paths))
-    with contextlib.closing(Child(limits)) as child:
-        for done, (path, name, code) in enumerate(files):
+    with contextlib.closing(SqliteClient(limits)) as client:
+        reading = _Reading(client, cache, growing)
+        for done, file in enumerate(files):
             if progress:
                 progress(done, len(files))
             try:
-                if code:
-                    raise rejection(name, code, limits)
-                if is_archive(path):
-                    _read_archive(child, path, name, known, rejected, cache)
+                if file.problem:
+                    raise rejection(file.given, file.problem, limits)
+                if is_archive(file.path):
+                    reading.add_archive(file)
                 else:
-                    _read(child, path, name, known, cache, private=path in private)
+                    reading.add(file.path, file.name, private=file.path in private)
             except RunFileError as error:
-                rejected.append(Rejected(name, path, error))
+                reading.reject(file.given, file.path, error)
     if progress:
         progress(len(files), len(files))
-    return known.runs, rejected
+    return reading.runs, reading.rejected
 
 
-@dataclass(frozen=True)
-class _Known:
-    """The runs that were read so far, and where among them the next one may be already."""
+@dataclass
+class _Reading:
+    """The runs that were read so far, and where to look for a run that is among them already."""
 
-    runs: list[RunFile]
-    places: dict[str, int]  # by the sha256 of the file
-    ids: set[str]
+    client: SqliteClient
+    cache: Cache | None
+    growing: IncrementalReader | None
+    runs: list[RunFile] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    """The index of a run by the sha256 of its file."""
+    ids: set[str] = field(default_factory=set)
 
+    def reject(self, name: str, path: Path, error: RunFileError) -> None:
+        """Add a file that could not be read."""
+        self.rejected.append(Rejected(name, path, error.renamed(name)))
 
-def _read(child: Child, path: Path, name: str, known: _Known, cache: Cache | None, *, private: bool) -> None:
-    """Adds the run in one file, unless it is there already; RunFileError if the file is none."""
-    limits, before = child.limits, _state(path)
-    digest = _digest(path, name, limits)
-    twin = known.places.get(digest)
-    if twin is not None and (private or not (has_wal(path) or has_wal(known.runs[twin].path))):
-        again = f"the same file was given again as {name}; it is read once"
-        known.runs[twin] = replace(known.runs[twin], notes=(*known.runs[twin].notes, again))
-        return
-    # Beside a -wal or a -journal the same bytes may mean other rows.
-    settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
-    kept = cache.get(digest) if cache and settled else None
-    if kept is None:
-        if cache and not private:
-            facts, tables = cache.live.ask(child, path, name)
+    def add(self, path: Path, name: str, *, private: bool) -> None:
+        """Add the run in one file, unless it is there already. Raises RunFileError if the file is not a run."""
+        limits, before = self.client.limits, FileState.of(path)
+        digest = _sha256(path, name, limits)
+        place = self.places.get(digest)
+        if place is not None and (private or not (has_wal(path) or has_wal(self.runs[place].path))):
+            known = self.runs[place]
+            note = f"the same file was given again as {name}; it is read once"
+            self.runs[place] = replace(known, notes=(*known.notes, note))
+            return
+        read = self._read(path, name, digest, before, private)
+        run = replace(read, name=name, path=path, run=unique_id(read.run, self.ids))
+        if len(run.wide) * run.num_experts > limits.expert_rows:
+            raise rejection(name, "too_large", limits, limit="expert_rows")
+        self.places.setdefault(digest, len(self.runs))
+        self.ids.add(run.run)
+        self.runs.append(run)
+
+    def _read(self, path: Path, name: str, digest: str, before: FileState, private: bool) -> RunFile:
+        """Return the run of one file, from the cache if it is there. before: the file's state before it was hashed."""
+        # Beside a -wal or a -journal the same bytes may mean other rows.
+        settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
+        if self.cache and settled and (cached := self.cache.get(digest)):
+            return cached
+        if self.growing and not private:
+            facts, tables = self.growing.read(self.client, path, name)
         else:
-            facts, tables = halves.ask(child, path, name, immutable=private)
-        kept = _run_file(path, name, digest, facts, tables, limits)
-        # One that is being written may hold other rows by now than the bytes that were hashed.
-        if cache and settled and kept.facts.get("exit_state") != "running" and _state(path) == before:
-            cache.put(kept)
-    run = replace(kept, name=name, path=path, run=own_id(kept.run, known.ids))
-    if len(run.wide) * run.num_experts > limits.expert_rows:
-        raise rejection(name, "too_large", limits, limit="expert_rows")
-    known.places.setdefault(digest, len(known.runs))
-    known.ids.add(run.run)
-    known.runs.append(run)
+            facts, tables = read_whole(self.client, path, name, immutable=private)
+        run = _run_file(path, name, digest, facts, tables, self.client.limits)
+        # A file that is being written may hold other rows by now than the bytes that were hashed.
+        if self.cache and settled and run.facts.get("exit_state") != "running" and FileState.of(path) == before:
+            self.cache.put(run)
+        return run
+
+    def add_archive(self, file: FoundFile) -> None:
+        """Add the runs in an archive, and its files that are not runs. Raises RunFileError if it cannot be opened."""
+        with unpacked(file.path, file.name, self.client.limits) as members:
+            for member in members:
+                before = len(self.runs)
+                try:
+                    if member.error:
+                        raise member.error
+                    self.add(member.path, _member_name(member, file.name, 90), private=True)
+                except RunFileError as error:
+                    self.reject(_member_name(member, file.given, PATH_CHARACTERS), file.path, error)
+                if len(self.runs) > before:
+                    self._name_after_archive(member, file.path)
+
+    def _name_after_archive(self, member: ArchivedRun, archive: Path) -> None:
+        """Give the newest run its archive's path and, if it comes from a set, the id of its original file.
+
+        Drop it if the run of the original file is there already.
+        """
+        run, sha256 = self.runs.pop(), member.claimed_sha256
+        self.ids.discard(run.run)
+        last, place = len(self.runs), self.places.get(sha256, len(self.runs))
+        if place < last and self.runs[place].wide.equals(run.wide):
+            if self.places.get(run.sha256) == last:
+                del self.places[run.sha256]
+            return
+        if sha256 and run.run.startswith(run.sha256[:9]):  # the id comes from the hash of the unpacked copy
+            run = replace(run, run=unique_id(sha256[:9], self.ids))
+        self.ids.add(run.run)
+        self.runs.append(replace(run, path=archive, notes=(*run.notes, *member.notes)))
 
 
-def _read_archive(
-    child: Child, path: Path, name: str, known: _Known, rejected: list[Rejected], cache: Cache | None
-) -> None:
-    """Adds the runs in an archive, and those of its members that are none; RunFileError if it cannot be opened."""
-    with unpacked(path, name, child.limits) as members:
-        for member in members:
-            before = len(known.runs)
-            try:
-                if member.error:
-                    raise member.error
-                _read(child, member.path, member.name, known, cache, private=True)
-            except RunFileError as error:
-                rejected.append(Rejected(member.name, path, error))
-            if len(known.runs) > before:
-                _as_its_own_file(known, member, path)
+def _member_name(member: ArchivedRun, archive: str, most: int) -> str:
+    return printable(f"{member.inner_name} in {archive}" if member.inner_name else archive, most)
 
 
-def _as_its_own_file(known: _Known, member: Member, archive: Path) -> None:
-    """The newest run as what its archive says of it: a run of a set is the one that its own file would be."""
-    run, sha256 = known.runs.pop(), member.said_sha256
-    known.ids.discard(run.run)
-    last, twin = len(known.runs), known.places.get(sha256, len(known.runs))
-    if twin < last and known.runs[twin].wide.equals(run.wide):
-        if known.places.get(run.sha256) == last:
-            del known.places[run.sha256]
-        return
-    if sha256 and run.run.startswith(run.sha256[:9]):  # it is called after no hash of its own
-        run = replace(run, run=own_id(sha256[:9], known.ids))
-    known.ids.add(run.run)
-    known.runs.append(replace(run, path=archive, notes=(*run.notes, *member.notes)))
-
-
-def find_files(paths: Iterable[Path | tuple[Path, str]]) -> Iterator[tuple[Path, str, str]]:
-    """Each file with the name to show and, where there is nothing to read, the code of the error."""
-    for given in paths:
-        path, name = given if isinstance(given, tuple) else (given, "")
+def find_files(paths: Iterable[Path | str | tuple[Path, str]]) -> Iterator[FoundFile]:
+    """Yield the files at the paths, and in folders all dynamics.db files; a path without any has a `problem`."""
+    for source in paths:
+        path, title = source if isinstance(source, tuple) else (source, "")
+        given = title or printable(str(path), PATH_CHARACTERS)
         path = Path(path)
-        title = printable(name or _last_parts(path))
+        name = printable(title or _last_parts(path))
         try:
             mode = os.stat(path).st_mode
             files = sorted(path.rglob("dynamics.db")) if stat.S_ISDIR(mode) else []
         except FileNotFoundError:
-            yield path, title, "missing"
+            yield FoundFile(path, name, given, "missing")
         except (OSError, ValueError):  # ValueError: a NUL in the path
-            yield path, title, "system"
+            yield FoundFile(path, name, given, "system")
         else:
             if not stat.S_ISDIR(mode):
-                yield path, title, "" if stat.S_ISREG(mode) else "special"
+                yield FoundFile(path, name, given, "" if stat.S_ISREG(mode) else "special")
             elif not files:
-                yield path, title, "no_files"
+                yield FoundFile(path, name, given, "no_files")
             for file in files:
-                yield file, printable(_last_parts(file)), ""
+                yield FoundFile(file, printable(_last_parts(file)), printable(str(file), PATH_CHARACTERS))
 
 
 def _last_parts(path: Path) -> str:
@@ -168,12 +197,15 @@ def _last_parts(path: Path) -> str:
 
 
 def has_wal(path: Path) -> bool:
-    """With a -wal beside them, equal files may hold different runs."""
+    """Return whether a -wal file lies beside: then equal files may hold different runs."""
     return os.path.exists(f"{path}-wal")
 
 
-def _digest(path: Path, name: str, limits: ReadLimits) -> str:
-    """sha256 of the file's bytes. Not for a file that this process is writing: closing it ends all its POSIX locks."""
+def _sha256(path: Path, name: str, limits: ReadLimits) -> str:
+    """Return the hash of the file's bytes.
+
+    Never call it for a file that this process writes: closing the file would drop all its POSIX locks.
+    """
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > limits.file_bytes:
@@ -187,37 +219,28 @@ def _run_file(
     path: Path,
     name: str,
     digest: str,
-    about: dict[str, Any],
+    header: dict[str, Any],
     tables: dict[str, pa.Table],
     limits: ReadLimits,
 ) -> RunFile:
-    """The run that the child's tables make."""
-    wide, duplicates = _in_order(tables["dynamics"])
-    wide = _with_scalars(wide, _whole("scalars", tables.get("scalars")), limits)
-    side = {table: _whole(table, tables.get(table)) for table in RUN_TABLES}
-    wide, side["layers"], notes = in_our_words(wide, side["layers"], limits.rows)
-    about["notes"] += notes
-    facts, dropped = _facts(_whole("run", tables.get("run")))
+    """Return the run from the tables and facts of a reading."""
+    wide, duplicates = _by_step(tables["dynamics"])
+    wide = _with_scalars(wide, _with_all_columns("scalars", tables.get("scalars")), limits)
+    side = {table: _with_all_columns(table, tables.get(table)) for table in RUN_TABLES}
+    wide, side["layers"], notes = normalize_columns(wide, side["layers"], limits.rows)
+    header["notes"] += notes
+    facts, dropped = _facts(_with_all_columns("run", tables.get("run")))
     if dropped:
-        about["notes"] += (f"{dropped:,} facts of table `run` were left out: too many, or too long",)
+        header["notes"] += (f"not read: {pluralize(dropped, 'fact')} of table `run`, too many or too long",)
     declared = str(facts.get("run_hash", ""))
     stem = declared if len(declared) >= 6 and set(declared) <= set("0123456789abcdef") else digest
-    about |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
-    del about["reached"]
-    return RunFile(run=stem[:9], wide=wide, facts=facts, **side, **about)
+    header |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
+    del header["position"]
+    return RunFile(run=stem[:9], wide=wide, facts=facts, **side, **header)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """What changes when a file is written: time and size."""
-    try:
-        found = os.stat(path)
-    except OSError:  # who reads it next says so
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
-
-
-def _in_order(wide: pa.Table) -> tuple[pa.Table, int]:
-    """Rows by step, of several rows of one step the last, and how many that drops."""
+def _by_step(wide: pa.Table) -> tuple[pa.Table, int]:
+    """Return the rows ordered by step, the last one of each step, and the number of dropped rows."""
     steps = wide["step"].to_numpy()
     if (steps[1:] > steps[:-1]).all():
         return wide, 0
@@ -227,7 +250,7 @@ def _in_order(wide: pa.Table) -> tuple[pa.Table, int]:
 
 
 def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.Table:
-    """The columns that the writer had no room for in the wide table, put beside it."""
+    """Return the wide table with the columns that the writer had to put into `scalars` for lack of room."""
     scalars = scalars.filter(pc.and_(pc.is_valid(scalars["step"]), pc.is_valid(scalars["name"])))
     coded = scalars["name"].combine_chunks().dictionary_encode()
     numbered = enumerate(coded.dictionary.to_pylist())
@@ -236,20 +259,20 @@ def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.T
         return wide
     logged, steps, values = wide["step"].to_numpy(), scalars["step"].to_numpy(), scalars["value"].to_numpy()
     rows = np.searchsorted(logged, steps)
-    # What belongs to no row of the wide table is left out.
+    # Scalars of steps that the wide table lacks are dropped.
     codes = np.where(np.isin(steps, logged), coded.indices.to_numpy(), -1)
     order = np.argsort(codes, kind="stable")
     columns = dict(zip(wide.column_names, wide.columns, strict=True))
     for name, code in names.items():
         first, end = np.searchsorted(codes, (code, code + 1), sorter=order)
-        column, own = np.full(len(wide), np.nan), order[first:end]
-        column[rows[own]] = values[own]
+        column, chosen = np.full(len(wide), np.nan), order[first:end]
+        column[rows[chosen]] = values[chosen]
         columns.setdefault(name, pa.array(column, from_pandas=True))
     return pa.table(columns)
 
 
-def _whole(table: str, found: pa.Table | None) -> pa.Table:
-    """A side table with all columns of the schema: NULL where the file lacks one."""
+def _with_all_columns(table: str, found: pa.Table | None) -> pa.Table:
+    """Return a side table with all columns of the schema: NULL where the file lacks one."""
     want = arrow_schema(table)
     if found is None:
         return want.empty_table()
@@ -258,14 +281,14 @@ def _whole(table: str, found: pa.Table | None) -> pa.Table:
 
 
 def _facts(table: pa.Table) -> tuple[dict[str, object], int]:
-    """Table `run` as a dict, and how many of its rows are too long or too many to be facts."""
+    """Return table `run` as a dict, and the number of its rows that are over MAX_FACTS or FACT_CHARACTERS."""
     rows = list(zip(table["key"].to_pylist(), table["value"].to_pylist(), strict=True))
     kept = [(key, value) for key, value in rows if key and len(key) <= 200 and len(value or "") <= FACT_CHARACTERS]
-    return {key: _decoded(value) for key, value in kept[:FACTS]}, len(rows) - len(kept[:FACTS])
+    return {key: _decoded(value) for key, value in kept[:MAX_FACTS]}, len(rows) - len(kept[:MAX_FACTS])
 
 
 def _decoded(value: str | None) -> object:
-    """What JSON says, or the text itself where it is none."""
+    """Return the value of a JSON text, or the text itself if it is not JSON."""
     try:
         return None if value is None else json.loads(value, parse_constant=lambda _: None)
     except (ValueError, RecursionError):

@@ -64,7 +64,7 @@ class Rejected:
     error: RunFileError
 
 
-def own_id(run: str, taken: Collection[str]) -> str:
+def unique_id(run: str, taken: Collection[str]) -> str:
     """Return the id, with a number appended if another run has it already."""
     number, unique = 1, run
     while unique in taken:

@@ -1,4 +1,4 @@
-"""Whatever runs are kept in, in; runs out: run files, folders and archives of them, and sets, here or in a store."""
+"""The one way to read runs: `read_sources`, for files, folders, zip archives and sets, on this machine or in S3."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import is_set, read_set
 from validation.files.read_files import read_files
-from validation.files.run_file import Rejected, RunFile, own_id
+from validation.files.run_file import Rejected, RunFile, unique_id
+from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 
 Source = Path | str | tuple[Path, str]
+FILE_SUFFIXES = (*RUN_SUFFIXES, ".zip")
+"""The endings of a file that holds runs."""
 
 
 def read_sources(
@@ -22,24 +26,26 @@ def read_sources(
     limits: ReadLimits | None = None,
     private: Collection[Path] = (),
     cache: Cache | None = None,
+    growing: IncrementalReader | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[RunFile], list[Rejected]]:
-    """Runs of all sources, each under an id of its own, and what could not be read with the reason.
+    """Return the runs of all sources, each with a unique id, and the files that could not be read.
 
     A source is a run file, a folder or zip archive of run files, or a set by its folder or s3:// address; a path may
-    come with the name to show. A run that several sources hold is read once. private: see `read_files`.
+    come with the name to show. A run that several sources hold is read once. private, cache, growing: see `read_files`.
+    progress: called with the number of files read and the number of all files.
     """
     given = list(sources)
     sets = [source for source in given if not isinstance(source, tuple) and is_set(source)]
-    files = [source if isinstance(source, tuple) else Path(source) for source in given if source not in sets]
-    runs, rejected = read_files(files, limits=limits, private=private, cache=cache, progress=progress)
+    files = [source for source in given if source not in sets]
+    runs, rejected = read_files(files, limits=limits, private=private, cache=cache, growing=growing, progress=progress)
     known = {run.sha256 for run in runs}
     taken = {run.run for run in runs}
     for source in sets:
         try:
             for run in read_set(source):
                 if run.sha256 not in known:
-                    runs.append(replace(run, run=own_id(run.run, taken)))
+                    runs.append(replace(run, run=unique_id(run.run, taken)))
                     known.add(run.sha256)
                     taken.add(runs[-1].run)
         except RunFileError as error:

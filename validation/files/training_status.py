@@ -1,7 +1,7 @@
-"""Which of many run files are being trained, without reading their rows.
+"""Which of many run files are being trained at the moment: time of the last write, size, exit state.
 
-A file that was written a moment ago is asked for the state that its writer keeps in it; for all others the time of the
-last write is answer enough. The child that reads run files answers, and leaves out the rows.
+For a file that was written recently, the sandboxed reader is asked for the exit state that the writer keeps in it,
+without its rows. Any other file is not being trained.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.sandbox.incremental_read import is_running
-from validation.files.sandbox.sqlite_client import LONG_TABLES, Child
+from validation.files.sandbox.sqlite_client import LONG_TABLES, SqliteClient
 
 STALE_AFTER = 600.0  # seconds without a new row
-MOST = 50  # files that are asked, those first that were written last
+MAX_ASKED = 50  # files whose exit state is read, the most recently written first
 NO_ROWS = dict.fromkeys(LONG_TABLES, 2**62)
 
 
 @dataclass(frozen=True)
-class Glance:
-    """What is seen of a file from outside."""
+class FileStatus:
+    """A run file as seen from outside."""
 
     path: Path
     written: float  # seconds since the epoch
@@ -32,22 +32,22 @@ class Glance:
     training: bool = False
 
 
-def glance(paths: Iterable[Path], *, limits: ReadLimits | None = None) -> list[Glance]:
-    """The files that are there, the one that was written last first."""
+def training_status(paths: Iterable[Path], *, limits: ReadLimits | None = None) -> list[FileStatus]:
+    """Return the status of each file that exists, the most recently written first."""
     found = []
     for path in paths:
         with contextlib.suppress(OSError):
-            state = path.stat()
-            found.append(Glance(path, state.st_mtime, state.st_size))
-    found.sort(key=lambda one: (-one.written, one.path))
-    recent = [one for one in found if time.time() - one.written < STALE_AFTER][:MOST]
-    with contextlib.closing(Child(limits or ReadLimits(seconds=5.0))) as child:
-        live = {one.path for one in recent if _says_running(child, one.path)}
-    return [Glance(one.path, one.written, one.size, training=one.path in live) for one in found]
+            stat = path.stat()
+            found.append(FileStatus(path, stat.st_mtime, stat.st_size))
+    found.sort(key=lambda file: (-file.written, file.path))
+    recent = [file for file in found if time.time() - file.written < STALE_AFTER][:MAX_ASKED]
+    with contextlib.closing(SqliteClient(limits or ReadLimits(seconds=5.0))) as client:
+        training = {file.path for file in recent if _is_training(client, file.path)}
+    return [FileStatus(file.path, file.written, file.size, training=file.path in training) for file in found]
 
 
-def _says_running(child: Child, path: Path) -> bool:
+def _is_training(client: SqliteClient, path: Path) -> bool:
     try:
-        return is_running(*child.ask(path, path.name, immutable=False, since=NO_ROWS))
+        return is_running(*client.read(path, path.name, immutable=False, since=NO_ROWS))
     except RunFileError:
         return False

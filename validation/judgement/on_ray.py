@@ -29,7 +29,7 @@ from validation.files.errors import NotASet, RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import SetLocation, damaged_set, is_set, list_parts, read_manifest, read_part
 from validation.files.read_files import find_files, has_wal, read_files
-from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, own_id
+from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.judgement.judge import Judgement, Single, singly, summed_up
 from validation.verdict.registration import thresholds_of
 
@@ -44,7 +44,7 @@ About = tuple[RunFile, Run]
 class Share:
     """Runs that are read together: some files, or a part of a set."""
 
-    files: tuple[tuple[Path, str], ...] = ()
+    files: tuple[Path, ...] = ()
     part: tuple[str, str] | None = None
     """The set's address, and the name of the part."""
 
@@ -98,7 +98,7 @@ class _Check:
         self.rejected += [Rejected(one, Path(one), self._no_sets[one]) for one in sources if one in self._no_sets]
 
     def _files(self, sources: Sequence[str]) -> Iterator[Share]:
-        files = ((path, name) for path, name, _ in find_files([Path(one) for one in sources if not is_set(one)]))
+        files = (file.path for file in find_files([one for one in sources if not is_set(one)]))
         while some := tuple(islice(files, FILES_AT_ONCE)):
             yield Share(files=some)
 
@@ -130,7 +130,7 @@ class _Check:
                 twin = known.get(file.sha256)
                 if twin is not None and (source or not (has_wal(file.path) or has_wal(twin.path))):
                     continue
-                own = own_id(run.id, taken)
+                own = unique_id(run.id, taken)
                 known.setdefault(file.sha256, file)
                 taken.add(own)
                 yield Member(number, place, replace(file, run=own), _named(run, own))

@@ -1,4 +1,4 @@
-"""Questions of the user's own, in SQL: one SELECT, over the relations alone, within limits of time and rows."""
+"""SQL by the user: one SELECT over the relations, with a limit on time and rows; its result as text, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from prismatic import terminal
 from validation.text import printable
 
 ROWS, SECONDS = 10_000, 30.0
 
 
-class BadQuestion(ValueError):
-    """The text is no question that is answered here: what is wrong with it, and what is."""
+class BadQuery(ValueError):
+    """The SQL is not one SELECT, has a mistake, or takes too long."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The rows of an answer; `cut` says that there are more."""
+class QueryResult:
+    """The rows of a result; `cut` is true if there are more."""
 
     table: pa.Table
     cut: bool
 
 
-def answer(con: duckdb.DuckDBPyConnection, sql: str, *, rows: int = ROWS, seconds: float = SECONDS) -> Answer:
-    """The answer to one SELECT. Raises BadQuestion for anything else, a mistake in it, or one that takes too long.
+def run_query(con: duckdb.DuckDBPyConnection, sql: str, *, rows: int = ROWS, seconds: float = SECONDS) -> QueryResult:
+    """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too long.
 
-    con: a connection of which nobody else makes use meanwhile; of a shared one, its `cursor()`.
+    con: a connection that nothing else uses meanwhile; of a shared one, its `cursor()`.
     """
     _require_select(sql)
     try:
         with _deadline(con.interrupt, seconds):
-            # Not fetched at once: a question may have more rows than memory.
+            # Batch by batch: a result may have more rows than fit into memory.
             reader = con.sql(sql).to_arrow_reader(min(rows + 1, 100_000))
             batches: list[pa.RecordBatch] = []
             while sum(map(len, batches)) <= rows:
@@ -49,40 +50,38 @@ def answer(con: duckdb.DuckDBPyConnection, sql: str, *, rows: int = ROWS, second
             table = pa.Table.from_batches(batches, schema=reader.schema)
     except (duckdb.InterruptException, pa.ArrowException) as error:
         if "interrupt" not in str(error).lower():
-            raise BadQuestion(_said(error)) from None
-        raise BadQuestion(f"it took longer than {seconds:g} seconds; ask for fewer runs, or aggregate first.") from None
+            raise BadQuery(_on_one_line(error)) from None
+        raise BadQuery(f"it took longer than {seconds:g} seconds; ask for fewer runs, or aggregate first.") from None
     except duckdb.Error as error:
-        raise BadQuestion(_said(error)) from None
-    return Answer(table.slice(0, rows), len(table) > rows)
+        raise BadQuery(_on_one_line(error)) from None
+    return QueryResult(table.slice(0, rows), len(table) > rows)
 
 
 def _require_select(sql: str) -> None:
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        raise BadQuestion(_said(error)) from None
+        raise BadQuery(_on_one_line(error)) from None
     kinds = [statement.type for statement in statements]
     if kinds != [duckdb.StatementType.SELECT]:
         found = ", ".join(kind.name for kind in kinds) or "nothing"
-        raise BadQuestion(f"expected one SELECT, found {found}; the relations can be asked and not changed.")
+        raise BadQuery(f"expected one SELECT, found {found}; the relations can be read but not changed.")
 
 
-def _said(error: Exception) -> str:
-    """What DuckDB says, on one line."""
+def _on_one_line(error: Exception) -> str:
     return printable(" ".join(str(error).split()), 500)
 
 
-def as_rows(table: pa.Table, form: str) -> str:
-    """An answer as text: "table" for people, "csv", or "json", a list of objects; without control characters."""
+def format_rows(table: pa.Table, form: str) -> str:
+    """Return a table as text without control characters. form: "table", "csv", or "json", a list of objects."""
     if form == "json":
         return json.dumps(table.to_pylist(), default=str, indent=1)
-    lines = [table.column_names, *([_cell(value) for value in row.values()] for row in table.to_pylist())]
-    if form == "csv":
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows(lines)
-        return stream.getvalue().rstrip("\n")
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    rows = [{name: _cell(value) for name, value in row.items()} for row in table.to_pylist()]
+    if form == "table":
+        return terminal.plain_text(terminal.table(rows)) if rows else "  ".join(table.column_names)
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([table.column_names, *(row.values() for row in rows)])
+    return stream.getvalue().rstrip("\n")
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from tests.support import bad_files as hostile
 from ui.session.library import Library, Source
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
-from validation.files.sandbox import zip_client as archives
+from validation.files.sandbox import zip_client
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
@@ -43,7 +43,7 @@ def test_every_run_in_an_archive_is_read_and_one_bad_member_is_named(packed: Pat
     name = f"{packed.parent.name}/runs.zip"
     assert [run.name for run in found] == [f"a/dynamics.db in {name}", f"b/RUN.SQLITE in {name}"]
     assert [len(run.wide) for run in found] == [5, 5]
-    assert [(one.name, one.error.id) for one in rejected] == [(f"bad.db in {name}", "not_a_run")]
+    assert [(one.name, one.error.id) for one in rejected] == [(f"bad.db in {packed}", "not_a_run")]
     assert {run.path for run in found} == {packed}
     assert not list(temporary.iterdir())
 
@@ -94,7 +94,7 @@ def test_archives_in_an_archive_are_noted_and_not_opened(tmp_path: Path) -> None
     run = hostile.run_bytes(tmp_path / "run")
     found, rejected = read_files([hostile.archive(tmp_path / "runs.zip", ("more.zip", b"PK"), ("dynamics.db", run))])
     assert not rejected
-    assert "1 zip archives inside" in found[0].notes[0]
+    assert "not opened: 1 zip archive inside" in found[0].notes[0]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_an_unpacker_that_lies_is_not_believed(
 ) -> None:
     lines = "".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in answer)
     (tmp_path / "liar.py").write_text(f"input(); print({lines!r}, end='')")
-    monkeypatch.setattr(archives, "UNPACKER", tmp_path / "liar.py")
+    monkeypatch.setattr(zip_client, "ZIP_WORKER", tmp_path / "liar.py")
     found, rejected = read_files([packed])
     assert not found
     assert [one.error.id for one in rejected] == ["unreadable"]
@@ -204,11 +204,11 @@ def test_an_archive_that_takes_the_unpacker_over_gains_nothing(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, words: str
 ) -> None:
     step = "    with zipfile.ZipFile(path) as archive:\n"
-    source = archives.UNPACKER.read_text()
+    source = zip_client.ZIP_WORKER.read_text()
     assert step in source
     (tmp_path / "changed.py").write_text(source.replace(step, f"    {attack}\n{step}"))
-    monkeypatch.setattr(archives, "UNPACKER", tmp_path / "changed.py")
-    monkeypatch.setattr(archives, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(zip_client, "ZIP_WORKER", tmp_path / "changed.py")
+    monkeypatch.setattr(zip_client, "GRACE_SECONDS", 0.2)
     found, rejected = read_files([packed], limits=ReadLimits(seconds=1))
     assert not found
     assert words in str(rejected[0].error)

@@ -232,4 +232,4 @@ def test_histograms_are_read_like_layers(tmp_path: Path) -> None:
     ]
     few = read(tmp_path / "a.db", ReadLimits(rows=100_000))
     assert (few.histograms.num_rows, len(few.wide)) == (0, 40)
-    assert "table `histograms` was left out: expected at most 100,000 (limit `rows`)" in few.notes[0]
+    assert "table `histograms` was not read: expected at most 100,000 (limit `rows`)" in few.notes[0]

@@ -13,10 +13,10 @@ import pytest
 
 from prismatic import DynamicsLogger
 from tests.validation.files.test_sources import assert_equal
-from validation.files.cache import Cache
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RunFile
-from validation.files.sandbox.sqlite_client import Child
+from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sources import read_sources
 
 TIERS = ("top", "bottom", "middle")
@@ -28,8 +28,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
+def growing() -> IncrementalReader:
+    return IncrementalReader()
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def logger(path: Path) -> Iterator[DynamicsLogger]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each request to the child, whether it was for the new rows alone."""
     seen: list[bool] = []
-    ask = Child.ask
+    read = SqliteClient.read
 
-    def spy(self: Child, path: Path, name: str, **given: Any) -> Any:
+    def spy(self: SqliteClient, path: Path, name: str, **given: Any) -> Any:
         seen.append(bool(given.get("since")))
-        return ask(self, path, name, **given)
+        return read(self, path, name, **given)
 
-    monkeypatch.setattr(Child, "ask", spy)
+    monkeypatch.setattr(SqliteClient, "read", spy)
     return seen
 
 
@@ -73,71 +73,79 @@ def whole(path: Path) -> RunFile:
     return run
 
 
-def again(path: Path, cache: Cache) -> RunFile:
-    (run,), rejected = read_sources([path], cache=cache)
+def again(path: Path, growing: IncrementalReader) -> RunFile:
+    (run,), rejected = read_sources([path], growing=growing)
     assert not rejected
     return run
 
 
-def test_what_a_growing_file_holds_is_read_on(path: Path, logger: DynamicsLogger, cache: Cache, asked: list[bool]):
+def test_what_a_growing_file_holds_is_read_on(
+    path: Path, logger: DynamicsLogger, growing: IncrementalReader, asked: list[bool]
+):
     for start in range(0, 50, 5):  # in more pieces than are kept apart
         log(logger, range(start, start + 5))
-        assert_equal(again(path, cache), whole(path))
+        assert_equal(again(path, growing), whole(path))
     assert asked == [False, False] + [True, False] * 9
 
 
-def test_nothing_new_is_nothing_new(path: Path, logger: DynamicsLogger, cache: Cache):
+def test_nothing_new_is_nothing_new(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
     log(logger, range(5))
-    assert_equal(again(path, cache), again(path, cache))
+    assert_equal(again(path, growing), again(path, growing))
 
 
-def test_a_file_without_rows_is_read_on_as_well(path: Path, logger: DynamicsLogger, cache: Cache):
+def test_a_file_without_rows_is_read_on_as_well(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
     logger._ensure_schema(2)
     logger.flush()
     for start in range(3):
-        assert len(again(path, cache).wide) == start
+        assert len(again(path, growing).wide) == start
         log(logger, range(start, start + 1))
-    assert_equal(again(path, cache), whole(path))
+    assert_equal(again(path, growing), whole(path))
 
 
 @pytest.mark.parametrize("back_to", [0, 7, 9], ids=["the start", "a known step", "the last step"])
-def test_a_rewind_in_between_is_noticed(path: Path, logger: DynamicsLogger, cache: Cache, back_to: int):
+def test_a_rewind_in_between_is_noticed(path: Path, logger: DynamicsLogger, growing: IncrementalReader, back_to: int):
     log(logger, range(10))
-    again(path, cache)
+    again(path, growing)
     log(logger, range(back_to, 12), learning_rate=5.0)
-    read = again(path, cache)
+    read = again(path, growing)
     assert_equal(read, whole(path))
     assert read.wide["learning_rate"].null_count == back_to
 
 
-def test_columns_that_come_later_are_empty_before(path: Path, logger: DynamicsLogger, cache: Cache, asked: list[bool]):
+def test_columns_that_come_later_are_empty_before(
+    path: Path, logger: DynamicsLogger, growing: IncrementalReader, asked: list[bool]
+):
     log(logger, range(5))
-    again(path, cache)
+    again(path, growing)
     log(logger, range(5, 8), experts=4)
-    grown = again(path, cache)
+    grown = again(path, growing)
     assert asked[-1]
     assert_equal(grown, whole(path))
     assert grown.wide["expert_3_top_norm"].null_count == 5
 
 
-def test_scalars_without_a_column_are_read_on(path: Path, logger: DynamicsLogger, cache: Cache, asked: list[bool]):
+def test_scalars_without_a_column_are_read_on(
+    path: Path, logger: DynamicsLogger, growing: IncrementalReader, asked: list[bool]
+):
     for start in range(0, 6, 2):
         log(logger, range(start, start + 2), experts=340, layers=0)
-        assert_equal(again(path, cache), whole(path))
+        assert_equal(again(path, growing), whole(path))
     assert True in asked
 
 
-def test_another_run_in_its_place_is_read_whole(path: Path, logger: DynamicsLogger, cache: Cache, tmp_path: Path):
+def test_another_run_in_its_place_is_read_whole(
+    path: Path, logger: DynamicsLogger, growing: IncrementalReader, tmp_path: Path
+):
     log(logger, range(5))
-    again(path, cache)
+    again(path, growing)
     with DynamicsLogger(tmp_path / "other.db") as other:
         other.log_run({"exit_state": "running", "run_hash": "fedcba654321"})
         log(other, range(8), other=1.0)
     logger.close()
     shutil.copy(tmp_path / "other.db", path)
-    assert_equal(again(path, cache), whole(path))
+    assert_equal(again(path, growing), whole(path))
     (tmp_path / "other.db").replace(path)
-    assert_equal(again(path, cache), whole(path))
+    assert_equal(again(path, growing), whole(path))
 
 
 def changed(sql: str) -> Callable[[Path], None]:
@@ -158,34 +166,36 @@ def changed(sql: str) -> Callable[[Path], None]:
         "ALTER TABLE dynamics DROP COLUMN loss",
     ],
 )
-def test_what_does_not_fit_to_what_is_known_is_read_whole(path: Path, cache: Cache, asked: list[bool], sql: str):
+def test_what_does_not_fit_to_what_is_known_is_read_whole(
+    path: Path, growing: IncrementalReader, asked: list[bool], sql: str
+):
     with DynamicsLogger(path) as logger:
         logger.log_run({"exit_state": "running"})
         log(logger, range(5))
-    again(path, cache)
+    again(path, growing)
     changed(sql)(path)
-    assert_equal(again(path, cache), whole(path))
+    assert_equal(again(path, growing), whole(path))
     assert asked == [False, True, False, False]
 
 
-def test_a_limit_holds_for_what_is_read_on(path: Path, logger: DynamicsLogger, cache: Cache):
+def test_a_limit_holds_for_what_is_read_on(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
     log(logger, range(5))
     limits = ReadLimits(rows=30)
-    assert not read_sources([path], cache=cache, limits=limits)[0][0].notes
+    assert not read_sources([path], growing=growing, limits=limits)[0][0].notes
     log(logger, range(5, 10))
-    (read,), _ = read_sources([path], cache=cache, limits=limits)
+    (read,), _ = read_sources([path], growing=growing, limits=limits)
     (expected,), _ = read_sources([path], limits=limits)
     assert_equal(read, expected)
     assert "limit `rows`" in read.notes[0]
 
 
-def test_files_of_others_and_ended_runs_are_read_whole(path: Path, cache: Cache, asked: list[bool]):
+def test_files_of_others_and_ended_runs_are_read_whole(path: Path, growing: IncrementalReader, asked: list[bool]):
     with DynamicsLogger(path) as logger:
         logger.log_run({"exit_state": "finished"})
         log(logger, range(5))
-    read_sources([path], cache=cache)
+    read_sources([path], growing=growing)
     changed("UPDATE run SET value = '\"running\"' WHERE key = 'exit_state'")(path)
     changed("PRAGMA application_id = 0")(path)
     for _ in range(2):
-        again(path, cache)
+        again(path, growing)
     assert asked == [False] * 3

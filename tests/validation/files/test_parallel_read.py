@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from prismatic import DynamicsLogger
 from tests.validation.files.test_sources import assert_equal
-from validation.files.cache import Cache
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
 from validation.files.run_file import Rejected, RunFile
-from validation.files.sandbox import parallel_read as halves
-from validation.files.sandbox import sqlite_client as child
+from validation.files.sandbox import parallel_read
+from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sources import read_sources
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -29,7 +29,7 @@ def both_ways(path: Path, limits: ReadLimits | None = None) -> list[tuple[list[R
     found = []
     for long in (1 << 40, 0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(halves, "LONG_FILE", long)
+            patch.setattr(parallel_read, "LONG_FILE", long)
             found.append(read_files([path], limits=limits))
     return found
 
@@ -50,13 +50,13 @@ def written(path: Path, steps: list[int], last: object = 1.0, kind: str = "") ->
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """The requests for a half."""
     seen: list[dict[str, object]] = []
-    ask = child.Child.ask
+    read = SqliteClient.read
 
-    def spy(self: child.Child, path: Path, name: str, **given: object) -> object:
+    def spy(self: SqliteClient, path: Path, name: str, **given: object) -> object:
         seen.append(given)
-        return ask(self, path, name, **given)  # type: ignore[arg-type]
+        return read(self, path, name, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(child.Child, "ask", spy)
+    monkeypatch.setattr(SqliteClient, "read", spy)
     return seen
 
 
@@ -102,10 +102,10 @@ def test_a_file_that_breaks_off_in_the_first_half_is_told_as_ever(tmp_path: Path
 
 
 def test_no_third_process_is_started(asked: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "LONG_FILE", 0)
-    busy = child.Child(ReadLimits())
+    monkeypatch.setattr(parallel_read, "LONG_FILE", 0)
+    busy = SqliteClient(ReadLimits())
     with closing(busy):
-        assert busy.middle(EXAMPLES / "as-is.db", "x", immutable=True)
+        assert busy.middle_rowid(EXAMPLES / "as-is.db", "x", immutable=True)
         runs, _ = read_files([EXAMPLES / "as-is.db"])
     assert len(runs) == 1
     assert [{*given} & {"since", "until"} for given in asked] == [set()]
@@ -114,16 +114,16 @@ def test_no_third_process_is_started(asked: list[dict[str, object]], monkeypatch
 def test_readers_are_free_again_afterwards(tmp_path: Path) -> None:
     path = written(tmp_path / "dynamics.db", [*range(10)], "text")
     both_ways(path)
-    with closing(child.Child(ReadLimits())) as first, closing(first.another() or first) as second:
+    with closing(SqliteClient(ReadLimits())) as first, closing(first.start_second() or first) as second:
         assert second is not first
-        assert first.another() is None
+        assert first.start_second() is None
 
 
 def test_a_run_that_is_being_written_is_read_on_from_both_halves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halves, "LONG_FILE", 0)
-    cache = Cache(tmp_path / "cache")
+    monkeypatch.setattr(parallel_read, "LONG_FILE", 0)
+    growing = IncrementalReader()
     with DynamicsLogger(tmp_path / "dynamics.db") as logger:
         logger.log_run({"exit_state": "running", "run_hash": "abcdef123456"})
         for steps in (range(50), range(50, 80)):
@@ -132,5 +132,5 @@ def test_a_run_that_is_being_written_is_read_on_from_both_halves(
                     step, {"expert_gradients": {f"expert_{e}": dict.fromkeys(NORMS, 1.0 + step) for e in (0, 1)}}
                 )
             logger.flush()
-            (run,), _ = read_sources([tmp_path / "dynamics.db"], cache=cache)
+            (run,), _ = read_sources([tmp_path / "dynamics.db"], growing=growing)
             assert run.wide["step"].to_pylist() == [*range(steps.stop)]

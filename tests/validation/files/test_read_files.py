@@ -27,7 +27,7 @@ from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
 from validation.files.run_file import Rejected, RunFile
-from validation.files.sandbox import sqlite_client as child
+from validation.files.sandbox import sqlite_client
 from validation.files.tidy import COMPARED, COPIED
 from validation.query.database import connect
 from validation.query.questions import ask
@@ -41,7 +41,7 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.gzipped, "not_a_run", "a gzip archive"),
     (hostile.png, "not_a_run", "a PNG image"),
     (hostile.encrypted, "not_a_run", "may be encrypted"),
-    (hostile.zeros, "not_a_run", "nothing but zeros"),
+    (hostile.zeros, "not_a_run", "only zero bytes"),
     (hostile.lfs_pointer, "not_a_run", "a Git LFS pointer"),
     (hostile.wal_instead_of_database, "not_a_run", "the -wal file"),
     (hostile.magic_only, "truncated", "found 16"),
@@ -73,7 +73,7 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.unicode_digits, "wrong_schema", "like expert_0_top_norm"),
     (hostile.text_value, "wrong_schema", "`expert_0_bottom_norm` of `dynamics`, found TEXT ('<script>"),
     (hostile.blob_value, "wrong_schema", "found BLOB (b'\\x00\\x01\\x02') at step 4"),
-    (hostile.float32_value, "wrong_schema", "at step 4; this is what a numpy.float32"),
+    (hostile.float32_value, "wrong_schema", "at step 4; SQLite stores a numpy.float32"),
     (hostile.text_in_loss, "wrong_schema", "column `loss` of `dynamics`, found TEXT ('n/a') at step 1"),
     (hostile.norms_declared_as_text, "wrong_schema", "`expert_0_top_norm` of `dynamics`, found TEXT ('2')"),
     (hostile.null_step, "wrong_schema", "an integer in every row's `step`, found NULL"),
@@ -120,17 +120,17 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.only_columns_per_layer, READ, "3 rows, steps 0 to 2, 0 duplicates, 2 experts, ignored , wal False"),
     (hostile.columns_per_layer_and_means, READ, "3 rows, steps 0 to 2, 0 duplicates, 2 experts, ignored , wal False"),
     (hostile.columns_per_layer_and_the_table, READ, "were not used: the file has a table `layers` as well"),
-    (hostile.only_whole_norms_per_layer, READ, "the file has no norm of any tier"),
+    (hostile.only_whole_norms_per_layer, READ, "the file has no tier norms"),
     (hostile.text_in_a_layer, "wrong_schema", "column `layer_0_expert_0_top_norm` of `dynamics`, found TEXT ('high')"),
     (hostile.only_gradient_norms, READ, "expert_{i}_grad_norm was read as the norm of expert i's whole gradient"),
-    (hostile.only_whole_norms, READ, "the file has no norm of any tier"),
-    (hostile.a_mean_for_a_norm, READ, "expert_0_top_mean and 1 more was not used: a mean is no norm"),
+    (hostile.only_whole_norms, READ, "the file has no tier norms"),
+    (hostile.a_mean_for_a_norm, READ, "expert_0_top_mean and 1 more was not used: a mean is not a norm"),
     (hostile.norms_with_their_statistics, READ, "2 experts, ignored ts|num_experts, wal False, 0 events, notes ()"),
     (hostile.histograms, READ, "notes ()"),
-    (hostile.histograms_with_text, READ, "table `histograms` was left out: expected numbers in column `bin`"),
+    (hostile.histograms_with_text, READ, "table `histograms` was not read: expected numbers in column `bin`"),
     (hostile.histograms_are_a_view, READ, "expected `histograms` to be a plain table, found a view"),
-    (hostile.page_that_belongs_to_nothing, READ, "the file is not known to be sound: *** in database main ***"),
-    (hostile.another_table_damaged, READ, "the file is not known to be sound: database disk image is malformed"),
+    (hostile.page_that_belongs_to_nothing, READ, "the file may be damaged: *** in database main ***"),
+    (hostile.another_table_damaged, READ, "the file may be damaged: database disk image is malformed"),
     (hostile.strict_table, READ, "3 rows"),
     (hostile.freed_pages, READ, "40 rows, steps 0 to 39"),
     (hostile.trailing_garbage, READ, "40 rows"),
@@ -146,22 +146,22 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (hostile.checkpoint, "not_a_run", "found a PyTorch checkpoint"),
     (hostile.zip_in_a_zip, "not_a_run", "found one with: runs.zip"),
     (hostile.zip_called_a_run_in_a_zip, "not_a_run", "found a zip archive (a PyTorch checkpoint is one, too)"),
-    (hostile.zip_cut_short, "truncated", "expected a sound zip archive, found damage (File is not a zip file)"),
-    (hostile.zip_with_a_password, "unreadable", "expected a member without a password, found an encrypted one"),
-    (hostile.zip_packed_in_an_unknown_way, "unreadable", "found another way (That compression method"),
+    (hostile.zip_cut_short, "truncated", "expected an intact zip archive, found damage (File is not a zip file)"),
+    (hostile.zip_with_a_password, "unreadable", "expected a file without a password, found an encrypted one"),
+    (hostile.zip_packed_in_an_unknown_way, "unreadable", "found another one (That compression method"),
     (hostile.zip_with_a_changed_byte, "truncated", "found damage (Bad CRC-32"),
     (hostile.zip_that_asks_for_memory, "too_large", "limit `memory_bytes`"),
     (hostile.zip_bomb, "too_large", "at most 536,870,912 (limit `file_bytes`)"),
     (hostile.zip_of_a_link, "not_a_run", "found text ('/etc/passwd')"),
     (hostile.facts_not_utf8, READ, "facts {'host': '\ufffd\ufffdA'}"),
-    (hostile.giant_fact, READ, "1 facts of table `run` were left out"),
-    (hostile.gigantic_fact, READ, "table `run` was left out: expected at most"),
-    (hostile.endless_facts, READ, "500 facts of table `run` were left out"),
-    (hostile.odd_facts, READ, "1 facts of table `run` were left out"),
-    (hostile.facts_are_a_view, READ, "table `run` was left out: expected `run` to be a plain table, found a view"),
-    (hostile.layers_with_text, READ, "table `layers` was left out: expected numbers in column `top_norm` of `layers`"),
-    (hostile.layers_of_another_program, READ, "table `layers` was left out: expected known columns"),
-    (hostile.layers_damaged, READ, "table `layers` was left out: expected a sound SQLite database"),
+    (hostile.giant_fact, READ, "not read: 1 fact of table `run`"),
+    (hostile.gigantic_fact, READ, "table `run` was not read: expected at most"),
+    (hostile.endless_facts, READ, "not read: 500 facts of table `run`"),
+    (hostile.odd_facts, READ, "not read: 1 fact of table `run`"),
+    (hostile.facts_are_a_view, READ, "table `run` was not read: expected `run` to be a plain table, found a view"),
+    (hostile.layers_with_text, READ, "table `layers` was not read: expected numbers in column `top_norm` of `layers`"),
+    (hostile.layers_of_another_program, READ, "table `layers` was not read: expected known columns"),
+    (hostile.layers_damaged, READ, "table `layers` was not read: expected an intact SQLite database"),
     (hostile.events_in_masses, READ, "10000 events"),
     (hostile.wal_left_behind, "wal_missing", "without its -wal file"),
     (
@@ -340,7 +340,7 @@ def test_a_file_that_a_writer_keeps_locked_is_said_to_be_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = hostile.good(tmp_path / "dynamics.db")
-    changed_reader(tmp_path, monkeypatch, "BUSY_SECONDS = 2.0", "BUSY_SECONDS = 0.1")
+    change_worker(tmp_path, monkeypatch, "BUSY_SECONDS = 2.0", "BUSY_SECONDS = 0.1")
     with hostile.writer(path, "delete", "lock") as writer:
         answer = read_one(path)
         writer.communicate()
@@ -365,12 +365,12 @@ def test_an_unfinished_write_is_named(tmp_path: Path) -> None:
 # -- Limits, and a child that dies, hangs or lies ---------------------------------------------------------------------
 
 
-def changed_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
-    """Has the child run a changed reader.py."""
-    source = child.READER.read_text()
+def change_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """Have the child run a changed sqlite_worker.py."""
+    source = sqlite_client.WORKER.read_text()
     assert old in source
-    (tmp_path / "changed_reader.py").write_text(source.replace(old, new))
-    monkeypatch.setattr(child, "READER", tmp_path / "changed_reader.py")
+    (tmp_path / "changed_worker.py").write_text(source.replace(old, new))
+    monkeypatch.setattr(sqlite_client, "WORKER", tmp_path / "changed_worker.py")
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_file_that_needs_too_much_memory_says_so(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
 def test_the_child_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, owned = "wal = inspect(path, immutable)", str(tmp_path / "owned")
-    changed_reader(tmp_path, monkeypatch, step, f"os.write(os.open({owned!r}, os.O_CREAT | os.O_WRONLY), b'x'); {step}")
+    change_worker(tmp_path, monkeypatch, step, f"os.write(os.open({owned!r}, os.O_CREAT | os.O_WRONLY), b'x'); {step}")
     answer = read_one(hostile.good(tmp_path / "dynamics.db"))
     assert isinstance(answer, Rejected)
     assert "File too large" in str(answer.error)
@@ -421,8 +421,8 @@ def test_a_file_that_kills_or_hangs_the_child_does_not_touch_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, words: str
 ) -> None:
     step = "wal = inspect(path, immutable)"
-    changed_reader(tmp_path, monkeypatch, step, f"{step}\n    if 'killer' in path:\n        {attack}")
-    monkeypatch.setattr(child, "GRACE_SECONDS", 0.2)
+    change_worker(tmp_path, monkeypatch, step, f"{step}\n    if 'killer' in path:\n        {attack}")
+    monkeypatch.setattr(sqlite_client, "GRACE_SECONDS", 0.2)
     paths = [hostile.good(tmp_path / f"{i}-{name}.db", seed=i) for i, name in enumerate(("before", "killer", "after"))]
     found, rejected = read_files(paths, limits=ReadLimits(seconds=1))
     assert [run.path.stem for run in found] == ["0-before", "2-after"]
@@ -471,7 +471,7 @@ LIES = {
 def test_a_child_that_lies_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     liar = tmp_path / "liar.py"
     liar.write_text(f"import sys; input(); sys.stdout.buffer.write({answer!r}.encode('latin-1') + b'\\n')")
-    monkeypatch.setattr(child, "READER", liar)
+    monkeypatch.setattr(sqlite_client, "WORKER", liar)
     rejected = read_one(hostile.good(tmp_path / "dynamics.db"))
     assert isinstance(rejected, Rejected)
     assert rejected.error.id == "unreadable"
@@ -481,7 +481,7 @@ def test_what_a_lying_child_says_is_shown_as_plain_short_text(tmp_path: Path, mo
     said = {"looks": "\x1b[31m{0.__class__}" + "x" * 1000, "a": {"b": []}, "most": 10**400}
     liar = tmp_path / "liar.py"
     liar.write_text(f"input(); print({json.dumps({'ok': False, 'code': 'not_sqlite', 'details': said})!r})")
-    monkeypatch.setattr(child, "READER", liar)
+    monkeypatch.setattr(sqlite_client, "WORKER", liar)
     rejected = read_one(hostile.good(tmp_path / "dynamics.db"))
     assert isinstance(rejected, Rejected)
     assert "found \ufffd[31m{0.__class__}xxx" in str(rejected.error)

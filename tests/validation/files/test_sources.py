@@ -77,7 +77,7 @@ def test_a_run_from_the_cache_is_the_run_from_the_file(runs: list[RunFile], tmp_
 def test_a_file_that_is_known_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cache = Cache(tmp_path / "cache")
     read_sources(EXAMPLES, cache=cache)
-    monkeypatch.setattr("validation.files.sandbox.sqlite_client.Child.ask", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("validation.files.sandbox.sqlite_client.SqliteClient.read", lambda *_, **__: 1 / 0)
     assert len(read_sources(EXAMPLES, cache=cache)[0]) == len(EXAMPLES)
     with pytest.raises(ZeroDivisionError):
         read_sources(EXAMPLES)
@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path):
 
 def test_entries_of_another_version_of_the_reader_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     read_sources(EXAMPLES, cache=Cache(tmp_path))
-    monkeypatch.setattr(caching, "_reader", lambda: "another")
+    monkeypatch.setattr(caching, "_reader_version", lambda: "another")
     assert Cache(tmp_path).get(read_sources(EXAMPLES[:1])[0][0].sha256) is None
 
 
@@ -138,7 +138,7 @@ def test_what_was_used_longest_ago_goes_when_the_cache_is_full(tmp_path: Path):
         for entry in (tmp_path / "cache").rglob("*.arrow"):
             os.utime(entry, (number, number)) if entry.stat().st_mtime > 1000 else None
     one = max(entry.stat().st_size for entry in (tmp_path / "cache").rglob("*.arrow"))
-    small = Cache(tmp_path / "cache", most_bytes=4 * one)
+    small = Cache(tmp_path / "cache", max_bytes=4 * one)
     (extra,) = many(tmp_path / "more", 7)[6:]
     read_sources([extra], cache=small)
     kept = [small.get(read_sources([path])[0][0].sha256) is not None for path in [*files, extra]]

@@ -1,10 +1,10 @@
-"""Runs in training are told from all others by a glance at their files."""
+"""Runs in training are told from all others by their state, without reading rows."""
 
 import os
 
 from tests.support.machine_runs import a_run, running
 from tests.support.machine_runs import folder as folder
-from validation.files.training_status import glance
+from validation.files.training_status import training_status
 
 
 def test_a_glance_tells_the_runs_in_training_from_all_others(folder):
@@ -14,9 +14,9 @@ def test_a_glance_tells_the_runs_in_training_from_all_others(folder):
         (folder / "d").mkdir()
         junk = folder / "d" / "dynamics.db"
         junk.write_bytes(b"SQLite format 3\0 and no more")
-        seen = {one.path: one.training for one in glance([live_one, ended, crashed, junk, folder / "none"])}
+        seen = {one.path: one.training for one in training_status([live_one, ended, crashed, junk, folder / "none"])}
         assert seen == {live_one: True, ended: False, crashed: False, junk: False}
         os.utime(live_one, (1, 1))
-        assert not glance([live_one])[0].training
+        assert not training_status([live_one])[0].training
     finally:
         logger.close()

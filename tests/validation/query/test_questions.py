@@ -20,12 +20,12 @@ from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import write_set
-from validation.files.sandbox.sqlite_client import Child
+from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sources import read_sources
 from validation.frames.downsample import chart_series
 from validation.query.database import connect
 from validation.query.questions import ask
-from validation.query.user_sql import BadQuestion, answer
+from validation.query.user_sql import BadQuery, run_query
 
 TIERS = ("top", "bottom", "middle")
 OPTIONS = [
@@ -158,7 +158,7 @@ def test_a_chart_of_no_rows_has_none(tmp_path: Path):
 
 
 def test_a_question_is_answered(con, runs):
-    found = answer(con.cursor(), "SELECT run, count(*) AS n FROM dynamics GROUP BY run ORDER BY run")
+    found = run_query(con.cursor(), "SELECT run, count(*) AS n FROM dynamics GROUP BY run ORDER BY run")
     assert found.table.to_pylist() == [{"run": run, "n": 240} for run in sorted(run.run for run in runs)]
     assert not found.cut
 
@@ -185,21 +185,21 @@ def test_a_question_is_answered(con, runs):
 )
 def test_what_is_no_question_or_reaches_outside_is_refused_and_changes_nothing(con, sql: str, why: str):
     files = con  # a variable of Python is no table either
-    with pytest.raises(BadQuestion, match=why):
-        answer(files.cursor(), sql)
+    with pytest.raises(BadQuery, match=why):
+        run_query(files.cursor(), sql)
     assert con.execute("SELECT count(*) FROM dynamics").fetchall() == [(5 * 240,)]
 
 
 def test_a_question_that_takes_too_long_is_ended(con):
-    with pytest.raises(BadQuestion, match=r"longer than 0\.2 seconds"):
-        answer(con.cursor(), "SELECT count(*) FROM range(100000000000) a, range(1000) b", seconds=0.2)
-    assert answer(con.cursor(), "SELECT 1 AS x").table.to_pylist() == [{"x": 1}]
+    with pytest.raises(BadQuery, match=r"longer than 0\.2 seconds"):
+        run_query(con.cursor(), "SELECT count(*) FROM range(100000000000) a, range(1000) b", seconds=0.2)
+    assert run_query(con.cursor(), "SELECT 1 AS x").table.to_pylist() == [{"x": 1}]
 
 
 def test_an_answer_with_too_many_rows_is_cut_and_says_so(con):
-    found = answer(con.cursor(), "SELECT * FROM range(100000000000)", rows=5)
+    found = run_query(con.cursor(), "SELECT * FROM range(100000000000)", rows=5)
     assert (len(found.table), found.cut) == (5, True)
-    assert not answer(con.cursor(), "SELECT * FROM range(5)", rows=5).cut
+    assert not run_query(con.cursor(), "SELECT * FROM range(5)", rows=5).cut
 
 
 def test_the_command_answers_about_files_and_sets_alike(files: list[Path], runs, tmp_path: Path, capsys, monkeypatch):
@@ -260,11 +260,11 @@ def test_a_limit_can_be_set_and_is_named_when_it_is_met(files: list[Path], capsy
         assert why in capsys.readouterr().err
 
 
-def test_at_most_two_readers_run_at_once(files: list[Path]):
-    busy = [Child(ReadLimits()) for _ in range(2)]
+def test_at_most_two_workers_run_at_once(files: list[Path]):
+    busy = [SqliteClient(ReadLimits()) for _ in range(2)]
     try:
-        for child in busy:
-            child.ask(files[0], "x", immutable=True)
+        for client in busy:
+            client.read(files[0], "x", immutable=True)
         third = threading.Thread(target=read_sources, args=(files[:1],))
         third.start()
         third.join(0.5)
@@ -273,5 +273,5 @@ def test_at_most_two_readers_run_at_once(files: list[Path]):
         third.join(30)
         assert not third.is_alive()
     finally:
-        for child in busy:
-            child.close()
+        for client in busy:
+            client.close()

@@ -1,13 +1,12 @@
-"""A run that is being trained is read on from where it was read before, and not again from its beginning.
+"""IncrementalReader: read a run that is being trained from where the last reading ended.
 
-Only files of this project's own logger, which appends rows and tells by an event when it does not. The rows that are
-known are taken over only if nothing speaks against it: the file is the same one, no event since tells of a rewind, and
-the last known row of each table is still there as it was. Otherwise, and when the run has ended, it is read whole.
+It works for files of this project's logger, which appends rows and records an event when it replaces some. The known
+rows are kept only if the file is the same one, no event since reports a rewind, and the last known row of each table is
+unchanged. Otherwise, and once the run has ended, the whole file is read.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,65 +16,66 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prismatic.contract import schema
-from validation.files.sandbox import parallel_read as halves
-from validation.files.sandbox.parallel_read import within
-from validation.files.sandbox.sqlite_client import Answer, Child, Reached
+from validation.files.file_state import FileState
+from validation.files.sandbox.parallel_read import read_whole, within_limits
+from validation.files.sandbox.sqlite_client import FileContents, ReadPosition, SqliteClient
 
-REPLACING = ("rewind", "repeated_step")  # events after which rows that were read may have changed
-MOST_EVENTS = 1_000  # since the last reading; the child answers with no more than the newest 10,000
-MOST_FILES = 256
-MANY_CHUNKS = 8
+REPLACING_EVENTS = ("rewind", "repeated_step")  # after these, rows that were read may have changed
+MAX_EVENTS = 1_000  # since the last reading; the child returns no more than the newest 10,000
+MAX_FILES = 256
+MAX_CHUNKS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """What is known of a file that is being written."""
+    """The contents of a growing file at its last reading."""
 
-    place: tuple[int, int]
-    reached: Reached
+    state: FileState
+    position: ReadPosition
     tables: Mapping[str, pa.Table]
     notes: tuple[str, ...]
 
 
-class Live:
-    """The files that were being written when they were read: to be kept as long as somebody watches them."""
+class IncrementalReader:
+    """The readings of files that were being written; keep it as long as the files are watched."""
 
     def __init__(self) -> None:
         self._known: dict[Path, _Reading] = {}
 
-    def ask(self, child: Child, path: Path, name: str) -> Answer:
-        """The same as `child.ask` answers for a file in its place. Raises RunFileError as that does."""
-        place, earlier = _place(path), self._known.pop(path, None)
-        answer = _rest(child, path, name, earlier) if earlier and earlier.place == place else None
-        about, tables = answer or halves.ask(child, path, name, immutable=False)
-        if about["reached"] and is_running(about, tables):
-            self._known[path] = _Reading(place, about["reached"], tables, about["notes"])
-            while len(self._known) > MOST_FILES:
+    def read(self, client: SqliteClient, path: Path, name: str) -> FileContents:
+        """Return the same as `client.read` for a file that may be written meanwhile. Raises RunFileError."""
+        state, earlier = FileState.of(path), self._known.pop(path, None)
+        grown = _read_new_rows(client, path, name, earlier) if earlier and earlier.state.same_file(state) else None
+        facts, tables = grown or read_whole(client, path, name, immutable=False)
+        if facts["position"] and is_running(facts, tables):
+            self._known[path] = _Reading(state, facts["position"], tables, facts["notes"])
+            while len(self._known) > MAX_FILES:
                 del self._known[next(iter(self._known))]
-        return about, tables
+        return facts, tables
 
 
-def _rest(child: Child, path: Path, name: str, earlier: _Reading) -> Answer | None:
-    """The file by what is known of it and what is new; None where it has to be read whole."""
-    about, tables = child.ask(path, name, immutable=False, since=earlier.reached.last)
-    if not about["reached"] or not is_running(about, tables) or _went_back(tables, earlier.reached.mark):
+def _read_new_rows(client: SqliteClient, path: Path, name: str, earlier: _Reading) -> FileContents | None:
+    """Return the known rows with the new ones appended; None if the whole file must be read."""
+    position = earlier.position
+    facts, tables = client.read(path, name, immutable=False, since=position.last_rowids)
+    if not facts["position"] or not is_running(facts, tables) or _was_rewound(tables, position.last_event):
         return None
-    for table in earlier.reached.last:
-        whole = _continued(earlier.tables[table], tables.get(table))
+    for table in position.last_rowids:
+        whole = _append(earlier.tables[table], tables.get(table))
         if whole is None:
             return None
         tables[table] = whole
-    if not within(tables, child.limits):
+    if not within_limits(tables, client.limits):
         return None
-    # What was said of the whole file was not looked for again.
-    about["notes"] = tuple(dict.fromkeys((*about["notes"], *earlier.notes)))
-    return about, tables
+    # Notes about the whole file: a reading of the new rows does not repeat them.
+    facts["notes"] = tuple(dict.fromkeys((*facts["notes"], *earlier.notes)))
+    return facts, tables
 
 
-def _continued(known: pa.Table, new: pa.Table | None) -> pa.Table | None:
-    """The rows that are known and those that came after the last of them, which `new` begins with; None if it does not.
+def _append(known: pa.Table, new: pa.Table | None) -> pa.Table | None:
+    """Return the known rows and the new ones; None unless `new` begins with the last known row.
 
-    A column that was added since is NULL in the rows before.
+    A column that was added since is NULL in the known rows.
     """
     if new is None or not {*known.column_names} <= {*new.column_names}:
         return None
@@ -83,31 +83,22 @@ def _continued(known: pa.Table, new: pa.Table | None) -> pa.Table | None:
     last = len(known) - 1
     if not whole.slice(last, 1).equals(new.slice(0, 1)):
         return None
-    return whole.combine_chunks() if whole.column(0).num_chunks > MANY_CHUNKS else whole
+    return whole.combine_chunks() if whole.column(0).num_chunks > MAX_CHUNKS else whole
 
 
-def _went_back(tables: Mapping[str, pa.Table], mark: int) -> bool:
-    """Whether rows may have been replaced after that event."""
+def _was_rewound(tables: Mapping[str, pa.Table], last_event: int) -> bool:
+    """Return whether rows may have been replaced after that event."""
     events = tables.get("events")
     if events is None or not {"id", "code"} <= {*events.column_names}:
-        return mark > 0 or events is not None
-    since = events.filter(pc.greater(events["id"], mark))
-    return len(since) > MOST_EVENTS or any(code in REPLACING for code in since["code"].to_pylist())
+        return last_event > 0 or events is not None
+    since = events.filter(pc.greater(events["id"], last_event))
+    return len(since) > MAX_EVENTS or any(code in REPLACING_EVENTS for code in since["code"].to_pylist())
 
 
-def is_running(about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bool:
-    """Whether it is our own file, of a run that has not ended."""
-    facts = tables.get("run")
-    if about["application_id"] != schema.APPLICATION_ID or facts is None or facts.num_columns < 2:
+def is_running(facts: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bool:
+    """Return whether this project's logger wrote the file, and its run has not ended."""
+    rows = tables.get("run")
+    if facts["application_id"] != schema.APPLICATION_ID or rows is None or rows.num_columns < 2:
         return False
-    said = facts.filter(pc.equal(facts["key"], "exit_state"))["value"].to_pylist()
-    return bool(said == ['"running"'])
-
-
-def _place(path: Path) -> tuple[int, int]:
-    """Which file it is, whatever it is called."""
-    try:
-        found = os.stat(path)
-    except OSError:  # who reads it next says so
-        return 0, 0
-    return found.st_dev, found.st_ino
+    state = rows.filter(pc.equal(rows["key"], "exit_state"))["value"].to_pylist()
+    return bool(state == ['"running"'])

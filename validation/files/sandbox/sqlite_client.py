@@ -1,7 +1,7 @@
-"""The parent's side of reader.py: a child process opens run files, and what it answers is not trusted either.
+"""The parent's end of sqlite_worker.py: start the child process that opens run files, and check what it returns.
 
-A file that takes the child over could make it answer anything: names, kinds and sizes are checked again here before
-they are used, and the child is ended when it outlasts its time.
+A file that takes the child over could make it return anything. So names, types and sizes are checked again here before
+they are used, and a child that exceeds its time is killed.
 """
 
 from __future__ import annotations
@@ -24,70 +24,69 @@ import pyarrow as pa
 
 from prismatic.contract import schema
 from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
-from validation.files.errors import RunFileError, explained, rejection
+from validation.files.errors import RunFileError, explain, rejection
 from validation.files.limits import ReadLimits
-from validation.text import printable
+from validation.text import pluralize, printable
 
-READER = Path(__file__).with_name("sqlite_worker.py")
-GRACE_SECONDS = 3.0  # the child ends itself at its deadline; what is still alive after this is killed
-# What is read beside `dynamics`, and of that what may have as many rows.
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
-LONG_TABLES = ("dynamics", "layers", "scalars", "histograms")
+WORKER = Path(__file__).with_name("sqlite_worker.py")
+GRACE_SECONDS = 3.0  # the child ends itself at its deadline; one that is still alive after this is killed
+LONG_TABLES = ("dynamics", "layers", "scalars", "histograms")  # may have as many rows as ReadLimits allows
 HEADER_BYTES = 1 << 20
-TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in reader.py
-INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what Python needs to start
+TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in sqlite_worker.py
+INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # Python needs them to start
 
-Answer = tuple[dict[str, Any], dict[str, pa.Table]]
+FileContents = tuple[dict[str, Any], dict[str, pa.Table]]
+"""Facts about a run file, and its tables by name."""
 T = TypeVar("T")
-Listen = Callable[[IO[bytes], str, ReadLimits], T]
+Parse = Callable[[IO[bytes], ReadLimits], T]
 
-NOWHERE: Mapping[str, int] = MappingProxyType({})
-KINDS = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in SIDE_TABLES}
-# Of what a request may say: the columns that are read, and the whole file.
-WHOLE = {
+NO_ROWIDS: Mapping[str, int] = MappingProxyType({})
+COLUMN_TYPES = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in schema.SIDE_TABLES}
+# The request for a whole file.
+WHOLE_FILE = {
     "columns": [column.name for column in schema.STEP_COLUMNS],
     "layer_metrics": [*LAYER_METRICS],
-    "tables": KINDS,
+    "tables": COLUMN_TYPES,
     "since": {},
     "until": {},
     "middle": False,
 }
 
-# However many sessions read at once: each reader may take as much memory and time as its limits allow.
-READERS = threading.BoundedSemaphore(2)
+# Each child may take as much memory and time as its limits allow, so all sessions together start at most two.
+WORKER_SLOTS = threading.BoundedSemaphore(2)
 
 
 @dataclass(frozen=True)
-class Reached:
-    """How far a file that may grow was read."""
+class ReadPosition:
+    """The position up to which a growing file was read."""
 
-    mark: int  # the newest event before any row was read
-    last: Mapping[str, int]  # rowid of the last row by table; a table without rows is not in it
-
-
-class _Broken(Exception):
-    """The child's answer ended early or breaks the protocol."""
+    last_event: int  # id of the newest event before any row was read
+    last_rowids: Mapping[str, int]  # of each table that has rows
 
 
-class Child:
-    """A process that runs reader.py: one for a whole batch, replaced after a file that kills or hangs it."""
+class ProtocolError(Exception):
+    """The child's reply ends early or breaks the protocol."""
+
+
+class SqliteClient:
+    """A child process that runs sqlite_worker.py for many files; one that a file killed or hung is replaced."""
 
     def __init__(self, limits: ReadLimits) -> None:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
-    def another(self) -> Child | None:
-        """One more reader; None where two are at work already."""
-        self._start()  # first: two that have a second one already would wait for each other
-        child = Child(self.limits)
-        return child if child._start(wait=False) else None
+    def start_second(self) -> SqliteClient | None:
+        """Start and return another client; None if two are running already."""
+        self._start()  # first: two clients that each wait for a second one would block each other
+        client = SqliteClient(self.limits)
+        return client if client._start(wait=False) else None
 
     def _start(self, *, wait: bool = True) -> subprocess.Popen[bytes] | None:
         if self._process is None or self._process.poll() is not None:
             self.close()
             environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-            command = [sys.executable, "-I", "-S", "-B", str(READER)]
-            if not READERS.acquire(blocking=wait):
+            command = [sys.executable, "-I", "-S", "-B", str(WORKER)]
+            if not WORKER_SLOTS.acquire(blocking=wait):
                 return None
             try:
                 self._process = subprocess.Popen(
@@ -99,12 +98,12 @@ class Child:
                     cwd=os.path.abspath(os.sep),
                 )
             except BaseException:
-                READERS.release()
+                WORKER_SLOTS.release()
                 raise
         return self._process
 
     def close(self) -> None:
-        """Ends the process, if there is one: it leaves when its stdin ends, unless it hangs."""
+        """End the process, if there is one: close its stdin, and kill it if it does not exit then."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -120,31 +119,32 @@ class Child:
                 process.wait()
             process.stdout.close()
         finally:
-            READERS.release()
+            WORKER_SLOTS.release()
 
-    def ask(
+    def read(
         self,
         path: Path,
         name: str,
         *,
         immutable: bool,
-        since: Mapping[str, int] = NOWHERE,
-        until: Mapping[str, int] = NOWHERE,
-        beside: Sequence[str] = SIDE_TABLES,
-    ) -> Answer:
-        """Facts and tables of one file; RunFileError if it is rejected or the child does not survive it.
+        since: Mapping[str, int] = NO_ROWIDS,
+        until: Mapping[str, int] = NO_ROWIDS,
+        side_tables: Sequence[str] = schema.SIDE_TABLES,
+    ) -> FileContents:
+        """Return the facts and tables of one file. Raises RunFileError if it is rejected or breaks the child.
 
-        since, until: of these tables only the rows from this rowid on, or up to it. beside: the tables to read beside
-        `dynamics`.
+        since, until: by table, the first and the last rowid to read. side_tables: those to read beside `dynamics`.
         """
-        wanted = {"since": dict(since), "until": dict(until), "tables": {table: KINDS[table] for table in beside}}
-        return self._talk(path, name, immutable, wanted, _answer)
+        tables = {table: COLUMN_TYPES[table] for table in side_tables}
+        return self._request(
+            path, name, immutable, {"since": dict(since), "until": dict(until), "tables": tables}, _read_contents
+        )
 
-    def middle(self, path: Path, name: str, *, immutable: bool) -> int | None:
-        """The rowid up to which about half of the rows of `dynamics` lie; None where that cannot be told."""
-        return self._talk(path, name, immutable, {"middle": True}, _middle)
+    def middle_rowid(self, path: Path, name: str, *, immutable: bool) -> int | None:
+        """Return the rowid that splits `dynamics` into halves of about equal length; None if it is not known."""
+        return self._request(path, name, immutable, {"middle": True}, _read_middle)
 
-    def _talk(self, path: Path, name: str, immutable: bool, wanted: dict[str, Any], listen: Listen[T]) -> T:
+    def _request(self, path: Path, name: str, immutable: bool, changes: dict[str, Any], parse: Parse[T]) -> T:
         process, started = self._start(), time.monotonic()
         assert process
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
@@ -153,12 +153,12 @@ class Child:
             assert process.stdin
             assert process.stdout
             file = {"path": os.path.abspath(path), "immutable": immutable, "limits": asdict(self.limits)}
-            process.stdin.write(json.dumps(WHOLE | file | wanted).encode() + b"\n")
+            process.stdin.write(json.dumps(WHOLE_FILE | file | changes).encode() + b"\n")
             process.stdin.flush()
-            return listen(process.stdout, name, self.limits)
-        except RunFileError:
-            raise
-        except Exception as error:  # a child that was taken over may answer anything
+            return parse(process.stdout, self.limits)
+        except RunFileError as error:
+            raise error.renamed(name) from None
+        except Exception as error:  # a child that was taken over may send anything
             self.close()
             late = time.monotonic() - started > self.limits.seconds
             problem = f"{str(error) or type(error).__name__}, exit code {process.returncode}"
@@ -168,83 +168,98 @@ class Child:
             timer.cancel()
 
 
-def _middle(stream: IO[bytes], name: str, limits: ReadLimits) -> int | None:
-    """What is answered to the question for the middle."""
-    header = _header(stream)
+def _read_middle(stream: IO[bytes], limits: ReadLimits) -> int | None:
+    header = _read_header(stream)
     return header["middle"] if type(header["middle"]) is int else None
 
 
-def _header(stream: IO[bytes]) -> dict[str, Any]:
+def _read_header(stream: IO[bytes]) -> dict[str, Any]:
     line = stream.readline(HEADER_BYTES)
     if not line.endswith(b"\n"):
-        raise _Broken("no answer" if not line else "an answer without end")
+        raise ProtocolError("no reply" if not line else "an unfinished reply")
     header: dict[str, Any] = json.loads(line)
     return header
 
 
-def _answer(stream: IO[bytes], name: str, limits: ReadLimits) -> Answer:
-    """Reads one answer: a header that is believed only where it can be checked, then as many bytes as that implies."""
-    header = _header(stream)
+def _read_contents(stream: IO[bytes], limits: ReadLimits) -> FileContents:
+    """Read one reply: a header, which is checked, then exactly the bytes that it implies."""
+    header = _read_header(stream)
     if header["ok"] is not True:
-        kind, evidence, cause, fix = explained(header["code"], header["details"], limits=limits)
-        raise kind(name, evidence, cause, fix)
+        kind, evidence, cause, fix = explain(header["code"], header["details"], limits=limits)
+        raise kind("", evidence, cause, fix)
     layouts = header["tables"]
     for table, (rows, columns) in layouts.items():
         _check_layout(table, rows, columns, limits)
     if sum(rows * len(columns) for rows, columns in layouts.values()) > limits.values:
-        raise _Broken("an answer beyond the limits")
+        raise ProtocolError("a reply beyond the limits")
     tables = {
         table: pa.table({column: _read_column(stream, kind, rows) for column, kind in columns})
         for table, (rows, columns) in layouts.items()
     }
     if "dynamics" not in tables or "step" not in tables["dynamics"].column_names:
-        raise _Broken("an answer without steps")
-    return _facts_about(header, limits), tables
+        raise ProtocolError("a reply without steps")
+    return _facts(header, limits), tables
 
 
-def _facts_about(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:
-    """What a header says beside the tables, as RunFile keeps it."""
+def _facts(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:
+    """Return the fields of RunFile that the header gives, and the `position` that was read up to."""
     notes = []
     for table, code, details in header["notes"][: len(schema.TABLES)]:
-        _, evidence, _, _ = explained(code, details, limits=limits, table=printable(table))
-        notes.append(f"table `{printable(table)}` was left out: {evidence}")
+        _, evidence, _, _ = explain(code, details, limits=limits, table=printable(table))
+        notes.append(f"table `{printable(table)}` was not read: {evidence}")
     if header["damage"] is not None:
         problem = printable(header["damage"], 200)
-        notes.append(f"outside the tables that were read the file is not known to be sound: {problem}")
+        notes.append(f"outside the tables that were read, the file may be damaged: {problem}")
     if (unnamed := int(header["ignored_count"]) - 50) > 0:
-        notes.append(f"{unnamed:,} more columns were not read")
+        notes.append(f"not read either: {pluralize(unnamed, 'more column')}")
     if (version := int(header["version"])) > schema.SCHEMA_VERSION:
-        notes.append(
-            f"written by schema version {printable(version)}, newer than the {schema.SCHEMA_VERSION} known here"
-        )
-    ignored = tuple(printable(column) for column in header["ignored"][:50])
-    lost, application = bool(header["lost"]), int(header["application_id"])
-    known = {"ignored": ignored, "notes": tuple(notes), "wal": lost, "application_id": application, "version": version}
-    return known | {"reached": _reached(header)}
+        known = f"this program knows version {schema.SCHEMA_VERSION}"
+        notes.append(f"the file was written by schema version {printable(version)}; {known}")
+    return {
+        "ignored": tuple(printable(column) for column in header["ignored"][:50]),
+        "notes": tuple(notes),
+        "wal": bool(header["lost"]),
+        "application_id": int(header["application_id"]),
+        "version": version,
+        "position": _position(header),
+    }
 
 
-def _reached(header: dict[str, Any]) -> Reached | None:
-    """How far the reading came; None where nobody could go on there."""
-    mark, last = header["mark"], header["last"]
-    if header["notes"] or type(mark) is not int or any(type(last.get(name, 0)) is not int for name in LONG_TABLES):
+def _position(header: dict[str, Any]) -> ReadPosition | None:
+    """Return the position that was read up to; None if a later reading cannot continue from it."""
+    event, last = header["last_event"], header["last_rowids"]
+    if header["notes"] or type(event) is not int or any(type(last.get(name, 0)) is not int for name in LONG_TABLES):
         return None
-    return Reached(mark, {name: last[name] for name in LONG_TABLES if name in last})
+    return ReadPosition(event, {name: last[name] for name in LONG_TABLES if name in last})
 
 
-def _type_of(table: str, name: str) -> str:
-    """SQL type that the project gives a column of a file; _Broken for a column it does not know."""
+def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadLimits) -> None:
+    """Check a table's rows and columns in the header: they decide how many bytes are read."""
+    names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
+    most = limits.rows if table in LONG_TABLES else SIDE_ROWS
+    if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
+        raise ProtocolError("a reply beyond the limits")
+    if any(kind != kinds[_sql_type(table, name)] for name, kind in columns):
+        raise ProtocolError("a reply with wrong columns")
+
+
+def _sql_type(table: str, name: str) -> str:
+    """Return the SQL type of a known column. Raises ProtocolError for an unknown one."""
     if table == "dynamics":
         known = {column.name: "REAL" for column in schema.STEP_COLUMNS} | {"step": "INTEGER"}
-        found = "REAL" if _is_of_an_expert(name) else known.get(name)
+        found = "REAL" if _is_expert_column(name) else known.get(name)
     else:
-        found = next((column.type for column in schema.TABLES[table][0] if column.name == name), None)
+        found = COLUMN_TYPES[table].get(name)
     if found is None:
-        raise _Broken("an answer with an unknown column")
+        raise ProtocolError("a reply with an unknown column")
     return found
 
 
-def _is_of_an_expert(name: str) -> bool:
-    """Whether a column of `dynamics` belongs to an expert, or to one in a layer; numbers have one spelling only."""
+def _is_expert_column(name: str) -> bool:
+    """Return whether a column of `dynamics` belongs to an expert, or to an expert in a layer.
+
+    Numbers must have their one plain spelling: expert_0, not expert_00.
+    """
     match = schema.EXPERT_COLUMN.fullmatch(name)
     if in_layer := LAYER_COLUMN.fullmatch(name):
         match = in_layer if in_layer[3] in LAYER_METRICS else None
@@ -252,44 +267,33 @@ def _is_of_an_expert(name: str) -> bool:
     return plain and name.isascii() and len(name) < 100
 
 
-def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadLimits) -> None:
-    """What a header says of one table: everything that is read afterwards follows from it."""
-    names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
-    most = limits.rows if table in LONG_TABLES else SIDE_ROWS
-    if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
-        raise _Broken("an answer beyond the limits")
-    if any(kind != kinds[_type_of(table, name)] for name, kind in columns):
-        raise _Broken("an answer with wrong columns")
-
-
 def _read_column(stream: IO[bytes], kind: str, rows: int) -> pa.Array:
-    """One column, as the head of reader.py describes it."""
+    """Read one column; sqlite_worker.py describes the format."""
     if kind == "d":
-        return pa.array(_take(stream, rows, np.float64), from_pandas=True)  # NaN to NULL
+        return pa.array(_read_numbers(stream, rows, np.float64), from_pandas=True)  # NaN to NULL
     if kind == "q":
-        values, present = _take(stream, rows, np.int64), _take(stream, rows, np.uint8)
+        values, present = _read_numbers(stream, rows, np.int64), _read_numbers(stream, rows, np.uint8)
         return pa.array(values, mask=present == 0)
-    lengths = _take(stream, rows, np.int32)
+    lengths = _read_numbers(stream, rows, np.int32)
     ends = np.cumsum(np.maximum(lengths, 0), dtype=np.int64)
     total = int(ends[-1]) if rows else 0
     if total > TEXT_BYTES:
-        raise _Broken("an answer beyond the limits")
+        raise ProtocolError("a reply beyond the limits")
     offsets = np.concatenate([[0], ends]).astype(np.int32)
     valid = pa.array(lengths >= 0).buffers()[1]
-    texts = pa.StringArray.from_buffers(
-        rows, pa.py_buffer(offsets), pa.py_buffer(_take(stream, total, np.uint8)), valid
-    )
+    data = pa.py_buffer(_read_numbers(stream, total, np.uint8))
+    texts = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), data, valid)
     texts.validate(full=True)  # that it is UTF-8
     return texts
 
 
-def _take(stream: IO[bytes], count: int, dtype: type[np.generic]) -> np.ndarray:
-    """The next `count` numbers of the stream."""
+def _read_numbers(stream: IO[bytes], count: int, dtype: type[np.generic]) -> np.ndarray:
+    """Return the next `count` numbers of the stream."""
     values = np.empty(count, dtype)
     view, filled = values.data.cast("B") if count else memoryview(b""), 0
     while filled < len(view):
         got = stream.readinto(view[filled:])  # type: ignore[attr-defined]
         if not got:
-            raise _Broken("an answer that ends early")
+            raise ProtocolError("a reply that ends early")
         filled += got
     return values

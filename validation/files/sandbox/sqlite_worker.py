@@ -1,19 +1,19 @@
 """The child process that opens untrusted run files: the only code of this project that does.
 
-`runs.py` starts it as `python -I -S -B reader.py` (standard library only, nothing of this project is importable) and
-asks for one file per line on stdin. The answer to each is one line of JSON and, where that says `"ok": true`, the
-values of the tables that it names, in its order, column after column:
+sqlite_client.py starts it as `python -I -S -B sqlite_worker.py` (standard library only, nothing of this project is
+importable) and sends one request per line on stdin. The reply to each is one line of JSON and, if that says
+`"ok": true`, the values of the tables that it names, in its order, column after column:
 
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
     kind "q"   int64 for each row, then one byte for each row, 0 for NULL
     kind "t"   int32 length for each row, -1 for NULL, then the UTF-8 of all rows
 
-Of a run that is being trained the rows from a row on can be asked for (`since`, by table and rowid): those before it
-are known. The header says where each table ended (`last`), and the newest event before any row was read (`mark`): an
-event of a rewind after that means that rows which are known were replaced. Of a long file two processes read a half
-each: `until` is the last row of the first half, and `"middle": true` asks where that is.
+For a run that is being trained, the request may name the first row to read (`since`, by table and rowid). The reply
+gives the last row of each table (`last_rowids`), and the newest event before any row was read (`last_event`): a rewind
+after that event may have replaced rows that were read before. A long file is read by two processes, half of it each:
+`until` is the last row of the first half, and the request `"middle": true` asks for its rowid.
 
-A file that cannot be read is answered with a stable `code` and the facts of the case; the sentences are `runs.py`'s.
+If a file cannot be read, the reply has a stable `code` and the facts of the case; errors.py has the sentences.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
 WHOLE_NORMS = ("clean_norm", "perturbed_norm", "grad_norm")  # of an expert; in a layer also "norm"
 TIER_MEANS = ("top_mean", "bottom_mean", "middle_mean")
 TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
-# The largest last: it must not take the others' time.
+# As in contract/schema.py, in the order of reading: the largest come last and cannot use up the others' time.
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
 LONG_TABLES = ("events", "scalars", "layers", "histograms")  # may have as many rows as `dynamics`
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
-ABOUT_VALUES = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")  # not damage: the values are judged one by one
+# Problems of values are not damage: the values are checked one by one.
+VALUE_PROBLEM = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")
 
 BUSY_SECONDS = 2.0
-CELLS_AT_ONCE = 50_000  # some 10 ms of reading: as long as a writer may have to wait for us
-ROWS_AT_ONCE = 200  # as Python objects: so few that they stay in the processor's cache until they are numbers
-COLUMNS = 2000  # SQLite's own limit
-LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
-EVENTS = 10_000  # the newest that are kept
-SIDE_ROWS, TEXT = 100_000, 64 << 20  # rows and bytes of text in one side table; a measured one may have more rows
-# Of checking what no table that was read covers. A file in place is locked for its writer meanwhile.
+PAGE_CELLS = 50_000  # some 10 ms of reading: the longest time that a writer has to wait
+BATCH_ROWS = 200  # as Python objects: few enough to stay in the processor's cache until they are numbers
+MAX_COLUMNS = 2000  # SQLite's own limit
+MAX_LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
+MAX_EVENTS = 10_000  # the newest are kept
+SIDE_ROWS, TEXT_BYTES = 100_000, 64 << 20  # in one side table; LONG_TABLES may have more rows
+# For checking the parts of the file outside the tables. A file that is not a copy is locked for its writer meanwhile.
 REST_SECONDS, REST_SECONDS_IN_PLACE = 2.0, 0.25
 
 Row = tuple[Any, ...]
@@ -67,7 +68,7 @@ class Reject(Exception):
 
 
 def confine(limits: dict[str, Any]) -> None:
-    """Gives up for good what reading needs not: more memory, writing, many files, processes, core dumps."""
+    """Drop privileges permanently: cap memory and open files, forbid writes, new processes and core dumps."""
     try:
         import resource
     except ImportError:  # Windows: the parent's timer, SQLite's own limits and the authorizer remain
@@ -81,7 +82,7 @@ def confine(limits: dict[str, Any]) -> None:
 
 
 def allow_seconds(seconds: float) -> None:
-    """Lets the kernel end this process when this file takes more processor time than it may."""
+    """Let the kernel end this process if this file takes more processor time than it may."""
     try:
         import resource
 
@@ -116,25 +117,25 @@ SIGNATURES = {
 
 
 def looks_like(head: bytes) -> str:
-    """What a file that is no SQLite database seems to be."""
+    """Return a description of a file that is not a SQLite database, from its first bytes."""
     for signature, meaning in SIGNATURES.items():
         if head.startswith(signature):
             return meaning
     if not head.strip(b"\0"):
-        return "nothing but zeros, as failed uploads and disks leave behind"
-    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the cut may have halved a character
+        return "only zero bytes, which failed uploads and disks leave behind"
+    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the last character may be cut
     if all(c.isprintable() or c.isspace() for c in text) and "\ufffd" not in text:
         return f"text ({text.strip()[:40]!r})"
     return "no known format; it may be encrypted"
 
 
 def is_being_written(path: str) -> bool:
-    """Whether a writer is, or was when it died, in the middle of something."""
+    """Return whether a writer has an unfinished write, or had one when it was killed."""
     return os.path.exists(path + "-journal") or os.path.exists(path + "-wal")
 
 
 def inspect(path: str, immutable: bool) -> bool:
-    """Judges size and header; answers whether the file is in WAL mode."""
+    """Check size and header, and return whether the file is in WAL mode."""
     unsettled = not immutable and is_being_written(path)
     with open(path, "rb") as file:
         head, size = file.read(100), os.fstat(file.fileno()).st_size
@@ -147,7 +148,7 @@ def inspect(path: str, immutable: bool) -> bool:
         raise Reject("truncated", size=size, expected=512)
     page = int.from_bytes(head[16:18], "big")
     expected = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
-    # Writers before SQLite 3.7 leave the page count stale. A file that is just growing is judged by SQLite, locked.
+    # Writers before SQLite 3.7 leave the page count stale. SQLite itself checks a growing file, under its lock.
     if not unsettled and head[24:28] == head[92:96] and expected > size:
         raise Reject("truncated", size=size, expected=expected)
     return 2 in head[18:20]
@@ -157,15 +158,15 @@ def inspect(path: str, immutable: bool) -> bool:
 
 
 def authorize(action: int, first: str | None, second: str | None, database: str | None, within: str | None) -> int:
-    """Allows to read the tables of a run and to ask four pragmas: no function, no view, nothing that writes."""
+    """Allow reading the tables of a run and PRAGMAS; deny functions, views and everything that writes."""
     name, tables = str(first).lower(), ("sqlite_master", "dynamics", *SIDE_TABLES)
     readable = action == sqlite3.SQLITE_READ and name in tables and within is None
-    asked = action == sqlite3.SQLITE_PRAGMA and name in PRAGMAS
-    return sqlite3.SQLITE_OK if readable or asked or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
+    pragma = action == sqlite3.SQLITE_PRAGMA and name in PRAGMAS
+    return sqlite3.SQLITE_OK if readable or pragma or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
 
 
 def how_to_open(path: str, immutable: bool, wal: bool) -> str:
-    """URI options with which nothing is written beside the file, and what its -wal holds is seen."""
+    """Return URI options that write nothing beside the file and still read the rows in its -wal."""
     if immutable or (wal and not os.path.exists(path + "-wal")):
         return "&immutable=1"
     if wal and not os.path.exists(path + "-shm") and os.name == "posix":
@@ -174,11 +175,11 @@ def how_to_open(path: str, immutable: bool, wal: bool) -> str:
 
 
 def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
-    """A read-only connection to a file that may be hostile."""
+    """Return a read-only connection to a file that may be hostile."""
     path = path.replace("\\", "/") if os.sep == "\\" else path
     url = f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=ro{options}"
     db = sqlite3.connect(url, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-    most = {"LENGTH": LENGTH, "SQL_LENGTH": 1 << 20, "COLUMN": COLUMNS, "EXPR_DEPTH": 100, "COMPOUND_SELECT": 2}
+    most = {"LENGTH": MAX_LENGTH, "SQL_LENGTH": 1 << 20, "COLUMN": MAX_COLUMNS, "EXPR_DEPTH": 100, "COMPOUND_SELECT": 2}
     most |= {"ATTACHED": 0, "VDBE_OP": 250_000, "FUNCTION_ARG": 8, "TRIGGER_DEPTH": 1, "WORKER_THREADS": 0}
     for name, value in most.items():
         db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
@@ -188,7 +189,7 @@ def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")
     for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY"):
         db.execute(f"PRAGMA {pragma}")
-    db.execute("PRAGMA ignore_check_constraints=ON")  # CHECKs are the file's own code: quick_check would run it
+    db.execute("PRAGMA ignore_check_constraints=ON")  # quick_check would run CHECKs, the author's code
     if "unix-none" in options:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
     db.set_authorizer(authorize)
@@ -196,9 +197,10 @@ def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
 
 
 def plain_columns(db: sqlite3.Connection, table: str, *, known: bool = False) -> dict[str, str]:
-    """Columns of `table` and their declared types, once it is known to be a plain, sound table; {} where it is not.
+    """Return the columns of a table and their declared types; {} if the file has no such table.
 
-    known: it was sound when most of it was read, and what is new is small; SQLite itself notices a page that is none.
+    Raises Reject unless it is a plain, intact table. known: skip the check of its pages, because most of the table was
+    checked in an earlier reading, and SQLite itself notices a bad page among the new ones.
     """
     query = "SELECT type, rootpage, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')"
     found = db.execute(query, (table,)).fetchone()
@@ -212,7 +214,7 @@ def plain_columns(db: sqlite3.Connection, table: str, *, known: bool = False) ->
     if generated := [str(column[1])[:60] for column in columns if column[6] in (2, 3)]:
         raise Reject("generated", columns=generated[:20])
     for (problem,) in () if known else db.execute(f"PRAGMA quick_check({table})").fetchall():
-        if problem != "ok" and not ABOUT_VALUES.match(problem):
+        if problem != "ok" and not VALUE_PROBLEM.match(problem):
             raise Reject("corrupt", problem=problem[:200])
     return {str(column[1]): str(column[2]).upper() for column in columns}
 
@@ -221,14 +223,14 @@ def plain_columns(db: sqlite3.Connection, table: str, *, known: bool = False) ->
 
 
 class Column:
-    """The values of one column, as compact as they will be sent."""
+    """The values of one column, in the form in which they are sent."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.bytes, self.present = kind, 0, bytearray()
         self.values: Any = [] if kind == "t" else array(kind)
 
     def extend(self, cells: Row) -> None:
-        """Adds cells as SQLite gave them; TypeError if one of them does not belong here."""
+        """Add cells as SQLite returns them. Raises TypeError if one of them has the wrong type."""
         if self.kind == "t":
             texts = [None if cell is None else encode(cell) for cell in cells]
             self.bytes += sum(len(text) for text in texts if text)
@@ -237,20 +239,20 @@ class Column:
         try:
             self.values.extend(array(self.kind, cells))
             present: Any = b"\1" * len(cells)
-        except TypeError:  # a NULL among them, or a float that is an integer, or what does not belong here
+        except TypeError:  # a NULL, a float that is an integer, or a wrong type
             self.values.extend(array(self.kind, [self.number(cell) for cell in cells]))
             present = [cell is not None for cell in cells]
         if self.kind == "q":
             self.present.extend(present)
 
     def number(self, cell: Any) -> Any:
-        """A cell as the array takes it, if it does."""
+        """Return a cell as a value for the array. Raises TypeError if it has the wrong type."""
         if self.kind == "d":
             return float("nan") if cell is None else cell
         return 0 if cell is None else integer(cell)
 
     def dump(self) -> list[Any]:
-        """The bytes to send, as the head of this module describes them."""
+        """Return the bytes to send; the docstring of this module describes them."""
         if self.kind != "t":
             return [self.values, self.present]
         lengths = array("i", [-1 if text is None else len(text) for text in self.values])
@@ -258,7 +260,7 @@ class Column:
 
 
 def integer(cell: Any) -> int:
-    """An integer, or a float that is one, as pandas writes steps."""
+    """Return an integer, also for a float without a fraction, which pandas writes. Raises TypeError otherwise."""
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
         return int(cell)
     if not isinstance(cell, int):
@@ -267,30 +269,30 @@ def integer(cell: Any) -> int:
 
 
 def encode(cell: Any) -> bytes:
-    """UTF-8 of a text or a number."""
+    """Return the UTF-8 of a text or a number. Raises TypeError for a BLOB."""
     if isinstance(cell, bytes):
         raise TypeError
     return str(cell).encode()
 
 
-def blame(rows: list[Row], columns: dict[str, Column]) -> Reject:
-    """The first cell of `rows` that its column cannot take."""
+def first_bad_cell(rows: list[Row], columns: dict[str, Column]) -> Reject:
+    """Return the error for the first cell of `rows` that has the wrong type for its column."""
     names = list(columns)
     for row in rows:
         for (name, column), cell in zip(columns.items(), row, strict=False):
             try:
                 Column(column.kind).extend((cell,))
             except TypeError:
-                kept = "TEXT" if isinstance(cell, str) else "BLOB" if isinstance(cell, bytes) else "REAL"
+                sql_type = "TEXT" if isinstance(cell, str) else "BLOB" if isinstance(cell, bytes) else "REAL"
                 size = 8 if isinstance(cell, float) else len(cell)
                 step = row[names.index("step")] if "step" in names and name != "step" else None
                 code = "bad_step" if name == "step" else "bad_value"
-                return Reject(code, column=name, step=step, type=kept, bytes=size, value=repr(cell)[:40])
+                return Reject(code, column=name, step=step, type=sql_type, bytes=size, value=repr(cell)[:40])
     return Reject("unexpected", problem="a value changed while it was read")
 
 
-def key_of(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> str | None:
-    """What the table's rowid is called; None where it cannot be asked for."""
+def rowid_name(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> str | None:
+    """Return the name of the table's rowid; None if the table has none."""
     hidden = {name.lower() for name in declared}
     key = next((name for name in ("_rowid_", "rowid", "oid") if name not in hidden), None)
     try:
@@ -303,15 +305,15 @@ def key_of(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> str 
 def pages(
     db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str], limits: dict[str, Any]
 ) -> Iterator[tuple[list[Row], int | None]]:
-    """Rows from `since` to `until`, with the last one's rowid, in that order; all of them where the table has none.
+    """Yield rows from `since` to `until`, ordered by rowid, with the rowid of the last; all rows without a rowid.
 
-    In short transactions: a reader that stays in one locks the training's writer out.
+    Each page is a short transaction: a reader that stays in one locks the training's writer out.
     """
-    selected, size = ", ".join(f'"{name}"' for name in names), max(1, CELLS_AT_ONCE // len(names))
-    key = key_of(db, table, declared)
-    if key is None or len(names) == COLUMNS:  # the key would be one column too many for SQLite
+    selected, size = ", ".join(f'"{name}"' for name in names), max(1, PAGE_CELLS // len(names))
+    key = rowid_name(db, table, declared)
+    if key is None or len(names) == MAX_COLUMNS:  # the key would be one column too many for SQLite
         cursor = db.execute(f"SELECT {selected} FROM {table} NOT INDEXED")
-        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+        while rows := cursor.fetchmany(BATCH_ROWS):
             yield rows, None
         return
     within = f"{key} >= ? AND {key} <= ?"
@@ -319,7 +321,7 @@ def pages(
     start, end, count = limits["since"].get(table, -(2**63)), limits["until"].get(table, 2**63 - 1), size
     while count == size:
         cursor, count = db.execute(query, (start, end)), 0
-        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+        while rows := cursor.fetchmany(BATCH_ROWS):
             last = rows[-1][-1]
             yield rows, last
             count += len(rows)
@@ -333,21 +335,22 @@ def pages(
 def read_columns(
     db: sqlite3.Connection, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
 ) -> dict[str, Column]:
-    """The columns that `kinds` names, within the limits; of `events` only the newest rows.
+    """Return the columns that `kinds` names, within the limits; of `events` only the newest rows.
 
-    Of a table that `limits["since"]` names the rows from there on; `limits["last"]` is told where each table ended.
+    If `limits["since"]` names the table, only the rows from there on. Writes the table's last rowid to
+    `limits["last_rowids"]`.
     """
     columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
     for rows, last in pages(db, table, list(kinds), declared, limits):
         count += len(rows)
-        limits["last"][table] = last
+        limits["last_rowids"][table] = last
         try:
             for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
                 column.extend(cells)
         except TypeError:
-            raise blame(rows, columns) from None
+            raise first_bad_cell(rows, columns) from None
         for column in columns.values() if table == "events" else ():
-            del column.values[:-EVENTS], column.present[:-EVENTS]
+            del column.values[:-MAX_EVENTS], column.present[:-MAX_EVENTS]
         text = sum(column.bytes for column in columns.values())
         for limit, value in (("rows", count), ("values", count * len(kinds)), ("text_bytes", text)):
             if value > limits[limit]:
@@ -363,7 +366,7 @@ def read_columns(
 def read_dynamics(
     db: sqlite3.Connection, allowed: list[str], layer_metrics: list[str], limits: dict[str, Any]
 ) -> tuple[dict[str, Column], list[str]]:
-    """The columns of the wide table that may be used, and the names of the others."""
+    """Return the columns of the wide table that may be used, and the names of the others."""
     declared = plain_columns(db, "dynamics", known="dynamics" in limits["since"])
     if not declared:
         tables = db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchmany(20)
@@ -376,13 +379,13 @@ def read_dynamics(
     metrics = {name: match[1] for name in declared if (match := EXPERT.fullmatch(name))}
     in_layers = {name: match[1] for name in declared if (match := LAYER.fullmatch(name))}
     in_layers = {name: metric for name, metric in in_layers.items() if metric in layer_metrics}
-    there = {*metrics.values(), *in_layers.values()}
-    if not there & {*TIER_NORMS, *WHOLE_NORMS} and "norm" not in in_layers.values():
-        raise Reject("only_means" if there & {*TIER_MEANS} else "no_experts", columns=shown)
+    present = {*metrics.values(), *in_layers.values()}
+    if not present & {*TIER_NORMS, *WHOLE_NORMS} and "norm" not in in_layers.values():
+        raise Reject("only_means" if present & {*TIER_MEANS} else "no_experts", columns=shown)
     metrics |= in_layers
     known = {name for name in declared if name in metrics or name in allowed}
-    needed = TIER_NORMS if there & {*TIER_NORMS} else (*WHOLE_NORMS, "norm")
-    kinds = {  # a column declared as text is no measurement, unless nothing can be judged without it
+    needed = TIER_NORMS if present & {*TIER_NORMS} else (*WHOLE_NORMS, "norm")
+    kinds = {  # a column declared as text is skipped, unless nothing can be judged without it
         name: "q" if name == "step" else "d"
         for name, declared_type in declared.items()
         if name in known and (metrics.get(name) in needed or name == "step" or not TEXTUAL.search(declared_type))
@@ -396,7 +399,7 @@ def read_dynamics(
 def read_side_table(
     db: sqlite3.Connection, table: str, allowed: dict[str, str], limits: dict[str, Any]
 ) -> dict[str, Column]:
-    """A side table's known columns; {} where the file has no such table."""
+    """Return a side table's known columns; {} if the file has no such table."""
     declared = plain_columns(db, table, known=table in limits["since"])
     kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
     if declared and not kinds:
@@ -407,20 +410,20 @@ def read_side_table(
 
 
 def newest_event(db: sqlite3.Connection) -> int | None:
-    """The id of the newest event, 0 where there is none yet; None where the file has no table of events as ours is."""
+    """Return the id of the newest event, 0 before the first; None if the file has no table of events like ours."""
     try:
         if not plain_columns(db, "events", known=True):
             return None
         newest = db.execute("SELECT id FROM events NOT INDEXED ORDER BY rowid DESC LIMIT 1").fetchone() or (0,)
         return newest[0] if isinstance(newest[0], int) else None
-    except Exception:  # reading the table says what is wrong with it
+    except Exception:  # reading the table reports the error
         return None
 
 
 def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> str | None:
-    """What is wrong with the rest of the file, once the tables that were read are known to be sound.
+    """Return the problem of the rest of the file, after the tables were found intact; None if there is none.
 
-    Their numbers stand, but a file with any damage was not copied as it was, and whoever trusts it should know.
+    The numbers of the tables stand, but damage anywhere means that the file was not copied correctly.
     """
     deadline = min(limits["deadline"], time.monotonic() + (REST_SECONDS if immutable else REST_SECONDS_IN_PLACE))
     db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
@@ -428,22 +431,23 @@ def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, 
         problems = [str(problem) for (problem,) in db.execute("PRAGMA integrity_check").fetchall()]
     except sqlite3.Error as error:
         code, _ = reason(error)
-        # A writer at work says nothing against the file.
+        # A lock only shows that a writer is at work.
         return {"locked": None, "timeout": "it is too large to be checked in time"}.get(code, str(error)[:200])
-    return next((one[:200] for one in problems if one != "ok" and not ABOUT_VALUES.match(one)), None)
+    damage = (problem for problem in problems if problem != "ok" and not VALUE_PROBLEM.match(problem))
+    return next((problem[:200] for problem in damage), None)
 
 
 def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Header and values of one run file; raises what `reason` understands."""
+    """Return header and values of one run file. `reason` translates the errors that it raises."""
     path, immutable, limits = request["path"], request["immutable"], request["limits"]
-    limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT}
-    limits |= {"since": request["since"], "until": request["until"], "last": {}}
+    limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT_BYTES}
+    limits |= {"since": request["since"], "until": request["until"], "last_rowids": {}}
     wal = inspect(path, immutable)
     lost = wal and (immutable or not os.path.exists(path + "-wal"))
     db = connect(path, how_to_open(path, immutable, wal), limits["deadline"])
     try:
         application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS[:2])
-        mark = newest_event(db)
+        last_event = newest_event(db)
         try:
             columns, ignored = read_dynamics(db, request["columns"], request["layer_metrics"], limits)
         except Reject as error:
@@ -465,7 +469,7 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     finally:
         db.close()
     header = {"application_id": application_id, "version": version, "wal": wal, "lost": lost, "notes": notes}
-    header |= {"damage": damage, "mark": mark, "last": limits["last"]}
+    header |= {"damage": damage, "last_event": last_event, "last_rowids": limits["last_rowids"]}
     header |= {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
     header["tables"] = {
         table: [len(next(iter(columns.values())).values), [[name, column.kind] for name, column in columns.items()]]
@@ -476,21 +480,21 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
 
 
 def middle(request: dict[str, Any]) -> int | None:
-    """The rowid up to which about half of the rows of `dynamics` lie; None where it cannot be read by rowid."""
+    """Return the rowid that halves `dynamics`; None if the table cannot be read by rowid."""
     path, immutable = request["path"], request["immutable"]
     try:
         options = how_to_open(path, immutable, inspect(path, immutable))
         db = connect(path, options, time.monotonic() + request["limits"]["seconds"])
         try:
             declared = plain_columns(db, "dynamics", known=True)
-            key = key_of(db, "dynamics", declared) if 0 < len(declared) < COLUMNS else None
+            key = rowid_name(db, "dynamics", declared) if 0 < len(declared) < MAX_COLUMNS else None
             ends = [
                 f"SELECT {key} FROM dynamics NOT INDEXED ORDER BY {key} {order} LIMIT 1" for order in ("ASC", "DESC")
             ]
             return sum(int(db.execute(query).fetchone()[0]) for query in ends if key) // 2 if key else None
         finally:
             db.close()
-    except Exception:  # reading it says what is wrong with it
+    except Exception:  # reading the file reports the error
         return None
 
 
@@ -510,23 +514,23 @@ SQLITE_CODES = {
 
 
 def reason(error: Exception) -> tuple[str, dict[str, Any]]:
-    """Code and facts of whatever reading raised: a file by an attacker may raise anything."""
+    """Return code and facts of any error of reading: an attacker's file may raise anything."""
     if isinstance(error, Reject):
         return error.code, error.details
     if isinstance(error, MemoryError):
         return "too_large", {"limit": "memory_bytes"}
-    if isinstance(error, UnicodeDecodeError):  # sqlite3 lets it escape, from names in the schema
+    if isinstance(error, UnicodeDecodeError):  # sqlite3 raises it for names in the schema
         return "corrupt", {"problem": "names that are not UTF-8"}
     name = str(getattr(error, "sqlite_errorname", ""))
     code = next((code for prefix, code in SQLITE_CODES.items() if name.startswith(prefix)), None)
-    details = {"problem": str(error)[:200], "limit": "row_bytes", "most": LENGTH}
+    details = {"problem": str(error)[:200], "limit": "row_bytes", "most": MAX_LENGTH}
     return code or ("system" if isinstance(error, OSError) else "unexpected"), details
 
 
 def main() -> None:
-    """Answers requests until stdin ends."""
+    """Answer requests until stdin ends."""
     confined = False
-    # Rows are no cycles: looking for some among millions of them takes as long as reading them.
+    # Rows hold no cycles, and looking for cycles among millions of rows takes as long as reading them.
     gc.disable()
     gc.freeze()
     for line in sys.stdin.buffer:
