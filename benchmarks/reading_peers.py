@@ -79,13 +79,13 @@ class Ours(Reader):
 
         from validation.files import sources
         from validation.files.cache import Cache
-        from validation.frames import downsample as envelope
+        from validation.frames.downsample import chart_series
         from validation.query import database as relations
         from validation.query import user_sql as console
 
         self.cache = Cache(cache) if cache else None
         self.read, self.connect = sources.read_sources, relations.connect
-        self.answer, self.chart_series = console.answer, envelope.chart_series
+        self.answer, self.chart_series = console.answer, chart_series
 
     def _runs(self) -> Any:
         runs, rejected = self.read([self.folder], cache=self.cache)

@@ -8,23 +8,22 @@ from ui.layout.cards import choose_gradients
 from ui.layout.shell import shell
 from ui.sections.dynamics import (
     VIEWS,
-    Look,
     chart,
     choose_axis,
     choose_experts,
     choose_style,
     choose_view,
     scores,
-    seen_by,
 )
 from ui.widgets.fragments import fragment
+from validation.frames.run_dynamics import ChartOptions, gradients_of
 
 judgement, run = shell("Dynamics")
 scores(judgement, run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = choose_view()
     source = choose_gradients(run)
-seen = seen_by(run, source)
+seen = gradients_of(run, source)
 if not len(run.steps):
     st.info(
         "This file has the right tables and no row in them, so there is nothing to draw. The Diagnostics page says why."
@@ -38,4 +37,4 @@ experts = choose_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     unit = choose_axis(run)
     smooth, batches = choose_style()
-fragment(judgement, run, partial(chart, look=Look(view, source, tuple(experts), unit, smooth, batches)))
+fragment(judgement, run, partial(chart, options=ChartOptions(view, source, tuple(experts), unit, smooth, batches)))

@@ -9,7 +9,16 @@ from tests.support.app_pages import HARMFUL, opened, texts
 from tests.support.simulated_runs import simulated_run, write
 from ui.sections import compare as pieces
 from validation.files.sources import read_sources
-from validation.frames import run_comparison as compare
+from validation.frames.downsample import SPARK_POINTS
+from validation.frames.run_comparison import (
+    dose_effects,
+    filter_runs,
+    group_labels,
+    group_means,
+    metric_series,
+    sham_pair_rows,
+    sparklines,
+)
 from validation.judgement.judge import judge
 
 PAGE = "pages/4_Compare.py"
@@ -112,7 +121,7 @@ def test_doses_are_drawn_with_pages_p_and_the_slope(shown, judged):
 
 def test_the_doses_that_are_drawn_are_those_that_were_tested(judged):
     dose = judged.verdict.doses[0]
-    each, means = compare.of_doses(dose, judged.verdict.groups, judged.runs)
+    each, means = dose_effects(dose, judged.verdict.groups, judged.runs)
     table_SD = each.pivot_table(index="seed", columns="scale", values="value").to_numpy()
     assert dose.p == pytest.approx(stats.page_trend_test(table_SD).pvalue)
     assert dose.slope == pytest.approx(np.mean([np.polyfit(SCALES, row, 1)[0] for row in table_SD]))
@@ -128,7 +137,7 @@ def test_two_runs_are_compared_by_what_differs(shown):
 
 
 def test_every_treated_run_stands_beside_its_sham_run(shown, judged):
-    pairs = compare.twins(judged)
+    pairs = sham_pair_rows(judged)
     awake = pairs[pairs["claim"] == "awakening"]
     assert len(awake) == 6
     assert all(run[0] == sham[0] and sham[1] == "0" for run, sham in zip(awake["run"], awake["sham"], strict=True))
@@ -152,38 +161,38 @@ def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
 
 def test_a_band_is_students_interval_over_the_runs(judged):
     group = judged.verdict.groups[1]
-    data = compare.courses(judged.con, group.runs)
-    band = compare.bands(data, dict.fromkeys(group.runs, "A"), "bottom")
+    data = metric_series(judged.con, group.runs)
+    band = group_means(data, dict.fromkeys(group.runs, "A"), "bottom")
     at = band.iloc[7]
     values = data.loc[data["place"] == at["place"], "bottom"].to_numpy()
     expected = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     assert (at["low"], at["high"]) == pytest.approx(expected)
-    alone = compare.bands(data, {group.runs[0]: "A"}, "bottom")
+    alone = group_means(data, {group.runs[0]: "A"}, "bottom")
     assert alone["low"].isna().all()
 
 
 def test_a_course_is_the_mean_over_its_steps_and_perturbed_experts(judged):
     run = judged.runs[0]
-    data = compare.courses(judged.con, [run.id], points=10)
+    data = metric_series(judged.con, [run.id], points=10)
     own = np.log(run.experts[1]["bottom_norm"] / run.experts[0]["bottom_norm"])
     assert data["bottom"].to_numpy() == pytest.approx(own.reshape(10, -1).mean(axis=1))
 
 
 def test_a_sparkline_has_few_points_whatever_the_length_of_its_run(judged):
-    lines = compare.sparklines(judged.con, [run.id for run in judged.runs], "bottom")
+    lines = sparklines(judged.con, [run.id for run in judged.runs], "bottom")
     assert len(lines) == 9
-    assert {len(line) for line in lines} == {compare.SPARK_POINTS}
+    assert {len(line) for line in lines} == {SPARK_POINTS}
 
 
 def test_words_find_runs_only_where_all_of_them_stand():
     rows = {"run": ["a1", "b2"], "verdict": ["refuted", "supported"], "kind": ["sham", "treated"]}
     table = pd.DataFrame(rows | dict.fromkeys(("file", "group", "merge", "routing"), "x"))
-    assert compare.filtered(table, "REF a", [], [])["run"].tolist() == ["a1"]
-    assert compare.filtered(table, "ref b", [], []).empty
-    assert compare.filtered(table, "", ["supported"], ["treated"])["run"].tolist() == ["b2"]
+    assert filter_runs(table, "REF a", [], [])["run"].tolist() == ["a1"]
+    assert filter_runs(table, "ref b", [], []).empty
+    assert filter_runs(table, "", ["supported"], ["treated"])["run"].tolist() == ["b2"]
 
 
 def test_every_group_has_a_short_name_of_its_own():
-    names = compare.letters(80)
+    names = group_labels(80)
     assert names[:2] == ["A", "B"]
     assert len(set(names)) == 80

@@ -16,15 +16,16 @@ from prismatic.contract.thresholds import Thresholds
 from prismatic.runfile.logger import DynamicsLogger
 from tests.support.app_pages import EXAMPLES, opened
 from tests.support.simulated_runs import simulated_run, with_norms, write
-from ui.sections.dynamics import MAX_POINTS, VIEWS, _parquet, _picture
+from ui.sections.dynamics import VIEWS, _parquet, _picture
 from ui.session.library import Library, Source
 from ui.widgets.charts import slim
 from validation.analysis.run import Expert, Run, load_runs
-from validation.charts import run_dynamics as charts
+from validation.charts import run_dynamics
 from validation.files.read_files import read_files
-from validation.frames.batches import counted
-from validation.frames.downsample import chart_series, drawn, gaps, read_off, smoothed
-from validation.frames.x_axis import on_axis
+from validation.frames.batches import verdict_batches
+from validation.frames.downsample import MAX_POINTS, chart_series, gaps, hover_rows, median_rows, min_max_rows
+from validation.frames.run_dynamics import TIER_METRICS, Style
+from validation.frames.x_axis import rows_on_axis
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,18 +111,18 @@ def test_hours_and_tokens_stand_in_place_of_the_step(read):
     run = read[1]
     tokens = type(run)(**{**vars(run), "facts": {"config.batch_size": 8, "config.sequence_length": 96}})
     long = pd.DataFrame({"step": [0, 10], "value": [1.0, 2.0]})
-    assert on_axis(long, tokens, "Tokens")["step"].tolist() == [768, 11 * 768]
-    assert on_axis(long, run, "Steps") is long
-    hours = on_axis(long, run, "Hours")["step"]
+    assert rows_on_axis(long, tokens, "Tokens")["step"].tolist() == [768, 11 * 768]
+    assert rows_on_axis(long, run, "Steps") is long
+    hours = rows_on_axis(long, run, "Hours")["step"]
     assert hours[0] == 0
     assert 0 <= hours[1] < 1
 
 
 def test_a_smooth_line_is_the_running_median_and_hides_no_raw_one(read):
     run = read[1]
-    over = smoothed(run, 400, metrics=["bottom_norm"])
-    style = charts.Style(smooth=over)
-    drawn_layers = charts.tier_norms(chart_series(read[0], 400).to_pandas(), style).to_dict()["layer"]
+    over = median_rows(run, 400, metrics=["bottom_norm"])
+    style = Style(smooth=over)
+    drawn_layers = run_dynamics.tier_norms(chart_series(read[0], 400).to_pandas(), style).to_dict()["layer"]
     marks = [layer["mark"] for layer in drawn_layers if layer["mark"]["type"] == "line"]
     assert [mark["strokeWidth"] for mark in marks] == [0.7, 2.2]
     values = run.experts[1]["bottom_norm"]
@@ -135,7 +136,7 @@ def test_a_smooth_line_is_the_running_median_and_hides_no_raw_one(read):
 def test_what_is_drawn_of_a_run_is_what_is_drawn_of_its_file(read):
     file, run = read
     long = chart_series(file, 400).to_pandas()
-    own = drawn(run, 400)
+    own = min_max_rows(run, 400)
     for metric in ("bottom_norm", "divergence", "routing_weight"):
         a, b = (one[(one["expert"] == 1) & (one["metric"] == metric)] for one in (long, own))
         assert a["step"].tolist() == b["step"].tolist()
@@ -145,9 +146,9 @@ def test_what_is_drawn_of_a_run_is_what_is_drawn_of_its_file(read):
 def test_twelve_series_of_a_long_run_travel_in_less_than_300_kilobytes():
     short = simulated_run(steps=20_000)
     run = Run(**{**vars(short), "experts": {i: Expert(i, "perturbed", short.experts[1].columns) for i in range(4)}})
-    chosen = {"metrics": charts.TIER_METRICS, "experts": range(4)}
-    style = charts.Style(pointer=read_off(run, 400, **chosen))
-    chart = charts.tier_norms(drawn(run, MAX_POINTS, **chosen), style)
+    chosen = {"metrics": TIER_METRICS, "experts": range(4)}
+    style = Style(hover=hover_rows(run, 400, **chosen))
+    chart = run_dynamics.tier_norms(min_max_rows(run, MAX_POINTS, **chosen), style)
     words = {"step", "value", "series", "expert", *(f"v{place}" for place in range(12))}
     frames = {id(layer.data): slim(layer.data, words) for layer in chart.layer}
     assert sum(len(convert_anything_to_arrow_bytes(frame)) for frame in frames.values()) < 300_000
@@ -163,8 +164,8 @@ def test_no_line_is_drawn_across_zeros_holes_and_gaps():
     run = Run(**{**vars(run), "steps": run.steps[rows], "experts": experts})
     holes = gaps(run.steps)
     assert holes.tolist() == [199]
-    style = charts.Style(gaps=[(199.0, 230.0)])
-    lines = charts.tier_norms(drawn(run, 2000), style).layer[0].data
+    style = Style(gaps=[(199.0, 230.0)])
+    lines = run_dynamics.tier_norms(min_max_rows(run, 2000), style).layer[0].data
     own = lines[lines["series"].eq("perturbed bottom")].sort_values("step").set_index("step")["value"]
     assert own[50:59].isna().all()
     assert own[100:109].isna().all()
@@ -180,27 +181,27 @@ def test_a_run_that_is_logged_more_rarely_later_has_no_gap():
 
 def test_batches_are_the_means_that_the_verdict_takes():
     run = simulated_run(steps=1000)
-    known = counted(run, Thresholds())
-    assert known.left_out == ((0.0, 100.0, "warm-up"),)
-    own = known.batches[(known.batches["expert"] == 1) & (known.batches["metric"] == "bottom_norm")]
+    known = verdict_batches(run, Thresholds())
+    assert known.skipped == ((0.0, 100.0, "warm-up"),)
+    own = known.means[(known.means["expert"] == 1) & (known.means["metric"] == "bottom_norm")]
     logs = np.log(run.experts[1]["bottom_norm"][100:]).reshape(20, 45)
     np.testing.assert_allclose(own["value"], np.exp(logs.mean(axis=1)))
     assert own[["step", "last"]].iloc[[0, -1]].to_numpy().tolist() == [[100, 144], [955, 999]]
-    drawn_layers = charts.tier_norms(drawn(run, 200), charts.Style(counted=known)).to_dict()["layer"]
+    drawn_layers = run_dynamics.tier_norms(min_max_rows(run, 200), Style(batches=known)).to_dict()["layer"]
     assert {"rect", "rule", "text"} <= {layer["mark"]["type"] for layer in drawn_layers}
 
 
 def test_what_fills_no_batch_and_what_is_not_judged_yet_is_shaded_too():
-    known = counted(simulated_run(steps=405, facts={"planned_steps": 2000}), Thresholds())
-    assert [why for _, _, why in known.left_out] == ["warm-up", "not judged yet"]
-    odd = counted(simulated_run(steps=155), Thresholds())
-    assert [why for _, _, why in odd.left_out] == ["warm-up", "too few rows to fill a batch"]
+    known = verdict_batches(simulated_run(steps=405, facts={"planned_steps": 2000}), Thresholds())
+    assert [why for _, _, why in known.skipped] == ["warm-up", "not judged yet"]
+    odd = verdict_batches(simulated_run(steps=155), Thresholds())
+    assert [why for _, _, why in odd.skipped] == ["warm-up", "too few rows to fill a batch"]
 
 
 def test_one_step_axis_and_one_pointer_serve_all_panels(read):
     run = read[1]
-    long = drawn(run, 200, metrics=[*charts.TIER_METRICS, "divergence", "routing_weight"])
-    chart = charts.together(long, supported=0.05, refuted=0.01)
+    long = min_max_rows(run, 200, metrics=[*TIER_METRICS, "divergence", "routing_weight"])
+    chart = run_dynamics.together(long, supported=0.05, refuted=0.01)
 
     told = chart.to_dict()
     assert told["resolve"]["scale"] == {"x": "shared"}
@@ -213,7 +214,7 @@ def test_one_step_axis_and_one_pointer_serve_all_panels(read):
 def probed(tmp_path_factory):
     """A run with a probe: alone, every expert's norms are ten times what they are in the merge."""
     path = tmp_path_factory.mktemp("probed") / "dynamics.db"
-    tiers = dict.fromkeys(charts.TIER_METRICS, 1.0)
+    tiers = dict.fromkeys(TIER_METRICS, 1.0)
     with DynamicsLogger(path, num_experts=2, flush_seconds=1e9) as logger:
         for step in range(60):
             rows = [
@@ -229,7 +230,7 @@ def probed(tmp_path_factory):
 
 def test_gradients_of_each_expert_alone_can_be_drawn(probed):
     run = load_runs(read_files([probed])[0])[0]
-    alone = drawn(run.isolated, 2000, metrics=["top_norm"])
+    alone = min_max_rows(run.isolated, 2000, metrics=["top_norm"])
     assert alone["step"].tolist() == [*range(0, 60, 10)] * 2
     assert set(alone["value"]) == {10.0}
     for view in ("Together", "Routing"):
@@ -242,7 +243,7 @@ def test_rows_and_pictures_can_be_taken_away(read):
     long = chart_series(read[0], 500).to_pandas()
     table = pq.read_table(io.BytesIO(_parquet(long)))
     assert table.num_rows == len(long)
-    chart = charts.tier_panels(long)
+    chart = run_dynamics.tier_panels(long)
     assert b"<svg" in _picture(chart, "svg")[:200]
     picture = np.asarray(Image.open(io.BytesIO(_picture(chart, "png"))).convert("L"))
     assert picture.std() > 5  # not an empty sheet

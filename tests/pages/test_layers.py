@@ -12,9 +12,9 @@ from tests.support.layered_runs import write_layers
 from tests.support.simulated_runs import simulated_run, write
 from validation.analysis import series
 from validation.analysis.run import Expert
-from validation.charts import layer_heatmap as charts_layers
+from validation.charts import layer_heatmap
 from validation.files.sources import read_sources
-from validation.frames import layer_heatmap as heatmap
+from validation.frames.layer_heatmap import color_range, heatmap_frames, histogram_rows, layer_names
 from validation.judgement.judge import judge
 from validation.verdict.claims import REFUTED, SUPPORTED
 from validation.verdict.layer_ablation import leave_one_out, of_layers
@@ -102,8 +102,8 @@ def test_play_moves_on_by_itself_and_stops_at_the_end(folder):
 
 
 def test_a_frame_is_the_mean_of_its_steps(judged):
-    run, names = judged.runs[0], heatmap.layer_names(judged.files[0])
-    found = heatmap.frames(run, "size", names, most=7)
+    run, names = judged.runs[0], layer_names(judged.files[0])
+    found = heatmap_frames(run, "size", names, most=7)
     frame = 3
     cell = found.at(frame).query("layer == 1 and expert == 1 and tier == 'bottom'")["value"].item()
     rows = (run.steps >= found.first_F[frame]) & (run.steps <= found.last_F[frame])
@@ -115,25 +115,25 @@ def test_a_frame_is_the_mean_of_its_steps(judged):
 
 def test_frames_are_single_steps_where_there_are_few_and_nan_where_nothing_is(judged):
     run = judged.runs[0].until(4)
-    assert heatmap.frames(run, "size", [0, 1, 2]).first_F.tolist() == [0, 1, 2, 3, 4]
+    assert heatmap_frames(run, "size", [0, 1, 2]).first_F.tolist() == [0, 1, 2, 3, 4]
     silent = {
         e: Expert(e, one.role, {**one.columns, "bottom_norm": np.full(5, np.nan)}) for e, one in run.layers[0].items()
     }
-    cells = heatmap.frames(replace(run, layers=[silent, *run.layers[1:]]), "norm", [0, 1, 2]).at(0)
+    cells = heatmap_frames(replace(run, layers=[silent, *run.layers[1:]]), "norm", [0, 1, 2]).at(0)
     assert cells.query("layer == 0 and tier == 'bottom'")["value"].isna().all()
     assert cells.query("layer == 1")["value"].notna().all()
 
 
 def test_colours_are_centred_and_a_spike_does_not_bleach_the_rest():
     values = np.append(np.random.default_rng(0).normal(0, 0.3, 999), 50.0)
-    low, high = heatmap.reach(values, "size", 0.1)
+    low, high = color_range(values, "size", 0.1)
     assert low == -high
     assert 0.3 < high < 2
-    assert heatmap.reach(values * 1e-3, "size", 0.1) == (-0.1, 0.1)
+    assert color_range(values * 1e-3, "size", 0.1) == (-0.1, 0.1)
 
 
 def test_a_histogram_is_shares_of_one(judged):
-    table = heatmap.histogram(judged.con, judged.runs[0], 1, 1, "bottom")
+    table = histogram_rows(judged.con, judged.runs[0], 1, 1, "bottom")
     assert table.groupby("step")["share"].sum().to_numpy() == pytest.approx(1.0)
     assert table["step"].tolist()[::6] == list(range(0, 160, 10))
     assert table.loc[table["step"] == 0, "share"].tolist() == pytest.approx(np.arange(10, 40, 5) / 135)
@@ -171,8 +171,8 @@ def test_one_layer_cannot_be_left_out(judged):
 
 
 def test_rows_of_the_heatmap_are_grouped_by_tier(judged):
-    cells = heatmap.frames(judged.runs[0], "size", [0, 1, 2]).at(0)
-    drawn = charts_layers.heatmap(cells, "size", (-1.0, 1.0), (0, 1)).to_dict()
+    cells = heatmap_frames(judged.runs[0], "size", [0, 1, 2]).at(0)
+    drawn = layer_heatmap.heatmap(cells, "size", (-1.0, 1.0), (0, 1)).to_dict()
     rows = drawn["layer"][0]["encoding"]["y"]["scale"]["domain"]
     assert [row.split()[0] if row.strip() else "" for row in rows] == [
         *("bottom", "bottom", "", "middle", "middle", "", "top", "top"),

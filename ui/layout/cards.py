@@ -11,7 +11,7 @@ from ui.layout.shell import STATUS_COLORS, finding_card, status_badge
 from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
-from validation.charts.interval_bar import bar
+from validation.charts.interval_bar import interval_bar
 from validation.judgement.judge import Judgement
 from validation.text import spaced
 from validation.verdict.claims import CLAIMS, Claim, combine
@@ -54,7 +54,7 @@ def claim_card(claim: Claim, written: Claim) -> None:
             f"95 % interval over this run's steps: {number(claim.low, claim)} to {number(claim.high, claim)}. "
             f"Threshold: {number(claim.threshold, claim)}."
         )
-        if picture := bar(claim):
+        if picture := interval_bar(claim):
             st.html(picture)
     st.write(markdown_sentence(claim.because))
     st.caption(f"As written: **{written.status}**. {markdown_sentence(written.because)}")

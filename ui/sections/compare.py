@@ -10,10 +10,20 @@ from ui.layout.cards import number
 from ui.widgets.charts import draw
 from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.tables import show_table
-from validation.charts import run_comparison as comparison_charts
+from validation.charts import run_comparison
 from validation.charts.theme import MAX_GROUPS
-from validation.frames import run_comparison as comparison_frames
-from validation.frames.run_comparison import COURSES
+from validation.frames.run_comparison import (
+    COMPARED_METRICS,
+    dose_effects,
+    filter_runs,
+    group_labels,
+    group_means,
+    metric_series,
+    runs_table,
+    sham_pair_rows,
+    sort_runs,
+    sparklines,
+)
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
 from validation.text import pluralize
@@ -56,7 +66,7 @@ def how_to_train(judgement: Judgement, grid: str) -> None:
 def groups(judgement: Judgement) -> None:
     """The groups with what they say, and their courses over the steps."""
     own = judgement.verdict.groups
-    letters = comparison_frames.letters(len(own))
+    letters = group_labels(len(own))
     st.caption("Runs that differ in nothing but the seed are one group. The run is the unit: intervals are over seeds.")
     show_table(
         [group_row(letter, group) for letter, group in zip(letters, own, strict=True)],
@@ -69,7 +79,11 @@ def groups(judgement: Judgement) -> None:
     )
     left, middle, right = st.columns([2, 3, 1], vertical_alignment="bottom")
     course = left.selectbox(
-        "Series", list(COURSES), format_func=lambda name: COURSES[name].title, key="course", bind="query-params"
+        "Series",
+        list(COMPARED_METRICS),
+        format_func=lambda name: COMPARED_METRICS[name].title,
+        key="course",
+        bind="query-params",
     )
     picked = middle.pills(
         "Groups",
@@ -118,9 +132,9 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
 def metric_charts(judgement: Judgement, shown: dict[str, Group], course: str, show_seeds: bool) -> None:
     """One series of some groups over the steps."""
     group_of = {run: letter for letter, group in shown.items() for run in group.runs}
-    data = comparison_frames.courses(judgement.con, list(group_of))
+    data = metric_series(judgement.con, list(group_of))
     if data.empty or not data[course].notna().any():
-        st.info(f"These runs do not log {COURSES[course].title.lower()}.")
+        st.info(f"These runs do not log {COMPARED_METRICS[course].title.lower()}.")
         return
     seeds_of = {
         run.id: "seed unknown" if run.seed is None else f"seed {run.seed}"
@@ -130,10 +144,10 @@ def metric_charts(judgement: Judgement, shown: dict[str, Group], course: str, sh
     each = data.rename(columns={course: "value"})[["run", "middle", "value"]].dropna()
     each = each.assign(group=each["run"].map(group_of), label=each["run"].map(seeds_of))
     drawn = {run for group in shown.values() for run in group.runs[:MAX_SEEDS]}
-    means, names = comparison_frames.bands(data, group_of, course), list(shown)
-    alt = f"{COURSES[course].title} over training steps"
+    means, names = group_means(data, group_of, course), list(shown)
+    alt = f"{COMPARED_METRICS[course].title} over training steps"
     if show_seeds:
-        charts = comparison_charts.panels(means, each[each["run"].isin(drawn)], names, course)
+        charts = run_comparison.group_panels(means, each[each["run"].isin(drawn)], names, course)
         across = 2 if len(names) > 1 else 1
         for place, (letter, chart) in enumerate(zip(names, charts, strict=True)):
             if place % across == 0:  # a row of its own for each pair: stacked on a phone, they keep their order
@@ -142,9 +156,11 @@ def metric_charts(judgement: Judgement, shown: dict[str, Group], course: str, sh
                 st.text(f"{letter}: {shown[letter].name} ({len(shown[letter].runs)} runs)")
                 draw(chart, key=f"course-{letter}", alt=f"{alt}, group {letter}")
     else:
-        draw(comparison_charts.bands(means, names, course), key="courses", alt=f"{alt}, all groups")
+        draw(run_comparison.group_bands(means, names, course), key="courses", alt=f"{alt}, all groups")
     cut = f" At most {MAX_SEEDS} runs of a group are drawn." if len(drawn) < len(group_of) else ""
-    st.caption(f"{COURSES[course].meaning}. Thick: mean over a group's runs; band: its 95 % interval over runs.{cut}")
+    st.caption(
+        f"{COMPARED_METRICS[course].meaning}. Thick: mean over a group's runs; band: its 95 % interval over runs.{cut}"
+    )
 
 
 def dose_response(judgement: Judgement) -> None:
@@ -171,8 +187,12 @@ def dose_response(judgement: Judgement) -> None:
                     border=True,
                     help="Per unit of perturbation_scale: mean of the seeds' own slopes",
                 )
-            each, means = comparison_frames.of_doses(dose, judgement.verdict.groups, judgement.runs)
-            draw(comparison_charts.doses(dose, each, means), key=f"dose-{dose.title}", alt=f"{dose.claim} over scale")
+            each, means = dose_effects(dose, judgement.verdict.groups, judgement.runs)
+            draw(
+                run_comparison.dose_response(dose, each, means),
+                key=f"dose-{dose.title}",
+                alt=f"{dose.claim} over scale",
+            )
             st.caption(markdown_sentence(dose.because))
     st.caption("Diamonds: mean over seeds with its 95 % interval. Dashed: the mean slope. Thin lines: single seeds.")
 
@@ -204,7 +224,7 @@ def two_runs(judgement: Judgement) -> None:
 
 def sham_pairs(judgement: Judgement) -> None:
     """Every treated run beside the run of the same seed in which nothing was perturbed."""
-    pairs = comparison_frames.twins(judgement)
+    pairs = sham_pair_rows(judgement)
     if pairs.empty:
         st.info(
             "No run here has a sham run: the same options and the same seed, with perturbation_scale 0. Train them:"
@@ -219,7 +239,7 @@ def sham_pairs(judgement: Judgement) -> None:
     for unit, some in own.groupby("unit"):
         threshold = some["threshold"].iloc[0] if some["threshold"].nunique() == 1 else None
         draw(
-            comparison_charts.twins(some.head(MAX_PAIRS), str(unit), threshold),
+            run_comparison.sham_dumbbells(some.head(MAX_PAIRS), str(unit), threshold),
             key=f"twins-{unit}",
             alt=f"{claim} of treated runs and of their sham runs",
         )
@@ -248,14 +268,14 @@ def sham_pairs(judgement: Judgement) -> None:
 )
 def overview(judgement: Judgement) -> pd.DataFrame:
     """The table of all runs, without their courses."""
-    return comparison_frames.overview(judgement)
+    return runs_table(judgement)
 
 
 def all_runs(judgement: Judgement) -> None:
     """All runs in a table: filter, sort, and the course of each at a glance."""
     table = overview(judgement)
     words, verdicts, kinds = st.columns([2, 3, 2])
-    wanted = comparison_frames.filtered(
+    wanted = filter_runs(
         table,
         words.text_input("Find", key="find", bind="query-params", placeholder="run, file, option", help="Every word"),
         _filter_pills(verdicts, "Verdict", table["verdict"]),
@@ -265,13 +285,17 @@ def all_runs(judgement: Judgement) -> None:
     sort = by.selectbox("Sort by", ["as chosen", *table.columns], key="sort", bind="query-params")
     descending = order.toggle("Descending", key="descending", bind="query-params")
     line = course.selectbox(
-        "Sparkline", list(COURSES), format_func=lambda name: COURSES[name].title, key="line", bind="query-params"
+        "Sparkline",
+        list(COMPARED_METRICS),
+        format_func=lambda name: COMPARED_METRICS[name].title,
+        key="line",
+        bind="query-params",
     )
-    wanted = comparison_frames.ordered(wanted, sort, descending=descending)
+    wanted = sort_runs(wanted, sort, descending=descending)
     pages = max(1, -(-len(wanted) // PAGE_ROWS))
     place = int(page.number_input(f"Page of {pages:,}", 1, pages, key="runs-page")) - 1
     rows = wanted.iloc[place * PAGE_ROWS : (place + 1) * PAGE_ROWS].copy()
-    lines = comparison_frames.sparklines(judgement.con, rows["run"].tolist(), line)
+    lines = sparklines(judgement.con, rows["run"].tolist(), line)
     rows.insert(4, "course", rows["run"].map(lines))
     show_table(
         rows,
@@ -280,9 +304,9 @@ def all_runs(judgement: Judgement) -> None:
         alt="Every run with its verdict, its options and its course",
         column_config={
             "course": st.column_config.LineChartColumn(
-                COURSES[line].title,
+                COMPARED_METRICS[line].title,
                 width="medium",
-                help=f"{COURSES[line].meaning}. In {COURSES[line].unit}, over the steps.",
+                help=f"{COMPARED_METRICS[line].meaning}. In {COMPARED_METRICS[line].unit}, over the steps.",
             ),
             "steps": st.column_config.NumberColumn("logged steps"),
         },

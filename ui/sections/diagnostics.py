@@ -13,7 +13,7 @@ from ui.widgets.hints import LOG_HISTOGRAMS
 from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
-from validation.charts.findings import chart_of
+from validation.charts.findings import finding_chart
 from validation.diagnostics import Finding
 from validation.diagnostics.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
 from validation.files.run_file import RunFile
@@ -29,7 +29,7 @@ def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Findin
         return
     events = file.events.to_pandas()
     for place, finding in enumerate(own):
-        chart = chart_of(finding, run, judgement.verdict.thresholds, events)
+        chart = finding_chart(finding, run, judgement.verdict.thresholds, events)
         with st.container(border=True):
             words, picture = st.columns(2, gap="medium") if chart is not None else (st.container(), None)
             with words:

@@ -16,25 +16,18 @@ from ui.widgets.charts import Described, describe, draw
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
-from validation.analysis.statistics import Array
-from validation.charts import run_dynamics as charts
-from validation.charts.hover import HOVER_STEPS
-from validation.charts.lines import Drawing
-from validation.charts.panels import Style
-from validation.frames.batches import counted
-from validation.frames.downsample import WINDOW, drawn, gaps, places, read_off, smoothed
-from validation.frames.x_axis import AXES, at_steps, axis_values, counted_on_axis, on_axis
+from validation.charts import run_dynamics
+from validation.charts.lines import LineChart
+from validation.frames.downsample import SMOOTH_WINDOW
+from validation.frames.run_dynamics import TIER_METRICS, ChartOptions, Style, line_rows, mean_scores, overview_rows
+from validation.frames.x_axis import AXES, axis_values
 from validation.judgement.judge import Judgement
 from validation.report.figures import CONFIG, static_spec
 
-MAX_POINTS = 1600  # per series; beyond it the smallest and largest value of each bucket are drawn
-ALL_POINTS = 4_800  # of all series: the browser works on each of them each time the lines are drawn
-LEAST_POINTS = 200  # per series, however many there are
-SMOOTH_POINTS = 200
 OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
 AT_ONCE = 4  # experts whose lines can be told apart in one plot
 CARDS = 3  # experts with a card of their own
-TIERS = tuple(charts.TIER_METRICS)
+TIERS = tuple(TIER_METRICS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class View:
 
     hint: str
     metrics: tuple[str, ...]
-    draw: Callable[[pd.DataFrame, Style, Thresholds], Drawing]
+    draw: Callable[[pd.DataFrame, Style, Thresholds], LineChart]
 
     def missing(self, run: Run) -> str | None:
         """What the file lacks for this view, in words."""
@@ -61,84 +54,64 @@ VIEWS = {
         "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, "
         "not the height.",
         (*TIERS, "norm"),
-        lambda long, style, thresholds: charts.tier_norms(long, style),
+        lambda long, style, thresholds: run_dynamics.tier_norms(long, style),
     ),
     "By tier": View(
-        "The same lines, one panel per tier.", TIERS, lambda long, style, thresholds: charts.tier_panels(long, style)
+        "The same lines, one panel per tier.",
+        TIERS,
+        lambda long, style, thresholds: run_dynamics.tier_panels(long, style),
     ),
     "Together": View(
         "What happens at the same step: whether norms and divergence move with the routing shares and the loss.",
         (*TIERS, "norm", "divergence", "routing_weight", "loss"),
-        lambda long, style, thresholds: charts.together(
+        lambda long, style, thresholds: run_dynamics.together(
             long, style, supported=thresholds.divergence_supported, refuted=thresholds.divergence_refuted
         ),
     ),
     "Divergence": View(
         "The documented score. Its thresholds are absolute: the scale of the loss moves the lines past them.",
         ("divergence",),
-        lambda long, style, thresholds: charts.divergence(
+        lambda long, style, thresholds: run_dynamics.divergence(
             long, style, supported=thresholds.divergence_supported, refuted=thresholds.divergence_refuted
         ),
     ),
     "Direction": View(
         "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
         ("direction",),
-        lambda long, style, thresholds: charts.direction(long, style),
+        lambda long, style, thresholds: run_dynamics.direction(long, style),
     ),
     "Routing": View(
         "Each expert's share of the batch. A share near 1 means that the router has collapsed.",
         ("routing_weight",),
-        lambda long, style, thresholds: charts.routing(long, style),
+        lambda long, style, thresholds: run_dynamics.routing(long, style),
     ),
     "Loss": View(
-        "Training loss of the logged batches.", ("loss",), lambda long, style, thresholds: charts.loss(long, style)
+        "Training loss of the logged batches.",
+        ("loss",),
+        lambda long, style, thresholds: run_dynamics.loss(long, style),
     ),
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """What the reader wants to see of a run."""
-
-    view: str
-    source: str
-    """Of which gradients: merged or isolated."""
-    experts: tuple[int, ...]
-    unit: str
-    smooth: bool
-    """Whether running medians are drawn over the lines."""
-    batches: bool
-    """Whether what the verdict leaves out is shown, and the means of its batches."""
-    steps: tuple[float, float] | None = None
-    """A range of them; None for all."""
-
-
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """The rows of a look, and their chart."""
+    """The rows of the chosen options, and their chart."""
 
     rows: pd.DataFrame
-    chart: Drawing
+    chart: LineChart
     described: Described
 
     @classmethod
-    def of(cls, run: Run, look: Look, thresholds: Thresholds) -> Picture:
-        """Made anew, which takes a moment."""
-        rows, style = rows_of(run, seen_by(run, look.source), look, thresholds)
-        chart = VIEWS[look.view].draw(rows, style, thresholds)
+    def of(cls, run: Run, options: ChartOptions, thresholds: Thresholds) -> Picture:
+        """Compute the rows and describe the chart, which takes a moment."""
+        rows, style = line_rows(run, options, VIEWS[options.view].metrics, thresholds)
+        chart = VIEWS[options.view].draw(rows, style, thresholds)
         return cls(rows, chart, describe(chart))
 
 
 def scores(judgement: Judgement, run: Run) -> None:
     """The documented score of each perturbed expert against its thresholds, and how much was logged."""
-    table = pd.DataFrame(
-        [
-            {"expert": e.index, "role": e.role, "value": _mean(e["divergence"])}
-            for e in run.experts.values()
-            if e.role != "clean"
-        ],
-        columns=["expert", "role", "value"],
-    )
+    table = mean_scores(run)
     thresholds = judgement.verdict.thresholds
     meaning = (
         f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight. As documented, above "
@@ -161,14 +134,9 @@ def scores(judgement: Judgement, run: Run) -> None:
             )
         if (table["value"] > 0).any():
             ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
-            chart = memoized(judgement, ("scores", run.id), lambda: describe(charts.scores(table, **ends)))
+            chart = memoized(judgement, ("scores", run.id), lambda: describe(run_dynamics.scores(table, **ends)))
             with st.container(border=True, width=360, height="stretch"):
                 draw(chart, key="scores", alt="Divergence score of each expert against its two thresholds")
-
-
-def _mean(values: Array) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _card(label: str, mean: float, thresholds: Thresholds, meaning: str) -> None:
@@ -199,15 +167,6 @@ def choose_view() -> str:
         "Show", list(VIEWS), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
     )
     return view
-
-
-def seen_by(run: Run, source: str) -> Run:
-    """The run by the gradients that the optimizer used, or, where it was probed, by those of each expert alone."""
-    if source == "merged" or run.isolated is None:
-        return run
-    # The loss of a step is the same, whichever gradients are looked at.
-    loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
-    return replace(run.isolated, step_columns=loss)
 
 
 def choose_experts(run: Run) -> list[int]:
@@ -243,7 +202,7 @@ def choose_style() -> tuple[bool, bool]:
         "Smooth",
         key="smooth",
         bind="query-params",
-        help=f"A running median over the raw lines, of {WINDOW} logged steps or more. The verdict never sees it.",
+        help=f"A running median of {SMOOTH_WINDOW} logged steps or more, over the raw lines. The verdict ignores it.",
     )
     batches: bool = st.toggle(
         "Batches and warm-up",
@@ -270,56 +229,26 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     return (float(found[0]), float(found[1])) if found else None
 
 
-def chart(judgement: Judgement, run: Run, look: Look) -> None:
-    """The chart of a look over the steps under the brush, which makes this part of the page anew and nothing else."""
-    look = replace(look, steps=choose_range(judgement, run))
+def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
+    """Draw the chart over the steps under the brush; a new brush runs only this part of the page again."""
+    options = replace(options, steps=choose_range(judgement, run))
     thresholds = judgement.verdict.thresholds
-    picture = memoized(judgement, (run.id, look), lambda: Picture.of(run, look, thresholds))
+    picture = memoized(judgement, (run.id, options), lambda: Picture.of(run, options, thresholds))
     draw(
         picture.described,
         width="stretch",
-        key=f"dynamics-{look.view}",
-        alt=f"{look.view} over {AXES[look.unit].lower()}",
+        key=f"dynamics-{options.view}",
+        alt=f"{options.view} over {AXES[options.unit].lower()}",
     )
-    st.caption(VIEWS[look.view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again.")
-    export(picture, f"{run.id}-{look.view.lower().replace(' ', '-')}")
+    st.caption(
+        VIEWS[options.view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again."
+    )
+    export(picture, f"{run.id}-{options.view.lower().replace(' ', '-')}")
 
 
 def overview(run: Run) -> alt.Chart:
-    """The loss over the whole run, or what else there is."""
-    clean = run.experts.get(0) or next(iter(run.experts.values()))
-    values, title = run.step_column("loss"), "Loss"
-    if not np.isfinite(values).any():
-        values, title = clean["middle_norm"], "Norm"
-    some = places(values, 600)
-    return charts.overview(run.steps[some], values[some], title)
-
-
-def rows_of(run: Run, seen: Run, look: Look, thresholds: Thresholds) -> tuple[pd.DataFrame, Style]:
-    """What is drawn on the chosen axis, and what is known of it beside: what the pointer reads, gaps, batches."""
-    metrics = set(VIEWS[look.view].metrics)
-    if seen.source == "isolated":
-        metrics -= {"routing_weight"}  # alone, each has the whole layer
-    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in look.experts for tier in TIERS):
-        metrics -= {"norm"}  # which stands in for tiers that nobody logged
-    chosen = {"metrics": sorted(metrics), "experts": look.experts}
-    points = min(MAX_POINTS, max(LEAST_POINTS, ALL_POINTS // max(1, len(metrics) * len(look.experts))))
-
-    def placed(rows: pd.DataFrame) -> pd.DataFrame:
-        return on_axis(rows, run, look.unit)
-
-    low, high = look.steps or (-np.inf, np.inf)
-    part = seen.steps[(seen.steps >= low) & (seen.steps <= high)]
-    holes = gaps(part)
-    ends = zip(at_steps(run, look.unit, part[holes]), at_steps(run, look.unit, part[holes + 1]), strict=True)
-    style = Style(
-        AXES[look.unit],
-        pointer=placed(read_off(seen, HOVER_STEPS, look.steps, **chosen)),
-        smooth=placed(smoothed(seen, SMOOTH_POINTS, look.steps, **chosen)) if look.smooth else None,
-        gaps=[(float(a), float(b)) for a, b in ends],
-        counted=counted_on_axis(counted(seen, thresholds, **chosen), run, look.unit) if look.batches else None,
-    )
-    return placed(drawn(seen, points, look.steps, **chosen)), style
+    """Return the loss over the whole run, or a norm in a run without a loss."""
+    return run_dynamics.overview(*overview_rows(run))
 
 
 def export(picture: Picture, name: str) -> None:
@@ -347,7 +276,7 @@ def _parquet(long: pd.DataFrame) -> bytes:
     return target.getvalue()
 
 
-def _picture(chart: Drawing, kind: str) -> bytes:
+def _picture(chart: LineChart, kind: str) -> bytes:
     """On white, wide enough for a paper."""
     import vl_convert  # loads a JavaScript engine: only where there is something to draw
 

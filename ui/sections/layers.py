@@ -20,10 +20,18 @@ from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.controls import Selection
 from validation.analysis.run import Run
-from validation.charts import layer_heatmap as heatmap_charts
+from validation.charts import layer_heatmap
 from validation.files.run_file import RunFile
-from validation.frames import layer_heatmap as heatmap_frames
-from validation.frames.layer_heatmap import MEASURES
+from validation.frames.layer_heatmap import (
+    MEASURES,
+    HeatmapFrames,
+    cell_rows,
+    color_range,
+    heatmap_frames,
+    histogram_rows,
+    layer_names,
+)
+from validation.frames.run_dynamics import gradients_of
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.decide import Verdict
@@ -36,9 +44,9 @@ LOG_HISTOGRAMS_IN_LOOP = "DynamicsLoggerCallback(..., histogram_freq=100)"
 
 
 @st.cache_resource(scope="session", max_entries=12, show_spinner=False)
-def cached_frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int]) -> heatmap_frames.Frames:
+def cached_frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int]) -> HeatmapFrames:
     """The frames of a heatmap; a file that has grown has another hash."""
-    return heatmap_frames.frames(_run, measure, _names)
+    return heatmap_frames(_run, measure, _names)
 
 
 def choose_measure() -> str:
@@ -64,7 +72,7 @@ def heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) ->
 
 def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
     file = next(file for file in judgement.files if file.run == run.id)
-    names, seen = heatmap_frames.layer_names(file), heatmap_frames.seen_by(run, source)
+    names, seen = layer_names(file), gradients_of(run, source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
         st.info(f"This file does not log what “{MEASURES[measure].title.lower()}” needs in its layers.")
@@ -76,13 +84,13 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
     left, right = st.columns([3, 2], gap="large")
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
-        reach = heatmap_frames.reach(table.values_KF, measure, margin)
+        ends = color_range(table.values_KF, measure, margin)
         look = (run.id, source, measure, frame, layer, expert)
         draw(
             memoized(
                 judgement,
                 ("heatmap", *look),
-                lambda: describe(heatmap_charts.heatmap(now, measure, reach, (layer, expert))),
+                lambda: describe(layer_heatmap.heatmap(now, measure, ends, (layer, expert))),
             ),
             key="heatmap",
             on_select=_pick_cell,
@@ -101,7 +109,7 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
         histograms_of_cell(judgement, run, file, layer, expert)
 
 
-def _choose_frame(table: heatmap_frames.Frames) -> int:
+def _choose_frame(table: HeatmapFrames) -> int:
     """Which frame is shown; while it plays, one further than before. It starts when asked to, and stops at the end."""
     last = len(table.first_F) - 1
     if last < 1:
@@ -168,10 +176,10 @@ def _choose_cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
 
 def chart_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple[int, int]) -> Described | None:
     """One expert in one layer over the whole run; None where nothing of it is finite."""
-    data = heatmap_frames.of_cell(seen, measure, place, expert)
+    data = cell_rows(seen, measure, place, expert)
     if not data["value"].notna().any():
         return None
-    return describe(heatmap_charts.cell_series(data, measure, seen.experts[expert].role, span))
+    return describe(layer_heatmap.cell_series(data, measure, seen.experts[expert].role, span))
 
 
 def series_of_cell(seen: Run, measure: str, expert: int, chart: Described | None) -> None:
@@ -193,11 +201,11 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     tier = st.segmented_control(
         "Gradient sizes of the tier", ["bottom", "middle", "top"], default="bottom", required=True, key="tier"
     )
-    data = heatmap_frames.histogram(judgement.con, run, layer, expert, tier)
+    data = histogram_rows(judgement.con, run, layer, expert, tier)
     if data.empty:
         st.caption("No histogram of this expert in this layer.")
         return
-    chart = heatmap_charts.cell_histogram(data, "Size of an entry (loss / weight)")
+    chart = layer_heatmap.cell_histogram(data, "Size of an entry (loss / weight)")
     draw(chart, key="histogram", alt="Share of gradient entries by size, over the steps")
 
 
@@ -263,7 +271,7 @@ def claim_ablation(judgement: Judgement, run: Run, left: list[LeftOut], names: l
         chart = memoized(
             judgement,
             ("left out", run.id, own.name),
-            lambda: describe(heatmap_charts.left_out(left, names, own.status, own.estimate)),
+            lambda: describe(layer_heatmap.layer_ablation(left, names, own.status, own.estimate)),
         )
         draw(
             chart,

@@ -20,8 +20,8 @@ from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.memo import memoized
 from ui.widgets.tables import height, show_table
 from validation.analysis.run import Run
-from validation.charts import claim_evidence
-from validation.frames.claim_evidence import behind
+from validation.charts.claim_evidence import evidence_chart
+from validation.frames.claim_evidence import claim_evidence
 from validation.judgement.judge import Judgement
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
@@ -84,8 +84,8 @@ def evidence(judgement: Judgement, run: Run) -> None:
 
 def evidence_charts(judgement: Judgement, run: Run, expert: int) -> dict[str, Described]:
     """By claim, the chart of what it was decided from."""
-    found = behind(run, expert, judgement.runs, judgement.verdict.thresholds)
-    return {name: describe(claim_evidence.evidence(one)) for name, one in found.items()}
+    found = claim_evidence(run, expert, judgement.runs, judgement.verdict.thresholds)
+    return {name: describe(evidence_chart(evidence)) for name, evidence in found.items()}
 
 
 def _decision_path(claim: Claim) -> str:

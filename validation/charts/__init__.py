@@ -1,1 +1,1 @@
-"""Data frames in, Altair charts out."""
+"""Altair charts of data frames; a file for each file of `validation.frames`."""

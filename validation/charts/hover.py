@@ -1,4 +1,4 @@
-"""What the pointer reads off a chart of lines: a rule at the nearest step, and the values of all lines there."""
+"""The pointer on a chart of lines: a rule at the nearest step, with a tooltip of the values of all lines there."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ import altair as alt
 import pandas as pd
 
 from validation.charts import theme
-from validation.charts.panels import Panel, Style, own
+from validation.charts.panels import Panel, panel_rows
+from validation.frames.downsample import HOVER_POINTS
+from validation.frames.run_dynamics import Style
 
-HOVER_STEPS = 200  # each costs the browser the words of its tooltip, before anybody points at it
-HOVER_NAMES = 24  # values that one tooltip tells
-
-
-def pointers(panels: Sequence[Panel], style: Style) -> list[alt.Chart]:
-    """For each panel a rule at the nearest step that tells the values of all, or of its own where they are many."""
-    told = [_read(panel, style) for panel in panels]
-    if sum(len(one.columns) for one in told) <= HOVER_NAMES:
-        return [_pointer(pd.concat(told, axis=1), style)] * len(panels)
-    return [_pointer(one, style) for one in told]
+MAX_VALUES = 24  # in one tooltip
 
 
-def _pointer(wide: pd.DataFrame, style: Style) -> alt.Chart:
-    """wide: a column for each line by step."""
-    wide = wide.sort_index().iloc[:: math.ceil(len(wide) / HOVER_STEPS) or 1].reset_index()
+def hover_layers(panels: Sequence[Panel], style: Style) -> list[alt.Chart]:
+    """Return the rule of each panel; its tooltip has the values of all panels, or of its own if those are too many."""
+    tables = [_values_by_step(panel, style) for panel in panels]
+    if sum(len(table.columns) for table in tables) <= MAX_VALUES:
+        return [_rule(pd.concat(tables, axis=1), style)] * len(panels)
+    return [_rule(table, style) for table in tables]
+
+
+def _rule(wide: pd.DataFrame, style: Style) -> alt.Chart:
+    """Return the rule with its tooltip. wide: a column for each line, by step."""
+    wide = wide.sort_index().iloc[:: math.ceil(len(wide) / HOVER_POINTS) or 1].reset_index()
     names = [str(name) for name in wide.columns[1:]]
-    # Short field names: brackets and dots in a field name are syntax to the chart.
+    # Vega reads brackets and dots in a field name as syntax, so fields get short names.
     wide.columns = pd.Index(["step", *(f"v{place}" for place in range(len(names)))])
-    first = alt.Tooltip("step:Q", title=style.axis, format=",.6~g")
-    tooltip = [first, *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(names))]
+    step = alt.Tooltip("step:Q", title=style.axis, format=",.6~g")
+    tooltip = [step, *(alt.Tooltip(f"v{i}:Q", title=name, format=".3g") for i, name in enumerate(names))]
     near = alt.OpacityValue(0, condition={"param": "hover", "empty": False, "value": 0.9})
     rule: alt.Chart = alt.Chart(wide).mark_rule(color=theme.GREY, strokeWidth=1.5)
-    read: alt.Chart = rule.encode(x=alt.X("step:Q"), opacity=near, tooltip=tooltip)
-    return read
+    encoded: alt.Chart = rule.encode(x=alt.X("step:Q"), opacity=near, tooltip=tooltip)
+    return encoded
 
 
-def _read(panel: Panel, style: Style) -> pd.DataFrame:
-    """A column for each line of a panel by step, in the order of the legend."""
-    rows = panel.rows
-    if style.pointer is not None:
-        rows = own(style.pointer, panel)
+def _values_by_step(panel: Panel, style: Style) -> pd.DataFrame:
+    """Return a column for each line of a panel, by step, in the order of the legend."""
+    rows = panel.rows if style.hover is None else panel_rows(style.hover, panel)
     order = {name: place for place, name in enumerate(theme.SERIES)}
     series = rows["series"].astype(str)
-    said = panel.word + ", " + series.str.partition(" ")[0] if panel.word else series
+    names = panel.label + ", " + series.str.partition(" ")[0] if panel.label else series
     rows = rows.assign(
         place=100_000 * series.map(order).fillna(len(order)) + rows["expert"],
-        name=said + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else ""),
+        name=names + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else ""),
     )
-    names = rows[["place", "name"]].drop_duplicates().set_index("place")["name"]
+    columns = rows[["place", "name"]].drop_duplicates().set_index("place")["name"]
     wide = rows.pivot_table(index="step", columns="place", values="value", aggfunc="max")
-    return wide.rename(columns=names)
+    return wide.rename(columns=columns)

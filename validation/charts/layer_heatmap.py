@@ -1,4 +1,4 @@
-"""Charts of layers: data in, alt.Chart out. Colours come from the theme, by the names `diverging` and `ramp`."""
+"""Charts of the Layers page: the heatmap, one expert in one layer over the steps, its histogram, and layer ablation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from validation.charts import theme
-from validation.charts.ticks import factors
+from validation.charts.ticks import factor_ticks
 from validation.frames.layer_heatmap import ALL_TIERS, MEASURES, Measure
 from validation.verdict.layer_ablation import LeftOut
 
 TIER_ORDER = (ALL_TIERS, "bottom", "middle", "top")
-MOST_TICKS = 16
-LEAST = 0.02  # logarithm, to either side of no difference, that an axis shows
-TALLEST = 44  # pixels of a row where there are few
+MAX_TICKS = 16
+MIN_LOG = 0.02  # natural logarithm that an axis covers on either side of no difference
+MAX_ROW = 44  # pixels
 FACTOR = "format(exp(datum.value), '.4~g') + '×'"
 POWER_OF_TWO = (
     "'2' + (datum.value < 0 ? '⁻' : '') + (abs(datum.value) > 9 ? '⁰¹²³⁴⁵⁶⁷⁸⁹'[floor(abs(datum.value) / 10)] : '')"
@@ -26,128 +26,127 @@ POWER_OF_TWO = (
 POWER = "format(exp(datum.value), '.1~e')"
 
 
-def heatmap(cells: pd.DataFrame, measure: str, reach: tuple[float, float], chosen: tuple[int, int]) -> alt.LayerChart:
-    """One cell for each layer (across) and each expert and tier (down); the chosen layer's and expert's framed.
+def heatmap(cells: pd.DataFrame, measure: str, ends: tuple[float, float], chosen: tuple[int, int]) -> alt.LayerChart:
+    """Return one cell for each layer (across) and each expert and tier (down). Cells without a finite value are blank.
 
-    cells: one frame of `heatmap.frames`. A cell without a finite value is not drawn.
+    cells: one frame of HeatmapFrames. ends: of the colour scale. chosen: layer and expert whose cells have a frame.
     """
-    shown = MEASURES[measure]
-    data = cells.assign(row=_row_names(cells), told=[_told(value, log=shown.log) for value in cells["value"]])
-    layers, rows = sorted(data["layer"].unique().tolist()), _rows(data)
-    across = alt.X(
-        "layer:O",
-        title="Layer",
-        scale=alt.Scale(domain=layers, paddingInner=0.06, paddingOuter=0),
-        axis=alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False, domain=False),
-    )
-    down = alt.Y(
-        "row:N",
-        title=None,
-        scale=alt.Scale(domain=rows, paddingInner=0.06, paddingOuter=0),
-        axis=alt.Axis(
-            ticks=False,
-            domain=False,
-            labelFlush=False,
-            labelLimit=150,
-            labelOverlap=len(rows) > 60,
-            labelFontSize=11 if len(rows) < 30 else 9,
-        ),
-    )
-    low, high = reach
-    scale = alt.Scale(
-        domain=[low, 0, high] if shown.centred else [low, high],
-        range=theme.DIVERGING if shown.centred else theme.RAMP,
-        clamp=True,
-    )
-    values = _legend_values(low, high, shown)
-    label = (FACTOR if shown.centred else POWER) if shown.log else "format(datum.value, '.2~g')"
-    legend = alt.Legend(
-        title=shown.unit, orient="top", gradientLength=220, gradientThickness=10, values=values, labelExpr=label
-    )
-    tooltip = [alt.Tooltip(f"{name}:N", title=name) for name in ("layer", "expert", "role", "tier")]
-    tooltip += [alt.Tooltip("told:N", title=shown.unit)]
+    about = MEASURES[measure]
+    data = cells.assign(row=_row_names(cells), text=[_value_text(value, log=about.log) for value in cells["value"]])
+    rows = _ordered_rows(data)
+    x, y = _heatmap_axes(sorted(data["layer"].unique().tolist()), rows)
+    tooltip = [alt.Tooltip(f"{name}:N", title=name.capitalize()) for name in ("layer", "expert", "role", "tier")]
+    tooltip += [alt.Tooltip("text:N", title=f"{about.title} ({about.unit})")]
     picked = alt.selection_point(name="cell", fields=["layer", "expert", "tier"], on="click", toggle=False)
-    known = data[data["value"].notna()]
     rects = (
-        alt.Chart(known)
+        alt.Chart(data[data["value"].notna()])
         .mark_rect(cursor="pointer")
-        .encode(x=across, y=down, color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=tooltip)
+        .encode(x=x, y=y, color=_heatmap_color(about, ends), tooltip=tooltip)
         .add_params(picked)
     )
-    framed = data[(data["layer"] == chosen[0]) & (data["expert"] == chosen[1])]
-    frame = (
-        alt.Chart(framed)
-        .mark_rect(fillOpacity=0, stroke=theme.GREY, strokeWidth=2.5, tooltip=None)
-        .encode(x=across, y=down)
-    )
-    # The height holds legend and axis too: the page fits the whole chart into it.
-    height = 130 + len(rows) * max(11, min(TALLEST, 420 // max(1, len(rows))))
+    framed = alt.Chart(data[(data["layer"] == chosen[0]) & (data["expert"] == chosen[1])])
+    frame = framed.mark_rect(fillOpacity=0, stroke=theme.GREY, strokeWidth=2.5, tooltip=None).encode(x=x, y=y)
+    # The height includes legend and axis: the page fits the whole chart into it.
+    height = 130 + len(rows) * max(11, min(MAX_ROW, 420 // max(1, len(rows))))
     return alt.LayerChart(layer=[rects, frame], height=height).configure_view(stroke=None)
 
 
-def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int] | None) -> alt.LayerChart:
-    """One expert in one layer over the steps: the mean of each window as a line, its extremes as a band.
-
-    data: from `heatmap.of_cell`. at: the steps that the heatmap shows, marked by a bar.
-    """
-    shown = MEASURES[measure]
-    parts = data["tier"].replace(ALL_TIERS, "whole")
-    data = data.assign(series=role + " " + parts, told=[_told(value, log=shown.log) for value in data["value"]])
-    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False, zero=False), axis=alt.Axis(tickCount=6))
-    label = (FACTOR if shown.centred else POWER) if shown.log else "format(datum.value, '.2~g')"
-    axis, scale = alt.Axis(labelExpr=label, tickCount=6), alt.Scale(zero=False)
-    if shown.centred and shown.log:
-        low, high = _padded(data)
-        axis = alt.Axis(labelExpr=label, values=[math.log(tick) for tick in factors(math.exp(low), math.exp(high))])
-        scale = alt.Scale(domain=[low, high], nice=False)
-    y = alt.Y("value:Q", title=shown.unit, scale=scale, axis=axis)
-    there = set(data["series"])
-    present = [name for name in theme.SERIES if name in there]
-    tier_of = "split(datum.label, ' ')[1]"
-    legend = alt.Legend(
-        values=present, orient="top", title=None, labelExpr=tier_of, symbolOpacity=1, symbolType="stroke"
+def _heatmap_axes(layers: list[int], rows: list[str]) -> tuple[alt.X, alt.Y]:
+    x_axis = alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False, domain=False)
+    y_axis = alt.Axis(
+        ticks=False,
+        domain=False,
+        labelFlush=False,
+        labelLimit=150,
+        labelOverlap=len(rows) > 60,
+        labelFontSize=11 if len(rows) < 30 else 9,
     )
-    color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if len(present) > 1 else None)
+    x_scale, y_scale = (alt.Scale(domain=domain, paddingInner=0.06, paddingOuter=0) for domain in (layers, rows))
+    x = alt.X("layer:O", title="Layer", scale=x_scale, axis=x_axis)
+    return x, alt.Y("row:N", title=None, scale=y_scale, axis=y_axis)
+
+
+def _heatmap_color(about: Measure, ends: tuple[float, float]) -> alt.Color:
+    low, high = ends
+    legend = alt.Legend(
+        title=about.unit,
+        orient="top",
+        gradientLength=220,
+        gradientThickness=10,
+        values=_legend_values(low, high, about),
+        labelExpr=_label_expression(about),
+    )
+    scale = alt.Scale(
+        domain=[low, 0, high] if about.centred else [low, high],
+        range=theme.DIVERGING if about.centred else theme.RAMP,
+        clamp=True,
+    )
+    return alt.Color("value:Q", scale=scale, legend=legend)
+
+
+def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int] | None) -> alt.LayerChart:
+    """Return one expert in one layer over the steps: the mean of each window as a line, its extremes as a band.
+
+    data: from cell_rows. at: first and last step that the heatmap shows, marked by a bar.
+    """
+    about = MEASURES[measure]
+    parts = data["tier"].replace(ALL_TIERS, "whole")
+    data = data.assign(series=role + " " + parts, text=[_value_text(value, log=about.log) for value in data["value"]])
+    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False, zero=False), axis=alt.Axis(tickCount=6))
+    y, color = _cell_value(data, about), _cell_color(set(data["series"]))
+    tooltip = [
+        alt.Tooltip("step:Q", title="Step"),
+        alt.Tooltip("tier:N", title="Tier"),
+        alt.Tooltip("text:N", title=f"{about.title} ({about.unit})"),
+    ]
     base = alt.Chart(data[data["value"].notna()])
+    line = base.mark_line(strokeWidth=1.7, point=len(data) <= 6, clip=True)
     layers = [
         base.mark_area(opacity=0.18, clip=True).encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=color),
-        base.mark_line(strokeWidth=1.7, point=len(data) <= 6, clip=True).encode(
-            x=x,
-            y=y,
-            color=color,
-            tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("tier:N"), alt.Tooltip("told:N", title=shown.unit)],
-        ),
+        line.encode(x=x, y=y, color=color, tooltip=tooltip),
     ]
-    if shown.centred:
-        layers.insert(
-            0,
-            alt.Chart(pd.DataFrame({"value": [0.0]}))
-            .mark_rule(color=theme.GREY, strokeDash=theme.ZERO_DASH)
-            .encode(y=alt.Y("value:Q")),
-        )
+    if about.centred:
+        zero = alt.Chart(pd.DataFrame({"value": [0.0]})).mark_rule(color=theme.GREY, strokeDash=theme.ZERO_DASH)
+        layers.insert(0, zero.encode(y=alt.Y("value:Q")))
     if at is not None:
-        span = pd.DataFrame({"step": [at[0]], "until": [at[1]]})
-        layers.insert(
-            0,
-            alt.Chart(span)
-            .mark_rect(color=theme.GREY, opacity=0.35, stroke=theme.GREY, strokeWidth=1)
-            .encode(x=alt.X("step:Q"), x2=alt.X2("until:Q")),
-        )
+        span = alt.Chart(pd.DataFrame({"step": [at[0]], "until": [at[1]]}))
+        bar = span.mark_rect(color=theme.GREY, opacity=0.35, stroke=theme.GREY, strokeWidth=1)
+        layers.insert(0, bar.encode(x=alt.X("step:Q"), x2=alt.X2("until:Q")))
     return alt.LayerChart(layer=layers, height=theme.CELL_HEIGHT)
 
 
+def _cell_value(data: pd.DataFrame, about: Measure) -> alt.Y:
+    label = _label_expression(about)
+    axis, scale = alt.Axis(labelExpr=label, tickCount=6), alt.Scale(zero=False)
+    if about.centred and about.log:
+        low, high = _padded(data)
+        ticks = factor_ticks(math.exp(low), math.exp(high))
+        axis = alt.Axis(labelExpr=label, values=[math.log(tick) for tick in ticks])
+        scale = alt.Scale(domain=[low, high], nice=False)
+    return alt.Y("value:Q", title=about.unit, scale=scale, axis=axis)
+
+
+def _cell_color(there: set[str]) -> alt.Color:
+    present = [name for name in theme.SERIES if name in there]
+    tier = "split(datum.label, ' ')[1]"
+    legend = alt.Legend(values=present, orient="top", title=None, labelExpr=tier, symbolOpacity=1, symbolType="stroke")
+    scale = alt.Scale(domain=theme.SERIES)
+    return alt.Color("series:N", scale=scale, legend=legend if len(present) > 1 else None)
+
+
 def _padded(data: pd.DataFrame) -> tuple[float, float]:
-    """From the smallest to the largest logarithm, no difference among them; errors of rounding alone do not fill it."""
+    """Return the ends of an axis of logarithms: all values and no difference; rounding errors alone do not fill it."""
     finite = data[["value", "low", "high"]].to_numpy(dtype=float)
-    low, high = min(float(np.nanmin(finite)), -LEAST), max(float(np.nanmax(finite)), LEAST)
-    room = 0.06 * (high - low)
-    return low - room, high + room
+    low, high = min(float(np.nanmin(finite)), -MIN_LOG), max(float(np.nanmax(finite)), MIN_LOG)
+    pad = 0.06 * (high - low)
+    return low - pad, high + pad
 
 
 def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
-    """How gradient entries are spread by size, over the steps: a column for each step, a row for each power of two."""
+    """Return the share of gradient entries by size: a column for each step, a row for each power of two."""
     bins = list(range(int(data["bin"].min()), int(data["bin"].max()) + 1))
     steps = sorted(data["step"].unique().tolist())
+    legend = alt.Legend(title="Share of entries", orient="top", format=".0%", gradientLength=160, gradientThickness=8)
     return (
         alt.Chart(data, height=theme.HISTOGRAM_HEIGHT)
         .mark_rect()
@@ -159,78 +158,46 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
                 scale=alt.Scale(domain=bins[::-1]),
                 axis=alt.Axis(values=_ticks(bins, 6), labelExpr=POWER_OF_TWO, ticks=False),
             ),
-            color=alt.Color(
-                "share:Q",
-                scale=alt.Scale(range=theme.RAMP),
-                legend=alt.Legend(
-                    title="share of entries", orient="top", format=".0%", gradientLength=160, gradientThickness=8
-                ),
-            ),
+            color=alt.Color("share:Q", scale=alt.Scale(range=theme.RAMP), legend=legend),
             tooltip=[
-                alt.Tooltip("step:O"),
-                alt.Tooltip("last_step:O"),
+                alt.Tooltip("step:O", title="From step"),
+                alt.Tooltip("last_step:O", title="To step"),
                 alt.Tooltip("bin:O", title="log2 |gradient|"),
-                alt.Tooltip("share:Q", format=".1%"),
+                alt.Tooltip("share:Q", title="Share of entries", format=".1%"),
             ],
         )
     )
 
 
-def left_out(left: Sequence[LeftOut], names: Sequence[int], status: str, estimate: float | None) -> alt.LayerChart:
-    """A claim's estimate and interval without each layer, against its threshold (dashed) and the whole run's (thin).
+def layer_ablation(
+    without: Sequence[LeftOut], names: Sequence[int], status: str, estimate: float | None
+) -> alt.LayerChart:
+    """Return a claim's estimate and interval without each layer, the threshold (dashed) and the whole run's estimate.
 
-    A layer without which the status is another one is a filled diamond.
+    A filled diamond marks a layer whose removal changes the status.
     """
-    rows = pd.DataFrame(
-        [
-            {
-                "layer": names[one.layer],
-                "estimate": one.claim.estimate,
-                "low": one.claim.low,
-                "high": one.claim.high,
-                "status": one.claim.status,
-                "turns": one.claim.status != status,
-                "look": "perturbed bottom" if one.claim.status != status else "control bottom",
-            }
-            for one in left
-            if one.claim.estimate is not None
-        ]
-    )
-    threshold, unit = left[0].claim.threshold, left[0].claim.unit
-    centres = [
-        *rows["estimate"],
-        *([threshold] if threshold is not None else []),
-        *([estimate] if estimate is not None else []),
-    ]
-    low, high = _room(centres, rows["low"].tolist() + rows["high"].tolist())
-    rows["low"], rows["high"] = (
-        rows["low"].astype(float).fillna(low).clip(low, high),
-        rows["high"].astype(float).fillna(high).clip(low, high),
-    )
-    scale = alt.Scale(domain=[low, high], nice=False)
+    threshold, unit = without[0].claim.threshold, without[0].claim.unit
+    rows, scale = _ablation_rows(without, names, status, [x for x in (threshold, estimate) if x is not None])
     layers = sorted(rows["layer"].unique().tolist())
     x = alt.X("layer:O", title="Layer left out", axis=alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False))
     y = alt.Y("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=6))
-    color = alt.Color("look:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
+    color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
+    tooltip = [alt.Tooltip("layer:O", title="Without layer"), alt.Tooltip("status:N", title="Status")]
+    tooltip += [
+        alt.Tooltip(f"{name}:Q", format=".3~g", title=f"{name.capitalize()} ({unit})")
+        for name in ("estimate", "low", "high")
+    ]
     base = alt.Chart(rows)
+    interval = base.mark_rule(strokeWidth=2, clip=True)
     marks = [
-        base.mark_rule(strokeWidth=2, clip=True).encode(
-            x=x, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=color
-        ),
+        interval.encode(x=x, y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=color),
         base.mark_point(filled=True, opacity=1).encode(
             x=x,
             y=y,
             color=color,
-            shape=alt.ShapeValue("circle", condition={"test": "datum.turns", "value": "diamond"}),
-            size=alt.SizeValue(60, condition={"test": "datum.turns", "value": 130}),
-            tooltip=[
-                alt.Tooltip("layer:O", title="without layer"),
-                alt.Tooltip("status:N"),
-                *(
-                    alt.Tooltip(f"{name}:Q", format=".3~g", title=f"{name} ({unit})")
-                    for name in ("estimate", "low", "high")
-                ),
-            ],
+            shape=alt.ShapeValue("circle", condition={"test": "datum.changed", "value": "diamond"}),
+            size=alt.SizeValue(60, condition={"test": "datum.changed", "value": 130}),
+            tooltip=tooltip,
         ),
     ]
     for value, dash in ((threshold, theme.THRESHOLD_DASH), (estimate, theme.SOLID)):
@@ -240,18 +207,43 @@ def left_out(left: Sequence[LeftOut], names: Sequence[int], status: str, estimat
     return alt.LayerChart(layer=marks, height=theme.ABLATION_HEIGHT)
 
 
+def _ablation_rows(
+    without: Sequence[LeftOut], names: Sequence[int], status: str, marks: Sequence[float]
+) -> tuple[pd.DataFrame, alt.Scale]:
+    """Return a row for each layer with an estimate, bounds cut off at the axis, and the scale of that axis."""
+    rows = pd.DataFrame(
+        [
+            {
+                "layer": names[each.layer],
+                "estimate": each.claim.estimate,
+                "low": each.claim.low,
+                "high": each.claim.high,
+                "status": each.claim.status,
+                "changed": each.claim.status != status,
+                "series": "perturbed bottom" if each.claim.status != status else "control bottom",
+            }
+            for each in without
+            if each.claim.estimate is not None
+        ]
+    )
+    low, high = _extent([*rows["estimate"], *marks], rows["low"].tolist() + rows["high"].tolist())
+    for name, end in (("low", low), ("high", high)):
+        rows[name] = rows[name].astype(float).fillna(end).clip(low, high)
+    return rows, alt.Scale(domain=[low, high], nice=False)
+
+
 def _row_names(cells: pd.DataFrame) -> list[str]:
     named = zip(cells["tier"], cells["expert"], cells["role"], strict=True)
-    return [_row(tier, expert, role) for tier, expert, role in named]
+    return [_row_name(tier, expert, role) for tier, expert, role in named]
 
 
-def _row(tier: str, expert: int, role: str) -> str:
-    told = "expert" if tier == ALL_TIERS else tier
-    return f"{told} {expert}" + ("" if role == "perturbed" else f" {role}")
+def _row_name(tier: str, expert: int, role: str) -> str:
+    first = "expert" if tier == ALL_TIERS else tier
+    return f"{first} {expert}" + ("" if role == "perturbed" else f" {role}")
 
 
-def _rows(data: pd.DataFrame) -> list[str]:
-    """Row names, tier by tier, with a gap between two tiers."""
+def _ordered_rows(data: pd.DataFrame) -> list[str]:
+    """Return the row names, tier by tier, with a blank row between two tiers."""
     rows: list[str] = []
     for place, tier in enumerate(tier for tier in TIER_ORDER if tier in set(data["tier"])):
         own = data[data["tier"] == tier][["expert", "row"]].drop_duplicates().sort_values("expert")
@@ -259,29 +251,35 @@ def _rows(data: pd.DataFrame) -> list[str]:
     return rows
 
 
-def _ticks(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
-    """Evenly spaced values that have room for their labels."""
+def _ticks(values: Sequence[int], most: int = MAX_TICKS) -> list[int]:
+    """Return at most `most` evenly spaced values."""
     return list(values[:: -(-len(values) // most) or 1])
 
 
-def _legend_values(low: float, high: float, shown: Measure) -> list[float]:
-    if shown.centred and shown.log:
-        return [math.log(tick) for tick in factors(math.exp(low), math.exp(high), most=5)]
-    return [low, low / 2, 0.0, high / 2, high] if shown.centred else np.linspace(low, high, 4).tolist()
+def _label_expression(about: Measure) -> str:
+    if not about.log:
+        return "format(datum.value, '.2~g')"
+    return FACTOR if about.centred else POWER
 
 
-def _told(value: float, *, log: bool) -> str:
+def _legend_values(low: float, high: float, about: Measure) -> list[float]:
+    if about.centred and about.log:
+        return [math.log(tick) for tick in factor_ticks(math.exp(low), math.exp(high), most=5)]
+    return [low, low / 2, 0.0, high / 2, high] if about.centred else np.linspace(low, high, 4).tolist()
+
+
+def _value_text(value: float, *, log: bool) -> str:
     if not np.isfinite(value):
         return "no finite value"
     return f"{np.exp(value):.3g}" if log else f"{value:.3g}"
 
 
-def _room(centres: Sequence[float], bounds: Sequence[float | None]) -> tuple[float, float]:
-    """An axis that shows every estimate, and of intervals as much as ten times their spread."""
+def _extent(centres: Sequence[float], bounds: Sequence[float | None]) -> tuple[float, float]:
+    """Return the ends of an axis with every estimate; bounds count up to ten times the spread of the estimates."""
     low, high = min(centres), max(centres)
     spread = max(high - low, 0.05 * max(abs(low), abs(high)), 1e-6)
     finite = [bound for bound in bounds if bound is not None and np.isfinite(bound)]
-    reach = [bound for bound in finite if low - 10 * spread <= bound <= high + 10 * spread]
-    low, high = min([low, *reach]), max([high, *reach])
+    near = [bound for bound in finite if low - 10 * spread <= bound <= high + 10 * spread]
+    low, high = min([low, *near]), max([high, *near])
     pad = 0.08 * (high - low) or spread
     return low - pad, high + pad

@@ -1,8 +1,8 @@
-"""Panels of lines over the steps, alone or stacked on one axis: rows in, an Altair chart out.
+"""Lines over the steps, in one panel or stacked: zeros, missing values, gaps, batches, thresholds, zoom and legends.
 
-A zero, a NaN or a missing value is never drawn as a number: zeros are ticks on a rail below a logarithmic axis, missing
-values crosses on a rail above it, and lines break where there is nothing. Colours come from the theme: these scales
-have a fixed domain and no range.
+Zeros and missing values have no height: zeros are triangles below a logarithmic axis, missing values are crosses at the
+top, and lines break there. Colour scales have the domain theme.SERIES and no range; the page or the report has the
+colours.
 """
 
 from __future__ import annotations
@@ -15,65 +15,66 @@ import numpy as np
 import pandas as pd
 
 from validation.charts import theme
-from validation.charts.hover import pointers
-from validation.charts.panels import PLAIN, Panel, Style, own
-from validation.frames.batches import Counted
+from validation.charts.hover import hover_layers
+from validation.charts.panels import Panel, panel_rows
+from validation.frames.batches import VerdictBatches
+from validation.frames.run_dynamics import DEFAULT_STYLE, Style
 
-Drawing = alt.LayerChart | alt.VConcatChart
-INSIDE = 38  # pixels at both ends of stacked plots, for the labels within
-PLACES = ",.10~g"  # steps, tokens or hours, without the noise of their last digits
+LineChart = alt.LayerChart | alt.VConcatChart
+INSIDE = 38  # pixels at both ends of stacked plots, for the labels inside
+X_FORMAT = ",.10~g"  # steps, tokens or hours, without rounding errors in the last digits
 FROM_ZERO = "datum.value < 0 ? '' : datum.label"
-NARROW = "windowSize()[0] < 640"
+NARROW = "windowSize()[0] < 640"  # a phone
 
 
-def draw(panels: Sequence[Panel], style: Style = PLAIN, *, small: bool = False) -> Drawing:
-    """One panel as a chart of its own; several above each other on one axis, which move and are read together.
+def draw_panels(panels: Sequence[Panel], style: Style = DEFAULT_STYLE, *, small: bool = False) -> LineChart:
+    """Return one panel as a chart, or several stacked on one axis that zoom and show their tooltip together.
 
-    small: one panel as it would stand among others, for where there is little room.
+    small: draw one panel as in a stack, with its labels inside the plot.
     """
     colors, dashes = _colors(panels, 2 if small else len(theme.PARTS)), _dashes(panels)
-    read = pointers(panels, style)
+    hover = hover_layers(panels, style)
     if len(panels) == 1 and not small:
         y = alt.Axis(title=panels[0].title, format=".4~g")
-        layers = _layers(0, panels[0], read[0], style, colors, dashes, alt.Axis(title=style.axis, format=PLACES), y)
-        return _moved(alt.LayerChart(layer=layers, height=theme.LINES_HEIGHT), layers)
-    # Inside the plot, the labels of all panels take no room beside it: plots stay aligned, also on a phone.
+        layers = _layers(0, panels[0], hover[0], style, colors, dashes, alt.Axis(title=style.axis, format=X_FORMAT), y)
+        return _interactive(alt.LayerChart(layer=layers, height=theme.LINES_HEIGHT), layers)
+    # Labels inside the plot take no room beside it, so that stacked plots stay aligned, also on a phone.
     inside = alt.Axis(
         title=None, format=".4~g", ticks=False, domain=False, labelAlign="left", labelBaseline="bottom", labelPadding=-4
     )
     charts = []
     for place, panel in enumerate(panels):
         last = panel is panels[-1]
-        x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO, format=PLACES)
-        height = "height" if small else str(theme.STACKED_HEIGHT)  # alone the page fits legends and axes into it
-        layers = _layers(place, panel, read[place], style, colors, dashes, x, inside, height, padding=INSIDE)
+        x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO, format=X_FORMAT)
+        height = "height" if small else str(theme.STACKED_HEIGHT)  # a small chart shares its height with its axes
+        layers = _layers(place, panel, hover[place], style, colors, dashes, x, inside, height, padding=INSIDE)
         title = alt.Title(panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=3)
         charts.append(
             alt.LayerChart(layer=layers, height=theme.SMALL_HEIGHT if small else theme.STACKED_HEIGHT, title=title)
         )
     if small:
-        return _moved(charts[0], charts[0].layer)
+        return _interactive(charts[0], charts[0].layer)
     stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
-    return _moved(stacked, [layer for panel in stacked.vconcat for layer in panel.layer])
+    return _interactive(stacked, [layer for panel in stacked.vconcat for layer in panel.layer])
 
 
-def _moved(chart: Drawing, layers: Sequence[Any]) -> Drawing:
-    """With the steps moved, zoomed and read off in all panels at once, which Altair's own way cannot say of layers."""
+def _interactive(chart: LineChart, layers: Sequence[Any]) -> LineChart:
+    """Add pan, zoom and pointer of all panels at once. Altair's own way cannot bind a selection to chosen layers."""
     named = [str(layer.name) for layer in layers if isinstance(layer.name, str)]
-    # A pinch on a touch pad comes as a wheel with ctrl; with shift the wheel turns sideways, which is no zoom.
+    # A pinch on a touch pad arrives as a wheel event with ctrl; shift turns the wheel into a sideways scroll.
     wheel = "wheel![event.altKey || event.ctrlKey]"
     zoom = alt.IntervalSelectionConfig(type="interval", encodings=["x"], zoom=wheel)
     near = alt.PointSelectionConfig(type="point", nearest=True, on="pointermove", fields=["step"], clear="pointerout")
-    lines, pointers = ([name for name in named if name.startswith(kind)] for kind in ("lines", "pointer"))
+    lines, rules = ([name for name in named if name.startswith(kind)] for kind in ("lines", "pointer"))
     chart.params = [
         alt.TopLevelSelectionParameter(name="zoom", select=zoom, bind="scales", views=lines),
-        alt.TopLevelSelectionParameter(name="hover", select=near, views=pointers),
+        alt.TopLevelSelectionParameter(name="hover", select=near, views=rules),
     ]
     return chart
 
 
 def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
-    """By role and part, with a legend below the plot, where a phone has room for it, and a row for each role."""
+    """Return the colour by role and part, with a legend below the plot, where a phone has room for it."""
     there = {name for panel in panels for name in panel.rows["series"].unique()}
     present = [name for name in theme.SERIES if name in there]
     columns = min(most, max(1, len({name.split()[1] for name in present})))
@@ -90,15 +91,15 @@ def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
 
 
 def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
-    """By expert: solid for the clean one and the first perturbed one, whose colours differ; then a pattern for each."""
+    """Return the dash by expert: solid for experts 0 and 1, whose colours differ, then a pattern for each."""
     experts = sorted({int(expert) for panel in panels for expert in panel.rows["expert"].unique()})
-    own = [expert for expert in experts if expert >= 0]
+    named = [expert for expert in experts if expert >= 0]
     ranges = [theme.EXPERT_DASHES[max(0, expert - 1) % len(theme.EXPERT_DASHES)] for expert in experts]
     legend = alt.Legend(
         title="Expert",
         titleOrient="left",
         orient="top",
-        values=own,
+        values=named,
         columns=alt.ExprRef(f"{NARROW} ? 4 : 8"),
         symbolType="stroke",
         symbolOpacity=1,
@@ -107,7 +108,7 @@ def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
         titleFontWeight="normal",
     )
     return alt.StrokeDash(
-        "expert:N", scale=alt.Scale(domain=experts, range=ranges), legend=legend if len(own) > 1 else None
+        "expert:N", scale=alt.Scale(domain=experts, range=ranges), legend=legend if len(named) > 1 else None
     )
 
 
@@ -123,38 +124,38 @@ def _layers(
     height: str = "height",
     padding: int = 0,
 ) -> list[alt.Chart]:
-    """Everything in one plot. height: of the plot, which only the chart itself knows where axes are fitted in."""
+    """Return all layers of one plot. height: a Vega expression of the height of the plot in pixels."""
     x = alt.X("step:Q", axis=x_axis, scale=alt.Scale(nice=False, padding=padding))
     y = alt.Y("value:Q", axis=y_axis, scale=panel.scale)
     plain: Any = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     legend: Any = color
-    if not set(panel.rows["series"].unique()) & set(theme.SERIES):  # the loss is no expert's
+    if not set(panel.rows["series"].unique()) & set(theme.SERIES):  # the loss belongs to no expert
         plain = legend = alt.ColorValue(theme.GREY)
     columns = ["expert", "series", "step", "value"]
-    rows = _broken(panel.drawn[columns], style.gaps)
-    batches = _batches(panel, style.counted, x, y, plain) if style.counted is not None else []
+    rows = _broken(panel.drawable[columns], style.gaps)
+    batches = _batches(panel, style.batches, x, y, plain) if style.batches is not None else []
     faint = style.smooth is not None or batches
-    # The pointer tells the values; the page would make words of every row, which takes longer than to draw them.
+    # Tooltips come from the pointer: a tooltip for every row would take the page longer than drawing the lines.
     line = alt.Chart(rows).mark_line(
         clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0, tooltip=None
     )
-    ends = alt.Chart(pd.DataFrame({"value": panel.ends})).mark_point(opacity=0, size=0, tooltip=None)
+    ends = alt.Chart(pd.DataFrame({"value": panel.extent})).mark_point(opacity=0, size=0, tooltip=None)
     layers = [line.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}"), ends.encode(y=y)]
     if style.smooth is not None:
-        smooth = _broken(own(style.smooth, panel)[columns], style.gaps)
-        over = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)
-        layers.append(over.encode(x=x, y=y, color=legend, strokeDash=dash))
-    layers += [chart.encode(x=x, y=y, color=plain) for chart in _lonely(rows)]
-    if style.counted is not None:
-        layers = [*_shaded(style.counted), *layers, *batches]
+        smooth = _broken(panel_rows(style.smooth, panel)[columns], style.gaps)
+        medians = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)
+        layers.append(medians.encode(x=x, y=y, color=legend, strokeDash=dash))
+    layers += [chart.encode(x=x, y=y, color=plain) for chart in _isolated_points(rows)]
+    if style.batches is not None:
+        layers = [*_skipped(style.batches), *layers, *batches]
     layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
     layers += _rails(panel, plain, height)
     return [*layers, pointer.properties(name=f"pointer{place}")]
 
 
 def _broken(rows: pd.DataFrame, gaps: Sequence[tuple[float, float]]) -> pd.DataFrame:
-    """The rows with an empty one in each gap, so that no line is drawn across it."""
-    rows = rows.reset_index(drop=True)  # any other index would travel to the browser as well
+    """Return the rows with a missing value in each gap, so that no line crosses it."""
+    rows = rows.reset_index(drop=True)  # any other index would be sent to the browser
     inside = [(a + b) / 2 for a, b in gaps if len(rows) and a >= rows["step"].min() and b <= rows["step"].max()]
     if not inside:
         return rows
@@ -163,44 +164,44 @@ def _broken(rows: pd.DataFrame, gaps: Sequence[tuple[float, float]]) -> pd.DataF
     return pd.concat([rows, empty], ignore_index=True)
 
 
-def _lonely(rows: pd.DataFrame) -> list[alt.Chart]:
-    """Rows with no finite neighbour in their own line, which a line would not show."""
+def _isolated_points(rows: pd.DataFrame) -> list[alt.Chart]:
+    """Return points for values without a neighbour in their line, which the line does not show."""
     finite = rows.assign(there=rows["value"].notna()).sort_values("step", kind="stable")
     lines = finite.groupby(["expert", "series"], observed=True)["there"]
-    lonely = finite["there"] & ~lines.shift(1, fill_value=False) & ~lines.shift(-1, fill_value=False)
-    chart = alt.Chart(finite[lonely].drop(columns="there").reset_index(drop=True))
-    return [chart.mark_point(filled=True, size=22, clip=True)] if lonely.any() else []
+    alone = finite["there"] & ~lines.shift(1, fill_value=False) & ~lines.shift(-1, fill_value=False)
+    chart = alt.Chart(finite[alone].drop(columns="there").reset_index(drop=True))
+    return [chart.mark_point(filled=True, size=22, clip=True)] if alone.any() else []
 
 
-def _batches(panel: Panel, counted: Counted, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
-    """The mean of each batch, as long as the batch is."""
-    means = own(counted.batches, panel)
+def _batches(panel: Panel, batches: VerdictBatches, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
+    """Return the mean of each batch as a bar from its first to its last step."""
+    means = panel_rows(batches.means, panel)
     means = means[(means["value"] > 0) | (not panel.logarithmic)].drop(columns="metric")
     if not len(means):
         return []
     tooltip = [
-        alt.Tooltip("series:N", title="batch mean of"),
-        alt.Tooltip("expert:N"),
-        alt.Tooltip("value:Q", format=".4g"),
-        alt.Tooltip("step:Q", title="from step", format=",.0f"),
-        alt.Tooltip("last:Q", title="to step", format=",.0f"),
+        alt.Tooltip("series:N", title="Batch mean of"),
+        alt.Tooltip("expert:N", title="Expert"),
+        alt.Tooltip("value:Q", title="Value", format=".4g"),
+        alt.Tooltip("step:Q", title="From", format=",.0f"),
+        alt.Tooltip("last:Q", title="To", format=",.0f"),
     ]
     chart = alt.Chart(means.reset_index(drop=True)).mark_rule(strokeWidth=3.5, strokeCap="round", clip=True)
     return [chart.encode(x=x, x2=alt.X2("last:Q"), y=y, color=color, tooltip=tooltip)]
 
 
-def _shaded(counted: Counted) -> list[alt.Chart]:
-    """The steps that the verdict leaves out, and why."""
-    if not counted.left_out:
+def _skipped(batches: VerdictBatches) -> list[alt.Chart]:
+    """Return a shade over the steps that the verdict skips, with the reason."""
+    if not batches.skipped:
         return []
-    spans = pd.DataFrame(counted.left_out, columns=["step", "last", "why"])
-    # A word must fit into its span; the pointer tells of all of them.
-    wide = spans["last"] - spans["step"] > 0.08 * counted.whole
+    spans = pd.DataFrame(batches.skipped, columns=["step", "last", "why"])
+    # A reason is written only into a span wide enough for it; tooltips show all.
+    wide = spans["last"] - spans["step"] > 0.08 * batches.span
     middle = spans[wide].assign(step=(spans["step"] + spans["last"]) / 2)
     return [
         alt.Chart(spans)
         .mark_rect(color=theme.GREY, opacity=0.16, clip=True)
-        .encode(x=alt.X("step:Q"), x2=alt.X2("last:Q"), tooltip=alt.Tooltip("why:N")),
+        .encode(x=alt.X("step:Q"), x2=alt.X2("last:Q"), tooltip=alt.Tooltip("why:N", title="Skipped by the verdict")),
         alt.Chart(middle)
         .mark_text(baseline="top", dy=14, color=theme.GREY, fontSize=12, clip=True)
         .encode(x=alt.X("step:Q"), y=alt.YValue(0), text=alt.Text("why:N")),
@@ -208,7 +209,7 @@ def _shaded(counted: Counted) -> list[alt.Chart]:
 
 
 def _threshold(value: float, label: str) -> list[alt.Chart]:
-    """A line across, named on a tag of its own, which stays readable on any line."""
+    """Return a dashed line and its label on a tag that stays readable across lines."""
     data = pd.DataFrame({"value": [value], "label": [label]})
     chart = alt.Chart(data).encode(y=alt.Y("value:Q"))
     return [
@@ -223,14 +224,14 @@ def _threshold(value: float, label: str) -> list[alt.Chart]:
 
 
 def _rails(panel: Panel, color: alt.Color, height: str) -> list[alt.Chart]:
-    """Zeros below a logarithmic axis, missing and non-finite values above: seen, and never at a made-up height."""
+    """Return marks for zeros below a logarithmic axis, and for missing and non-finite values at the top."""
     marks = []
     for rows, shape, place, label in (
         (panel.logarithmic & (panel.values == 0), "triangle-down", f"{height} - 5", "zero"),
         (~np.isfinite(panel.values), "cross", "6", "no finite value"),
     ):
         if rows.any():
-            chosen = panel.rows.loc[rows, ["step", "series", "expert"]].assign(what=label)
+            chosen = panel.rows.loc[rows, ["step", "series", "expert"]].assign(found=label)
             chosen = chosen.iloc[:: max(1, len(chosen) // 1000)].reset_index(drop=True)
             mark = alt.Chart(chosen).mark_point(shape=shape, filled=True, size=28, opacity=0.8, clip=True)
             marks.append(
@@ -239,8 +240,8 @@ def _rails(panel: Panel, color: alt.Color, height: str) -> list[alt.Chart]:
                     y=alt.YValue(alt.ExprRef(place)),
                     color=color,
                     tooltip=[
-                        alt.Tooltip("step:Q"),
-                        *(alt.Tooltip(f"{name}:N") for name in ("series", "expert", "what")),
+                        alt.Tooltip("step:Q", title="Step"),
+                        *(alt.Tooltip(f"{name}:N", title=name.capitalize()) for name in ("series", "expert", "found")),
                     ],
                 )
             )

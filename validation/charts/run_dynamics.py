@@ -1,4 +1,4 @@
-"""Data frames in, charts out: what each view of a run draws. How lines are drawn is said in charts_lines."""
+"""Views of the Dynamics page: tier norms, divergence, direction, routing share and loss over the steps, with titles."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from validation.charts import theme
-from validation.charts.lines import Drawing, draw
-from validation.charts.panels import PLAIN, Panel, Style
+from validation.charts.lines import LineChart, draw_panels
+from validation.charts.panels import Panel
+from validation.frames.run_dynamics import DEFAULT_STYLE, TIER_METRICS, Style
 
-ROWS = 6  # of a small chart
-TIER_METRICS = {"top_norm": "top", "bottom_norm": "bottom", "middle_norm": "middle"}
+MAX_ROWS = 6  # experts with a row each in the chart of scores
 
 
 def overview(steps: np.ndarray, values: np.ndarray, title: str) -> alt.Chart:
-    """A small chart of the whole run with a brush named "range"."""
+    """Return a small chart of the whole run with a brush named "range"."""
     brush = alt.selection_interval(name="range", encodings=["x"])
     return (
         alt.Chart(pd.DataFrame({"step": steps, "value": values}), height=theme.OVERVIEW_HEIGHT)
@@ -31,119 +31,113 @@ def overview(steps: np.ndarray, values: np.ndarray, title: str) -> alt.Chart:
 
 
 def scores(score: pd.DataFrame, *, supported: float, refuted: float) -> alt.LayerChart:
-    """The documented score of each expert against its two thresholds; score has expert, role and value."""
+    """Return the mean divergence score of each expert and its two thresholds. score: rows of expert, role and value."""
     found = score[np.isfinite(score["value"]) & (score["value"] > 0)]
     marks = [supported, refuted, *found["value"]]
-    x = alt.X(
-        "value:Q",
-        scale=alt.Scale(type="log", domain=[min(marks) / 2, max(marks) * 2], nice=False),
-        axis=alt.Axis(
-            title="Mean divergence score, log scale",
-            values=[refuted, supported],
-            format="~g",
-            grid=False,
-            domain=False,
-            ticks=False,
-        ),
+    scale = alt.Scale(type="log", domain=[min(marks) / 2, max(marks) * 2], nice=False)
+    x_axis = alt.Axis(
+        title="Mean divergence score, log scale",
+        values=[refuted, supported],
+        format="~g",
+        grid=False,
+        domain=False,
+        ticks=False,
     )
-    # A row for each expert; of many, a row for each role, where the pointer tells which is which.
-    by, said = ("expert", "'expert ' + datum.label") if len(score) <= ROWS else ("role", "datum.label")
+    x = alt.X("value:Q", scale=scale, axis=x_axis)
+    # A row for each expert; many experts share a row for each role, and the tooltip names the expert.
+    by, name = ("expert", "'expert ' + datum.label") if len(score) <= MAX_ROWS else ("role", "datum.label")
     rows = score[by].unique().tolist()
-    names = alt.Axis(title=None, ticks=False, domain=False, labelExpr=said, labelOverlap=False)
-    y = alt.Y(f"{by}:N", sort=rows, axis=names)
-    limits = alt.Chart(pd.DataFrame({"value": [refuted, supported]}))
+    y_axis = alt.Axis(title=None, ticks=False, domain=False, labelExpr=name, labelOverlap=False)
+    y = alt.Y(f"{by}:N", sort=rows, axis=y_axis)
+    thresholds = alt.Chart(pd.DataFrame({"value": [refuted, supported]}))
     color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     tooltip = [
-        alt.Tooltip("expert:N"),
-        alt.Tooltip("role:N"),
-        alt.Tooltip("value:Q", title="mean divergence score", format=".4g"),
+        alt.Tooltip("expert:N", title="Expert"),
+        alt.Tooltip("role:N", title="Role"),
+        alt.Tooltip("value:Q", title="Mean divergence score (loss / weight)", format=".4g"),
     ]
     points = alt.Chart(found.assign(series=found["role"] + " whole")).mark_point(filled=True, size=90, opacity=1)
     layers = [
-        limits.mark_rule(strokeDash=theme.THRESHOLD_DASH, strokeWidth=1.5, color=theme.GREY).encode(x=x),
+        thresholds.mark_rule(strokeDash=theme.THRESHOLD_DASH, strokeWidth=1.5, color=theme.GREY).encode(x=x),
         points.encode(x=x, y=y, color=color, tooltip=tooltip),
     ]
     return alt.layer(*layers).properties(height=76 + 20 * len(rows)).configure_view(stroke=None)
 
 
-def tier_norms(long: pd.DataFrame, style: Style = PLAIN, *, small: bool = False) -> Drawing:
-    """Gradient norms of every expert and tier over the steps; long has expert, role, metric, step, value.
+def tier_norms(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, small: bool = False) -> LineChart:
+    """Return the gradient norms of every expert and tier; the norms of whole gradients if the rows have no tiers.
 
-    Of a file without any tier the norms of the whole gradients.
+    rows: expert, role, metric, step and value, here and below.
     """
-    return draw([_norms(long)], style, small=small)
+    return draw_panels([_norms(rows)], style, small=small)
 
 
-def tier_panels(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
-    """The same lines, one panel per tier."""
-    return draw(
-        [
-            _panel(long, metric, f"{part.capitalize()} norm (loss / weight)", part)
-            for metric, part in TIER_METRICS.items()
-        ],
-        style,
-    )
+def tier_panels(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
+    """Return the gradient norms in one panel per tier."""
+    panels = [
+        _panel(rows, metric, f"{tier.capitalize()} norm (loss / weight)", tier) for metric, tier in TIER_METRICS.items()
+    ]
+    return draw_panels(panels, style)
 
 
-def divergence(long: pd.DataFrame, style: Style = PLAIN, *, supported: float, refuted: float) -> Drawing:
-    """The documented divergence score over the steps, with its two thresholds."""
-    return draw([_divergence(long, supported, refuted)], style)
+def divergence(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, supported: float, refuted: float) -> LineChart:
+    """Return the documented divergence score with its two thresholds."""
+    return draw_panels([_divergence(rows, supported, refuted)], style)
 
 
-def direction(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
-    """1 - cosine between each expert's gradient and the clean expert's."""
-    compared = long[long["role"] != "clean"]
-    one = _panel(compared, "direction", "Direction (1 - cosine to expert 0)", log=False)
-    return draw([replace(one, word="direction")], style)
+def direction(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
+    """Return 1 - cosine between the gradient of each expert and that of the clean expert."""
+    compared = rows[rows["role"] != "clean"]
+    panel = _panel(compared, "direction", "Direction (1 - cosine to expert 0)", log=False)
+    return draw_panels([replace(panel, label="direction")], style)
 
 
-def routing(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
-    """Each expert's share of the batch."""
-    return draw([shares(long)], style)
+def routing(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
+    """Return the routing share of each expert."""
+    return draw_panels([routing_panel(rows)], style)
 
 
-def loss(long: pd.DataFrame, style: Style = PLAIN) -> Drawing:
-    """Training loss over the steps."""
-    return draw([_loss(long)], style)
+def loss(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
+    """Return the training loss."""
+    return draw_panels([_loss(rows)], style)
 
 
-def together(long: pd.DataFrame, style: Style = PLAIN, *, supported: float, refuted: float) -> Drawing:
-    """Norms, divergence, routing shares and loss, one above the other on one axis; what the file lacks is left out."""
-    panels = [_norms(long), _divergence(long, supported, refuted), shares(long), _loss(long)]
-    there = [panel for panel in panels if panel.rows["value"].notna().any()]
-    return draw(there or panels[:1], style)
+def together(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, supported: float, refuted: float) -> LineChart:
+    """Return norms, divergence, routing shares and loss, stacked on one axis, without panels that have no values."""
+    panels = [_norms(rows), _divergence(rows, supported, refuted), routing_panel(rows), _loss(rows)]
+    filled = [panel for panel in panels if panel.rows["value"].notna().any()]
+    return draw_panels(filled or panels[:1], style)
 
 
-def _norms(long: pd.DataFrame) -> Panel:
-    tiers = long["metric"].isin(TIER_METRICS)
-    parts = TIER_METRICS if long.loc[tiers, "value"].notna().any() else {"norm": "whole"}
-    rows = long[long["metric"].isin(parts)]
-    return Panel("Gradient norm (loss / weight)", _named(rows, rows["metric"].map(parts)), log=True)
+def _norms(rows: pd.DataFrame) -> Panel:
+    tiers = rows["metric"].isin(TIER_METRICS)
+    parts = TIER_METRICS if rows.loc[tiers, "value"].notna().any() else {"norm": "whole"}
+    own = rows[rows["metric"].isin(parts)]
+    return Panel("Gradient norm (loss / weight)", _with_series(own, own["metric"].map(parts)), log=True)
 
 
-def _divergence(long: pd.DataFrame, supported: float, refuted: float) -> Panel:
-    one = _panel(long[long["role"] != "clean"], "divergence", "Divergence score (loss / weight)")
+def _divergence(rows: pd.DataFrame, supported: float, refuted: float) -> Panel:
+    panel = _panel(rows[rows["role"] != "clean"], "divergence", "Divergence score (loss / weight)")
     thresholds = ((supported, f"> {supported:g} diverges"), (refuted, f"< {refuted:g} does not"))
-    return replace(one, thresholds=thresholds, word="divergence")
+    return replace(panel, thresholds=thresholds, label="divergence")
 
 
-def shares(long: pd.DataFrame) -> Panel:
-    """The routing shares as a panel."""
-    one = _panel(long, "routing_weight", "Routing share", log=False)
-    return replace(one, include=(0.0, 1.0), word="share")
+def routing_panel(rows: pd.DataFrame) -> Panel:
+    """Return the panel of routing shares."""
+    panel = _panel(rows, "routing_weight", "Routing share", log=False)
+    return replace(panel, include=(0.0, 1.0), label="share")
 
 
-def _loss(long: pd.DataFrame) -> Panel:
-    one = _panel(long, "loss", "Loss (nats per token)", log=False)
-    return replace(one, from_zero=False)
+def _loss(rows: pd.DataFrame) -> Panel:
+    return replace(_panel(rows, "loss", "Loss (nats per token)", log=False), from_zero=False)
 
 
-def _panel(long: pd.DataFrame, metric: str, title: str, part: str = "whole", *, log: bool = True) -> Panel:
-    rows = long[long["metric"] == metric]
-    return Panel(title, _named(rows, pd.Series(part, rows.index)), log=log)
+def _panel(rows: pd.DataFrame, metric: str, title: str, part: str = "whole", *, log: bool = True) -> Panel:
+    own = rows[rows["metric"] == metric]
+    return Panel(title, _with_series(own, pd.Series(part, own.index)), log=log)
 
 
-def _named(rows: pd.DataFrame, parts: pd.Series) -> pd.DataFrame:
-    """The rows with their series: role and part, which the colour tells; the loss is no expert's."""
+def _with_series(rows: pd.DataFrame, parts: pd.Series) -> pd.DataFrame:
+    """Return the rows with the column `series`, role and part, for the colour; the loss belongs to no expert."""
     series = np.where(rows["metric"] == "loss", "loss", rows["role"].astype(str) + " " + parts.astype(str))
     return rows.assign(series=pd.Categorical(series)).drop(columns="role")

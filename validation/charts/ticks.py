@@ -1,4 +1,4 @@
-"""What the axes of several charts share: round factors as ticks, and labels that do not cover each other."""
+"""Ticks at round factors of a logarithmic axis, and labels moved apart so that they do not overlap."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from validation.analysis.statistics import Array
 
-MANY_FOLD = 8.0  # a logarithmic axis that spans more than this is divided by decades, not evenly
+MAX_EVEN_FOLD = 8.0  # a wider logarithmic axis has ticks by decades instead of evenly spaced ones
 
 
-def factors(low: float, high: float, most: int = 7) -> list[float]:
-    """At most so many round factors between two positive ones, with 1 among them wherever it lies between.
+def factor_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Return at most `most` round factors between two positive values; 1 is one of them if it lies between.
 
-    A logarithmic axis that is left to itself puts its ticks at 0.82, 1.22 and 1.49, which nobody can read.
+    Vega's own ticks on such an axis are 0.82, 1.22 and 1.49, which nobody can read.
     """
     if not 0 < low < high:
         return [low]
-    if high / low > MANY_FOLD:
+    if high / low > MAX_EVEN_FOLD:
         return _decades(low, high, most)
     exponent = math.floor(math.log10(high - low)) - 2
     for step in (digit * 10.0**power for power in range(exponent, exponent + 5) for digit in (1, 2, 5)):
@@ -31,26 +31,26 @@ def factors(low: float, high: float, most: int = 7) -> list[float]:
 def _decades(low: float, high: float, most: int) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
-        found = [
+        ticks = [
             float(f"{digit}e{power}") for power in powers for digit in digits if low <= digit * 10.0**power <= high
         ]
-        if len(found) <= most:
-            return found
-    every = -(-len(found) // most)  # of the powers of ten, so that 1 stays
-    return [tick for tick in found if round(math.log10(tick)) % every == 0]
+        if len(ticks) <= most:
+            return ticks
+    every = -(-len(ticks) // most)
+    return [tick for tick in ticks if round(math.log10(tick)) % every == 0]  # 10**0 = 1 stays
 
 
-def apart(values: Array, gap: float) -> Array:
-    """Places for labels near their values and at least a gap from each other, in the same order."""
+def spread_labels(values: Array, gap: float) -> Array:
+    """Return positions near the values, in the same order, with at least `gap` between neighbours."""
     order = np.argsort(values, kind="stable")
-    placed = values[order].astype(float)
-    for _ in range(60):  # push neighbours apart, half each, until all fit
-        close = np.diff(placed) < gap * 0.999
+    sorted_places = values[order].astype(float)
+    for _ in range(60):  # push neighbours apart, half the overlap each, until all fit
+        close = np.diff(sorted_places) < gap * 0.999
         if not close.any():
             break
-        push = np.where(close, (gap - np.diff(placed)) / 2, 0.0)
-        placed[:-1] -= push
-        placed[1:] += push
-    result = np.empty_like(placed)
-    result[order] = placed
-    return result
+        push = np.where(close, (gap - np.diff(sorted_places)) / 2, 0.0)
+        sorted_places[:-1] -= push
+        sorted_places[1:] += push
+    places = np.empty_like(sorted_places)
+    places[order] = sorted_places
+    return places

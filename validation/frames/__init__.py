@@ -1,1 +1,1 @@
-"""Data frames behind the charts; nothing here draws."""
+"""Data frames that charts draw: rows, batches, cells and comparisons; no Altair."""

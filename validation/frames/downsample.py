@@ -1,8 +1,4 @@
-"""What a chart of one run draws: every metric of every expert, downsampled so that no spike is lost.
-
-`chart_series` is the same as the question of that name, in a fraction of its time: one walk along each column finds
-both extremes of each bucket, where SQL groups all rows by expert and bucket first.
-"""
+"""How many points each chart draws, and which: smallest and largest value of each bucket, so that no spike is lost."""
 
 from __future__ import annotations
 
@@ -18,30 +14,48 @@ from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
 from validation.files.tidy import by_expert
 
-METRICS = (  # as an answer is ordered
+# Points of one line, at most. The Dynamics page:
+MAX_POINTS = 1600
+MIN_POINTS = 200  # however many lines there are
+ALL_POINTS = 4_800  # of all lines together: the browser works on each of them whenever it draws
+SMOOTH_POINTS = 200
+HOVER_POINTS = 200  # each costs the browser the text of a tooltip, before anybody points at it
+OVERVIEW_POINTS = 600
+# Other pages and reports:
+EVIDENCE_POINTS = 1500  # of the series behind a claim
+FINDING_POINTS = 500  # of the small chart beside a finding
+CELL_POINTS = 300  # of an expert in one layer
+MAX_FRAMES = 60  # of the heatmap of layers
+COMPARED_POINTS = 60  # of a run beside other runs
+SPARK_POINTS = 30  # of a run in the table of runs
+REPORT_POINTS = 300  # an SVG of more is larger and no clearer
+
+LINE_METRICS = (  # in alphabetical order, as the rows of chart_series are
     *("bottom_norm", "direction", "divergence", "middle_norm", "norm"),
     *("relative_divergence", "routing_weight", "top_norm"),
 )
-Places = NDArray[np.intp]
-WINDOW = 25  # logged rows that a running median spans at least
-SAMPLED = 101
+SMOOTH_WINDOW = 25  # logged rows that a running median spans at least
+MEDIAN_SAMPLES = 101  # rows of a wider window that its median is taken of
+
+Indices = NDArray[np.intp]
 
 
 def chart_series(run: RunFile, points: int, steps: tuple[float, float] | None = None) -> pa.Table:
-    """Rows of expert, role, metric, step and value, by expert, metric and step; of all steps, or of a range of them.
+    """Return rows of expert, role, metric, step and value, ordered so, of all steps or of a range.
 
-    All rows up to `points` per series, beyond that the smallest and the largest value of each bucket at the steps where
-    they were. Missing values stay, as NULL: a bucket without any value is one at its first step.
+    Return all rows up to `points` per line, beyond that the smallest and the largest value of each bucket at their own
+    steps. Missing values stay NULL; a bucket of missing values keeps its first step. SQL would group all rows by expert
+    and bucket; one pass along each column takes a fraction of that time.
     """
     first, last = 0, len(run.wide)
     if steps is not None:
-        found = np.asarray(run.wide["step"].to_numpy())
-        first, last = int(np.searchsorted(found, steps[0])), int(np.searchsorted(found, steps[1], side="right"))
+        logged = np.asarray(run.wide["step"].to_numpy())
+        first, last = int(np.searchsorted(logged, steps[0])), int(np.searchsorted(logged, steps[1], side="right"))
     parts = ((expert, role, rows.slice(first, last - first)) for expert, role, rows in by_expert(run))
-    return pa.concat_tables([_NOTHING, *(_of_expert(*part, points) for part in parts)])
+    return pa.concat_tables([_NO_ROWS, *(_expert_rows(*part, points) for part in parts)])
 
 
-_NOTHING = pa.table(
+_NO_ROWS = pa.table(
     {
         "expert": pa.array([], pa.int32()),
         "role": pa.array([], pa.string()),
@@ -52,78 +66,79 @@ _NOTHING = pa.table(
 )
 
 
-def places(values: NDArray[np.float64], points: int) -> Places:
-    """Which of the values to draw: all up to `points`, beyond that both extremes of each bucket."""
+def min_max_indices(values: NDArray[np.float64], points: int) -> Indices:
+    """Return the indices of the values to draw: all up to `points`, beyond that both extremes of each bucket."""
     return _extremes(values, _buckets(len(values), points))
 
 
-def drawn(
+def min_max_rows(
     run: Run,
     points: int,
     steps: tuple[float, float] | None = None,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = LINE_METRICS,
     experts: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """The same of a run's arrays, also of its isolated probe, and only of some metrics and experts.
+    """Return rows as chart_series does, from arrays: also of isolated gradients, or of some metrics and experts.
 
-    `loss` may be among the metrics: it belongs to no expert, and is one's of number -1 with the role "run".
+    The metric `loss` belongs to no expert; its rows have expert -1 and role "run".
     """
 
-    def extremes(values: Array) -> tuple[Places, Array]:
-        at = places(values, points)
+    def extremes(values: Array) -> tuple[Indices, Array]:
+        at = min_max_indices(values, points)
         return at, values[at]
 
     return _frame(run, steps, metrics, experts, extremes)
 
 
-def read_off(
+def hover_rows(
     run: Run,
     points: int,
     steps: tuple[float, float] | None = None,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = LINE_METRICS,
     experts: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """The same columns at evenly spaced rows, at most `points`, alike for every series: what a pointer reads."""
+    """Return the same columns at evenly spaced rows, at most `points`, the same steps for every line."""
 
-    def even(values: Array) -> tuple[Places, Array]:
+    def even(values: Array) -> tuple[Indices, Array]:
         at = _even(len(values), points)
         return at, values[at]
 
     return _frame(run, steps, metrics, experts, even)
 
 
-def smoothed(
+def median_rows(
     run: Run,
     points: int,
     steps: tuple[float, float] | None = None,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = LINE_METRICS,
     experts: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """The same columns at evenly spaced rows, with the median of the rows around each: a spike moves it little.
+    """Return the same columns at evenly spaced rows, each value the median of the rows around it.
 
-    Of `WINDOW` rows, or as many more as lie between two of the spaced rows. For the eye: no verdict is fed with it.
+    The window is SMOOTH_WINDOW rows, or the rows between three neighbouring points if those are more. The medians are
+    for the eye only; no verdict uses them.
     """
 
-    def medians(values: Array) -> tuple[Places, Array]:
+    def medians(values: Array) -> tuple[Indices, Array]:
         at = _even(len(values), points)
-        half = max(WINDOW, 2 * len(values) // max(1, points)) // 2
-        # Of very many rows a hundred, evenly spaced, have hardly another median.
-        around = np.linspace(-half, half, min(2 * half + 1, SAMPLED)).round().astype(np.intp)
-        known = at[np.isfinite(values[at])]  # and nothing where there is no value: a hole stays one
-        spots = known[:, None] + around
-        inside = (spots >= 0) & (spots < len(values))
-        near = np.where(inside, values[np.clip(spots, 0, max(0, len(values) - 1))], np.nan)
+        half = max(SMOOTH_WINDOW, 2 * len(values) // max(1, points)) // 2
+        # A hundred evenly spaced rows of a wide window have nearly the same median.
+        around = np.linspace(-half, half, min(2 * half + 1, MEDIAN_SAMPLES)).round().astype(np.intp)
+        known = np.isfinite(values[at])  # a missing value stays missing, so that holes stay visible
+        rows = at[known][:, None] + around
+        inside = (rows >= 0) & (rows < len(values))
+        near = np.where(inside, values[np.clip(rows, 0, max(0, len(values) - 1))], np.nan)
         found = np.full(len(at), np.nan)
-        found[np.isfinite(values[at])] = np.nanmedian(np.where(np.isfinite(near), near, np.nan), axis=1)
+        found[known] = np.nanmedian(np.where(np.isfinite(near), near, np.nan), axis=1)
         return at, found
 
     return _frame(run, steps, metrics, experts, medians)
 
 
-def _even(rows: int, points: int) -> Places:
+def _even(rows: int, points: int) -> Indices:
     return np.unique(np.linspace(0, max(0, rows - 1), min(points, rows)).round().astype(np.intp))
 
 
@@ -132,18 +147,19 @@ def _frame(
     steps: tuple[float, float] | None,
     metrics: Sequence[str],
     experts: Sequence[int] | None,
-    pick: Callable[[Array], tuple[Places, Array]],
+    pick: Callable[[Array], tuple[Indices, Array]],
 ) -> pd.DataFrame:
+    """Return the picked rows of each line; pick returns indices and values of one line."""
     low, high = steps or (-np.inf, np.inf)
     part = slice(int(np.searchsorted(run.steps, low)), int(np.searchsorted(run.steps, high, side="right")))
     chosen = [run.experts[e] for e in (run.experts if experts is None else experts) if e in run.experts]
-    series = [(e.index, e.role, m, e[m][part]) for e in chosen for m in metrics if m != "loss"]
-    series += [(-1, "run", "loss", run.step_column("loss")[part])] if "loss" in metrics else []
-    found = [pick(values) for *_, values in series]
-    counts = [len(at) for at, _ in found]
-    at = np.concatenate([*(at for at, _ in found), np.empty(0, np.intp)])
+    lines = [(e.index, e.role, m, e[m][part]) for e in chosen for m in metrics if m != "loss"]
+    lines += [(-1, "run", "loss", run.step_column("loss")[part])] if "loss" in metrics else []
+    picked = [pick(values) for *_, values in lines]
+    counts = [len(at) for at, _ in picked]
+    at = np.concatenate([*(at for at, _ in picked), np.empty(0, np.intp)])
     columns = {
-        name: np.repeat(np.array([one[place] for one in series], dtype=object), counts)
+        name: np.repeat(np.array([line[place] for line in lines], dtype=object), counts)
         for place, name in enumerate(("expert", "role", "metric"))
     }
     return pd.DataFrame(
@@ -152,15 +168,16 @@ def _frame(
             "role": pd.Categorical(columns["role"]),
             "metric": pd.Categorical(columns["metric"]),
             "step": run.steps[part][at],
-            "value": np.concatenate([*(values for _, values in found), np.empty(0)]),
+            "value": np.concatenate([*(values for _, values in picked), np.empty(0)]),
         }
     )
 
 
-def gaps(steps: NDArray[np.int64], most: int = 200) -> NDArray[np.intp]:
-    """The rows after which more than two are missing, going by the rows around them; the widest ones only.
+def gaps(steps: NDArray[np.int64], most: int = 200) -> Indices:
+    """Return the rows before a gap of more than two missing rows; at most the `most` widest gaps.
 
-    By the rows around: a run may be logged often at first and rarely later, which is no gap.
+    Compare each distance with the distances around it: a run may be logged often at first and rarely later, which is
+    not a gap.
     """
     jumps = np.diff(steps.astype(np.float64))
     if len(jumps) < 3:
@@ -171,57 +188,63 @@ def gaps(steps: NDArray[np.int64], most: int = 200) -> NDArray[np.intp]:
     return np.sort(wide[np.argsort(-jumps[wide], kind="stable")[:most]])
 
 
-def _of_expert(expert: int, role: str, rows: pa.Table, points: int) -> pa.Table:
-    """The long rows of one expert's rows by step."""
-    buckets, found = _buckets(len(rows), points), {}
-    for metric in METRICS:
+def gap_spans(steps: NDArray[np.int64]) -> list[tuple[float, float]]:
+    """Return the last step before and the first step after each gap."""
+    before = gaps(steps)
+    return list(zip(steps[before].astype(float).tolist(), steps[before + 1].astype(float).tolist(), strict=True))
+
+
+def _expert_rows(expert: int, role: str, rows: pa.Table, points: int) -> pa.Table:
+    """Return the picked rows of one expert, whose table has one row per step."""
+    buckets, lines = _buckets(len(rows), points), {}
+    for metric in LINE_METRICS:
         values = rows[metric].to_numpy()
-        found[metric] = values, _extremes(values, buckets)
-    drawn = np.concatenate([places for _, places in found.values()])
-    names = np.repeat(np.arange(len(found)), [len(places) for _, places in found.values()])
+        lines[metric] = values, _extremes(values, buckets)
+    picked = np.concatenate([at for _, at in lines.values()])
+    names = np.repeat(np.arange(len(lines)), [len(at) for _, at in lines.values()])
     return pa.table(
         [
-            pa.repeat(pa.scalar(expert, pa.int32()), len(drawn)),
-            pa.repeat(pa.scalar(role), len(drawn)),
-            pa.array(METRICS).take(pa.array(names)),
-            rows["step"].to_numpy()[drawn],
-            pa.array(np.concatenate([values[places] for values, places in found.values()]), from_pandas=True),
+            pa.repeat(pa.scalar(expert, pa.int32()), len(picked)),
+            pa.repeat(pa.scalar(role), len(picked)),
+            pa.array(LINE_METRICS).take(pa.array(names)),
+            rows["step"].to_numpy()[picked],
+            pa.array(np.concatenate([values[at] for values, at in lines.values()]), from_pandas=True),
         ],
-        schema=_NOTHING.schema,
+        schema=_NO_ROWS.schema,
     )
 
 
-def _buckets(rows: int, points: int) -> Places | None:
-    """The places of the rows of each bucket, [buckets, rows of the largest]; None where every row is drawn.
+def _buckets(rows: int, points: int) -> Indices | None:
+    """Return the indices of the rows of each bucket, [buckets, rows of the largest]; None if every row is drawn.
 
-    Buckets differ by one row at most: the smaller ones have their last row twice.
+    The sizes of buckets differ by one row at most. The smaller buckets repeat their last row.
     """
     if rows <= points:
         return None
     count = max(1, points // 2)
-    ends = -(np.arange(1, count + 1) * -rows // count)  # the first place of which place * count // rows is the next one
+    ends = -(np.arange(1, count + 1) * -rows // count)  # the first index with index * count // rows in the next bucket
     starts = np.concatenate([[0], ends[:-1]])
     return np.asarray(np.minimum(starts[:, None] + np.arange((ends - starts).max()), ends[:, None] - 1))
 
 
-def _extremes(values: NDArray[np.float64], buckets: Places | None) -> Places:
-    """The places of the smallest and the largest value of each bucket, in order, each once; NaN is no value."""
+def _extremes(values: NDArray[np.float64], buckets: Indices | None) -> Indices:
+    """Return the indices of the smallest and the largest value of each bucket, sorted and unique; skip NaN."""
     if buckets is None:
         return np.arange(len(values))
-    inside, nothing = values[buckets], np.isnan(values)
-    if nothing.any():
-        unknown = nothing[buckets]
-        low = _first(np.where(unknown, np.inf, inside).argmin(axis=1), unknown)
-        high = _first(np.where(unknown, -np.inf, inside).argmax(axis=1), unknown)
+    inside, missing = values[buckets], np.isnan(values)
+    if missing.any():
+        unknown = missing[buckets]
+        low = _first_known(np.where(unknown, np.inf, inside).argmin(axis=1), unknown)
+        high = _first_known(np.where(unknown, -np.inf, inside).argmax(axis=1), unknown)
     else:
         low, high = inside.argmin(axis=1), inside.argmax(axis=1)
     row = np.arange(len(buckets))
     low, high = buckets[row, low], buckets[row, high]
     both = np.stack([np.minimum(low, high), np.maximum(low, high)], axis=1).reshape(-1)
-    return both[np.diff(both, prepend=-1) > 0]  # buckets stand one after the other: only within one can both be alike
+    return both[np.diff(both, prepend=-1) > 0]  # only the two indices of one bucket can be equal
 
 
-def _first(found: Places, unknown: NDArray[np.bool_]) -> Places:
-    """`found`, but the first known value where that is none: all the known ones are the same infinity then."""
+def _first_known(found: Indices, unknown: NDArray[np.bool_]) -> Indices:
+    """Replace indices of missing values by the first known value: all known values are the same infinity there."""
     wrong = unknown[np.arange(len(found)), found]
     return np.where(wrong, (~unknown).argmax(axis=1), found)

@@ -1,7 +1,7 @@
-"""What a heatmap of layers shows: one number for each layer, expert, tier and window of logged steps.
+"""Cells of the Layers page: each measure's title, unit and value by layer, expert, tier and window of logged steps.
 
-Differences are the verdict's own series (`analysis.series`), taken in each layer. Axis letters: T logged steps,
-F frames, which are windows of equally many logged steps.
+Differences are the series of the verdict (`analysis.series`), computed in each layer. Axis letters: T logged steps,
+F frames (windows of equally many logged steps), K cells.
 """
 
 from __future__ import annotations
@@ -20,78 +20,76 @@ from validation.analysis import series
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
+from validation.frames.downsample import CELL_POINTS, MAX_FRAMES
 from validation.query.questions import ask
 
-MOST_FRAMES = 60
-MOST_POINTS = 300
 ALL_TIERS = "all tiers"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Something that can be shown of a layer. centred: 0 is no difference; log: a ratio, kept as its logarithm."""
+    """A quantity of a layer that the heatmap can show."""
 
     title: str
     unit: str
     meaning: str
     centred: bool = True
+    """0 means no difference from the clean expert."""
     log: bool = True
-    tiers: bool = True
-    clean: bool = False
-    """Whether expert 0 has it too: differences are taken from it."""
+    """Values are natural logarithms of ratios or norms."""
 
 
 MEASURES = {
     "size": Measure(
-        "Relative size", "× clean expert", "Gradient norm of the tier over expert 0's, beyond the shares of a router"
+        "Relative size",
+        "× clean expert",
+        "Gradient norm of the tier divided by that of expert 0, corrected for the routing shares",
     ),
     "bottom": Measure(
         "Bottom beyond middle",
         "× clean expert",
-        "What the bottom tier gained beyond the middle tier: the series of awakening",
-        tiers=False,
+        "Gain of the bottom tier beyond the middle tier: the series of the claim awakening",
     ),
     "direction": Measure(
         "Direction",
         "1 - cosine",
-        "1 - cosine between this expert's gradient and expert 0's: 0 is parallel, 1 is at right angles",
+        "1 - cosine between this expert's gradient and that of expert 0: 0 is parallel, 1 is at right angles",
         centred=False,
         log=False,
-        tiers=False,
     ),
-    "norm": Measure("Norm", "loss / weight", "Gradient norm of the tier, share included", centred=False, clean=True),
+    "norm": Measure("Norm", "loss / weight", "Gradient norm of the tier, routing share included", centred=False),
 }
 
 
 def seen_by(run: Run, source: str) -> Run:
-    """The run as one source of gradients shows it: merged, or isolated where the probe has measured."""
+    """Return the run by one source of gradients: merged, or isolated if the probe measured it."""
     return run.isolated if source == "isolated" and run.isolated is not None else run
 
 
 def layer_names(file: RunFile) -> list[int]:
-    """The numbers that the file gives to its layers, in the order of `run.layers`."""
+    """Return the layer numbers of the file, in the order of `run.layers`."""
     return sorted(layer for layer in pc.unique(file.layers["layer"]).to_pylist() if layer is not None)
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
-    """Every cell (K) of a heatmap at every frame (F)."""
+class HeatmapFrames:
+    """Every cell of a heatmap in every frame."""
 
     cells: pd.DataFrame
-    """A row per cell: layer, expert, role, tier."""
+    """One row per cell: layer, expert, role, tier."""
     values_KF: Array
-    """The mean over the frame's steps; NaN where none of them has a finite value."""
+    """Mean over the steps of the frame; NaN without a finite value."""
     first_F: NDArray[np.int64]
     last_F: NDArray[np.int64]
-    """The first and the last step of each frame."""
+    """First and last step of each frame."""
 
     def at(self, frame: int) -> pd.DataFrame:
-        """The cells with their value in one frame."""
+        """Return the cells with their value in one frame."""
         return self.cells.assign(value=self.values_KF[:, frame])
 
 
-def frames(run: Run, measure: str, names: list[int], most: int = MOST_FRAMES) -> Frames:
-    """A measure in every layer; a frame is one logged step where there are few, else a window of them."""
+def heatmap_frames(run: Run, measure: str, names: list[int], most: int = MAX_FRAMES) -> HeatmapFrames:
+    """Return a measure in every layer and frame. A short run has one logged step per frame."""
     edges = _edges(len(run.steps), most)
     found = [
         ((layer, expert, run.experts[expert].role, tier), _means(values_T, edges))
@@ -101,14 +99,14 @@ def frames(run: Run, measure: str, names: list[int], most: int = MOST_FRAMES) ->
     ]
     cells = pd.DataFrame([cell for cell, _ in found], columns=["layer", "expert", "role", "tier"])
     values_KF = np.stack([values for _, values in found]) if found else np.empty((0, len(edges) - 1))
-    return Frames(cells, values_KF, run.steps[edges[:-1]], run.steps[edges[1:] - 1])
+    return HeatmapFrames(cells, values_KF, run.steps[edges[:-1]], run.steps[edges[1:] - 1])
 
 
-def reach(values: Array, measure: str, margin: float) -> tuple[float, float]:
-    """From where to where the colours of all frames go: the same for every step, so that steps can be compared.
+def color_range(values: Array, measure: str, margin: float) -> tuple[float, float]:
+    """Return the values at both ends of the colour scale, the same for all frames, so that steps can be compared.
 
-    The most extreme hundredth is cut off, so that one spike does not bleach the rest; and noise far below the margin
-    that a difference is asked for stays pale.
+    Cut off the most extreme hundredth, so that one spike does not make the rest pale. A centred scale reaches at least
+    to the margin, so that noise far below it stays pale.
     """
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -122,8 +120,8 @@ def reach(values: Array, measure: str, margin: float) -> tuple[float, float]:
     return 0.0, max(float(np.quantile(finite, 0.99)), margin)
 
 
-def of_cell(run: Run, measure: str, place: int, expert: int, most: int = MOST_POINTS) -> pd.DataFrame:
-    """The series of one expert in one layer: rows of step, tier, value (mean of the window), low and high in it."""
+def cell_rows(run: Run, measure: str, place: int, expert: int, most: int = CELL_POINTS) -> pd.DataFrame:
+    """Return the series of one expert in one layer: rows of step, value (mean of a window), low, high and tier."""
     edges = _edges(len(run.steps), most)
     parts = []
     for number, tier, values_T in _of_layer(run, place, measure):
@@ -136,15 +134,15 @@ def of_cell(run: Run, measure: str, place: int, expert: int, most: int = MOST_PO
     )
 
 
-def histogram(con: duckdb.DuckDBPyConnection, run: Run, layer: int, expert: int, tier: str) -> pd.DataFrame:
-    """Rows of step, last_step, bin (log2 of |gradient|), share: of the entries of one tier by size, over time."""
-    found = ask(con, "cell_histogram", run=run.id, layer=layer, expert=expert, tier=tier, windows=MOST_FRAMES)
+def histogram_rows(con: duckdb.DuckDBPyConnection, run: Run, layer: int, expert: int, tier: str) -> pd.DataFrame:
+    """Return rows of step, last_step, bin (log2 of |gradient|) and share of the gradient entries of one tier."""
+    found = ask(con, "cell_histogram", run=run.id, layer=layer, expert=expert, tier=tier, windows=MAX_FRAMES)
     table: pd.DataFrame = found.to_pandas()
     return table
 
 
 def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Array]]:
-    """Expert, tier and series, of one layer."""
+    """Yield expert, tier and series of a measure in one layer."""
     layer = run.layers[place]
     if measure == "norm":
         for number, expert in layer.items():
@@ -169,12 +167,12 @@ def _log(values_T: Array) -> Array:
 
 
 def _edges(rows: int, most: int) -> NDArray[np.int64]:
-    """Where each of at most so many windows begins, and where the last one ends."""
+    """Return the first row of each of at most `most` windows, and the end of the last window."""
     return np.linspace(0, rows, min(rows, most) + 1).astype(np.int64)
 
 
 def _means(values_T: Array, edges: NDArray[np.int64]) -> Array:
-    """The mean of the finite values in each window."""
+    """Return the mean of the finite values in each window."""
     known = np.isfinite(values_T)
     starts = edges[:-1]
     counts = np.add.reduceat(known, starts, dtype=np.int64) if len(starts) else np.empty(0)
@@ -183,7 +181,7 @@ def _means(values_T: Array, edges: NDArray[np.int64]) -> Array:
 
 
 def _extremes(values_T: Array, edges: NDArray[np.int64]) -> tuple[Array, Array]:
-    """The smallest and the largest finite value in each window."""
+    """Return the smallest and the largest finite value in each window."""
     starts = edges[:-1]
     finite_T = np.where(np.isfinite(values_T), values_T, np.nan)
     return np.fmin.reduceat(finite_T, starts), np.fmax.reduceat(finite_T, starts)

@@ -1,4 +1,4 @@
-"""What an axis counts: steps, tokens or hours, of any step of a run."""
+"""Units of the horizontal axis, steps, tokens or hours, and the position of each step of a run on it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import pandas as pd
 
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
-from validation.frames.batches import Counted
+from validation.frames.batches import VerdictBatches
 
 AXES = {"Steps": "Training step", "Tokens": "Tokens", "Hours": "Hours since the first row"}
+"""Axis title by unit."""
 
 
-def on_axis(long: pd.DataFrame, run: Run, unit: str) -> pd.DataFrame:
-    """The rows with what the axis counts in place of the step."""
-    return long if unit == "Steps" else long.assign(step=at_steps(run, unit, long["step"].to_numpy(dtype=float)))
+def rows_on_axis(rows: pd.DataFrame, run: Run, unit: str) -> pd.DataFrame:
+    """Return the rows with the column `step` in the unit of the axis."""
+    return rows if unit == "Steps" else rows.assign(step=steps_on_axis(run, unit, rows["step"].to_numpy(dtype=float)))
 
 
-def at_steps(run: Run, unit: str, steps: Array) -> Array:
-    """What the axis counts at some steps; between those of which it is known, in proportion."""
+def steps_on_axis(run: Run, unit: str, steps: Array) -> Array:
+    """Return the axis position of each step; interpolate between steps of known position."""
     values = axis_values(run, unit)
     known = np.isfinite(values)
     if unit == "Steps" or not known.any():
@@ -27,7 +28,7 @@ def at_steps(run: Run, unit: str, steps: Array) -> Array:
 
 
 def axis_values(run: Run, unit: str) -> Array:
-    """What the axis counts at each logged step; NaN where the file does not say."""
+    """Return the axis position of each logged step; NaN where the file lacks it."""
     if unit == "Tokens":
         per_step = (run.number("config.batch_size") or np.nan) * (run.number("config.sequence_length") or np.nan)
         return np.asarray((run.steps + 1) * per_step, dtype=float)
@@ -38,9 +39,11 @@ def axis_values(run: Run, unit: str) -> Array:
     return run.steps.astype(float)
 
 
-def counted_on_axis(known: Counted, run: Run, unit: str) -> Counted:
-    """The same with what the axis counts in place of the steps."""
-    ends = [(*at_steps(run, unit, np.array([first, last])).tolist(), why) for first, last, why in known.left_out]
-    steps = {name: at_steps(run, unit, known.batches[name].to_numpy(dtype=float)) for name in ("step", "last")}
-    whole = float(np.ptp(at_steps(run, unit, run.steps.astype(float))))
-    return Counted(tuple(ends), known.batches.assign(**steps), whole)
+def batches_on_axis(batches: VerdictBatches, run: Run, unit: str) -> VerdictBatches:
+    """Return the batches with their steps in the unit of the axis."""
+    skipped = [
+        (*steps_on_axis(run, unit, np.array([first, last])).tolist(), why) for first, last, why in batches.skipped
+    ]
+    steps = {name: steps_on_axis(run, unit, batches.means[name].to_numpy(dtype=float)) for name in ("step", "last")}
+    span = float(np.ptp(steps_on_axis(run, unit, run.steps.astype(float))))
+    return VerdictBatches(tuple(skipped), batches.means.assign(**steps), span)

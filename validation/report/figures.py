@@ -9,16 +9,15 @@ import altair as alt
 
 from validation.analysis.run import Run
 from validation.charts import run_comparison, run_dynamics, theme
-from validation.charts.claim_evidence import evidence as evidence_chart
-from validation.charts.lines import Drawing
-from validation.charts.panels import Style
+from validation.charts.claim_evidence import evidence_chart
+from validation.charts.lines import LineChart
 from validation.files.run_file import RunFile
-from validation.frames.claim_evidence import behind
-from validation.frames.downsample import chart_series, gaps
-from validation.frames.run_comparison import of_doses
+from validation.frames.claim_evidence import claim_evidence
+from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans
+from validation.frames.run_comparison import dose_effects
+from validation.frames.run_dynamics import TIER_METRICS, Style
 from validation.verdict.decide import Verdict
 
-POINTS = 300  # per series; more make a larger SVG that looks the same
 FONT = "Arial, Liberation Sans, sans-serif"  # their width must be known, because labels are placed here
 _TEXT = {
     f"{part}{what}": value
@@ -51,27 +50,25 @@ def evidence(run: Run, file: RunFile, runs: Sequence[Run], verdict: Verdict) -> 
     return [(title, svg(chart)) for title, chart in charts]
 
 
-def _evidence_of_claims(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, Drawing]]:
+def _evidence_of_claims(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, LineChart]]:
     """Return a chart for each claim that has an estimate, of the first perturbed expert with one."""
     claims = [c for c in verdict.controlled.of(run.id) if c.estimate is not None]
     expert = next((c.expert for c in claims if c.expert is not None), None)
     if expert is None:
         return []
     decided = {c.name for c in claims if c.expert == expert}
-    found = behind(run, expert, runs, verdict.thresholds)
+    found = claim_evidence(run, expert, runs, verdict.thresholds)
     shown = f"expert {expert}: the series, the means of its batches, the interval and the threshold"
     return [(f"{n.capitalize()}, {shown}", evidence_chart(one)) for n, one in found.items() if n in decided]
 
 
-def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, Drawing]]:
+def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, LineChart]]:
     """Return a chart for each group of metrics of which the file has values."""
-    long, thresholds = chart_series(file, POINTS).to_pandas(), verdict.thresholds
-    steps = file.wide["step"].to_numpy()
-    holes = gaps(steps)
-    style = Style(gaps=list(zip(steps[holes].tolist(), steps[holes + 1].tolist(), strict=True)))
+    long, thresholds = chart_series(file, REPORT_POINTS).to_pandas(), verdict.thresholds
+    style = Style(gaps=gap_spans(file.wide["step"].to_numpy()))
     has = set(long.loc[long["value"].notna(), "metric"])
-    found: list[tuple[str, Drawing]] = []
-    if has & {*run_dynamics.TIER_METRICS, "norm"}:
+    found: list[tuple[str, LineChart]] = []
+    if has & {*TIER_METRICS, "norm"}:
         found.append(("Gradient norms by expert and tier", run_dynamics.tier_norms(long, style)))
     if "divergence" in has:
         ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
@@ -88,7 +85,7 @@ def dose_response(verdict: Verdict, runs: Sequence[Run]) -> list[tuple[str, str]
     """Return the title and the SVG of each dose-response chart."""
     found = []
     for dose in verdict.doses:
-        chart = run_comparison.doses(dose, *of_doses(dose, verdict.groups, runs))
+        chart = run_comparison.dose_response(dose, *dose_effects(dose, verdict.groups, runs))
         what = "a line per seed, the mean over seeds with its interval, the mean slope dashed"
         found.append((f"{dose.title} over perturbation_scale: {what}", svg(chart)))
     return found
@@ -103,7 +100,7 @@ def can_draw() -> bool:
     return True
 
 
-def svg(chart: Drawing | alt.FacetChart) -> str:
+def svg(chart: LineChart | alt.FacetChart) -> str:
     """Return a chart as SVG."""
     import vl_convert  # slow to load: it holds a JavaScript engine
 

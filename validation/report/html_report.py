@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
-from validation.charts.interval_bar import bar as interval_bar
+from validation.charts.interval_bar import interval_bar
 from validation.charts.theme import dark_colors
 from validation.diagnostics import Finding
 from validation.files.run_file import RunFile

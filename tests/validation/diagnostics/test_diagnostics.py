@@ -10,7 +10,7 @@ import vl_convert
 from prismatic.contract.thresholds import Thresholds
 from tests.support.simulated_runs import simulated_run, with_norms
 from validation.analysis.run import Run
-from validation.charts.findings import CHARTS, chart_of
+from validation.charts.findings import CHARTS, finding_chart
 from validation.diagnostics import CHECKS, ERROR, INFO, WARNING, diagnose, invalidating, of_rejected
 from validation.diagnostics.checklist import CHECKED, PASSED, UNCHECKED, checklist, troubleshooting
 from validation.files.read_files import read_files
@@ -290,7 +290,7 @@ def test_every_finding_that_can_be_seen_is_drawn_from_the_run_itself(kind):
     own = [finding for finding in diagnose(run) if finding.id == kind]
     assert own
     for finding in own:
-        chart = chart_of(finding, run, Thresholds(), events)
+        chart = finding_chart(finding, run, Thresholds(), events)
         told = chart.to_dict()  # which checks it against the schema of charts
         assert any(rows for rows in told.get("datasets", {}).values())
         assert kind != "nonfinite" or vl_convert.vegalite_to_svg(told, allowed_base_urls=[]).startswith("<svg")
@@ -301,7 +301,7 @@ def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
     assert names - CHARTS.keys() == {"no_data", "wal_missing", "duplicate_steps"}
     assert CHARTS.keys() <= names
     empty = cut(simulated_run(), slice(0, 0))
-    assert all(chart_of(finding, empty, Thresholds()) is None for finding in diagnose(empty))
+    assert all(finding_chart(finding, empty, Thresholds()) is None for finding in diagnose(empty))
 
 
 def lines(run):

@@ -17,7 +17,7 @@ from tests.support import bad_files as hostile
 from tests.support.simulated_runs import simulated_run
 from ui.layout.frame import PAGES
 from ui.session.library import Library, Source
-from validation.charts import run_dynamics as charts
+from validation.charts import run_dynamics
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
 from validation.files.run_file import RunFile
@@ -195,7 +195,7 @@ def test_the_chart_shows_whole_norms_where_there_are_no_tiers(tmp_path: Path) ->
     hostile.only_gradient_norms(tmp_path / "a.db")
     judgement = verdict(tmp_path / "a.db")
     long = chart_series(judgement.files[0], 2000).to_pandas()
-    drawn = charts.tier_norms(long).layer[0].data
+    drawn = run_dynamics.tier_norms(long).layer[0].data
     assert set(drawn["series"]) == {"clean whole", "perturbed whole"}
     assert len(drawn) == 600
 

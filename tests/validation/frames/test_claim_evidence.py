@@ -9,21 +9,22 @@ from prismatic.contract.thresholds import Thresholds
 from tests.support.simulated_runs import simulated_run
 from validation.analysis.run import Run
 from validation.analysis.series import did
-from validation.charts.claim_evidence import evidence
-from validation.frames.claim_evidence import DRAWN, behind
+from validation.charts.claim_evidence import evidence_chart
+from validation.frames.claim_evidence import claim_evidence
+from validation.frames.downsample import EVIDENCE_POINTS
 from validation.verdict.decide import decide
 
 
 def shown_and_said(run):
     verdict = decide([run], {})
     claims = {c.name: c for c in verdict.controlled.claims if c.expert == 1}
-    return behind(run, 1, [run], Thresholds()), claims
+    return claim_evidence(run, 1, [run], Thresholds()), claims
 
 
 @pytest.mark.parametrize("claim", ["awakening", "divergence"])
 def test_the_band_is_the_interval_of_the_claim(claim):
     shown, claims = shown_and_said(simulated_run(awakening=1.5, divergence=0.4, control=True))
-    low, mid, high = shown[claim].level
+    low, mid, high = shown[claim].interval
     assert (low, mid, high) == pytest.approx((claims[claim].low, claims[claim].estimate, claims[claim].high))
     assert claims[claim].threshold in shown[claim].margins
 
@@ -33,8 +34,8 @@ def test_the_batch_means_are_those_of_the_rows_that_count():
     shown, _ = shown_and_said(run)
     series = did(run.experts[1], run.experts[0])[run.steps >= 60]
     assert np.log(shown["awakening"].batch_means_B) == pytest.approx(series.reshape(20, 27).mean(axis=1))
-    assert not shown["awakening"].counted[:60].any()
-    assert shown["awakening"].counted[60:].all()
+    assert not shown["awakening"].used[:60].any()
+    assert shown["awakening"].used[60:].all()
 
 
 def test_the_thirds_tell_the_share_that_is_kept():
@@ -48,7 +49,7 @@ def test_a_spike_is_drawn_however_long_the_run_is():
     run = simulated_run(steps=20_000)
     run.experts[1].columns["bottom_norm"][12_345] *= 50
     shown, _ = shown_and_said(run)
-    assert len(shown["awakening"].values) <= DRAWN + 2
+    assert len(shown["awakening"].values) <= EVIDENCE_POINTS + 2
     assert shown["awakening"].values.max() > 20
 
 
@@ -57,10 +58,10 @@ def test_a_spike_is_drawn_however_long_the_run_is():
 def test_every_claim_has_a_chart_at_any_length(steps, collinear):
     shown, _ = shown_and_said(simulated_run(steps=steps, collinear=collinear, control=True))
     for one in shown.values():
-        assert evidence(one).to_dict()["layer"]
+        assert evidence_chart(one).to_dict()["layer"]
 
 
 def test_without_a_clean_expert_there_is_nothing_to_show():
     run = simulated_run()
     headless = Run(**{**vars(run), "experts": {1: run.experts[1]}})
-    assert behind(headless, 1, [headless], Thresholds()) == {}
+    assert claim_evidence(headless, 1, [headless], Thresholds()) == {}

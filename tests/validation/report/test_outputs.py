@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 from tests.support.simulated_runs import simulated_run, write
 from ui.layout.cards import number
 from ui.session.library import Library, Source
-from validation.charts.interval_bar import bar
+from validation.charts.interval_bar import interval_bar
 from validation.charts.theme import GREY
 from validation.cli.main import main
 from validation.files.sources import read_sources
@@ -531,7 +531,7 @@ def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
 def test_an_interval_is_drawn_inside_its_picture(low, high, name):
     claim = Claim(name, "supported", "", estimate=1.5, low=low, high=high, threshold=1.1, points=9)
     places = {}
-    for part in ET.fromstring(bar(claim)):
+    for part in ET.fromstring(interval_bar(claim)):
         style = dict(re.findall(r"([\w-]+):([^;]+)", part.get("style")))
         places[part.get("class")] = {
             side: float(style[side][:-1]) for side in ("left", "right", "width") if "%" in style.get(side, "")

@@ -1,0 +1,136 @@
+"""Rows of the Dynamics page: the lines of one run with medians, gaps and batches, the overview, and mean scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from prismatic.contract.schema import TIERS
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.run import Run
+from validation.analysis.statistics import Array
+from validation.frames.batches import VerdictBatches, verdict_batches
+from validation.frames.downsample import (
+    ALL_POINTS,
+    HOVER_POINTS,
+    MAX_POINTS,
+    MIN_POINTS,
+    OVERVIEW_POINTS,
+    SMOOTH_POINTS,
+    gap_spans,
+    hover_rows,
+    median_rows,
+    min_max_indices,
+    min_max_rows,
+)
+from validation.frames.x_axis import AXES, batches_on_axis, rows_on_axis, steps_on_axis
+
+TIER_METRICS = {f"{tier}_norm": tier for tier in TIERS}
+
+
+@dataclass(frozen=True)
+class ChartOptions:
+    """The choices of a reader on the Dynamics page."""
+
+    view: str
+    source: str
+    """Source of the gradients: merged or isolated."""
+    experts: tuple[int, ...]
+    unit: str
+    """Unit of the horizontal axis, a key of AXES."""
+    smooth: bool
+    """Draw running medians over the lines."""
+    batches: bool
+    """Draw batch means and the steps that the verdict skips."""
+    steps: tuple[float, float] | None = None
+    """Range of steps; None for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """The horizontal axis, and what is drawn beside the lines."""
+
+    axis: str = "Training step"
+    smooth: pd.DataFrame | None = None
+    """Running medians, with the columns of the lines."""
+    hover: pd.DataFrame | None = None
+    """Rows that the pointer reads, with the columns of the lines; None for the drawn points."""
+    gaps: Sequence[tuple[float, float]] = ()
+    """Spans of the axis without logged rows."""
+    batches: VerdictBatches | None = None
+
+
+DEFAULT_STYLE = Style()
+
+
+def line_rows(
+    run: Run, options: ChartOptions, metrics: Sequence[str], thresholds: Thresholds
+) -> tuple[pd.DataFrame, Style]:
+    """Return the rows of the lines on the chosen axis, and what is drawn beside them.
+
+    Leave out the routing share of isolated gradients, each of which has the whole layer, and the norm of the whole
+    gradient, except in runs without tier norms.
+    """
+    seen, wanted = gradients_of(run, options.source), set(metrics)
+    if seen.source == "isolated":
+        wanted -= {"routing_weight"}
+    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in options.experts for tier in TIER_METRICS):
+        wanted -= {"norm"}
+    chosen: dict[str, Any] = {"metrics": sorted(wanted), "experts": options.experts}
+    points = min(MAX_POINTS, max(MIN_POINTS, ALL_POINTS // max(1, len(wanted) * len(options.experts))))
+    unit, steps = options.unit, options.steps
+    batches = verdict_batches(seen, thresholds, **chosen) if options.batches else None
+    style = Style(
+        AXES[unit],
+        smooth=rows_on_axis(median_rows(seen, SMOOTH_POINTS, steps, **chosen), run, unit) if options.smooth else None,
+        hover=rows_on_axis(hover_rows(seen, HOVER_POINTS, steps, **chosen), run, unit),
+        gaps=_gaps_on_axis(seen, run, options),
+        batches=batches_on_axis(batches, run, unit) if batches is not None else None,
+    )
+    return rows_on_axis(min_max_rows(seen, points, steps, **chosen), run, unit), style
+
+
+def _gaps_on_axis(seen: Run, run: Run, options: ChartOptions) -> list[tuple[float, float]]:
+    low, high = options.steps or (-np.inf, np.inf)
+    spans = gap_spans(seen.steps[(seen.steps >= low) & (seen.steps <= high)])
+    ends = steps_on_axis(run, options.unit, np.array(spans, dtype=float).reshape(-1))
+    return [(float(first), float(last)) for first, last in ends.reshape(-1, 2)]
+
+
+def gradients_of(run: Run, source: str) -> Run:
+    """Return the run by its merged gradients, or by its isolated ones if the probe measured them."""
+    if source == "merged" or run.isolated is None:
+        return run
+    # The loss of a step does not depend on the source of the gradients.
+    loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
+    return replace(run.isolated, step_columns=loss)
+
+
+def overview_rows(run: Run) -> tuple[NDArray[np.int64], Array, str]:
+    """Return steps, values and title of the overview: the loss, or the clean expert's middle norm without a loss."""
+    clean = run.experts.get(0) or next(iter(run.experts.values()))
+    values, title = run.step_column("loss"), "Loss"
+    if not np.isfinite(values).any():
+        values, title = clean["middle_norm"], "Norm"
+    at = min_max_indices(values, OVERVIEW_POINTS)
+    return run.steps[at], values[at], title
+
+
+def mean_scores(run: Run) -> pd.DataFrame:
+    """Return rows of expert, role and value: the mean divergence score of each expert but the clean one."""
+    rows = [
+        {"expert": e.index, "role": e.role, "value": _finite_mean(e["divergence"])}
+        for e in run.experts.values()
+        if e.role != "clean"
+    ]
+    return pd.DataFrame(rows, columns=["expert", "role", "value"])
+
+
+def _finite_mean(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
