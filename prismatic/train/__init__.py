@@ -1,1 +1,1 @@
-"""The built-in trainer: a byte-level language model of Prismatic layers."""
+"""The built-in trainer of `prismatic train`: a byte-level language model of Prismatic layers."""

@@ -1,7 +1,7 @@
-"""What a training run needs to go on where it was: weights, optimizer, schedule, random state, step.
+"""Checkpoints of a training run: weights, optimizer, schedule, random state and step, saved and loaded (--resume).
 
-Checkpoints are those of torch.distributed.checkpoint: a folder to which every process writes its part, and from which
-any number of processes can go on. They are read by pickle, as it reads them: go on only with runs that you trust.
+A checkpoint is a folder of torch.distributed.checkpoint: every process writes its part, and any number of processes can
+resume from it. torch reads it with pickle, so resume only runs that you trust.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ DAMAGED = (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.Unpickl
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a run, beside its run file: `checkpoint-{step}`, of which the newest is kept.
+    """The checkpoints of a run, beside its run file: `checkpoint-{step}`, of which only the newest is kept.
 
-    Every process of a training must call the same; they must see the same folder.
+    Every process of a training must make the same calls and see the same folder.
     """
 
     folder: Path
@@ -40,34 +40,34 @@ class Checkpoints:
     device: torch.device
 
     def save(self, step: int) -> None:
-        """Write a checkpoint of a run that has taken `step` steps; the one before stays until this one is whole.
+        """Write a checkpoint of a run that has taken `step` steps; the previous one stays until this one is complete.
 
-        Raises CheckpointError for one that cannot be written.
+        Raises CheckpointError if it cannot be written.
         """
         from torch.distributed.checkpoint.state_dict_saver import save
 
         unfinished = self.folder / f"checkpoint-{step}.new"
         world().from_rank_zero(lambda: shutil.rmtree(unfinished, ignore_errors=True))
-        with _explained(f"{unfinished}: cannot be written"):
-            save(self._state(step), checkpoint_id=unfinished, **_together())
+        with _as_checkpoint_error(f"{unfinished}: cannot be written"):
+            save(self._state(step), checkpoint_id=unfinished, **_process_options())
         world().from_rank_zero(lambda: self._replace(unfinished, step))
 
     def _replace(self, unfinished: Path, step: int) -> None:
-        whole = self.folder / f"checkpoint-{step}"
-        before = [path for path in self._all() if path != whole]
-        shutil.rmtree(whole, ignore_errors=True)  # of a course that was given up
-        os.replace(unfinished, whole)
-        _remove(*before)
+        complete = self.folder / f"checkpoint-{step}"
+        older = [path for path in self._all() if path != complete]
+        shutil.rmtree(complete, ignore_errors=True)  # left by a rewound training
+        os.replace(unfinished, complete)
+        _remove(*older)
 
     def load(self) -> int:
-        """Put everything back as it was at the newest checkpoint; returns the step to go on at, 0 without any.
+        """Restore the state of the newest checkpoint and return its step; 0 if there is no checkpoint.
 
         Raises CheckpointError for a checkpoint that is damaged or belongs to another model.
         """
         found = world().from_rank_zero(lambda: max(self._all(), key=_step_of, default=None))
         if found is None:
             return 0
-        with _explained(f"{found}: cannot be resumed from", "; remove it to begin again at step 0."):
+        with _as_checkpoint_error(f"{found}: cannot be resumed from", "; remove it to begin again at step 0."):
             return self._load_file(found) if found.is_file() else self._load_folder(found)
 
     def _load_folder(self, folder: Path) -> int:
@@ -77,35 +77,35 @@ class Checkpoints:
         if not (folder / ".metadata").exists():
             raise ValueError("it has no .metadata, which is written last")
         state = self._state(0)
-        load(state, checkpoint_id=folder, **_together())
+        load(state, checkpoint_id=folder, **_process_options())
         model, optimizer = state.pop("model"), state.pop("optimizer")
         set_state_dict(self.model, self.optimizer, model_state_dict=model, optim_state_dict=optimizer)
         _set_random_state(state["rng"], state.get("cuda_rng"))
         return int(state["step"])
 
     def _load_file(self, file: Path) -> int:
-        """Of version 0.1, which trained in one process: one file, with weights by name and their states by place."""
+        """Load the older format of one process: one file, with weights by name and optimizer states by place."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
         state = torch.load(file, map_location="cpu", weights_only=True)
         names = [name for name, _ in self.model.named_parameters()]
         optimizer: dict[str, Any] = {
-            "state": {names[place]: own for place, own in state["optimizer"]["state"].items()},
+            "state": {names[place]: values for place, values in state["optimizer"]["state"].items()},
             "param_groups": [
                 {**group, "params": [names[place] for place in group["params"]]}
                 for group in state["optimizer"]["param_groups"]
             ],
         }
-        whole = StateDictOptions(full_state_dict=True)
+        full = StateDictOptions(full_state_dict=True)
         set_state_dict(
-            self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=optimizer, options=whole
+            self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=optimizer, options=full
         )
         self.schedule.load_state_dict(state["schedule"])
         _set_random_state(state["rng"], next(iter(state["cuda_rng"]), None))
         return int(state["step"])
 
     def remove(self) -> None:
-        """Remove every checkpoint, of a run that has reached its end or is begun anew."""
+        """Remove every checkpoint: of a run that is finished or starts again."""
         world().from_rank_zero(lambda: _remove(*self.folder.glob("checkpoint[-.]*")))
 
     def _all(self) -> list[Path]:
@@ -123,19 +123,19 @@ class Checkpoints:
 
 
 def _set_random_state(rng: torch.Tensor, cuda_rng: torch.Tensor | None) -> None:
-    """All processes draw alike, so one of them has written it for all."""
+    """Restore the random state that one process wrote for all, as all of them draw alike."""
     torch.set_rng_state(rng.cpu())
     if cuda_rng is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda_rng.cpu())
 
 
-def _together() -> dict[str, Any]:
-    """How the processes of a checkpoint talk to each other."""
+def _process_options() -> dict[str, Any]:
+    """Return the arguments of save and load that name the process group."""
     return {"no_dist": True} if world().size == 1 else {"process_group": world().group}
 
 
 def _step_of(path: Path) -> int:
-    """The step that a checkpoint's name tells; -1 for a file of version 0.1, whose name tells none."""
+    """Return the step in a checkpoint's name; -1 for the older one-file format, whose name has none."""
     step = path.name.removeprefix("checkpoint-")
     return int(step) if step.isdecimal() else -1
 
@@ -149,17 +149,17 @@ def _remove(*paths: Path) -> None:
 
 
 @contextmanager
-def _explained(what: str, remedy: str = ".") -> Iterator[None]:
-    """What goes wrong with a checkpoint, in a process or in another one, as a CheckpointError."""
-    from torch.distributed.checkpoint.api import CheckpointException  # no Exception, and raised in every process
+def _as_checkpoint_error(problem: str, remedy: str = ".") -> Iterator[None]:
+    """Raise an error of reading or writing, in this process or another one, as a CheckpointError."""
+    from torch.distributed.checkpoint.api import CheckpointException  # not an Exception; raised in every process
 
     try:
         with warnings.catch_warnings():
-            # It says that it assumes a single process.
+            # The warning only says that torch assumes a single process.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
     except CheckpointException as error:
         first: Any = next(iter(error.failures.values()))[0]
-        raise CheckpointError(f"{what} ({type(first).__name__}: {str(first)[:200]}){remedy}") from error
+        raise CheckpointError(f"{problem} ({type(first).__name__}: {str(first)[:200]}){remedy}") from error
     except DAMAGED as error:
-        raise CheckpointError(f"{what} ({type(error).__name__}: {str(error)[:200]}){remedy}") from error
+        raise CheckpointError(f"{problem} ({type(error).__name__}: {str(error)[:200]}){remedy}") from error

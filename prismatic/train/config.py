@@ -1,6 +1,6 @@
-"""Every option of a run: its name, its default, what is allowed.
+"""The options of a training run (RunConfig): names, defaults and allowed values; reading them from YAML and --set.
 
-Options are flat, so that one name serves the YAML file, `--set name=value`, the `run` table and a SQL query.
+Options are flat, so that the YAML file, `--set name=value`, the `run` table and SQL queries share one name.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ class RunConfig(RouterConfig):
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Clip the whole gradient to this norm, after it was logged."""
+    """Clip the whole gradient to this norm, after logging it."""
     device: str = "cpu"
     data: Path | None = None
-    """A text file to train on; without one, the English text of Python's own documentation."""
+    """A text file to train on; the default is the English text of Python's own documentation."""
 
     log_freq: Positive = 10
-    """Log every so many steps, and the first and the last."""
+    """Steps between logged steps; the first and the last step are always logged."""
     probe_freq: Annotated[int, Field(ge=0)] = 0
-    """Every so many steps also measure each expert's gradient alone, on the same batch; 0 is never."""
+    """Steps between isolated probes: each expert's gradient measured alone on the same batch; 0 is never."""
     histogram_freq: Annotated[int, Field(ge=0)] = 0
-    """Every so many steps also count the gradient entries of each tier by their size; 0 is never."""
+    """Steps between histograms of each tier's gradient entries; 0 is never."""
     weight_freq: Annotated[int, Field(ge=0)] = 100
-    """Every so many steps also compare the experts' weights; 0 is never."""
+    """Steps between comparisons of the experts' weights; 0 is never."""
 
     thresholds: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
-    """What the verdict is to judge by where it is not the default, registered in the run file before the first step.
-    No part of the experiment: with others it is the same run, which must not be had twice to choose between them."""
+    """Thresholds of the verdict other than the defaults, registered in the run file before the first step.
+    They do not change the run's hash, so nobody can train one run twice and choose between thresholds."""
 
     @model_validator(mode="after")
     def _heads_divide_hidden_size(self) -> Self:
@@ -67,26 +67,24 @@ class RunConfig(RouterConfig):
         return self
 
     def facts(self) -> dict[str, Any]:
-        """Every option of the experiment as plain JSON values, by name."""
+        """Return every option of the experiment as plain JSON values, by name."""
         return self.model_dump(mode="json", exclude={"thresholds"})
 
     def run_hash(self, corpus_sha256: str) -> str:
-        """Nine hex digits that stand for the experiment: the whole config, and the text by content, not by path."""
+        """Return nine hex digits that identify the experiment: the config and the text's content, not its path."""
         identity = self.facts() | {"data": corpus_sha256}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:9]
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file, or take the defaults, and lay `name=value` overrides over it; values are read as YAML.
+    """Read a YAML file, or take the defaults, and apply `name=value` overrides, whose values are read as YAML.
 
-    Raises ConfigError for a file that is no mapping, an override without "=", an unknown name or a bad value.
+    Raises ConfigError for a file that is not a mapping, an override without "=", an unknown name or a bad value.
     """
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as YAML ({error}). `experiments/` holds configs that work."
-        ) from error
+        raise ConfigError(f"{path}: cannot be read as YAML ({error}). `experiments/` holds working configs.") from error
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise ConfigError(f"{path}: expected lines of `name: value`, found a {type(options).__name__}.")
@@ -102,7 +100,7 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig:
-    """Check options and fill in defaults. Raises ConfigError: every bad key, its value and what is allowed."""
+    """Check options and fill in defaults. Raises ConfigError that names each bad key, its value and what is allowed."""
     try:
         return RunConfig.model_validate(options)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The text that a run reads, as bytes, and the batches it is read in."""
+"""The training text, as bytes: where it comes from, the held-out part, and random batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HELD_OUT = 0.1
 
 
 class Corpus:
-    """A text as bytes: the last tenth is held out, the rest is trained on. `sha256` says which text it was."""
+    """A text as bytes: the last tenth is held out, the rest is for training. `sha256` identifies the text."""
 
     def __init__(self, text: bytes, *, name: str):
         self.name = name
@@ -27,12 +27,12 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
-        """The file's text, or without one the English text of Python's own documentation.
+        """Read a text file; without a path, the English text of Python's own documentation.
 
         Raises CorpusError for a file that cannot be read.
         """
         if path is None:
-            # Carried by every Python, so that training on real English needs no download.
+            # Part of every Python, so that training on real English needs no download.
             from pydoc_data.topics import topics
 
             return cls("\n\n".join(topics[key] for key in sorted(topics)).encode(), name="pydoc_data.topics")
@@ -42,7 +42,7 @@ class Corpus:
             raise CorpusError(f"data: {path} cannot be read ({error.strerror}); give a text file.") from error
 
     def require(self, length: int) -> None:
-        """Raise CorpusError for a text of which a part has fewer than `length` bytes."""
+        """Raise CorpusError if the training or the held-out part has fewer than `length` bytes."""
         for split, data in self.splits.items():
             if len(data) < length:
                 raise CorpusError(
@@ -51,7 +51,7 @@ class Corpus:
                 )
 
     def batch(self, step: int, *, batch_size: int, length: int, seed: int, split: str = "train") -> Tensor:
-        """Random windows, int64 [batch_size, length]: a function of its arguments, so that a resumed run sees the same.
+        """Return random windows, int64 [batch_size, length], a function of the arguments only, as a resumed run needs.
 
         Raises CorpusError for a text that `require(length)` refuses.
         """

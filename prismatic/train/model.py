@@ -1,4 +1,4 @@
-"""A small byte-level decoder language model whose every block is a Prismatic layer.
+"""The model of the built-in trainer: a small byte-level decoder in which every block is a Prismatic layer.
 
 Axis letters: B sequences of a batch, S positions, D hidden size, H heads, V bytes (256).
 """
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
 
 class ByteLM(nn.Module):
-    """Predicts the next byte: tokens [B, S] int64 -> logits [B, S, V]."""
+    """A language model that predicts the next byte: tokens [B, S] int64 -> logits [B, S, V]."""
 
     def __init__(self, config: RunConfig):
         super().__init__()
@@ -81,11 +81,11 @@ class ByteLM(nn.Module):
         return self.head(self.norm(self.decoder(x)))
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per byte; tokens [B, S + 1], each position predicts the one after it."""
+        """Return the mean cross-entropy in nats per byte; tokens [B, S + 1], each position predicts the next one."""
         return next_byte_loss(self, tokens)
 
 
 def next_byte_loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    """The loss of a model that may be wrapped, as DDP does it; tokens [B, S + 1]."""
+    """Return the loss of a model that DDP may have wrapped; tokens [B, S + 1]."""
     logits = model(tokens[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())

@@ -1,4 +1,4 @@
-"""How processes train one model: started by torchrun, the model spread over them, one of them writing."""
+"""Training one model by several processes (torchrun): process groups, DDP, FSDP2, routing over the whole batch."""
 
 from __future__ import annotations
 
@@ -42,35 +42,35 @@ def shared_logger(logger: DynamicsLogger | Path | str, *, mirror: object = None,
 
 
 @contextmanager
-def started(parallel: Parallel | None, device: str) -> Iterator[torch.device]:
-    """Join the processes that torchrun started and leave them at the end; gives the device of this one.
+def process_group(parallel: Parallel | None, device: str) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, yield the device of this one, and leave them at the end.
 
-    Raises ConfigError for a device that is not there, for processes that nobody started or that are not asked for.
+    Raises ConfigError for a missing device, and if `parallel` and the processes that were started do not match.
     """
     _require_torchrun(parallel)
     if parallel is None:
         yield _device(device)
         return
-    own = _device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
-    if own.type not in ("cpu", "cuda") or (device not in ("cpu", "cuda")):
+    local = _device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
+    if local.type not in ("cpu", "cuda") or (device not in ("cpu", "cuda")):
         raise ConfigError(f"device = {device!r} cannot be shared by processes; use `device: cpu` or `device: cuda`.")
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
     joins = not dist.is_initialized()
     if joins:
-        if own.type == "cuda":
-            dist.init_process_group("nccl", device_id=own)
+        if local.type == "cuda":
+            dist.init_process_group("nccl", device_id=local)
         else:
             dist.init_process_group("gloo")
     try:
-        yield own
-    except PrismaticError:  # all of them raise it, and none is in the middle of anything
+        yield local
+    except PrismaticError:  # all processes raise it, and none is inside a collective
         if joins:
             dist.destroy_process_group()
         raise
     if joins:
-        # What hangs on the group must be gone before it is, and no process may leave while another still talks:
-        # gloo aborts otherwise, now and then.
+        # Objects that use the group must go before it, and no process may leave while another communicates:
+        # otherwise gloo sometimes aborts.
         gc.collect()
         dist.barrier()
         dist.destroy_process_group()
@@ -79,7 +79,7 @@ def started(parallel: Parallel | None, device: str) -> Iterator[torch.device]:
 def _require_torchrun(parallel: Parallel | None) -> None:
     count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else os.environ.get("WORLD_SIZE")
     if parallel is None and int(count or 1) > 1:
-        raise ConfigError(f"{count} processes were started to train one model; say how: --parallel ddp or fsdp2.")
+        raise ConfigError(f"{count} processes were started to train one model; choose --parallel ddp or fsdp2.")
     if parallel is not None and count is None:
         raise ConfigError(
             f"--parallel {parallel} needs processes to share the work; start them with "
@@ -94,13 +94,13 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"device = {name!r} cannot be used here ({error}); `device: cpu` always works.") from error
 
 
-def wrapped(model: nn.Module, parallel: Parallel | None, device: torch.device) -> nn.Module:
-    """What to call in place of the model so that all processes train it; the experts' routers are the units."""
+def parallelize(model: nn.Module, parallel: Parallel | None, device: torch.device) -> nn.Module:
+    """Return the module to call in place of the model, so that all processes train it. FSDP2 shards each router."""
     if parallel is None:
         return model
     if parallel == "ddp":
         wrapper: Any = nn.parallel.DistributedDataParallel
-        # The buffers are tiers and shares: the same everywhere, or of the process itself. torch 2.13 renamed it.
+        # Buffers need no sync: tiers are equal everywhere, shares belong to a process. torch 2.13 renamed it.
         known = inspect.signature(wrapper).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         ddp: nn.Module = wrapper(model, device_ids=[device] if device.type == "cuda" else None, **{sync: False})
@@ -116,10 +116,10 @@ def wrapped(model: nn.Module, parallel: Parallel | None, device: torch.device) -
 
 
 def share_routing(model: nn.Module) -> None:
-    """Route over the batches of all processes as over one: what a batch decides, it decides as a whole.
+    """Route over the batches of all processes as over one batch: merging shares, load balancing, expert dropout.
 
-    That is the mean by which `merge: batch` merges, the loads that are balanced, and which experts are dropped; with a
-    merge per sequence and neither of the others, nothing. From here on every forward pass of the model is a collective.
+    With a merge per sequence and neither of the others, nothing changes. From here on every forward pass of the model
+    is a collective.
     """
     for module in model.modules():
         if isinstance(module, Prismatic):

@@ -1,4 +1,4 @@
-"""What reproduces a run of our trainer: its options, text, code, versions and machine."""
+"""The facts that reproduce a training run: options, text, git commit, versions, machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prismatic.train.corpus import Corpus
 
 
 def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any]:
-    """Rows of the `run` table, before the first step."""
+    """Return the rows of the `run` table that are known before the first step."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {
         **{f"config.{name}": value for name, value in config.facts().items()},
@@ -26,7 +26,7 @@ def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any
         "warmup_steps": config.warmup_steps,
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
-        # Routing on the mean of a whole sequence, or of a whole batch, lets a position see what comes after it.
+        # Routing on the mean of a whole sequence, or of a whole batch, lets a position see later ones.
         "causal": config.routing == "frozen" or (config.router_input == "first" and config.merge == "example"),
         "hook": "plain loop",
         "precision": "float32",
@@ -43,10 +43,10 @@ def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers about this source tree; None where there is no git or no repository."""
+    """Return the output of git in this source tree; None without git or a repository."""
     try:
         here = Path(__file__).parent
-        answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10)
+        result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None

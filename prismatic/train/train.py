@@ -1,4 +1,4 @@
-"""Train the byte-level language model of a config and log its gradient dynamics to build/runs/{hash}/dynamics.db."""
+"""The training loop of `prismatic train`: trains a config's model, logs to build/runs/{hash}/dynamics.db, resumes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from prismatic.train.checkpoint import Checkpoints
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 from prismatic.train.model import ByteLM, next_byte_loss
-from prismatic.train.parallel import Parallel, share_routing, shared_logger, started, wrapped
+from prismatic.train.parallel import Parallel, parallelize, process_group, share_routing, shared_logger
 from prismatic.train.provenance import run_facts
 
 HELD_OUT_BATCHES = 8
@@ -36,7 +36,7 @@ HELD_OUT_BATCHES = 8
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the run is, and its losses in nats per byte."""
+    """The run's hash, file and losses in nats per byte."""
 
     run_hash: str
     db_path: Path
@@ -56,15 +56,15 @@ def train(
 ) -> TrainResult:
     """Train to the end of `config.steps`.
 
-    resume: "allow" goes on with an earlier run of the same options at its last checkpoint, "must" asks for one; a run
-    that has finished is returned as it is. overwrite: begin again instead. checkpoint_freq: 0 writes none.
-    parallel: how the processes that torchrun started share the work, each with its part of every batch; the run, its
-    hash and its numbers are those of one process.
-    Raises LoggerError if this experiment was run before and neither is asked for, or is being run; ConfigError for a
-    device that is not there or a batch that cannot be shared, CorpusError for text, CheckpointError for a checkpoint
-    that cannot be used.
+    resume: "allow" continues an earlier run of the same options at its last checkpoint, "must" fails without one; a
+    finished run is returned as it is. overwrite: start again instead. checkpoint_freq: 0 writes no checkpoints.
+    parallel: how the processes that torchrun started share each batch; the run, its hash and its numbers are those of
+    one process.
+    Raises LoggerError if the run exists and neither `resume` nor `overwrite` is given, or if it is being trained;
+    ConfigError for a missing device or a batch that cannot be shared; CorpusError for text; CheckpointError for a
+    checkpoint that cannot be used.
     """
-    with started(parallel, config.device) as device:
+    with process_group(parallel, config.device) as device:
         return _train(config, device, runs, resume, overwrite, checkpoint_freq, progress, parallel)
 
 
@@ -85,7 +85,7 @@ def _train(
     processes.from_rank_zero(lambda: _require_run(db_path, resume=resume, overwrite=overwrite))
     if not overwrite and (done := processes.from_rank_zero(lambda: _finished(db_path))) is not None:
         return TrainResult(run_hash, db_path, **done)
-    goes_on = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
+    resumes = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
     training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
     with shared_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
         callback = DynamicsLoggerCallback(
@@ -97,12 +97,12 @@ def _train(
             last_step=config.steps - 1,
             thresholds=Thresholds().changed(config.thresholds),
         )
-        if goes_on:
+        if resumes:
             training.step = training.checkpoints.load()
-        else:  # of a run whose file is gone
+        else:  # of a run whose file was removed
             training.checkpoints.remove()
         callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
-        if goes_on:
+        if resumes:
             record_resumed(logger, training.step)
         exit_state = "crashed"
         try:
@@ -122,13 +122,13 @@ def _train(
 
 @dataclass
 class _Training:
-    """A model on its way: what a checkpoint holds, and the loop."""
+    """A model in training: the state that a checkpoint holds, and the loop."""
 
     config: RunConfig
     corpus: Corpus
     model: ByteLM
-    spread: nn.Module
-    """What is called in place of the model, so that all processes train it."""
+    parallel_model: nn.Module
+    """The module to call in place of the model, so that all processes train it."""
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
     checkpoints: Checkpoints
@@ -145,17 +145,17 @@ class _Training:
         checkpoint_freq: int,
         parallel: Parallel | None,
     ) -> Self:
-        torch.manual_seed(config.seed)  # in every process: they begin with the same model, and draw alike
+        torch.manual_seed(config.seed)  # the same in every process: equal models, equal draws
         model = ByteLM(config).to(device)
         share_routing(model)
-        spread = wrapped(model, parallel, device)
+        parallel_model = parallelize(model, parallel, device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (config.warmup_steps + 1)))
         checkpoints = Checkpoints(folder, model, optimizer, schedule, device)
-        return cls(config, corpus, model, spread, optimizer, schedule, checkpoints, checkpoint_freq)
+        return cls(config, corpus, model, parallel_model, optimizer, schedule, checkpoints, checkpoint_freq)
 
     def run(self, callback: DynamicsLoggerCallback, *, progress: bool) -> float:
-        """Every optimizer step that is left; returns the last batch's loss."""
+        """Take the remaining optimizer steps and return the last batch's loss."""
         loss = float("nan")
         with _progress_bar(progress) as bar:
             task = bar.add_task("loss -", total=self.config.steps, completed=self.step)
@@ -168,7 +168,7 @@ class _Training:
         return loss
 
     def _save(self, logger: DynamicsLogger) -> None:
-        """Write a checkpoint, if the rows are in the file: a run that goes on there must not miss any from before."""
+        """Write a checkpoint if all earlier rows are in the file, so that a resumed run misses none."""
         with log_failures():
             if world().from_rank_zero(logger.flush):
                 self.checkpoints.save(self.step)
@@ -177,7 +177,7 @@ class _Training:
 
     def _train_step(self, callback: DynamicsLoggerCallback) -> float:
         batch = _batch(self.config, self.corpus, self.step)
-        loss = next_byte_loss(self.spread, batch)
+        loss = next_byte_loss(self.parallel_model, batch)
         self.optimizer.zero_grad()
         (loss + load_balancing_loss(self.model)).backward()
         loss_value = mean_over_processes(loss.detach()).item()
@@ -199,33 +199,33 @@ def _progress_bar(wanted: bool) -> Progress:
 
 @torch.no_grad()
 def evaluate(model: ByteLM, config: RunConfig, corpus: Corpus) -> float:
-    """Mean loss on text that was held out, in nats per byte; every process reads its share."""
+    """Return the mean loss on held-out text, in nats per byte; every process reads its share."""
     losses = [model.loss(_batch(config, corpus, step, split="held_out")) for step in range(HELD_OUT_BATCHES)]
     return mean_over_processes(torch.stack(losses).mean()).item()
 
 
 def _corpus(config: RunConfig) -> Corpus:
-    """The text, once it is sure that this process can train on it."""
+    """Return the text, once batch size and length are known to fit."""
     if config.batch_size % world().size:
         raise ConfigError(
             f"batch_size = {config.batch_size} cannot be shared evenly by {world().size} processes; "
             "choose a multiple, or start another number of processes."
         )
     corpus = Corpus.load(config.data)
-    corpus.require(config.sequence_length + 1)  # now, not after the last step, when held-out text is first read
+    corpus.require(config.sequence_length + 1)  # checked now, not when held-out text is first read after the last step
     return corpus
 
 
 def _run_hash(config: RunConfig, corpus: Corpus) -> str:
-    """The run's hash, on which all processes must agree before they share a folder and a batch."""
-    own = config.run_hash(corpus.sha256)
-    if len(set(world().gather(own))) > 1:
-        raise ConfigError(f"process {world().rank} was given other options or another text than the first one.")
-    return own
+    """Return the run's hash, on which all processes must agree before they share a folder and a batch."""
+    run_hash = config.run_hash(corpus.sha256)
+    if len(set(world().gather(run_hash))) > 1:
+        raise ConfigError(f"process {world().rank} has other options or another text than process 0.")
+    return run_hash
 
 
 def _batch(config: RunConfig, corpus: Corpus, step: int, split: str = "train") -> torch.Tensor:
-    """This process's share of a step's batch: all of it in a training by one."""
+    """Return this process's share of a step's batch."""
     tokens = corpus.batch(
         step, batch_size=config.batch_size, length=config.sequence_length + 1, seed=config.seed, split=split
     )
@@ -234,19 +234,18 @@ def _batch(config: RunConfig, corpus: Corpus, step: int, split: str = "train") -
 
 
 def _require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:
-    """Refuse an earlier run, unless it may be gone on with or is to be replaced; and none where there must be one."""
+    """Raise LoggerError for an existing run that is neither resumed nor replaced, or a missing one to resume."""
     if db_path.exists() and resume == "never" and not overwrite:
         raise LoggerError(
-            f"{db_path}: this experiment was run before with the same options. Judge it with "
-            f"`python -m validation check {db_path}`, run another seed with `--set seed=1`, go on with it by "
-            "`--resume allow`, or replace it with `--overwrite`."
+            f"{db_path}: a run of these options exists. Judge it with `prismatic check {db_path}`, train another seed "
+            "with `--set seed=1`, continue it with `--resume allow`, or replace it with `--overwrite`."
         )
     if not db_path.exists() and resume == "must":
-        raise LoggerError(f"{db_path}: there is no run of these options to resume; leave out `--resume must`.")
+        raise LoggerError(f"{db_path}: there is no run of these options to resume; omit `--resume must`.")
 
 
 def _finished(db_path: Path) -> dict[str, float] | None:
-    """The losses of a run that has reached its end; None for one that has not begun or not finished."""
+    """Return the losses of a finished run; None for any other run."""
     facts = read_facts(db_path) if db_path.exists() else {}
     losses = {name: facts.get(name) for name in ("loss", "held_out_loss")}
     known = {name: float(value) for name, value in losses.items() if isinstance(value, int | float)}

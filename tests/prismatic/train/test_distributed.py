@@ -161,7 +161,7 @@ def test_one_process_speaks_for_all(together: Path):
 
 def test_what_one_process_must_refuse_all_refuse(together: Path):
     first, second = seen(together)
-    for name, told in {"again": "was run before with the same options", "uneven": "batch_size = 3 cannot be"}.items():
+    for name, told in {"again": "a run of these options exists", "uneven": "batch_size = 3 cannot be"}.items():
         assert (first[name][0], second[name]) == (2, [2, ""])
         assert told in first[name][1]
     assert first["refused"] == second["refused"] == ["LoggerError", "ModelError"]
