@@ -141,7 +141,7 @@ def test_another_seed_is_another_run(finished: TrainResult, tmp_path: Path):
 
 def test_an_experiment_that_was_run_before_is_not_lost(finished: TrainResult):
     before = finished.db_path.read_bytes()
-    with pytest.raises(LoggerError, match=f"(?s){finished.run_hash}.*run of these options exists.*--set seed=1.*--overwrite"):
+    with pytest.raises(LoggerError, match=f"(?s){finished.run_hash}.*these options exists.*--set seed=1.*--overwrite"):
         train(tiny(), runs=finished.db_path.parent.parent)
     assert finished.db_path.read_bytes() == before
 
