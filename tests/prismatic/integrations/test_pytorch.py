@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,20 +17,7 @@ from prismatic.measure.gradients import log_gradient_dynamics
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.train.config import RunConfig
 from prismatic.train.model import ByteLM
-
-
-def rows(path: Path, query: str) -> list[dict]:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query)]
-
-
-def steps(path: Path) -> list[int]:
-    return [row["step"] for row in rows(path, "SELECT step FROM dynamics ORDER BY step")]
-
-
-def events(path: Path) -> list[tuple[str, int | None]]:
-    return [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events ORDER BY id")]
+from tests.support.run_file import events, rows, steps
 
 
 def tiny(**options) -> ByteLM:

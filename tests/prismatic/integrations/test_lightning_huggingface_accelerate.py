@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import signal
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import accelerate
@@ -32,6 +29,7 @@ from prismatic.measure.metrics import aggregate
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.train.config import RunConfig
 from prismatic.train.model import ByteLM
+from tests.support.run_file import events, facts, rows, steps
 from tests.support.source_tree import ROOT, imported
 
 pytestmark = [
@@ -162,24 +160,6 @@ def by_hand(accumulate: int = 1) -> list[dict[str, float]]:
             optimizer.step()
             optimizer.zero_grad()
     return rows
-
-
-def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query)]
-
-
-def steps(path: Path) -> list[int]:
-    return [row["step"] for row in rows(path)]
-
-
-def events(path: Path) -> list[tuple[str, int | None]]:
-    return [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events ORDER BY id")]
-
-
-def facts(path: Path) -> dict:
-    return {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
 
 
 def failing(error: BaseException, at: int = 3) -> Model:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,16 +17,11 @@ from prismatic.integrations.pytorch import DynamicsLoggerCallback
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 from prismatic.train.train import TrainResult, train
+from tests.support.run_file import events, facts, rows
 from tests.support.two_processes import CASES, FREQUENCIES, MICRO_BATCHES, RESUMED, ROOT, STEPS, TINY, Network, own_loop
 
 MODES = ("ddp", "fsdp2")
 UNLIKE = {"wall_time"}
-
-
-def rows(path: Path, query: str) -> list[dict]:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query)]
 
 
 def numbers(path: Path) -> list[dict]:
@@ -48,14 +41,6 @@ def assert_alike(found: Path, expected: Path) -> None:
             {name: other[name] for name in measured}, rel=1e-5, abs=1e-6
         )
         assert {k: v for k, v in one.items() if k not in measured} == {k: other[k] for k in other.keys() - measured}
-
-
-def facts(path: Path) -> dict[str, object]:
-    return {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
-
-
-def events(path: Path) -> list[tuple[str, int | None]]:
-    return [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events ORDER BY id")]
 
 
 def the_run(folder: Path) -> Path:

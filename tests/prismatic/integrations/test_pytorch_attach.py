@@ -1,19 +1,14 @@
 """Logging by a hook on the optimizer: the loop stays as it is, its numbers are those of a loop that logs by hand."""
 
 import re
-import sqlite3
 import warnings
-from contextlib import closing
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
-from prismatic.errors import ModelError
+from tests.support.run_file import rows as table
 from tests.support.source_tree import ROOT
 
 STEPS = 6
@@ -27,12 +22,6 @@ def network(**options):
 
 def batch(step):
     return torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(step))
-
-
-def table(path, query="SELECT * FROM dynamics ORDER BY step"):
-    with closing(sqlite3.connect(path)) as db:
-        db.row_factory = sqlite3.Row
-        return [dict(row) for row in db.execute(query)]
 
 
 def without_time(rows):
@@ -200,34 +189,6 @@ def test_the_right_order_is_no_event(tmp_path):
     assert table(tmp_path / "x.db", "SELECT code FROM events") == []
 
 
-class Recomputing(nn.Module):
-    """A block that checkpoints its own inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-
-    def forward(self, x):
-        return checkpoint(self.inner, x, use_reentrant=False)
-
-
-def test_checkpointing_inside_an_expert_is_refused_with_the_remedy():
-    layer = Prismatic(Recomputing(), 8)
-    with pytest.raises(ModelError, match="checkpoint around the whole Prismatic router"):
-        layer(batch(0).requires_grad_()).sum().backward()
-
-
-def test_checkpointing_around_the_router_gives_the_gradients_without_it():
-    plain, checkpointed = network(), network()
-    plain(batch(0)).square().mean().backward()
-    x = batch(0)
-    for layer in checkpointed:
-        x = checkpoint(layer, x, use_reentrant=False)
-    x.square().mean().backward()
-    pairs = zip(plain.parameters(), checkpointed.parameters(), strict=True)
-    assert all(torch.allclose(one.grad, other.grad, atol=1e-7) for one, other in pairs)
-
-
 class Mixture(nn.Module):
     """Somebody's own mixture of experts: all it has to have is `experts` and `routing_weights`."""
 
@@ -275,29 +236,6 @@ def test_the_documented_mixture_of_ones_own_is_logged(tmp_path, monkeypatch):
         "bottom": 14,
         "middle": 244,
     }
-
-
-@pytest.fixture
-def process_group():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_sharding_inside_a_router_is_refused_with_the_remedy(tmp_path, process_group):
-    model = network()
-    fully_shard(model[1].experts[0])
-    with pytest.raises(ModelError, match=r"fully_shard was applied to FSDPSequential .* apply it to the router"):
-        DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
-
-
-@pytest.mark.parametrize("inner", [True, False], ids=["router", "whole model"])
-def test_sharding_of_the_router_or_around_it_is_not_refused(tmp_path, process_group, inner):
-    model = network()
-    fully_shard(model[1] if inner else model)
-    callback = DynamicsLoggerCallback(tmp_path / "x.db")
-    callback.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    callback.detach()
 
 
 def test_a_hook_that_fails_does_not_stop_training(tmp_path):
@@ -391,14 +329,6 @@ def test_a_run_says_that_it_is_running_and_how_it_ended(tmp_path):
     assert table(tmp_path / "x.db", state) == [{"value": '"finished"'}]
 
 
-def test_a_model_that_is_refused_leaves_the_file_free(tmp_path):
-    model = Mixture()
-    model.experts[2] = nn.Linear(20, 10)
-    for _ in range(2):
-        with pytest.raises(ModelError, match="other weights"):
-            DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
-
-
 @pytest.mark.parametrize("trained", [True, False], ids=["all trained", "clean expert frozen"])
 def test_a_probe_leaves_a_graph_that_is_kept_and_the_merged_measurement_as_they_are(tmp_path, trained):
     model = network()
@@ -431,13 +361,6 @@ def test_a_warning_that_is_an_error_does_not_stop_training(tmp_path, capsys):
         optimizer.step()
         callback.detach()
     assert "training goes on" in capsys.readouterr().err
-
-
-def test_experts_of_different_shapes_are_refused_before_training(tmp_path):
-    model = Mixture()
-    model.experts[2] = nn.Linear(20, 10)
-    with pytest.raises(ModelError, match="expert 2 has other weights than expert 0"):
-        DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def test_tensors_without_tiers_are_told(tmp_path):

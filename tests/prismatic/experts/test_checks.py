@@ -1,0 +1,69 @@
+"""Models that are refused before training: sharded inside a router, or with experts of different shapes."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
+from prismatic import DynamicsLoggerCallback, Prismatic, RouterConfig
+from prismatic.errors import ModelError
+
+
+def network(**options):
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(8, 30), nn.Tanh(), nn.Linear(30, 8)) for _ in range(2)]
+    return nn.Sequential(*(Prismatic(b, 8, RouterConfig(**options), layer=i) for i, b in enumerate(blocks)))
+
+
+class Mixture(nn.Module):
+    """Somebody's own mixture of experts: all it has to have is `experts` and `routing_weights`."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(20, 20) for _ in range(4)])
+        self.gate = nn.Linear(20, 4)
+        self.routing_weights = torch.full((4,), 0.25)
+
+    def forward(self, x):
+        shares = self.gate(x).softmax(-1)
+        self.routing_weights = shares.detach().mean((0, 1))
+        return sum(shares[..., i, None] * expert(x) for i, expert in enumerate(self.experts))
+
+
+@pytest.fixture
+def process_group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_sharding_inside_a_router_is_refused_with_the_remedy(tmp_path, process_group):
+    model = network()
+    fully_shard(model[1].experts[0])
+    with pytest.raises(ModelError, match=r"fully_shard was applied to FSDPSequential .* apply it to the router"):
+        DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["router", "whole model"])
+def test_sharding_of_the_router_or_around_it_is_not_refused(tmp_path, process_group, inner):
+    model = network()
+    fully_shard(model[1] if inner else model)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db")
+    callback.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    callback.detach()
+
+
+def test_a_model_that_is_refused_leaves_the_file_free(tmp_path):
+    model = Mixture()
+    model.experts[2] = nn.Linear(20, 10)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="other weights"):
+            DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_experts_of_different_shapes_are_refused_before_training(tmp_path):
+    model = Mixture()
+    model.experts[2] = nn.Linear(20, 10)
+    with pytest.raises(ModelError, match="expert 2 has other weights than expert 0"):
+        DynamicsLoggerCallback(tmp_path / "x.db").attach(model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -1,0 +1,71 @@
+"""Mixtures of experts that are not Prismatic's own: what they say of themselves, and what the verdict says of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prismatic import DynamicsLoggerCallback, RoutedExperts
+from prismatic.errors import ModelError
+from prismatic.experts.protocol import mixture_of, roles_of
+from prismatic.measure.gradients import measure
+from prismatic.measure.isolated import isolated_dynamics
+
+
+class Small(nn.Module):
+    """Two experts whose outputs are mixed half and half."""
+
+    def __init__(self, **says):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(20, 20) for _ in range(2))
+        self.routing_weights = torch.full((2,), 0.5)
+        for name, value in says.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        if getattr(self, "forced", None) is not None:
+            return self.experts[self.forced](x)
+        return sum(expert(x) for expert in self.experts) / 2
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ({"mixture": "soft"}, "mixture = 'soft' is not known; it is parameters, outputs, top_k, separate, or absent"),
+        ({"roles": ["clean"]}, "does not fit 2 experts"),
+        ({"roles": ["perturbed", "clean"]}, "the first expert must be clean, and no other"),
+        ({"roles": ["clean", "treated"]}, "Give each expert one of clean, perturbed, control"),
+    ],
+)
+def test_what_a_layer_may_say_of_itself_is_checked_before_training(tmp_path: Path, says, told):
+    layer = Small(**says)
+    with pytest.raises(ModelError, match=re.escape(told)):
+        DynamicsLoggerCallback(tmp_path / "x.db").attach(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+
+
+def test_layers_of_different_kinds_are_called_neither():
+    assert isinstance(Small(), RoutedExperts)
+    assert mixture_of([Small(mixture="outputs"), Small(mixture="outputs")]) == "outputs"
+    assert mixture_of([Small(mixture="outputs"), Small(mixture="top_k")]) is None
+    assert mixture_of([Small(mixture="outputs"), Small()]) is None
+    assert mixture_of([]) is None
+    assert roles_of(Small()) == ["clean", "perturbed"]
+
+
+def test_the_isolated_probe_measures_a_layer_that_obeys_forced():
+    layer, batch = Small(forced=None), torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    (experts,) = isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch)
+    for expert, own in enumerate(experts):
+        alone = torch.autograd.grad(layer.experts[expert](batch).square().mean(), [*layer.experts[expert].parameters()])
+        assert own.norm == pytest.approx(torch.cat([g.flatten() for g in alone]).norm().item(), rel=1e-5)
+    assert layer.forced is None
+    assert isolated_dynamics(Small(), lambda x: layer(x).square().mean(), batch) == []
+
+
+def test_layers_with_and_without_shares_are_measured_together():
+    routed, alone = Small(), Small(routing_weights=None)
+    (routed(torch.ones(1, 20)) + alone(torch.ones(1, 20))).sum().backward()
+    layers = measure([routed, alone])
+    assert [[own.routing_weight for own in experts] for experts in layers] == [[0.5, 0.5], [None, None]]

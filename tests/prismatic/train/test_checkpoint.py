@@ -1,0 +1,143 @@
+"""Checkpoints: a run that crashed and was resumed is the run that did not crash."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prismatic.errors import CheckpointError
+from prismatic.train.checkpoint import Checkpoints
+from prismatic.train.config import RunConfig
+from prismatic.train.corpus import Corpus
+from prismatic.train.train import TrainResult, _Training, train
+from tests.support.run_file import facts, rows
+
+TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "sequence_length": 16, "steps": 25, "batch_size": 2}
+
+
+def tiny(**options) -> RunConfig:
+    return RunConfig(**TINY | options)
+
+
+def numbers(path: Path) -> list[dict]:
+    """Every measured number of a run; the wall time is no measurement of it."""
+    wide = [{name: value for name, value in row.items() if name != "wall_time"} for row in rows(path)]
+    return wide + rows(path, "SELECT * FROM layers ORDER BY step, layer, expert")
+
+
+@pytest.fixture
+def crash(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes training break once, when it asks for the text of a step."""
+    healthy = Corpus.batch
+
+    def at(step: int) -> None:
+        def batch(corpus: Corpus, asked: int, **options: object) -> Tensor:
+            if asked == step:
+                monkeypatch.setattr(Corpus, "batch", healthy)
+                raise ZeroDivisionError("a crash")
+            return healthy(corpus, asked, **options)
+
+        monkeypatch.setattr(Corpus, "batch", batch)
+
+    return at
+
+
+RESUMED = {"steps": 60, "log_freq": 5, "expert_dropout": 0.3, "merge": "example", "warmup_steps": 40}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """The run that did not crash."""
+    return train(tiny(**RESUMED), runs=tmp_path_factory.mktemp("whole"), checkpoint_freq=0)
+
+
+@pytest.mark.parametrize(("crashed_at", "resumed_at"), [(37, 20), (50, 40), (7, 0)])
+def test_a_run_that_crashed_and_went_on_is_the_run_that_did_not_crash(
+    tmp_path: Path, crash, whole: TrainResult, crashed_at: int, resumed_at: int
+):
+    crash(crashed_at)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(**RESUMED), runs=tmp_path / "broken", checkpoint_freq=20)
+    (db_path,) = (tmp_path / "broken").glob("*/dynamics.db")
+    assert facts(db_path)["exit_state"] == "crashed"
+    again = train(tiny(**RESUMED), runs=tmp_path / "broken", resume="must", checkpoint_freq=20)
+    assert (again.loss, again.held_out_loss) == (whole.loss, whole.held_out_loss)
+    assert numbers(again.db_path) == numbers(whole.db_path)
+    assert facts(again.db_path)["exit_state"] == "finished"
+    told = [(row["code"], row["step"]) for row in rows(again.db_path, "SELECT * FROM events ORDER BY id")]
+    assert told == [("resumed", resumed_at), ("rewind", resumed_at)]
+    assert not list(db_path.parent.glob("checkpoint*"))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, crash):
+    crash(15)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    (checkpoint,) = tmp_path.glob("*/checkpoint-10")
+    for part in (next(checkpoint.glob("*.distcp")), checkpoint / ".metadata"):
+        part.write_bytes(part.read_bytes()[:500])
+        with pytest.raises(CheckpointError, match=r"checkpoint-10: cannot be resumed from .* begin again at step 0"):
+            train(tiny(), runs=tmp_path, resume="allow")
+    (checkpoint / ".metadata").unlink()
+    with pytest.raises(CheckpointError, match=r"has no \.metadata"):
+        train(tiny(), runs=tmp_path, resume="allow")
+    shutil.rmtree(checkpoint)
+    assert train(tiny(), runs=tmp_path, resume="allow").loss > 0
+
+
+def test_a_checkpoint_of_version_0_1_is_gone_on_with(tmp_path: Path, crash, whole: TrainResult):
+    crash(15)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(**RESUMED), runs=tmp_path / "broken", checkpoint_freq=10)
+    (folder,) = (tmp_path / "broken").glob("*/checkpoint-10")
+    training = _Training.of(tiny(**RESUMED), Corpus.load(), torch.device("cpu"), folder.parent, 0, None)
+    assert training.checkpoints.load() == 10
+    parts = {name: getattr(training, name).state_dict() for name in ("model", "optimizer", "schedule")}
+    torch.save({**parts, "step": 10, "rng": torch.get_rng_state(), "cuda_rng": []}, folder.with_name("checkpoint.pt"))
+    shutil.rmtree(folder)
+    again = train(tiny(**RESUMED), runs=tmp_path / "broken", resume="must", checkpoint_freq=20)
+    assert numbers(again.db_path) == numbers(whole.db_path)
+    assert not list(folder.parent.glob("checkpoint*"))
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_taken(tmp_path: Path, crash, monkeypatch):
+    crash(25)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(steps=30), runs=tmp_path, checkpoint_freq=10)
+    (folder,) = tmp_path.glob("*/checkpoint-20")
+    folder.rename(folder.with_name("checkpoint-20.new"))  # killed before it was whole
+    result = train(tiny(steps=30), runs=tmp_path, resume="must")
+    assert rows(result.db_path, "SELECT step FROM events WHERE code = 'resumed'") == [{"step": 0}]
+
+
+def test_a_checkpoint_whose_run_is_gone_is_not_taken(tmp_path: Path, crash):
+    crash(15)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    (db_path,) = tmp_path.glob("*/dynamics.db")
+    db_path.unlink()
+    assert [row["step"] for row in rows(train(tiny(), runs=tmp_path).db_path)] == [0, 10, 20, 24]
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(tmp_path: Path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.write_data", full)
+    with pytest.warns(RuntimeWarning, match="cannot be written .*No space left on device.*training goes on"):
+        result = train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    assert facts(result.db_path)["exit_state"] == "finished"
+
+
+def test_no_checkpoint_is_ahead_of_its_rows(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("prismatic.runfile.logger.DynamicsLogger.flush", lambda _: False)
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda *arguments: saved.append(arguments))
+    result = train(tiny(), runs=tmp_path, checkpoint_freq=10)
+    assert saved == []
+    assert {row["code"] for row in rows(result.db_path, "SELECT code FROM events")} == {"no_checkpoint"}
