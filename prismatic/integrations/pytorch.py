@@ -28,7 +28,7 @@ from prismatic.measure.isolated import Probe, isolated_dynamics
 from prismatic.measure.metrics import aggregate, layer_rows
 from prismatic.measure.weights import with_weights
 from prismatic.runfile.logger import DynamicsLogger
-from prismatic.train.parallel import shared_logger
+from prismatic.runfile.rank_zero import rank_zero_logger
 
 
 class DynamicsLoggerCallback:
@@ -62,7 +62,7 @@ class DynamicsLoggerCallback:
     ):
         if log_freq < 1:
             raise ConfigError(f"log_freq = {log_freq!r} is not allowed; log every 1 or more steps.")
-        self.logger = shared_logger(logger, mirror=mirror)
+        self.logger = rank_zero_logger(logger, mirror=mirror)
         self.log_freq = log_freq
         self.probe_freq = probe_freq
         self.weight_freq = weight_freq
@@ -98,9 +98,9 @@ class DynamicsLoggerCallback:
             self.logger.event("no_router", message, level="warning")
             return
         self.logger._ensure_schema(max(len(router.experts) for router in routers))
-        self.logger.log_table("experts", expert_rows(routers), anew=True)
+        self.logger.log_table("experts", expert_rows(routers), replace=True)
         tiers = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
-        self.logger.log_table("tiers", tiers, anew=True)
+        self.logger.log_table("tiers", tiers, replace=True)
 
     def on_before_optimizer_step(
         self,

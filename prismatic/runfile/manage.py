@@ -19,7 +19,7 @@ from filelock import Timeout
 
 from prismatic.contract.schema import SCHEMA_VERSION
 from prismatic.errors import LoggerError
-from prismatic.runfile.database import Store, lock_of, remove
+from prismatic.runfile.database import RunDatabase, remove, writer_lock
 
 Number = TypeVar("Number", int, float)
 
@@ -118,7 +118,7 @@ def _number(value: Any, kind: type[Number]) -> Number | None:
 
 def is_being_written(path: Path) -> bool:
     """Whether a DynamicsLogger has this file open, here or in another process."""
-    lock = lock_of(path, 0)
+    lock = writer_lock(path, 0)
     if not Path(lock.lock_file).exists():
         return False
     try:
@@ -162,11 +162,11 @@ def migrate(path: Path) -> Path | None:
     if kept.exists():
         raise LoggerError(f"{kept}: exists already, and the original would be kept there; move it away first.")
     try:
-        with lock_of(path, 0), _alone(path) as source:
+        with writer_lock(path, 0), _alone(path) as source:
             remove(upgraded)
             with closing(sqlite3.connect(upgraded)) as copy:
                 source.backup(copy)
-            Store(upgraded).close()
+            RunDatabase(upgraded).close()
             try:
                 os.link(path, kept)
             except OSError:  # a file system without links

@@ -1,7 +1,7 @@
-"""The thread that writes: training hands records to it and never waits for the disk.
+"""The thread that writes records to a run file: queue, flush interval, retries, memory limit, dropped steps.
 
-Everything the training thread calls may be interrupted by a signal handler that calls it again, so there is no lock on
-its side: `SimpleQueue.put` is re-entrant, a Lock or an Event that others set is not.
+Training never waits for the disk. A signal handler may interrupt any call of the training thread and call it again, so
+that side uses no lock: `SimpleQueue.put` is re-entrant, a Lock or an Event is not.
 """
 
 from __future__ import annotations
@@ -17,277 +17,279 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from prismatic.contract.schema import dynamics_columns
-from prismatic.runfile.database import Store, columns_of, is_fault_of_statement
+from prismatic.runfile.database import RunDatabase, column_types, is_statement_fault
 from prismatic.runfile.records import (
+    AddColumns,
+    ClearTable,
+    ColumnCache,
     Columns,
-    Emptied,
     Flush,
-    Measured,
+    InsertRow,
     Refused,
-    Rewound,
-    Shapes,
-    Told,
-    Widened,
-    plain,
+    Rewind,
+    StepRecord,
+    to_sql_value,
     wide_row,
 )
 
 MAX_WAITING = 2_000_000  # values; about 150 MB of Python numbers
-CLOSE_SECONDS = 10.0  # how long the last rows try to reach the file
-VALUES_AT_ONCE = 200_000  # of one transaction, some tenth of a second
-ROWS_AT_ONCE = 100  # rows that exist as Python objects: so few stay in the processor's cache
-NAME_RULE = "a column's name has lower-case letters, digits and underscores, at most 63, and is not `step`"
+CLOSE_SECONDS = 10.0  # how long close() keeps trying to write the last rows
+TRANSACTION_VALUES = 200_000  # values per transaction: about a tenth of a second
+ROWS_AT_ONCE = 100  # rows held as Python objects, few enough to stay in the processor's cache
+NAME_RULE = "a column name has at most 63 lower-case letters, digits and underscores, and is not `step`"
 
 RETRY_SECONDS = 0.5
 
-Item = Measured | Told | Rewound | Widened | Emptied | Flush
+Record = StepRecord | InsertRow | Rewind | AddColumns | ClearTable | Flush
 
 
 class Writer:
-    """Writes records to a store from a thread of its own, a transaction at least every `flush_seconds`.
+    """Writes records to a run file in a thread, with a transaction at least every `flush_seconds`.
 
-    When the file cannot be written the records wait; measurements beyond MAX_WAITING values are dropped and counted.
-    `sayings`: what the user should be told, for the training thread to say.
+    Records wait while the file cannot be written. Steps beyond MAX_WAITING values are dropped and counted.
+    `warnings`: messages for the training thread to show.
     """
 
-    def __init__(self, store: Store, *, flush_seconds: float):
+    def __init__(self, database: RunDatabase, *, flush_seconds: float):
         self.dropped = 0
-        self.sayings: deque[str] = deque()
-        self._store = store
-        # Half of it, so that what has just missed one transaction is in the next one in time.
+        self.warnings: deque[str] = deque()
+        self._database = database
+        # Half the interval: a record that just missed a transaction is still written in time by the next one.
         self._interval = min(flush_seconds / 2, threading.TIMEOUT_MAX)
-        self._queue: SimpleQueue[Item] = SimpleQueue()
-        self._urgent: SimpleQueue[None] = SimpleQueue()
-        self._waiting: deque[Item] = deque()  # taken from the queue and not in the file yet: the thread's own
-        # Values taken in and values no longer held: each is changed by one thread only.
-        self._taken, self._done = 0, 0
-        self._shapes = Shapes()
-        self._said: set[str] = set()
-        self._dropped_before = 0
+        self._queue: SimpleQueue[Record] = SimpleQueue()
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._waiting: deque[Record] = deque()  # out of the queue but not in the file; only the thread uses it
+        # Numbers of values: the training thread changes only the first, the writing thread only the second.
+        self._accepted, self._released = 0, 0
+        self._column_cache = ColumnCache()
+        self._warned: set[str] = set()
+        self._dropped_recorded = 0
         self._deadline: float | None = None
-        self._whole = False
+        self._closed_cleanly = False
         self._thread = threading.Thread(target=self._run, name="prismatic writer", daemon=True)
         self._thread.start()
 
     # -- Called by the training thread ---------------------------------------------------------------------------------
 
-    def measured(self, record: Measured) -> None:
-        """Take a record in, unless memory is full of records that could not be written."""
+    def put_step(self, record: StepRecord) -> None:
+        """Queue a step, or drop and count it if memory is full of records that could not be written."""
         size = record.size
-        waiting = self._taken + size - self._done
+        waiting = self._accepted + size - self._released
         if waiting > MAX_WAITING:
             self.dropped += 1
             return
-        self._taken += size
+        self._accepted += size
         self._queue.put(record)
         if not self._interval or waiting > MAX_WAITING // 4:
-            self._urgent.put(None)
+            self._wake.put(None)
 
-    def tell(self, item: Told | Rewound | Widened | Emptied) -> None:
-        """Take in what is small and rare, and explains the measurements: it goes last when memory is full."""
-        if self._taken - self._done > 2 * MAX_WAITING:
+    def put(self, record: InsertRow | Rewind | AddColumns | ClearTable) -> None:
+        """Queue a small, rare record. These explain the steps, so their memory limit is twice as high."""
+        if self._accepted - self._released > 2 * MAX_WAITING:
             return
-        self._taken += 1
-        self._queue.put(item)
+        self._accepted += 1
+        self._queue.put(record)
         if not self._interval:
-            self._urgent.put(None)
+            self._wake.put(None)
 
     def flush(self, seconds: float | None = None) -> bool:
-        """Wait until all that was taken in is in the file; False where it could not be written, or not in time."""
+        """Wait until all queued records are in the file; False if they could not be written in time."""
         if not self._thread.is_alive():
             return False
-        token = Flush()
-        self._queue.put(token)
-        self._urgent.put(None)
-        return token.done.wait(seconds) and token.written
+        request = Flush()
+        self._queue.put(request)
+        self._wake.put(None)
+        return request.done.wait(seconds) and request.written
 
     def finish(self, seconds: float) -> None:
-        """Get what waits into the file before the process ends, also where close() was interrupted."""
+        """Write what waits before the process ends, also if it interrupted close()."""
         if self._deadline is None:
             self.flush(seconds)
         else:
             self._thread.join(seconds)
 
     def close(self) -> bool:
-        """Write what waits, for up to CLOSE_SECONDS, and close the file; False if something was lost."""
+        """Write what waits, for up to CLOSE_SECONDS, and close the file; False if rows were lost."""
         self._deadline = self._deadline or time.monotonic() + CLOSE_SECONDS
-        self._urgent.put(None)
+        self._wake.put(None)
         self._thread.join()
-        return self._whole
+        return self._closed_cleanly
 
-    # -- The thread ----------------------------------------------------------------------------------------------------
+    # -- The writing thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while self._deadline is None:
                 with suppress(Empty):
-                    # Without an interval each record is urgent; but what could not be written is tried again.
-                    self._urgent.get(timeout=self._interval or (RETRY_SECONDS if self._waiting else None))
+                    # With flush_seconds=0 each record wakes the thread, so only failed writes need a timeout.
+                    self._wake.get(timeout=self._interval or (RETRY_SECONDS if self._waiting else None))
                     while True:
-                        self._urgent.get_nowait()
+                        self._wake.get_nowait()
                 self._write()
             while self._write() is False or not self._queue.empty():
                 if time.monotonic() > self._deadline:
                     break
                 time.sleep(0.01)
-            self._whole = not self._waiting
+            self._closed_cleanly = not self._waiting
         except Exception as error:
-            self.sayings.append(f"nothing is written any more ({type(error).__name__}: {error}); training goes on.")
+            self.warnings.append(f"logging has stopped ({type(error).__name__}: {error}); training goes on.")
         finally:
             with suppress(Empty):
                 while True:
                     self._waiting.append(self._queue.get_nowait())
-            _answer(self._waiting, False)
-            self.dropped += sum(isinstance(item, Measured) for item in self._waiting)
-            self._store.close()
+            _resolve_flushes(self._waiting, False)
+            self.dropped += sum(isinstance(record, StepRecord) for record in self._waiting)
+            self._database.close()
 
     def _write(self) -> bool:
-        """Everything that waits, oldest first; False if the file could not be written, and the rest waits on."""
+        """Write all waiting records, oldest first; False if the file could not be written and the rest must wait."""
         with suppress(Empty):
             while True:
                 self._waiting.append(self._queue.get_nowait())
         written = True
         while self._waiting and written:
             batch = self._oldest()
-            written = self._try_to_write([item for item in batch if not isinstance(item, Flush)])
+            written = self._try_to_write([record for record in batch if not isinstance(record, Flush)])
             if written:
-                _answer(batch, written)
-                for item in batch:
+                _resolve_flushes(batch, written)
+                for record in batch:
                     self._waiting.popleft()
-                    self._done += _size(item)
-        _answer(self._waiting, False)
-        self._waiting = deque(item for item in self._waiting if not isinstance(item, Flush))
+                    self._released += _size(record)
+        _resolve_flushes(self._waiting, False)
+        self._waiting = deque(record for record in self._waiting if not isinstance(record, Flush))
         return written
 
-    def _oldest(self) -> list[Item]:
-        """As many records as one short transaction takes: the first of many must not wait for the last."""
-        batch: list[Item] = []
+    def _oldest(self) -> list[Record]:
+        """Return the records of one short transaction, so that the first of many need not wait for the last."""
+        batch: list[Record] = []
         values = 0
-        for item in self._waiting:
-            values += _size(item)
-            if batch and values > VALUES_AT_ONCE:
+        for record in self._waiting:
+            values += _size(record)
+            if batch and values > TRANSACTION_VALUES:
                 break
-            batch.append(item)
+            batch.append(record)
         return batch
 
-    def _try_to_write(self, items: list[Item]) -> bool:
+    def _try_to_write(self, records: list[Record]) -> bool:
+        """Write records in one transaction; False if the file cannot be written now and they must wait."""
         dropped = self.dropped
-        if not items and dropped == self._dropped_before:
+        if not records and dropped == self._dropped_recorded:
             return True
         try:
-            with self._store.transaction():
-                batch = _Batch(self._store, self._shapes)
-                batch.write(items)
-                if dropped > self._dropped_before:
-                    said = f"{dropped} logged steps were dropped until now: the file could not be written"
-                    row = event("dropped", said, "error")
-                    self._store.insert("events", tuple(row), [tuple(row.values())])
+            with self._database.transaction():
+                batch = _Batch(self._database, self._column_cache)
+                batch.write(records)
+                if dropped > self._dropped_recorded:
+                    message = f"{dropped} logged steps were dropped until now: the file could not be written"
+                    row = event("dropped", message, "error")
+                    self._database.insert("events", tuple(row), [tuple(row.values())])
         except Exception as error:
-            if isinstance(error, OSError) or (isinstance(error, sqlite3.Error) and not is_fault_of_statement(error)):
-                self._say_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
+            if isinstance(error, OSError) or (isinstance(error, sqlite3.Error) and not is_statement_fault(error)):
+                self._warn_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
                 return False
-            # A record that nobody foresaw must not keep the others from the file.
-            if len(items) > 1:
-                return all(self._try_to_write([item]) for item in items)
-            self.dropped += sum(isinstance(item, Measured) for item in items)
+            # An unexpected fault of one record must not keep the others out of the file.
+            if len(records) > 1:
+                return all(self._try_to_write([record]) for record in records)
+            self.dropped += sum(isinstance(record, StepRecord) for record in records)
             self._refuse(f"a row or column is not logged: {type(error).__name__}: {error}", "refused_row")
             return True
-        self._dropped_before = dropped
+        self._dropped_recorded = dropped
         self.dropped += batch.refused
-        self._dropped_before += batch.refused  # they have events of their own
+        self._dropped_recorded += batch.refused  # each of these has an event already
         for fault, code in batch.faults.items():
             self._refuse(fault, code)
         return True
 
     def _refuse(self, fault: str, code: str) -> None:
-        """What can be no column, no number or no row becomes an event and a warning, once; training never stops."""
-        if self._say_once(fault, fault):
-            self._done -= 1  # it was not taken in from outside
-            self._queue.put(Told("events", event(code, fault, "warning")))
+        """Record an invalid column, number or row as an event and a warning, once for each fault."""
+        if self._warn_once(fault, fault):
+            self._released -= 1  # the event was never counted in `_accepted`
+            self._queue.put(InsertRow("events", event(code, fault, "warning")))
 
-    def _say_once(self, key: str, message: str) -> bool:
-        if new := key not in self._said:
-            self._said.add(key)
-            self.sayings.append(message)
-        return new
-
-
-def _size(item: Item) -> int:
-    return item.size if isinstance(item, Measured) else 0 if isinstance(item, Flush) else 1
+    def _warn_once(self, key: str, message: str) -> bool:
+        if is_new := key not in self._warned:
+            self._warned.add(key)
+            self.warnings.append(message)
+        return is_new
 
 
-def _answer(items: Iterable[Item], written: bool) -> None:
-    """Tell those who wait for a flush how it went."""
-    for item in items:
-        if isinstance(item, Flush):
-            item.written = written
-            item.done.set()
+def _size(record: Record) -> int:
+    return record.size if isinstance(record, StepRecord) else 0 if isinstance(record, Flush) else 1
+
+
+def _resolve_flushes(records: Iterable[Record], written: bool) -> None:
+    """Wake the threads that wait for a flush, with its result."""
+    for record in records:
+        if isinstance(record, Flush):
+            record.written = written
+            record.done.set()
 
 
 class _Batch:
-    """The rows of one transaction, by table and columns, so that each kind is one statement."""
+    """The rows of one transaction, grouped by table and columns: each group is one SQL statement."""
 
-    def __init__(self, store: Store, shapes: Shapes):
-        self._store = store
-        self._shapes = shapes
+    def __init__(self, database: RunDatabase, column_cache: ColumnCache):
+        self._database = database
+        self._column_cache = column_cache
         self._rows: dict[tuple[str, tuple[str, ...]], list[Sequence[Any]]] = {}
         self.faults: dict[str, str] = {}
-        """Sentence by sentence, the code of its event."""
+        """Each fault as a sentence, with the code of its event."""
         self.refused = 0
-        """Logged steps that can never be written."""
-        # Of the records that come one after another with the same columns:
+        """The number of logged steps that can never be written."""
+        # The state for consecutive records with the same columns:
         self._columns: Columns | None = None
-        self._room: list[bool] = []
-        self._has_room = True
+        self._fits: list[bool] = []  # for each column: is it one of the wide table, or a row of `scalars`
+        self._all_fit = True
         self._wide: list[Sequence[Any]] = []
 
-    def write(self, items: list[Item]) -> None:
-        """Write these items in their order; `faults` says what can never be written."""
-        for item in items:
-            match item:
-                case Measured():
-                    self._measured(item)
-                case Told(table, row):
-                    self._row(table, row)
-                case Widened(num_experts):
-                    self._store.add_columns(column.name for column in dynamics_columns(num_experts))
-                case Emptied(table):
+    def write(self, records: list[Record]) -> None:
+        """Write records in order; add what can never be written to `faults`."""
+        for record in records:
+            match record:
+                case StepRecord():
+                    self._add_step(record)
+                case InsertRow(table, row):
+                    self._add_row(table, row)
+                case AddColumns(num_experts):
+                    self._database.add_columns(column.name for column in dynamics_columns(num_experts))
+                case ClearTable(table):
                     self._insert()
-                    self._store.empty(table)
-                case Rewound():
-                    self._rewound(item)
+                    self._database.clear(table)
+                case Rewind():
+                    self._rewind(record)
         self._insert()
 
-    def _measured(self, record: Measured) -> None:
-        columns = self._shapes.of(record)
+    def _add_step(self, record: StepRecord) -> None:
+        columns = self._column_cache.of(record)
         if columns is not self._columns or len(self._wide) == ROWS_AT_ONCE:
             self._insert()
-            self._take_columns(columns)
-        nan, values = wide_row(record, columns)
+            self._begin_columns(columns)
+        nan_values, values = wide_row(record, columns)
         if record.total is None:
             values = self._without_refused(values, columns.names)
-        if not self._has_room:
-            rest = zip(columns.names, values, self._room, strict=True)
+        if not self._all_fit:
+            pairs = zip(columns.names, values, self._fits, strict=True)
             scalars = self._rows.setdefault(("scalars", ("step", "name", "value")), [])
-            scalars += [[record.step, name, value] for name, value, room in rest if not room]
-            values = list(compress(values, self._room))
-        self._wide.append([record.step, nan, *values])
+            scalars += [[record.step, name, value] for name, value, fits in pairs if not fits]
+            values = list(compress(values, self._fits))
+        self._wide.append([record.step, nan_values, *values])
         for table, rows in record.tables.items():
             for row in rows:
-                self._row(table, {"step": record.step, **row})
+                self._add_row(table, {"step": record.step, **row})
 
-    def _take_columns(self, columns: Columns) -> None:
-        """Get ready for records of these columns, which come one after another."""
+    def _begin_columns(self, columns: Columns) -> None:
+        """Add missing columns and start a group of rows with these columns."""
         for name in columns.refused:
             self._fault(f"{name!r} is not logged: {NAME_RULE}", "refused_value")
-        self._store.add_columns(columns.names)
-        self._room = [self._store.has_column(name) for name in columns.names]
-        self._has_room = all(self._room)
-        names = ("step", "nan_values", *compress(columns.names, self._room))
+        self._database.add_columns(columns.names)
+        self._fits = [self._database.has_column(name) for name in columns.names]
+        self._all_fit = all(self._fits)
+        names = ("step", "nan_values", *compress(columns.names, self._fits))
         self._wide = self._rows.setdefault(("dynamics", names), [])
         self._columns = columns
 
     def _without_refused(self, values: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
+        """Replace refused values by None and record their faults."""
         if Refused not in map(type, values):
             return values
         for name, value in zip(names, values, strict=True):
@@ -295,24 +297,24 @@ class _Batch:
                 self._fault(f"{name!r} is not logged: {value}", "refused_value")
         return [None if type(value) is Refused else value for value in values]
 
-    def _row(self, table: str, row: Mapping[str, Any]) -> None:
-        kinds = columns_of(table)
-        values = [plain(value, kinds.get(name, "REAL")) for name, value in row.items()]
+    def _add_row(self, table: str, row: Mapping[str, Any]) -> None:
+        types = column_types(table)
+        values = [to_sql_value(value, types.get(name, "REAL")) for name, value in row.items()]
         self._rows.setdefault((table, tuple(row)), []).append(self._without_refused(values, list(row)))
 
-    def _rewound(self, item: Rewound) -> None:
+    def _rewind(self, rewind: Rewind) -> None:
         self._insert()
-        deleted = self._store.delete_from(item.step)
-        if item.step == item.last:
-            row = event("repeated_step", f"step {item.step} was logged twice; the later row stands", "warning")
+        deleted = self._database.delete_from(rewind.step)
+        if rewind.step == rewind.last:
+            row = event("repeated_step", f"step {rewind.step} was logged twice; the later row replaced it", "warning")
         else:
-            again = f"step {item.step} came after step {item.last}; {deleted} logged steps from there on are replaced"
-            row = event("rewind", again, "info")
-        self._row("events", {**row, "step": item.step})
+            replaced = f"{deleted} logged steps from step {rewind.step} on are replaced"
+            row = event("rewind", f"step {rewind.step} came after step {rewind.last}; {replaced}", "info")
+        self._add_row("events", {**row, "step": rewind.step})
 
     def _insert(self) -> None:
         for (table, names), rows in self._rows.items():
-            for fault in self._store.insert(table, names, rows):
+            for fault in self._database.insert(table, names, rows):
                 self._fault(f"a row or column is not logged: {fault}", "refused_row")
                 self.refused += table == "dynamics"
         self._rows.clear()
@@ -323,5 +325,5 @@ class _Batch:
 
 
 def event(code: str, message: str, level: str) -> dict[str, Any]:
-    """A row of `events`, of now and of no step."""
+    """Return a row of `events` with the current time and without a step."""
     return {"step": None, "wall_time": time.time(), "level": level, "code": code, "message": message}

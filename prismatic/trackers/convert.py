@@ -168,7 +168,7 @@ def _write(
 ) -> None:
     with DynamicsLogger(db_path, len(roles), flush_seconds=1e9, resume="never", overwrite=overwrite) as logger:
         logger.log_run(facts)
-        logger.log_table("experts", roles, anew=True)
+        logger.log_table("experts", roles, replace=True)
         for number, step in enumerate(steps, start=1):
             values = {target: kept[step] for target, kept in columns.items() if step in kept}
             others: dict[str, Any] = {t.metric: v for t, v in values.items() if t.expert is None}

@@ -7,38 +7,16 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from prismatic.collectives import world
 from prismatic.errors import ConfigError, PrismaticError
 from prismatic.layer.router import Prismatic
-from prismatic.runfile.logger import DynamicsLogger, UnwrittenLogger
 
 Parallel = Literal["ddp", "fsdp2"]
-
-
-def shared_logger(logger: DynamicsLogger | Path | str, *, mirror: object = None, **options: Any) -> DynamicsLogger:
-    """A DynamicsLogger in the first process, and in the others one that takes the same calls and writes nothing.
-
-    logger: the path of the run file; where there is a logger already, it is taken. Every process must call it.
-    Raises LoggerError in all of them where the file cannot be written, ConfigError for a mirror that is no tracker.
-    """
-    processes = world()
-    kind = UnwrittenLogger if processes.rank else DynamicsLogger
-
-    def opened() -> DynamicsLogger:
-        if not isinstance(logger, DynamicsLogger):
-            return kind(logger, mirror=mirror, **options)
-        if mirror is not None:
-            logger.mirror_to(mirror)
-        return logger
-
-    return processes.all_or_raise(opened)
 
 
 @contextmanager

@@ -23,12 +23,13 @@ from prismatic.layer.router import load_balancing_loss
 from prismatic.runfile.database import Resume
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.manage import read_facts
+from prismatic.runfile.rank_zero import rank_zero_logger
 from prismatic.terminal import console
 from prismatic.train.checkpoint import Checkpoints
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 from prismatic.train.model import ByteLM, next_byte_loss
-from prismatic.train.parallel import Parallel, parallelize, process_group, share_routing, shared_logger
+from prismatic.train.parallel import Parallel, parallelize, process_group, share_routing
 from prismatic.train.provenance import run_facts
 
 HELD_OUT_BATCHES = 8
@@ -87,7 +88,7 @@ def _train(
         return TrainResult(run_hash, db_path, **done)
     resumes = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
     training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
-    with shared_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
+    with rank_zero_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
         callback = DynamicsLoggerCallback(
             logger,
             log_freq=config.log_freq,

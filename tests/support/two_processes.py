@@ -28,8 +28,8 @@ from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterC
 from prismatic.cli import main
 from prismatic.errors import LoggerError, ModelError
 from prismatic.measure.gradients import log_gradient_dynamics
+from prismatic.runfile.rank_zero import rank_zero_logger
 from prismatic.train.corpus import Corpus
-from prismatic.train.parallel import shared_logger
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {"hidden_size": 16, "num_heads": 2, "sequence_length": 16, "num_experts": 2}
@@ -109,7 +109,7 @@ def loop_under_fsdp2(path: Path, mine: list[list[int]]) -> None:
 
 def loop_by_hand(path: Path, mine: list[list[int]]) -> None:
     model = DistributedDataParallel(Network())
-    with shared_logger(path) as logger:
+    with rank_zero_logger(path) as logger:
         for step, numbers in enumerate(mine):
             model.zero_grad()
             loss_of(model, numbers[0]).backward()
@@ -150,7 +150,7 @@ def refusals(path: Path) -> list[str]:
     taken.touch()
     different = nn.Sequential(Network()) if dist.get_rank() else nn.Sequential(Mixture())
     for attempt in (
-        lambda: shared_logger(taken / "dynamics.db"),
+        lambda: rank_zero_logger(taken / "dynamics.db"),
         lambda: DynamicsLoggerCallback(path).on_train_begin(different),
     ):
         try:

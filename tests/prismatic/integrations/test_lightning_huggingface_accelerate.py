@@ -298,7 +298,7 @@ def test_a_logger_that_breaks_does_not_stop_training(path: Path, train):
     def broken(record: object) -> None:
         raise ZeroDivisionError
 
-    model.before_forward = lambda batch: setattr(logger._writer, "measured", broken) if batch == 2 else None
+    model.before_forward = lambda batch: setattr(logger._writer, "put_step", broken) if batch == 2 else None
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError.*training goes on"):
         train(logger, model, log_freq=1)
     assert model.seen == len(BATCHES)

@@ -127,10 +127,10 @@ def test_a_logger_that_nobody_holds_any_more_gives_its_file_free(path: Path):
 
 
 def test_whether_a_run_may_be_there_already_can_be_asked_for(path: Path):
-    with pytest.raises(LoggerError, match="there is no run to resume"):
+    with pytest.raises(LoggerError, match="no run to resume"):
         DynamicsLogger(path, resume="must")
     DynamicsLogger(path, resume="never").close()
-    with pytest.raises(LoggerError, match="exists already"):
+    with pytest.raises(LoggerError, match="already exists"):
         DynamicsLogger(path, resume="never")
     DynamicsLogger(path, resume="must").close()
 
@@ -139,7 +139,7 @@ def test_a_file_of_a_later_schema_version_is_refused_and_left_alone(path: Path):
     DynamicsLogger(path).close()
     execute(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     before = path.read_bytes()
-    with pytest.raises(LoggerError, match="written by schema version 2, newer than the 1 known here"):
+    with pytest.raises(LoggerError, match="has schema version 2, newer than version 1 known here"):
         DynamicsLogger(path)
     assert path.read_bytes() == before
 

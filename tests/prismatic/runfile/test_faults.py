@@ -112,17 +112,6 @@ def test_sigterm_writes_everything_and_ends_the_process_as_it_would_have(tmp_pat
     assert rows(tmp_path / "dynamics.db", "SELECT code FROM events") == [("signal",)]
 
 
-def test_a_handler_of_somebody_else_stays(tmp_path: Path):
-    program = f"""if True:
-        import signal
-        mine = lambda *_: None
-        signal.signal(signal.SIGTERM, mine)
-        from prismatic.runfile.logger import DynamicsLogger
-        DynamicsLogger({str(tmp_path / "x.db")!r}).close()
-        assert signal.getsignal(signal.SIGTERM) is mine"""
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
-
-
 FULL_DISK = """
 import resource, sys, time, warnings
 from prismatic.runfile.logger import DynamicsLogger

@@ -99,7 +99,7 @@ def test_a_step_logged_again_is_replaced_and_the_rewind_is_an_event(path: Path):
     assert [(row["step"], row["expert_0_top_norm"]) for row in rows(path)] == [(0, 0), (10, 20), (20, 10)]
     (event,) = rows(path, "SELECT * FROM events")
     assert (event["code"], event["step"]) == ("rewind", 10)
-    assert event["message"] == "step 10 came after step 20; 2 logged steps from there on are replaced"
+    assert event["message"] == "step 10 came after step 20; 2 logged steps from step 10 on are replaced"
 
 
 def test_after_a_rewind_nothing_of_the_course_that_was_given_up_is_left(path: Path):
@@ -291,8 +291,8 @@ def test_a_large_record_among_many_small_ones_is_not_dropped(path: Path):
 
 def test_tables_of_what_a_run_is_made_of_are_told_anew(path: Path):
     with DynamicsLogger(path) as logger:
-        logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(5)], anew=True)
-        logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(3)], anew=True)
+        logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(5)], replace=True)
+        logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(3)], replace=True)
     assert len(rows(path, "SELECT * FROM experts")) == 3
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
 from prismatic.errors import ConfigError
 from prismatic.runfile import mirror as mirroring
-from prismatic.runfile.mirror import PREFIX, tracker_of
+from prismatic.runfile.mirror import PREFIX, as_tracker
 
 STEPS = 4
 
@@ -128,9 +128,9 @@ def test_a_logger_with_log_metrics_is_known(tmp_path: Path):
 
 @pytest.mark.parametrize("target", [7, "tensorboard", object()], ids=["a number", "a name", "an object"])
 def test_what_is_no_tracker_is_refused_before_the_file_is_there(tmp_path: Path, target):
-    with pytest.raises(ConfigError, match="is no tracker; expected a SummaryWriter"):
+    with pytest.raises(ConfigError, match="is not a tracker; expected a SummaryWriter"):
         DynamicsLogger(tmp_path / "x.db", mirror=target)
-    with pytest.raises(ConfigError, match="is no tracker"):
+    with pytest.raises(ConfigError, match="is not a tracker"):
         DynamicsLoggerCallback(tmp_path / "x.db", mirror=target)
     assert not (tmp_path / "x.db").exists()
 
@@ -196,5 +196,5 @@ def test_every_kind_is_told_by_its_methods():
             self.got.append((name, value, step))
 
     board = Board()
-    tracker_of(board)(3, {"a": 1.0, "b": 2.0})
+    as_tracker(board)(3, {"a": 1.0, "b": 2.0})
     assert board.got == [("a", 1.0, 3), ("b", 2.0, 3)]

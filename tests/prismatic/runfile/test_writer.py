@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from prismatic.runfile import database as store
-from prismatic.runfile import writer
+from prismatic.runfile import database, writer
 from prismatic.runfile.logger import DynamicsLogger
 from tests.support.logged_runs import codes, dynamics, log_steps, pragma, rows
 
@@ -51,7 +50,7 @@ def test_rows_may_wait_for_the_end_of_the_run(path: Path):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that gives up soon, so that a locked file is met within a test."""
-    monkeypatch.setattr(store, "WRITE_SECONDS", 0.05)
+    monkeypatch.setattr(database, "WRITE_SECONDS", 0.05)
 
 
 def test_a_locked_file_delays_rows_and_loses_none(path: Path, impatient):
@@ -144,7 +143,7 @@ def test_a_full_memory_drops_what_comes_then_and_says_so(path: Path, impatient, 
             logger.log_run({"seed": 0})
             other.execute("ROLLBACK")
         assert logger.flush()
-    assert not logger._writer.sayings
+    assert not logger._writer.warnings
     assert {str(one.message).partition(": ")[2][:21] for one in said} <= {"cannot be written now"}
     seen = [row["step"] for row in rows(path, "SELECT step FROM dynamics ORDER BY step")]
     assert seen == list(range(len(seen)))
@@ -173,7 +172,7 @@ def test_the_file_is_closed_and_complete_after_an_exception(path: Path):
         log_steps(logger)
         raise KeyError("a bug in somebody's training loop")
     assert [row["step"] for row in rows(path)] == [0, 1, 2]
-    with pytest.warns(RuntimeWarning, match="nothing is logged any more, it is closed") as warned:
+    with pytest.warns(RuntimeWarning, match="steps are no longer logged: the logger is closed") as warned:
         log_steps(logger)
     assert (len(warned), logger.dropped) == (1, 3)
 
