@@ -29,4 +29,5 @@ def exit_code(judgement: Judgement, *, strict: bool = False, comparison: Compari
 def objections(judgement: Judgement) -> list[str]:
     """Return what keeps --strict from accepting a supported verdict: warnings, errors and altered registrations."""
     found = [f"{f.id} [{f.run or 'files'}]" for f in judgement.findings if f.severity in (ERROR, WARNING)]
-    return found + [f"thresholds altered [{one.run}]" for one in judgement.registrations if one.status == ALTERED]
+    altered = [registration.run for registration in judgement.registrations if registration.status == ALTERED]
+    return found + [f"thresholds altered [{run}]" for run in altered]

@@ -59,7 +59,7 @@ def _evidence_of_claims(run: Run, runs: Sequence[Run], verdict: Verdict) -> list
     decided = {c.name for c in claims if c.expert == expert}
     found = claim_evidence(run, expert, runs, verdict.thresholds)
     shown = f"expert {expert}: the series, the means of its batches, the interval and the threshold"
-    return [(f"{n.capitalize()}, {shown}", evidence_chart(one)) for n, one in found.items() if n in decided]
+    return [(f"{n.capitalize()}, {shown}", evidence_chart(claim)) for n, claim in found.items() if n in decided]
 
 
 def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, LineChart]]:

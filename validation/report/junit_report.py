@@ -53,9 +53,9 @@ def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -
     if unread:
         yield "files", [case for case in unread if case]
     for run in judgement.runs:
-        own = [_claim_case(claim, strict, controls.get(run.id)) for claim in reading.of(run.id)]
+        claims = [_claim_case(claim, strict, controls.get(run.id)) for claim in reading.of(run.id)]
         grave = [_finding_case(finding, strict) for finding in findings(run.id)]
-        yield f"run {run.id} ({run.name})", [*own, *(case for case in grave if case)]
+        yield f"run {run.id} ({run.name})", [*claims, *(case for case in grave if case)]
     for group in groups if len(groups) > 1 else ():
         role = controls.get(group.runs[0])
         yield f"group {group.name}", [_claim_case(claim, strict, role) for claim in group.claims]

@@ -71,7 +71,7 @@ def short_reason(claim: Claim, judgement: Judgement) -> str:
     """Return why one of the headline claims has its status, in at most 15 words."""
     groups = deciding_groups(judgement.verdict.groups)
     if len(groups) > 1:
-        counts = Counter(own.status for group in groups for own in group.claims if own.name == claim.name)
+        counts = Counter(other.status for group in groups for other in group.claims if other.name == claim.name)
         if len(counts) == 1:
             return f"{claim.status} in each of {len(groups)} experiments"
         return f"{', '.join(f'{count} {status}' for status, count in counts.items())} of {len(groups)} experiments"
@@ -112,19 +112,20 @@ def _reason_of_run(claim: Claim, run: Run, judgement: Judgement) -> str:
 def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
     """Return the reason of a claim over the runs of one group, which differ in the seed."""
     controlled, runs = judgement.verdict.controlled, _deciding_runs(judgement)
-    own = [controlled.whole(name)[claim.name] for name in group.runs]
+    claims = [controlled.whole(name)[claim.name] for name in group.runs]
+    count = pluralize(len(claims), "run")
     divergence = next(other for other in group.claims if other.name == "divergence")
-    counts, values = Counter(one.status for one in own), group.values.get(claim.name, {})
+    counts, values = Counter(other.status for other in claims), group.values.get(claim.name, {})
     if counts[INVALID]:
-        return f"{counts[INVALID]} of {pluralize(len(own), 'run')} carry no verdict"
+        return f"{counts[INVALID]} of {count} carry no verdict"
     if len({run.seed for run in runs} - {None}) < len(runs):
         return "the runs need a seed each, known and different"
     if claim.name == "sustainment" and divergence.status != SUPPORTED and not values:
         return _not_judged(divergence)
     if counts[CONFOUNDED]:
-        return f"{counts[CONFOUNDED]} of {pluralize(len(own), 'run')} are confounded, which averaging does not mend"
+        return f"{counts[CONFOUNDED]} of {count} are confounded, which averaging does not mend"
     if claim.estimate is None and claim.status == REFUTED:
-        return f"refuted in each of {pluralize(len(own), 'run')}"
+        return f"refuted in each of {count}"
     missing = int(judgement.verdict.thresholds.min_runs) - len(values)
     if missing > 0:
         return f"{pluralize(len(values), 'run')} with an estimate; {pluralize(missing, 'more seed')} needed"
@@ -134,8 +135,8 @@ def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
         if runs[0].is_sham:
             return "nothing was perturbed in these sham runs, so the perturbation is not the cause"
         if claim.name == "sustainment" and counts[REFUTED]:
-            return f"the divergence collapses in {counts[REFUTED]} of {pluralize(len(own), 'run')}"
-        control = None if any(one.control is None for one in own) else claim.control
+            return f"the divergence collapses in {counts[REFUTED]} of {count}"
+        control = None if any(other.control is None for other in claims) else claim.control
         return _not_enough(replace(claim, control=control), divergence)
     return _decided(claim)
 

@@ -63,9 +63,9 @@ def render(
     parts: list[RenderableType] = [_line((f"{status.upper()}: ", STYLES[status]), headline(judgement))]
     parts += _tables(judgement)
     if verbose:
-        parts += _everything(judgement, comparison, brief=brief)
+        parts += _details(judgement, comparison, brief=brief)
     else:
-        parts += _shortly(judgement, comparison)
+        parts += _summary(judgement, comparison)
     return parts
 
 
@@ -128,35 +128,39 @@ def _interval(claim: Claim) -> str:
     return f"[{low}, {high}]"
 
 
-def _shortly(judgement: Judgement, comparison: Comparison | None) -> Iterator[RenderableType]:
+def _summary(judgement: Judgement, comparison: Comparison | None) -> Iterator[RenderableType]:
     """Yield the premise, changed thresholds, the gravest finding, the next step and how the baseline compares."""
     yield from _premise(judgement)
-    changed = Counter(one.because for one in judgement.registrations if one.status in (CHANGED, ALTERED))
-    for because, runs in changed.items():
-        yield _line(("thresholds: ", "bold"), because, f" ({pluralize(runs, 'run')})" if runs > 1 else "")
+    changed = [registration for registration in judgement.registrations if registration.status in (CHANGED, ALTERED)]
+    for because, count in Counter(registration.because for registration in changed).items():
+        yield _line(("thresholds: ", "bold"), because, f" ({pluralize(count, 'run')})" if count > 1 else "")
     findings, several = alike(judgement.findings), len(judgement.runs) > 1
+    step = judgement.advice[0] if judgement.advice else None
     if findings:
-        gravest = min(findings, key=lambda group: (ERROR, WARNING, INFO).index(group[0].severity))
+        gravest = min(findings, key=lambda same: (ERROR, WARNING, INFO).index(same[0].severity))
+        mended = step is not None and step.id == "mend_the_data" and step.run == gravest[0].run
         yield ""
-        yield from _finding_lines(gravest, seen=1, cause=False, named=several)
-    if judgement.advice:
+        yield from _finding_lines(gravest, seen=1, cause=False, fix=not mended, named=several)
+    if step is not None:
         yield ""
-        yield from _advice_lines("next: ", judgement.advice[0], named=several)
+        yield from _advice_lines("next: ", step, named=several)
     if comparison is not None:
         yield ""
         yield from _comparison_lines(comparison, verbose=False)
     if judgement.runs or len(findings) > 1:
         yield ""
-        yield _line((_rest(judgement, len(findings)), "dim"))
+        yield _line((_verbose_hint(judgement, len(findings)), "dim"))
 
 
-def _rest(judgement: Judgement, findings: int) -> str:
-    """Return what --verbose adds, with the status of the reading as written."""
-    more = [pluralize(count - 1, noun) for count, noun in ((findings, "more finding"),) if count > 1]
-    more += [pluralize(len(judgement.advice) - 1, "more step")] if len(judgement.advice) > 1 else []
-    written = f"the documented rules as written ({judgement.verdict.as_written.status})"
-    runs = (["each run"] if judgement.runs else []) + (["the dose-response"] if judgement.verdict.doses else [])
-    return f"--verbose shows {', '.join([*runs, written, *more])}."
+def _verbose_hint(judgement: Judgement, findings: int) -> str:
+    """Return the line that names what --verbose adds, with the status of the reading as written."""
+    verdict, steps = judgement.verdict, len(judgement.advice)
+    more = ["each run"] if judgement.runs else []
+    more += ["the dose-response"] if verdict.doses else []
+    more += [f"the documented rules as written ({verdict.as_written.status})"]
+    more += [pluralize(findings - 1, "more finding")] if findings > 1 else []
+    more += [pluralize(steps - 1, "more step")] if steps > 1 else []
+    return f"--verbose shows {', '.join(more)}."
 
 
 def _premise(judgement: Judgement) -> Iterator[RenderableType]:
@@ -165,25 +169,26 @@ def _premise(judgement: Judgement) -> Iterator[RenderableType]:
     if not premises:
         return
     if len(premises) == 1:
-        (premise,) = premises
-        found = f"{spaced(premise.status)}{_dormancy(premise)}"
+        found = f"{spaced(premises[0].status)}; {_dormancy(premises[0])}"
     else:
         counts = Counter(spaced(premise.status) for premise in premises)
-        found = ", ".join(f"{status} in {pluralize(count, 'run')}" for status, count in counts.items())
+        each = ", ".join(f"{status} in {pluralize(count, 'run')}" for status, count in counts.items())
+        found = f"bottom weights of the clean expert are {each}"
     yield ""
-    yield _line(("premise: ", "bold"), f"bottom weights of the clean expert are {found}")
+    yield _line(("premise: ", "bold"), found)
 
 
 def _dormancy(premise: Premise) -> str:
+    """Return the gradient of a bottom weight relative to a middle one, with the threshold of dormancy."""
     if premise.estimate is None:
-        return ""
+        return "too few usable rows"
     low = "0.00" if premise.low is None else f"{premise.low:.2f}"
     high = "∞" if premise.high is None else f"{premise.high:.2f}"
-    size = f"{premise.estimate:.2f}x [{low}, {high}]"
-    return f", with {size} a middle weight's gradient (dormant: below {premise.threshold:.2f}x)"
+    size = f"{premise.estimate:.2f}x [{low}, {high}] a middle weight's gradient"
+    return f"bottom weights of the clean expert receive {size} (dormant: below {premise.threshold:.2f}x)"
 
 
-def _everything(judgement: Judgement, comparison: Comparison | None, *, brief: bool) -> Iterator[RenderableType]:
+def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool) -> Iterator[RenderableType]:
     """Yield every run, group, dose, finding and advice, with the full reasons, and every change since the baseline."""
     verdict = judgement.verdict
     if not (brief and len(judgement.runs) > 1):
@@ -232,7 +237,7 @@ def _claim_lines(claims: Sequence[Claim]) -> Iterator[RenderableType]:
 
 
 def _finding_lines(
-    several: Sequence[Finding], *, seen: int = SHOWN, cause: bool = True, named: bool = True
+    several: Sequence[Finding], *, seen: int = SHOWN, cause: bool = True, fix: bool = True, named: bool = True
 ) -> Iterator[RenderableType]:
     """Yield one finding, which may be about several runs.
 
@@ -245,7 +250,8 @@ def _finding_lines(
     rows = [("seen:", finding.evidence) for finding in several[:seen]]
     rows += [("", f"and {len(several) - seen} more like this")] if len(several) > seen else []
     rows += [("cause:", first.cause)] if cause else []
-    yield _labelled([*rows, ("fix:", first.fix)])
+    rows += [("fix:", first.fix)] if fix else []
+    yield _labelled(rows)
 
 
 def _labelled(rows: Sequence[tuple[str, str]]) -> Table:

@@ -1,0 +1,80 @@
+"""Text, JSON, JUnit XML, Markdown, HTML and the page show the same numbers and statuses."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.support.report_readers import EXAMPLES, NOW, ROOT, as_claim, judged, read, unquoted
+from ui.layout.cards import number
+from ui.session.library import Library, Source
+from validation.report.html_report import as_html, as_markdown
+from validation.report.json_report import as_json
+from validation.report.junit_report import as_junit
+from validation.report.text_report import as_text
+from validation.verdict.claims import Claim
+from validation.verdict.wording import digits, estimated, threshold
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_output_shows_the_same_numbers_and_statuses(example, undrawn):
+    judgement = judged(example)
+    report = as_json(judgement)
+    told = {
+        "text": as_text(judgement, verbose=True),
+        "html": read(as_html(judgement, now=NOW)).text,
+        "markdown": unquoted(as_markdown(judgement, now=NOW)),
+        "junit": as_junit(judgement),
+    }
+    for name, text in told.items():
+        head = text if name == "junit" else text[: text.lower().index(report["status"]) + 20]
+        assert report["status"] in head.lower(), name
+    of_runs = [as_claim(claim) for claim in report["controlled"]["claims"] if claim["expert"] is None]
+    for claim in of_runs:
+        for name, text in told.items():
+            assert claim.status in text, name
+            assert estimated(claim) in text, name
+    for claim in (as_claim(one) for reading in ("controlled", "as_written") for one in report[reading]["claims"]):
+        assert estimated(claim) in told["html"]
+        assert estimated(claim) in told["markdown"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_page_shows_the_numbers_of_the_json(example):
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+    at.session_state["library"] = Library([Source(example, example.stem)])
+    at.run()
+    at.session_state["see-claims"] = True
+    at.switch_page("pages/2_Verdict.py").run()
+    table = next(shown.value for shown in at.dataframe if "estimate" in shown.value)
+    page = [tuple(row) for row in table[["claim", "status", "estimate", "low", "high"]].to_numpy()]
+    claims = [as_claim(c) for r in ("controlled", "as_written") for c in as_json(judged(example))[r]["claims"]]
+    assert page == [(c.name, c.status, *(_on_page(v, c) for v in (c.estimate, c.low, c.high))) for c in claims]
+    for claim in claims:
+        for value in (claim.estimate, claim.low, claim.high):
+            assert value is None or digits(value, claim) in number(value, claim)
+
+
+def _on_page(value, claim):
+    return "" if value is None else number(value, claim)
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (Claim("awakening", "", "", estimate=1.5, low=1.474, high=1.53, points=9), "1.50x [1.47, 1.53]"),
+        (Claim("awakening", "", "", estimate=1.5, points=9), "1.50x [-∞, ∞]"),
+        (Claim("awakening", "", "", estimate=0.84), "0.84x"),
+        (Claim("awakening", "", ""), ""),
+        (Claim("sustainment", "", "", estimate=0.98, low=0.9, high=None, points=9), "98% [90%, ∞] kept"),
+        (
+            Claim("divergence", "", "", estimate=0.12345, low=0.1, high=0.2, points=9, unit="1 - cosine"),
+            "0.123 [0.1, 0.2] (1 - cosine)",
+        ),
+    ],
+)
+def test_an_estimate_is_written_in_one_way(claim, words):
+    assert estimated(claim) == words
+
+
+def test_a_threshold_has_the_unit_of_its_estimate():
+    assert threshold(Claim("awakening", "", "", threshold=1.1)) == "1.10x"
+    assert threshold(Claim("sustainment", "", "", threshold=0.5)) == "50% kept"

@@ -1,0 +1,174 @@
+"""The HTML and Markdown reports: complete, standalone, safe, and readable in both themes."""
+
+import json
+import re
+from html import unescape
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.support.report_readers import (
+    EXAMPLES,
+    NOW,
+    ROOT,
+    judged,
+    read,
+    unquoted,
+    validated,
+)
+from validation.charts.interval_bar import interval_bar
+from validation.charts.theme import GREY
+from validation.cli.main import main
+from validation.judgement.baseline import compare
+from validation.report import html_report as document
+from validation.report.html_report import SYMBOLS, as_html, as_markdown
+from validation.report.text_report import as_text
+from validation.verdict.claims import Claim
+
+
+def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, undrawn):
+    before, after = map(str, pair)
+    for name, words in (("a.html", lambda text: read(text).text), ("a.md", unquoted)):
+        assert main(["report", after, "--baseline", before, "-o", str(tmp_path / name)]) == 0
+        text = words((tmp_path / name).read_text())
+        assert "A claim that" in text
+        assert f"--baseline {before}" in text
+        comparison = compare(judged(after), judged(before))
+        assert all(change.because[1:] in text for change in comparison.changes)  # a sentence has its capital
+        assert comparison.baseline.files[0].sha256 in text
+    assert main(["report", after, "--baseline", "absent.db", "-o", str(tmp_path / "a.json")]) == 2
+    validated(json.loads((tmp_path / "a.json").read_text()))
+    assert "absent.db" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def seeds_html(seeds):
+    """The page of nine runs, the first of them in full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "DETAILED", 1)
+        return as_html(judged(*seeds), now=NOW, command="COMMAND")
+
+
+def test_a_report_is_written_in_the_format_of_its_name(capsys, tmp_path, undrawn):
+    example = str(EXAMPLES[0])
+    for name, start in (("a.html", "<!doctype html>"), ("a.MD", "# Prismatic verdict"), ("a.json", "{")):
+        assert main(["report", example, "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_text().lstrip().startswith(start)
+    validated(json.loads((tmp_path / "a.json").read_text()))
+    assert main(["report", example, "-o", str(tmp_path / "a.pdf")]) == 2
+    assert ".html, .md, .json" in capsys.readouterr().err
+    assert main(["report", example, "-o", str(tmp_path / "no" / "a.md")]) == 2
+
+
+def test_a_report_says_what_could_not_be_read(capsys, tmp_path):
+    assert main(["report", "absent.db", str(EXAMPLES[0]), "-o", str(tmp_path / "a.md")]) == 2
+    assert "absent.db" in capsys.readouterr().err
+    assert "absent.db" in (tmp_path / "a.md").read_text()
+
+
+def test_the_page_stands_alone(seeds_html):
+    page = read(seeds_html)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "img", "iframe", "object", "form", "base"}
+    attributes = [(name, value or "") for _, own in page.tags for name, value in own.items()]
+    assert not [name for name, _ in attributes if name.startswith("on") or name in ("src", "href", "srcdoc")]
+    assert not re.search(r"@import|url\((?!#)", seeds_html)
+    policy = next(own["content"] for tag, own in page.tags if own.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    ids = [value for name, value in attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_report_has_all_that_reproduces_it(seeds, seeds_html):
+    judgement = judged(*seeds)
+    for text in (read(seeds_html).text, as_markdown(judgement, now=NOW, command="COMMAND")):
+        assert all(file.sha256 in text for file in judgement.files)
+        assert "2026-01-02 00:00 UTC" in text
+        assert "rules version 1" in text
+        assert "COMMAND" in text
+        assert all(word in text for word in ("duckdb", "numpy", "scipy", "Page's p", "0.05"))
+
+
+def test_charts_are_drawn_for_the_first_runs_and_for_doses(seeds_html):
+    assert (
+        seeds_html.count('<svg xmlns="http://www.w3.org/2000/svg"') == 2 + 2 + 3
+    )  # doses, claims that have an estimate, what was logged
+    assert "8 more runs are in the table above" in read(seeds_html).text
+    assert "hover" not in seeds_html.partition("</style>")[2]
+
+
+def test_no_word_of_a_file_becomes_markup(hostile, undrawn):
+    html, markdown = as_html(hostile, now=NOW), as_markdown(hostile, now=NOW)
+    text = as_text(hostile) + as_text(hostile, verbose=True)
+    assert "<script" not in html
+    assert "alert(1)" in read(html).text
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", markdown, flags=re.DOTALL)
+    assert not re.search(r"(?<!\\)<script|(?<!\\)\[x|://|@all", prose)
+    for words in (html, markdown, text):
+        assert not set("\x00\x1b\ud800\u202e") & set(words)
+        assert not any(line.startswith("# H") for line in words.splitlines())
+        words.encode()
+
+
+def test_advice_names_a_config_that_the_report_holds(tmp_path, undrawn):
+    from prismatic.train.config import load_config
+
+    judgement = judged(ROOT / "examples" / "as-is.db")
+    html, run = as_html(judgement, now=NOW), judgement.runs[0]
+    blocks = [unescape(block) for block in re.findall(r"<pre><code>(.*?)</code></pre>", html, re.DOTALL)]
+    lines = [block for block in blocks if block.startswith(f"prismatic train --config {run.id}.yml --set ")]
+    assert len(lines) == sum(bool(advice.options) for advice in judgement.advice) > 0
+    config = tmp_path / f"{run.id}.yml"
+    config.write_text(blocks[-1])
+    for line in lines:
+        assert load_config(config, line.partition("--set ")[2].split()).sequence_length == 96
+
+
+def test_without_the_drawing_library_the_report_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
+    html = as_html(judged(ROOT / "examples" / "as-is.db"), now=NOW)
+    assert "vl-convert-python" in html
+    assert 'class="bar"' in html
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
+    template = (ROOT / "validation" / "report" / "templates" / "report.html").read_text()
+    assert f'text[fill="{GREY}"]' in template  # enough for a line, not for a word
+    themes = [
+        dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", template, re.S)
+    ][:2]
+    assert len(themes) == 2
+    for theme in themes:
+        pairs = [(status, f"{status}-back") for status in SYMBOLS]
+        pairs += [(ink, back) for ink in ("ink", "quiet") for back in ("page", "panel")] + [("ink", "confounded-back")]
+        assert all(contrast(theme[ink], theme[back]) >= 4.5 for ink, back in pairs)
+        assert contrast(theme["band"], theme["panel"]) >= 2
+        assert contrast(theme["mark"], theme["panel"]) >= 3
+
+
+@pytest.mark.parametrize("low", [None, 0.0, 1e-300, 1.2])
+@pytest.mark.parametrize("high", [None, 1e300, 1.6])
+@pytest.mark.parametrize("name", ["awakening", "sustainment"])
+def test_an_interval_is_drawn_inside_its_picture(low, high, name):
+    claim = Claim(name, "supported", "", estimate=1.5, low=low, high=high, threshold=1.1, points=9)
+    places = {}
+    for part in ET.fromstring(interval_bar(claim)):
+        style = dict(re.findall(r"([\w-]+):([^;]+)", part.get("style")))
+        places[part.get("class")] = {
+            side: float(style[side][:-1]) for side in ("left", "right", "width") if "%" in style.get(side, "")
+        }
+    assert all(0 <= place <= 100 for part in places.values() for place in part.values())
+    drawn = places["interval"]
+    assert drawn["left"] <= places["point"]["left"] <= drawn["left"] + drawn["width"] <= 100.1
+    assert (drawn["left"] == 0) == (low != 1.2)
