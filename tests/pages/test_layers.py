@@ -17,7 +17,7 @@ from validation.files.sources import read_sources
 from validation.frames.layer_heatmap import color_range, heatmap_frames, histogram_rows, layer_names
 from validation.judgement.judge import judge
 from validation.verdict.claims import REFUTED, SUPPORTED
-from validation.verdict.layer_ablation import leave_one_out, of_layers
+from validation.verdict.layer_ablation import ablate_layers, keep_layers
 
 PAGE = "pages/3_Layers.py"
 
@@ -41,7 +41,7 @@ def judged(three):
 @pytest.fixture(scope="module")
 def left(judged):
     run = judged.runs[0]
-    return leave_one_out(run, [], judged.verdict.controlled.claims, Thresholds())
+    return ablate_layers(run, [], judged.verdict.controlled.claims, Thresholds())
 
 
 def test_the_page_shows_heatmap_cell_histogram_and_the_layers_left_out(three):
@@ -108,7 +108,7 @@ def test_a_frame_is_the_mean_of_its_steps(judged):
     cell = found.at(frame).query("layer == 1 and expert == 1 and tier == 'bottom'")["value"].item()
     rows = (run.steps >= found.first_F[frame]) & (run.steps <= found.last_F[frame])
     one_layer = replace(run, layers=[run.layers[1]])
-    assert cell == pytest.approx(series.adjusted(one_layer, 1)["bottom"][rows].mean())
+    assert cell == pytest.approx(series.ratio_beyond_routing(one_layer, 1)["bottom"][rows].mean())
     assert len(found.first_F) == 7
     assert cell == pytest.approx(np.log(2.0), abs=0.05)
 
@@ -141,7 +141,7 @@ def test_a_histogram_is_shares_of_one(judged):
 
 def test_the_mean_of_all_layers_is_what_the_trainer_wrote(judged):
     run = judged.runs[0]
-    whole = of_layers(run, range(len(run.layers)))
+    whole = keep_layers(run, range(len(run.layers)))
     assert whole.experts[1]["bottom_norm"] == pytest.approx(run.experts[1]["bottom_norm"])
 
 
@@ -149,7 +149,7 @@ def test_the_layer_that_drives_a_claim_is_found(judged, left):
     awake = left["awakening"]
     assert next(c for c in judged.verdict.controlled.claims if c.expert is None).status == SUPPORTED
     assert [one.claim.status for one in awake] == [SUPPORTED, REFUTED, SUPPORTED]
-    assert awake[1].own == pytest.approx(2.0, rel=0.05)
+    assert awake[1].alone == pytest.approx(2.0, rel=0.05)
     assert awake[0].claim.estimate == pytest.approx(np.sqrt(2.0), rel=0.05)
 
 
@@ -157,17 +157,17 @@ def test_p_values_are_adjusted_for_every_layer_that_was_looked_at(left):
     raw = [one.p for one in left["awakening"]]
     assert min(raw) < 0.001
     expected = stats.false_discovery_control(raw, method="by")
-    assert [one.adjusted for one in left["awakening"]] == pytest.approx(expected)
+    assert [one.adjusted_p for one in left["awakening"]] == pytest.approx(expected)
 
 
 def test_layers_that_are_alike_are_not_told_apart(folder):
     judged = judge(*read_sources([write_layers(folder / "alike.db", gain=1.0, layers=4, steps=160, seed=3)]))
-    left = leave_one_out(judged.runs[0], [], judged.verdict.controlled.claims, Thresholds())
-    assert min(one.adjusted for one in left["awakening"]) > 0.05
+    left = ablate_layers(judged.runs[0], [], judged.verdict.controlled.claims, Thresholds())
+    assert min(one.adjusted_p for one in left["awakening"]) > 0.05
 
 
 def test_one_layer_cannot_be_left_out(judged):
-    assert leave_one_out(of_layers(judged.runs[0], [0]), [], [], Thresholds()) == {}
+    assert ablate_layers(keep_layers(judged.runs[0], [0]), [], [], Thresholds()) == {}
 
 
 def test_rows_of_the_heatmap_are_grouped_by_tier(judged):

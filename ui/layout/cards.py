@@ -14,7 +14,7 @@ from validation.analysis.run import Run
 from validation.charts.interval_bar import interval_bar
 from validation.judgement.judge import Judgement
 from validation.text import spaced
-from validation.verdict.claims import CLAIMS, Claim, combine
+from validation.verdict.claims import CLAIMS, Claim, combine_statuses
 from validation.verdict.wording import MEANING, QUESTIONS, estimated
 
 PREMISE_COLORS = {"dormant": "green", "not_dormant": "orange", "undecided": "gray"}
@@ -23,7 +23,7 @@ PREMISE_COLORS = {"dormant": "green", "not_dormant": "orange", "undecided": "gra
 def headline(judgement: Judgement, run: Run) -> None:
     """Show the run's overall status, the premise, and the claim that decides it."""
     claims = judgement.verdict.controlled.whole(run.id)
-    status = combine([claim.status for claim in claims.values()])
+    status = combine_statuses([claim.status for claim in claims.values()])
     shown = next((claim for claim in claims.values() if claim.status == status), None)
     with st.container(border=True):
         st.subheader(f"Verdict: :{STATUS_COLORS[status]}[{status}]", anchor=False)
@@ -31,7 +31,7 @@ def headline(judgement: Judgement, run: Run) -> None:
             badge = f":{PREMISE_COLORS[premise.status]}-badge[premise: {spaced(premise.status)}]"
             st.markdown(f"{badge} {markdown_sentence(premise.because)}")
         st.write(MEANING[status] + (f" {shown.name.capitalize()}: {escape_markdown(shown.because)}." if shown else ""))
-        written = combine([claim.status for claim in judgement.verdict.as_written.whole(run.id).values()])
+        written = combine_statuses([claim.status for claim in judgement.verdict.as_written.whole(run.id).values()])
         st.caption(f"As written, by the documented rules alone: **{written}**.")
 
 
@@ -92,7 +92,7 @@ def runs_table(judgement: Judgement) -> None:
             {
                 "run": run.id,
                 "file": run.name,
-                "verdict": combine([claim.status for claim in claims.values()]),
+                "verdict": combine_statuses([claim.status for claim in claims.values()]),
                 **{name: claim.status for name, claim in claims.items()},
                 "logged steps": len(run.steps),
                 "experts": len(run.experts),

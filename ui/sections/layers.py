@@ -18,7 +18,7 @@ from ui.widgets.fragments import fragment
 from ui.widgets.hints import LOG_HISTOGRAMS
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
-from validation.analysis.controls import Selection
+from validation.analysis.controls import Cohort
 from validation.analysis.run import Run
 from validation.charts import layer_heatmap
 from validation.files.run_file import RunFile
@@ -35,7 +35,7 @@ from validation.frames.run_dynamics import gradients_of
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.decide import Verdict
-from validation.verdict.layer_ablation import JUDGED, LeftOut, leave_one_out
+from validation.verdict.layer_ablation import JUDGED, LayerAblation, ablate_layers
 
 FRAME_SECONDS = 0.7  # seconds for a frame while it plays
 LAYERS_NAMED = 12
@@ -229,7 +229,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
         st.session_state.leaving_out = file.sha256
     if heavy and st.session_state.get("leaving_out") != file.sha256:
         return
-    shams = Selection(judgement.runs, judgement.verdict.thresholds).shams_of(run)
+    shams = Cohort(judgement.runs, judgement.verdict.thresholds).shams_of(run)
     left = ablations(
         file.sha256, judgement.verdict.thresholds, tuple(sham.id for sham in shams), judgement.verdict, run, shams
     )
@@ -241,13 +241,13 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
 @st.cache_resource(scope="session", max_entries=8, show_spinner="Judging without each layer…")
 def ablations(
     sha256: str, thresholds: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
-) -> dict[str, list[LeftOut]]:
+) -> dict[str, list[LayerAblation]]:
     """Every claim without each layer; with other thresholds or other runs beside it, it is another verdict."""
     claims = [claim for claim in _verdict.controlled.claims if claim.run == _run.id]
-    return leave_one_out(_run, _shams, claims, thresholds)
+    return ablate_layers(_run, _shams, claims, thresholds)
 
 
-def ablation_summary(left: list[LeftOut], names: list[int], status: str) -> str:
+def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -> str:
     """Which layers turn a claim, and into what."""
     turned: dict[str, list[str]] = {}
     for one in left:
@@ -263,7 +263,7 @@ def ablation_summary(left: list[LeftOut], names: list[int], status: str) -> str:
     return f"It is {status}, but {'; '.join(each)}."
 
 
-def claim_ablation(judgement: Judgement, run: Run, left: list[LeftOut], names: list[int], own: Claim) -> None:
+def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], names: list[int], own: Claim) -> None:
     """One claim: its chart, what turns it, and the numbers behind it."""
     st.markdown(f"**{own.name.capitalize()}** without each layer")
     st.write(ablation_summary(left, names, own.status))
@@ -288,9 +288,9 @@ def claim_ablation(judgement: Judgement, run: Run, left: list[LeftOut], names: l
                     "estimate": number(one.claim.estimate, one.claim) if one.claim.estimate is not None else "",
                     "low": number(one.claim.low, one.claim),
                     "high": number(one.claim.high, one.claim),
-                    "this layer alone": number(one.own, one.claim) if one.own is not None else "",
+                    "this layer alone": number(one.alone, one.claim) if one.alone is not None else "",
                     "p": one.p,
-                    "adjusted p": one.adjusted,
+                    "adjusted p": one.adjusted_p,
                 }
                 for one in left
             ],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
-from validation.analysis.controls import CONTROL_EXPERT, Control, Draws, Selection, control_of
+from validation.analysis.controls import CONTROL_EXPERT, BetweenDraws, Cohort, Control, control_of
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array, Batches, Estimate, batched, t_half
 
@@ -30,12 +30,12 @@ class Evidence:
     rows: NDArray[np.bool_]
     collinear: bool
     control: Control | None
-    """What the divergence was compared to; None if nothing in the selection can tell its cause."""
+    """What the divergence was compared to; None if nothing in the cohort can tell its cause."""
     divergence: dict[str, Array]
     """By tier log ratios, or {"direction": 1 - cosine}, beyond routing and beyond the control."""
     above_noise: Array | None
     """Direction beyond what two halves of the same batch differ by; None where that was not measured."""
-    selection: Selection
+    cohort: Cohort
 
     @property
     def directional(self) -> bool:
@@ -50,30 +50,30 @@ class Evidence:
 
     def spread(self, name: str) -> float:
         """What differs between sham runs by chance, times the number of standard deviations that are asked for."""
-        return self.thresholds.sham_spread * self.selection.spread(self.run, name, self.control)[0]
+        return self.thresholds.sham_spread * self.cohort.spread(self.run, name, self.control)[0]
 
     def kept(self, series_T: Array) -> Array:
         """The series in the rows that count."""
         kept = series_T[self.rows]
         return np.asarray(kept[np.isfinite(kept)])
 
-    def estimate(self, series_T: Array, *, kin: Sequence[Array] = ()) -> Estimate:
+    def estimate(self, series_T: Array, *, related: Sequence[Array] = ()) -> Estimate:
         """The mean of a series."""
-        return batched(self.kept(series_T), kin=[self.kept(one) for one in kin]).mean(self.thresholds.alpha)
+        return batched(self.kept(series_T), related=[self.kept(one) for one in related]).mean(self.thresholds.alpha)
 
     def level(self, name: str) -> Estimate:
         """The mean of one series of divergence, with the spread between draws where that can be seen."""
         alpha = self.thresholds.alpha / len(self.divergence)  # three tiers are three chances to be wrong
-        effect = batched(self.kept(self.divergence[name]), kin=self.kin).mean(alpha)
+        effect = batched(self.kept(self.divergence[name]), related=self.related).mean(alpha)
         draws = (self.control.draws or {}).get(name) if self.control else None
         return effect.widened(t_half(draws.error, draws.freedom, alpha)) if draws else effect
 
     def over_time(self, series_T: Array) -> Batches:
         """A series of divergence that may bend."""
-        return batched(self.kept(series_T), trend=3, kin=self.kin)
+        return batched(self.kept(series_T), trend=3, related=self.related)
 
     @cached_property
-    def kin(self) -> list[Array]:
+    def related(self) -> list[Array]:
         """Series whose noise is alike: the tiers of this expert, or the directions of all perturbed experts."""
         if not self.directional:
             return [self.kept(values) for values in self.divergence.values()]
@@ -83,15 +83,15 @@ class Evidence:
         return [self.kept(e["direction"] - baseline) for e in self.run.of_role("perturbed")]
 
     @property
-    def did(self) -> Array:
+    def bottom_gain(self) -> Array:
         """What the bottom tier gained beyond the middle tier, as log ratio to the clean expert."""
-        return series.did(self.expert, self.run.experts[0])
+        return series.bottom_gain(self.expert, self.run.experts[0])
 
     @cached_property
-    def gained(self) -> Estimate:
-        """The mean of `did`, with the spread between draws where that can be seen."""
-        effect = self.estimate(self.did, kin=series.beyond_middle(self.run))
-        draws: Draws | None = self.selection.draws_of_did(self.run)
+    def gain_estimate(self) -> Estimate:
+        """The mean of `bottom_gain`, with the spread between draws where that can be seen."""
+        effect = self.estimate(self.bottom_gain, related=series.related_gains(self.run))
+        draws: BetweenDraws | None = self.cohort.draws_of_gain(self.run)
         return effect.widened(t_half(draws.error, draws.freedom, self.thresholds.alpha)) if draws else effect
 
     @cached_property
@@ -106,14 +106,14 @@ class Evidence:
         return np.asarray(np.mean(turned, axis=0))
 
 
-def evidence_of(run: Run, expert: Expert, selection: Selection, thresholds: Thresholds) -> Evidence:
-    """What the claims about one perturbed expert are decided from; a sham run in the selection can be the control."""
+def evidence_of(run: Run, expert: Expert, cohort: Cohort, thresholds: Thresholds) -> Evidence:
+    """What the claims about one perturbed expert are decided from; a sham run in the cohort can be the control."""
     alone = run.isolated
     if alone is not None and expert.index in alone.experts and 0 in alone.experts:
         twin = alone.experts[expert.index]
         if _usable(alone, twin, thresholds).sum() >= thresholds.min_points:
             run, expert = alone, twin
-    control = control_of(run, expert, selection)
+    control = control_of(run, expert, cohort)
     divergence = series.divergence(run, expert)
     if control is not None and control.baseline is not None:
         divergence = {name: values - control.baseline[name] for name, values in divergence.items()}
@@ -126,7 +126,7 @@ def evidence_of(run: Run, expert: Expert, selection: Selection, thresholds: Thre
         control=control,
         divergence=divergence,
         above_noise=series.above_noise(run, expert),
-        selection=selection,
+        cohort=cohort,
     )
 
 

@@ -16,7 +16,7 @@ from validation.analysis.run import Run
 
 
 @dataclass(frozen=True)
-class Look:
+class InterimLook:
     """A run as far as it counts, and the thresholds that go with it. points: None for a finished run."""
 
     run: Run
@@ -24,18 +24,18 @@ class Look:
     points: int | None = None
 
 
-def at_look(run: Run, thresholds: Thresholds) -> Look:
+def interim_look(run: Run, thresholds: Thresholds) -> InterimLook:
     """The whole run with all of alpha if it has reached its planned end; else what the last look saw of it.
 
     A run that was stopped early counts as unfinished: when it stopped may have depended on what was seen.
     """
     if run.finished:
-        return Look(run, thresholds)
+        return InterimLook(run, thresholds)
     after = run.steps[run.after_warmup(thresholds.warmup)]
     first = max(1, int(thresholds.min_points))
     number = int(np.log2(len(after) / first)) if len(after) >= first else -1
     thresholds_now = replace(thresholds, alpha=thresholds.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
     if number < 0:  # nothing can be decided before the first look; the run itself says how many points are missing
-        return Look(run, thresholds_now, len(after))
+        return InterimLook(run, thresholds_now, len(after))
     points = first * 2**number
-    return Look(run.until(int(after[points - 1])), thresholds_now, points)
+    return InterimLook(run.until(int(after[points - 1])), thresholds_now, points)

@@ -14,12 +14,12 @@ from validation.analysis.run import Expert, Run, log
 from validation.analysis.statistics import Array
 
 
-def raw(expert: Expert, clean: Expert) -> Array:
+def bottom_ratio(expert: Expert, clean: Expert) -> Array:
     """Log ratio of the bottom norms: what a person comparing two lines on the chart sees."""
     return expert.log("bottom_norm") - clean.log("bottom_norm")
 
 
-def did(expert: Expert, clean: Expert) -> Array:
+def bottom_gain(expert: Expert, clean: Expert) -> Array:
     """Difference in differences: the bottom tier's log ratio beyond the middle tier's.
 
     Any factor common to all tiers (routing share, scale of the loss) cancels. Taken per parameter tensor where the run
@@ -28,11 +28,11 @@ def did(expert: Expert, clean: Expert) -> Array:
     per_tensor = expert["bottom_to_middle"] - clean["bottom_to_middle"]
     if _mostly_finite(per_tensor):
         return per_tensor
-    return raw(expert, clean) - (expert.log("middle_norm") - clean.log("middle_norm"))
+    return bottom_ratio(expert, clean) - (expert.log("middle_norm") - clean.log("middle_norm"))
 
 
-def beyond_middle(run: Run) -> list[Array]:
-    """What the bottom and the top tier of every other expert gained beyond the middle tier: kin of `did`.
+def related_gains(run: Run) -> list[Array]:
+    """What the bottom and the top tier of every other expert gained beyond the middle tier: related of `bottom_gain`.
 
     Their noise is of the same kind, whatever their level is.
     """
@@ -44,18 +44,18 @@ def beyond_middle(run: Run) -> list[Array]:
     return found
 
 
-def adjusted(run: Run, expert: int) -> dict[str, Array]:
+def ratio_beyond_routing(run: Run, expert: int) -> dict[str, Array]:
     """Per tier, the log ratio of the norms beyond the routing ratio; beyond the middle tier's where no share is logged.
 
     Taken in each layer and then averaged, where layers are logged: layers have routers of their own, and a mean of
     norms over layers is no longer a share times one gradient. Only of merged parameters a gradient is proportional to
     the share; a router that sends tokens gives an expert other tokens, and not only more of them.
     """
-    per_layer = [_adjusted(layer[expert], layer[0], run) for layer in _places(run, expert)]
+    per_layer = [_ratio_beyond_routing(layer[expert], layer[0], run) for layer in _places(run, expert)]
     return {tier: np.mean([one[tier] for one in per_layer], axis=0) for tier in TIERS}
 
 
-def _adjusted(expert: Expert, clean: Expert, run: Run) -> dict[str, Array]:
+def _ratio_beyond_routing(expert: Expert, clean: Expert, run: Run) -> dict[str, Array]:
     ratios = {tier: expert.log(f"{tier}_norm") - clean.log(f"{tier}_norm") for tier in TIERS}
     share = expert.log("routing_weight") - clean.log("routing_weight")
     reference = share if run.merges_parameters and _mostly_finite(share) else ratios["middle"]
@@ -71,7 +71,7 @@ def divergence(run: Run, expert: Expert) -> dict[str, Array]:
     """
     if _directional(run, expert):
         return {"direction": expert["direction"]}
-    return adjusted(run, expert.index)
+    return ratio_beyond_routing(run, expert.index)
 
 
 def _directional(run: Run, expert: Expert) -> bool:
@@ -80,7 +80,7 @@ def _directional(run: Run, expert: Expert) -> bool:
 
 
 def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
-    """The series of `divergence` and `did` in each layer that is logged; of the whole run where none is.
+    """The series of `divergence` and `bottom_gain` in each layer that is logged; of the whole run where none is.
 
     Layers without this expert or the clean one have no series.
     """
@@ -95,8 +95,8 @@ def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
 
 def _compared(run: Run, expert: Expert, clean: Expert, *, directional: bool | None = None) -> dict[str, Array]:
     seen = _directional(run, expert) if directional is None else directional
-    diverged = {"direction": expert["direction"]} if seen else _adjusted(expert, clean, run)
-    return {**diverged, "did": did(expert, clean)}
+    diverged = {"direction": expert["direction"]} if seen else _ratio_beyond_routing(expert, clean, run)
+    return {**diverged, "bottom_gain": bottom_gain(expert, clean)}
 
 
 def _places(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:

@@ -100,13 +100,14 @@ class Batches:
         return self.contrast(mean_weights(len(self.mean_B)), alpha)
 
 
-def batched(series_T: Array, *, trend: int = 1, kin: Sequence[Array] = (), batches: int = BATCHES) -> Batches:
+def batched(series_T: Array, *, trend: int = 1, related: Sequence[Array] = (), batches: int = BATCHES) -> Batches:
     """A finite series as batch means with the variance that lag-corrected batch means give them.
 
     trend: how many coefficients (q) of a polynomial are taken out before the noise is measured: 1 for a level, 3 where
-    the series may bend. More are taken out where the series surely bends more than noise could. kin: series with noise
-    of the same kind, such as the other tiers of the same expert: the correlation of 20 batches is a noisy guess, and
-    is not believed where it is below that of all of them together. Fewer points than batches carry no estimate.
+    the series may bend. More are taken out where the series surely bends more than noise could. related: series
+    with noise of the same kind, such as the other tiers of the same expert: the correlation of 20 batches is a noisy
+    guess, and is not believed where it is below that of all of them together. Fewer points than batches carry no
+    estimate.
     """
     series_T = np.asarray(series_T, dtype=np.float64)
     points, mean = len(series_T), float(series_T.mean()) if len(series_T) else math.nan
@@ -120,7 +121,7 @@ def batched(series_T: Array, *, trend: int = 1, kin: Sequence[Array] = (), batch
     if squares <= (1e-12 * (1 + float(np.abs(mean_B).max()))) ** 2:
         return Batches(mean_B, points, 0.0, float(batches), batches - trend, points)
     r = _correlation(residual_B[None], trend)
-    relatives = [batch_means(one, batches) for one in kin if len(one) >= batches]
+    relatives = [batch_means(one, batches) for one in related if len(one) >= batches]
     if len(relatives) > 1:
         r = max(r, _correlation(np.stack(relatives) @ _remainder(batches, trend), trend))
     effective = batches * (1 - r) / (1 + r)
@@ -130,10 +131,10 @@ def batched(series_T: Array, *, trend: int = 1, kin: Sequence[Array] = (), batch
 
 
 def lag_corrected(
-    series_T: Array, weights_B: Array, *, trend: int = 1, alpha: float = 0.05, kin: Sequence[Array] = ()
+    series_T: Array, weights_B: Array, *, trend: int = 1, alpha: float = 0.05, related: Sequence[Array] = ()
 ) -> Estimate:
     """Estimate one contrast of a series; see `batched`."""
-    return batched(series_T, trend=trend, kin=kin, batches=len(weights_B)).contrast(weights_B, alpha)
+    return batched(series_T, trend=trend, related=related, batches=len(weights_B)).contrast(weights_B, alpha)
 
 
 def _information(centred_T: Array) -> float:

@@ -245,7 +245,7 @@ def _positive_control(finding: Finding, run: Run, thresholds: Thresholds, events
     perturbed = run.of_role("perturbed")[:MAX_EXPERTS]
     if factor is None or factor <= 0 or not perturbed or 0 not in run.experts:
         return None
-    rows = [_expert_rows(run, e, "gain", "bottom", np.exp(series.did(e, run.experts[0]))) for e in perturbed]
+    rows = [_expert_rows(run, e, "gain", "bottom", np.exp(series.bottom_gain(e, run.experts[0]))) for e in perturbed]
     panel = Panel(
         "Bottom beyond middle tier (factor)",
         pd.concat(rows, ignore_index=True),

@@ -12,7 +12,7 @@ import pandas as pd
 from validation.charts import theme
 from validation.charts.ticks import factor_ticks
 from validation.frames.layer_heatmap import ALL_TIERS, MEASURES, Measure
-from validation.verdict.layer_ablation import LeftOut
+from validation.verdict.layer_ablation import LayerAblation
 
 TIER_ORDER = (ALL_TIERS, "bottom", "middle", "top")
 MAX_TICKS = 16
@@ -170,7 +170,7 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
 
 
 def layer_ablation(
-    without: Sequence[LeftOut], names: Sequence[int], status: str, estimate: float | None
+    without: Sequence[LayerAblation], names: Sequence[int], status: str, estimate: float | None
 ) -> alt.LayerChart:
     """Return a claim's estimate and interval without each layer, the threshold (dashed) and the whole run's estimate.
 
@@ -208,7 +208,7 @@ def layer_ablation(
 
 
 def _ablation_rows(
-    without: Sequence[LeftOut], names: Sequence[int], status: str, marks: Sequence[float]
+    without: Sequence[LayerAblation], names: Sequence[int], status: str, marks: Sequence[float]
 ) -> tuple[pd.DataFrame, alt.Scale]:
     """Return a row for each layer with an estimate, bounds cut off at the axis, and the scale of that axis."""
     rows = pd.DataFrame(

@@ -13,7 +13,7 @@ from validation.diagnostics.finding import Finding, logged_norms
 from validation.text import pluralize
 
 PASSED, UNCHECKED = "passed", "not checked"
-Look = Callable[[Run, Thresholds], str | None]
+Describe = Callable[[Run, Thresholds], str | None]
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,26 @@ class Checked:
 def checklist(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> dict[str, list[Checked]]:
     """Every check by theme, with what it looked at in this run."""
     return {
-        theme: [_checked(name, title, look, run, findings, thresholds) for name, (title, look) in checks.items()]
+        theme: [
+            _checked(name, title, describe, run, findings, thresholds) for name, (title, describe) in checks.items()
+        ]
         for theme, checks in CHECKED.items()
     }
 
 
 def troubleshooting(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> list[Checked]:
     """The symptoms that the documentation lists, each with what this run says of it."""
-    looks = {name: (title, look) for checks in CHECKED.values() for name, (title, look) in checks.items()}
+    describers = {name: (title, describe) for checks in CHECKED.values() for name, (title, describe) in checks.items()}
     lines = []
     for symptom, names in DOCUMENTED.items():
-        parts = [_checked(name, *looks[name], run, findings, thresholds) for name in names]
+        parts = [_checked(name, *describers[name], run, findings, thresholds) for name in names]
         worst = next((part for part in parts if part.result not in (PASSED, UNCHECKED)), parts[0])
         lines.append(Checked(symptom, worst.result, worst.seen))
     return lines
 
 
 def _checked(
-    name: str, title: str, look: Look, run: Run, findings: Iterable[Finding], thresholds: Thresholds
+    name: str, title: str, describe: Describe, run: Run, findings: Iterable[Finding], thresholds: Thresholds
 ) -> Checked:
     own = [finding for finding in findings if finding.id == name]
     if own:  # the gravest comes first
@@ -55,7 +57,7 @@ def _checked(
         return Checked(title, UNCHECKED, "gradients are zero")
     if not len(run.steps) and name not in ("no_data", "wal_missing"):
         return Checked(title, UNCHECKED, "the file has no rows")
-    seen = look(run, thresholds)
+    seen = describe(run, thresholds)
     return Checked(title, UNCHECKED if seen is None else PASSED, seen or "the file does not say")
 
 
@@ -144,7 +146,7 @@ def _gain(run: Run, thresholds: Thresholds) -> str | None:
     return "positive_control is 1" if run.number("config.positive_control") is not None else None
 
 
-CHECKED: dict[str, dict[str, tuple[str, Look]]] = {
+CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
     "Rows": {
         "no_data": ("Steps were logged", _rows),
         "wal_missing": ("No rows were left behind in a second file", _whole),

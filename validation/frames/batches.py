@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.interim import at_look
+from validation.analysis.interim import interim_look
 from validation.analysis.run import Run
 from validation.analysis.statistics import BATCHES, batch_means
 
@@ -36,7 +36,7 @@ def verdict_batches(
     run: Run, thresholds: Thresholds, *, metrics: Sequence[str] = BATCH_METRICS, experts: Sequence[int] | None = None
 ) -> VerdictBatches:
     """Return the batches of a run. A line with fewer usable rows than batches has no batches."""
-    judged = at_look(run, thresholds).run
+    judged = interim_look(run, thresholds).run
     after = judged.after_warmup(thresholds.warmup)
     skipped = []
     if len(judged.steps) and not after.all():

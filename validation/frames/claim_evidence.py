@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.controls import Selection
+from validation.analysis.controls import Cohort
 from validation.analysis.evidence import Evidence, evidence_of
-from validation.analysis.interim import at_look
+from validation.analysis.interim import interim_look
 from validation.analysis.mixtures import beyond
 from validation.analysis.run import Run
 from validation.analysis.statistics import BATCHES, Array, Estimate, batch_means
@@ -43,12 +43,12 @@ class ClaimEvidence:
 
 def claim_evidence(run: Run, expert: int, runs: Sequence[Run], thresholds: Thresholds) -> dict[str, ClaimEvidence]:
     """Return the evidence of one perturbed expert by claim; empty if the file lacks what the claims compare."""
-    looks = [at_look(each, thresholds) for each in runs]
+    looks = [interim_look(each, thresholds) for each in runs]
     own = next(look for look in looks if look.run.id == run.id)
     if not {0, expert} <= own.run.experts.keys() or not len(own.run.steps):
         return {}
-    selection = Selection([look.run for look in looks], thresholds)
-    e = evidence_of(own.run, own.run.experts[expert], selection, own.thresholds)
+    cohort = Cohort([look.run for look in looks], thresholds)
+    e = evidence_of(own.run, own.run.experts[expert], cohort, own.thresholds)
     past = beyond(e.run, e.control.told if e.control else None)
     found = {
         "awakening": _awakening(e, thresholds),
@@ -59,8 +59,10 @@ def claim_evidence(run: Run, expert: int, runs: Sequence[Run], thresholds: Thres
 
 
 def _awakening(e: Evidence, thresholds: Thresholds) -> ClaimEvidence:
-    shown = _mean_level(e, "awakening", e.did, "Bottom tier's gain beyond the middle tier", e.gained, True)
-    return _with_margins(shown, max(math.log(thresholds.awakening_ratio), e.spread("did")))
+    shown = _mean_level(
+        e, "awakening", e.bottom_gain, "Bottom tier's gain beyond the middle tier", e.gain_estimate, True
+    )
+    return _with_margins(shown, max(math.log(thresholds.awakening_ratio), e.spread("bottom_gain")))
 
 
 def _divergence(e: Evidence, past: str) -> ClaimEvidence:

@@ -156,10 +156,14 @@ def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Ar
         if number == 0:
             continue
         if measure == "size":
-            for tier, values_T in series.adjusted(one_layer, number).items():
+            for tier, values_T in series.ratio_beyond_routing(one_layer, number).items():
                 yield number, tier, values_T
         else:
-            yield number, ALL_TIERS, expert["direction"] if measure == "direction" else series.did(expert, layer[0])
+            yield (
+                number,
+                ALL_TIERS,
+                expert["direction"] if measure == "direction" else series.bottom_gain(expert, layer[0]),
+            )
 
 
 def _log(values_T: Array) -> Array:

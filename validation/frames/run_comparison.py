@@ -16,7 +16,7 @@ from validation.analysis.statistics import across_runs
 from validation.frames.downsample import COMPARED_POINTS, SPARK_POINTS
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
-from validation.verdict.claims import Claim, combine
+from validation.verdict.claims import Claim, combine_statuses
 from validation.verdict.groups import POSITIVE, SCALE, Dose, Group
 
 SEARCHED = ("run", "file", "verdict", "group", "kind", "merge", "routing")  # columns that a search looks through
@@ -156,7 +156,7 @@ def runs_table(judgement: Judgement) -> pd.DataFrame:
     for claim in judgement.verdict.controlled.claims:
         if claim.run and claim.expert is None:
             statuses.setdefault(claim.run, {})[claim.name] = claim.status
-    verdicts = {run: combine(list(own.values())) for run, own in statuses.items()}
+    verdicts = {run: combine_statuses(list(own.values())) for run, own in statuses.items()}
     named = zip(group_labels(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True)
     groups = {run: (label, group.role.replace("_", " ")) for label, group in named for run in group.runs}
     table["verdict"] = table["run"].map(verdicts)

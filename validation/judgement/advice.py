@@ -38,7 +38,7 @@ class Advice:
         return f"--set {' '.join(self.options)}" if self.options else ""
 
 
-def of_run(
+def advise_run(
     run: Run, own: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], thresholds: Thresholds
 ) -> Iterator[Advice]:
     """About one run, from its own claims, the most important first: mend the data, then the design, then more of it,
@@ -152,7 +152,7 @@ def _stronger(run: Run) -> Iterator[Advice]:
         yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.id)
 
 
-def of_groups(verdict: Verdict) -> Iterator[Advice]:
+def advise_groups(verdict: Verdict) -> Iterator[Advice]:
     """How many more seeds, where that is what would decide."""
     least = int(verdict.thresholds.min_runs)
     for group in verdict.groups:
@@ -165,7 +165,7 @@ def of_groups(verdict: Verdict) -> Iterator[Advice]:
                 yield Advice("more_seeds", f"the group of {group.name}, {claim.name}: {claim.because}")
 
 
-def told_once(advice: Iterable[Advice]) -> list[Advice]:
+def deduplicate(advice: Iterable[Advice]) -> list[Advice]:
     """The same advice for many runs is one, about the first of them, that says how many they are."""
     alike: dict[tuple[str, tuple[str, ...], str | None], list[Advice]] = {}
     for one in advice:

@@ -1,7 +1,7 @@
-"""Run files in, a judgement out: read, diagnose, decide. The command line and the pages both call this.
+"""The judgement of run files: diagnostics, verdict, registered thresholds and advice, for the CLI and the pages.
 
-Everything about one run is worked out by itself (`singly`), and what the runs say together after that (`summed_up`):
-runs that lie on many machines are judged by the same two functions.
+`judge_each` judges every run by itself; `combine_judgements` then adds what the runs show together. Runs on many
+machines are judged by the same two functions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from validation.analysis.controls import Spreads
 from validation.analysis.run import Run, load_runs
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.files.run_file import Rejected, RunFile
-from validation.judgement.advice import Advice, of_groups, of_run, told_once
+from validation.judgement.advice import Advice, advise_groups, advise_run, deduplicate
 from validation.query.database import connect
 from validation.text import printable
-from validation.verdict.decide import Own, Verdict, of_each, together
+from validation.verdict.decide import RunClaims, Verdict, claims_of_each, combine_runs
 from validation.verdict.registration import Registration, registration_of, thresholds_of
 
 
@@ -60,11 +60,11 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Single:
+class RunJudgement:
     """Everything that is known of one run, beside its sham runs."""
 
     findings: tuple[Finding, ...]
-    own: Own
+    own: RunClaims
     registration: Registration
     advice: tuple[Advice, ...]
 
@@ -79,36 +79,36 @@ def judge(
     """
     runs = load_runs(files)
     thresholds = thresholds_of(runs).changed(changed or {})
-    return summed_up(files, rejected, runs, singly(runs, thresholds), thresholds)
+    return combine_judgements(files, rejected, runs, judge_each(runs, thresholds), thresholds)
 
 
-def singly(
+def judge_each(
     runs: Sequence[Run],
     thresholds: Thresholds,
     *,
     company: Sequence[Run] | None = None,
     spreads: Spreads | None = None,
-) -> list[Single]:
-    """Each run diagnosed and judged. company, spreads: see `of_each`."""
+) -> list[RunJudgement]:
+    """Each run diagnosed and judged. company, spreads: see `claims_of_each`."""
     try:
         findings = [diagnose(run, thresholds) for run in runs]
-        each = of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
+        each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
     except Exception:  # a run that breaks our own code must not take the others with it
         findings = [_breaks(run, thresholds) or diagnose(run, thresholds) for run in runs]
-        each = of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
+        each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
     return [_single(run, found, own, thresholds) for run, found, own in zip(runs, findings, each, strict=True)]
 
 
-def _single(run: Run, findings: Sequence[Finding], own: Own, thresholds: Thresholds) -> Single:
+def _single(run: Run, findings: Sequence[Finding], own: RunClaims, thresholds: Thresholds) -> RunJudgement:
     whole = {claim.name: claim for claim in own.controlled if claim.expert is None}
-    advice = tuple(of_run(run, whole, own.premise, findings, thresholds))
-    return Single(tuple(findings), own, registration_of(run, thresholds), advice)
+    advice = tuple(advise_run(run, whole, own.premise, findings, thresholds))
+    return RunJudgement(tuple(findings), own, registration_of(run, thresholds), advice)
 
 
 def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
     """Empty, or the finding that this run cannot be judged because our own code fails on it."""
     try:
-        of_each([run], invalidating(diagnose(run, thresholds)), thresholds)
+        claims_of_each([run], invalidating(diagnose(run, thresholds)), thresholds)
     except Exception as error:
         seen = f"{type(error).__name__}: {printable(error, 200)}"
         cause = "this is a mistake of this program, or a file that it has never met"
@@ -117,16 +117,16 @@ def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
     return []
 
 
-def summed_up(
+def combine_judgements(
     files: Sequence[RunFile],
     rejected: Sequence[Rejected],
     runs: Sequence[Run],
-    singles: Sequence[Single],
+    singles: Sequence[RunJudgement],
     thresholds: Thresholds,
 ) -> Judgement:
     """What is known of each run, together. Of the runs only what they say of themselves is needed, and their steps."""
-    verdict = together(runs, [single.own for single in singles], thresholds)
+    verdict = combine_runs(runs, [single.own for single in singles], thresholds)
     findings = (*map(of_rejected, rejected), *(finding for single in singles for finding in single.findings))
-    advice = told_once([*(one for single in singles for one in single.advice), *of_groups(verdict)])
+    advice = deduplicate([*(one for single in singles for one in single.advice), *advise_groups(verdict)])
     registrations = tuple(single.registration for single in singles)
     return Judgement(tuple(files), tuple(rejected), tuple(runs), findings, verdict, registrations, tuple(advice))

@@ -21,8 +21,8 @@ import pyarrow as pa
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import SweepError
 from prismatic.ray_cluster import MAX_RETRIES, connected
-from validation.analysis.controls import Selection, Spreads, spread_of
-from validation.analysis.interim import at_look
+from validation.analysis.controls import Cohort, Spreads, spread_of
+from validation.analysis.interim import interim_look
 from validation.analysis.run import Expert, Run, load_runs
 from validation.files.cache import Cache
 from validation.files.errors import NotASet, RunFileError
@@ -30,7 +30,7 @@ from validation.files.limits import ReadLimits
 from validation.files.parquet_set import SetLocation, damaged_set, is_set, list_parts, read_manifest, read_part
 from validation.files.read_files import find_files, has_wal, read_files
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
-from validation.judgement.judge import Judgement, Single, singly, summed_up
+from validation.judgement.judge import Judgement, RunJudgement, combine_judgements, judge_each
 from validation.verdict.registration import thresholds_of
 
 FILES_AT_ONCE = 20  # of one share
@@ -50,7 +50,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Member:
+class PlacedRun:
     """Where a run is: in which share, at which place, and under which id of its own."""
 
     share: int
@@ -93,8 +93,8 @@ class _Check:
         told = [read.remote(share, limits, cached) for share in shares]
         self.shares = [runs for _, runs in told]
         self.rejected: list[Rejected] = []
-        self.members = list(self._members(shares, [about for about, _ in told]))
-        self.runs = [member.run for member in self.members]
+        self.placed_runs = list(self._placed_runs(shares, [about for about, _ in told]))
+        self.runs = [member.run for member in self.placed_runs]
         self.rejected += [Rejected(one, Path(one), self._no_sets[one]) for one in sources if one in self._no_sets]
 
     def _files(self, sources: Sequence[str]) -> Iterator[Share]:
@@ -111,7 +111,7 @@ class _Check:
             except NotASet as error:
                 self._no_sets[source] = error
 
-    def _members(self, shares: Sequence[Share], told: Sequence[Any]) -> Iterator[Member]:
+    def _placed_runs(self, shares: Sequence[Share], told: Sequence[Any]) -> Iterator[PlacedRun]:
         """Each run once, under an id of its own, as `read_sources` gives them."""
         known: dict[str, RunFile] = {}
         taken: set[str] = set()
@@ -133,7 +133,7 @@ class _Check:
                 own = unique_id(run.id, taken)
                 known.setdefault(file.sha256, file)
                 taken.add(own)
-                yield Member(number, place, replace(file, run=own), _named(run, own))
+                yield PlacedRun(number, place, replace(file, run=own), _named(run, own))
         for source, promised in self._promised.items():
             if found[source] != promised and source not in self._no_sets:
                 problem = f"expected {promised} runs, found {found[source]}"
@@ -143,12 +143,14 @@ class _Check:
         thresholds = thresholds_of(self.runs).changed(changed)
         shams, spreads = self._shams(thresholds)
         singles = self._singles(thresholds, shams, spreads)
-        return summed_up([member.file for member in self.members], self.rejected, self.runs, singles, thresholds)
+        return combine_judgements(
+            [member.file for member in self.placed_runs], self.rejected, self.runs, singles, thresholds
+        )
 
     def _shams(self, thresholds: Thresholds) -> tuple[dict[str, Any], Spreads]:
         """The sham runs that others are compared to, by id, as references; and the spreads between all of them."""
         look = self.ray.remote(max_retries=MAX_RETRIES)(_look)
-        selection = Selection(self.runs, thresholds)
+        selection = Cohort(self.runs, thresholds)
         wanted = {sham.id for run in self.runs for sham in selection.shams_of(run)}
         found: dict[str, Any] = {}
         shown: dict[str, Any] = {}
@@ -165,12 +167,12 @@ class _Check:
                 values.setdefault(key, []).extend(some)
         return found, {key: spread_of(some) for key, some in values.items()}
 
-    def _singles(self, thresholds: Thresholds, shams: Mapping[str, Any], spreads: Spreads) -> list[Single]:
+    def _singles(self, thresholds: Thresholds, shams: Mapping[str, Any], spreads: Spreads) -> list[RunJudgement]:
         """Every run judged, in the order of the selection."""
         judge = self.ray.remote(max_retries=MAX_RETRIES)(_judge)
-        selection, everywhere = Selection(self.runs, thresholds), self.ray.put(dict(spreads))
+        selection, everywhere = Cohort(self.runs, thresholds), self.ray.put(dict(spreads))
         order = {run.id: number for number, run in enumerate(self.runs)}
-        answers: list[tuple[list[Member], Any]] = []
+        answers: list[tuple[list[PlacedRun], Any]] = []
         for share, members in self._by_share(order):
             compared_to = {*chain(*(_twins(selection, member.run) for member in members))}
             twins = sorted(compared_to - {member.run.id for member in members}, key=order.__getitem__)
@@ -186,20 +188,20 @@ class _Check:
         }
         return [found[run.id] for run in self.runs]
 
-    def _by_share(self, wanted: Iterable[str]) -> Iterator[tuple[int, list[Member]]]:
+    def _by_share(self, wanted: Iterable[str]) -> Iterator[tuple[int, list[PlacedRun]]]:
         """The shares that hold any of these runs, with those."""
         known = set(wanted)
-        found: dict[int, list[Member]] = {}
-        for member in self.members:
+        found: dict[int, list[PlacedRun]] = {}
+        for member in self.placed_runs:
             if member.run.id in known:
                 found.setdefault(member.share, []).append(member)
         return iter(found.items())
 
 
-def _twins(selection: Selection, run: Run) -> Iterator[str]:
+def _twins(selection: Cohort, run: Run) -> Iterator[str]:
     """The sham runs that a run is compared to: by its merged gradients, and by those measured alone."""
     for seen in (run, run.isolated):
-        twin = selection.twin_of(seen) if seen is not None else None
+        twin = selection.sham_of(seen) if seen is not None else None
         if twin is not None:
             yield twin.id
 
@@ -230,8 +232,8 @@ def _read_part(address: str, part: str) -> tuple[list[RunFile], list[Rejected]]:
 def _look(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresholds) -> Any:
     """What each sham run adds to the spreads; and each sham run by itself, for those that are compared to it."""
     own = [_named(runs[place], run) for place, run in places]
-    looks = [at_look(run, thresholds).run for run in own]
-    shown = [Selection([look], thresholds).shown_by(look) for look in looks]
+    looks = [interim_look(run, thresholds).run for run in own]
+    shown = [Cohort([look], thresholds).shown_by(look) for look in looks]
     return (shown, *own)
 
 
@@ -242,11 +244,13 @@ def _judge(
     spreads: Spreads,
     beside: Sequence[int],
     *shams: Run,
-) -> list[Single]:
+) -> list[RunJudgement]:
     """The runs at these places, judged. beside: where in the selection the sham runs are that come with them."""
     own = {number: _named(runs[place], run) for place, run, number in places}
     company = own | dict(zip(beside, shams, strict=True))
-    return singly([*own.values()], thresholds, company=[company[number] for number in sorted(company)], spreads=spreads)
+    return judge_each(
+        [*own.values()], thresholds, company=[company[number] for number in sorted(company)], spreads=spreads
+    )
 
 
 def _named(run: Run, name: str) -> Run:

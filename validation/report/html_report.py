@@ -28,7 +28,7 @@ from validation.report import figures
 from validation.report.json_report import alike, options, versions
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
-from validation.verdict.claims import CLAIMS, Claim, combine
+from validation.verdict.claims import CLAIMS, Claim, combine_statuses
 from validation.verdict.decide import Reading
 from validation.verdict.groups import Group
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
@@ -199,7 +199,7 @@ def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
     return {
         "run": run.id,
         "file": run.name,
-        "status": combine([claim["status"] for claim in claims.values()]),
+        "status": combine_statuses([claim["status"] for claim in claims.values()]),
         "claims": claims,
         "steps": len(run.steps),
         "seed": "" if run.seed is None else run.seed,

@@ -61,7 +61,7 @@ class Premise:
     because: str
 
 
-def combine(statuses: Sequence[str]) -> str:
+def combine_statuses(statuses: Sequence[str]) -> str:
     """One status for all of several: all of them must support it, and nothing may hide behind another's yes."""
     if not statuses or all(status == INVALID for status in statuses):
         return INVALID

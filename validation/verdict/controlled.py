@@ -12,7 +12,7 @@ import numpy as np
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
-from validation.analysis.controls import Selection
+from validation.analysis.controls import Cohort
 from validation.analysis.evidence import Evidence, evidence_of
 from validation.analysis.mixtures import beyond, common_factor, elsewhere, missing_control, parallel, unseen_direction
 from validation.analysis.run import Expert, Run
@@ -35,10 +35,10 @@ DECLINE = 0.95  # a sure loss of less than this share is not worth a word
 KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is kept is looked for
 
 
-def controlled(run: Run, expert: Expert, selection: Selection, thresholds: Thresholds) -> list[Claim]:
+def controlled(run: Run, expert: Expert, cohort: Cohort, thresholds: Thresholds) -> list[Claim]:
     """The three claims about one perturbed expert."""
     naive = {claim.name: claim.status == SUPPORTED for claim in as_written(run, expert, thresholds)}
-    evidence = evidence_of(run, expert, selection, thresholds)
+    evidence = evidence_of(run, expert, cohort, thresholds)
     awake = _awakening(evidence, naive["awakening"])
     diverged = _divergence(evidence, naive["divergence"])
     claims = [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
@@ -95,10 +95,10 @@ def _never_for_a_sham(claim: Claim, run: Run) -> Claim:
 
 def _awakening(e: Evidence, naive: bool) -> Claim:
     """Did the bottom tier gain more than the middle tier? The middle tier is the control it carries in itself."""
-    clean, spread = e.run.experts[0], e.spread("did")
+    clean, spread = e.run.experts[0], e.spread("bottom_gain")
     margin = max(math.log(e.thresholds.awakening_ratio), spread)
-    effect = e.gained
-    seen = exp(e.estimate(series.raw(e.expert, clean)).mid) if effect.points else math.nan
+    effect = e.gain_estimate
+    seen = exp(e.estimate(series.bottom_ratio(e.expert, clean)).mid) if effect.points else math.nan
     left = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
     enough = effect.points >= e.thresholds.min_points
     if e.collinear:

@@ -1,8 +1,7 @@
-"""Runs in, both readings out: each claim per expert, per run and over all runs, with one status on top.
+"""The verdict of runs: the claims per expert, per run and over all runs, as written and controlled, and one status.
 
-As written stands beside controlled, always; the controlled reading is the headline. What is said of a run depends on
-itself and on its sham runs alone (`of_each`), so that runs can be judged in many places at once; what they say together
-depends on what was said of each (`together`).
+The controlled reading is the headline. The claims about a run depend only on this run and on its sham runs
+(`claims_of_each`), so that many machines can judge at once. `combine_runs` then adds what the runs show together.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.controls import Selection, Spreads
-from validation.analysis.interim import at_look
+from validation.analysis.controls import Cohort, Spreads
+from validation.analysis.interim import interim_look
 from validation.analysis.run import Expert, Run
 from validation.verdict.as_written import as_written
-from validation.verdict.claims import CLAIMS, INVALID, Claim, Premise, combine
+from validation.verdict.claims import CLAIMS, INVALID, Claim, Premise, combine_statuses
 from validation.verdict.controlled import controlled, premise
 from validation.verdict.groups import Dose, Group, across, doses, grouped
 
@@ -70,7 +69,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Own:
+class RunClaims:
     """What is said of one run by itself, beside its sham runs. premise: None where the data carries no verdict."""
 
     as_written: tuple[Claim, ...]
@@ -83,33 +82,33 @@ def decide(
 ) -> Verdict:
     """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all."""
     used = thresholds or Thresholds()
-    return together(runs, of_each(runs, invalid, used), used)
+    return combine_runs(runs, claims_of_each(runs, invalid, used), used)
 
 
-def of_each(
+def claims_of_each(
     runs: Sequence[Run],
     invalid: Mapping[tuple[str, int | None], str],
     thresholds: Thresholds,
     *,
     company: Sequence[Run] | None = None,
     spreads: Spreads | None = None,
-) -> list[Own]:
+) -> list[RunClaims]:
     """What is said of each of these runs.
 
     Where they are only some of a selection, company: these and the sham runs that they are compared to, in its order;
     spreads: between all of its sham runs.
     """
-    looks = {run.id: at_look(run, thresholds) for run in (runs if company is None else company)}
-    selection = Selection([look.run for look in looks.values()], thresholds, spreads)
+    looks = {run.id: interim_look(run, thresholds) for run in (runs if company is None else company)}
+    selection = Cohort([look.run for look in looks.values()], thresholds, spreads)
 
     def beyond(run: Run, expert: Expert) -> list[Claim]:
         look = looks[run.id]
         claims = controlled(look.run, look.run.experts[expert.index], selection, look.thresholds)
         return [replace(claim, look=look.points) for claim in claims]
 
-    def own(run: Run) -> Own:
+    def own(run: Run) -> RunClaims:
         judgeable = (run.id, None) not in invalid and 0 in run.experts
-        return Own(
+        return RunClaims(
             tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, thresholds))),
             tuple(_claims(run, invalid, beyond)),
             premise(looks[run.id].run, thresholds) if judgeable else None,
@@ -118,7 +117,7 @@ def of_each(
     return [own(run) for run in runs]
 
 
-def together(runs: Sequence[Run], each: Sequence[Own], thresholds: Thresholds) -> Verdict:
+def combine_runs(runs: Sequence[Run], each: Sequence[RunClaims], thresholds: Thresholds) -> Verdict:
     """What the runs say together, from what is said of each. Of the runs only what they say of themselves is needed."""
     written, beyond = ([claim for own in each for claim in getattr(own, name)] for name in ("as_written", "controlled"))
     several = len(runs) > 1
@@ -148,7 +147,7 @@ def _claims(
 def _for_run(run: Run, name: str, claims: Sequence[Claim], otherwise: str) -> Claim:
     """One claim for the whole run: every perturbed expert must support it."""
     own = [claim for claim in claims if claim.name == name]
-    status = combine([claim.status for claim in own])
+    status = combine_statuses([claim.status for claim in own])
     if not own:
         return Claim(name, INVALID, otherwise, run=run.id)
     alike = [claim for claim in own if claim.status == status]
@@ -171,7 +170,7 @@ def _reading(claims: list[Claim], groups: Sequence[Group]) -> Reading:
         claims = [*claims, *deciding]
     else:
         deciding = [claim for claim in claims if claim.expert is None]
-    status = combine([claim.status for claim in deciding])
+    status = combine_statuses([claim.status for claim in deciding])
     shown = next((claim for claim in deciding if claim.status == status), None)
     because = f"{shown.name}: {shown.because}" if shown else "no run could be judged"
     return Reading(status, because, tuple(claims))

@@ -26,7 +26,7 @@ from validation.verdict.claims import (
     REFUTED,
     SUPPORTED,
     Claim,
-    combine,
+    combine_statuses,
     exp,
     finite,
     interval,
@@ -59,7 +59,7 @@ class Group:
     @property
     def status(self) -> str:
         """Of all three claims together."""
-        return combine([claim.status for claim in self.claims])
+        return combine_statuses([claim.status for claim in self.claims])
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def across(name: str, groups: Sequence[Group]) -> Claim:
     """Return one claim over all runs, from the groups that the verdict is about; the others are their controls."""
     asking = deciding_groups(groups)
     claims = [(group, claim) for group in asking for claim in group.claims if claim.name == name]
-    status = combine([claim.status for _, claim in claims])
+    status = combine_statuses([claim.status for _, claim in claims])
     if len(claims) == 1:
         return replace(claims[0][1], run=None, expert=None)
     each = "; ".join(f"{group.name}: {claim.status}" for group, claim in claims[: 2 * NAMED_OPTIONS])

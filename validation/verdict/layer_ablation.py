@@ -14,9 +14,9 @@ import numpy as np
 from scipy import special
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.controls import Selection
+from validation.analysis.controls import Cohort
 from validation.analysis.evidence import evidence_of
-from validation.analysis.interim import at_look
+from validation.analysis.interim import interim_look
 from validation.analysis.run import METRICS, Expert, Run
 from validation.analysis.statistics import Array, batched
 from validation.verdict.claims import Claim, exp, finite
@@ -26,23 +26,23 @@ JUDGED = ("awakening", "divergence")
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LayerAblation:
     """One claim about a run, as it would be without one of its layers."""
 
     layer: int
     """Its place among the layers of the run."""
     claim: Claim
-    own: float | None
+    alone: float | None
     """What this layer alone shows, mean over the perturbed experts, in the unit of the claim."""
     p: float | None
     """That it differs from the other layers by chance, over the steps of this run; exploratory."""
-    adjusted: float | None = None
+    adjusted_p: float | None = None
     """The same, for having looked at every layer (Benjamini and Yekutieli: layers depend on each other)."""
 
 
-def leave_one_out(
+def ablate_layers(
     run: Run, shams: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds
-) -> dict[str, list[LeftOut]]:
+) -> dict[str, list[LayerAblation]]:
     """By claim, the run without each layer in turn. claims: the run's own, per expert and as a whole.
 
     The sham runs that it is compared to lose the same layer. Empty for a run with fewer than two layers.
@@ -52,23 +52,25 @@ def leave_one_out(
         return {}
     together = [run, *(sham for sham in shams if len(sham.layers) == len(places))]
     parts = {name: _leading_part([c for c in claims if c.name == name and c.expert is not None]) for name in JUDGED}
-    found: dict[str, list[LeftOut]] = {name: [] for name in JUDGED}
+    found: dict[str, list[LayerAblation]] = {name: [] for name in JUDGED}
     for place in places:
-        rest = [of_layers(one, [other for other in places if other != place]) for one in together]
-        alone = [of_layers(one, [place]) for one in together]
+        rest = [keep_layers(one, [other for other in places if other != place]) for one in together]
+        alone = [keep_layers(one, [place]) for one in together]
         judged = decide(rest, {}, thresholds).controlled.whole(run.id)
         for name in JUDGED:
             own_T, rest_T = (_effect(name, parts[name], some, thresholds) for some in (alone, rest))
-            found[name].append(LeftOut(place, judged[name], _shown(own_T, judged[name].unit), _chance(own_T, rest_T)))
+            found[name].append(
+                LayerAblation(place, judged[name], _shown(own_T, judged[name].unit), _chance(own_T, rest_T))
+            )
     return {name: _adjusted(some) for name, some in found.items()}
 
 
-def of_layers(run: Run, places: Sequence[int]) -> Run:
+def keep_layers(run: Run, places: Sequence[int]) -> Run:
     """The run as if only these layers had been logged."""
     layers = [run.layers[place] for place in places]
     experts = {number: _mean(one, layers) for number, one in run.experts.items()}
     alone = run.isolated if run.isolated is not None and len(run.isolated.layers) == len(run.layers) else None
-    isolated = of_layers(alone, places) if alone is not None else None
+    isolated = keep_layers(alone, places) if alone is not None else None
     return replace(run, layers=layers, experts=experts, isolated=isolated)
 
 
@@ -87,11 +89,11 @@ def _leading_part(claims: Sequence[Claim]) -> str | None:
 
 def _effect(name: str, part: str | None, runs: Sequence[Run], thresholds: Thresholds) -> Array:
     """The series behind a claim about the first run, mean over its perturbed experts; NaN in rows that do not count."""
-    looks = [at_look(one, thresholds).run for one in runs]
-    selection, found = Selection(looks, thresholds), []
+    looks = [interim_look(one, thresholds).run for one in runs]
+    cohort, found = Cohort(looks, thresholds), []
     for expert in looks[0].of_role("perturbed"):
-        evidence = evidence_of(looks[0], looks[0].experts[expert.index], selection, thresholds)
-        own = evidence.did if name == "awakening" else evidence.divergence.get(part or "")
+        evidence = evidence_of(looks[0], looks[0].experts[expert.index], cohort, thresholds)
+        own = evidence.bottom_gain if name == "awakening" else evidence.divergence.get(part or "")
         if own is not None:
             found.append(np.where(evidence.rows, own, np.nan))
     alike = [one for one in found if len(one) == len(found[0])]
@@ -119,11 +121,11 @@ def _chance(own_T: Array, rest_T: Array) -> float | None:
     return float(2 * special.stdtr(batches.freedom, -abs(float(batches.mean_B.mean())) / error))
 
 
-def _adjusted(left: Sequence[LeftOut]) -> list[LeftOut]:
+def _adjusted(left: Sequence[LayerAblation]) -> list[LayerAblation]:
     """With p-values for having looked at every layer."""
     known = [one.p for one in left if one.p is not None]
     adjusted = iter(benjamini_yekutieli(np.array(known)).tolist())
-    return [one if one.p is None else replace(one, adjusted=next(adjusted)) for one in left]
+    return [one if one.p is None else replace(one, adjusted_p=next(adjusted)) for one in left]
 
 
 def benjamini_yekutieli(p: Array) -> Array:

@@ -5,7 +5,7 @@ import pytest
 
 from prismatic.contract.thresholds import Thresholds
 from tests.support.simulated_runs import simulated_run
-from validation.analysis.interim import at_look
+from validation.analysis.interim import interim_look
 from validation.analysis.run import Run
 from validation.verdict.claims import INCONCLUSIVE, SUPPORTED
 from validation.verdict.decide import decide
@@ -23,19 +23,19 @@ def awakening(run):
 
 def test_a_finished_run_is_judged_whole_and_with_all_of_alpha():
     run = simulated_run()
-    look = at_look(run, Thresholds())
+    look = interim_look(run, Thresholds())
     assert (look.run, look.thresholds, look.points) == (run, Thresholds(), None)
 
 
 @pytest.mark.parametrize(("rows", "points"), [(1100, 100), (1199, 100), (1200, 200), (1399, 200), (1400, 400)])
 def test_looks_are_at_doubling_numbers_of_points_after_the_planned_warmup(rows, points):
-    look = at_look(growing(rows), Thresholds())
+    look = interim_look(growing(rows), Thresholds())
     assert look.points == points
     assert look.run.after_warmup(0.1).sum() == points
 
 
 def test_alpha_is_spent_and_never_more_than_all_of_it():
-    spent = [at_look(growing(1000 + 100 * 2**k), Thresholds()).thresholds.alpha for k in range(6)]
+    spent = [interim_look(growing(1000 + 100 * 2**k), Thresholds()).thresholds.alpha for k in range(6)]
     assert spent == pytest.approx([0.05 / ((k + 1) * (k + 2)) for k in range(6)])
     assert sum(spent) < 0.05
 
@@ -65,7 +65,7 @@ def test_watching_a_null_run_grow_seldom_shows_a_yes():
 def test_a_run_that_was_stopped_early_counts_as_unfinished():
     run = growing(1700)
     stopped = Run(**{**vars(run), "facts": {**run.facts, "exit_state": "interrupted"}})
-    assert at_look(stopped, Thresholds()).points == 400
+    assert interim_look(stopped, Thresholds()).points == 400
 
 
 def test_a_cut_run_has_every_series_cut_alike():

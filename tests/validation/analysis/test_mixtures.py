@@ -104,7 +104,7 @@ def test_no_label_makes_gradients_parallel(mixture):
 def test_only_of_merged_parameters_the_share_is_taken_out(mixture, left):
     """All norms are e^0.5 beyond the share: elsewhere a factor that all tiers have in common is no difference."""
     run = simulated_run(collinear=True, divergence=0.5, routing_ratio=2.3, facts={"mixture": mixture})
-    assert float(np.mean(series.adjusted(run, 1)["bottom"])) == pytest.approx(left, abs=1e-9)
+    assert float(np.mean(series.ratio_beyond_routing(run, 1)["bottom"])) == pytest.approx(left, abs=1e-9)
 
 
 def test_a_hostile_fact_is_no_mixture():

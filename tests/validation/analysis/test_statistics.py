@@ -141,7 +141,9 @@ def test_relatives_keep_a_lucky_series_from_looking_sure():
         wrong = 0
         for _ in range(400):
             kin = [ar1(rng, 180, rho=0.99, sd=0.3) for _ in range(3)]
-            estimates = [lag_corrected(one, mean_weights(), alpha=0.05 / 3, kin=kin if related else ()) for one in kin]
+            estimates = [
+                lag_corrected(one, mean_weights(), alpha=0.05 / 3, related=kin if related else ()) for one in kin
+            ]
             wrong += any(not e.low <= 0 <= e.high for e in estimates)
         return wrong / 400
 

@@ -8,7 +8,7 @@ import pytest
 from prismatic.contract.thresholds import Thresholds
 from tests.support.simulated_runs import simulated_run
 from validation.analysis.run import Run
-from validation.analysis.series import did
+from validation.analysis.series import bottom_gain
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
 from validation.frames.downsample import EVIDENCE_POINTS
@@ -32,7 +32,7 @@ def test_the_band_is_the_interval_of_the_claim(claim):
 def test_the_batch_means_are_those_of_the_rows_that_count():
     run = simulated_run()
     shown, _ = shown_and_said(run)
-    series = did(run.experts[1], run.experts[0])[run.steps >= 60]
+    series = bottom_gain(run.experts[1], run.experts[0])[run.steps >= 60]
     assert np.log(shown["awakening"].batch_means_B) == pytest.approx(series.reshape(20, 27).mean(axis=1))
     assert not shown["awakening"].used[:60].any()
     assert shown["awakening"].used[60:].all()

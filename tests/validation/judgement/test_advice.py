@@ -7,14 +7,14 @@ from prismatic.contract.thresholds import Thresholds
 from prismatic.train.config import RunConfig, parse_config
 from tests.support.simulated_runs import simulated_run, with_norms
 from validation.analysis.run import Run
-from validation.judgement.advice import of_run
-from validation.judgement.judge import singly, summed_up
+from validation.judgement.advice import advise_run
+from validation.judgement.judge import combine_judgements, judge_each
 from validation.verdict.claims import BY_CHANCE, CLAIMS, INCONCLUSIVE, Claim
 
 
 def advised(*runs):
     thresholds = Thresholds()
-    return summed_up((), (), runs, singly(runs, thresholds), thresholds).advice
+    return combine_judgements((), (), runs, judge_each(runs, thresholds), thresholds).advice
 
 
 def configured(run, **options):
@@ -110,7 +110,7 @@ def test_what_experts_differ_by_by_chance_is_not_mended_by_more_steps():
     run = configured(simulated_run(steps=300))
     for because, longer in ((f"both sides: {BY_CHANCE}; seeds would decide", False), ("both sides", True)):
         own = {name: Claim(name, INCONCLUSIVE, because) for name in CLAIMS}
-        ids = {one.id for one in of_run(run, own, None, [], Thresholds())}
+        ids = {one.id for one in advise_run(run, own, None, [], Thresholds())}
         assert ("train_longer" in ids) is longer
 
 

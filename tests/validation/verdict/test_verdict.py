@@ -5,9 +5,17 @@ import pytest
 
 from tests.support.simulated_runs import simulated_run, with_norms
 from validation.analysis.run import Run
-from validation.analysis.series import did, is_collinear
-from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
-from validation.verdict.decide import combine, decide
+from validation.analysis.series import bottom_gain, is_collinear
+from validation.verdict.claims import (
+    CLAIMS,
+    CONFOUNDED,
+    INCONCLUSIVE,
+    INVALID,
+    REFUTED,
+    SUPPORTED,
+    combine_statuses,
+)
+from validation.verdict.decide import decide
 
 
 def controlled(*runs, claim, run=0, invalid=()):
@@ -182,7 +190,7 @@ def test_zero_norms_are_dropped_and_not_taken_for_small_gradients():
     ],
 )
 def test_several_statuses_make_one(statuses, expected):
-    assert combine(statuses) == expected
+    assert combine_statuses(statuses) == expected
 
 
 def test_fewer_than_three_runs_decide_nothing_across_runs():
@@ -267,4 +275,4 @@ def test_any_factor_common_to_all_tiers_cancels_in_the_difference_of_differences
     run = simulated_run()
     expert, clean = run.experts[1], run.experts[0]
     scaled = with_norms(run, 1, **{f"{t}_norm": expert[f"{t}_norm"] * 7 for t in ("top", "bottom", "middle")})
-    assert did(scaled.experts[1], clean) == pytest.approx(did(expert, clean))
+    assert bottom_gain(scaled.experts[1], clean) == pytest.approx(bottom_gain(expert, clean))
