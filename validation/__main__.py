@@ -1,4 +1,4 @@
-"""python -m validation: the judging side's command line."""
+"""`python -m validation`: the commands of the judging side, without an installed `prismatic`."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Untrusted files in, RunFile out."""
+"""Read untrusted run files, folders, archives and sets: paths in, RunFile objects and errors out."""

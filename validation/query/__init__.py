@@ -1,1 +1,1 @@
-"""RunFiles as DuckDB relations, and questions about them in SQL."""
+"""SQL over runs: DuckDB databases of run files and sets, the project's questions, SQL by the user, export."""

@@ -1,4 +1,4 @@
-"""Every row of a relation as a file for other programs: nothing is downsampled, nothing left out."""
+"""Export all rows of a relation to CSV or Parquet, without downsampling."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from validation.query.database import RELATIONS
 
-ROWS_AT_ONCE = 100_000
+BATCH_ROWS = 100_000
 
 
 def export(con: duckdb.DuckDBPyConnection, relation: str, target: Path) -> int:
-    """Write a relation to a .csv or .parquet file, piece by piece, and say how many rows it has.
+    """Write a relation to a .csv or .parquet file, batch by batch, and return the number of rows.
 
-    Raises ValueError for another relation or another kind of file, OSError where it cannot be written.
+    Raises ValueError for an unknown relation or another kind of file, OSError if the file cannot be written.
     """
     if relation not in RELATIONS:
         raise ValueError(f"there is no relation {relation!r}; the relations are {', '.join(RELATIONS)}")
@@ -27,10 +27,10 @@ def export(con: duckdb.DuckDBPyConnection, relation: str, target: Path) -> int:
         ".parquet": pq.ParquetWriter,
     }
     if target.suffix not in writers:
-        raise ValueError(f"{target}: its name must end in {' or '.join(writers)}, which says what is written")
+        raise ValueError(f"{target}: the file name must end in {' or '.join(writers)}")
     order = ", ".join(column for column in ("run", "step", "layer", "expert") if column in RELATIONS[relation])
-    # The name is one of ours, never the user's own words.
-    found = con.sql(f"SELECT * FROM {relation} ORDER BY {order}").to_arrow_reader(ROWS_AT_ONCE)
+    # `relation` is a key of RELATIONS, not text of the user.
+    found = con.sql(f"SELECT * FROM {relation} ORDER BY {order}").to_arrow_reader(BATCH_ROWS)
     rows = 0
     with writers[target.suffix](str(target), found.schema) as writer:
         for batch in found:

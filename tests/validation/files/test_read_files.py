@@ -236,6 +236,21 @@ def test_every_sentence_names_the_file_what_was_expected_what_was_found_and_what
             assert not re.search(r"[ (`]\?", sentence)  # no fact is missing
 
 
+@pytest.mark.parametrize("given", ["/nonexist", "nonexist", "a/b/nonexist.db", "./x/", "../nonexist"])
+def test_an_error_names_the_path_as_it_was_given(given: str) -> None:
+    _, (rejected,) = read_files([given])
+    assert str(rejected.error).startswith(f"{given}: expected a file, found nothing there")
+
+
+def test_an_error_in_a_folder_or_archive_names_the_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a/dynamics.db").write_text("hello")
+    hostile.archive(tmp_path / "runs.zip", ("a/b/dynamics.db", b"hello"))
+    _, rejected = read_files([str(tmp_path / "runs"), str(tmp_path / "runs.zip")])
+    names = [f"{tmp_path}/runs/a/dynamics.db", f"b/dynamics.db in {tmp_path}/runs.zip"]
+    assert [one.error.name for one in rejected] == [one.name for one in rejected] == names
+
+
 def test_odd_files_are_left_as_they_were(tmp_path: Path) -> None:
     hostile.wal_pair(tmp_path / "dynamics.db", shm=True)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -667,7 +682,7 @@ def test_a_question_is_a_file_and_its_parameters_are_bound(tmp_path: Path, monke
 
 @pytest.mark.parametrize("name", ["../queries", "a/b", "", "Name", "a.sql"])
 def test_a_question_is_never_a_path(name: str) -> None:
-    with closing(connect([])) as con, pytest.raises(ValueError, match="not the name of a query"):
+    with closing(connect([])) as con, pytest.raises(ValueError, match="not the name of a question"):
         ask(con, name)
 
 

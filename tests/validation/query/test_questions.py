@@ -1,30 +1,23 @@
-"""Questions in SQL against slow plain Python on the same runs; and questions of the user's own, within limits."""
+"""SQL by the user against slow plain Python, and its limits; the commands `query` and `compact`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import math
-import random
 import statistics
 import threading
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from prismatic import DynamicsLogger
-from tests.support import bad_files as hostile
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import write_set
 from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sources import read_sources
-from validation.frames.downsample import chart_series
 from validation.query.database import connect
-from validation.query.questions import ask
 from validation.query.user_sql import BadQuery, run_query
 
 TIERS = ("top", "bottom", "middle")
@@ -61,7 +54,9 @@ def values(run, expert: int, metric: str) -> list[float]:
 
 
 def test_medians_are_those_of_each_expert(con, runs):
-    found = {(row["run"], row["expert"]): row for row in ask(con, "medians").to_pylist()}
+    medians = ", ".join(f"median({tier}_norm) AS {tier}_norm" for tier in TIERS)
+    sql = f"SELECT run, expert, count(*) AS steps, {medians} FROM dynamics GROUP BY ALL"
+    found = {(row["run"], row["expert"]): row for row in run_query(con.cursor(), sql).table.to_pylist()}
     assert len(found) == sum(run.num_experts for run in runs)
     for run in runs:
         for expert in run.expert_ids:
@@ -69,92 +64,6 @@ def test_medians_are_those_of_each_expert(con, runs):
             assert row["steps"] == len(run.wide)
             for tier in TIERS:
                 assert row[f"{tier}_norm"] == statistics.median(values(run, expert, f"{tier}_norm"))
-
-
-def test_runs_are_grouped_by_everything_but_the_seed(con, runs):
-    expected = defaultdict(set)
-    for run, options in zip(runs, OPTIONS, strict=True):
-        expected[options["perturbation_scale"], options["merge"]].add(run.run)
-    found = defaultdict(set)
-    for row in ask(con, "groups", besides=["seed"]).to_pylist():
-        found[row["group"]].add(row["run"])
-    assert sorted(map(sorted, found.values())) == sorted(map(sorted, expected.values()))
-    together = ask(con, "groups", besides=["seed", "perturbation_scale", "merge"]).to_pylist()
-    assert {row["members"] for row in together} == {len(runs)}
-
-
-def test_the_sham_of_a_run_differs_in_nothing_but_its_scale(con, runs):
-    found = [(row["run"], row["sham"]) for row in ask(con, "shams", sham_scale=0.001).to_pylist()]
-    assert found == [(runs[0].run, runs[2].run)]
-
-
-def test_pairs_are_the_log_ratios_by_tier(con, runs):
-    found = [row for row in ask(con, "pairs").to_pylist() if row["run"] == runs[1].run]
-    for tier in TIERS:
-        own = [row["log_ratio"] for row in found if (row["tier"], row["expert"]) == (tier, 1)]
-        pairs = zip(values(runs[1], 1, f"{tier}_norm"), values(runs[1], 0, f"{tier}_norm"), strict=True)
-        assert own == pytest.approx([math.log(mine / clean) for mine, clean in pairs], rel=1e-12)
-
-
-def test_the_heatmap_has_the_mean_of_each_layer_expert_and_tier(tmp_path: Path):
-    layers = [
-        {"layer": layer, "expert": expert, "source": source, **{f"{tier}_norm": 1.0 for tier in TIERS}}
-        for layer in range(3)
-        for expert in range(2)
-        for source in ("merged", "isolated")
-    ]
-    with DynamicsLogger(tmp_path / "dynamics.db") as logger:
-        for step in range(10):
-            rows = [row | {"top_norm": step + row["layer"] + row["expert"] / 2} for row in layers]
-            logger.log(step, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}, "layers": rows})
-    (run,), _ = read_sources([tmp_path / "dynamics.db"])
-    cells = ask(connect([run]), "heatmap", run=run.run, first_step=2, last_step=5).to_pylist()
-    assert len(cells) == 3 * 2 * 3
-    for cell in cells:
-        expected = 3.5 + cell["layer"] + cell["expert"] / 2 if cell["tier"] == "top" else 1.0
-        assert (cell["norm"], cell["steps"]) == (expected, 4)
-
-
-def test_routing_tells_from_which_step_on_a_router_is_collapsed(tmp_path: Path):
-    shares = [0.5, 0.6, 0.99, 0.7, 0.99, 0.995, 0.999, 0.999, 0.999, 0.999]
-    with DynamicsLogger(tmp_path / "dynamics.db") as logger:
-        for step, share in enumerate(shares):
-            experts = {
-                "expert_0": {"top_norm": 1.0, "routing_weight": share},
-                "expert_1": {"routing_weight": 1 - share},
-            }
-            logger.log(10 * step, {"expert_gradients": experts})
-    (run,), _ = read_sources([tmp_path / "dynamics.db"])
-    first, second = ask(connect([run]), "routing", low=0.05, high=0.95).to_pylist()
-    assert (first["first_share"], first["last_share"], first["collapsed_at"]) == (0.5, 0.999, 40)
-    assert second["collapsed_at"] == 40
-    calm, _ = ask(connect([run]), "routing", low=0.0, high=1.0).to_pylist()
-    assert calm["collapsed_at"] is None
-
-
-@pytest.mark.parametrize("points", [2, 7, 64, 101, 5000])
-def test_a_chart_is_what_the_question_in_sql_finds(tmp_path: Path, points: int):
-    noise = random.Random(points)
-    odd = [None, math.inf, -math.inf, 0.0, 1.0, 1.0]  # also twice in a bucket: the first one is drawn
-    rows = [
-        (7 * step, *(noise.choice(odd) if noise.random() < 0.7 else noise.gauss(0, 1) for _ in range(6)))
-        for step in range(501)
-    ]
-    rows[100:300] = [(step, *values[:2], None, *values[3:]) for step, *values in rows[100:300]]
-    path = hostile.database(tmp_path / "a.db", *hostile.dynamics(rows))
-    (run,), _ = read_sources([path])
-    long = chart_series(run, points)
-    assert long.equals(ask(connect([run]), "chart_series", run=run.run, points=points))
-    assert long.num_rows <= 16 * points
-
-
-def test_a_chart_of_no_rows_has_none(tmp_path: Path):
-    path = hostile.database(tmp_path / "a.db", *hostile.dynamics([]))
-    (run,), _ = read_sources([path])
-    assert chart_series(run, 100).num_rows == 0
-
-
-# -- Questions of the user's own ---------------------------------------------------------------------------------------
 
 
 def test_a_question_is_answered(con, runs):

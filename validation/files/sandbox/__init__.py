@@ -1,1 +1,1 @@
-"""Child processes that touch untrusted bytes, and the clients that talk to them."""
+"""Child processes that open untrusted files (*_worker.py), and their parents' ends (*_client.py)."""

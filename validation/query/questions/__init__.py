@@ -1,4 +1,4 @@
-"""Questions about runs, one `.sql` file each, asked of what `query.database.connect` returns."""
+"""SQL questions about runs, one `.sql` file each, for a database that `query.database.connect` returns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import pyarrow as pa
 @cache
 def _sql(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"{name!r} is not the name of a query")
+        raise ValueError(f"{name!r} is not the name of a question")
     return Path(__file__).with_name(f"{name}.sql").read_text(encoding="utf-8")
 
 
 def ask(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pa.Table:
-    """Answer of `queries/{name}.sql`, its `$parameters` bound, on a cursor of its own: threads may not share one."""
+    """Return the answer of `{name}.sql` in this folder, with its `$parameters` bound.
+
+    It runs on its own cursor, because threads must not share one.
+    """
     with con.cursor() as cursor:
         return cursor.sql(_sql(name), params=parameters or None).to_arrow_table()

@@ -1,5 +1,5 @@
--- How the sizes of one expert's gradient entries in one layer and tier are spread, over time: the share of the entries
--- in each bin (2^bin <= |gradient| < 2^(bin + 1)), in at most $windows windows of equally many logged steps.
+-- The distribution of gradient magnitudes of one expert, layer and tier over time: the share of the entries in each bin
+-- (2^bin <= |gradient| < 2^(bin + 1)), in at most $windows windows with the same number of logged steps.
 WITH counted AS (
     SELECT step, bin, count, dense_rank() OVER (ORDER BY step) - 1 AS place
     FROM histograms

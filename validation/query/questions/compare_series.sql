@@ -1,5 +1,5 @@
--- Each run's course in at most $points windows of steps: means over the window's steps and the run's perturbed experts.
--- Where $shared, all runs have the same windows, so that seeds can be averaged; else each run has its own.
+-- The series of each run for comparison, in at most $points windows of steps: means over the window's steps and over the
+-- run's perturbed experts. If $shared, all runs have the same windows, so that seeds can be averaged.
 WITH chosen AS (
     SELECT run, step, expert, role, bottom_norm, divergence, direction, routing_weight, loss
     FROM dynamics

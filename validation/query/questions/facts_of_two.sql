@@ -1,4 +1,4 @@
--- What two runs say of themselves, side by side: options first, and whether they say the same.
+-- The facts of two runs side by side, options first, and whether they differ.
 SELECT key, one.value AS first, other.value AS second,
        one.value IS DISTINCT FROM other.value AS differs,
        starts_with(key, 'config.') AS is_option

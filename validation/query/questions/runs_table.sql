@@ -1,4 +1,4 @@
--- A row for every run, in the order in which they were chosen.
+-- A row for each run, in the order in which the runs were chosen.
 SELECT run, name AS file, steps, last_step, experts, seed, perturbation_scale, sparsity, merge, routing
 FROM runs
 ORDER BY rowid

@@ -1,4 +1,5 @@
--- One number for each layer, expert and tier of a run between two steps: the mean norm of its merged gradients.
+-- The mean norm of the merged gradients of each layer, expert and tier between two steps. `frames.layer_heatmap` must show
+-- the same.
 SELECT layer, expert, tier, avg(norm) AS norm, count(norm) AS steps
 FROM (
     UNPIVOT (

@@ -1,7 +1,6 @@
--- Every metric of one run as long rows for a chart: all rows up to $points per series, beyond that the smallest and the
--- largest value of each bucket at the steps where they were, so that no spike is lost. Missing values stay, as NULL.
--- Aggregated wide and made long after it: with many rows the other way round takes longer. Of runs that are in memory
--- `validation.frames.downsample` gives the same rows in a tenth of the time: that is what the pages draw.
+-- Every metric of one run as long rows: all rows up to $points per series; beyond that the smallest and the largest value
+-- of each bucket, at their steps. Missing values stay, as NULL. `frames.downsample.chart_series` must return the same.
+-- Aggregate wide first and unpivot afterwards: with many rows the other order takes longer.
 WITH numbered AS (
     SELECT *,
            row_number() OVER (PARTITION BY expert ORDER BY step) - 1 AS place,
