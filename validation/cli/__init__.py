@@ -1,1 +1,1 @@
-"""The command line."""
+"""The judging side's commands, a file each, and the installed command `prismatic`."""

@@ -1,1 +1,1 @@
-"""A judgement in, a report out: JSON, text, JUnit XML, HTML, exit code."""
+"""Reports of a verdict: text, JSON, JUnit XML, HTML and Markdown, and the exit code."""

@@ -1,6 +1,6 @@
-"""The verdict as text for a terminal: what `prismatic check` prints, in short or with --verbose.
+"""The verdict as text: headline, table, premise, finding and next step of `prismatic check`, and its --verbose.
 
-Colours are for a terminal alone. A pipe gets the same words.
+STYLES has the colours of statuses on a terminal. A pipe gets the same words without colours.
 """
 
 from __future__ import annotations
@@ -272,9 +272,10 @@ def _comparison_lines(comparison: Comparison, *, verbose: bool = True) -> Iterat
     """Yield what became worse; verbose: every claim per run or over all runs, and runs without a counterpart too."""
     status = comparison.baseline.verdict.status
     worse = "worse than the baseline" if comparison.worsened else "no claim that the baseline supports is lost"
-    yield _line("baseline (", _status(status), f"): {worse}")
+    yield _line("baseline (", _status(status), f"): {worse if comparison.baseline.runs else 'no run could be read'}")
     changes = [change for change in comparison.changes if change.worsened or (verbose and change.after.expert is None)]
-    shown = changes if verbose else changes[:SHOWN]
+    of_runs = [change for change in changes if change.after.expert is None]
+    shown = changes if verbose else (of_runs or changes)[:SHOWN]
     yield from map(_change_line, shown)
     if len(changes) > len(shown):
         yield _line(f"    and {len(changes) - len(shown)} more (--verbose)")

@@ -39,7 +39,7 @@ def test_a_lost_claim_is_told_everywhere_and_exits_with_1(capsys, tmp_path, pair
     failed = [name for name, outcome in outcomes(suite).items() if outcome == ["failure"]]
     assert failed == [f"run {run}: awakening, expert 1", f"run {run}: awakening"]
     main(["check", after, "--baseline", before])
-    assert "supported -> confounded" in capsys.readouterr().out
+    assert "awakening: supported -> confounded" in capsys.readouterr().out
 
 
 def test_a_run_is_no_worse_than_itself(capsys, pair):
