@@ -264,7 +264,7 @@ async def stay(server: Server, own: Researcher, researchers: list[Researcher], s
                 report.under_load.append(await session.visit(name))
                 check(session, own, name, report)
                 if name == "Runs":
-                    await session.press("Ask")
+                    await session.press("Run query")
                     check(session, own, name, report)
                 await asyncio.sleep(dice.uniform(*READING) if seconds else 0)
             report.errors += [f"session {own.number}: {error}" for error in session.errors]

@@ -23,6 +23,6 @@ def test_a_threshold_can_be_changed_and_its_table_stays_open(page: Page):
     page.keyboard.press("Enter")
     expect(page.get_by_text("changed after the fact").first).to_be_visible(timeout=15_000)
     expect(table).to_be_visible()
-    page.get_by_role("button", name="Back to what was registered").click()
+    page.get_by_role("button", name="Restore the registered thresholds").click()
     expect(page.get_by_text("As registered before the first step").first).to_be_visible(timeout=15_000)
     expect(table).to_be_visible()

@@ -84,7 +84,7 @@ def test_more_files_than_a_session_may_hold_are_refused_whole(monkeypatch):
     monkeypatch.setenv("PRISMATIC_SESSION_FILES", "1")
     at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"))
     at.file_uploader[0].upload("zero.db", (EXAMPLES / "zero-norms.db").read_bytes()).run()
-    assert "at most 1 fit" in at.error[0].value
+    assert "at most 1 file:" in at.error[0].value
     assert "1 run read" in texts(at)
 
 

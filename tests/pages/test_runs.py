@@ -25,7 +25,7 @@ def test_a_question_in_sql_is_answered_about_all_chosen_runs():
 def test_what_is_no_question_is_said_and_changes_nothing(sql):
     at = asked(sql)
     assert not at.exception
-    assert at.error[0].value == "This cannot be answered."
+    assert at.error[0].value == "The query failed."
 
 
 def test_the_runs_page_shows_what_is_known_of_a_run():

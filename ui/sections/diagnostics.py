@@ -1,4 +1,4 @@
-"""Pieces of the Diagnostics page: findings with what they were found in, what was checked, and how files were read."""
+"""The Diagnostics page: findings with their charts, the checklist, next steps, and the log of reading."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from validation.diagnostics import Finding
 from validation.diagnostics.checklist import PASSED, UNCHECKED, Checked, checklist, troubleshooting
 from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
+from validation.text import pluralize
 
 BADGES: dict[str, str] = {PASSED: "green", **SEVERITY_COLORS}
 
 
 def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Finding]) -> None:
-    """Everything that is wrong with the run, the gravest first."""
+    """Show the findings of the run, the gravest first, each with its chart."""
     if not own:
         st.success("Every check passed for this run.")
         return
@@ -36,11 +37,11 @@ def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Findin
                 show_finding(finding)
             if picture is not None and chart is not None:
                 with picture:
-                    draw(chart, width="stretch", key=f"finding-{place}", alt=f"What was found: {finding.id}")
+                    draw(chart, width="stretch", key=f"finding-{place}", alt=f"Data of the finding {finding.id}")
 
 
 def checks(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
-    """The documented troubleshooting, then every check, each with what was looked at in this run."""
+    """Show the documented troubleshooting, then all checks by theme, each with its result for this run."""
     thresholds = judgement.verdict.thresholds
     st.subheader("Documented troubleshooting", anchor=False)
     chosen = len(judgement.files) + len(judgement.rejected)
@@ -51,13 +52,13 @@ def checks(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
     st.subheader("All checks", anchor=False)
     for theme, lines in checklist(run, own, thresholds).items():
         results = Counter(line.result for line in lines)
-        told = ", ".join(f"{results[one]} {one}" for one in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[one])
-        with st.expander(f"{theme}: {told}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):
+        counts = ", ".join(f"{results[name]} {name}" for name in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[name])
+        with st.expander(f"{theme}: {counts}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):
             _checks_table(lines)
 
 
 def _checks_table(lines: Sequence[Checked]) -> None:
-    """In Markdown: the browser would have to load what draws `st.table`, and all below would jump then."""
+    """Show checks as a Markdown table: `st.table` loads code in the browser first, and the page would jump."""
     rows = [
         (
             escape_markdown(line.title),
@@ -71,23 +72,23 @@ def _checks_table(lines: Sequence[Checked]) -> None:
 
 
 def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:
-    """What the documentation names as next steps, and where each is, with what this run has of it."""
-    st.subheader("Next steps of the documentation", anchor=False)
+    """Show links to the documented next steps, with what this run has for each."""
+    st.subheader("Documented next steps", anchor=False)
     layers = len(run.layers)
-    logged = f"{layers} layers are logged" if layers else "this file has only the means over layers"
+    logged = f"{pluralize(layers, 'layer')} logged" if layers else "this file has only the means over layers"
     counts = f"{len(file.histograms):,} rows" if len(file.histograms) else f"not logged; train with {LOG_HISTOGRAMS}"
-    for page, label, said in (
-        ("pages/3_Layers.py", "Gradients of each layer, as a heatmap over experts and tiers", logged),
-        ("pages/3_Layers.py", "Histograms of gradient entries", counts),
-        ("pages/4_Compare.py", "Several runs side by side", f"{len(judgement.runs)} chosen"),
+    for page, label, state in (
+        ("pages/3_Layers.py", "Heatmap of gradients by layer, expert and tier", logged),
+        ("pages/3_Layers.py", "Histograms of gradient entries by layer", counts),
+        ("pages/4_Compare.py", "Comparison of several runs", f"{pluralize(len(judgement.runs), 'run')} chosen"),
     ):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(page, label=label)
-            st.caption(escape_markdown(said))
+            st.caption(escape_markdown(state))
 
 
 def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
-    """Every chosen file: what was read of it, or why it was not."""
+    """Show a row for each chosen file: its contents, or the reason why it was rejected."""
     st.subheader("How the files were read", anchor=False)
     read = [
         {
@@ -107,8 +108,8 @@ def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
     refused = [{"file": one.name, "result": one.error.id, "notes": one.error.evidence} for one in judgement.rejected]
     show_table([*read, *refused], key="reading-log")
     if file.ignored:
-        st.caption("Columns of this run that were not read, because no metric is called so:")
+        st.caption("These columns were not read, because no metric has their names:")
         st.text(", ".join(file.ignored))
     if file.events.num_rows:
-        st.caption("Events that the logger wrote into this run:")
+        st.caption("Events that the logger recorded in this run:")
         show_table(file.events.to_pandas(), key="events")

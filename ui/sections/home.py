@@ -1,4 +1,4 @@
-"""The home page: choose run files and read the verdict."""
+"""The home page: examples, uploads, runs on this machine, and the verdict of the chosen files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
 from validation.files.sources import FILE_SUFFIXES
 from validation.judgement.judge import Judgement
+from validation.text import pluralize
 
-POLL_SECONDS = 10.0  # seconds between two looks for runs that begin
+POLL_SECONDS = 10.0  # between two searches for new runs in training
 MAX_LIVE_SHOWN = 8
-MAX_REMOVABLE = 12  # chosen files that have a button of their own
+MAX_REMOVABLE = 12  # chosen files up to which each has a button to remove it
 KINDS = [suffix.removeprefix(".") for suffix in FILE_SUFFIXES]
 IN_FOLDERS = [*KINDS, "parquet", "json"]
 
 
 def home() -> None:
-    """The page, below its title."""
+    """Show the page below its title."""
     icon()
     restore()
     if not library().sources:
@@ -45,11 +46,11 @@ def home() -> None:
 
 
 def answer() -> None:
-    """What was read and what was not, then the verdict at a glance."""
+    """Show what was read, then the verdict of the picked run."""
     judgement = judge_library()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(read_counts(judgement))
-        if st.button("Start over", help="Remove all files from this session"):
+        if st.button("Start over", help="Remove all files from this session."):
             library().sources = []
             forget()
             _rerun_with_new_widgets()
@@ -66,14 +67,13 @@ def answer() -> None:
 
 
 def read_counts(judgement: Judgement) -> str:
-    """How many files were read, and how many were not."""
-    runs, rejected = len(judgement.runs), len(judgement.rejected)
-    told = f"{runs:,} {'run' if runs == 1 else 'runs'} read"
-    return f"{told}, {rejected:,} {'file' if rejected == 1 else 'files'} rejected." if rejected else f"{told}."
+    """Return a sentence with the number of runs read and of files rejected."""
+    read, rejected = pluralize(len(judgement.runs), "run"), len(judgement.rejected)
+    return f"{read} read, {pluralize(rejected, 'file')} rejected." if rejected else f"{read} read."
 
 
 def rejected_summary(judgement: Judgement) -> None:
-    """What could not be read, and why, in so few lines that the verdict of the others stays in sight."""
+    """Show the rejected files in a few lines, so that the verdict of the others stays in view."""
     lines = [
         f"{finding.symptom[:1].upper()}{finding.symptom[1:]}: {finding.evidence}. Fix: {finding.fix}."
         for finding in judgement.findings
@@ -89,8 +89,8 @@ def rejected_summary(judgement: Judgement) -> None:
 
 
 def first_steps() -> None:
-    """What a newcomer sees."""
-    st.info("No run chosen yet. Look at an example, train a run of your own, or choose its `dynamics.db` below.")
+    """Show the first steps: the examples, and the command that trains a run."""
+    st.info("No run chosen yet. Open an example, or train a run with this command and upload its `dynamics.db`.")
     with st.container(horizontal=True):
         for entry in examples():
             if st.button(f"Example: {entry.path.stem.replace('-', ' ')}", key=entry.path.stem):
@@ -99,7 +99,7 @@ def first_steps() -> None:
 
 
 def choose() -> None:
-    """Upload, or pick what is on this machine."""
+    """Show the uploader beside the runs on this machine."""
     upload, disk = st.columns(2, gap="large")
     with upload:
         choose_uploads()
@@ -109,7 +109,7 @@ def choose() -> None:
 
 
 def choose_uploads() -> None:
-    """Files, archives, or a whole folder."""
+    """Show the uploader for files or a folder, and choose what it receives."""
     kind = st.segmented_control("Upload", ["Files", "A folder"], default="Files", required=True, key="what")
     folder = kind == "A folder"
     files = st.file_uploader(
@@ -117,8 +117,7 @@ def choose_uploads() -> None:
         accept_multiple_files="directory" if folder else True,
         type=IN_FOLDERS if folder else None,
         key=f"upload-{'folder' if folder else 'files'}-{library().generation}",
-        help="Files named dynamics.db, a zip of them, or a zip of a compacted set. They stay in this session and are "
-        "removed when it ends.",
+        help="Files named dynamics.db, or a zip of them or of a compacted set. They are removed when the session ends.",
     )
     if not files:
         return
@@ -128,33 +127,33 @@ def choose_uploads() -> None:
     chosen = spool_folder(files) if folder else [spool(file) for file in files]
     if chosen:
         _choose(chosen)
-    st.error("This folder has no run files (*.db, *.sqlite) and no set in it. Choose build/runs, or one run's folder.")
+    st.error("This folder has no run files (*.db, *.sqlite) and no set. Choose build/runs, or the folder of one run.")
 
 
 def limit_exceeded(files: int, size: int) -> str:
-    """Why so many more files, or bytes, do not fit into this session; empty where they do."""
+    """Return the reason why more files or bytes do not fit into this session; empty if they fit."""
     limits, chosen = settings(), library()
     if files + len(chosen.sources) > limits.session_files:
         return (
-            f"{files:,} files at once, beside {len(chosen.sources):,} that are here; at most "
-            f"{limits.session_files:,} fit in one session. Choose fewer, or write many runs as one compacted set."
+            f"A session holds at most {pluralize(limits.session_files, 'file')}: it has {len(chosen.sources):,}, and "
+            f"{files:,} more do not fit. Choose fewer, or write them as one set with `prismatic compact`."
         )
     if size + chosen.uploaded_bytes() > limits.session_megabytes << 20:
         return (
-            f"{size / 2**20:,.0f} MB, beside {chosen.uploaded_bytes() / 2**20:,.0f} MB that are here; at most "
-            f"{limits.session_megabytes:,} MB fit in one session. Remove some and upload fewer."
+            f"A session holds at most {limits.session_megabytes:,} MB of uploads: it has "
+            f"{chosen.uploaded_bytes() / 2**20:,.0f} MB, and {size / 2**20:,.0f} MB more do not fit. Upload fewer."
         )
     return ""
 
 
 @st.fragment(run_every=POLL_SECONDS)
 def choose_live() -> None:
-    """One button for each run that is being trained on this machine now."""
+    """Show a button for each run in training on this machine."""
     chosen = {source.path for source in library().sources}
     live = [entry for entry in catalog() if entry.training and entry.path not in chosen]
     if not live:
         return
-    st.caption("In training on this machine now:")
+    st.caption("In training on this machine:")
     with st.container(horizontal=True):
         for entry in live[:MAX_LIVE_SHOWN]:
             seconds = max(time.time() - entry.written, 0)
@@ -165,17 +164,19 @@ def choose_live() -> None:
             ):
                 _choose([entry.source])
     if len(live) > MAX_LIVE_SHOWN:
-        st.caption(f"And {len(live) - MAX_LIVE_SHOWN:,} more in the table.")
+        st.caption(f"The table lists {len(live) - MAX_LIVE_SHOWN:,} more.")
 
 
 def choose_on_disk() -> None:
-    """A table of all runs and sets in the server's folders, from which any number is picked."""
+    """Show a table of the runs and sets in the server's folders, from which rows are picked."""
     chosen = library()
     found = _listing(chosen.generation)
     if not found:
-        st.caption("There are no runs on this machine yet. Runs that are trained here appear in a table.")
+        st.caption("There are no runs on this machine yet. Runs trained here will be listed in a table.")
         return
-    words = st.text_input(f"Or pick from {len(found):,} on this machine", key="filter", placeholder="Part of a name")
+    words = st.text_input(
+        f"Or pick from {pluralize(len(found), 'run')} on this machine", key="filter", placeholder="Part of a name"
+    )
     shown = [entry for entry in found if words.lower() in entry.name.lower()]
     picked = show_table(
         [_row(entry, len({entry.folder for entry in found}) > 1) for entry in shown],
@@ -195,18 +196,18 @@ def choose_on_disk() -> None:
                 st.error(refusal)
             else:
                 _choose(sources)
-        if st.button("Look again", help="Runs that were added since this table was made"):
+        if st.button("Refresh", help="List runs that were added since this table was made."):
             _rerun_with_new_widgets()
 
 
 def _sources_and_label(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[list[Source], str]:
-    """What the button reads, and what it is called: rows of the table can be picked by a pointer alone."""
+    """Return what the button reads and its label: the picked rows, or all shown (rows cannot be picked by keyboard)."""
     if picked:
         sources = [shown[row].source for row in picked if row < len(shown)]
         return sources, f"Read {len(sources):,} picked"
     if 0 < len(shown) <= settings().session_files:
         return [entry.source for entry in shown], f"Read all {len(shown):,} shown"
-    return [], "Pick rows to read, or part of a name"
+    return [], "Pick rows, or enter part of a name"
 
 
 def _row(entry: Entry, several_folders: bool) -> dict[str, Any]:
@@ -218,7 +219,7 @@ def _row(entry: Entry, several_folders: bool) -> dict[str, Any]:
 
 
 def _listing(generation: int) -> Sequence[Entry]:
-    """The catalog as the table shows it: rows are picked by their place, so it must not move under the hand."""
+    """Return the catalog as the table shows it; it stays the same while rows are picked by their positions."""
     if st.session_state.get("listing", (None, ()))[0] != generation:
         st.session_state.listing = (generation, catalog())
     found: Sequence[Entry] = st.session_state.listing[1]
@@ -226,7 +227,7 @@ def _listing(generation: int) -> Sequence[Entry]:
 
 
 def remove() -> None:
-    """A button for each chosen file that takes it away again."""
+    """Show a button for each chosen file that removes it."""
     sources = library().sources
     if not 1 < len(sources) <= MAX_REMOVABLE:
         return

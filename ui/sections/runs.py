@@ -1,4 +1,4 @@
-"""Pieces of the Runs page: questions in SQL, what is known of a run, and what the columns of its file mean."""
+"""The Runs page: queries in SQL, options and facts of a run, its hashes, and the meaning of its columns."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
 from validation.query.database import RELATIONS
 from validation.query.user_sql import ROWS, SECONDS, BadQuery, run_query
+from validation.text import pluralize
 
 EXAMPLES = {
     "Median bottom norm of each expert": (
@@ -42,17 +43,17 @@ WIDE = {
 
 
 def sql_console(judgement: Judgement) -> None:
-    """One question of the reader's own about all chosen runs."""
-    st.subheader("Ask all chosen runs", anchor=False)
-    st.caption("One SELECT in DuckDB's SQL. It reads the relations below and nothing else.")
-    st.selectbox("Start from", list(EXAMPLES), key="sql-example", on_change=_load_example, width=380)
+    """Show a field for one SQL query over all chosen runs, and its rows."""
+    st.subheader("Query all chosen runs", anchor=False)
+    st.caption("Write one SELECT in DuckDB's SQL. It can read the relations listed below and nothing else.")
+    st.selectbox("Start from an example", list(EXAMPLES), key="sql-example", on_change=_load_example, width=380)
     st.session_state.setdefault("sql", next(iter(EXAMPLES.values())))
     with st.form("question", border=False):
         sql = st.text_area("SQL", height=150, key="sql", label_visibility="collapsed")
-        asked = st.form_submit_button("Ask")
-    if asked:
+        submitted = st.form_submit_button("Run query")
+    if submitted:
         _show_answer(judgement, sql)
-    with st.expander("The relations and their columns"):
+    with st.expander("Relations and their columns"):
         show_table(
             [{"relation": name, "columns": ", ".join(columns)} for name, columns in RELATIONS.items()],
             key="relations",
@@ -68,23 +69,23 @@ def _show_answer(judgement: Judgement, sql: str) -> None:
     try:
         found = run_query(judgement.con.cursor(), sql)
     except (BadQuery, RunFileError) as error:
-        st.error("This cannot be answered.")
+        st.error("The query failed.")
         st.text(str(error))
         return
     show_table(found.table.to_pandas(), key="answer")
-    said = f"{len(found.table):,} rows" + (f", cut at {ROWS:,}" if found.cut else "")
-    st.caption(f"{said}; at most {SECONDS:g} seconds.")
+    rows = f"The first {ROWS:,} rows; the query has more." if found.cut else f"{pluralize(len(found.table), 'row')}."
+    st.caption(f"{rows} A query may take {SECONDS:g} seconds.")
 
 
 def metadata(file: RunFile) -> None:
-    """What the file says of how it was made: options, thresholds as registered, the rest; and by what it is known."""
+    """Show the facts in the file: options, training, and registered thresholds."""
     st.subheader("This run", anchor=False)
     st.text(file.name)
     options = {key.removeprefix("config."): value for key, value in file.facts.items() if key.startswith("config.")}
     registered = {key.removeprefix(PREFIX): value for key, value in file.facts.items() if key.startswith(PREFIX)}
     rest = {key: value for key, value in file.facts.items() if not key.startswith(("config.", PREFIX))}
     if not file.facts:
-        st.caption("The file has no table `run`, so nothing says how it was trained.")
+        st.caption("The file has no table `run`, so its options are unknown.")
     for title, facts in (
         ("Options", options),
         ("Training", {key: value for key, value in rest.items() if "sha256" not in key and "hash" not in key}),
@@ -98,7 +99,7 @@ def metadata(file: RunFile) -> None:
                     column_config=WIDE,
                 )
     st.download_button(
-        "Download what is known (JSON)",
+        "Download all facts (JSON)",
         lambda: json.dumps(file.facts, indent=1, default=str),
         f"{file.run}-facts.json",
         "application/json",
@@ -106,14 +107,14 @@ def metadata(file: RunFile) -> None:
 
 
 def _fact_text(key: str, value: Any) -> str:
-    """A fact as text; a time in words that can be read, and in UTC, which is the same for every reader."""
+    """Return a fact as text; a time as date and time in UTC."""
     if key in TIMES and isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def hashes(file: RunFile) -> None:
-    """By what the file, its experiment, its text, its thresholds and its tiers can be known again."""
+    """Show the hashes of the file, its options, its corpus, its thresholds, its code and its tiers."""
     st.subheader("Hashes", anchor=False)
     known = [{"of": "the file, SHA-256", "hash": file.sha256}]
     names = {
@@ -134,22 +135,23 @@ def hashes(file: RunFile) -> None:
 
 
 def side_tables(file: RunFile) -> None:
-    """The small tables of the file as they are."""
+    """Show the file's tables of experts, tiers and events."""
     for title, table in (("Experts", file.experts), ("Tiers", file.tiers), ("Events", file.events)):
         st.subheader(title, anchor=False)
         if len(table):
             show_table(table.to_pandas(), key=title)
         else:
             st.caption(
-                "No event was recorded." if title == "Events" else "This file has no such table, or no row in it."
+                "No event was recorded." if title == "Events" else "This file has no such table, or the table is empty."
             )
 
 
 def schema_table(file: RunFile) -> None:
-    """Every table and column of a run file, with its unit and meaning, and whether this file has it."""
+    """Show every column of a run file with its unit and meaning, and if this file has it."""
     st.subheader("Schema", anchor=False)
-    ours = f"schema version {file.version}" if file.application_id == schema.APPLICATION_ID else "another writer's file"
-    st.caption(f"{ours}, application id {file.application_id:#x}. Version {schema.SCHEMA_VERSION} holds these columns:")
+    written = file.application_id == schema.APPLICATION_ID
+    origin = f"Schema version {file.version}" if written else "Written by another program"
+    st.caption(f"{origin}, application id {file.application_id:#x}. Version {schema.SCHEMA_VERSION} has these columns:")
     rows = {
         "dynamics": len(file.wide),
         "layers": len(file.layers),
@@ -178,4 +180,4 @@ def schema_table(file: RunFile) -> None:
         key="schema",
         column_config=WIDE,
     )
-    st.caption("Columns of expert 1 stand for those of every expert but 0.")
+    st.caption("The columns of expert 1 stand for those of all experts except expert 0.")

@@ -1,4 +1,4 @@
-"""Why the verdict is what it is, as pieces of the page: advice, evidence, the way to the decision, thresholds."""
+"""The Verdict page: advice, evidence of each claim, thresholds to edit, tables of claims and facts, downloads."""
 
 from __future__ import annotations
 
@@ -28,28 +28,26 @@ from validation.report.json_report import as_json
 from validation.verdict.claims import CLAIMS, Claim
 from validation.verdict.registration import AS_REGISTERED, CHANGED
 
-MAX_CLAIM_ROWS = 24  # of the table of claims, seen at once
+MAX_CLAIM_ROWS = 24  # visible in the table of claims
 REGISTRATION_COLORS: dict[str, Color] = {AS_REGISTERED: "green", CHANGED: "orange"}
 
 
 def advice(judgement: Judgement, run: Run) -> None:
-    """What to do next, each with the options that do it."""
-    own = [one for one in judgement.advice if one.run in (run.id, None)]
-    if not own:
+    """Show the next steps, each with its options for `prismatic train`."""
+    steps = [step for step in judgement.advice if step.run in (run.id, None)]
+    if not steps:
         return
     st.subheader("What to do next", anchor=False)
-    for one in own:
-        st.markdown(f"- {markdown_sentence(one.text)}")
-        if one.options:
-            st.code(one.line, language=None, wrap_lines=True)
-    if any(one.options for one in own):
-        st.caption(
-            escape_markdown("Options go after the command that trained this run: python -m prismatic train … --set …")
-        )
+    for step in steps:
+        st.markdown(f"- {markdown_sentence(step.text)}")
+        if step.options:
+            st.code(step.line, language=None, wrap_lines=True)
+    if any(step.options for step in steps):
+        st.caption("Add the options to the command that trained this run: `prismatic train ... --set ...`")
 
 
 def evidence(judgement: Judgement, run: Run) -> None:
-    """Each claim's series, interval and margin, and the decisions on the way to its status, of one expert."""
+    """Show each claim of one expert: the decisions up to its status, and its series, interval and margin."""
     perturbed = [expert.index for expert in run.of_role("perturbed")]
     if not perturbed:
         return
@@ -76,25 +74,24 @@ def evidence(judgement: Judgement, run: Run) -> None:
                     alt=f"Series, batch means, interval and threshold of {name} for expert {expert}",
                 )
     st.caption(
-        "Dots are the means of 20 equal batches, the band is the 95 % interval of their mean: it is as wide as the "
-        "dependence between neighbouring steps and the spread between draws of experts make it. Faint dots do not "
-        "count: they are the warm-up, or rows that are not usable."
+        "Dots are means of 20 equal batches; the band is the 95 % interval of their mean, widened for correlated steps "
+        "and for the spread between draws of experts. Faint dots (warm-up and unusable rows) do not count."
     )
 
 
 def evidence_charts(judgement: Judgement, run: Run, expert: int) -> dict[str, Described]:
-    """By claim, the chart of what it was decided from."""
+    """Return the chart of the evidence by claim."""
     found = claim_evidence(run, expert, judgement.runs, judgement.verdict.thresholds)
     return {name: describe(evidence_chart(evidence)) for name, evidence in found.items()}
 
 
 def _decision_path(claim: Claim) -> str:
-    """The decisions in their order, as one line."""
+    """Return the decisions of a claim in order, as one line."""
     return " → ".join(escape_markdown(step) for step in claim.path) if claim.path else markdown_sentence(claim.because)
 
 
 def claims_table(judgement: Judgement, run: Run) -> None:
-    """Every claim of both readings, per expert and for the run."""
+    """Show all claims of both readings, by expert and for the run."""
     readings = {"controlled": judgement.verdict.controlled, "as written": judgement.verdict.as_written}
     rows = [
         {"reading": title, **_claim_row(claim)}
@@ -108,17 +105,18 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         placeholder="",
         key="claims",
         column_config={
-            "expert": st.column_config.TextColumn(help="All: the run, decided from all of its perturbed experts"),
-            "estimate": st.column_config.TextColumn(width=120, help="What the data says, in the unit of the claim"),
+            "expert": st.column_config.TextColumn(help="All: the run, decided from all its perturbed experts"),
+            "estimate": st.column_config.TextColumn(width=120, help="Estimate in the unit of the claim"),
             "low": st.column_config.TextColumn(help="Lower bound of the 95 % interval of the estimate"),
             "high": st.column_config.TextColumn(help="Upper bound of the 95 % interval of the estimate"),
-            "points": st.column_config.NumberColumn(help="Logged steps after the warm-up that count"),
+            "points": st.column_config.NumberColumn(help="Usable logged steps after the warm-up"),
             "independent batches": st.column_config.NumberColumn(
-                format="%.1f", help="What the 20 batches of steps are worth, since neighbouring ones are alike"
+                format="%.1f",
+                help="Independent batches that the 20 batches are worth: neighbouring steps are correlated",
             ),
             "because": st.column_config.TextColumn(width="large"),
         },
-        alt="Every claim of both readings with its status, estimate, interval and reason",
+        alt="All claims of both readings with status, estimate, interval and reason",
     )
 
 
@@ -138,7 +136,7 @@ def _claim_row(claim: Claim) -> dict[str, object]:
 
 
 def registration(judgement: Judgement, run: Run) -> None:
-    """Whether the thresholds are those that the run registered before its first step."""
+    """Show if the thresholds are those that the run registered before its first step."""
     found = next(one for one in judgement.registrations if one.run == run.id)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**Thresholds**")
@@ -150,7 +148,7 @@ def registration(judgement: Judgement, run: Run) -> None:
 
 
 def edit_thresholds(judgement: Judgement, run: Run) -> None:
-    """Every threshold, with what the run registered beside what is used; another value judges anew."""
+    """Show a table of thresholds in use, registered and default; an edited value judges the runs again."""
     found = read_registration(run.facts)
     used = asdict(judgement.verdict.thresholds)
     table = pd.DataFrame(
@@ -159,7 +157,7 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
             "used": list(used.values()),
             "registered": [found.values.get(name) if found else None for name in used],
             "default": list(asdict(Thresholds()).values()),
-            "what it is": list(Thresholds.meanings().values()),
+            "meaning": list(Thresholds.meanings().values()),
         }
     )
     small_number = partial(st.column_config.NumberColumn, format="%g", width="small")
@@ -168,15 +166,15 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
         hide_index=True,
         height=height(len(table), len(table)),
         placeholder="",
-        disabled=["threshold", "registered", "default", "what it is"],
+        disabled=["threshold", "registered", "default", "meaning"],
         key=f"thresholds-{hash(tuple(used.values()))}",
         column_config={
-            "used": small_number(required=True, help="Click a number to judge by another"),
-            "registered": small_number(help="What the run wrote before its first step"),
-            "default": small_number(help="What is used where a run registered nothing"),
-            "what it is": st.column_config.TextColumn(width="large"),
+            "used": small_number(required=True, help="Click a number to change it and judge again"),
+            "registered": small_number(help="Value that the run registered before its first step"),
+            "default": small_number(help="Value for a run that registered none"),
+            "meaning": st.column_config.TextColumn(width="large"),
         },
-        alt="Every threshold: what is used, what the run registered, the default, and what it is",
+        alt="Thresholds in use, as registered and by default, with their meanings",
     )
     wanted = dict(zip(edited["threshold"], edited["used"], strict=True))
     changes = {name: float(value) for name, value in wanted.items() if value != used[name]}
@@ -184,43 +182,43 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
         try:
             judgement.verdict.thresholds.changed(changes)
         except ConfigError as error:
-            st.error("This threshold cannot be used.")
+            st.error("This value is not allowed.")
             st.text(str(error))
         else:
             session_thresholds().update(changes)
             st.rerun()
-    if session_thresholds() and st.button("Back to what was registered"):
+    if session_thresholds() and st.button("Restore the registered thresholds"):
         session_thresholds().clear()
         st.rerun()
 
 
 def details(judgement: Judgement, run: Run) -> None:
-    """What few want to see at each visit. A closed part is not made: the browser would work on it all the same."""
-    st.subheader("Behind it", anchor=False)
+    """Show thresholds, all claims and facts in closed parts, whose content is made only when they are opened."""
+    st.subheader("Details", anchor=False)
     registration(judgement, run)
     _on_request("thresholds", "See or change the thresholds", lambda: edit_thresholds(judgement, run))
-    _on_request("claims", "Every claim, per expert", lambda: claims_table(judgement, run))
-    _on_request("facts", "How this run was made", lambda: run_facts(run))
+    _on_request("claims", "All claims by expert", lambda: claims_table(judgement, run))
+    _on_request("facts", "How this run was trained", lambda: run_facts(run))
 
 
 def _on_request(name: str, label: str, show: Callable[[], None]) -> None:
-    # Always closed at first: another default would be another widget to Streamlit, which forgets that it was opened.
+    # Always closed at first: with another default, Streamlit sees another widget and forgets that it was opened.
     with st.expander(label, key=f"see-{name}", bind="query-params") as part:
         if part.open:
             show()
 
 
 def run_facts(run: Run) -> None:
-    """What the run says about itself: options, seed, machine."""
+    """Show the facts of the run: options, seed, machine."""
     if not run.facts:
         st.caption("The file has no run table, so its options, seed and thresholds are unknown.")
         return
     rows = [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()]
-    show_table(rows, key="facts", alt="Everything that the file says about its run")
+    show_table(rows, key="facts", alt="All facts in the file about its run")
 
 
 def downloads(judgement: Judgement) -> None:
-    """The verdict to take along; each is made when its button is pressed."""
+    """Show buttons to download the verdict; each file is made when its button is pressed."""
     kinds = {
         "Report (HTML)": ("html", "text/html", lambda: as_html(judgement, now=datetime.now(UTC))),
         "Report (Markdown)": ("md", "text/markdown", lambda: as_markdown(judgement, now=datetime.now(UTC))),
@@ -232,6 +230,6 @@ def downloads(judgement: Judgement) -> None:
     }
     with st.container(horizontal=True):
         for label, (ending, mime, make) in kinds.items():
-            # Running the page again for a download would lose a click that follows at once.
+            # Without a rerun of the page, which would lose a click that follows at once.
             st.download_button(label, make, f"verdict.{ending}", mime, on_click="ignore")
-    st.caption("The HTML report is one file that opens without a network: evidence, thresholds, options, hashes.")
+    st.caption("The HTML report is one file that opens offline, with evidence, thresholds, options and hashes.")
