@@ -1,44 +1,22 @@
-"""The Compare page, and what it shows: groups over seeds, doses, twins without perturbation, two runs, all runs."""
+"""The Compare page: groups, doses, sham runs, two runs, and the table of all runs."""
 
-import numpy as np
-import pandas as pd
 import pytest
-from scipy import stats
 
 from tests.support.app_pages import HARMFUL, opened, texts
-from tests.support.simulated_runs import simulated_run, write
+from tests.support.simulated_runs import SCALES, simulated_run, write, write_dose_runs
 from ui.sections import compare as pieces
 from validation.files.sources import read_sources
-from validation.frames.downsample import SPARK_POINTS
 from validation.frames.run_comparison import (
-    dose_effects,
-    filter_runs,
-    group_labels,
-    group_means,
-    metric_series,
     sham_pair_rows,
-    sparklines,
 )
 from validation.judgement.judge import judge
 
 PAGE = "pages/4_Compare.py"
-SCALES = (0.0, 1.0, 2.0)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Three scales in three seeds; the bottom tier awakes with the scale."""
-    folder = tmp_path_factory.mktemp("compare")
-    return [
-        write(
-            simulated_run(seed=10 * seed + int(scale), awakening=1 + 0.3 * scale, steps=150),
-            folder / f"{seed}-{scale:g}.db",
-            run_hash=f"{seed}{int(scale)}" + "a" * 7,
-            **{"config.seed": seed, "config.perturbation_scale": scale, "config.merge": "example"},
-        )
-        for scale in SCALES
-        for seed in range(3)
-    ]
+    return write_dose_runs(tmp_path_factory.mktemp("compare"))
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +97,6 @@ def test_doses_are_drawn_with_pages_p_and_the_slope(shown, judged):
     assert [metric.value for metric in at.metric][:2] == [f"{dose.p:.2g}", f"{dose.slope:.3g}"]
 
 
-def test_the_doses_that_are_drawn_are_those_that_were_tested(judged):
-    dose = judged.verdict.doses[0]
-    each, means = dose_effects(dose, judged.verdict.groups, judged.runs)
-    table_SD = each.pivot_table(index="seed", columns="scale", values="value").to_numpy()
-    assert dose.p == pytest.approx(stats.page_trend_test(table_SD).pvalue)
-    assert dose.slope == pytest.approx(np.mean([np.polyfit(SCALES, row, 1)[0] for row in table_SD]))
-    assert means["seeds"].tolist() == [3, 3, 3]
-
-
 def test_two_runs_are_compared_by_what_differs(shown):
     at = shown("Two runs")
     at.selectbox(key="second").set_value("01aaaaaaa").run()
@@ -157,42 +126,3 @@ def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
     at.selectbox(key="sort").set_value("seed").run()
     at.toggle(key="descending").set_value(True).run()
     assert at.dataframe[0].value["seed"].tolist() == [2, 1, 0]
-
-
-def test_a_band_is_students_interval_over_the_runs(judged):
-    group = judged.verdict.groups[1]
-    data = metric_series(judged.con, group.runs)
-    band = group_means(data, dict.fromkeys(group.runs, "A"), "bottom")
-    at = band.iloc[7]
-    values = data.loc[data["place"] == at["place"], "bottom"].to_numpy()
-    expected = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-    assert (at["low"], at["high"]) == pytest.approx(expected)
-    alone = group_means(data, {group.runs[0]: "A"}, "bottom")
-    assert alone["low"].isna().all()
-
-
-def test_a_course_is_the_mean_over_its_steps_and_perturbed_experts(judged):
-    run = judged.runs[0]
-    data = metric_series(judged.con, [run.id], points=10)
-    own = np.log(run.experts[1]["bottom_norm"] / run.experts[0]["bottom_norm"])
-    assert data["bottom"].to_numpy() == pytest.approx(own.reshape(10, -1).mean(axis=1))
-
-
-def test_a_sparkline_has_few_points_whatever_the_length_of_its_run(judged):
-    lines = sparklines(judged.con, [run.id for run in judged.runs], "bottom")
-    assert len(lines) == 9
-    assert {len(line) for line in lines} == {SPARK_POINTS}
-
-
-def test_words_find_runs_only_where_all_of_them_stand():
-    rows = {"run": ["a1", "b2"], "verdict": ["refuted", "supported"], "kind": ["sham", "treated"]}
-    table = pd.DataFrame(rows | dict.fromkeys(("file", "group", "merge", "routing"), "x"))
-    assert filter_runs(table, "REF a", [], [])["run"].tolist() == ["a1"]
-    assert filter_runs(table, "ref b", [], []).empty
-    assert filter_runs(table, "", ["supported"], ["treated"])["run"].tolist() == ["b2"]
-
-
-def test_every_group_has_a_short_name_of_its_own():
-    names = group_labels(80)
-    assert names[:2] == ["A", "B"]
-    assert len(set(names)) == 80

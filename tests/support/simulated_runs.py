@@ -114,3 +114,28 @@ def write(run: Run, path: Path, **facts: Any) -> Path:
             scores = {f"expert_{n}_divergence": e["divergence"][row] for n, e in run.experts.items() if n}
             logger.log(step, {"expert_gradients": gradients, "divergence_scores": scores})
     return path
+
+
+def write_spiked_run(path: Path) -> Path:
+    """Write a run of 3000 steps whose perturbed bottom norm is a hundred times larger at step 1777."""
+    run = simulated_run(steps=3000)
+    spiked = run.experts[1]["bottom_norm"].copy()
+    spiked[1777] *= 100
+    return write(with_norms(run, 1, bottom_norm=spiked), path)
+
+
+SCALES = (0.0, 1.0, 2.0)
+
+
+def write_dose_runs(folder: Path) -> list[Path]:
+    """Write runs of three scales and three seeds; the bottom tier gains with the scale."""
+    return [
+        write(
+            simulated_run(seed=10 * seed + int(scale), awakening=1 + 0.3 * scale, steps=150),
+            folder / f"{seed}-{scale:g}.db",
+            run_hash=f"{seed}{int(scale)}" + "a" * 7,
+            **{"config.seed": seed, "config.perturbation_scale": scale, "config.merge": "example"},
+        )
+        for scale in SCALES
+        for seed in range(3)
+    ]
