@@ -14,7 +14,7 @@ def test_the_command_prints_the_schema(capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--config"]])
-def test_a_command_line_that_is_no_command_is_usage_and_code_2(capsys, arguments: list[str]):
+def test_an_unknown_command_prints_the_usage_and_exits_with_2(capsys, arguments: list[str]):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert "usage: prismatic" in capsys.readouterr().err

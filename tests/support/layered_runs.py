@@ -1,4 +1,4 @@
-"""Run files with layers and histograms, by the real logger: the bottom tier of perturbed experts gains in one layer."""
+"""Write run files with layers and histograms: the bottom tier of perturbed experts gains in one layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def write_layers(
     seed: int = 0,
     **facts: Any,
 ) -> Path:
-    """gain: factor on the bottom norms of perturbed experts in layer `gaining`. The last expert is a control."""
+    """Write a run file with the real logger.
+
+    gain: factor on the bottom norms of perturbed experts in layer `gaining`. control: the last expert is a control.
+    """
     rng = np.random.default_rng(seed)
     roles = ["clean", *["perturbed"] * (experts - 1)]
     if control and experts > 2:
@@ -45,41 +48,41 @@ def write_layers(
         logger.log_run(facts)
         for step in range(steps):
             rows = [_row(step, layer, e, norms, experts) for layer in range(layers) for e in range(experts)]
-            told = {"expert_gradients": _means(rows, experts), "layers": rows}
+            dynamics = {"expert_gradients": _means(rows, experts), "layers": rows}
             if histograms and step % 10 == 0:
-                told["histograms"] = [
+                dynamics["histograms"] = [
                     {"step": step, "layer": layer, "expert": e, "tier": tier, "bin": bin, "count": 10 + 5 * (bin + 12)}
                     for layer in range(layers)
                     for e in range(experts)
                     for tier in TIERS
                     for bin in range(-12, -6)
                 ]
-            logger.log(step, told)
+            logger.log(step, dynamics)
     return path
 
 
 def _row(step: int, layer: int, expert: int, norms: dict[tuple[int, int, str], Any], experts: int) -> dict[str, Any]:
-    own = {f"{tier}_norm": float(norms[layer, expert, tier][step]) for tier in TIERS}
+    tier_norms = {f"{tier}_norm": float(norms[layer, expert, tier][step]) for tier in TIERS}
     return {
         "step": step,
         "layer": layer,
         "expert": expert,
         "source": "merged",
-        **own,
-        "norm": float(np.sqrt(sum(value**2 for value in own.values()))),
+        **tier_norms,
+        "norm": float(np.sqrt(sum(value**2 for value in tier_norms.values()))),
         "routing_weight": 1 / experts,
-        "bottom_to_middle": float(np.log(own["bottom_norm"] / own["middle_norm"])),
+        "bottom_to_middle": float(np.log(tier_norms["bottom_norm"] / tier_norms["middle_norm"])),
         "gradient_cosine": 1.0 if expert == 0 else 0.9,
     }
 
 
 def _means(rows: list[dict[str, Any]], experts: int) -> dict[str, dict[str, float]]:
-    """What the trainer writes into `dynamics`: means over layers."""
+    """Return the means over layers, as the trainer writes them into `dynamics`."""
     found = {}
     for e in range(experts):
-        own = [row for row in rows if row["expert"] == e]
+        own_rows = [row for row in rows if row["expert"] == e]
         mean = {
-            name: float(np.mean([row[name] for row in own]))
+            name: float(np.mean([row[name] for row in own_rows]))
             for name in (*(f"{tier}_norm" for tier in TIERS), "norm", "routing_weight", "bottom_to_middle")
         }
         mean["perturbed_norm" if e else "clean_norm"] = mean.pop("norm")

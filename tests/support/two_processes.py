@@ -1,8 +1,8 @@
-"""What torchrun starts twice for test_distributed.py: everything that two processes do there, in one start.
+"""The program that torchrun starts twice for test_parallel.py: all trainings and loops of two processes in one start.
 
     torchrun --nproc-per-node=2 --module tests.support.two_processes FOLDER
 
-Each part leaves its run file in FOLDER; what each process saw is in FOLDER/seen-{rank}.json.
+Each part writes its run file into FOLDER, and each process its report into FOLDER/seen-{rank}.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from prismatic.train.corpus import Corpus
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {"hidden_size": 16, "num_heads": 2, "sequence_length": 16, "num_experts": 2}
-# A key's bias has no gradient but rounding errors; with a sparsity this high no tier is made of those alone.
+# The gradient of a key's bias is rounding error only; with this high sparsity no tier consists of it alone.
 TINY = SHAPE | {"batch_size": 4, "log_freq": 1, "sparsity": 0.5}
 CASES = {
     "batch": {"steps": 3, "load_balancing": 0.1, "expert_dropout": 0.3, "control_experts": 1},
@@ -45,7 +45,7 @@ MICRO_BATCHES, STEPS = 2, 3
 
 
 class Mixture(nn.Module):
-    """Somebody else's layer: no tiers of its own, and a bias too small for every process to have some of it."""
+    """A custom layer without tiers, whose bias is too small to give each process a part."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,7 @@ class Mixture(nn.Module):
 
 
 class Network(nn.Module):
-    """A layer of ours and one of somebody else's."""
+    """A Prismatic layer and a custom layer."""
 
     def __init__(self):
         super().__init__()
@@ -70,13 +70,13 @@ class Network(nn.Module):
 
 
 def loss_of(model: nn.Module, batch: int) -> Tensor:
-    """Of the sequences with this number: what one process sees in one of its micro-batches."""
+    """Return the loss of one micro-batch of one process, by its number."""
     x = torch.randn(4, 3, 7, generator=torch.Generator().manual_seed(batch))
     return (model(x) - 1).square().mean()
 
 
 def own_loop(path: Path, model: nn.Module, batches: list[list[int]], last_only: Callable = lambda last: nullcontext()):
-    """A plain loop that knows nothing of ours but `attach`; `last_only` surrounds each micro-batch of a step."""
+    """Run a plain loop with `attach`; `last_only` surrounds each micro-batch of a step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     callback = DynamicsLoggerCallback(path, log_freq=1, weight_freq=2, histogram_freq=2)
     callback.attach(model, optimizer)
@@ -128,7 +128,7 @@ def a_logger_that_fails(path: Path, mine: list[list[int]]) -> None:
 
 
 def a_process_that_cannot_measure(path: Path, mine: list[list[int]]) -> None:
-    """The second process fails in its second step; both go on."""
+    """Let the second process fail in its second step; both continue."""
     model = DistributedDataParallel(Network())
     callback = DynamicsLoggerCallback(path, log_freq=1)
     callback.on_train_begin(model)
@@ -144,8 +144,8 @@ def a_process_that_cannot_measure(path: Path, mine: list[list[int]]) -> None:
 
 
 def refusals(path: Path) -> list[str]:
-    """The kinds of errors that both processes must get, if one of them has reason to."""
-    seen = []
+    """Return the kinds of errors that both processes must raise if one of them fails."""
+    raised = []
     taken = path.with_name("no folder")
     taken.touch()
     different = nn.Sequential(Network()) if dist.get_rank() else nn.Sequential(Mixture())
@@ -156,8 +156,8 @@ def refusals(path: Path) -> list[str]:
         try:
             attempt()
         except (LoggerError, ModelError) as error:
-            seen.append(type(error).__name__)
-    return seen
+            raised.append(type(error).__name__)
+    return raised
 
 
 def the_documented_loop(folder: Path) -> None:
@@ -168,7 +168,7 @@ def the_documented_loop(folder: Path) -> None:
 
 
 def train(folder: Path, name: str, mode: str, options: dict[str, object], *more: str) -> tuple[int, str]:
-    """The command: its exit code, and what this process printed."""
+    """Run the command and return its exit code and what this process printed."""
     config = folder / "tiny.yml"
     sets = [f"{key}={value}" for key, value in options.items()]
     printed = io.StringIO()
@@ -179,7 +179,7 @@ def train(folder: Path, name: str, mode: str, options: dict[str, object], *more:
 
 
 def crash(folder: Path, name: str, mode: str) -> str:
-    """A training that breaks in both processes at step 6; its last checkpoint is of step 4."""
+    """Train until both processes crash at step 6; the last checkpoint is of step 4."""
     healthy = Corpus.batch
 
     def batch(corpus: Corpus, step: int, **options: object) -> Tensor:
@@ -224,7 +224,7 @@ if __name__ == "__main__":
     warnings.simplefilter("error")
     dist.init_process_group("gloo")
     target = Path(sys.argv[1])
-    what = everything(target)
-    (target / f"seen-{dist.get_rank()}.json").write_text(json.dumps(what))
+    report = everything(target)
+    (target / f"seen-{dist.get_rank()}.json").write_text(json.dumps(report))
     dist.barrier()
     dist.destroy_process_group()

@@ -17,7 +17,7 @@ def network(**options):
 
 
 class Mixture(nn.Module):
-    """Somebody's own mixture of experts: all it has to have is `experts` and `routing_weights`."""
+    """A custom mixture of experts, with `experts` and `routing_weights` only."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Mixtures of experts that are not Prismatic's own: what they say of themselves, and what the verdict says of them."""
+"""Custom layers of experts: their mixture and roles, and that they are measured without being Prismatic layers."""
 
 import re
 from pathlib import Path
@@ -17,11 +17,11 @@ from prismatic.measure.isolated import isolated_dynamics
 class Small(nn.Module):
     """Two experts whose outputs are mixed half and half."""
 
-    def __init__(self, **says):
+    def __init__(self, **attributes):
         super().__init__()
         self.experts = nn.ModuleList(nn.Linear(20, 20) for _ in range(2))
         self.routing_weights = torch.full((2,), 0.5)
-        for name, value in says.items():
+        for name, value in attributes.items():
             setattr(self, name, value)
 
     def forward(self, x):
@@ -31,7 +31,7 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("says", "told"),
+    ("attributes", "message"),
     [
         ({"mixture": "soft"}, "mixture = 'soft' is not known; it is parameters, outputs, top_k, separate, or absent"),
         ({"roles": ["clean"]}, "does not fit 2 experts"),
@@ -39,13 +39,13 @@ class Small(nn.Module):
         ({"roles": ["clean", "treated"]}, "Give each expert one of clean, perturbed, control"),
     ],
 )
-def test_what_a_layer_may_say_of_itself_is_checked_before_training(tmp_path: Path, says, told):
-    layer = Small(**says)
-    with pytest.raises(ModelError, match=re.escape(told)):
+def test_the_attributes_of_a_layer_are_checked_before_training(tmp_path: Path, attributes, message):
+    layer = Small(**attributes)
+    with pytest.raises(ModelError, match=re.escape(message)):
         DynamicsLoggerCallback(tmp_path / "x.db").attach(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
 
 
-def test_layers_of_different_kinds_are_called_neither():
+def test_layers_of_different_kinds_have_no_common_mixture():
     assert isinstance(Small(), RoutedExperts)
     assert mixture_of([Small(mixture="outputs"), Small(mixture="outputs")]) == "outputs"
     assert mixture_of([Small(mixture="outputs"), Small(mixture="top_k")]) is None
@@ -57,9 +57,9 @@ def test_layers_of_different_kinds_are_called_neither():
 def test_the_isolated_probe_measures_a_layer_that_obeys_forced():
     layer, batch = Small(forced=None), torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
     (experts,) = isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch)
-    for expert, own in enumerate(experts):
+    for expert, dynamics in enumerate(experts):
         alone = torch.autograd.grad(layer.experts[expert](batch).square().mean(), [*layer.experts[expert].parameters()])
-        assert own.norm == pytest.approx(torch.cat([g.flatten() for g in alone]).norm().item(), rel=1e-5)
+        assert dynamics.norm == pytest.approx(torch.cat([g.flatten() for g in alone]).norm().item(), rel=1e-5)
     assert layer.forced is None
     assert isolated_dynamics(Small(), lambda x: layer(x).square().mean(), batch) == []
 
@@ -68,4 +68,4 @@ def test_layers_with_and_without_shares_are_measured_together():
     routed, alone = Small(), Small(routing_weights=None)
     (routed(torch.ones(1, 20)) + alone(torch.ones(1, 20))).sum().backward()
     layers = measure([routed, alone])
-    assert [[own.routing_weight for own in experts] for experts in layers] == [[0.5, 0.5], [None, None]]
+    assert [[expert.routing_weight for expert in experts] for experts in layers] == [[0.5, 0.5], [None, None]]

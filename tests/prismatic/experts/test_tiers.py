@@ -16,7 +16,7 @@ from prismatic.experts.tiers import tier_indices, tier_size
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 
 
-# A few values that repeat make ties and zeros common; any float32 finds the rest.
+# A few repeated values make ties and zeros common.
 WEIGHTS = st.lists(
     st.one_of(st.sampled_from([0.0, -0.0, 0.5, -0.5, 2.0]), st.floats(-(2.0**100), 2.0**100, width=32)),
     min_size=1,
@@ -32,7 +32,7 @@ def weights(count: int = 2000, seed: int = 0) -> Tensor:
 
 
 def sorted_tiers(values: list[float], sparsity: float) -> tuple[list[int], list[int]]:
-    """The tiers by sorting (magnitude, index) pairs: the slow second implementation."""
+    """Return tiers by sorting (magnitude, index) pairs: the slow second implementation."""
     pairs = [(abs(value), index) for index, value in enumerate(values)]
     nonzero = [pair for pair in pairs if pair[0] > 0]
     size = round(len(values) * sparsity / 2)

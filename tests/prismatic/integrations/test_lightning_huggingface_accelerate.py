@@ -1,4 +1,4 @@
-"""Lightning, the Hugging Face Trainer and Accelerate themselves, each beside a loop written by hand."""
+"""Lightning, the Hugging Face Trainer and Accelerate, each compared to a loop written by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RATE = 0.1
 
 
 class Model(nn.Module):
-    """A tiny language model whose output is its loss, as the Hugging Face Trainer wants it."""
+    """A tiny language model whose output is its loss, as the Hugging Face Trainer expects."""
 
     def __init__(self, **options):
         super().__init__()
@@ -125,7 +125,7 @@ def with_accelerate(
 ):
     loss_of = loss_by(model) if "probe_freq" in options else None
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
-    accelerator.scaler = scaler  # Accelerate makes one itself only where there is a GPU
+    accelerator.scaler = scaler  # Accelerate makes one only on a GPU
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=RATE))
     options = {"planned_steps": len(BATCHES) // accumulate, **options}
     with AccelerateDynamics(accelerator, model, optimizer, logger, **options) as dynamics:
@@ -145,7 +145,7 @@ each_trainer = pytest.mark.parametrize("train", TRAINERS.values(), ids=TRAINERS)
 
 
 def by_hand(accumulate: int = 1) -> list[dict[str, float]]:
-    """What a plain loop measures, a dict per step."""
+    """Return what a plain loop measures, a dict per step."""
     model, rows, losses = Model(), [], []
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     for number, batch in enumerate(BATCHES, start=1):
@@ -179,7 +179,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps its state in the process and takes no other options after the first."""
+    """Reset Accelerate, which keeps its state and options in the process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -219,7 +219,7 @@ def test_the_probe_measures_each_expert_alone_and_changes_nothing(path: Path, tr
     found = rows(path, "SELECT * FROM layers WHERE source = 'isolated' ORDER BY step, layer, expert")
     assert {row["step"] for row in found} == {0, 4, 5}
     assert all(torch.equal(a, b) for a, b in zip(probed.parameters(), plain.parameters(), strict=True))
-    # Before anything was trained, what each expert alone would learn can be measured by hand.
+    # At step 0, each expert's gradient can be measured by hand.
     model = Model()
     for expert, row in enumerate(row for row in found if row["step"] == 0 and row["layer"] == 0):
         for router in find_routers(model):
@@ -250,7 +250,7 @@ def test_histograms_count_every_gradient_entry(path: Path, train):
     ],
     ids=TRAINERS,
 )
-def test_a_run_says_how_it_was_measured(path: Path, library, hook: str):
+def test_a_run_records_how_it_was_measured(path: Path, library, hook: str):
     TRAINERS[library.__name__](path, Model())
     seen = facts(path)
     assert (seen["hook"], seen[library.__name__]) == (hook, library.__version__)
@@ -278,13 +278,13 @@ def test_the_trainer_clips_before_it_is_measured_which_keeps_ratios_and_shrinks_
     assert (facts(path)["clip_state"], facts(path)["max_grad_norm"]) == ("after", 1e-3)
 
 
-def test_an_accelerate_loop_may_say_that_it_clips_first(path: Path):
+def test_an_accelerate_loop_can_declare_that_it_clips_first(path: Path):
     with_accelerate(path, Model(), clip_state="after", max_grad_norm=0.5)
     assert (facts(path)["clip_state"], facts(path)["max_grad_norm"]) == ("after", 0.5)
 
 
 @each_trainer
-def test_a_model_without_routers_is_said_once_and_trains(path: Path, train):
+def test_a_model_without_routers_is_reported_once_and_trains(path: Path, train):
     with pytest.warns(RuntimeWarning, match="no layer of experts") as warned:
         train(path, WithoutRouters(), log_freq=1)
     assert len([warning for warning in warned if "Prismatic" in str(warning.message)]) == 1
@@ -331,7 +331,7 @@ def test_a_training_that_is_stopped_by_hand_is_recorded_as_interrupted(path: Pat
         with pytest.raises(raised):
             train(path, failing(KeyboardInterrupt()), log_freq=1)
     finally:
-        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores SIGINT afterwards
     assert (steps(path), facts(path)["exit_state"]) == ([0, 1, 2], "interrupted")
 
 
@@ -345,7 +345,7 @@ def test_the_trainers_exception_is_recorded_when_the_process_ends(path: Path, mo
     assert (steps(path), facts(path)["exit_state"]) == ([0, 1, 2], state)
 
 
-def test_a_trainer_that_begins_again_after_an_exception_starts_anew(path: Path):
+def test_a_trainer_started_again_after_an_exception_starts_at_step_0(path: Path):
     callback = TrainerDynamicsCallback(path, log_freq=2)
     with pytest.raises(ZeroDivisionError):
         hugging_face(failing(ZeroDivisionError()), callback, path.parent).train()
@@ -354,21 +354,21 @@ def test_a_trainer_that_begins_again_after_an_exception_starts_anew(path: Path):
     assert events(path) == [("rewind", 0)]
 
 
-def test_lightning_goes_on_counting_where_its_checkpoint_was_written(path: Path):
+def test_lightning_continues_counting_at_the_checkpoints_step(path: Path):
     module, checkpoint = LightningModel(Model()), path.with_suffix(".ckpt")
     fit(module, LightningDynamicsCallback(path, log_freq=4)).save_checkpoint(checkpoint)
     fit(module, LightningDynamicsCallback(path, log_freq=4), ckpt_path=checkpoint, max_epochs=2)
     assert (steps(path), events(path)) == ([0, 4, 5, 8, 11], [("resumed", 6)])
 
 
-def test_lightning_goes_on_from_a_checkpoint_that_knows_nothing_of_the_callback(path: Path):
+def test_lightning_continues_from_a_checkpoint_without_the_callbacks_state(path: Path):
     module, checkpoint = LightningModel(Model()), path.with_suffix(".ckpt")
     fit(module, lightning.Callback()).save_checkpoint(checkpoint)
     fit(module, LightningDynamicsCallback(path, log_freq=4), ckpt_path=checkpoint, max_epochs=2)
     assert (steps(path), events(path)) == ([8, 11], [("resumed", 6)])
 
 
-def test_the_trainer_goes_on_counting_where_its_checkpoint_was_written(path: Path):
+def test_the_trainer_continues_counting_at_the_checkpoints_step(path: Path):
     folder, options = path.parent, {"save_strategy": "steps", "save_steps": 3}
     with pytest.raises(ZeroDivisionError):
         hugging_face(failing(ZeroDivisionError()), TrainerDynamicsCallback(path, log_freq=2), folder, **options).train()
@@ -377,7 +377,7 @@ def test_the_trainer_goes_on_counting_where_its_checkpoint_was_written(path: Pat
     assert (steps(path), events(path)) == ([0, 2, 4, 5], [("resumed", 3)])
 
 
-def test_an_accelerate_loop_goes_on_counting_where_its_checkpoint_was_written(path: Path):
+def test_an_accelerate_loop_continues_counting_at_the_checkpoints_step(path: Path):
     accelerator, model = accelerate.Accelerator(cpu=True), Model()
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=RATE))
     for folder, batches in ((None, BATCHES[:3]), (path.parent / "state", BATCHES[3:])):
@@ -432,7 +432,7 @@ def test_lightnings_closure_that_is_evaluated_often_is_one_step(path: Path):
 
 
 class TwoOptimizers(LightningModel):
-    """Another part of the model has its own optimizer, which takes two steps for each of the experts'."""
+    """A module in which another optimizer takes two steps for each step of the experts' optimizer."""
 
     automatic_optimization = False
 
@@ -454,7 +454,7 @@ def test_of_lightnings_optimizers_the_one_that_holds_the_experts_is_counted(path
 
 
 class PerItem(Model):
-    """Divides by the items of the whole step itself, as language models in Transformers do."""
+    """A model that divides its loss by the items of the whole step, as language models in Transformers do."""
 
     def forward(self, tokens: Tensor, labels: Tensor, **kwargs: Tensor) -> dict[str, Tensor]:
         return {"loss": self.lm.loss(tokens) * labels.numel() / kwargs["num_items_in_batch"]}
@@ -477,7 +477,7 @@ def test_the_loss_of_a_model_that_divides_it_by_the_items_of_the_step_is_their_s
         ("accelerate", "accelerate", "hf"),
     ],
 )
-def test_a_missing_library_is_said_with_the_line_that_installs_it(monkeypatch, module: str, library: str, extra: str):
+def test_a_missing_library_is_reported_with_its_install_line(monkeypatch, module: str, library: str, extra: str):
     name = f"prismatic.integrations.{module}"
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, name)

@@ -1,4 +1,4 @@
-"""When dynamics are logged, and what a run file says about the experts: real models, real files."""
+"""DynamicsLoggerCallback: the steps it logs, and the experts and tiers it records, with real models and files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_measurement_that_fails_becomes_an_event_and_training_goes_on(path: Pa
 
 
 def _with_a_router_that_cannot_be_measured(model: ByteLM) -> ByteLM:
-    find_routers(model)[1].tiers.top_2 = torch.tensor([10**9])  # tiers of another block than this one
+    find_routers(model)[1].tiers.top_2 = torch.tensor([10**9])  # an index outside of this block
     return model
 
 
@@ -122,7 +122,7 @@ def test_a_step_without_any_gradient_is_an_event(path: Path):
     assert (steps(path), events(path)) == ([], [("no_gradients", 0)])
 
 
-def test_a_model_without_routers_is_said_once_and_trains(path: Path):
+def test_a_model_without_routers_is_reported_once_and_trains(path: Path):
     callback, model = DynamicsLoggerCallback(path, log_freq=1), nn.Linear(2, 2)
     with pytest.warns(RuntimeWarning, match="no layer of experts, .*Prismatic layer"):
         callback.on_train_begin(model, seed=7)
@@ -169,14 +169,14 @@ def test_tiers_are_recorded_with_sizes_and_hashes(path: Path):
         assert row["tier"] == "middle" or re.fullmatch("[0-9a-f]{16}", row["hash"])
 
 
-def test_columns_stand_before_the_first_row(path: Path):
+def test_columns_exist_before_the_first_row(path: Path):
     callback = DynamicsLoggerCallback(path)
     callback.on_train_begin(tiny(num_experts=5))
     assert "expert_4_divergence" in [row["name"] for row in rows(path, "PRAGMA table_info(dynamics)")]
     callback.on_train_end()
 
 
-def test_training_ends_within_the_loggers_own_context_without_a_warning(path: Path):
+def test_training_that_ends_inside_the_loggers_context_does_not_warn(path: Path):
     with DynamicsLogger(path) as logger:
         callback, model = DynamicsLoggerCallback(logger), tiny()
         callback.on_train_begin(model)

@@ -1,4 +1,4 @@
-"""Logging by a hook on the optimizer: the loop stays as it is, its numbers are those of a loop that logs by hand."""
+"""DynamicsLoggerCallback.attach: the hook on the optimizer logs the numbers of a loop that logs by hand."""
 
 import re
 import warnings
@@ -24,12 +24,8 @@ def batch(step):
     return torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(step))
 
 
-def without_time(rows):
-    return [{name: value for name, value in row.items() if name not in ("wall_time", "loss")} for row in rows]
-
-
 def train(path, optimizer_class=torch.optim.AdamW, accumulate=1, **attach):
-    """A plain loop with the hook attached; returns the callback's rows."""
+    """Run a plain loop with the hook attached and return the logged rows."""
     model = network()
     optimizer = optimizer_class(model.parameters(), lr=0.01)
     callback = DynamicsLoggerCallback(path, log_freq=1)
@@ -73,7 +69,7 @@ def test_accumulation_makes_gradients_that_are_not_parallel(tmp_path):
     assert max(row["expert_1_direction"] for row in accumulated) > 1e-6
 
 
-def test_a_closure_is_logged_with_the_gradients_of_its_own_step(tmp_path):
+def test_a_closure_is_logged_with_the_gradients_of_its_step(tmp_path):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     callback = DynamicsLoggerCallback(tmp_path / "closure.db", log_freq=1)
@@ -145,7 +141,7 @@ def test_norms_under_a_scaler_are_those_without_one(tmp_path):
     assert norms[0] == pytest.approx(norms[1], rel=1e-6)
 
 
-def test_detaching_takes_the_hook_away(tmp_path):
+def test_detaching_removes_the_hook(tmp_path):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
@@ -190,7 +186,7 @@ def test_the_right_order_is_no_event(tmp_path):
 
 
 class Mixture(nn.Module):
-    """Somebody's own mixture of experts: all it has to have is `experts` and `routing_weights`."""
+    """A custom mixture of experts, with `experts` and `routing_weights` only."""
 
     def __init__(self):
         super().__init__()
@@ -204,7 +200,7 @@ class Mixture(nn.Module):
         return sum(shares[..., i, None] * expert(x) for i, expert in enumerate(self.experts))
 
 
-def test_a_mixture_of_experts_of_somebody_else_is_logged_by_the_protocol(tmp_path):
+def test_a_custom_mixture_of_experts_is_logged_by_the_protocol(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(Mixture(), nn.Linear(20, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -221,7 +217,7 @@ def test_a_mixture_of_experts_of_somebody_else_is_logged_by_the_protocol(tmp_pat
     assert len(table(tmp_path / "mine.db", "SELECT * FROM experts")) == 4
 
 
-def test_the_documented_mixture_of_ones_own_is_logged(tmp_path, monkeypatch):
+def test_the_documented_custom_mixture_is_logged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "logging.md").read_text()
     (code,) = re.findall(r"```python\n(import torch.*?)```", text, re.DOTALL)
@@ -296,14 +292,14 @@ def test_other_arguments_of_the_step_reach_the_optimizer(tmp_path):
     assert len(table(tmp_path / "x.db")) == 3
 
 
-def test_a_resumed_loop_goes_on_counting_where_it_was(tmp_path):
+def test_a_resumed_loop_continues_counting_steps(tmp_path):
     train(tmp_path / "x.db")
     train(tmp_path / "x.db", first_step=STEPS)
     assert [row["step"] for row in table(tmp_path / "x.db")] == list(range(2 * STEPS))
     assert table(tmp_path / "x.db", "SELECT * FROM events") == []
 
 
-def test_attached_again_it_logs_each_step_once(tmp_path):
+def test_a_callback_attached_twice_logs_each_step_once(tmp_path):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)
@@ -318,7 +314,7 @@ def test_attached_again_it_logs_each_step_once(tmp_path):
     assert table(tmp_path / "x.db", "SELECT * FROM events") == []
 
 
-def test_a_run_says_that_it_is_running_and_how_it_ended(tmp_path):
+def test_a_run_records_that_it_is_running_and_then_that_it_finished(tmp_path):
     model = network()
     callback = DynamicsLoggerCallback(tmp_path / "x.db")
     callback.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -330,7 +326,7 @@ def test_a_run_says_that_it_is_running_and_how_it_ended(tmp_path):
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["all trained", "clean expert frozen"])
-def test_a_probe_leaves_a_graph_that_is_kept_and_the_merged_measurement_as_they_are(tmp_path, trained):
+def test_a_probe_changes_neither_a_retained_graph_nor_the_merged_measurement(tmp_path, trained):
     model = network()
     model.add_module("norm", nn.BatchNorm1d(5))
     for router in (model[0], model[1]):
@@ -363,12 +359,12 @@ def test_a_warning_that_is_an_error_does_not_stop_training(tmp_path, capsys):
     assert "training goes on" in capsys.readouterr().err
 
 
-def test_tensors_without_tiers_are_told(tmp_path):
+def test_tensors_without_tiers_are_counted_in_a_fact(tmp_path):
     callback = DynamicsLoggerCallback(tmp_path / "x.db")
     callback.on_train_begin(nn.Sequential(Prismatic(nn.Linear(4, 4), 4)))
     callback.on_train_end()
     (fact,) = table(tmp_path / "x.db", "SELECT value FROM run WHERE key = 'tensors_without_tiers'")
-    assert fact["value"] == "1"  # the bias: there is no twentieth of four weights
+    assert fact["value"] == "1"  # the bias: 5 % of four weights is none
 
 
 class Tied(nn.Module):
@@ -383,7 +379,7 @@ class Tied(nn.Module):
         return self.second(self.first(x).tanh())
 
 
-def test_a_tied_weight_counts_once_and_its_gradient_is_the_whole(tmp_path):
+def test_a_tied_weight_counts_once_with_its_whole_gradient(tmp_path):
     torch.manual_seed(0)
     layer = Prismatic(Tied(), 8)
     layer(batch(0)).square().mean().backward()
@@ -392,7 +388,7 @@ def test_a_tied_weight_counts_once_and_its_gradient_is_the_whole(tmp_path):
     assert measured > 0
 
 
-def test_frozen_weights_are_no_missing_gradients(tmp_path):
+def test_frozen_weights_are_not_missing_gradients(tmp_path):
     torch.manual_seed(0)
     model = network()
     for expert in model[0].experts:

@@ -1,4 +1,4 @@
-"""The Prismatic layer: against a merge written by hand, one expert and one sequence at a time."""
+"""The Prismatic layer compared to a merge written by hand, one expert and one sequence at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batch(sequences: int = 5, seed: int = 1) -> Tensor:
 
 
 def merged_by_hand(layer: Prismatic, shares: list[float], x: Tensor) -> Tensor:
-    """The output of one block whose every weight is the weighted sum of the experts' weights."""
+    """Return the output of a block in which each weight is the weighted sum of the experts' weights."""
     block = copy.deepcopy(layer.experts[0])
     with torch.no_grad():
         for name, weight in block.named_parameters():
@@ -36,12 +36,12 @@ def merged_by_hand(layer: Prismatic, shares: list[float], x: Tensor) -> Tensor:
 
 
 def shares_by_hand(layer: Prismatic, sequence: Tensor) -> list[float]:
-    seen = sequence[0] if layer.config.router_input == "first" else sequence.mean(0)
-    return F.softmax(layer.gate.weight @ layer.norm(seen) + layer.gate.bias, dim=0).tolist()
+    routed_by = sequence[0] if layer.config.router_input == "first" else sequence.mean(0)
+    return F.softmax(layer.gate.weight @ layer.norm(routed_by) + layer.gate.bias, dim=0).tolist()
 
 
 def backward(layer: Prismatic, seed: int = 2) -> dict[str, Tensor]:
-    """Every gradient after one backward pass of a loss that treats no output like another."""
+    """Return all gradients after one backward pass of a loss that weights each output differently."""
     layer.zero_grad()
     output = layer(batch())
     (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))).sum().backward()
@@ -62,7 +62,7 @@ def test_batch_merge_is_one_block_with_the_mean_shares(router_input: str):
 
 
 @pytest.mark.parametrize("router_input", ["mean", "first"])
-def test_example_merge_is_a_block_of_its_own_for_each_sequence(router_input: str):
+def test_example_merge_is_a_separate_block_for_each_sequence(router_input: str):
     layer, x = router(merge="example", router_input=router_input), batch()
     output = layer(x)
     for i in range(len(x)):
@@ -162,7 +162,7 @@ def test_a_control_expert_gets_noise_whatever_the_others_get():
     assert all(torch.equal(one.get_parameter(name), other.get_parameter(name)) for name in names)
 
 
-def test_changed_is_the_share_of_each_tier_that_really_differs():
+def test_changed_is_the_share_of_each_tier_that_differs():
     layer = router(perturbation_strategy="top_only")
     assert layer.changed_EK[0].tolist() == [0, 0, 0]
     assert layer.changed_EK[1].tolist() == pytest.approx([1, 0, 0], abs=0.02)
@@ -184,12 +184,12 @@ def test_hashes_are_equal_only_for_equal_tiers():
 
 def test_a_deep_copy_has_the_same_tiers_and_outputs():
     layer = router()
-    twin = copy.deepcopy(layer)
-    assert twin.tiers.hashes() == layer.tiers.hashes()
-    assert torch.equal(twin(batch()), layer(batch()))
+    copied = copy.deepcopy(layer)
+    assert copied.tiers.hashes() == layer.tiers.hashes()
+    assert torch.equal(copied(batch()), layer(batch()))
 
 
-def test_a_state_dict_brings_back_tiers_and_outputs(tmp_path):
+def test_a_state_dict_restores_tiers_and_outputs(tmp_path):
     layer, other = router(seed=0), router(seed=1)
     torch.save(layer.state_dict(), tmp_path / "weights.pt")
     other.load_state_dict(torch.load(tmp_path / "weights.pt"))
@@ -203,14 +203,14 @@ def test_a_state_dict_brings_back_tiers_and_outputs(tmp_path):
 def test_positive_control_multiplies_bottom_gradients_of_perturbed_experts_and_nothing_else(merge: str, copied: bool):
     plain, gained = (router(merge=merge, control_experts=1, positive_control=gain) for gain in (1.0, 1.5))
     gained = copy.deepcopy(gained) if copied else gained
-    expected, seen = backward(plain), backward(gained)
+    expected, found = backward(plain), backward(gained)
     for expert, name in ((expert, name) for expert in (1, 2) for name in plain.parameter_names):
         expected[f"{expert}.{name}"].view(-1)[plain.tiers[name].bottom] *= 1.5
-    assert all(torch.equal(seen[name], gradient) for name, gradient in expected.items())
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
     assert torch.equal(plain(batch()), gained(batch()))
 
 
-def test_experts_are_made_anew_after_the_weights_are_initialised_again():
+def test_experts_are_made_again_after_the_weights_are_initialised_again():
     layer = router()
     for weight in layer.experts[0].parameters():
         nn.init.normal_(weight)
@@ -221,7 +221,7 @@ def test_experts_are_made_anew_after_the_weights_are_initialised_again():
     assert all(map(torch.equal, layer.experts.parameters(), fresh.experts.parameters()))
 
 
-def test_layers_have_noise_of_their_own():
+def test_layers_have_different_noise():
     torch.manual_seed(0)
     block = Block(SIZE, num_heads=2)
     experts = [Prismatic(copy.deepcopy(block), SIZE, layer=layer).experts[1].feedforward_in.weight for layer in (0, 1)]
@@ -280,7 +280,7 @@ def test_an_evaluation_between_backward_and_step_does_not_change_the_shares():
     assert torch.equal(layer.routing_weights, before)
 
 
-def test_a_router_says_what_it_measured_only_after_backward():
+def test_a_router_returns_dynamics_only_after_backward():
     layer = router()
     assert layer.log_gradient_dynamics() is None
     backward(layer)

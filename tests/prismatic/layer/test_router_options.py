@@ -1,4 +1,4 @@
-"""Options of the router beside the perturbation, and what they do to the numbers that are logged."""
+"""Options of the router: expert dropout, load balancing, and tiers of the experts' current weights."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Gradients in, numbers out: against boolean masks, and against the aggregation of the original documentation."""
+"""Measured gradients compared to boolean masks and to the aggregation of the original documentation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def trained_once(seed: int = 0, **options) -> ByteLM:
 
 
 def masked_norms(layer: Prismatic, expert: int) -> dict[str, float]:
-    """Tier norms with a boolean mask per tensor and Python floats: the slow second implementation."""
+    """Return tier norms by a mask per tensor and Python floats: the slow second implementation."""
     squares = dict.fromkeys(schema.TIERS, 0.0)
     for name, weight in layer.experts[expert].named_parameters():
         if weight.grad is None:
@@ -57,10 +57,10 @@ def masked_norms(layer: Prismatic, expert: int) -> dict[str, float]:
 
 
 def assert_norms_are_right(layer: Prismatic) -> None:
-    for expert, seen in enumerate(measure([layer])[0]):
+    for expert, found in enumerate(measure([layer])[0]):
         expected = masked_norms(layer, expert)
-        assert {name: getattr(seen, name) for name in expected} == pytest.approx(expected, rel=1e-12)
-        assert seen.norm == pytest.approx(math.hypot(*expected.values()), rel=1e-12)
+        assert {name: getattr(found, name) for name in expected} == pytest.approx(expected, rel=1e-12)
+        assert found.norm == pytest.approx(math.hypot(*expected.values()), rel=1e-12)
 
 
 def test_norms_are_those_of_boolean_masks():
@@ -211,7 +211,7 @@ def test_layer_rows_have_the_columns_of_the_layers_table():
 
 
 def documented(model: nn.Module) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """The helper of the original documentation: a simple mean over what each router under decoder.locals answers."""
+    """The helper of the original documentation: a simple mean over the dynamics of each router in decoder.locals."""
     found = [layer.router.log_gradient_dynamics() for layer in model.decoder.locals]
     experts = {key for dynamics in found for key in dynamics["expert_gradients"]}
     gradients = {key: means([dynamics["expert_gradients"].get(key, {}) for dynamics in found]) for key in experts}
@@ -246,7 +246,7 @@ def test_the_documented_helper_adds_up_layers_whose_expert_got_no_share(dead_lay
     model = trained_once()
     for layer in dead_layers:
         for weight in find_routers(model)[layer].experts[1].parameters():
-            weight.grad.zero_()  # what an expert gets whose share underflows to zero
+            weight.grad.zero_()  # the gradient of an expert whose share underflows to zero
     assert_as_documented(model)
 
 

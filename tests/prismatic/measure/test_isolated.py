@@ -1,4 +1,4 @@
-"""The isolated probe measures each expert alone and leaves no trace in the training that it looks at."""
+"""The isolated probe measures each expert alone and leaves training unchanged."""
 
 import random
 
@@ -26,7 +26,7 @@ def model_and_batch(**options):
 
 
 def trained(steps=8, probe=False, **options):
-    """Weights and gradients after some steps, with a probe in every step or in none."""
+    """Return weights and gradients after some steps, with a probe in each step or in none."""
     model, _ = model_and_batch(**options)
     model.append_noise = nn.Dropout(0.1)  # draws random numbers in every forward pass
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -48,7 +48,7 @@ def test_a_run_with_and_without_the_probe_ends_in_identical_weights_gradients_an
     assert all(torch.equal(one, other) for one, other in zip(with_probe, without, strict=True))
 
 
-def test_random_states_are_as_they_were():
+def test_random_states_are_restored():
     model, batch = model_and_batch()
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
 
@@ -91,11 +91,11 @@ def test_routers_route_again_after_a_probe_that_failed():
 
 def test_experts_that_are_equal_are_parallel_when_measured_alone():
     model, batch = model_and_batch(perturbation_scale=0.0)
-    cosines = [own.gradient_cosine for layer in isolated_dynamics(model, model.loss, batch) for own in layer]
+    cosines = [expert.gradient_cosine for layer in isolated_dynamics(model, model.loss, batch) for expert in layer]
     assert cosines == pytest.approx([1.0] * 6)
 
 
-def test_a_perturbed_expert_points_elsewhere_and_a_control_does_not():
+def test_a_perturbed_expert_has_another_direction_and_a_control_does_not():
     model, batch = model_and_batch(control_experts=1)
     _, perturbed, _, control = isolated_dynamics(model, model.loss, batch)[0]
     assert 1 - perturbed.gradient_cosine > 1e-3
@@ -139,7 +139,7 @@ def test_a_model_without_routers_has_nothing_to_probe():
     assert isolated_dynamics(nn.Linear(2, 2), lambda x: x.sum(), torch.ones(2)) == []
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_skipped():
     layer = Prismatic(nn.Linear(4, 4), 4, RouterConfig())
     layer.experts[1].bias.requires_grad_(False)
     probed = isolated_dynamics(nn.Sequential(layer), lambda x: layer(x).sum(), torch.randn(4, 3, 4))

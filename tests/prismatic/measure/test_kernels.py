@@ -1,4 +1,4 @@
-"""The two fast ways to a tensor's sums against the obvious one: masks and float64, one expert at a time."""
+"""The fast tier sums, CPU and GPU, compared to the obvious ones: masks and float64, one expert at a time."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from prismatic.experts.tiers import Tiers, tier_indices
 from prismatic.measure.kernels import CHUNK, SUMS, TensorGradients, measure_tensors, tier_sums_cpu, tier_sums_gpu
 
-WAYS = {"in cache": tier_sums_cpu, "on device": lambda tensor: tier_sums_gpu(tensor).numpy()}
+WAYS = {"cpu": tier_sums_cpu, "gpu": lambda tensor: tier_sums_gpu(tensor).numpy()}
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def obvious(tensor):
-    """[E, len(SUMS)] from boolean masks in float64."""
+    """Return [E, len(SUMS)] from boolean masks in float64."""
     rows = []
     clean = tensor.gradients[0]
     for grad in tensor.gradients:
@@ -31,14 +31,14 @@ def obvious(tensor):
 
 
 def drawn(weights, *, experts=3, seed=0, sparsity=0.1, scale=1.0, dtype=torch.float32):
-    """Random gradients of a tensor with tiers of random weights."""
+    """Return random gradients of a tensor with tiers of random weights."""
     rng = torch.Generator().manual_seed(seed)
     tiers = tier_indices(torch.randn(weights, generator=rng), sparsity)
     return TensorGradients([(scale * torch.randn(weights, generator=rng)).to(dtype) for _ in range(experts)], tiers)
 
 
 def assert_same(found, expected, rel=1e-6):
-    assert found[:, :3] == pytest.approx(expected[:, :3], rel=2 * rel, nan_ok=True)  # of squares, so rel of norms
+    assert found[:, :3] == pytest.approx(expected[:, :3], rel=2 * rel, nan_ok=True)  # squares, so half of it for norms
     sizes = np.sqrt(expected[:, :3].sum(axis=1))
     assert np.all(np.abs(found[:, 3] - expected[:, 3]) <= rel * sizes * sizes[0])
 
@@ -74,7 +74,7 @@ def test_very_small_and_very_large_gradients_keep_their_digits(way, scale):
 @every_way
 @pytest.mark.parametrize("tier", ["top", "bottom", "middle"])
 @pytest.mark.parametrize("share", [1e-3, 1e-6])
-def test_a_tier_that_is_next_to_nothing_of_the_whole_is_exact(way, tier, share):
+def test_a_tier_that_is_a_tiny_part_of_the_whole_is_exact(way, tier, share):
     tensor = drawn(50_000)
     chosen = torch.zeros(50_000, dtype=torch.bool)
     chosen[torch.cat(list(tensor.tiers)) if tier == "middle" else getattr(tensor.tiers, tier)] = True
@@ -124,13 +124,13 @@ def test_both_ways_agree_for_any_shape(weights, experts, sparsity, seed):
         assert_same(way(tensor), obvious(tensor))
 
 
-def test_many_tensors_keep_their_order_and_riders_travel_with_them():
+def test_many_tensors_keep_their_order_and_small_ones_are_fetched_with_them():
     tensors = [drawn(size, seed=size) for size in (10, 200_000, 1000, 20)]
-    found, riders = measure_tensors(tensors, [torch.tensor([0.25, 0.75])])
+    found, fetched = measure_tensors(tensors, [torch.tensor([0.25, 0.75])])
     for sums, tensor in zip(found, tensors, strict=True):
         assert_same(sums, obvious(tensor))
-    assert riders[0].tolist() == [0.25, 0.75]
+    assert fetched[0].tolist() == [0.25, 0.75]
 
 
-def test_nothing_to_measure_is_nothing():
+def test_no_tensors_have_no_sums():
     assert measure_tensors([]) == ([], [])

@@ -15,7 +15,7 @@ from prismatic.train.checkpoint import Checkpoints
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 from prismatic.train.train import TrainResult, _Training, train
-from tests.support.run_file import facts, rows
+from tests.support.run_file import events, facts, rows
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "sequence_length": 16, "steps": 25, "batch_size": 2}
 
@@ -25,22 +25,22 @@ def tiny(**options) -> RunConfig:
 
 
 def numbers(path: Path) -> list[dict]:
-    """Every measured number of a run; the wall time is no measurement of it."""
+    """Return every measured number of a run, without the wall time."""
     wide = [{name: value for name, value in row.items() if name != "wall_time"} for row in rows(path)]
     return wide + rows(path, "SELECT * FROM layers ORDER BY step, layer, expert")
 
 
 @pytest.fixture
 def crash(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes training break once, when it asks for the text of a step."""
+    """Make training crash once, when it reads the batch of a step."""
     healthy = Corpus.batch
 
     def at(step: int) -> None:
-        def batch(corpus: Corpus, asked: int, **options: object) -> Tensor:
-            if asked == step:
+        def batch(corpus: Corpus, current: int, **options: object) -> Tensor:
+            if current == step:
                 monkeypatch.setattr(Corpus, "batch", healthy)
                 raise ZeroDivisionError("a crash")
-            return healthy(corpus, asked, **options)
+            return healthy(corpus, current, **options)
 
         monkeypatch.setattr(Corpus, "batch", batch)
 
@@ -51,14 +51,14 @@ RESUMED = {"steps": 60, "log_freq": 5, "expert_dropout": 0.3, "merge": "example"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    """The run that did not crash."""
-    return train(tiny(**RESUMED), runs=tmp_path_factory.mktemp("whole"), checkpoint_freq=0)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """Train the run that does not crash."""
+    return train(tiny(**RESUMED), runs=tmp_path_factory.mktemp("uninterrupted"), checkpoint_freq=0)
 
 
 @pytest.mark.parametrize(("crashed_at", "resumed_at"), [(37, 20), (50, 40), (7, 0)])
-def test_a_run_that_crashed_and_went_on_is_the_run_that_did_not_crash(
-    tmp_path: Path, crash, whole: TrainResult, crashed_at: int, resumed_at: int
+def test_a_resumed_run_equals_the_run_that_did_not_crash(
+    tmp_path: Path, crash, uninterrupted: TrainResult, crashed_at: int, resumed_at: int
 ):
     crash(crashed_at)
     with pytest.raises(ZeroDivisionError):
@@ -66,11 +66,10 @@ def test_a_run_that_crashed_and_went_on_is_the_run_that_did_not_crash(
     (db_path,) = (tmp_path / "broken").glob("*/dynamics.db")
     assert facts(db_path)["exit_state"] == "crashed"
     again = train(tiny(**RESUMED), runs=tmp_path / "broken", resume="must", checkpoint_freq=20)
-    assert (again.loss, again.held_out_loss) == (whole.loss, whole.held_out_loss)
-    assert numbers(again.db_path) == numbers(whole.db_path)
+    assert (again.loss, again.held_out_loss) == (uninterrupted.loss, uninterrupted.held_out_loss)
+    assert numbers(again.db_path) == numbers(uninterrupted.db_path)
     assert facts(again.db_path)["exit_state"] == "finished"
-    told = [(row["code"], row["step"]) for row in rows(again.db_path, "SELECT * FROM events ORDER BY id")]
-    assert told == [("resumed", resumed_at), ("rewind", resumed_at)]
+    assert events(again.db_path) == [("resumed", resumed_at), ("rewind", resumed_at)]
     assert not list(db_path.parent.glob("checkpoint*"))
 
 
@@ -90,7 +89,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, crash):
     assert train(tiny(), runs=tmp_path, resume="allow").loss > 0
 
 
-def test_a_checkpoint_of_version_0_1_is_gone_on_with(tmp_path: Path, crash, whole: TrainResult):
+def test_a_checkpoint_of_the_older_one_file_format_can_be_resumed(tmp_path: Path, crash, uninterrupted: TrainResult):
     crash(15)
     with pytest.raises(ZeroDivisionError):
         train(tiny(**RESUMED), runs=tmp_path / "broken", checkpoint_freq=10)
@@ -101,21 +100,21 @@ def test_a_checkpoint_of_version_0_1_is_gone_on_with(tmp_path: Path, crash, whol
     torch.save({**parts, "step": 10, "rng": torch.get_rng_state(), "cuda_rng": []}, folder.with_name("checkpoint.pt"))
     shutil.rmtree(folder)
     again = train(tiny(**RESUMED), runs=tmp_path / "broken", resume="must", checkpoint_freq=20)
-    assert numbers(again.db_path) == numbers(whole.db_path)
+    assert numbers(again.db_path) == numbers(uninterrupted.db_path)
     assert not list(folder.parent.glob("checkpoint*"))
 
 
-def test_a_checkpoint_that_was_not_finished_is_not_taken(tmp_path: Path, crash, monkeypatch):
+def test_an_unfinished_checkpoint_is_not_used(tmp_path: Path, crash, monkeypatch):
     crash(25)
     with pytest.raises(ZeroDivisionError):
         train(tiny(steps=30), runs=tmp_path, checkpoint_freq=10)
     (folder,) = tmp_path.glob("*/checkpoint-20")
-    folder.rename(folder.with_name("checkpoint-20.new"))  # killed before it was whole
+    folder.rename(folder.with_name("checkpoint-20.new"))  # killed while writing it
     result = train(tiny(steps=30), runs=tmp_path, resume="must")
     assert rows(result.db_path, "SELECT step FROM events WHERE code = 'resumed'") == [{"step": 0}]
 
 
-def test_a_checkpoint_whose_run_is_gone_is_not_taken(tmp_path: Path, crash):
+def test_a_checkpoint_without_its_run_is_not_used(tmp_path: Path, crash):
     crash(15)
     with pytest.raises(ZeroDivisionError):
         train(tiny(), runs=tmp_path, checkpoint_freq=10)

@@ -20,7 +20,7 @@ def config_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_trains_and_says_where_the_run_is_and_what_comes_next(config_file: Path, capsys):
+def test_the_command_trains_and_prints_the_file_and_the_next_command(config_file: Path, capsys):
     runs = config_file.parent / "runs"
     assert main(["train", "--config", str(config_file), "--set", "steps=2", "seed=3", "--runs", str(runs)]) == 0
     (db_path,) = runs.glob("*/dynamics.db")
@@ -31,7 +31,7 @@ def test_the_command_trains_and_says_where_the_run_is_and_what_comes_next(config
 
 
 @pytest.mark.parametrize("name", ["text.txt", "2024", "null", "notes: a draft.txt", "[x].txt"])
-def test_the_command_reads_the_text_it_is_given_whatever_its_name(config_file: Path, name: str):
+def test_the_command_reads_a_text_of_any_name(config_file: Path, name: str):
     text, runs = config_file.parent / name, config_file.parent / "runs"
     text.write_text("some text to learn from " * 30)
     options = ["train", "--config", str(config_file), "--set", "steps=1", "--runs", str(runs), "--data"]
@@ -57,7 +57,7 @@ def test_the_command_refuses_a_second_run_unless_told_to_overwrite(config_file: 
         (["--config", "nowhere.yml"], "nowhere.yml: cannot be read as YAML"),
     ],
 )
-def test_the_command_answers_a_mistake_with_one_error_and_code_2(config_file: Path, capsys, extra, message: str):
+def test_a_mistake_is_one_error_and_exit_code_2(config_file: Path, capsys, extra, message: str):
     assert main(["train", "--config", str(config_file), "--runs", str(config_file.parent / "runs"), *extra]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")

@@ -1,4 +1,4 @@
-"""What a config may say, and what the answer is when it says something else."""
+"""Configs: defaults, overrides, the hash, and errors that name the bad option."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_the_experiments_that_are_shipped_load(experiment: Path):
     assert load_config(experiment).router_type == "prismatic"
 
 
-def test_the_documented_experiment_is_what_the_defaults_are():
+def test_the_defaults_are_the_documented_experiment():
     assert load_config(EXPERIMENTS / "prismatic.yml") == RunConfig()
 
 
-def test_overrides_lie_over_the_file_and_the_last_one_counts(path: Path):
+def test_overrides_replace_the_files_options_and_the_last_one_counts(path: Path):
     path.write_text("seed: 1\nsteps: 7\n")
     config = load_config(path, ["seed=2", "merge=example", "seed = 3", "learning_rate=1e-2", "max_grad_norm=null"])
     assert (config.seed, config.steps, config.merge) == (3, 7, "example")
@@ -62,7 +62,7 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), BAD_VALUES, ids=lambda part: str(part)[:20])
-def test_a_bad_value_is_answered_with_its_key_itself_and_what_is_allowed(path: Path, name, value, allowed):
+def test_the_error_for_a_bad_value_names_key_value_and_what_is_allowed(path: Path, name, value, allowed):
     path.write_text(f"{name}: {value}\n")
     with pytest.raises(ConfigError) as error:
         load_config(path)
@@ -72,7 +72,7 @@ def test_a_bad_value_is_answered_with_its_key_itself_and_what_is_allowed(path: P
     assert f"is not allowed; it should be {allowed}" in str(error.value)
 
 
-def test_an_unknown_option_is_answered_with_all_that_there_are(path: Path):
+def test_the_error_for_an_unknown_option_lists_all_options(path: Path):
     path.write_text("perturbation_scales: 1.0\n")
     with pytest.raises(ConfigError) as error:
         load_config(path)
@@ -80,7 +80,7 @@ def test_an_unknown_option_is_answered_with_all_that_there_are(path: Path):
     assert all(name in str(error.value) for name in RunConfig.model_fields)
 
 
-def test_every_mistake_is_said_at_once(path: Path):
+def test_all_mistakes_are_reported_at_once(path: Path):
     path.write_text("sparsity: 2\ncolour: red\nsteps: many\n")
     with pytest.raises(ConfigError) as error:
         load_config(path)
@@ -104,13 +104,13 @@ def test_heads_must_divide_the_hidden_size():
         ("1: 2\n", "unknown option|1"),
     ],
 )
-def test_a_file_that_is_no_list_of_options_is_refused_by_name(path: Path, text: str, message: str):
+def test_a_file_that_is_not_a_list_of_options_is_refused_by_name(path: Path, text: str, message: str):
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"options.yml: .*({message})"):
         load_config(path)
 
 
-def test_a_file_that_is_no_text_is_refused_by_name(path: Path):
+def test_a_file_that_is_not_text_is_refused_by_name(path: Path):
     path.write_bytes(b"\xff\xfe\x00")
     for wrong in (path, path.parent, path.parent / "missing.yml"):
         with pytest.raises(ConfigError, match=f"{wrong.name}: cannot be read as YAML"):
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_text_is_refused_by_name(path: Path):
 @pytest.mark.parametrize(
     ("override", "message"), [("seed", "expected name=value"), ("seed=[1", "cannot be read as YAML")]
 )
-def test_an_override_that_is_none_is_refused(path: Path, override: str, message: str):
+def test_an_override_without_value_or_with_broken_yaml_is_refused(path: Path, override: str, message: str):
     path.write_text("")
     with pytest.raises(ConfigError, match=rf"--set {override.replace('[', '.')}: .*{message}"):
         load_config(path, [override])
@@ -129,13 +129,13 @@ def test_an_override_that_is_none_is_refused(path: Path, override: str, message:
 def test_facts_are_plain_json_and_complete():
     facts = RunConfig(data=Path("a/b.txt")).facts()
     assert json.loads(json.dumps(facts)) == facts
-    assert set(facts) == set(RunConfig.model_fields) - {"thresholds"}  # no part of the experiment
+    assert set(facts) == set(RunConfig.model_fields) - {"thresholds"}  # not part of the experiment
     assert parse_config(facts) == RunConfig(data=Path("a/b.txt"))
 
 
 DIFFERENT = {
-    "router_type": None,  # there is one only
-    "data": None,  # stands in the hash by its content
+    "router_type": None,  # only one value exists
+    "data": None,  # enters the hash by its content
     "perturbation_strategy": "random",
     "perturbation_mode": "repulsive",
     "merge": "example",
@@ -152,14 +152,14 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("name", [name for name in RunConfig().facts() if DIFFERENT.get(name, 0) is not None])
-def test_every_option_stands_in_the_hash(name: str):
+def test_every_option_changes_the_hash(name: str):
     default = RunConfig()
     value = DIFFERENT[name] if name in DIFFERENT else getattr(default, name) + 1
     other = default.model_copy(update={name: value})
     assert parse_config(other.facts()).run_hash("text") != default.run_hash("text")
 
 
-def test_the_hash_is_that_of_config_and_text_alone():
+def test_the_hash_depends_on_config_and_text_only():
     assert RunConfig(seed=3).run_hash("text") == RunConfig(seed=3, data=Path("elsewhere.txt")).run_hash("text")
     assert RunConfig().run_hash("text") != RunConfig().run_hash("another text")
 

@@ -1,4 +1,4 @@
-"""The bytes that a run reads."""
+"""The training text: its source, the held-out part and the batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prismatic.train.corpus import Corpus
 COUNTING = Corpus(bytes(range(250)), name="counting")
 
 
-def test_without_a_file_it_is_english_text_of_some_length():
+def test_without_a_file_it_is_a_long_english_text():
     corpus = Corpus.load()
     text = bytes(corpus.splits["train"].tolist()).decode()
     assert text.count(" the ") > 1000
@@ -58,7 +58,7 @@ def test_a_batch_depends_on_its_step_seed_and_split_and_nothing_else():
     assert not torch.equal(first, COUNTING.batch(5, batch_size=64, length=4, seed=2))
 
 
-def test_the_two_splits_are_not_drawn_at_the_same_places():
+def test_the_two_splits_are_not_drawn_at_the_same_positions():
     half = Corpus(bytes(100), name="zeros")
     half.splits = dict.fromkeys(half.splits, torch.arange(100, dtype=torch.uint8))
     batches = [half.batch(0, batch_size=64, length=4, seed=1, split=split) for split in half.splits]
@@ -70,6 +70,6 @@ def test_every_window_can_be_drawn():
     assert sorted(set(starts.tolist())) == [*range(225, 231)]
 
 
-def test_a_text_too_short_for_one_sequence_says_how_much_is_needed():
+def test_the_error_for_a_text_too_short_for_one_sequence_names_the_length_it_needs():
     with pytest.raises(CorpusError, match="counting has 25 bytes in its held_out part, one sequence needs 26"):
         COUNTING.batch(0, batch_size=1, length=26, seed=0, split="held_out")

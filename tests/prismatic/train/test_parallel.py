@@ -1,4 +1,4 @@
-"""Two processes that train one model measure what one process measures: a real torchrun, by gloo, started once."""
+"""Two processes that train one model measure the same as one process: a real torchrun with gloo, started once."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ UNLIKE = {"wall_time"}
 
 
 def numbers(path: Path) -> list[dict]:
-    """Every measured number of a run."""
+    """Return every measured number of a run."""
     wide = rows(path, "SELECT * FROM dynamics ORDER BY step")
     layers = rows(path, "SELECT * FROM layers ORDER BY step, layer, expert, source")
     return [{name: value for name, value in row.items() if name not in UNLIKE} for row in wide + layers]
 
 
 def assert_alike(found: Path, expected: Path) -> None:
-    """To 1e-5, or 1e-6 where what is told is a difference of nearly equal numbers."""
+    """Compare relative to 1e-5, and absolutely to 1e-6 for differences of nearly equal numbers."""
     pairs = list(zip(numbers(found), numbers(expected), strict=True))
     assert pairs
     for one, other in pairs:
@@ -49,7 +49,7 @@ def the_run(folder: Path) -> Path:
 
 
 def crashed(folder: Path) -> None:
-    """A training by one process that broke at step 6, with a checkpoint of step 4."""
+    """Train by one process and crash at step 6, with a checkpoint of step 4."""
     healthy = Corpus.batch
 
     def batch(corpus: Corpus, step: int, **options: object) -> Tensor:
@@ -65,7 +65,7 @@ def crashed(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two processes have done everything that is asked of them here."""
+    """Run two_processes.py once and return its folder."""
     folder = tmp_path_factory.mktemp("together")
     (folder / "tiny.yml").write_text("".join(f"{name}: {value}\n" for name, value in TINY.items()))
     crashed(folder / "one-then-two-ddp")
@@ -86,7 +86,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainResult]:
-    """The same trainings by one process."""
+    """Train the same configs by one process."""
     folder = tmp_path_factory.mktemp("alone")
     configs = {case: RunConfig(**TINY | FREQUENCIES | options) for case, options in CASES.items()}
     configs["resumed"] = RunConfig(**TINY | RESUMED)
@@ -94,7 +94,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainResult]:
 
 
 def seen(folder: Path) -> list[dict]:
-    """What each process saw."""
+    """Return what each process reported."""
     return [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -120,12 +120,12 @@ def test_histograms_count_every_entry_once(together: Path, alone: dict[str, Trai
     found, expected = (rows(path, query) for path in (the_run(together / f"{mode}-batch"), alone["batch"].db_path))
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
-        # Entries without a gradient but rounding errors may be 0 for one of them, and then are in no bin.
+        # A gradient that is rounding error only may be 0 in one of the runs, and then is in no bin.
         assert one == pytest.approx(other, abs=0.05 * other["count"] + 2)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_run_is_the_same_experiment_and_says_who_ran_it(together: Path, alone: dict[str, TrainResult], mode: str):
+def test_the_run_has_the_same_hash_and_records_its_processes(together: Path, alone: dict[str, TrainResult], mode: str):
     path = the_run(together / f"{mode}-batch")
     known = facts(path)
     assert path.parent.name == known["run_hash"] == alone["batch"].run_hash
@@ -136,7 +136,7 @@ def test_the_run_is_the_same_experiment_and_says_who_ran_it(together: Path, alon
     assert {name for name in by_one if name.startswith("config.")} == {n for n in known if n.startswith("config.")}
 
 
-def test_one_process_speaks_for_all(together: Path):
+def test_only_rank_0_prints(together: Path):
     first, second = seen(together)
     for mode in MODES:
         assert first[f"{mode} batch"][0] == second[f"{mode} batch"][0] == 0
@@ -144,15 +144,15 @@ def test_one_process_speaks_for_all(together: Path):
         assert second[f"{mode} batch"][1] == ""
 
 
-def test_what_one_process_must_refuse_all_refuse(together: Path):
+def test_an_error_in_one_process_is_raised_in_all(together: Path):
     first, second = seen(together)
-    for name, told in {"again": "a run of these options exists", "uneven": "batch_size = 3 cannot be"}.items():
+    for name, message in {"again": "a run of these options exists", "uneven": "batch_size = 3 cannot be"}.items():
         assert (first[name][0], second[name]) == (2, [2, ""])
-        assert told in first[name][1]
+        assert message in first[name][1]
     assert first["refused"] == second["refused"] == ["LoggerError", "ModelError"]
 
 
-def test_what_two_processes_began_one_goes_on_with(together: Path, alone: dict[str, TrainResult]):
+def test_one_process_resumes_what_two_began(together: Path, alone: dict[str, TrainResult]):
     assert [each["crash"] for each in seen(together)] == ["a crash"] * 2
     path = the_run(together / "two-then-one")
     assert [folder.name for folder in path.parent.glob("checkpoint*")] == ["checkpoint-4"]
@@ -164,7 +164,7 @@ def test_what_two_processes_began_one_goes_on_with(together: Path, alone: dict[s
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_one_process_began_two_go_on_with(together: Path, alone: dict[str, TrainResult], mode: str):
+def test_two_processes_resume_what_one_began(together: Path, alone: dict[str, TrainResult], mode: str):
     path = the_run(together / f"one-then-two-{mode}")
     assert_alike(path, alone["resumed"].db_path)
     assert events(path) == [("resumed", 4), ("rewind", 4)]
@@ -173,7 +173,7 @@ def test_what_one_process_began_two_go_on_with(together: Path, alone: dict[str, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_in_a_loop_of_ones_own_a_process_counts_as_a_micro_batch(together: Path, tmp_path: Path, mode: str):
+def test_in_a_custom_loop_a_process_counts_as_a_micro_batch(together: Path, tmp_path: Path, mode: str):
     every = [[2 * MICRO_BATCHES * step + number for number in range(2 * MICRO_BATCHES)] for step in range(STEPS)]
     own_loop(tmp_path / "alone.db", Network(), every)
     found = together / f"loop-{mode}.db"
@@ -192,7 +192,7 @@ def test_the_documented_loop_logs_one_run_in_which_all_experts_share_one_gradien
     path = together / "build" / "runs" / "shared" / "dynamics.db"
     found = rows(path, "SELECT step, gradient_cosine FROM layers WHERE expert > 0")
     assert {row["step"] for row in found} == {0, 1, 2}
-    # Merged by the routing of all: without share_routing the cosine is that of two different sums.
+    # share_routing merges by the routing of all processes; otherwise the gradients are not parallel.
     assert [row["gradient_cosine"] for row in found] == pytest.approx([1.0] * len(found), abs=1e-6)
     assert events(path) == []
 
@@ -210,7 +210,7 @@ def test_a_process_that_cannot_measure_fails_for_all_and_hangs_nobody(together: 
     assert "failed in 1 of 2 processes" in rows(path, "SELECT message FROM events")[0]["message"]
 
 
-def test_processes_that_nobody_asked_for_are_refused(tmp_path: Path, monkeypatch):
+def test_unexpected_or_missing_processes_are_refused(tmp_path: Path, monkeypatch):
     config = RunConfig(**TINY, steps=1)
     with pytest.raises(ConfigError, match=r"--parallel ddp needs processes .*torchrun --nproc-per-node=2"):
         train(config, runs=tmp_path, parallel="ddp")
@@ -221,7 +221,7 @@ def test_processes_that_nobody_asked_for_are_refused(tmp_path: Path, monkeypatch
 
 def test_the_first_generation_of_sharding_is_refused_by_name(tmp_path: Path):
     class FullyShardedDataParallel(nn.Sequential):
-        """What counts is the name: torch's own needs a process group."""
+        """A class of the same name, because torch's needs a process group."""
 
     with pytest.raises(ModelError, match=r"fully_shard \(FSDP2\)"):
         DynamicsLoggerCallback(tmp_path / "x.db").on_train_begin(FullyShardedDataParallel(Network()))

@@ -1,4 +1,4 @@
-"""Training from a config to a run file, and the command line in front of it: tiny models, real text, real files."""
+"""Training from a config to a run file: tiny models, real text, real files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tiny(**options) -> RunConfig:
 
 
 def numbers(path: Path) -> list[dict]:
-    """Every measured number of a run; the wall time is no measurement of it."""
+    """Return every measured number of a run, without the wall time."""
     wide = [{name: value for name, value in row.items() if name != "wall_time"} for row in rows(path)]
     return wide + rows(path, "SELECT * FROM layers ORDER BY step, layer, expert")
 
@@ -77,7 +77,7 @@ def test_the_warm_up_of_the_learning_rate_is_logged(finished: TrainResult):
 def test_losses_are_those_of_bytes_and_training_lowers_them(tmp_path: Path):
     result = train(tiny(steps=150, learning_rate=1e-2, log_freq=50), runs=tmp_path)
     first = rows(result.db_path)[0]["loss"]
-    assert first == pytest.approx(5.545, abs=0.2)  # log(256): nothing is known of a byte yet
+    assert first == pytest.approx(5.545, abs=0.2)  # log(256): an untrained model
     assert result.loss < first - 1
     assert result.held_out_loss < first - 1
 
@@ -89,7 +89,7 @@ def test_the_held_out_loss_is_that_of_text_never_trained_on(tmp_path: Path):
     assert result.held_out_loss > 3
 
 
-def test_the_run_lies_in_the_folder_of_its_hash(finished: TrainResult):
+def test_the_run_is_in_the_folder_of_its_hash(finished: TrainResult):
     assert finished.db_path.parts[-2:] == (finished.run_hash, "dynamics.db")
     assert len(finished.run_hash) == 9
 
@@ -108,17 +108,17 @@ def test_another_seed_is_another_run(finished: TrainResult, tmp_path: Path):
     assert other.run_hash != finished.run_hash
     assert other.loss != finished.loss
     hashes = [rows(run.db_path, "SELECT hash FROM tiers WHERE tier = 'top'") for run in (other, finished)]
-    assert hashes[0] != hashes[1]  # other base weights, not only other text
+    assert hashes[0] != hashes[1]  # other base weights, not only other batches
 
 
-def test_an_experiment_that_was_run_before_is_not_lost(finished: TrainResult):
+def test_an_earlier_run_of_the_same_options_is_not_overwritten(finished: TrainResult):
     before = finished.db_path.read_bytes()
     with pytest.raises(LoggerError, match=f"(?s){finished.run_hash}.*these options exists.*--set seed=1.*--overwrite"):
         train(tiny(), runs=finished.db_path.parent.parent)
     assert finished.db_path.read_bytes() == before
 
 
-def test_an_interrupted_run_keeps_its_rows_and_says_so(tmp_path: Path):
+def test_an_interrupted_run_keeps_its_rows_and_records_its_state(tmp_path: Path):
     started = threading.Thread(target=_interrupt_once_training, args=(tmp_path,))
     started.start()
     with pytest.raises(KeyboardInterrupt):
@@ -137,7 +137,7 @@ def test_a_finished_run_is_not_trained_again(finished: TrainResult):
     assert finished.db_path.read_bytes() == before
 
 
-def test_resuming_what_was_never_begun_is_refused_where_it_must_be_there(tmp_path: Path):
+def test_resume_must_without_an_earlier_run_is_refused(tmp_path: Path):
     with pytest.raises(LoggerError, match="there is no run of these options to resume"):
         train(tiny(), runs=tmp_path, resume="must")
     assert train(tiny(steps=2), runs=tmp_path, resume="allow").loss > 0
@@ -164,7 +164,7 @@ def test_two_trainings_of_one_experiment_at_once_are_refused(tmp_path: Path):
 
 
 def _interrupt_once_training(runs: Path) -> None:
-    """What Ctrl-C does, once the run file holds a step."""
+    """Send SIGINT, as Ctrl-C does, once the run file holds a step."""
     for _ in range(600):
         time.sleep(0.05)
         if any(_holds_a_step(path) for path in runs.glob("*/dynamics.db")):
@@ -185,14 +185,14 @@ def test_a_run_of_other_text_is_another_run(finished: TrainResult, tmp_path: Pat
     assert facts(result.db_path)["corpus"] == "text.txt"
 
 
-def test_the_hash_stands_for_the_text_and_not_for_its_path(tmp_path: Path):
+def test_the_hash_depends_on_the_text_and_not_on_its_path(tmp_path: Path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("the same text " * 50)
     hashes = [train(tiny(data=tmp_path / n, steps=1), runs=tmp_path / n[0]).run_hash for n in ("a.txt", "b.txt")]
     assert hashes[0] == hashes[1]
 
 
-@pytest.mark.parametrize("size", [0, 10, 100])  # 100: enough to train on, too little held out
+@pytest.mark.parametrize("size", [0, 10, 100])  # 100: long enough for training, too short for the held-out part
 def test_text_that_is_too_short_is_refused_before_anything_is_written(tmp_path: Path, size: int):
     text = tmp_path / "short.txt"
     text.write_bytes(b"x" * size)
@@ -201,13 +201,13 @@ def test_text_that_is_too_short_is_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_text_that_is_not_there_is_refused_by_name(tmp_path: Path):
+def test_a_missing_text_is_refused_by_name(tmp_path: Path):
     for missing in (tmp_path / "missing.txt", tmp_path):
         with pytest.raises(CorpusError, match=f"{missing.name} cannot be read"):
             train(tiny(data=missing), runs=tmp_path / "runs")
 
 
-def test_a_device_that_is_not_there_is_refused_by_name(tmp_path: Path):
+def test_a_missing_device_is_refused_by_name(tmp_path: Path):
     with pytest.raises(ConfigError, match="device = 'abacus' cannot be used here"):
         train(tiny(device="abacus"), runs=tmp_path)
 
@@ -222,7 +222,7 @@ def test_a_device_that_is_not_there_is_refused_by_name(tmp_path: Path):
         ({"routing": "frozen"}, True),
     ],
 )
-def test_a_run_says_whether_positions_could_see_the_future(tmp_path: Path, options: dict, causal: bool):
+def test_a_run_records_whether_positions_could_see_the_future(tmp_path: Path, options: dict, causal: bool):
     assert facts(train(tiny(steps=1, **options), runs=tmp_path).db_path)["causal"] is causal
 
 
@@ -239,5 +239,5 @@ def test_the_experiments_that_are_shipped_train(path: Path, tmp_path: Path):
     assert [row["step"] for row in rows(result.db_path)] == [0, 1]
 
 
-def test_there_are_experiments_to_ship():
+def test_at_least_four_experiments_are_shipped():
     assert len(list(EXPERIMENTS.glob("*.yml"))) >= 4

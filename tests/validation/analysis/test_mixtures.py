@@ -1,4 +1,4 @@
-"""Runs of layers that are not Prismatic layers: what is measured on the examples, and the verdict on it."""
+"""Runs of custom mixtures of experts (the examples topk_moe and lora): their measurements and their verdict."""
 
 import re
 from functools import cache
@@ -22,7 +22,7 @@ MERGING = re.compile(r"merg|soft|common gradient|--set|RouterConfig|control_expe
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """The verdict on one of the examples, trained once."""
+    """Return a function from an example to the verdict on it, trained once."""
     folder = tmp_path_factory.mktemp("examples")
 
     @cache
@@ -74,10 +74,10 @@ def test_what_is_not_routed_has_no_share(judged):
 
 
 @pytest.mark.parametrize("example", [topk_moe, lora], ids=lambda example: example.__name__)
-def test_nothing_is_said_of_merging_or_of_the_trainers_options_where_there_is_none(judged, example):
+def test_a_report_without_merging_does_not_mention_merging_or_trainer_options(judged, example):
     text = as_text(judged(example))
     assert not MERGING.search(text), MERGING.search(text)
-    assert not [one for one in judged(example).advice if one.options]
+    assert not [advice for advice in judged(example).advice if advice.options]
     if example is lora:
         assert "routing" not in text
         assert "router" not in text
@@ -101,12 +101,12 @@ def test_no_label_makes_gradients_parallel(mixture):
 
 
 @pytest.mark.parametrize(("mixture", "left"), [("parameters", 0.5), (None, 0.5), ("outputs", 0.0), ("top_k", 0.0)])
-def test_only_of_merged_parameters_the_share_is_taken_out(mixture, left):
-    """All norms are e^0.5 beyond the share: elsewhere a factor that all tiers have in common is no difference."""
+def test_the_share_is_divided_out_for_merged_parameters_only(mixture, left):
+    """All norms are e^0.5 beyond the share. Without a merge, a factor common to all tiers is not a difference."""
     run = simulated_run(collinear=True, divergence=0.5, routing_ratio=2.3, facts={"mixture": mixture})
     assert float(np.mean(series.ratio_beyond_routing(run, 1)["bottom"])) == pytest.approx(left, abs=1e-9)
 
 
 def test_a_hostile_fact_is_no_mixture():
-    for told in (["top_k"], {"a": 1}, 7, "</script>"):
-        assert simulated_run(facts={"mixture": told}).mixture is None
+    for value in (["top_k"], {"a": 1}, 7, "</script>"):
+        assert simulated_run(facts={"mixture": value}).mixture is None
