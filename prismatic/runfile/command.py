@@ -66,10 +66,10 @@ def _cells(run: RunSummary) -> dict[str, str]:
 
 
 def _snapshot(options: argparse.Namespace) -> int:
-    from prismatic.runfile.manage import find_run, snapshot, summary
+    from prismatic.runfile.manage import find_run, snapshot, summarize
 
     output = snapshot(find_run(options.which), options.output, overwrite=options.overwrite)
-    copied = summary(output)
+    copied = summarize(output)
     print(f"{output}: {copied.logged_steps:,} logged steps, {output.stat().st_size / 1e6:.2f} MB")
     return 0
 

@@ -1,6 +1,6 @@
-"""What can be done with run files besides writing them: list, copy a live one, upgrade an old one. No torch.
+"""Find, list, copy (snapshot) and upgrade (migrate) run files, without torch.
 
-These are files of one's own. Files of others are opened by `validation`, in a process of their own.
+Only for the user's own files. `validation` opens files of others, in a sandboxed process.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from prismatic.runfile.database import RunDatabase, remove, writer_lock
 
 Number = TypeVar("Number", int, float)
 
-READ_SECONDS = 10.0  # a writer that is at it is waited for
+READ_SECONDS = 10.0  # how long to wait for a writer's transaction
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run as its file tells it. Unknown is None: other writers record less."""
+    """The facts of one run in its file. None means unknown: other programs record less."""
 
     run: str
     path: Path
     status: str
-    """running, finished, crashed, interrupted; killed: it says running and nobody writes; unknown; unreadable."""
+    """running, finished, crashed, interrupted, unknown, unreadable, or killed: recorded as running, but not written."""
     last_step: int | None
     planned_steps: int | None
     logged_steps: int
     last_update: float
-    """Seconds since 1970, when the file was last written."""
+    """When the file was last written, in seconds since 1970."""
     seed: int | None
     perturbation_scale: float | None
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection for reading. Raises LoggerError for what cannot be read."""
-    # Not read-only: what a killed writer left half written is rolled back, which SQLite does for whoever may write.
+def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection. Raises LoggerError for a file that cannot be read."""
+    # mode=rw: SQLite rolls back the unfinished transaction of a killed writer only for those who may write.
     url = f"file:{quote(str(path.absolute()))}?mode=rw"
     try:
         with closing(sqlite3.connect(url, uri=True, timeout=READ_SECONDS, isolation_level=None)) as connection:
@@ -57,17 +57,17 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def find_run(run: str, runs: Path = Path("build/runs")) -> Path:
-    """The run file that is meant by a path, a run folder, or a run's hash. Raises LoggerError where there is none."""
+    """Return the run file for a path, a run folder or a run's hash. Raises LoggerError if there is none."""
     candidates = [Path(run), Path(run) / "dynamics.db", runs / run / "dynamics.db"]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise LoggerError(f"{run}: no such run; looked for {', '.join(map(str, candidates))}.")
+        raise LoggerError(f"{run}: no such run; tried {', '.join(map(str, candidates))}.")
     return found
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Table `run` as a dict; empty where the file has none. Raises LoggerError for what is no SQLite file."""
-    with reading(path) as connection:
+    """Return table `run` as a dict, empty if the file has no such table. Raises LoggerError if it is not SQLite."""
+    with open_for_reading(path) as connection:
         if not _has_table(connection, "run"):
             return {}
         return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM run")}
@@ -79,16 +79,16 @@ def _has_table(connection: sqlite3.Connection, name: str) -> bool:
 
 
 def list_runs(runs: Path) -> list[RunSummary]:
-    """Every run below this folder, the one that was written last first."""
-    return sorted(map(summary, runs.rglob("dynamics.db")), key=lambda run: -run.last_update)
+    """Return all runs below this folder, the last written one first."""
+    return sorted(map(summarize, runs.rglob("dynamics.db")), key=lambda run: -run.last_update)
 
 
-def summary(path: Path) -> RunSummary:
-    """What a run file says about its run; never an error, since one bad file must not hide the others."""
+def summarize(path: Path) -> RunSummary:
+    """Return a summary of a run. A bad file is `unreadable` rather than an error, which would hide the other runs."""
     last_update = path.stat().st_mtime if path.exists() else 0.0
     try:
         facts = read_facts(path)
-        with reading(path) as connection:
+        with open_for_reading(path) as connection:
             count, last_step = connection.execute("SELECT count(*), max(step) FROM dynamics").fetchone()
     except (OSError, ValueError, TypeError):
         return RunSummary(path.parent.name, path, "unreadable", None, None, 0, last_update, None, None)
@@ -100,16 +100,16 @@ def summary(path: Path) -> RunSummary:
         path=path,
         status=status,
         last_step=last_step,
-        planned_steps=_number(facts.get("planned_steps"), int),
+        planned_steps=_to_number(facts.get("planned_steps"), int),
         logged_steps=count,
         last_update=last_update,
-        seed=_number(facts.get("config.seed", facts.get("seed")), int),
-        perturbation_scale=_number(facts.get("config.perturbation_scale"), float),
+        seed=_to_number(facts.get("config.seed", facts.get("seed")), int),
+        perturbation_scale=_to_number(facts.get("config.perturbation_scale"), float),
     )
 
 
-def _number(value: Any, kind: type[Number]) -> Number | None:
-    """A fact as a number, also where another writer keeps it as text; None where it is none."""
+def _to_number(value: Any, kind: type[Number]) -> Number | None:
+    """Return a fact as a number, also from text; None if it is not a number."""
     try:
         return None if value is None else kind(value)
     except (TypeError, ValueError, OverflowError):
@@ -117,30 +117,30 @@ def _number(value: Any, kind: type[Number]) -> Number | None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a DynamicsLogger has this file open, here or in another process."""
+    """Return whether a DynamicsLogger, in this or another process, has the file open."""
     lock = writer_lock(path, 0)
     if not Path(lock.lock_file).exists():
         return False
     try:
         lock.acquire()
-    except (Timeout, OSError):  # an OSError: the lock of another user, who may well be writing
+    except (Timeout, OSError):  # OSError: the lock belongs to another user, who may be writing
         return True
     lock.release()
     return False
 
 
 def snapshot(path: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
-    """Write a whole, single file of a run, which may be training; returns its path.
+    """Copy a run, which may still be training, to one complete file, and return its path.
 
-    Raises LoggerError for a file that is no run, or an output that is there already.
+    Raises LoggerError for a file that is not a run, or an existing output without `overwrite`.
     """
-    with reading(path) as connection:
+    with open_for_reading(path) as connection:
         last_step = connection.execute("SELECT max(step) FROM dynamics").fetchone()[0]
         output = output or Path(f"{path.absolute().parent.name}-step-{last_step}.db")
         if output.exists() and output.samefile(path):
-            raise LoggerError(f"{output}: is the run file itself; choose another file by -o.")
+            raise LoggerError(f"{output}: is the run file itself; choose another file with -o.")
         if output.exists() and not overwrite:
-            raise LoggerError(f"{output}: exists already; choose another file by -o, or replace it by --overwrite.")
+            raise LoggerError(f"{output}: already exists; choose another file with -o, or replace it with --overwrite.")
         unfinished = output.with_name(f"{output.name}.new")
         unfinished.unlink(missing_ok=True)
         connection.execute("VACUUM INTO ?", (str(unfinished),))
@@ -149,31 +149,31 @@ def snapshot(path: Path, output: Path | None = None, *, overwrite: bool = False)
 
 
 def migrate(path: Path) -> Path | None:
-    """Upgrade a file of an earlier schema version; returns where the original is kept, None if it is current.
+    """Upgrade a file of an earlier schema version; return the path of the kept original, or None if it is current.
 
-    Raises LoggerError for a file that is no run, is being written, or cannot be upgraded; it is then as it was.
+    Raises LoggerError, and leaves the file as it was, if it is not a run, is being written or cannot be upgraded.
     """
-    with reading(path) as connection:
+    with open_for_reading(path) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return None
     path = Path(os.path.realpath(path))
     kept, upgraded = Path(f"{path}.v{version}"), Path(f"{path}.upgraded")
     if kept.exists():
-        raise LoggerError(f"{kept}: exists already, and the original would be kept there; move it away first.")
+        raise LoggerError(f"{kept}: already exists, and the original would be kept there; move it away first.")
     try:
-        with writer_lock(path, 0), _alone(path) as source:
+        with writer_lock(path, 0), _exclusive(path) as source:
             remove(upgraded)
             with closing(sqlite3.connect(upgraded)) as copy:
                 source.backup(copy)
             RunDatabase(upgraded).close()
             try:
                 os.link(path, kept)
-            except OSError:  # a file system without links
+            except OSError:  # the file system has no links
                 os.rename(path, kept)
             os.replace(upgraded, path)
     except Timeout:
-        raise LoggerError(f"{path}: is being written; upgrade it when its training has ended.") from None
+        raise LoggerError(f"{path}: is being written; upgrade it after its training has ended.") from None
     except OSError as error:
         raise (
             error if isinstance(error, LoggerError) else LoggerError(f"{path}: cannot be upgraded ({error}).")
@@ -185,15 +185,15 @@ def migrate(path: Path) -> Path | None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection beside which nobody can write the file, or read it, until it is closed."""
+def _exclusive(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield the only connection to a file: nobody else can read or write it until it is closed."""
     try:
         with closing(sqlite3.connect(path, timeout=2.0, isolation_level=None)) as connection:
-            # Out of write-ahead mode, which nobody else may be in: a -wal beside the upgraded file would destroy it.
+            # Leave write-ahead mode, which needs exclusive access: a leftover -wal file would destroy the upgraded file.
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("COMMIT")  # the lock stays
+            connection.execute("COMMIT")  # locking_mode keeps the lock
             yield connection
     except sqlite3.Error as error:
         raise LoggerError(f"{path}: cannot be upgraded while another program has it open ({error}).") from error

@@ -1,7 +1,7 @@
-"""What makes a file of an earlier schema version one of this version: short functions, applied in order.
+"""Upgrades of run files from earlier schema versions: one short function per version, applied in order.
 
-Version 0 is the documented wide table by itself, as other programs write it. Each function runs within a transaction
-that its caller holds; the version is remembered in the file as `PRAGMA user_version`.
+Version 0 is the documented wide table alone, as other programs write it. The caller opens the transaction and stores
+the new version as `PRAGMA user_version`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from prismatic.contract.schema import EXPERT_COLUMN, MAX_COLUMNS, SCHEMA_VERSION
 
 
 class CannotMigrate(ValueError):
-    """The file holds something that cannot become a run of this version."""
+    """The file's table cannot be upgraded to a run of this version."""
 
 
 def upgrade(connection: sqlite3.Connection, version: int) -> None:
-    """Apply every migration after `version`. Raises CannotMigrate for a table that cannot be one of a run."""
+    """Apply all migrations after `version`. Raises CannotMigrate for an unsuitable table."""
     for number, migrate in enumerate(MIGRATIONS[version:], start=version + 1):
         migrate(connection)
         message = f"upgraded from schema version {number - 1} to {number}"
@@ -26,8 +26,8 @@ def upgrade(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("INSERT INTO events (wall_time, level, code, message) VALUES (?, ?, ?, ?)", row)
 
 
-def from_the_documented_table(connection: sqlite3.Connection) -> None:
-    """0 to 1: step becomes the key, every documented column and table is there, the experts are named."""
+def from_documented_table(connection: sqlite3.Connection) -> None:
+    """Upgrade 0 to 1: make `step` the key, add all documented columns and tables, and name the experts."""
     declared = connection.execute("PRAGMA table_info(dynamics)").fetchall()
     names = [name for _, name, *_ in declared]
     if "step" not in names:
@@ -38,7 +38,7 @@ def from_the_documented_table(connection: sqlite3.Connection) -> None:
     experts = sorted({int(match[1]) for name in names if (match := EXPERT_COLUMN.fullmatch(name))})
     for statement in create_statements(0):
         connection.execute(statement)
-    room = MAX_COLUMNS - len(names)  # what has no room now comes with the first row, elsewhere
+    room = MAX_COLUMNS - len(names)  # without room for all, later rows add what fits and use `scalars` for the rest
     missing = [column for column in dynamics_columns(1 + max(experts, default=-1)) if column.name not in names]
     if len(missing) <= room:
         for column in missing:
@@ -49,19 +49,21 @@ def from_the_documented_table(connection: sqlite3.Connection) -> None:
 
 
 def _make_step_the_key(connection: sqlite3.Connection, columns: list[tuple[str, str]]) -> None:
-    """The same table with `step` as its key; of several rows of one step the last stays, as when it is read."""
+    """Rebuild the table with `step` as its key; of several rows of one step, the last one stays, as for readers."""
     broken = "typeof(step) NOT IN ('integer', 'real') OR step <> CAST(step AS INTEGER)"
     bad = connection.execute(f"SELECT count(*), min(rowid) FROM dynamics WHERE {broken}").fetchone()
     if bad[0]:
-        raise CannotMigrate(f"{bad[0]} rows of table `dynamics` have no whole number as step, first row {bad[1]}.")
+        raise CannotMigrate(
+            f"{bad[0]} rows of table `dynamics` have a step that is not a whole number, first row {bad[1]}."
+        )
     quoted = [('"' + name.replace('"', '""') + '"', kind) for name, kind in columns]
     body = ", ".join("step INTEGER PRIMARY KEY" if name == '"step"' else f"{name} {kind}" for name, kind in quoted)
-    every = ", ".join(name for name, _ in quoted)
+    all_names = ", ".join(name for name, _ in quoted)
     connection.execute("ALTER TABLE dynamics RENAME TO dynamics_before")
     connection.execute(f"CREATE TABLE dynamics ({body})")
-    connection.execute(f"INSERT OR REPLACE INTO dynamics SELECT {every} FROM dynamics_before ORDER BY rowid")
+    connection.execute(f"INSERT OR REPLACE INTO dynamics SELECT {all_names} FROM dynamics_before ORDER BY rowid")
     connection.execute("DROP TABLE dynamics_before")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_the_documented_table,)
-assert len(MIGRATIONS) == SCHEMA_VERSION, "each version has a migration from the one before"
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_documented_table,)
+assert len(MIGRATIONS) == SCHEMA_VERSION, "each version needs a migration from the version before"

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from prismatic.runfile.manage import RunSummary, summary
+from prismatic.runfile.manage import RunSummary, summarize
 from prismatic.sweep.engines import Engine, Task
 from prismatic.sweep.plan import Job, Sweep
 from prismatic.sweep.progress import Progress
@@ -144,7 +144,7 @@ class SweepRunner:
         return _step(self._summary(job))
 
     def _summary(self, job: Job) -> RunSummary:
-        return summary(self.sweep.db_path(job))
+        return summarize(self.sweep.db_path(job))
 
 
 def _step(run: RunSummary) -> int:

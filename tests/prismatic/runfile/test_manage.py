@@ -16,7 +16,7 @@ from prismatic.cli import main
 from prismatic.contract import schema
 from prismatic.errors import LoggerError
 from prismatic.runfile.logger import DynamicsLogger
-from prismatic.runfile.manage import find_run, list_runs, migrate, snapshot, summary
+from prismatic.runfile.manage import find_run, list_runs, migrate, snapshot, summarize
 from validation.files.read_files import read_files
 
 STEP = {"expert_gradients": {f"expert_{i}": {"top_norm": 1.0, "bottom_norm": 0.5} for i in range(3)}}
@@ -61,7 +61,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("state", ["finished", "crashed", "interrupted"])
 def test_a_run_that_ended_says_how(path: Path, state: str):
-    run = summary(written(path, exit_state=state, run_hash="0123456"))
+    run = summarize(written(path, exit_state=state, run_hash="0123456"))
     assert (run.run, run.status, run.last_step, run.planned_steps, run.logged_steps) == ("0123456", state, 40, 50, 5)
     assert (run.seed, run.perturbation_scale) == (3, None)
 
@@ -70,8 +70,8 @@ def test_a_run_is_running_as_long_as_it_is_written_and_killed_after_that(path: P
     with DynamicsLogger(path) as logger:
         logger.log_run({"exit_state": "running"})
         logger.flush()
-        assert summary(path).status == "running"
-    assert summary(path).status == "killed"
+        assert summarize(path).status == "running"
+    assert summarize(path).status == "killed"
 
 
 def test_one_bad_file_does_not_hide_the_other_runs(path: Path):
@@ -114,7 +114,7 @@ def test_a_run_is_found_by_hash_folder_or_file(path: Path, which: str):
 def test_a_run_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path):
     with (
         chdir(tmp_path),
-        pytest.raises(LoggerError, match=r"looked for nope, .*build/runs/nope/dynamics\.db"),
+        pytest.raises(LoggerError, match=r"tried nope, .*build/runs/nope/dynamics\.db"),
     ):
         find_run("nope")
 
@@ -157,7 +157,7 @@ def test_the_command_names_the_snapshot_after_run_and_step(path: Path, capsys):
         assert main(["snapshot", str(path)]) == 0
         assert capsys.readouterr().out.startswith("abc-step-40.db: 5 logged steps")
         assert main(["snapshot", str(path)]) == 2
-        assert "abc-step-40.db: exists already" in capsys.readouterr().err
+        assert "abc-step-40.db: already exists" in capsys.readouterr().err
         assert main(["snapshot", str(path), "--overwrite"]) == 0
         assert len(rows(Path("abc-step-40.db"))) == 5
 
@@ -189,10 +189,10 @@ def test_what_a_killed_writer_left_half_written_is_rolled_back(path: Path, tmp_p
     killed = killed_while_writing(path, tmp_path)
     assert killed.stat().st_size > whole  # some of it has reached the file
     (rejected,) = read_files([killed])[1]
-    assert "python -m prismatic snapshot" in str(rejected.error)
+    assert "prismatic snapshot" in str(rejected.error)
     copy = snapshot(killed, tmp_path / "whole.db")
     assert rows(copy, "SELECT count(*) FROM dynamics") == [(5,)]
-    assert summary(killed).logged_steps == 5
+    assert summarize(killed).logged_steps == 5
     assert read_files([copy])[1] == []
 
 
@@ -229,7 +229,7 @@ def test_a_table_without_a_key_gets_one_and_the_last_row_of_a_step_stays(path: P
         (["CREATE TABLE dynamics (epoch INTEGER, expert_0_top_norm REAL)"], "no column `step`; its columns are epoch"),
         (
             ["CREATE TABLE dynamics (step REAL, x REAL)", "INSERT INTO dynamics VALUES (1, 1), (1.5, 2), (NULL, 3)"],
-            "2 rows of table `dynamics` have no whole number as step, first row 2",
+            "in 2 rows of table `dynamics` the step is not a whole number, first in row 2",
         ),
         (["CREATE TABLE other (x)"], "holds other but no table `dynamics`"),
     ],
@@ -289,7 +289,7 @@ def test_facts_of_other_writers_do_not_stop_the_list(path: Path, capsys):
     assert "unreadable" in capsys.readouterr().out
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM run WHERE key IN ('empty', 'text')")
-    run = summary(path)
+    run = summarize(path)
     assert (run.planned_steps, run.seed, run.perturbation_scale) == (None, 3, None)
 
 
@@ -299,7 +299,7 @@ def test_asking_for_the_status_never_keeps_a_training_from_its_file(path: Path):
 
     def watch() -> None:
         while not stop.is_set():
-            summary(path)
+            summarize(path)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
