@@ -1,18 +1,17 @@
-"""Error rates and power of the verdict on simulated runs with a known truth, in every kind of noise.
+"""Error rates and power of the verdict on simulated runs with a known truth, for many kinds of noise.
 
     python benchmarks/calibration.py [--quick] [--json FILE] [--family NAME ...]
 
-A *scenario* draws runs: log norms with noise that is common to all experts and noise of each tier, both AR(1) with
-Student-t(5) innovations, a declining trend, an early transient of the perturbed expert, routing shares that drift. A
-*family* asks one question of the verdicts on them, in every *cell*: n logged steps, correlation rho of neighbouring
-steps, standard deviation sd of the noise. Questions of power are asked where n (1 - rho) / (1 + rho), the number of
-independent steps' worth of information, is at least 30. Every run passes through the same diagnostics and rules as a
-file does.
+A *scenario* draws runs: log norms with noise that all experts share and noise of each tier, both AR(1) with
+Student-t(5) innovations, a declining trend, an early transient of the perturbed expert, and drifting routing shares. A
+*family* is one question about the verdicts, asked in every *cell*: n logged steps, correlation rho of neighbouring
+steps, standard deviation sd of the noise. Power is tested where the effective number of independent steps,
+n (1 - rho) / (1 + rho), is at least 30. Simulated runs pass the same diagnostics and rules as run files.
 
-A family passes only if every cell does: its share is within the limit, and the 95 % Clopper-Pearson bound within three
-points of it. Otherwise a tool that always answers "inconclusive" would do well. Exits 0 only if every family passes.
-`--quick`: n of 200 and 1,000 and 60 runs a cell, families of errors only; a cell then fails where its lower bound is
-beyond the limit, as 60 runs cannot show more. Without it the table goes to benchmarks/results/calibration.json.
+A family passes only if every cell passes: its share is within the limit, and the 95 % Clopper-Pearson bound within
+three points of it. Families of power make sure that always answering "inconclusive" does not pass. Exits 0 only if
+every family passes. `--quick` tests error rates only, with n of 200 and 1,000 and 60 runs per cell; a cell then fails
+if its lower bound is beyond the limit. Without it the table is written to benchmarks/results/calibration.json.
 """
 
 from __future__ import annotations
@@ -48,13 +47,11 @@ from validation.verdict.decide import decide
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
 LEVELS = {"top": 0.2, "bottom": 0.2, "middle": 0.9}
-ENOUGH = 30.0  # independent steps' worth of information from which power is asked for
-SLACK = 0.03  # of the Clopper-Pearson bound beyond the limit
+ENOUGH = 30.0  # effective independent steps from which power is tested
+SLACK = 0.03  # by which the Clopper-Pearson bound may exceed the limit
 AWAKENED, DIVERGED = math.log(1.5), math.log(3)
-OWN = (
-    0.5  # of the noise's standard deviation is each tier's and expert's own: the difference of differences then has sd
-)
-CHUNK = 25  # runs that a worker judges at a time
+OWN = 0.5  # share of the noise's sd that is independent per tier and expert; a difference of differences then has sd
+CHUNK = 25  # runs per task of a worker
 
 
 @dataclass(frozen=True, order=True)
@@ -67,7 +64,7 @@ class Cell:
 
     @property
     def information(self) -> float:
-        """How many independent steps it is worth."""
+        """The effective number of independent steps."""
         return self.n * (1 - self.rho) / (1 + self.rho)
 
     def __str__(self) -> str:
@@ -76,7 +73,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Family:
-    """A question to the verdicts on one scenario. most: errors, at most so many; otherwise at least so many."""
+    """A question about the verdicts on one scenario. most: the limit is a maximum (errors), otherwise a minimum."""
 
     name: str
     scenario: str
@@ -96,7 +93,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the controlled reading said of one run."""
+    """The statuses of the controlled reading of one run."""
 
     overall: str
     awakening: str
@@ -109,7 +106,7 @@ def clopper_pearson(yes: int, of: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def said(claim: str, status: str) -> Callable[[Outcome], bool]:
+def has_status(claim: str, status: str) -> Callable[[Outcome], bool]:
     return lambda outcome: getattr(outcome, claim) == status
 
 
@@ -118,36 +115,36 @@ def never_supported(outcome: Outcome) -> bool:
 
 
 def families() -> Iterator[Family]:
-    """Every question that the verdict must pass."""
+    """Yield every question that the verdict must pass."""
     for scenario in ("null, drifting routing", "null, strong routing"):
         for claim in CLAIMS:
-            yield Family(f"false {claim}: {scenario}", scenario, said(claim, SUPPORTED), 0.05)
+            yield Family(f"false {claim}: {scenario}", scenario, has_status(claim, SUPPORTED), 0.05)
     for life in ("1/4", "1/2"):
         scenario = f"collapse, half-life {life}"
-        yield Family(f"false sustainment: {scenario}", scenario, said("sustainment", SUPPORTED), 0.05)
-    yield Family("false collapse: sustained", "sustained", said("sustainment", REFUTED), 0.05)
-    yield Family("false refutation: awakening 1.5x", "awakening", said("awakening", REFUTED), 0.05)
+        yield Family(f"false sustainment: {scenario}", scenario, has_status("sustainment", SUPPORTED), 0.05)
+    yield Family("false collapse: sustained", "sustained", has_status("sustainment", REFUTED), 0.05)
+    yield Family("false refutation: awakening 1.5x", "awakening", has_status("awakening", REFUTED), 0.05)
     power = functools.partial(Family, most=False, power=True)
-    yield power("power: awakening 1.5x", "awakening", said("awakening", SUPPORTED), 0.95)
-    yield power("power: sustained", "sustained", said("sustainment", SUPPORTED), 0.95)
+    yield power("power: awakening 1.5x", "awakening", has_status("awakening", SUPPORTED), 0.95)
+    yield power("power: sustained", "sustained", has_status("sustainment", SUPPORTED), 0.95)
     for life, least in (("1/4", 0.95), ("1/2", 0.80)):
         yield power(
             f"power: collapse, half-life {life}",
             f"collapse, half-life {life}",
-            said("sustainment", REFUTED),
+            has_status("sustainment", REFUTED),
             least,
         )
     confound = "one common gradient"
-    yield Family(f"confounded: {confound}", confound, said("overall", CONFOUNDED), 0.99, most=False)
+    yield Family(f"confounded: {confound}", confound, has_status("overall", CONFOUNDED), 0.99, most=False)
     yield Family(f"supported: {confound}", confound, lambda outcome: not never_supported(outcome), 0.0)
     for damage in ("40 % NaN", "NaN at the end"):
-        yield Family(f"invalid: {damage}", damage, said("overall", INVALID), 0.99, most=False)
+        yield Family(f"invalid: {damage}", damage, has_status("overall", INVALID), 0.99, most=False)
     for damage in ("10 % NaN", "5 % zeros", "a gap of 20 %"):
-        yield power(f"awakening 1.5x survives: {damage}", damage, said("awakening", SUPPORTED), 0.95)
+        yield power(f"awakening 1.5x survives: {damage}", damage, has_status("awakening", SUPPORTED), 0.95)
 
 
 def ar1(rng: np.random.Generator, cell: Cell, count: int) -> Array:
-    """`count` stationary AR(1) series with t(5) innovations, [count, n]."""
+    """Return `count` stationary AR(1) series with t(5) innovations, [count, n]."""
     scale = cell.sd * math.sqrt((1 - cell.rho**2) / (5 / 3))  # 5 / 3 is the variance of t(5)
     noise = rng.standard_t(5, size=(count, cell.n)) * scale
     start = rng.normal(size=(count, 1)) * cell.sd
@@ -155,14 +152,14 @@ def ar1(rng: np.random.Generator, cell: Cell, count: int) -> Array:
 
 
 def drifting(rng: np.random.Generator, steps: int, sd: float = 0.3) -> Array:
-    """A slow drift of a log routing share: a few waves with random phases, of standard deviation sd."""
+    """Return a slow drift of a log routing share: waves with random phases, of standard deviation sd."""
     time_T = np.linspace(0, 1, steps)
     waves = [rng.normal() * np.sin(2 * np.pi * (k * time_T + rng.random())) for k in (0.5, 1, 1.5)]
     return np.asarray(sd * np.sum(waves, axis=0) * math.sqrt(2 / 3))
 
 
 def draw(scenario: str, cell: Cell, rng: np.random.Generator) -> Run:
-    """One run of a scenario: a clean expert, a perturbed one and a control expert."""
+    """Draw one run of a scenario: a clean expert, a perturbed one and a control expert."""
     time_T = np.linspace(0, 1, cell.n)
     common = ar1(rng, cell, 1)[0] * math.sqrt(1 - OWN**2)
     own = ar1(rng, cell, 9).reshape(3, 3, cell.n) * (0.0 if scenario == "one common gradient" else OWN)
@@ -171,7 +168,7 @@ def draw(scenario: str, cell: Cell, rng: np.random.Generator) -> Run:
     share = np.exp(logits) / np.exp(logits).sum(axis=0)
     log_norm = np.log(share)[:, None, :] - 0.7 * time_T + common + own + np.log(list(LEVELS.values()))[:, None]
     if scenario != "one common gradient":
-        log_norm[1] += np.exp(-time_T / 0.02)  # the perturbed expert's own beginning, over within the warm-up
+        log_norm[1] += np.exp(-time_T / 0.02)  # an early transient, over within the warm-up
     if scenario.startswith("collapse"):
         log_norm[1] += DIVERGED * 2 ** (-time_T / (0.25 if scenario.endswith("1/4") else 0.5))
     elif scenario == "sustained":
@@ -187,7 +184,7 @@ def draw(scenario: str, cell: Cell, rng: np.random.Generator) -> Run:
 
 
 def damaged(scenario: str, norm: Array, rng: np.random.Generator) -> Array:
-    """Norms [expert, tier, T] of which some rows are missing or zero."""
+    """Return norms [expert, tier, T] with some rows missing or zero."""
     rows = rng.random(norm.shape[-1])
     if scenario == "40 % NaN":
         norm[1][:, rows < 0.4] = np.nan
@@ -201,7 +198,7 @@ def damaged(scenario: str, norm: Array, rng: np.random.Generator) -> Array:
 
 
 def as_run(steps: NDArray[np.int64], norm: Array, share: Array, planned: int) -> Run:
-    """Norms [expert, tier, T] as a run that was logged at every step."""
+    """Return norms [expert, tier, T] as a run that was logged at every step."""
     whole = np.sqrt((norm**2).sum(axis=1))
     experts = {}
     for number, role in enumerate(("clean", "perturbed", "control")):
@@ -215,7 +212,7 @@ def as_run(steps: NDArray[np.int64], norm: Array, share: Array, planned: int) ->
 
 
 def judged(run: Run) -> Outcome:
-    """The controlled reading of one run, by the way that every file goes."""
+    """Judge one run as a run file is judged and return the controlled reading."""
     thresholds = Thresholds()
     verdict = decide([run], invalidating(diagnose(run, thresholds)), thresholds)
     claims = {claim.name: claim.status for claim in verdict.controlled.claims if claim.expert is None}
@@ -223,7 +220,7 @@ def judged(run: Run) -> Outcome:
 
 
 def outcomes(work: tuple[str, Cell, int, int]) -> tuple[str, Cell, list[Outcome]]:
-    """Draw and judge some runs of one scenario in one cell; seeded by what is drawn."""
+    """Draw and judge some runs of one scenario in one cell; the seed follows from scenario, cell and number."""
     scenario, cell, first, count = work
     key = [*scenario.encode(), cell.n, round(cell.rho * 100), round(cell.sd * 100)]
     rngs = (np.random.default_rng([*key, number]) for number in range(first, first + count))
@@ -232,15 +229,17 @@ def outcomes(work: tuple[str, Cell, int, int]) -> tuple[str, Cell, list[Outcome]
 
 def cells(quick: bool) -> list[Cell]:
     lengths = (200, 1000) if quick else (200, 1000, 10_000)
-    return [Cell(*one) for one in itertools.product(lengths, (0.5, 0.9, 0.95, 0.99), (0.1, 0.3))]
+    return [Cell(*values) for values in itertools.product(lengths, (0.5, 0.9, 0.95, 0.99), (0.1, 0.3))]
 
 
-def measured(asked: list[Family], runs: int, quick: bool) -> dict[tuple[str, Cell], list[Outcome]]:
-    """The outcomes of every scenario that is asked about, in every cell, on all processors."""
-    wanted = {(f.scenario, cell) for f in asked for cell in cells(quick) if not f.power or cell.information >= ENOUGH}
+def measured(selected: list[Family], runs: int, quick: bool) -> dict[tuple[str, Cell], list[Outcome]]:
+    """Return the outcomes of every scenario of these families in every cell, computed on all processors."""
+    wanted = {
+        (f.scenario, cell) for f in selected for cell in cells(quick) if not f.power or cell.information >= ENOUGH
+    }
     work = [
         (scenario, cell, first, min(CHUNK, runs - first))
-        for scenario, cell in sorted(wanted, key=lambda one: -one[1].n)
+        for scenario, cell in sorted(wanted, key=lambda pair: -pair[1].n)
         for first in range(0, runs, CHUNK)
     ]
     found: dict[tuple[str, Cell], list[Outcome]] = {}
@@ -250,41 +249,43 @@ def measured(asked: list[Family], runs: int, quick: bool) -> dict[tuple[str, Cel
     return found
 
 
-def table(asked: Iterable[Family], found: dict[tuple[str, Cell], list[Outcome]], quick: bool) -> list[dict[str, Any]]:
-    """A row per family: its worst cell, whether all hold, and each cell's count."""
+def table(
+    selected: Iterable[Family], found: dict[tuple[str, Cell], list[Outcome]], quick: bool
+) -> list[dict[str, Any]]:
+    """Return a row per family: its worst cell, whether all cells hold, and each cell's count."""
     rows = []
-    for family in asked:
-        counted = {
+    for family in selected:
+        counts = {
             cell: (sum(map(family.answer, some)), len(some))
             for (scenario, cell), some in sorted(found.items())
             if scenario == family.scenario and (not family.power or cell.information >= ENOUGH)
         }
-        shares = {cell: yes / of for cell, (yes, of) in counted.items()}
+        shares = {cell: yes / of for cell, (yes, of) in counts.items()}
         worst = (max if family.most else min)(shares, key=lambda cell: shares[cell])
-        failing = [cell for cell, (yes, of) in counted.items() if not family.holds(yes, of, quick)]
+        failing = [cell for cell, (yes, of) in counts.items() if not family.holds(yes, of, quick)]
         rows.append(
             {
                 "family": family.name,
                 "must": f"{'<=' if family.most else '>='} {family.limit:.0%}",
                 "worst": shares[worst],
-                "bound": clopper_pearson(*counted[worst])[family.most],
+                "bound": clopper_pearson(*counts[worst])[family.most],
                 "worst_cell": str(worst),
-                "cells": len(counted),
+                "cells": len(counts),
                 "failing": [str(cell) for cell in failing],
                 "holds": not failing,
-                "each": [{**asdict(cell), "yes": yes, "runs": of} for cell, (yes, of) in counted.items()],
+                "each": [{**asdict(cell), "yes": yes, "runs": of} for cell, (yes, of) in counts.items()],
             }
         )
     return rows
 
 
 def main() -> int:
-    """Measure, print, and say which families pass."""
+    """Measure, print the table, and return 0 if every family passes."""
     options = arguments()
-    asked = [f for f in families() if not (options.quick and (f.power or not f.most))]
-    asked = [f for f in asked if not options.family or any(part in f.name for part in options.family)]
+    selected = [f for f in families() if not (options.quick and (f.power or not f.most))]
+    selected = [f for f in selected if not options.family or any(part in f.name for part in options.family)]
     runs, started = options.runs or (60 if options.quick else 300), time.perf_counter()
-    rows = table(asked, measured(asked, runs, options.quick), options.quick)
+    rows = table(selected, measured(selected, runs, options.quick), options.quick)
     print(f"{'family':<56} {'must':>7} {'worst':>7} {'bound':>7}  cells  worst cell")
     for row in rows:
         holds = "holds" if row["holds"] else f"FAILS in {len(row['failing'])}"
@@ -304,7 +305,7 @@ def main() -> int:
 
 
 def about(runs: int, seconds: float) -> dict[str, Any]:
-    """Where the figures come from."""
+    """Return the date, machine and versions of the figures."""
     versions = {"numpy": np.__version__, "scipy": scipy.__version__, "python": platform.python_version()}
     machine = {"machine": platform.machine(), "processors": os.cpu_count()}
     return {"date": time.strftime("%Y-%m-%d"), "runs_per_cell": runs, "seconds": round(seconds), **machine, **versions}

@@ -1,9 +1,9 @@
-"""The cost of a logged step, compared with a plain step, one read of every gradient, and other ways of logging.
+"""The cost of a logged step, compared to a plain step, one read of every gradient, and other ways of logging.
 
     python benchmarks/logging_overhead.py [--quick] [--json FILE]
 
-All in one process, on the same gradients, medians of interleaved repeats; the figures are ratios. Exits 0 only if every
-goal holds. `--quick` leaves the large model out. With `pip install tensorboard` its histograms are measured as well.
+Everything runs in one process on the same gradients; the figures are ratios of medians of interleaved repeats. Exits 0
+only if every goal holds. `--quick` skips the large model. TensorBoard histograms are measured if it is installed.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ MODELS = {
     "1.2 M": RunConfig(hidden_size=128, num_layers=2, sequence_length=128, batch_size=8),
     "28 M": RunConfig(hidden_size=512, num_layers=3, num_heads=8, sequence_length=512, batch_size=16),
 }
-SLOW = {"lists of elements", "TensorBoard histograms"}  # seconds a call: repeated less often
+SLOW = {"lists of elements", "TensorBoard histograms"}  # a call takes seconds, so these are repeated less often
 
 
 def main() -> int:
-    """Measure, print, and say which goals hold."""
+    """Measure, print the figures and the goals, and return 0 if every goal holds."""
     options = arguments()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {name: config for name, config in MODELS.items() if not (options.quick and name == "28 M")}
@@ -70,14 +70,14 @@ def arguments() -> argparse.Namespace:
 
 
 def machine(device: str) -> dict[str, str]:
-    """Where the figures come from."""
+    """Return the device, versions and date of the figures."""
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     return {"device": name, "threads": str(torch.get_num_threads()), "date": time.strftime("%Y-%m-%d"), **versions}
 
 
 def measured(config: RunConfig, repeats: int) -> dict[str, float]:
-    """Median seconds of each way, all on the gradients of the same step."""
+    """Return the median seconds of each way of logging, all on the gradients of the same step."""
     torch.manual_seed(0)
     model = ByteLM(config).to(config.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -96,7 +96,7 @@ def measured(config: RunConfig, repeats: int) -> dict[str, float]:
 
 
 def logging_ways(model: ByteLM, logger: DynamicsLogger, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Each way to log the gradients of the experts, by name."""
+    """Return each way to log the experts' gradients, by name."""
     routers = find_routers(model)
     weights = [p for router in routers for p in router.experts.parameters()]
     grads = [p.grad for p in weights if p.grad is not None]
@@ -124,7 +124,7 @@ def logging_ways(model: ByteLM, logger: DynamicsLogger, folder: Path) -> dict[st
 
 
 def interleaved(ways: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each way, taken in turns so that a busy moment of the machine meets them all."""
+    """Return the median seconds of each way, measured in turns so that a busy moment affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
@@ -142,7 +142,7 @@ def interleaved(ways: dict[str, Callable[[], Any]], repeats: int, device: str) -
 
 
 def print_table(name: str, times: dict[str, float]) -> None:
-    """Milliseconds, share of a plain step, multiple of one read."""
+    """Print milliseconds, share of a plain step and multiple of one read."""
     plain, read = times["plain step"], times["one read (foreach norm)"]
     print(f"\n{name} expert parameters{'':<22} {'ms':>10} {'of a step':>10} {'reads':>8}")
     for way, seconds in times.items():
@@ -151,7 +151,7 @@ def print_table(name: str, times: dict[str, float]) -> None:
 
 
 def goals(models: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """The limits, on the large model where there is one; a small model's step is too short to speak of shares."""
+    """Return the goals for the large model; a step of a small model is too short for shares of it."""
     times = models.get("28 M")
     if times is None:
         return []
@@ -165,7 +165,7 @@ def goals(models: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def memory_goal(config: RunConfig) -> dict[str, Any]:
-    """What the meter allocates at its peak on a CPU, where numpy's memory can be traced."""
+    """Return the goal for the peak memory of a measurement on a CPU, where numpy's memory can be traced."""
     torch.manual_seed(0)
     model = ByteLM(config)
     model.loss(torch.randint(0, 256, (2, config.sequence_length + 1))).backward()
@@ -180,7 +180,7 @@ def memory_goal(config: RunConfig) -> dict[str, Any]:
 
 
 def error_goals(device: str) -> list[dict[str, Any]]:
-    """Against the obvious float64 version, with ordinary gradients and with a tier of a millionth of the whole."""
+    """Return the goals for errors against float64, with ordinary gradients and with tiny tiers."""
     generator = torch.Generator().manual_seed(0)
     weight, grad = torch.randn(2, 1_000_000, generator=generator)
     tiers = tier_indices(weight, 0.1)
@@ -206,7 +206,7 @@ def error_goals(device: str) -> list[dict[str, Any]]:
 
 
 def judged(goal: str, figure: float, limit: float) -> dict[str, Any]:
-    """One line of the goals."""
+    """Return one goal with its figure, its limit and whether it holds."""
     return {"goal": goal, "figure": figure, "limit": limit, "holds": figure <= limit}
 
 

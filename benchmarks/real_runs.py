@@ -2,15 +2,15 @@
 
     python benchmarks/real_runs.py [--quick] [--json FILE] [--jobs N]
 
-Trains small byte-level models (about half a minute each on one core; those that are there already are not trained
-again) under build/real, judges every run alone and every group of seeds together, and prints the table of LOG.md.
+Trains small byte-level models under build/real (about half a minute each on one core; finished runs are kept), judges
+every run alone and all seeds of an experiment together, and prints the table of LOG.md.
 
-A *null* has nothing to find: `perturbation_scale` 0, or 0.001, which only breaks the ties. Nothing is ever supported
-for such a run, by rule; so it is judged once more under the pretence that it was perturbed (row "unguarded"), which is
-what calibrates the statistics. A *positive* multiplies the bottom-tier gradients of perturbed experts. What the
-perturbed runs show is the question itself, and no goal.
+A *null run* has nothing to find: `perturbation_scale` is 0, or 0.001, which only breaks ties. By rule no claim about it
+is ever supported, so it is judged again as if it were perturbed (row "unguarded"), which tests the statistics alone.
+A *positive* run multiplies the bottom-tier gradients of perturbed experts. Perturbed runs are the open question and
+have no goal.
 
-Exits 0 only if every goal holds. `--quick`: three seeds of each. Otherwise the table goes to
+Exits 0 only if every goal holds. `--quick` takes three seeds of each; otherwise the table is written to
 benchmarks/results/real_runs.json.
 """
 
@@ -56,7 +56,7 @@ MODEL = {
     "log_freq": 2,
 }
 PROBED = {"merge": "example", "control_experts": 1, "probe_freq": 4}
-ENOUGH = 30.0  # independent steps' worth of information from which a positive must be found
+ENOUGH = 30.0  # effective independent steps from which a positive must be found
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Experiment:
 
 
 def experiments() -> Iterator[Experiment]:
-    """Everything that is trained."""
+    """Yield every experiment."""
     for merge in ("batch", "example"):
         for control in (0, 1):
             options = {"perturbation_scale": 0.0, "merge": merge, "control_experts": control}
-            told = "with" if control else "without"
-            yield Experiment(f"scale 0, merge {merge}, {told} control expert", "null", 10, options)
+            has_control = "with" if control else "without"
+            yield Experiment(f"scale 0, merge {merge}, {has_control} control expert", "null", 10, options)
     yield Experiment("scale 0.001, example, control, probe", "null", 10, {"perturbation_scale": 0.001, **PROBED})
     for scale in (0.5, 1.0, 2.0):
         options = {"perturbation_scale": scale, **PROBED}
@@ -96,7 +96,7 @@ def experiments() -> Iterator[Experiment]:
 
 
 def trained(config: RunConfig, corpus_sha256: str) -> Path:
-    """The run file of a config, trained in a process of its own if it is not there yet."""
+    """Return the run file of a config; train it in a separate process if it does not exist."""
     path = RUNS / config.run_hash(corpus_sha256) / "dynamics.db"
     changed = [f"{name}={value}" for name, value in config.facts().items() if value is not None]
     command = [sys.executable, "-m", "prismatic", "train", "--config", os.devnull, "--runs", str(RUNS)]
@@ -110,54 +110,54 @@ def trained(config: RunConfig, corpus_sha256: str) -> Path:
 
 
 def unguarded(run: Run) -> Verdict:
-    """The verdict on a null under the pretence that it was perturbed: by the statistics alone."""
+    """Return the verdict on a null run as if it were perturbed, by the statistics alone."""
 
-    def pretended(one: Run) -> Run:
-        changed = one.changed if run.number("config.perturbation_scale") else {}  # or it would be known by that
-        return replace(one, facts={**one.facts, "config.perturbation_scale": 1.0}, scales={}, changed=changed)
+    def relabelled(part: Run) -> Run:
+        changed = part.changed if run.number("config.perturbation_scale") else {}  # would reveal the null run
+        return replace(part, facts={**part.facts, "config.perturbation_scale": 1.0}, scales={}, changed=changed)
 
-    perturbed = replace(pretended(run), isolated=pretended(run.isolated) if run.isolated else None)
+    perturbed = replace(relabelled(run), isolated=relabelled(run.isolated) if run.isolated else None)
     return decide([perturbed], invalidating(diagnose(perturbed)), Thresholds())
 
 
-def told(verdict: Verdict) -> dict[str, str]:
-    """Status of each claim of the only run, and of all of them."""
+def statuses_of(verdict: Verdict) -> dict[str, str]:
+    """Return the status of each claim about a single run, and the overall status."""
     claims = {c.name: c.status for c in verdict.controlled.claims if c.expert is None}
     return {"overall": verdict.status, **{name: claims[name] for name in CLAIMS}}
 
 
-def row(experiment: Experiment, paths: Sequence[Path]) -> dict[str, Any]:
-    """What was said of the runs of one experiment: alone, unguarded, and together."""
+def table_row(experiment: Experiment, paths: Sequence[Path]) -> dict[str, Any]:
+    """Return the table row of one experiment: its runs judged alone, unguarded and together."""
     files, rejected = read_files(paths, cache=Cache())
     if rejected:
         raise RuntimeError(f"{experiment.name}: {rejected[0].error}")
     each = [judge([file]) for file in files]
-    alone = [told(one.verdict) for one in each]
+    alone = [statuses_of(judgement.verdict) for judgement in each]
     found: dict[str, Any] = {"experiment": experiment.name, "kind": experiment.kind, "seeds": len(files)}
-    found["runs"] = {name: Counter(one[name] for one in alone) for name in ("overall", *CLAIMS)}
-    claims = [{c.name: c for c in one.verdict.controlled.claims if c.expert is None} for one in each]
+    found["runs"] = {name: Counter(statuses[name] for statuses in alone) for name in ("overall", *CLAIMS)}
+    claims = [{c.name: c for c in judgement.verdict.controlled.claims if c.expert is None} for judgement in each]
     found["estimates"] = {name: [of_run[name].estimate for of_run in claims] for name in CLAIMS}
     found["information"] = [of_run["awakening"].information for of_run in claims]
-    found["premise"] = Counter(one.verdict.premises[0].status for one in each)
+    found["premise"] = Counter(judgement.verdict.premises[0].status for judgement in each)
     if experiment.kind == "null":
-        free = [told(unguarded(one.runs[0])) for one in each]
-        found["unguarded"] = {name: Counter(one[name] for one in free) for name in ("overall", *CLAIMS)}
+        free = [statuses_of(unguarded(judgement.runs[0])) for judgement in each]
+        found["unguarded"] = {name: Counter(statuses[name] for statuses in free) for name in ("overall", *CLAIMS)}
     together = judge(files).verdict.controlled
     found["together"] = {c.name: [c.status, c.because] for c in together.claims if c.run is None}
     return found
 
 
 def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """No null is ever supported, with and without the rule that says so; what was put in by hand is found."""
+    """Return the goals: no claim about a null run is supported, with or without the rule; added effects are found."""
 
     def supported(table: str) -> int:
-        of_null = [one for one in rows if one["kind"] == "null"]
-        return sum(one[table][name][SUPPORTED] for one in of_null for name in ("overall", *CLAIMS))
+        nulls = [row for row in rows if row["kind"] == "null"]
+        return sum(row[table][name][SUPPORTED] for row in nulls for name in ("overall", *CLAIMS))
 
-    positive = [one for one in rows if one["experiment"].startswith("positive control 1.5")]
-    asked = sum((n or 0) >= ENOUGH for one in positive for n in one["information"])
-    yes = sum(one["runs"]["awakening"][SUPPORTED] for one in positive)
-    share = yes / max(1, sum(one["seeds"] for one in positive))
+    positive = [row for row in rows if row["experiment"].startswith("positive control 1.5")]
+    enough = sum((n or 0) >= ENOUGH for row in positive for n in row["information"])
+    found = sum(row["runs"]["awakening"][SUPPORTED] for row in positive)
+    share = found / max(1, sum(row["seeds"] for row in positive))
     return [
         {
             "goal": "claims supported on real nulls",
@@ -172,7 +172,7 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "holds": not supported("unguarded"),
         },
         {
-            "goal": f"awakening found at 1.5x ({asked} of these runs have n_eff >= {ENOUGH:g})",
+            "goal": f"awakening found at 1.5x ({enough} of these runs have n_eff >= {ENOUGH:g})",
             "figure": share,
             "limit": 0.95,
             "holds": share >= 0.95,
@@ -181,35 +181,35 @@ def goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of LOG.md: how many runs got which status."""
+    """Return the table of LOG.md: the number of runs with each status."""
 
     def counts(statuses: dict[str, int]) -> str:
         return ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
 
     lines = ["| runs | awakening | divergence | sustainment | all seeds together |", "|---|---|---|---|---|"]
-    for one in rows:
-        cells = [counts(one["runs"][name]) for name in CLAIMS]
-        together = "; ".join(f"{name} {status}" for name, (status, _) in one["together"].items()) or "one run"
-        lines.append(f"| {one['experiment']} ({one['seeds']}) | {' | '.join(cells)} | {together} |")
-        if "unguarded" in one:
-            cells = [counts(one["unguarded"][name]) for name in CLAIMS]
+    for row in rows:
+        cells = [counts(row["runs"][name]) for name in CLAIMS]
+        together = "; ".join(f"{name} {status}" for name, (status, _) in row["together"].items()) or "one run"
+        lines.append(f"| {row['experiment']} ({row['seeds']}) | {' | '.join(cells)} | {together} |")
+        if "unguarded" in row:
+            cells = [counts(row["unguarded"][name]) for name in CLAIMS]
             lines.append(f"| … unguarded | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Train, judge, print."""
+    """Train, judge and print; return 0 if every goal holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three seeds of each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="trainings at a time")
     options = parser.parse_args()
-    asked = [(one, one.configs(options.quick)) for one in experiments()]
+    planned = [(experiment, experiment.configs(options.quick)) for experiment in experiments()]
     corpus, started = Corpus.load().sha256, time.perf_counter()
     with ThreadPoolExecutor(options.jobs) as pool:
-        work = {one.name: [pool.submit(trained, config, corpus) for config in configs] for one, configs in asked}
+        work = {e.name: [pool.submit(trained, config, corpus) for config in configs] for e, configs in planned}
         paths = {name: [future.result() for future in futures] for name, futures in work.items()}
-    rows = [row(one, paths[one.name]) for one, _ in asked]
+    rows = [table_row(experiment, paths[experiment.name]) for experiment, _ in planned]
     print(as_markdown(rows), end="\n\n")
     checked = goals(rows)
     for goal in checked:
