@@ -161,7 +161,7 @@ def _unfinished(finding: Finding, run: Run, thresholds: Thresholds, events: pd.D
 
 def _identical(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart | None:
     """Draw norms divided by those of the clean expert: 1 at every step means identical experts."""
-    return _beside_clean(finding, run, run.experts, dict(TIER_METRICS), "As multiples of expert 0's")
+    return _beside_clean(finding, run, run.experts, dict(TIER_METRICS), "Ratio to expert 0")
 
 
 def _collinear(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart | None:
@@ -171,7 +171,7 @@ def _collinear(finding: Finding, run: Run, thresholds: Thresholds, events: pd.Da
     """
     experts, where = (run.layers[0], ", first layer") if run.layers else (run.experts, "")
     parts = {**TIER_METRICS, "routing_weight": "whole"}
-    return _beside_clean(finding, run, experts, parts, f"As multiples of expert 0's{where}")
+    return _beside_clean(finding, run, experts, parts, f"Ratio to expert 0{where}")
 
 
 def _beside_clean(

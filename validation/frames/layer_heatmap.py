@@ -61,11 +61,6 @@ MEASURES = {
 }
 
 
-def seen_by(run: Run, source: str) -> Run:
-    """Return the run by one source of gradients: merged, or isolated if the probe measured it."""
-    return run.isolated if source == "isolated" and run.isolated is not None else run
-
-
 def layer_names(file: RunFile) -> list[int]:
     """Return the layer numbers of the file, in the order of `run.layers`."""
     return sorted(layer for layer in pc.unique(file.layers["layer"]).to_pylist() if layer is not None)
@@ -158,12 +153,10 @@ def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Ar
         if measure == "size":
             for tier, values_T in series.ratio_beyond_routing(one_layer, number).items():
                 yield number, tier, values_T
+        elif measure == "direction":
+            yield number, ALL_TIERS, expert["direction"]
         else:
-            yield (
-                number,
-                ALL_TIERS,
-                expert["direction"] if measure == "direction" else series.bottom_gain(expert, layer[0]),
-            )
+            yield number, ALL_TIERS, series.bottom_gain(expert, layer[0])
 
 
 def _log(values_T: Array) -> Array:

@@ -46,7 +46,9 @@ COMPARED_METRICS = {
     "direction": ComparedMetric(
         "Direction", "1 - cosine", "1 - cosine to the gradient of the clean expert; 0 is parallel"
     ),
-    "routing": ComparedMetric("Routing share", "share", "Mean share of the batch that a perturbed expert receives"),
+    "routing": ComparedMetric(
+        "Routing share", "share of the batch", "Mean share of the batch that a perturbed expert receives"
+    ),
     "loss": ComparedMetric("Loss", "nats per token", "Training loss of the logged batches"),
 }
 

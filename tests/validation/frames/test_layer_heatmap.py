@@ -1,7 +1,8 @@
-"""The norms in the heatmap of layers are those that a slow question in SQL finds."""
+"""Cells of the heatmap of layers: norms as a slow query in SQL finds them, frames, colour range and histograms."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,59 @@ import pytest
 
 from prismatic import DynamicsLogger
 from prismatic.contract.schema import TIERS
+from tests.support.layered_runs import write_layers
 from tests.support.oracles import ask_oracle
+from validation.analysis import series
+from validation.analysis.run import Expert
 from validation.files.sources import read_sources
-from validation.frames.layer_heatmap import heatmap_frames
+from validation.frames.layer_heatmap import color_range, heatmap_frames, histogram_rows, layer_names
 from validation.judgement.judge import judge
 from validation.query.database import connect
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Judge a run of three layers whose bottom tier gains in layer 1 only."""
+    path = tmp_path_factory.mktemp("layers") / "three.db"
+    return judge(*read_sources([write_layers(path, gaining=1, gain=2.0, steps=160, histograms=True)]))
+
+
+def test_a_frame_is_the_mean_of_its_steps(judged):
+    run, names = judged.runs[0], layer_names(judged.files[0])
+    found = heatmap_frames(run, "size", names, most=7)
+    frame = 3
+    cell = found.at(frame).query("layer == 1 and expert == 1 and tier == 'bottom'")["value"].item()
+    rows = (run.steps >= found.first_F[frame]) & (run.steps <= found.last_F[frame])
+    one_layer = replace(run, layers=[run.layers[1]])
+    assert cell == pytest.approx(series.ratio_beyond_routing(one_layer, 1)["bottom"][rows].mean())
+    assert len(found.first_F) == 7
+    assert cell == pytest.approx(np.log(2.0), abs=0.05)
+
+
+def test_frames_are_single_steps_where_there_are_few_and_nan_where_nothing_is(judged):
+    run = judged.runs[0].until(4)
+    assert heatmap_frames(run, "size", [0, 1, 2]).first_F.tolist() == [0, 1, 2, 3, 4]
+    silent = {
+        e: Expert(e, one.role, {**one.columns, "bottom_norm": np.full(5, np.nan)}) for e, one in run.layers[0].items()
+    }
+    cells = heatmap_frames(replace(run, layers=[silent, *run.layers[1:]]), "norm", [0, 1, 2]).at(0)
+    assert cells.query("layer == 0 and tier == 'bottom'")["value"].isna().all()
+    assert cells.query("layer == 1")["value"].notna().all()
+
+
+def test_colours_are_centred_and_a_spike_does_not_bleach_the_rest():
+    values = np.append(np.random.default_rng(0).normal(0, 0.3, 999), 50.0)
+    low, high = color_range(values, "size", 0.1)
+    assert low == -high
+    assert 0.3 < high < 2
+    assert color_range(values * 1e-3, "size", 0.1) == (-0.1, 0.1)
+
+
+def test_a_histogram_is_shares_of_one(judged):
+    table = histogram_rows(judged.con, judged.runs[0], 1, 1, "bottom")
+    assert table.groupby("step")["share"].sum().to_numpy() == pytest.approx(1.0)
+    assert table["step"].tolist()[::6] == list(range(0, 160, 10))
+    assert table.loc[table["step"] == 0, "share"].tolist() == pytest.approx(np.arange(10, 40, 5) / 135)
 
 
 def test_the_heatmap_has_the_norm_of_each_layer_expert_and_tier(tmp_path: Path):
