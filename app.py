@@ -1,6 +1,6 @@
-"""Home: choose run files and read the verdict. `streamlit run app.py` serves it and the pages.
+"""The app's entry point and home page: `streamlit run app.py`, or `prismatic app`.
 
-Streamlit imports this file once for the server around the pages, and runs it for each look at the home page.
+Streamlit imports this file once to start the server, and runs it as a script for each visit of the home page.
 """
 
 import streamlit as st
@@ -11,10 +11,10 @@ if __name__ == "__main__":
     frame("Home")
     st.title("Did perturbation change what the experts learn?")
     st.caption(
-        "Prismatic reads the gradient dynamics of a training run and judges three claims, awakening, divergence and "
-        "sustainment, beyond what routing alone would show."
+        "Prismatic reads the gradient dynamics of a training run and judges three claims beyond the effect of routing: "
+        "awakening, divergence and sustainment."
     )
-    from ui.sections.home import home  # after the first words: it needs all that reads, judges and draws
+    from ui.sections.home import home  # after the first words: this import loads what reads, judges and draws
 
     home()
 else:

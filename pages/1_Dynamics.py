@@ -1,4 +1,4 @@
-"""Do the perturbed experts learn differently? The chart that the question is asked of."""
+"""The Dynamics page: gradient norms, divergence, routing and loss of one run over its steps."""
 
 from functools import partial
 
@@ -25,12 +25,10 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     source = choose_gradients(run)
 seen = gradients_of(run, source)
 if not len(run.steps):
-    st.info(
-        "This file has the right tables and no row in them, so there is nothing to draw. The Diagnostics page says why."
-    )
+    st.info("This file has no logged rows, so there is nothing to draw. The Diagnostics page says why.")
     st.stop()
 if (missing := VIEWS[view].missing(seen)) is not None:
-    st.info(f"This file does not log {missing}, so there is nothing to draw.")
+    st.info(f"This file does not log {missing}. Choose another view.")
     st.stop()
 
 experts = choose_experts(seen)

@@ -1,4 +1,4 @@
-"""Why the verdict is what it is: every claim of both readings, the premise, the thresholds."""
+"""The Verdict page: the claims of one run with their evidence, next steps, thresholds and downloads."""
 
 from ui.layout.cards import claim_cards, headline
 from ui.layout.shell import shell

@@ -1,4 +1,4 @@
-"""Where in the model it happens: every layer and expert at any step, and which layers the verdict rests on."""
+"""The Layers page: gradients of each layer and expert at any step, and the verdict without each layer."""
 
 import streamlit as st
 
@@ -10,9 +10,9 @@ from validation.frames.layer_heatmap import layer_names
 judgement, run = shell("Layers")
 file = next(file for file in judgement.files if file.run == run.id)
 if not run.layers:
-    st.info("This file has only the means over layers. Files of `python -m prismatic train` have every layer:")
-    st.code("python -m prismatic train --config experiments/per-example.yml", language=None, wrap_lines=True)
-    st.caption("In a loop of your own, `DynamicsLoggerCallback` writes them too.")
+    st.info("This file has only the means over layers. `prismatic train` logs every layer:")
+    st.code("prismatic train --config experiments/per-example.yml", language=None, wrap_lines=True)
+    st.caption("In your own loop, `DynamicsLoggerCallback` logs every layer too.")
     st.stop()
 
 with st.container(horizontal=True, vertical_alignment="bottom"):

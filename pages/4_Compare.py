@@ -1,4 +1,4 @@
-"""Many runs side by side: what they say over seeds, over doses, and beside runs in which nothing was perturbed."""
+"""The Compare page: several runs by groups, by dose, beside their sham runs, in pairs, and in one table."""
 
 import streamlit as st
 
@@ -24,5 +24,5 @@ try:
     )
     VIEWS[view](judgement)
 except RunFileError as error:
-    st.error("These runs do not fit into memory together. Choose fewer of them.")
+    st.error("These runs do not fit into memory together. Choose fewer runs.")
     st.text(str(error))

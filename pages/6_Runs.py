@@ -1,4 +1,4 @@
-"""What is known of the runs that were chosen, and questions of one's own about them, in SQL."""
+"""The Runs page: queries in SQL over all chosen runs, and options, facts, hashes and columns of one run."""
 
 from ui.layout.shell import shell
 from ui.sections.runs import hashes, metadata, schema_table, side_tables, sql_console

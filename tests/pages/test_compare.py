@@ -80,7 +80,7 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
         assert not at.exception, view
         told += texts(at)
     assert "http://" not in told
-    assert "No run here has a sham run" in told
+    assert "No chosen run has a sham run" in told
     assert "A dose-response needs" in told
 
 
@@ -119,7 +119,7 @@ def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
     assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
     at.number_input(key="runs-page").set_value(3).run()
     assert at.dataframe[0].value["run"].tolist() == ["22aaaaaaa"]
-    assert "9 of 9 runs match, of 1,350 logged steps together; 4 on a page" in texts(at)
+    assert "9 of 9 runs match, with 1,350 logged steps in total. 4 runs per page" in texts(at)
     at.text_input(key="find").set_value("sham").run()
     assert not at.exception
     assert set(at.dataframe[0].value["kind"]) == {"sham"}

@@ -44,7 +44,7 @@ def test_one_row_of_one_layer_is_shown(folder):
     at = opened(PAGE, (write_layers(folder / "row.db", layers=1, steps=1), "row"))
     assert not at.exception
     assert at.get("vega_lite_chart")
-    assert "nothing to leave out" in texts(at)
+    assert "only one layer" in texts(at)
     assert not at.get("select_slider")
     assert at.get("code")[0].value == "DynamicsLoggerCallback(..., histogram_freq=100)"  # not our trainer's run
 

@@ -154,7 +154,7 @@ def session_thresholds() -> dict[str, float]:
 
 def show_rejected(judgement: Judgement) -> None:
     """Show each file that could not be read, with evidence, cause and fix."""
-    rejected = [finding for finding in judgement.findings if finding.run is None]
+    rejected = judgement.findings_of(None)
     for finding in rejected[:REJECTED_SHOWN]:
         finding_card(finding)
     if more := rejected[REJECTED_SHOWN:]:

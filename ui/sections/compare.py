@@ -1,14 +1,15 @@
-"""Pieces of the Compare page: groups and their courses, doses, two runs, twins without perturbation, all runs."""
+"""The Compare page: groups over seeds, dose-response, sham runs, differences of two runs, and all runs."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from ui.layout.cards import number
 from ui.widgets.charts import draw
-from ui.widgets.markdown import escape_markdown, markdown_sentence
+from ui.widgets.markdown import markdown_sentence
 from ui.widgets.tables import show_table
 from validation.charts import run_comparison
 from validation.charts.theme import MAX_GROUPS
@@ -26,59 +27,80 @@ from validation.frames.run_comparison import (
 )
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
-from validation.text import pluralize
+from validation.text import pluralize, spaced
 from validation.verdict.claims import CLAIMS
 from validation.verdict.groups import Group
+from validation.verdict.wording import estimated
 
 SEEDS = "seed=0..4 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
 FACTS = """callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0.5})
-python -m prismatic import ... --set seed=1 perturbation_scale=0.5"""
-DOSES_PER_ROW = 2  # charts of doses
-GROUPS_LISTED = 60  # that can be chosen from
-GROUPS_SHOWN = 4  # groups at first, so that their lines can be told apart
-MAX_SEEDS = 12  # lines of one group
-MAX_PAIRS = 40  # rows of the chart of twins
-PAGE_ROWS = 100  # rows of the table of runs
+prismatic import ... --set seed=1 perturbation_scale=0.5"""
+DOSES_PER_ROW = 2  # charts of the dose-response beside each other
+GROUPS_LISTED = 60  # to choose from
+GROUPS_SHOWN = 4  # at first
+MAX_SEEDS = 12  # lines per group
+MAX_PAIRS = 40  # rows of the chart of sham runs
+PAGE_ROWS = 100  # runs per page of the table
 
 
 def too_few_runs(judgement: Judgement) -> None:
-    """What to do with one run."""
-    st.info("Compare needs at least two runs. Add seeds of this one, and runs in which nothing was perturbed:")
+    """Show how to get more runs, if there is only one."""
+    st.info("Compare needs at least two runs. Train more seeds, and sham runs, in which nothing is perturbed:")
     how_to_train(judgement, SEEDS)
-    st.caption("Then choose all of their files on the home page. Five seeds of each usually give an answer.")
+    st.caption("Then choose all their files on the home page. Five seeds of each usually give an answer.")
     st.page_link("app.py", label="Choose more files on the home page")
 
 
 def how_to_train(judgement: Judgement, grid: str) -> None:
-    """What makes runs that belong together: our own command, or what runs of other trainers must say of themselves."""
+    """Show the command that trains a sweep, or the facts that runs of other trainers must record."""
     if any(run.by_trainer for run in judgement.runs):
-        line = f"python -m prismatic sweep --config experiments/per-example.yml --grid {grid}"
+        line = f"prismatic sweep --config experiments/per-example.yml --grid {grid}"
         st.code(line, language=None, wrap_lines=True)
     else:
         st.caption(
-            "Each run must say its seed and its scale, as the facts config.seed and config.perturbation_scale; its "
-            "other options are those of its group. In a loop of your own, and where runs of a tracker are imported:"
+            "Each run must record its seed and scale as the facts config.seed and config.perturbation_scale; its other "
+            "options define its group. Record them in your own loop, or when you import runs of a tracker:"
         )
         st.code(FACTS, language=None, wrap_lines=True)
 
 
 def groups(judgement: Judgement) -> None:
-    """The groups with what they say, and their courses over the steps."""
-    own = judgement.verdict.groups
-    letters = group_labels(len(own))
-    st.caption("Runs that differ in nothing but the seed are one group. The run is the unit: intervals are over seeds.")
+    """Show a table of the groups, and charts of one metric over the steps."""
+    by_letter = dict(zip(group_labels(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True))
+    st.caption("Runs that differ only in the seed form a group. Intervals are over seeds, with one value per run.")
     show_table(
-        [group_row(letter, group) for letter, group in zip(letters, own, strict=True)],
+        [group_row(letter, group) for letter, group in by_letter.items()],
         key="groups",
-        alt="Every group with its verdict and its claims over seeds",
+        alt="Groups with their verdicts and their claims over seeds",
         column_config={
-            "options": st.column_config.TextColumn(width="medium", help="In which options this group differs"),
-            **{c: st.column_config.TextColumn(help=f"{c}: estimate over seeds, 95 % interval") for c in CLAIMS},
+            "options": st.column_config.TextColumn(width="medium", help="Options in which the groups differ"),
+            **{
+                claim: st.column_config.TextColumn(
+                    help=f"{claim.capitalize()}: estimate over seeds with its 95 % interval"
+                )
+                for claim in CLAIMS
+            },
         },
     )
+    metric, picked, show_seeds = _choose_groups(list(by_letter))
+    if len(by_letter) > GROUPS_LISTED:
+        st.caption(
+            f"The first {GROUPS_LISTED} of {len(by_letter):,} groups can be chosen. Choose fewer runs to see others."
+        )
+    shown = {letter: group for letter, group in by_letter.items() if letter in picked[:MAX_GROUPS]}
+    if len(picked) > len(shown):
+        st.caption(f"{len(shown)} of the {len(picked)} chosen groups are drawn, since more lines cannot be told apart.")
+    if shown:
+        metric_charts(judgement, shown, metric, show_seeds)
+    else:
+        st.caption("Choose a group to see its runs.")
+
+
+def _choose_groups(letters: list[str]) -> tuple[str, list[str], bool]:
+    """Return the metric, the letters of the chosen groups, and True for a panel with the seeds of each group."""
     left, middle, right = st.columns([2, 3, 1], vertical_alignment="bottom")
-    course = left.selectbox(
+    metric: str = left.selectbox(
         "Series",
         list(COMPARED_METRICS),
         format_func=lambda name: COMPARED_METRICS[name].title,
@@ -93,27 +115,20 @@ def groups(judgement: Judgement) -> None:
         key="shown",
         wrap=True,
         bind="query-params",
-        help=f"By their letters in the table; {MAX_GROUPS} at once can be told apart.",
+        help=f"Letters from the table. At most {MAX_GROUPS} groups are drawn at once.",
     )
     show_seeds = right.toggle(
-        "Each seed", value=True, key="seeds", bind="query-params", help="A panel for each group, or all means in one"
+        "Each seed",
+        value=True,
+        key="seeds",
+        bind="query-params",
+        help="A panel with the seeds of each group, or the means of all groups in one chart",
     )
-    if len(letters) > GROUPS_LISTED:
-        st.caption(
-            f"The first {GROUPS_LISTED} of {len(letters):,} groups can be drawn. Choose fewer runs to see others."
-        )
-    shown = [letter for letter in letters if letter in picked][:MAX_GROUPS]
-    if len(picked) > len(shown):
-        st.caption(f"{len(shown)} of the {len(picked)} chosen groups are drawn: more cannot be told apart.")
-    if shown:
-        names = dict(zip(letters, own, strict=True))
-        metric_charts(judgement, {letter: names[letter] for letter in shown}, course, show_seeds)
-    else:
-        st.caption("Choose a group to see its runs.")
+    return metric, [letter for letter in letters if letter in picked], show_seeds
 
 
 def group_row(letter: str, group: Group) -> dict[str, object]:
-    """A group as a row of the table."""
+    """Return a group as a row of the table."""
     row: dict[str, object] = {
         "group": letter,
         "options": group.name,
@@ -123,53 +138,52 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
     for claim in group.claims:
         row[claim.name] = claim.status
         if claim.estimate is not None:
-            low, high = ("unbounded" if bound is None else f"{bound:.3g}" for bound in (claim.low, claim.high))
-            row[claim.name] = f"{claim.status}, {number(claim.estimate, claim)} [{low}, {high}]"
-    row["kind"] = group.role.replace("_", " ")
+            row[claim.name] = f"{claim.status}, {estimated(replace(claim, points=len(group.runs)))}"
+    row["kind"] = spaced(group.role)
     return row
 
 
-def metric_charts(judgement: Judgement, shown: dict[str, Group], course: str, show_seeds: bool) -> None:
-    """One series of some groups over the steps."""
+def metric_charts(judgement: Judgement, shown: dict[str, Group], metric: str, show_seeds: bool) -> None:
+    """Show one metric of some groups over the steps."""
     group_of = {run: letter for letter, group in shown.items() for run in group.runs}
     data = metric_series(judgement.con, list(group_of))
-    if data.empty or not data[course].notna().any():
-        st.info(f"These runs do not log {COMPARED_METRICS[course].title.lower()}.")
+    if data.empty or not data[metric].notna().any():
+        st.info(f"These runs do not log {COMPARED_METRICS[metric].title.lower()}. Choose another series.")
         return
     seeds_of = {
         run.id: "seed unknown" if run.seed is None else f"seed {run.seed}"
         for run in judgement.runs
         if run.id in group_of
     }
-    each = data.rename(columns={course: "value"})[["run", "middle", "value"]].dropna()
+    each = data.rename(columns={metric: "value"})[["run", "middle", "value"]].dropna()
     each = each.assign(group=each["run"].map(group_of), label=each["run"].map(seeds_of))
     drawn = {run for group in shown.values() for run in group.runs[:MAX_SEEDS]}
-    means, names = group_means(data, group_of, course), list(shown)
-    alt = f"{COMPARED_METRICS[course].title} over training steps"
+    means, names = group_means(data, group_of, metric), list(shown)
+    alt = f"{COMPARED_METRICS[metric].title} over training steps"
     if show_seeds:
-        charts = run_comparison.group_panels(means, each[each["run"].isin(drawn)], names, course)
+        charts = run_comparison.group_panels(means, each[each["run"].isin(drawn)], names, metric)
         across = 2 if len(names) > 1 else 1
         for place, (letter, chart) in enumerate(zip(names, charts, strict=True)):
-            if place % across == 0:  # a row of its own for each pair: stacked on a phone, they keep their order
+            if place % across == 0:  # a new row for each pair keeps their order when a phone stacks them
                 row = st.columns(across, gap="medium")
             with row[place % across]:
-                st.text(f"{letter}: {shown[letter].name} ({len(shown[letter].runs)} runs)")
+                st.text(f"{letter}: {shown[letter].name} ({pluralize(len(shown[letter].runs), 'run')})")
                 draw(chart, key=f"course-{letter}", alt=f"{alt}, group {letter}")
     else:
-        draw(run_comparison.group_bands(means, names, course), key="courses", alt=f"{alt}, all groups")
-    cut = f" At most {MAX_SEEDS} runs of a group are drawn." if len(drawn) < len(group_of) else ""
+        draw(run_comparison.group_bands(means, names, metric), key="courses", alt=f"{alt}, all groups")
+    cut = f"; at most {MAX_SEEDS} runs per group are drawn" if len(drawn) < len(group_of) else ""
     st.caption(
-        f"{COMPARED_METRICS[course].meaning}. Thick: mean over a group's runs; band: its 95 % interval over runs.{cut}"
+        f"{COMPARED_METRICS[metric].meaning}. Thick line: mean over a group's runs; band: its 95 % interval{cut}."
     )
 
 
 def dose_response(judgement: Judgement) -> None:
-    """Whether the effect rises with the perturbation."""
+    """Show the dose-response: effect over perturbation_scale."""
     found = judgement.verdict.doses
     if not found:
         st.info(
-            "A dose-response needs groups that differ in perturbation_scale alone: at least three scales, and two "
-            "seeds that have all of them. Choose only such runs, or train them:"
+            "A dose-response needs groups that differ only in perturbation_scale: at least three scales, each with the "
+            "same two or more seeds. Choose such runs, or train them:"
         )
         how_to_train(judgement, DOSES)
         return
@@ -179,13 +193,16 @@ def dose_response(judgement: Judgement) -> None:
             st.markdown(f"**{markdown_sentence(dose.title)[:-1]}**")
             with st.container(horizontal=True):
                 st.metric(
-                    "Page's p", f"{dose.p:.2g}", border=True, help="That the order of the scales in each seed is chance"
+                    "Page's p",
+                    f"{dose.p:.2g}",
+                    border=True,
+                    help="Probability of this order of the scales in all seeds by chance",
                 )
                 st.metric(
                     f"Slope ({dose.unit} per unit)",
                     f"{dose.slope:.3g}",
                     border=True,
-                    help="Per unit of perturbation_scale: mean of the seeds' own slopes",
+                    help="Mean of the seeds' slopes, per unit of perturbation_scale",
                 )
             each, means = dose_effects(dose, judgement.verdict.groups, judgement.runs)
             draw(
@@ -194,18 +211,18 @@ def dose_response(judgement: Judgement) -> None:
                 alt=f"{dose.claim} over scale",
             )
             st.caption(markdown_sentence(dose.because))
-    st.caption("Diamonds: mean over seeds with its 95 % interval. Dashed: the mean slope. Thin lines: single seeds.")
+    st.caption("Diamonds: mean over seeds with its 95 % interval; dashed line: mean slope; thin lines: single seeds.")
 
 
 def two_runs(judgement: Judgement) -> None:
-    """In what two runs differ."""
+    """Show the options and facts in which two runs differ."""
     runs = [run.id for run in judgement.runs]
     left, right = st.columns(2)
     first = left.selectbox("First run", runs, key="first", bind="query-params")
     second = right.selectbox("Second run", runs, index=1, key="second", bind="query-params")
     table = ask(judgement.con, "facts_of_two", first=first, second=second).to_pandas()
     if table.empty:
-        st.info("Neither file has a run table, so their options are not known.")
+        st.info("Neither file has a run table, so their options are unknown.")
         return
     table["kind"] = table["is_option"].map({True: "option", False: "fact"})
     table["name"] = table["key"].str.removeprefix("config.")
@@ -215,48 +232,46 @@ def two_runs(judgement: Judgement) -> None:
     differing = shown[table["differs"]]
     options = int((table["differs"] & table["is_option"]).sum())
     others = pluralize(len(differing) - options, "other fact")
-    st.caption(f"They differ in {pluralize(options, 'option')} and {others}.")
+    st.caption(f"The runs differ in {pluralize(options, 'option')} and {others}.")
     if len(differing):
         show_table(differing, key="differing")
-    with st.expander(f"{int((~table['differs']).sum())} that are the same"):
+    with st.expander(f"{pluralize(int((~table['differs']).sum()), 'equal value')}"):
         show_table(shown[~table["differs"]], key="same")
 
 
 def sham_pairs(judgement: Judgement) -> None:
-    """Every treated run beside the run of the same seed in which nothing was perturbed."""
+    """Show each treated run beside its sham run of the same seed."""
     pairs = sham_pair_rows(judgement)
     if pairs.empty:
-        st.info(
-            "No run here has a sham run: the same options and the same seed, with perturbation_scale 0. Train them:"
-        )
+        st.info("No chosen run has a sham run: same options and seed, but perturbation_scale 0. Train sham runs:")
         how_to_train(judgement, SEEDS)
         return
     claim = st.segmented_control(
         "Claim", ["awakening", "divergence"], default="awakening", required=True, key="claim", bind="query-params"
     )
-    own = pairs[(pairs["claim"] == claim) & pairs["estimate"].notna() & pairs["of the sham"].notna()]
-    own = own.sort_values(["scale", "seed"])
-    for unit, some in own.groupby("unit"):
-        threshold = some["threshold"].iloc[0] if some["threshold"].nunique() == 1 else None
+    drawn = pairs[(pairs["claim"] == claim) & pairs["estimate"].notna() & pairs["of the sham"].notna()]
+    drawn = drawn.sort_values(["scale", "seed"])
+    for unit, rows in drawn.groupby("unit"):
+        threshold = rows["threshold"].iloc[0] if rows["threshold"].nunique() == 1 else None
         draw(
-            run_comparison.sham_dumbbells(some.head(MAX_PAIRS), str(unit), threshold),
+            run_comparison.sham_dumbbells(rows.head(MAX_PAIRS), str(unit), threshold),
             key=f"twins-{unit}",
             alt=f"{claim} of treated runs and of their sham runs",
         )
-        cut = f" The first {MAX_PAIRS} of {len(some)} are drawn." if len(some) > MAX_PAIRS else ""
-        st.caption(f"Filled: the treated run. Hollow: its sham run. Dashed: the threshold.{cut}")
+        cut = f" The first {MAX_PAIRS} of {len(rows)} pairs are drawn." if len(rows) > MAX_PAIRS else ""
+        st.caption(f"Filled: treated run; hollow: its sham run; dashed line: threshold.{cut}")
     columns = {
-        "estimate": "Of the treated run, in the unit of its row",
+        "estimate": "Estimate of the treated run, in the unit of its row",
         "low": "Lower bound of the estimate's 95 % interval",
         "high": "Upper bound of the estimate's 95 % interval",
-        "of the sham": "The sham run's own estimate",
-        "threshold": "What a difference must exceed to count",
+        "of the sham": "Estimate of the sham run",
+        "threshold": "A difference counts above this value",
     }
     show_table(
         pairs[pairs["claim"] == claim].drop(columns="claim"),
         key="twins",
-        column_config={name: st.column_config.NumberColumn(format="%.3g", help=told) for name, told in columns.items()},
-        alt=f"{claim.capitalize()} of every treated run and of its sham run",
+        column_config={name: st.column_config.NumberColumn(format="%.3g", help=text) for name, text in columns.items()},
+        alt=f"{claim.capitalize()} of each treated run and of its sham run",
     )
 
 
@@ -267,57 +282,58 @@ def sham_pairs(judgement: Judgement) -> None:
     hash_funcs={Judgement: lambda j: (str(j.verdict.thresholds), *(file.sha256 for file in j.files))},
 )
 def overview(judgement: Judgement) -> pd.DataFrame:
-    """The table of all runs, without their courses."""
+    """Return the table of all runs, without sparklines."""
     return runs_table(judgement)
 
 
 def all_runs(judgement: Judgement) -> None:
-    """All runs in a table: filter, sort, and the course of each at a glance."""
+    """Show all runs in a table with filters, sorting and sparklines."""
     table = overview(judgement)
-    words, verdicts, kinds = st.columns([2, 3, 2])
-    wanted = filter_runs(
-        table,
-        words.text_input("Find", key="find", bind="query-params", placeholder="run, file, option", help="Every word"),
-        _filter_pills(verdicts, "Verdict", table["verdict"]),
-        _filter_pills(kinds, "Kind", table["kind"]),
+    left, middle, right = st.columns([2, 3, 2])
+    words = left.text_input(
+        "Find", key="find", bind="query-params", placeholder="run, file, option", help="A run must contain every word."
     )
-    by, order, course, page = st.columns([2, 1, 2, 1], vertical_alignment="bottom")
+    verdicts = _filter_pills(middle, "Verdict", table["verdict"])
+    found = filter_runs(table, words, verdicts, _filter_pills(right, "Kind", table["kind"]))
+    by, order, line, page = st.columns([2, 1, 2, 1], vertical_alignment="bottom")
     sort = by.selectbox("Sort by", ["as chosen", *table.columns], key="sort", bind="query-params")
     descending = order.toggle("Descending", key="descending", bind="query-params")
-    line = course.selectbox(
+    metric = line.selectbox(
         "Sparkline",
         list(COMPARED_METRICS),
         format_func=lambda name: COMPARED_METRICS[name].title,
         key="line",
         bind="query-params",
     )
-    wanted = sort_runs(wanted, sort, descending=descending)
-    pages = max(1, -(-len(wanted) // PAGE_ROWS))
-    place = int(page.number_input(f"Page of {pages:,}", 1, pages, key="runs-page")) - 1
-    rows = wanted.iloc[place * PAGE_ROWS : (place + 1) * PAGE_ROWS].copy()
-    lines = sparklines(judgement.con, rows["run"].tolist(), line)
-    rows.insert(4, "course", rows["run"].map(lines))
+    pages = max(1, -(-len(found) // PAGE_ROWS))
+    first = PAGE_ROWS * (int(page.number_input(f"Page of {pages:,}", 1, pages, key="runs-page")) - 1)
+    rows = sort_runs(found, sort, descending=descending).iloc[first : first + PAGE_ROWS].copy()
+    _table_with_sparklines(judgement, rows, metric)
+    count = f"{len(found):,} of {len(table):,} runs match, with {int(found['steps'].sum()):,} logged steps in total."
+    more = f" {PAGE_ROWS} runs per page; a click on a column's header sorts this page only." if pages > 1 else ""
+    st.caption(count + more)
+
+
+def _table_with_sparklines(judgement: Judgement, rows: pd.DataFrame, metric: str) -> None:
+    """Show runs with a sparkline of one metric each."""
+    about = COMPARED_METRICS[metric]
+    rows.insert(4, "course", rows["run"].map(sparklines(judgement.con, rows["run"].tolist(), metric)))
     show_table(
         rows,
         most=18,
         key="runs",
-        alt="Every run with its verdict, its options and its course",
+        alt="All runs with their verdicts, options and sparklines",
         column_config={
             "course": st.column_config.LineChartColumn(
-                COMPARED_METRICS[line].title,
-                width="medium",
-                help=f"{COMPARED_METRICS[line].meaning}. In {COMPARED_METRICS[line].unit}, over the steps.",
+                about.title, width="medium", help=f"{about.meaning}. In {about.unit}, over the steps."
             ),
             "steps": st.column_config.NumberColumn("logged steps"),
         },
     )
-    told = f"{len(wanted):,} of {len(table):,} runs match, of {int(wanted['steps'].sum()):,} logged steps together"
-    more = f"{PAGE_ROWS} on a page, and a click on a column's head sorts this page only" if pages > 1 else ""
-    st.caption(escape_markdown(f"{told}; {more}." if more else f"{told}."))
 
 
 def _filter_pills(place: DeltaGenerator, label: str, values: pd.Series) -> list[str]:
-    """A filter by a few words; none chosen is all. Pills, since the tags of a multiselect lack contrast when dark."""
+    """Return the chosen values; none means all. (Tags of a multiselect lack contrast in the dark theme.)"""
     options = sorted(values.dropna().unique())
     chosen: list[str] = place.pills(
         label, options, selection_mode="multi", key=label.lower(), wrap=True, bind="query-params"

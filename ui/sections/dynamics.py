@@ -1,4 +1,4 @@
-"""Pieces of the Dynamics page: which view, of which gradients, over which steps, and what can be taken away."""
+"""The Dynamics page: its views and their hints, divergence scores, options of the chart, the brush, and export."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from validation.frames.run_dynamics import TIER_METRICS, ChartOptions, Style, li
 from validation.frames.x_axis import AXES, axis_values
 from validation.judgement.judge import Judgement
 from validation.report.figures import CONFIG, static_spec
+from validation.text import spaced
 
-OVERVIEW_FROM = 1000  # logged steps from which a range is worth choosing
-AT_ONCE = 4  # experts whose lines can be told apart in one plot
-CARDS = 3  # experts with a card of their own
+OVERVIEW_FROM = 1000  # logged steps from which the overview with its brush is shown
+EXPERTS_SHOWN = 4  # at first: more lines cannot be told apart
+MAX_CARDS = 3  # experts up to which each has its own card
 TIERS = tuple(TIER_METRICS)
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a run: what it draws from which metrics, and how to read it."""
+    """A view of a run: its hint, its metrics, and the function that draws it."""
 
     hint: str
     metrics: tuple[str, ...]
     draw: Callable[[pd.DataFrame, Style, Thresholds], LineChart]
 
     def missing(self, run: Run) -> str | None:
-        """What the file lacks for this view, in words."""
+        """Return the metric that this view needs and the file lacks, in words; None if nothing is missing."""
         if run.source == "isolated" and self.metrics == ("routing_weight",):
             return "routing shares of isolated gradients, where each expert has the whole layer"
-        own = [run.step_column("loss")] if "loss" in self.metrics else []
-        own += [e[metric] for e in run.experts.values() for metric in self.metrics if metric != "loss"]
-        there = any(np.isfinite(values).any() for values in own)
-        return None if there else self.metrics[0].replace("_", " ").replace("loss", "the loss")
+        columns = [run.step_column("loss")] if "loss" in self.metrics else []
+        columns += [e[metric] for e in run.experts.values() for metric in self.metrics if metric != "loss"]
+        logged = any(np.isfinite(values).any() for values in columns)
+        return None if logged else spaced(self.metrics[0]).replace("loss", "the loss")
 
 
 VIEWS = {
     "Tier norms": View(
-        "Blue is the clean expert, red and orange are the perturbed ones, grey a control; light is the top tier, dark "
-        "the middle. A line's height holds the scale of the loss as well, and the routing share: read the verdict, "
-        "not the height.",
+        "Blue: clean expert; red and orange: perturbed; grey: control; light: top tier; dark: middle tier. The height "
+        "of a line also depends on the loss scale and the routing share, so read the verdict, not the height.",
         (*TIERS, "norm"),
         lambda long, style, thresholds: run_dynamics.tier_norms(long, style),
     ),
@@ -62,21 +62,21 @@ VIEWS = {
         lambda long, style, thresholds: run_dynamics.tier_panels(long, style),
     ),
     "Together": View(
-        "What happens at the same step: whether norms and divergence move with the routing shares and the loss.",
+        "Norms, divergence, routing shares and loss on one axis, to see if they move together.",
         (*TIERS, "norm", "divergence", "routing_weight", "loss"),
         lambda long, style, thresholds: run_dynamics.together(
             long, style, supported=thresholds.divergence_supported, refuted=thresholds.divergence_refuted
         ),
     ),
     "Divergence": View(
-        "The documented score. Its thresholds are absolute: the scale of the loss moves the lines past them.",
+        "The documented score. Its thresholds are absolute, so the scale of the loss can move the lines past them.",
         ("divergence",),
         lambda long, style, thresholds: run_dynamics.divergence(
             long, style, supported=thresholds.divergence_supported, refuted=thresholds.divergence_refuted
         ),
     ),
     "Direction": View(
-        "0 means parallel to the clean expert's gradient, as all are where parameters are merged once per batch.",
+        "0 means parallel to the clean expert's gradient, as in runs that merge parameters once per batch.",
         ("direction",),
         lambda long, style, thresholds: run_dynamics.direction(long, style),
     ),
@@ -94,15 +94,15 @@ VIEWS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """The rows of the chosen options, and their chart."""
+class ChartWithRows:
+    """The rows for the chosen options, and their chart."""
 
     rows: pd.DataFrame
     chart: LineChart
     described: Described
 
     @classmethod
-    def of(cls, run: Run, options: ChartOptions, thresholds: Thresholds) -> Picture:
+    def of(cls, run: Run, options: ChartOptions, thresholds: Thresholds) -> ChartWithRows:
         """Compute the rows and describe the chart, which takes a moment."""
         rows, style = line_rows(run, options, VIEWS[options.view].metrics, thresholds)
         chart = VIEWS[options.view].draw(rows, style, thresholds)
@@ -110,17 +110,17 @@ class Picture:
 
 
 def scores(judgement: Judgement, run: Run) -> None:
-    """The documented score of each perturbed expert against its thresholds, and how much was logged."""
+    """Show the documented divergence score of each perturbed expert against its thresholds."""
     table = mean_scores(run)
     thresholds = judgement.verdict.thresholds
     meaning = (
-        f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight. As documented, above "
-        f"{thresholds.divergence_supported:g} diverges, below {thresholds.divergence_refuted:g} does not. It scales "
-        "with the loss and the routing share."
+        f"Mean over tiers and steps of |norm - norm of expert 0|, in loss / weight; it scales with the loss and the "
+        f"routing share. By the documented rule, experts diverge above {thresholds.divergence_supported:g} and do not "
+        f"below {thresholds.divergence_refuted:g}."
     )
     perturbed = table[table["role"] == "perturbed"]
     with st.container(horizontal=True):
-        if len(perturbed) <= CARDS:
+        if len(perturbed) <= MAX_CARDS:
             for row in perturbed.itertuples():
                 _card(f"Divergence score, expert {row.expert}", float(row.value), thresholds, meaning)
         elif perturbed["value"].notna().any():
@@ -162,7 +162,7 @@ def _place(mean: float, thresholds: Thresholds) -> str:
 
 
 def choose_view() -> str:
-    """What to look at."""
+    """Return the chosen view, a key of VIEWS."""
     view: str = st.segmented_control(
         "Show", list(VIEWS), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
     )
@@ -170,14 +170,14 @@ def choose_view() -> str:
 
 
 def choose_experts(run: Run) -> list[int]:
-    """The experts whose lines are drawn: of many only the first few, until others are asked for."""
-    if len(run.experts) <= AT_ONCE:
+    """Return the experts to draw: with many experts the first few, until the user chooses others."""
+    if len(run.experts) <= EXPERTS_SHOWN:
         return list(run.experts)
     controls = [expert.index for expert in run.of_role("control")][:1]
-    first = [expert for expert in run.experts if expert not in controls][: AT_ONCE - len(controls)]
+    first = [expert for expert in run.experts if expert not in controls][: EXPERTS_SHOWN - len(controls)]
     return (
         st.multiselect(
-            f"Experts drawn, of {len(run.experts)}",
+            f"Experts to draw, of {len(run.experts)}",
             list(run.experts),
             default=first + controls,
             format_func=lambda expert: f"{expert} {run.experts[expert].role}",
@@ -188,7 +188,7 @@ def choose_experts(run: Run) -> list[int]:
 
 
 def choose_axis(run: Run) -> str:
-    """What the axis counts."""
+    """Return the unit of the horizontal axis, a key of AXES."""
     known = [name for name in AXES if np.isfinite(axis_values(run, name)).any()]
     unit: str = st.segmented_control(
         "Axis", known, default="Steps", required=True, key="axis", bind="query-params", help="Hours are wall time."
@@ -197,7 +197,7 @@ def choose_axis(run: Run) -> str:
 
 
 def choose_style() -> tuple[bool, bool]:
-    """Whether a running median is to be drawn, and what the verdict sees."""
+    """Return two switches: draw running medians, and show batches and warm-up."""
     smooth: bool = st.toggle(
         "Smooth",
         key="smooth",
@@ -208,14 +208,14 @@ def choose_style() -> tuple[bool, bool]:
         "Batches and warm-up",
         key="batches",
         bind="query-params",
-        help="What the verdict sees: it leaves out the warm-up and cuts the rest into 20 equal batches. Each bar is "
-        "the mean of one; of norms the geometric mean, since the verdict compares logarithms.",
+        help="The verdict skips the warm-up and averages the rest in 20 equal batches. Each bar is the mean of a "
+        "batch, for norms the geometric mean, since the verdict compares logarithms.",
     )
     return smooth, batches
 
 
 def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
-    """The steps under the brush of the overview; None for all of them."""
+    """Return the range of steps under the brush of the overview; None for all."""
     if len(run.steps) < OVERVIEW_FROM:
         return None
     event = draw(
@@ -223,7 +223,7 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
         key=f"overview-{run.id}",
         on_select="rerun",
         selection_mode="range",
-        alt="The whole run, to choose a range of steps from",
+        alt="The whole run, to choose a range of steps",
     )
     found = event["selection"].get("range", {}).get("step")
     return (float(found[0]), float(found[1])) if found else None
@@ -233,7 +233,7 @@ def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
     """Draw the chart over the steps under the brush; a new brush runs only this part of the page again."""
     options = replace(options, steps=choose_range(judgement, run))
     thresholds = judgement.verdict.thresholds
-    picture = memoized(judgement, (run.id, options), lambda: Picture.of(run, options, thresholds))
+    picture = memoized(judgement, (run.id, options), lambda: ChartWithRows.of(run, options, thresholds))
     draw(
         picture.described,
         width="stretch",
@@ -251,22 +251,22 @@ def overview(run: Run) -> alt.Chart:
     return run_dynamics.overview(*overview_rows(run))
 
 
-def export(picture: Picture, name: str) -> None:
-    """The chart as a picture, and its rows as a table."""
+def export(picture: ChartWithRows, name: str) -> None:
+    """Show buttons to download the chart and its rows, and a switch to show the rows."""
     long, chart = picture.rows, picture.chart
     with st.container(horizontal=True):
         with st.popover("Export"):
-            for label, ending, mime, made in (
+            for label, ending, mime, make in (
                 ("Rows as CSV", "csv", "text/csv", lambda: long.to_csv(index=False)),
                 ("Rows as Parquet", "parquet", "application/octet-stream", lambda: _parquet(long)),
                 ("Picture as SVG", "svg", "image/svg+xml", lambda: _picture(chart, "svg")),
                 ("Picture as PNG", "png", "image/png", lambda: _picture(chart, "png")),
             ):
-                # Running the page again for a download would lose a click that follows at once.
-                st.download_button(label, made, f"{name}.{ending}", mime, on_click="ignore")
-            st.caption("Rows as they are drawn: both extremes of each bucket. All rows are in the run file itself.")
-        asked = st.toggle("Show the numbers", key="numbers-shown", help="The rows behind the chart, as a table.")
-    if asked:  # and only then: they are as many bytes again as the chart
+                # Without a rerun of the page, which would lose a click that follows at once.
+                st.download_button(label, make, f"{name}.{ending}", mime, on_click="ignore")
+            st.caption("Rows as drawn: the minimum and maximum of each bucket. The run file has all rows.")
+        show_rows = st.toggle("Show the numbers", key="numbers-shown", help="The rows of the chart as a table.")
+    if show_rows:  # off at first: the table is as many bytes again as the chart
         show_table(long, key="numbers")
 
 
@@ -277,13 +277,13 @@ def _parquet(long: pd.DataFrame) -> bytes:
 
 
 def _picture(chart: LineChart, kind: str) -> bytes:
-    """On white, wide enough for a paper."""
-    import vl_convert  # loads a JavaScript engine: only where there is something to draw
+    """Return the chart on white, wide enough for a paper, as PNG or SVG."""
+    import vl_convert  # loads a JavaScript engine, so only for an export
 
     with alt.data_transformers.enable("default", max_rows=None):
-        whole = {**static_spec(chart.to_dict()), "background": "white"}
-    for panel in whole.get("vconcat", [whole]):
+        spec = {**static_spec(chart.to_dict()), "background": "white"}
+    for panel in spec.get("vconcat", [spec]):
         panel["width"] = 900
     if kind == "png":
-        return bytes(vl_convert.vegalite_to_png(whole, scale=2, config=CONFIG, allowed_base_urls=[]))
-    return str(vl_convert.vegalite_to_svg(whole, config=CONFIG, allowed_base_urls=[])).encode()
+        return bytes(vl_convert.vegalite_to_png(spec, scale=2, config=CONFIG, allowed_base_urls=[]))
+    return str(vl_convert.vegalite_to_svg(spec, config=CONFIG, allowed_base_urls=[])).encode()

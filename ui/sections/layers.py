@@ -1,4 +1,4 @@
-"""Pieces of the Layers page: the heatmap with its steps, one cell of it, and what each layer does to the verdict."""
+"""The Layers page: the heatmap that plays over the steps, one cell of it, and the verdict without each layer."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from validation.verdict.claims import INVALID, Claim
 from validation.verdict.decide import Verdict
 from validation.verdict.layer_ablation import JUDGED, LayerAblation, ablate_layers
 
-FRAME_SECONDS = 0.7  # seconds for a frame while it plays
-LAYERS_NAMED = 12
-MAX_WITHOUT_ASKING = 1500  # layers² x experts that are judged without asking: about two seconds
+FRAME_SECONDS = 0.7  # between two frames while it plays
+LAYERS_NAMED = 12  # in one sentence
+MAX_WITHOUT_ASKING = 1500  # layers² x experts that are judged without a click: about two seconds
 LOG_HISTOGRAMS_IN_LOOP = "DynamicsLoggerCallback(..., histogram_freq=100)"
 
 
 @st.cache_resource(scope="session", max_entries=12, show_spinner=False)
 def cached_frames(sha256: str, source: str, measure: str, _run: Run, _names: list[int]) -> HeatmapFrames:
-    """The frames of a heatmap; a file that has grown has another hash."""
+    """Return the frames of a heatmap, cached by the file's hash, which changes when the file grows."""
     return heatmap_frames(_run, measure, _names)
 
 
 def choose_measure() -> str:
-    """What the cells show. Not in the page itself, all of whose names a session would keep with the function below."""
+    """Return the chosen measure. A lambda in the page itself would keep all names of the page alive."""
     measure: str = st.segmented_control(
         "Show",
         list(MEASURES),
@@ -65,9 +65,9 @@ def choose_measure() -> str:
 
 
 def heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
-    """The heatmap at one step, which can be moved and played, and one cell of it. Only this part is drawn anew."""
-    tick = FRAME_SECONDS if st.session_state.get("playing") else None
-    fragment(judgement, run, partial(_heatmap_player, measure=measure, source=source), every=tick)
+    """Show the heatmap with its slider and play button, and one cell. Only this part of the page reruns."""
+    seconds = FRAME_SECONDS if st.session_state.get("playing") else None
+    fragment(judgement, run, partial(_heatmap_player, measure=measure, source=source), every=seconds)
 
 
 def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
@@ -75,7 +75,7 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
     names, seen = layer_names(file), gradients_of(run, source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
-        st.info(f"This file does not log what “{MEASURES[measure].title.lower()}” needs in its layers.")
+        st.info(f"This file does not log the metrics for “{MEASURES[measure].title.lower()}” by layer. Choose another.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         frame = _choose_frame(table)
@@ -85,11 +85,11 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
         ends = color_range(table.values_KF, measure, margin)
-        look = (run.id, source, measure, frame, layer, expert)
+        cell = (run.id, source, measure, frame, layer, expert)
         draw(
             memoized(
                 judgement,
-                ("heatmap", *look),
+                ("heatmap", *cell),
                 lambda: describe(layer_heatmap.heatmap(now, measure, ends, (layer, expert))),
             ),
             key="heatmap",
@@ -97,28 +97,28 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
             alt=f"{MEASURES[measure].title} of every layer and expert at one step",
         )
         st.caption(
-            f"{MEASURES[measure].meaning}. Click a cell to see its series. An empty cell has no finite value; the most "
-            "extreme hundredth of all cells has the colour of the end."
+            f"{MEASURES[measure].meaning}. Click a cell to see its series; an empty cell has no finite value, and the "
+            "most extreme 1 % of all cells share the colour at the end of the scale."
         )
     with right:
         span = int(table.first_F[frame]), int(table.last_F[frame])
         chart = memoized(
-            judgement, ("cell", *look), lambda: chart_of_cell(seen, measure, names.index(layer), expert, span)
+            judgement, ("cell", *cell), lambda: chart_of_cell(seen, measure, names.index(layer), expert, span)
         )
         series_of_cell(seen, measure, expert, chart)
         histograms_of_cell(judgement, run, file, layer, expert)
 
 
 def _choose_frame(table: HeatmapFrames) -> int:
-    """Which frame is shown; while it plays, one further than before. It starts when asked to, and stops at the end."""
+    """Return the frame to show; while it plays, the next one. Playing stops at the last frame."""
     last = len(table.first_F) - 1
     if last < 1:
         return 0
-    if "frame" not in st.session_state:  # just arrived: nothing plays that nobody has started here
+    if "frame" not in st.session_state:  # first visit: an earlier page may have left it playing
         st.session_state.playing = False
-    elif st.session_state.frame > last:  # another run, or another source, with fewer steps
+    elif st.session_state.frame > last:  # a run or source with fewer frames
         st.session_state.frame = last
-    told = [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(table.first_F, table.last_F, strict=True)]
+    labels = [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(table.first_F, table.last_F, strict=True)]
     playing = bool(st.session_state.get("playing"))
     icon = ":material/pause:" if playing else ":material/play_arrow:"
     if st.button("Pause" if playing else "Play", key="play", icon=icon, width=110, on_click=_toggle_play, args=(last,)):
@@ -129,10 +129,10 @@ def _choose_frame(table: HeatmapFrames) -> int:
         "Training steps shown",
         range(last + 1),
         value=last if "frame" not in st.session_state else None,
-        format_func=lambda place: told[place],
+        format_func=lambda place: labels[place],
         key="frame",
         on_change=_stop,
-        help="Each position shows the mean over these logged steps. The colours mean the same at every step.",
+        help="Each position shows the mean over these logged steps. Colours have the same meaning at every step.",
     )
     return frame
 
@@ -140,7 +140,7 @@ def _choose_frame(table: HeatmapFrames) -> int:
 def _toggle_play(last: int) -> None:
     st.session_state.playing = not st.session_state.get("playing")
     if st.session_state.playing and st.session_state.get("frame", last) >= last:
-        st.session_state.frame = -1  # the first thing that playing does is to move on
+        st.session_state.frame = -1  # playing begins by advancing to frame 0
 
 
 def _advance(last: int) -> None:
@@ -155,7 +155,7 @@ def _stop() -> None:
 
 
 def _pick_cell() -> None:
-    """A click on the heatmap chooses what the two fields beside it would."""
+    """Choose layer, expert and tier by a click on the heatmap."""
     cells: list[dict[str, Any]] = st.session_state.heatmap["selection"].get("cell", [])
     if cells:
         st.session_state.layer, st.session_state.expert = int(cells[0]["layer"]), int(cells[0]["expert"])
@@ -164,7 +164,7 @@ def _pick_cell() -> None:
 
 
 def _choose_cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
-    """The layer and the expert that are looked at closely."""
+    """Return the chosen layer and expert."""
     numbers = sorted(cells["expert"].unique().tolist())
     for key, options in (("layer", names), ("expert", numbers)):
         if st.session_state.get(key, options[0]) not in options:  # another run, or a measure that expert 0 lacks
@@ -175,7 +175,7 @@ def _choose_cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
 
 
 def chart_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple[int, int]) -> Described | None:
-    """One expert in one layer over the whole run; None where nothing of it is finite."""
+    """Return the chart of one expert in one layer over the run; None if it has no finite value."""
     data = cell_rows(seen, measure, place, expert)
     if not data["value"].notna().any():
         return None
@@ -183,9 +183,9 @@ def chart_of_cell(seen: Run, measure: str, place: int, expert: int, span: tuple[
 
 
 def series_of_cell(seen: Run, measure: str, expert: int, chart: Described | None) -> None:
-    """The chart of a cell, and what it is."""
+    """Show the chart of a cell."""
     if chart is None:
-        st.caption("Nothing finite was logged for this expert in this layer.")
+        st.caption("This expert has no finite values in this layer.")
         return
     role = seen.experts[expert].role
     st.caption(f"Expert {expert} is {role}. {MEASURES[measure].title} over the run; the bar marks the steps shown.")
@@ -193,39 +193,39 @@ def series_of_cell(seen: Run, measure: str, expert: int, chart: Described | None
 
 
 def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int, expert: int) -> None:
-    """How large the entries of its gradient are, over time, where the run has counted them."""
+    """Show the histogram of gradient entries over the steps, or how to log it."""
     if not len(file.histograms):
-        st.caption("No histograms of gradient sizes in this file. To log them, add:")
+        st.caption("This file has no histograms of gradient entries. To log them, train with:")
         st.code(LOG_HISTOGRAMS if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(
-        "Gradient sizes of the tier", ["bottom", "middle", "top"], default="bottom", required=True, key="tier"
+        "Tier of the histogram", ["bottom", "middle", "top"], default="bottom", required=True, key="tier"
     )
     data = histogram_rows(judgement.con, run, layer, expert, tier)
     if data.empty:
-        st.caption("No histogram of this expert in this layer.")
+        st.caption("This expert has no histogram in this layer.")
         return
-    chart = layer_heatmap.cell_histogram(data, "Size of an entry (loss / weight)")
+    chart = layer_heatmap.cell_histogram(data, "Gradient entry (loss / weight)")
     draw(chart, key="histogram", alt="Share of gradient entries by size, over the steps")
 
 
 def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
-    """Which layers the verdict rests on: the run judged without each of them."""
+    """Show the verdict of the run without each of its layers."""
     st.subheader("Which layers drive the verdict", anchor=False)
     own = judgement.verdict.controlled.whole(run.id)
     if len(names) < 2:
-        st.caption("The run has one layer, so there is nothing to leave out.")
+        st.caption("The run has only one layer, so no layer can be left out.")
         return
     if all(claim.status == INVALID for claim in own.values()):
-        st.caption("The data carries no verdict, so no layer drives one. The Diagnostics page says why.")
+        st.caption("The run is invalid, so no layer drives its verdict. The Diagnostics page says why.")
         return
     st.caption(
-        "The run judged again by the same rules without each layer in turn. Exploratory: a layer that stands out was "
-        "looked for, so take it as a hint where to look."
+        "The run is judged again without each layer in turn. This is exploratory: a layer that stands out is a hint, "
+        "not a result."
     )
     file = next(file for file in judgement.files if file.run == run.id)
     heavy = len(names) ** 2 * len(run.experts) > MAX_WITHOUT_ASKING
-    if heavy and st.button("Leave out each layer", help="With so many layers this takes a minute or more."):
+    if heavy and st.button("Leave out each layer", help="With this many layers it takes a minute or more."):
         st.session_state.leaving_out = file.sha256
     if heavy and st.session_state.get("leaving_out") != file.sha256:
         return
@@ -242,32 +242,32 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
 def ablations(
     sha256: str, thresholds: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
 ) -> dict[str, list[LayerAblation]]:
-    """Every claim without each layer; with other thresholds or other runs beside it, it is another verdict."""
+    """Return each claim without each layer, cached by file, thresholds and sham runs."""
     claims = [claim for claim in _verdict.controlled.claims if claim.run == _run.id]
     return ablate_layers(_run, _shams, claims, thresholds)
 
 
 def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -> str:
-    """Which layers turn a claim, and into what."""
-    turned: dict[str, list[str]] = {}
-    for one in left:
-        if one.claim.status != status:
-            turned.setdefault(one.claim.status, []).append(str(names[one.layer]))
-    if not turned:
+    """Return a sentence that names the layers without which the claim has another status."""
+    changed: dict[str, list[str]] = {}
+    for ablation in left:
+        if ablation.claim.status != status:
+            changed.setdefault(ablation.claim.status, []).append(str(names[ablation.layer]))
+    if not changed:
         return f"It is {status}, whichever layer is left out."
-    each = [
-        f"{other} without {'layer' if len(some) == 1 else 'any one of the layers'} {', '.join(some[:LAYERS_NAMED])}"
-        + (f" and {len(some) - LAYERS_NAMED} more" if len(some) > LAYERS_NAMED else "")
-        for other, some in turned.items()
+    parts = [
+        f"{other} without {'layer' if len(layers) == 1 else 'any one of layers'} {', '.join(layers[:LAYERS_NAMED])}"
+        + (f" and {len(layers) - LAYERS_NAMED} more" if len(layers) > LAYERS_NAMED else "")
+        for other, layers in changed.items()
     ]
-    return f"It is {status}, but {'; '.join(each)}."
+    return f"It is {status}, but {'; '.join(parts)}."
 
 
 def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], names: list[int], own: Claim) -> None:
-    """One claim: its chart, what turns it, and the numbers behind it."""
+    """Show one claim without each layer: a sentence, a chart and a table."""
     st.markdown(f"**{own.name.capitalize()}** without each layer")
     st.write(ablation_summary(left, names, own.status))
-    if any(one.claim.estimate is not None for one in left):
+    if any(ablation.claim.estimate is not None for ablation in left):
         chart = memoized(
             judgement,
             ("left out", run.id, own.name),
@@ -278,21 +278,23 @@ def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], na
             key=f"left-out-{own.name}",
             alt=f"Estimate of {own.name} without each layer",
         )
-        st.caption("Dashed: the threshold. Thin line: the whole run. Diamond: the status changes.")
-    with st.expander("The numbers"):
+        st.caption("Dashed line: threshold; thin line: the whole run; diamond: the status changes.")
+    with st.expander("Show the numbers"):
         show_table(
             [
                 {
-                    "without layer": names[one.layer],
-                    "status": one.claim.status,
-                    "estimate": number(one.claim.estimate, one.claim) if one.claim.estimate is not None else "",
-                    "low": number(one.claim.low, one.claim),
-                    "high": number(one.claim.high, one.claim),
-                    "this layer alone": number(one.alone, one.claim) if one.alone is not None else "",
-                    "p": one.p,
-                    "adjusted p": one.adjusted_p,
+                    "without layer": names[ablation.layer],
+                    "status": ablation.claim.status,
+                    "estimate": number(ablation.claim.estimate, ablation.claim)
+                    if ablation.claim.estimate is not None
+                    else "",
+                    "low": number(ablation.claim.low, ablation.claim),
+                    "high": number(ablation.claim.high, ablation.claim),
+                    "this layer alone": number(ablation.alone, ablation.claim) if ablation.alone is not None else "",
+                    "p": ablation.p,
+                    "adjusted p": ablation.adjusted_p,
                 }
-                for one in left
+                for ablation in left
             ],
             key=f"left-out-table-{own.name}",
             alt=f"{own.name.capitalize()} without each layer",
@@ -301,10 +303,11 @@ def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], na
                 "high": st.column_config.TextColumn(help="Upper bound of the estimate's 95 % interval"),
                 "this layer alone": st.column_config.TextColumn(help="Mean over the perturbed experts in this layer"),
                 "p": st.column_config.NumberColumn(
-                    format="%.2g", help="That the layer differs from the others by chance, over this run's steps"
+                    format="%.2g",
+                    help="Probability of such a difference from the other layers by chance, over this run's steps",
                 ),
                 "adjusted p": st.column_config.NumberColumn(
-                    format="%.2g", help="For having looked at every layer (Benjamini-Yekutieli). Exploratory."
+                    format="%.2g", help="Adjusted for testing every layer (Benjamini-Yekutieli); exploratory"
                 ),
             },
         )

@@ -25,6 +25,7 @@ from validation.frames.claim_evidence import claim_evidence
 from validation.judgement.judge import Judgement
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
+from validation.text import spaced
 from validation.verdict.claims import CLAIMS, Claim
 from validation.verdict.registration import AS_REGISTERED, CHANGED
 
@@ -141,7 +142,7 @@ def registration(judgement: Judgement, run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**Thresholds**")
         st.badge(
-            found.status.replace("_", " "),
+            spaced(found.status),
             color=REGISTRATION_COLORS.get(found.status, "gray"),
         )
     st.caption(markdown_sentence(found.because))
