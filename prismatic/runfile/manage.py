@@ -157,7 +157,7 @@ def migrate(path: Path) -> Path | None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return None
-    path = Path(os.path.realpath(path))
+    given, path = path, Path(os.path.realpath(path))
     kept, upgraded = Path(f"{path}.v{version}"), Path(f"{path}.upgraded")
     if kept.exists():
         raise LoggerError(f"{kept}: already exists, and the original would be kept there; move it away first.")
@@ -166,18 +166,21 @@ def migrate(path: Path) -> Path | None:
             remove(upgraded)
             with closing(sqlite3.connect(upgraded)) as copy:
                 source.backup(copy)
-            RunDatabase(upgraded).close()
+            try:
+                RunDatabase(upgraded).close()
+            except LoggerError as error:
+                raise LoggerError(str(error).replace(str(upgraded), str(given))) from error
             try:
                 os.link(path, kept)
             except OSError:  # the file system has no links
                 os.rename(path, kept)
             os.replace(upgraded, path)
     except Timeout:
-        raise LoggerError(f"{path}: is being written; upgrade it after its training has ended.") from None
+        raise LoggerError(f"{given}: is being written; upgrade it after its training has ended.") from None
+    except LoggerError:
+        raise
     except OSError as error:
-        raise (
-            error if isinstance(error, LoggerError) else LoggerError(f"{path}: cannot be upgraded ({error}).")
-        ) from error
+        raise LoggerError(f"{given}: cannot be upgraded ({error}).") from error
     finally:
         remove(upgraded)
         Path(f"{upgraded}.lock").unlink(missing_ok=True)

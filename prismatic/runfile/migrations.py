@@ -31,7 +31,7 @@ def from_documented_table(connection: sqlite3.Connection) -> None:
     declared = connection.execute("PRAGMA table_info(dynamics)").fetchall()
     names = [name for _, name, *_ in declared]
     if "step" not in names:
-        raise CannotMigrate(f"table `dynamics` has no column `step`; its columns are {', '.join(names)[:200]}.")
+        raise CannotMigrate(f"table `dynamics` has no column `step`; its columns are {', '.join(names)[:200]}")
     keys = [(name, kind.upper()) for _, name, kind, _, _, key in declared if key]
     if keys != [("step", "INTEGER")]:
         _make_step_the_key(connection, [(name, kind) for _, name, kind, *_ in declared])
@@ -53,9 +53,8 @@ def _make_step_the_key(connection: sqlite3.Connection, columns: list[tuple[str, 
     broken = "typeof(step) NOT IN ('integer', 'real') OR step <> CAST(step AS INTEGER)"
     bad = connection.execute(f"SELECT count(*), min(rowid) FROM dynamics WHERE {broken}").fetchone()
     if bad[0]:
-        raise CannotMigrate(
-            f"{bad[0]} rows of table `dynamics` have a step that is not a whole number, first row {bad[1]}."
-        )
+        count, first = bad
+        raise CannotMigrate(f"in {count} rows of table `dynamics` the step is not a whole number, first in row {first}")
     quoted = [('"' + name.replace('"', '""') + '"', kind) for name, kind in columns]
     body = ", ".join("step INTEGER PRIMARY KEY" if name == '"step"' else f"{name} {kind}" for name, kind in quoted)
     all_names = ", ".join(name for name, _ in quoted)
