@@ -156,8 +156,6 @@ SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histog
 # The tables besides `dynamics`, in the order in which a reader needs them: the small ones first.
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
 STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")  # each row belongs to a step
-# Those that stay tables once a run is read: `run` becomes facts, and `scalars` become columns of `dynamics`.
-DETAIL_TABLES = ("experts", "tiers", "events", "layers", "histograms")
 
 
 def expert_metrics(expert: int) -> list[Column]:

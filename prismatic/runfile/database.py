@@ -17,6 +17,7 @@ from prismatic.contract.schema import (
     MAX_COLUMNS,
     SCHEMA_VERSION,
     STEP_COLUMNS,
+    STEP_TABLES,
     TABLES,
     create_statements,
     dynamics_columns,
@@ -32,7 +33,6 @@ OPEN_SECONDS, WRITE_SECONDS = 0.5, 5.0  # how long to wait for a reader's lock
 # SQLite's codes for a fault of one statement, whatever the file's state: error (no such column, too many columns),
 # too big, constraint, mismatch, range.
 STATEMENT_FAULTS = {1, 18, 19, 20, 25}
-STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")
 
 
 class RunDatabase:

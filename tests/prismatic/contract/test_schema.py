@@ -1,14 +1,12 @@
-"""The lists of tables in the contract name the tables that the contract defines, and the SQLite worker's copy too."""
+"""The lists of tables in the contract name tables that the contract defines, and each step table has a step."""
 
-from prismatic.contract.schema import DETAIL_TABLES, SIDE_TABLES, STEP_TABLES, TABLES
-from validation.files.sandbox import sqlite_worker
+from prismatic.contract.schema import SIDE_TABLES, STEP_TABLES, TABLES, dynamics_columns
 
 
-def test_the_lists_of_tables_hold_every_table():
+def test_the_side_tables_are_all_tables_but_dynamics():
     assert sorted(SIDE_TABLES) == sorted(TABLES)
-    assert {*STEP_TABLES} <= {"dynamics", *TABLES}
-    assert {*SIDE_TABLES} - {*DETAIL_TABLES} == {"run", "scalars"}
 
 
-def test_the_workers_own_copy_is_the_contracts_list():
-    assert sqlite_worker.SIDE_TABLES == SIDE_TABLES  # a copy, as the worker may import the standard library only
+def test_every_step_table_has_the_column_step_as_part_of_its_key():
+    assert "step" in [column.name for column in dynamics_columns(1)]
+    assert {name for name, (_, key) in TABLES.items() if "step" in key} == {*STEP_TABLES} - {"dynamics"}
