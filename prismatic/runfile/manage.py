@@ -192,7 +192,7 @@ def _exclusive(path: Path) -> Iterator[sqlite3.Connection]:
     """Yield the only connection to a file: nobody else can read or write it until it is closed."""
     try:
         with closing(sqlite3.connect(path, timeout=2.0, isolation_level=None)) as connection:
-            # Leave write-ahead mode, which needs exclusive access: a leftover -wal file would destroy the upgraded file.
+            # Leave write-ahead mode, which needs exclusive access: a leftover -wal would destroy the upgraded file.
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")

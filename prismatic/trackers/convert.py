@@ -1,4 +1,4 @@
-"""A run of another tracker and a mapping in, a run file and a report out. DynamicsLogger writes it, as it does all."""
+"""The conversion of a tracked run to a run file: choose the reader, map the columns, take means over layers, write."""
 
 from __future__ import annotations
 
@@ -15,91 +15,92 @@ from prismatic.errors import ConfigError, LoggerError, TrackerError
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.trackers import table, tensorboard, trackio, wandb
 from prismatic.trackers.mapping import SCORES, NameMap, Target
-from prismatic.trackers.tracked import STEP_NAMES, Tracked
+from prismatic.trackers.tracked import STEP_NAMES, TrackedRun
 
-READERS: dict[str, Callable[[Path], list[Tracked]]] = {
+READERS: dict[str, Callable[[Path], list[TrackedRun]]] = {
     "tensorboard": tensorboard.read,
     "trackio": trackio.read,
     "wandb": wandb.read,
     "table": table.read,
 }
-SHOWN, ROWS_AT_ONCE = 8, 1000
-OF_COUNT = ("nonfinite", "missing_gradients")
+NAMES_SHOWN = 8  # in a list of metric names
+ROWS_AT_ONCE = 1000  # rows between two flushes, so that they do not pile up in memory
+COUNTS = ("nonfinite", "missing_gradients")
 LAYER_NAMES = {"direction": "gradient_cosine", "clean_norm": "norm", "perturbed_norm": "norm"}
 MEANS = (*(f"{tier}_norm" for tier in TIERS), "routing_weight", "bottom_to_middle", "clean_norm", "perturbed_norm")
 
 
-def read_tracked(source: Path, tracker: str | None = None) -> list[Tracked]:
-    """The runs in the files of a tracker. Raises TrackerError, and ImportError where its library is not installed."""
+def read_tracked(source: Path, tracker: str | None = None) -> list[TrackedRun]:
+    """Return the runs in a tracker's files. Raises TrackerError, and ImportError if its library is not installed."""
     if not source.exists():
-        raise TrackerError(f"{source}: there is no such file or folder.")
-    return READERS[tracker or _tracker_of(source)](source)
+        raise TrackerError(f"{source}: no such file or folder.")
+    return READERS[tracker or _recognize(source)](source)
 
 
-def _tracker_of(source: Path) -> str:
-    """Told by names: of the file, or of the files in the folder."""
+def _recognize(source: Path) -> str:
+    """Return the tracker by the name of a file, or by the names of the files in a folder."""
     if source.is_dir():
         for tracker, names in (("tensorboard", tensorboard.EVENTS), ("wandb", "*.wandb")):
             if next(source.rglob(names), None) is not None:
                 return tracker
-        raise TrackerError(f"{source}: no event file of TensorBoard and no .wandb file is in this folder.")
+        raise TrackerError(f"{source}: this folder has no event file of TensorBoard and no .wandb file.")
     suffix = source.suffix.lower()
     if "tfevents" in source.name:
         return "tensorboard"
-    kinds = {".wandb": "wandb", ".db": "trackio", **dict.fromkeys(table.READERS, "table")}
-    if suffix in kinds:
-        return kinds[suffix]
+    trackers = {".wandb": "wandb", ".db": "trackio", **dict.fromkeys(table.READERS, "table")}
+    if suffix in trackers:
+        return trackers[suffix]
     raise TrackerError(
         f"{source}: expected a folder of TensorBoard or W&B, an event file, a .wandb, a .db of trackio, or a table: "
-        f"{', '.join(table.READERS)}. --format says which it is."
+        f"{', '.join(table.READERS)}. Name the format of other files with --format."
     )
 
 
 @dataclass
 class Report:
-    """What became of a run's metrics."""
+    """The result of importing one run: imported, unmapped and unused names, skipped steps."""
 
     run: str
     tracker: str
     steps: tuple[int, ...] = ()
     experts: int = 0
-    taken: dict[str, list[str]] = field(default_factory=dict)
-    """By line of the map, the names that it took."""
+    imported: dict[str, list[str]] = field(default_factory=dict)
+    """For each line of the map, the names that it matched."""
     unmapped: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
-    """Lines of the map that took nothing."""
-    left_out: int = 0
-    """Steps at which nothing of an expert was logged."""
+    """Lines of the map that matched no name."""
+    skipped: int = 0
+    """The number of steps without any metric of an expert."""
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For a person."""
-        told = [f"{self.tracker} run {self.run}: {len(self.steps):,} steps with {self.experts} experts"]
-        told += [f"  {line}: {_some(names)}" for line, names in self.taken.items()]
-        told += [f"  matches nothing: {line}" for line in self.unused]
-        told += [f"  not mapped: {_some(self.unmapped)}"] if self.unmapped else []
-        told += [f"  left out: {self.left_out:,} steps without anything of an expert"] if self.left_out else []
+        """Return the report as lines of text."""
+        lines = [f"{self.tracker} run {self.run}: {len(self.steps):,} steps with {self.experts} experts"]
+        lines += [f"  {line}: {_shorten(names)}" for line, names in self.imported.items()]
+        lines += [f"  matches nothing: {line}" for line in self.unused]
+        lines += [f"  not mapped: {_shorten(self.unmapped)}"] if self.unmapped else []
+        lines += [f"  skipped: {self.skipped:,} steps without any metric of an expert"] if self.skipped else []
         for note, times in Counter(self.notes).items():
-            told.append(f"  note: {note}" + (f" ({times} times)" if times > 1 else ""))
-        return told
+            lines.append(f"  note: {note}" + (f" ({times} times)" if times > 1 else ""))
+        return lines
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def convert(run: Tracked, mapping: NameMap, db_path: Path | None, *, overwrite: bool = False) -> Report:
-    """Write a run file; db_path None only tells what would be in it.
+def convert(run: TrackedRun, mapping: NameMap, db_path: Path | None, *, overwrite: bool = False) -> Report:
+    """Write a run file, unless db_path is None, and report what it holds.
 
-    Raises TrackerError where the run has no gradient norm of an expert under this mapping, ConfigError where two of its
-    names are the same column or roles do not fit, LoggerError for a file that cannot be written or is there already.
+    Raises TrackerError if the mapping finds no norm of an expert's tier, ConfigError if two names map to one column or
+    the roles do not fit, and LoggerError if the file exists or cannot be written.
     """
-    run = _counted(run, mapping)
+    run = _with_mapped_steps(run, mapping)
     columns, report = _columns(run, mapping)
     steps = sorted({step for target in columns if target.expert is not None for step in run.metrics[columns[target]]})
-    every = {step for name in columns.values() for step in run.metrics[name]}
-    report.steps, report.left_out = tuple(steps), len(every) - len(steps)
+    all_steps = {step for name in columns.values() for step in run.metrics[name]}
+    report.steps, report.skipped = tuple(steps), len(all_steps) - len(steps)
     experts = {target.expert for target in columns if target.expert is not None}
     report.experts = len(experts)
     roles = _roles(mapping, max(experts) + 1)
@@ -116,17 +117,17 @@ def convert(run: Tracked, mapping: NameMap, db_path: Path | None, *, overwrite: 
     return report
 
 
-def _counted(run: Tracked, mapping: NameMap) -> Tracked:
-    """The run by the steps that the map asks for, or by those of our own mirror."""
+def _with_mapped_steps(run: TrackedRun, mapping: NameMap) -> TrackedRun:
+    """Return the run with the steps that the map names, or with those of our own mirror."""
     if mapping.step is not None and mapping.step not in run.metrics:
-        names = _some(sorted(run.metrics))
+        names = _shorten(sorted(run.metrics))
         raise ConfigError(f"step = {mapping.step!r}: run {run.name} has no such metric; it has {names}.")
     name = mapping.step or (STEP_NAMES[0] if STEP_NAMES[0] in run.metrics else None)
-    return run.by_step_of(name) if name else run
+    return run.with_steps_of(name) if name else run
 
 
-def _columns(run: Tracked, mapping: NameMap) -> tuple[dict[Target, str], Report]:
-    """By our column, their name."""
+def _columns(run: TrackedRun, mapping: NameMap) -> tuple[dict[Target, str], Report]:
+    """Return the tracker's name for each of our columns, and the report on names."""
     report, columns = Report(run.name, run.tracker, notes=run.notes), dict[Target, str]()
     for name in sorted(run.metrics):
         found = mapping.target_of(name)
@@ -135,16 +136,16 @@ def _columns(run: Tracked, mapping: NameMap) -> tuple[dict[Target, str], Report]
             continue
         pattern, target = found
         if target in columns:
-            raise ConfigError(f"{columns[target]!r} and {name!r} are both {target}; let the map take one of them.")
+            raise ConfigError(f"{columns[target]!r} and {name!r} both map to {target}; map only one of them.")
         columns[target] = name
-        report.taken.setdefault(f"{pattern.ours} <- {pattern.theirs}", []).append(name)
-    used = {line.partition(" <- ")[2] for line in report.taken}
-    report.unused = [] if mapping.default else [p.theirs for p in mapping.patterns if p.theirs not in used]
+        report.imported.setdefault(f"{pattern.column} <- {pattern.names}", []).append(name)
+    used = {line.partition(" <- ")[2] for line in report.imported}
+    report.unused = [] if mapping.default else [p.names for p in mapping.patterns if p.names not in used]
     if not any(target.metric == f"{tier}_norm" for target in columns for tier in TIERS):
-        names = _some(sorted(run.metrics)) or "none"
+        names = _shorten(sorted(run.metrics)) or "none"
         raise TrackerError(
-            f"run {run.name}: no metric is the norm of an expert's tier under this map; its metrics are {names}. "
-            'A line of [metrics] such as "moe/e{i}/{tier}" = "expert_{i}_{tier}_norm" says which are.'
+            f"run {run.name}: the map finds no norm of an expert's tier; the run's metrics are {names}. "
+            'Add a line to [metrics] such as "moe/e{i}/{tier}" = "expert_{i}_{tier}_norm".'
         )
     return columns, report
 
@@ -152,7 +153,9 @@ def _columns(run: Tracked, mapping: NameMap) -> tuple[dict[Target, str], Report]
 def _roles(mapping: NameMap, experts: int) -> list[dict[str, Any]]:
     roles = mapping.roles or ("clean", *["perturbed"] * (experts - 1))
     if len(roles) != experts or roles[0] != "clean" or "clean" in roles[1:]:
-        raise ConfigError(f"roles = {list(roles)!r} does not fit {experts} experts; the first, and only it, is clean.")
+        raise ConfigError(
+            f"roles = {list(roles)!r} does not fit {experts} experts; the first must be clean, and no other."
+        )
     return [{"expert": expert, "role": role} for expert, role in enumerate(roles)]
 
 
@@ -160,7 +163,7 @@ def _write(
     db_path: Path,
     steps: Sequence[int],
     columns: Mapping[Target, Mapping[int, float]],
-    run: Tracked,
+    run: TrackedRun,
     facts: Mapping[str, Any],
     roles: Sequence[Mapping[str, Any]],
     *,
@@ -170,9 +173,9 @@ def _write(
         logger.log_run(facts)
         logger.log_table("experts", roles, replace=True)
         for number, step in enumerate(steps, start=1):
-            values = {target: kept[step] for target, kept in columns.items() if step in kept}
+            values = {target: by_step[step] for target, by_step in columns.items() if step in by_step}
             others: dict[str, Any] = {t.metric: v for t, v in values.items() if t.expert is None}
-            counts = {name: int(others.pop(name)) for name in OF_COUNT if math.isfinite(others.get(name, math.nan))}
+            counts = {name: int(others.pop(name)) for name in COUNTS if math.isfinite(others.get(name, math.nan))}
             others["wall_time"] = run.wall_times.get(step)
             logger.log(step, {**_dynamics(values), **counts}, **others)
             if number % ROWS_AT_ONCE == 0:
@@ -183,7 +186,7 @@ def _write(
 
 
 def _dynamics(values: Mapping[Target, float]) -> dict[str, Any]:
-    """One step as `log_gradient_dynamics` returns it; means over layers where only layers were logged."""
+    """Return one step as `log_gradient_dynamics` does, with means over layers where only layers were logged."""
     layers: dict[tuple[int, int], dict[str, Any]] = {}
     gradients: dict[str, dict[str, float]] = {}
     scores: dict[str, float] = {}
@@ -191,22 +194,22 @@ def _dynamics(values: Mapping[Target, float]) -> dict[str, Any]:
         if target.layer is not None and target.expert is not None:
             row = {"layer": target.layer, "expert": target.expert, "source": "merged"}
             layers.setdefault((target.layer, target.expert), row)[target.metric] = value
-    own = {(target.expert, target.metric): value for target, value in values.items() if target.layer is None}
+    whole = {(target.expert, target.metric): value for target, value in values.items() if target.layer is None}
     for expert in sorted({target.expert for target in values if target.expert is not None}):
-        known = {metric: value for (number, metric), value in own.items() if number == expert}
-        known = {**_means([row for (_, number), row in layers.items() if number == expert], expert), **known}
-        gradients[f"expert_{expert}"] = {name: value for name, value in known.items() if name not in SCORES}
-        scores |= {f"expert_{expert}_{name}": known[name] for name in SCORES if name in known}
+        means = _means([row for (_, number), row in layers.items() if number == expert], expert)
+        metrics = means | {metric: value for (number, metric), value in whole.items() if number == expert}
+        gradients[f"expert_{expert}"] = {name: value for name, value in metrics.items() if name not in SCORES}
+        scores |= {f"expert_{expert}_{name}": metrics[name] for name in SCORES if name in metrics}
     return {"expert_gradients": gradients, "divergence_scores": scores, "layers": list(layers.values())}
 
 
 def _means(rows: Sequence[Mapping[str, Any]], expert: int) -> dict[str, float]:
-    """Over an expert's layers, under the names of the wide table."""
-    found = {}
+    """Return the means over an expert's layers, under the names of the wide table."""
+    means = {}
     for name in (*MEANS, *(SCORES if expert else ())):
         if name == ("clean_norm" if expert else "perturbed_norm"):
             continue
-        kept = [row[LAYER_NAMES.get(name, name)] for row in rows if LAYER_NAMES.get(name, name) in row]
-        if kept:
-            found[name] = 1 - fmean(kept) if name == "direction" else fmean(kept)
-    return found
+        values = [row[LAYER_NAMES.get(name, name)] for row in rows if LAYER_NAMES.get(name, name) in row]
+        if values:
+            means[name] = 1 - fmean(values) if name == "direction" else fmean(values)
+    return means

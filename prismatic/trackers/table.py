@@ -1,4 +1,4 @@
-"""Tables, as every tracker exports them: CSV, JSON lines or Parquet, a row per step, a column per metric."""
+"""The reader of tables that trackers export: CSV, JSON lines or Parquet, a row per step, a column per metric."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
-from prismatic.trackers.tracked import STEP_NAMES, Tracked, as_number
+from prismatic.trackers.tracked import STEP_NAMES, TrackedRun, as_number
 
 RUN_NAMES = ("run_id", "run_name", "run", "Run", "Name")
 WALL_NAMES = ("wall_time", "_timestamp")
 
 
-def read(source: Path) -> list[Tracked]:
-    """The runs of a table: one, or as many as a column such as `run_name` names.
+def read(source: Path) -> list[TrackedRun]:
+    """Return the runs of a table: one, or one for each value of a column such as `run_name`.
 
-    Steps are those of the first column that is called as one (`step`, `_step`, `global_step`, ...), else the number of
-    the row. Raises TrackerError for a file that cannot be read as its name says.
+    Steps come from the first column with a name in STEP_NAMES, else from the row number. Raises TrackerError if the
+    file does not have the format of its suffix.
     """
     try:
         rows = list(READERS[source.suffix.lower()](source))
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise TrackerError(f"{source}: cannot be read as {source.suffix} ({error}).") from error
-    runs: dict[str, Tracked] = {}
+    runs: dict[str, TrackedRun] = {}
     for number, row in enumerate(rows):
-        named = next((str(row[name]) for name in RUN_NAMES if row.get(name)), source.stem)
-        run = runs.setdefault(named, Tracked(named, source.suffix.removeprefix(".")))
+        run_name = next((str(row[name]) for name in RUN_NAMES if row.get(name)), source.stem)
+        run = runs.setdefault(run_name, TrackedRun(run_name, source.suffix.removeprefix(".")))
         values = dict(row)
-        step = _taken(values, STEP_NAMES)
+        step = _pop_number(values, STEP_NAMES)
         if step is None:
             step = float(number)
-        wall_time = _taken(values, WALL_NAMES)
+        wall_time = _pop_number(values, WALL_NAMES)
         if math.isfinite(step):
             run.add(int(step), values, wall_time)
         else:
@@ -42,8 +42,8 @@ def read(source: Path) -> list[Tracked]:
     return list(runs.values())
 
 
-def _taken(values: dict[str, Any], names: Iterable[str]) -> float | None:
-    """The first of these that is there and a number, which then is no metric."""
+def _pop_number(values: dict[str, Any], names: Iterable[str]) -> float | None:
+    """Remove and return the first of these values that is a number."""
     found = next((name for name in names if as_number(values.get(name)) is not None), None)
     return None if found is None else as_number(values.pop(found))
 
@@ -55,7 +55,7 @@ def _csv(source: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _cell(text: str | None) -> Any:
-    """A number where it is one; what is empty is absent."""
+    """Return a number if the text is one, None if it is empty, else the text."""
     try:
         return float(text) if text else None
     except ValueError:

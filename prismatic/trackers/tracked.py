@@ -1,4 +1,4 @@
-"""What any tracker's run comes to, and small things that several readers share."""
+"""A run of any tracker (TrackedRun), and the number and config helpers that the readers share."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STEP_NAMES = ("prismatic/step", "step", "_step", "global_step", "trainer/global_step", "train/global_step", "Step")
-"""Under which a step is looked for in what has none of its own; the first is that of our own mirror."""
+"""Names of a step column, in order of preference; our own mirror writes the first."""
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass
-class Tracked:
-    """One run as a tracker kept it."""
+class TrackedRun:
+    """One run as a tracker stored it."""
 
     name: str
     tracker: str
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
-    """By their name, the value at each step; of several at one step the last."""
+    """For each metric, its value at each step; of several values at one step, the last."""
     wall_times: dict[int, float] = field(default_factory=dict)
-    """When each step was logged, in seconds since 1970; only where the tracker says."""
+    """When each step was logged, in seconds since 1970, if the tracker stores it."""
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """What was left out while reading, in sentences."""
+    """Sentences about what the reader skipped."""
 
     def add(self, step: int, values: Mapping[str, Any], wall_time: float | None = None) -> None:
-        """Take in the numbers among these values; whatever else a tracker keeps (text, pictures) is no metric."""
+        """Add the numbers among these values; text, pictures and other types are not metrics."""
         for name, value in values.items():
             number = as_number(value)
             if number is not None:
@@ -35,8 +35,8 @@ class Tracked:
         if wall_time is not None:
             self.wall_times[step] = wall_time
 
-    def by_step_of(self, name: str) -> Tracked:
-        """The same run counted by one of its own metrics; what has no value of it is left out."""
+    def with_steps_of(self, name: str) -> TrackedRun:
+        """Return the run with the values of one of its metrics as steps, without what has no such value."""
         steps = {old: int(new) for old, new in self.metrics[name].items() if math.isfinite(new)}
         metrics = {
             other: {steps[old]: value for old, value in values.items() if old in steps}
@@ -44,11 +44,11 @@ class Tracked:
             if other != name
         }
         walls = {steps[old]: wall for old, wall in self.wall_times.items() if old in steps}
-        return Tracked(self.name, self.tracker, metrics, walls, self.config, self.notes)
+        return TrackedRun(self.name, self.tracker, metrics, walls, self.config, self.notes)
 
 
 def as_number(value: Any) -> float | None:
-    """A number, also as JSON writes what is not finite; None for anything else."""
+    """Return a number as a float, also NaN and infinities written as text in JSON; None for anything else."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
@@ -59,12 +59,12 @@ def as_number(value: Any) -> float | None:
     return NOT_FINITE.get(value) if isinstance(value, str) else None
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The scalars of a nested config by dotted names; names with an underscore first are the tracker's own."""
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the scalars of a nested config under dotted names, without the tracker's own, which begin with `_`."""
     for key, value in config.items():
         if str(key).startswith("_"):
             continue
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         elif isinstance(value, str | int | float | bool):
             yield f"{prefix}{key}", value

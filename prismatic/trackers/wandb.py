@@ -1,7 +1,7 @@
-"""W&B offline: `run-ID.wandb` is a log of records in LevelDB's framing, each a protocol buffer of W&B's own.
+"""The reader of W&B's offline runs, `run-ID.wandb`: protocol buffers of W&B in LevelDB's log format.
 
-The records are parsed by the library's definitions. The framing is read here: the library's reader of it was never
-public, and is gone since version 0.31.
+W&B's library parses the records. This file reads the log format, because the library's reader was never public and
+version 0.31 removed it.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
-from prismatic.trackers.tracked import Tracked, as_number
+from prismatic.trackers.tracked import TrackedRun, as_number
 
 HEADER = b":W&B\xe1\xbe\x00"  # name, magic number, version
-BLOCK, FRAME = 32_768, struct.Struct("<IHB")  # bytes; checksum, length and kind before each piece
+BLOCK = 32_768  # bytes
+FRAME = struct.Struct("<IHB")  # the header of each piece: checksum, length, kind
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def read(source: Path) -> list[Tracked]:
-    """The run of a .wandb file, or the runs in a folder.
+def read(source: Path) -> list[TrackedRun]:
+    """Return the run of a .wandb file, or the runs in a folder.
 
-    Raises TrackerError for what is none, and ImportError where W&B is not installed.
+    Raises TrackerError for a file of another format, and ImportError if W&B is not installed.
     """
     try:
         from google.protobuf.message import DecodeError
         from wandb.proto import wandb_internal_pb2 as messages
 
-        record: Any = vars(messages)["Record"]  # which protobuf makes as it loads, so that no type checker knows of it
+        record: Any = vars(messages)["Record"]  # protobuf creates it at import, so type checkers do not know it
     except (ImportError, KeyError) as error:
         raise ImportError('.wandb files need W&B: pip install "prismatic-dynamics[trackers]"') from error
     files = sorted(source.rglob("*.wandb")) if source.is_dir() else [source]
     return [_run(path, record, DecodeError) for path in files]
 
 
-def _run(path: Path, record_type: Any, broken: type[Exception]) -> Tracked:
-    run, config = Tracked(path.stem.removeprefix("run-"), "wandb"), dict[str, Any]()
+def _run(path: Path, record_type: Any, decode_error: type[Exception]) -> TrackedRun:
+    run, config = TrackedRun(path.stem.removeprefix("run-"), "wandb"), dict[str, Any]()
     try:
         for data in records(path.read_bytes()):
             record = record_type.FromString(data)
@@ -48,52 +49,52 @@ def _run(path: Path, record_type: Any, broken: type[Exception]) -> Tracked:
             elif record.HasField("config"):
                 config |= _values(record.config.update)
             elif record.HasField("history"):
-                _take(run, _values(record.history.item), record.history.step.num)
+                _add_history(run, _values(record.history.item), record.history.step.num)
     except OSError as error:
         raise TrackerError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError, broken) as error:
+    except (ValueError, RecursionError, decode_error) as error:
         if not run.metrics:
             raise TrackerError(f"{path}: cannot be read as a run of W&B ({error}).") from error
-        run.notes.append(f"{path.name} is read up to a record that is broken or not whole ({error})")
+        run.notes.append(f"{path.name} was read up to a damaged or incomplete record ({error})")
     run.config = config
     return run
 
 
 def _values(items: Any) -> dict[str, Any]:
-    """By name, joined with dots where it is nested."""
+    """Return values by name; the parts of nested names are joined with dots."""
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def _take(run: Tracked, values: dict[str, Any], step: int) -> None:
-    own = as_number(values.pop("_step", step))
+def _add_history(run: TrackedRun, values: dict[str, Any], step: int) -> None:
+    own_step = as_number(values.pop("_step", step))
     wall_time = as_number(values.get("_timestamp"))
-    kept = {name: value for name, value in values.items() if not name.startswith("_")}  # those are W&B's own
-    run.add(step if own is None else int(own), kept, wall_time)
+    metrics = {name: value for name, value in values.items() if not name.startswith("_")}  # W&B's own begin with _
+    run.add(step if own_step is None else int(own_step), metrics, wall_time)
 
 
 def records(data: bytes) -> Iterator[bytes]:
-    """The records of a log: pieces with a checksum, in blocks, a record in one piece or several.
+    """Yield the records of a log: each is one piece or several, with checksums, in blocks.
 
-    Raises ValueError where it is none or broken; at the end of the file that is a record that was not written whole.
+    Raises ValueError for another format, and at a damaged record or one that was not completely written.
     """
     if not data.startswith(HEADER):
-        raise ValueError(f"it begins with {data[:8]!r}, not with {HEADER!r}")
-    place, parts = len(HEADER), list[bytes]()
-    while place + FRAME.size <= len(data):
-        left = BLOCK - place % BLOCK
-        if left < FRAME.size:  # too small for a piece: zeros
-            place += left
+        raise ValueError(f"it begins with {data[:8]!r} instead of {HEADER!r}")
+    position, parts = len(HEADER), list[bytes]()
+    while position + FRAME.size <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < FRAME.size:  # the rest of a block that is too small for a piece is zeros
+            position += left
             continue
-        checksum, length, kind = FRAME.unpack_from(data, place)
-        piece = data[place + FRAME.size : place + FRAME.size + length]
+        checksum, length, kind = FRAME.unpack_from(data, position)
+        piece = data[position + FRAME.size : position + FRAME.size + length]
         if len(piece) < length or zlib.crc32(piece, zlib.crc32(bytes([kind]))) != checksum:
-            raise ValueError(f"at byte {place:,}")
-        place += FRAME.size + length
+            raise ValueError(f"at byte {position:,}")
+        position += FRAME.size + length
         parts.append(piece)
         if kind in (WHOLE, LAST):
             yield b"".join(parts)
             parts.clear()
         elif kind not in (FIRST, MIDDLE):
-            raise ValueError(f"at byte {place:,}")
-    if parts or any(data[place:]):
-        raise ValueError(f"after byte {place:,} the rest is missing")
+            raise ValueError(f"at byte {position:,}")
+    if parts or any(data[position:]):
+        raise ValueError(f"after byte {position:,} the rest is missing")

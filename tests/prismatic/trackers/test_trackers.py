@@ -23,7 +23,7 @@ from prismatic.contract.schema import TIERS
 from prismatic.errors import ConfigError, LoggerError, TrackerError
 from prismatic.trackers.convert import convert, read_tracked
 from prismatic.trackers.mapping import NameMap, load_mapping, parse_mapping
-from prismatic.trackers.tracked import Tracked, as_number, flat
+from prismatic.trackers.tracked import TrackedRun, as_number, flatten
 from prismatic.trackers.wandb import BLOCK, HEADER, records
 from tests.support.simulated_runs import simulated_run, write
 from validation.files.sources import read_sources
@@ -104,8 +104,8 @@ def test_tensorboard_event_files(tmp_path: Path, capsys):
     told = capsys.readouterr()
     assert "expert_{i}_{tier}_norm <- moe/expert.{i}/{tier}: moe/expert.0/bottom, moe/expert.0/middle" in told.out
     assert "not mapped: acc" in told.out
-    assert "left out: 5 steps without anything of an expert" in told.out
-    assert "left out: run eval: no metric is the norm of an expert's tier under this map" in told.err
+    assert "skipped: 5 steps without any metric of an expert" in told.out
+    assert "skipped: run eval: the map finds no norm of an expert's tier" in told.err
 
 
 def test_what_our_mirror_wrote_comes_back_without_a_map_and_is_judged_alike(tmp_path: Path):
@@ -182,7 +182,7 @@ def test_wandb_offline_runs_by_wandb(tmp_path: Path, monkeypatch):
     (source,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     source.write_bytes(source.read_bytes()[:-30_000])
     (cut,) = read_tracked(source)
-    assert "is read up to a record that is broken or not whole" in cut.notes[0]
+    assert "was read up to a damaged or incomplete record" in cut.notes[0]
     assert 0 < len(cut.metrics["train/loss"]) < len(STEPS)
 
 
@@ -257,8 +257,8 @@ def test_a_flipped_bit_is_never_taken_for_a_record(place, bit):
     assert len(found) < 3
 
 
-def run_of(metrics: dict[str, float], **about) -> Tracked:
-    run = Tracked("mine", "test", **about)
+def run_of(metrics: dict[str, float], **about) -> TrackedRun:
+    run = TrackedRun("mine", "test", **about)
     for step in STEPS:
         run.add(step, {name: value + step for name, value in metrics.items()})
     return run
@@ -339,7 +339,7 @@ def test_an_earlier_import_is_kept_unless_it_is_to_be_replaced(tmp_path: Path):
 def test_more_rows_than_fit_into_memory_at_once_are_all_there(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("prismatic.runfile.writer.MAX_WAITING", 2000)
     monkeypatch.setattr("prismatic.trackers.convert.ROWS_AT_ONCE", 100)
-    run = Tracked("mine", "test")
+    run = TrackedRun("mine", "test")
     for step in range(1000):
         run.add(step, {f"expert_{i}_{tier}_norm": 1.0 for i in range(2) for tier in TIERS})
     convert(run, load_mapping(None), tmp_path / "x.db")
@@ -351,14 +351,14 @@ def test_more_rows_than_fit_into_memory_at_once_are_all_there(tmp_path: Path, mo
     [
         ("metrics = 3", "there is no [metrics]"),
         ("nonsense = 1\n[metrics]\na = 'loss'", "unknown setting 'nonsense'; the settings are step, experts"),
-        ("[metrics]\na = 'los'", "'a' = 'los': no column of ours; they are"),
+        ("[metrics]\na = 'los'", "'a' = 'los': not one of our columns: "),
         ("[metrics]\na = 3", "expected the name of one of our columns, in quotes"),
-        ("[metrics]\n'e{i}' = 'expert_{i}_left_norm'", "no column of ours"),
-        ("[metrics]\n'e{i}' = 'expert_{i}_{tier}_norm'", "the left side does not say 'tier'; places are"),
+        ("[metrics]\n'e{i}' = 'expert_{i}_left_norm'", "not one of our columns"),
+        ("[metrics]\n'e{i}' = 'expert_{i}_{tier}_norm'", "the left side lacks {tier}; placeholders are"),
         ("[metrics]\n'e{what}' = 'loss'", "the left side cannot be read ('what')"),
         ("[metrics]\n'e{' = 'loss'", "the left side cannot be read"),
         ("[metrics]\n're:(' = 'loss'", "the left side cannot be read"),
-        ("[metrics]\na = 'expert_0_direction'", "no column of ours"),
+        ("[metrics]\na = 'expert_0_direction'", "not one of our columns"),
         ("step = 3\n[metrics]\na = 'loss'", "step = 3: expected the name of a metric"),
         ("experts = ['a']\n[metrics]\na = 'loss'", "expected a list, different numbers from 0"),
         ("experts = [1, 1]\n[metrics]\na = 'loss'", "expected different numbers"),
@@ -400,8 +400,8 @@ NORMS = {f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS}
 @pytest.mark.parametrize(
     ("told", "metrics", "error", "why"),
     [
-        ({}, {"acc": 1.0}, TrackerError, "run mine: no metric is the norm of an expert's tier"),
-        ({}, {**NORMS, "E0/top": 1.0}, ConfigError, "'E0/top' and 'e0/top' are both expert_0_top_norm"),
+        ({}, {"acc": 1.0}, TrackerError, "run mine: the map finds no norm of an expert's tier"),
+        ({}, {**NORMS, "E0/top": 1.0}, ConfigError, "'E0/top' and 'e0/top' both map to expert_0_top_norm"),
         ({"roles": ["clean"]}, NORMS, ConfigError, "does not fit 2 experts"),
         ({"step": "there"}, NORMS, ConfigError, "run mine has no such metric; it has e0/bottom, e0/middle"),
         ({"options": {"seed": "{lr}"}}, NORMS, ConfigError, "the tracker's config has no such name; it has deep.a"),
@@ -482,4 +482,4 @@ def test_only_numbers_are_metrics(value, number):
 
 
 def test_a_nested_config_is_flat_and_without_the_trackers_own():
-    assert dict(flat({"a": {"b": 1, "_c": 2}, "d": [1], "e": None, "f": "x"})) == {"a.b": 1, "f": "x"}
+    assert dict(flatten({"a": {"b": 1, "_c": 2}, "d": [1], "e": None, "f": "x"})) == {"a.b": 1, "f": "x"}
