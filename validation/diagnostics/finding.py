@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,15 @@ class Finding:
     fix: str
     run: str | None = None
     expert: int | None = None
+
+
+def group_same(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Return findings grouped by what they say; the findings of a group differ in run, expert and evidence."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        key = (finding.id, finding.severity, finding.symptom, finding.cause, finding.fix)
+        groups.setdefault(key, []).append(finding)
+    return list(groups.values())
 
 
 def logged_norms(run: Run, expert: int) -> Array:

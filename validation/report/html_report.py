@@ -21,11 +21,12 @@ from validation.analysis.run import Run
 from validation.charts.interval_bar import interval_bar
 from validation.charts.theme import dark_colors
 from validation.diagnostics import Finding
+from validation.diagnostics.finding import group_same
 from validation.files.run_file import RunFile
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.report import figures
-from validation.report.json_report import alike, options, versions
+from validation.report.json_report import options, versions
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS, Claim, combine_statuses
@@ -116,7 +117,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "runs": [_section(judgement, *run, draw=drawable) for run in runs[:DETAILED]],
         "more_runs": max(0, len(runs) - DETAILED),
         "without_charts": draw and not drawable,
-        "findings": [_finding(same) for same in alike(judgement.findings)],
+        "findings": [_finding(same) for same in group_same(judgement.findings)],
         "advice": [_advice(judgement, advice) for advice in judgement.advice],
         "registrations": _grouped_registrations(judgement.registrations),
         "thresholds": _thresholds(judgement),
@@ -148,7 +149,7 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
             for change in comparison.changes
         ],
         "unmatched": comparison.unmatched,
-        "findings": [_finding(same) for same in alike(other.findings)],
+        "findings": [_finding(same) for same in group_same(other.findings)],
     }
 
 

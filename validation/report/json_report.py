@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -231,11 +231,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def alike(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Findings that say the same of several runs, together; what was seen differs."""
-    together: dict[tuple[str, ...], list[Finding]] = {}
-    for one in findings:
-        together.setdefault((one.id, one.severity, one.symptom, one.cause, one.fix), []).append(one)
-    return list(together.values())

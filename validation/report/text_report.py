@@ -16,10 +16,10 @@ from rich.text import Text
 from prismatic import terminal
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
+from validation.diagnostics.finding import group_same
 from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, Comparison
 from validation.judgement.judge import Judgement
-from validation.report.json_report import alike
 from validation.report.short_reasons import headline, headline_claims, short_reason
 from validation.text import pluralize, printable, spaced
 from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Premise
@@ -134,7 +134,7 @@ def _summary(judgement: Judgement, comparison: Comparison | None) -> Iterator[Re
     changed = [registration for registration in judgement.registrations if registration.status in (CHANGED, ALTERED)]
     for because, count in Counter(registration.because for registration in changed).items():
         yield _line(("thresholds: ", "bold"), because, f" ({pluralize(count, 'run')})" if count > 1 else "")
-    findings, several = alike(judgement.findings), len(judgement.runs) > 1
+    findings, several = group_same(judgement.findings), len(judgement.runs) > 1
     step = judgement.advice[0] if judgement.advice else None
     if findings:
         gravest = min(findings, key=lambda same: (ERROR, WARNING, INFO).index(same[0].severity))
@@ -207,7 +207,7 @@ def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool
     for number, dose in enumerate(verdict.doses):
         yield from [] if number else [""]
         yield _line(f"dose: {dose.because}")
-    for several in alike(judgement.findings):
+    for several in group_same(judgement.findings):
         yield ""
         yield from _finding_lines(several)
     if judgement.advice:
