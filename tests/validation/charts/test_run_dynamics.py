@@ -66,8 +66,8 @@ def test_one_step_axis_and_one_pointer_serve_all_panels(read):
     long = min_max_rows(run, 200, metrics=[*TIER_METRICS, "divergence", "routing_weight"])
     chart = run_dynamics.together(long, supported=0.05, refuted=0.01)
 
-    told = chart.to_dict()
-    assert told["resolve"]["scale"] == {"x": "shared"}
-    assert [len(one["views"]) for one in told["params"]] == [3, 3]
-    names = [tip["title"] for tip in told["vconcat"][0]["layer"][-1]["encoding"]["tooltip"]]
+    spec = chart.to_dict()
+    assert spec["resolve"]["scale"] == {"x": "shared"}
+    assert [len(one["views"]) for one in spec["params"]] == [3, 3]
+    names = [tip["title"] for tip in spec["vconcat"][0]["layer"][-1]["encoding"]["tooltip"]]
     assert len(set(names)) == len(names) == 1 + 6 + 1 + 2

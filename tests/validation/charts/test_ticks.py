@@ -1,4 +1,4 @@
-"""Ticks that a person can read, and labels that do not cover each other."""
+"""Ticks at round factors, and labels that do not overlap."""
 
 import numpy as np
 import pytest
