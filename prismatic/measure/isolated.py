@@ -7,10 +7,12 @@ Axis letters: B sequences of a batch, E experts, L layers.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prismatic.collectives import world
-from prismatic.experts.protocol import find_routers, tiers_of
+from prismatic.experts.protocol import find_routers
 from prismatic.experts.tiers import is_sharded
 from prismatic.measure.gradients import measure
-from prismatic.measure.kernels import TensorGradients, measure_tensors
-from prismatic.measure.metrics import ExpertDynamics, cosine
+from prismatic.measure.kernels import inner_products
+from prismatic.measure.metrics import ExpertDynamics
 from prismatic.measure.shards import parts_of
 
 Loss = Callable[[Any], Tensor]
@@ -36,9 +38,11 @@ Gradients = dict[nn.Parameter, Tensor | None]
 def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[ExpertDynamics]]:
     """Return the dynamics of every expert of every router, [L][E], each with all routers forced to that expert.
 
-    A custom layer without `forced` is skipped. loss, batch_B: see `Probe`. Routing weights are None.
-    `noise_direction` of expert 0 is 1 - cosine between its gradients on the two halves of the batch: a smaller
-    direction is no difference. It is None for a batch of one.
+    A custom layer without `forced` is skipped. loss, batch_B: see `Probe`; the loss is a mean over sequences. Routing
+    weights are None. Each gradient is the mean over two halves of the batch, sequences of even and of odd number, and
+    the products between halves tell a direction from the noise of the batch: `half_product` of every expert, and
+    `half_product_clean` of every expert but 0. Both are None if the batch has no two sequences; of an odd number the
+    last sequence is not used.
     If several processes train the model, every process must call it with its own share of the batch, in rank order.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
@@ -46,18 +50,25 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     if not routers:
         return []
     gradients: Gradients = {}
+    clean: list[Gradients] = []
+    products: list[NDArray[np.float64]] = []
     with _unchanged(model):
+        losses = _half_losses(loss, batch_B) or [lambda: loss(batch_B)]
         for expert in range(max(len(router.experts) for router in routers)):
-            gradients |= _alone(model, routers, expert, lambda: loss(batch_B))
+            halves = [_alone(model, routers, expert, half) for half in losses]
+            clean = clean or halves
+            products.append(_half_products(routers, expert, halves, clean))
+            gradients |= _mean_of(halves)
         layers = measure(routers, gradients.get)
-        floors = _noise_directions(model, routers, loss, batch_B)
     return [
-        [
-            replace(dynamics, routing_weight=None, noise_direction=None if expert else floor)
-            for expert, dynamics in enumerate(experts)
-        ]
-        for experts, floor in zip(layers, floors, strict=True)
+        [_with_products(dynamics, *products[expert][layer]) for expert, dynamics in enumerate(experts)]
+        for layer, experts in enumerate(layers)
     ]
+
+
+def _with_products(dynamics: ExpertDynamics, own: float, clean: float) -> ExpertDynamics:
+    known = [None if math.isnan(product) else float(product) for product in (own, clean)]
+    return replace(dynamics, routing_weight=None, half_product=known[0], half_product_clean=known[1])
 
 
 def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable[[], Tensor]) -> Gradients:
@@ -100,38 +111,68 @@ def _averaged(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if grad is None else next(means).view(grad.shape) for grad in grads]
 
 
-def _noise_directions(model: nn.Module, routers: Sequence[Any], loss: Loss, batch_B: Any) -> list[float | None]:
-    """Return, per layer, 1 - cosine of the clean expert's gradients on the two halves of the batch."""
-    processes = world()
-    lengths = processes.gather(_sequences(batch_B))
-    half, before = sum(lengths) // 2, sum(lengths[: processes.rank])
-    if not half:
-        return [None] * len(routers)
+def _half_losses(loss: Loss, batch_B: Any) -> list[Callable[[], Tensor]]:
+    """Return the loss of each half of the batch, as functions; none if the batch has no two sequences.
 
-    def gradients_of_half(index: int) -> Gradients:
-        # If the batch is spread over processes, each process has some, all or none of the sequences of a half.
-        start, stop = (min(max(end * half - before, 0), lengths[processes.rank]) for end in (index, index + 1))
-        share = (stop - start) * processes.size / half
-        part = _part(batch_B, slice(start, stop) if share else slice(1))  # a process without any joins with one
-        return _alone(model, routers, 0, lambda: share * loss(part))
+    The halves are those of the whole batch, whatever share of it this process has, and the mean over all processes is
+    the mean over the half's sequences. Even and odd numbers spread the work of each half over all processes.
+    """
+    lengths = world().gather(_sequences(batch_B))
+    own, before = lengths[world().rank], sum(lengths[: world().rank])
+    half = sum(lengths) // 2
 
-    halves = gradients_of_half(0), gradients_of_half(1)
-    sums = processes.all_reduce(
-        lambda: np.concatenate([_products(router, halves) for router in routers]), 3 * len(routers)
+    def half_loss(parity: int) -> Tensor:
+        rows = slice((parity - before) % 2, max(min(own, 2 * half - before), 0), 2)
+        share = len(range(own)[rows]) * world().size / half
+        part = _part(batch_B, rows if share else slice(1))  # a process without any joins with one
+        return share * loss(part)
+
+    return [partial(half_loss, parity) for parity in (0, 1)] if half else []
+
+
+def _mean_of(halves: Sequence[Gradients]) -> Gradients:
+    """Return the gradients of the whole batch."""
+    if len(halves) == 1:
+        return dict(halves[0])
+    means: Gradients = {}
+    for parameter, first in halves[0].items():
+        second = halves[1][parameter]
+        means[parameter] = None if first is None or second is None else (first + second) / 2
+    return means
+
+
+def _half_products(
+    routers: Sequence[Any], expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
+) -> NDArray[np.float64]:
+    """Return an expert's `half_product` and `half_product_clean` in each layer, [L, 2]; NaN where there is none."""
+    if len(halves) == 1:
+        return np.full((len(routers), 2), np.nan)
+    products = world().all_reduce(
+        lambda: np.concatenate([_own_products(router, expert, halves, clean) for router in routers]), 3 * len(routers)
     )
-    cosines = [cosine(product, first**0.5, second**0.5) for first, second, product in sums.reshape(-1, 3).tolist()]
-    return [None if value is None else 1 - value for value in cosines]
+    own_L, crossed_L, found_L = products.reshape(-1, 3).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        there = np.where(found_L > 0, 1.0, np.nan)
+    return np.stack([own_L * there, crossed_L / 2 * there if expert else np.full(len(routers), np.nan)], axis=1)
 
 
-def _products(router: Any, halves: Sequence[Gradients]) -> NDArray[np.float64]:
-    """Return both squares and the product of two gradients of the clean expert, over the entries counted here."""
-    clean, tensors = dict(router.experts[0].named_parameters()), []
-    for part in parts_of(clean):
-        pair = [half.get(clean[part.name]) for half in halves]
-        values = [None if grad is None else part.values(grad) for grad in pair]
-        tensors.append(TensorGradients(values, part.tiers(tiers_of(router))))
-    sums = np.sum(measure_tensors(tensors)[0], axis=0)
-    return np.array([*sums[:, :3].sum(axis=1), sums[1, 3]])
+def _own_products(
+    router: Any, expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
+) -> NDArray[np.float64]:
+    """Return, over the entries counted by this process: both products, the second twice, and the number of tensors."""
+    if expert >= len(router.experts):
+        return np.zeros(3)
+    weights, of_clean = (dict(router.experts[number].named_parameters()) for number in (expert, 0))
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for part in parts_of(of_clean):
+        first, second = (half.get(weights[part.name]) for half in halves)
+        clean_first, clean_second = (half.get(of_clean[part.name]) for half in clean)
+        if first is None or second is None or clean_first is None or clean_second is None:
+            continue
+        values = [part.values(grad) for grad in (first, second, clean_second, clean_first)]
+        pairs += [(values[0], values[1]), (values[0], values[2]), (values[1], values[3])]
+    sums = inner_products(pairs).reshape(-1, 3).sum(axis=0)
+    return np.array([sums[0], sums[1] + sums[2], len(pairs) / 3])
 
 
 def _sequences(batch_B: Any) -> int:

@@ -8,6 +8,7 @@ Axis letters: P weights of one tensor, E experts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,32 @@ def measure_tensors(
     sums |= {place: tier_sums_cpu(tensors[place]) for place in local}
     sums |= {place: np.zeros((len(tensors[place].gradients), len(SUMS))) for place in empty}
     return [sums[place] for place in range(len(tensors))], fetched
+
+
+def inner_products(pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
+    """Return the inner product of each pair of gradients [P], as float64 [N]."""
+    queued = {n: _product_gpu(*pair) for n, pair in enumerate(pairs) if pair[0].device.type not in ("cpu", "mps")}
+    arrived = _read_back([list(queued.values())])[0]
+    products = dict(zip(queued, map(float, arrived), strict=True))
+    products |= {n: _product_cpu(*pair) for n, pair in enumerate(pairs) if n not in products}
+    return np.array([products[n] for n in range(len(pairs))])
+
+
+def _product_cpu(one: Tensor, other: Tensor) -> float:
+    first, second = (_at_least_single(grad).cpu().numpy() for grad in (one, other))
+    starts = range(0, len(first), CHUNK)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(sum(float(first[at : at + CHUNK] @ second[at : at + CHUNK]) for at in starts))
+        if math.isfinite(total) and abs(total) > SMALLEST and len(first) > EXACT:
+            return total
+        return float(sum(first[at : at + CHUNK].astype(np.float64) @ second[at : at + CHUNK] for at in starts))
+
+
+def _product_gpu(one: Tensor, other: Tensor) -> Tensor:
+    """Return the product on its device, without waiting for it; in units of the largest entries, as tier sums are."""
+    scales = [torch.where((largest := _at_least_single(g).abs().amax()) > 0, largest, 1.0) for g in (one, other)]
+    units = [_at_least_single(g) / scale for g, scale in zip((one, other), scales, strict=True)]
+    return (units[0] * units[1]).sum(dtype=torch.float64) * (scales[0].double() * scales[1].double())
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:

@@ -27,7 +27,10 @@ class ExpertDynamics:
     bottom_to_middle: float | None
     nonfinite: int
     missing_gradients: int
-    noise_direction: float | None = None
+    half_product: float | None = None
+    """Product of the expert's isolated gradients on the two halves of the batch; see `isolated`."""
+    half_product_clean: float | None = None
+    """The same between this expert and expert 0, mean over both pairs of halves."""
     weight_cosine: float | None = None
     weight_distance: float | None = None
 

@@ -5,12 +5,15 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
+from prismatic.measure.kernels import _product_cpu, _product_gpu
 from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
 from prismatic.train.model import ByteLM
@@ -102,22 +105,40 @@ def test_a_perturbed_expert_has_another_direction_and_a_control_does_not():
     assert 1 - control.gradient_cosine < 1e-6
 
 
-def test_the_noise_floor_is_between_the_halves_of_the_batch():
-    model, batch = model_and_batch()
-    layers = isolated_dynamics(model, model.loss, batch)
-    for layer in model.decoder.locals:
-        layer.router.forced = 0
-    weights = list(model.decoder.locals[1].router.experts[0].parameters())
-    halves = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(model.loss(half), weights)]) for half in batch.chunk(2)
-    ]
-    assert layers[1][0].noise_direction == pytest.approx(1 - torch.cosine_similarity(*halves, dim=0).item(), abs=1e-5)
-    assert layers[1][1].noise_direction is None
+def gradients_alone(model, expert, batch, layer=1):
+    """The obvious version: one flat float64 gradient of an expert of a layer, with every router forced to it."""
+    for one in model.decoder.locals:
+        one.router.forced = expert
+    weights = list(model.decoder.locals[layer].router.experts[expert].parameters())
+    flat = torch.cat([g.flatten() for g in torch.autograd.grad(model.loss(batch), weights)]).double()
+    for one in model.decoder.locals:
+        one.router.forced = None
+    return flat
 
 
-def test_a_batch_of_one_has_no_noise_floor():
+@pytest.mark.parametrize("merge", ["batch", "example"])
+def test_products_are_between_the_even_and_the_odd_sequences_of_the_batch(merge):
+    model, batch = model_and_batch(merge=merge)
+    measured = isolated_dynamics(model, model.loss, batch)[1]
+    clean = [gradients_alone(model, 0, half) for half in (batch[0::2], batch[1::2])]
+    for expert in range(3):
+        even, odd = (gradients_alone(model, expert, half) for half in (batch[0::2], batch[1::2]))
+        assert measured[expert].half_product == pytest.approx((even @ odd).item(), rel=1e-5)
+        assert measured[expert].norm == pytest.approx(((even + odd) / 2).norm().item(), rel=1e-5)
+        crossed = (even @ clean[1] + odd @ clean[0]).item() / 2
+        assert measured[expert].half_product_clean == (pytest.approx(crossed, rel=1e-5) if expert else None)
+
+
+def test_of_an_odd_number_of_sequences_the_last_is_not_used():
     model, batch = model_and_batch()
-    assert isolated_dynamics(model, model.loss, batch[:1])[0][0].noise_direction is None
+    assert isolated_dynamics(model, model.loss, batch[:3]) == isolated_dynamics(model, model.loss, batch[:2])
+
+
+def test_a_batch_of_one_has_no_halves():
+    model, batch = model_and_batch()
+    measured = isolated_dynamics(model, model.loss, batch[:1])[0]
+    assert [(own.half_product, own.half_product_clean) for own in measured] == [(None, None)] * 3
+    assert measured[1].norm == pytest.approx(gradients_alone(model, 1, batch[:1], layer=0).norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("wrap", [lambda b: {"tokens": b, "count": torch.tensor(4), "name": "x"}, lambda b: [b, 4]])
@@ -130,9 +151,31 @@ def test_a_batch_may_be_a_mapping_or_a_sequence(wrap):
     assert isolated_dynamics(model, loss, wrap(batch)) == isolated_dynamics(model, model.loss, batch)
 
 
-def test_a_batch_that_cannot_be_halved_has_no_noise_floor():
+def test_a_batch_that_cannot_be_halved_is_measured_whole():
     model, batch = model_and_batch()
-    assert isolated_dynamics(model, lambda _: model.loss(batch), "unknown")[0][0].noise_direction is None
+    measured = isolated_dynamics(model, lambda _: model.loss(batch), "unknown")[1]
+    assert measured[0].half_product is None
+    assert measured[2].norm == pytest.approx(gradients_alone(model, 2, batch).norm().item(), rel=1e-5)
+
+
+def test_a_frozen_expert_has_no_products():
+    model, batch = model_and_batch()
+    for layer in model.decoder.locals:
+        layer.router.experts[2].requires_grad_(False)
+    measured = isolated_dynamics(model, model.loss, batch)[0]
+    assert measured[2].half_product is None
+    assert measured[1].half_product > 0
+
+
+@given(size=st.sampled_from([1, 7, 1 << 14, (1 << 17) + 3]), dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
+@settings(max_examples=12, deadline=None)
+def test_an_inner_product_is_that_of_float64(size, dtype):
+    torch.manual_seed(size)
+    pair = [(torch.randn(size) * 1e3).to(getattr(torch, dtype)) for _ in range(2)]
+    exact = (pair[0].double() @ pair[1].double()).item()
+    reach = pair[0].double().norm().item() * pair[1].double().norm().item()
+    for product in (_product_cpu(*pair), float(_product_gpu(*pair))):
+        assert product == pytest.approx(exact, abs=1e-6 * reach)
 
 
 def test_a_model_without_routers_has_nothing_to_probe():
