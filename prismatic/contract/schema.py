@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: tells a run file from any other database
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_COLUMNS = 1990  # of the wide table: SQLite allows 2000, and one statement binds them all
 TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
@@ -88,10 +88,9 @@ LAYERS_COLUMNS = (
     Column("relative_divergence", "REAL", "1", "as in dynamics, this layer alone; NULL for expert 0"),
     Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite"),
     Column("missing_gradients", "INTEGER", "tensors", "trained parameters without any gradient"),
+    Column("noise_direction", "REAL", "1 - cosine", "between expert 0's isolated gradients on two half batches"),
     Column("half_product", "REAL", GRADIENT_SQUARED, "product of this expert's isolated gradients on two half batches"),
-    Column(
-        "half_product_clean", "REAL", GRADIENT_SQUARED, "the same with expert 0 on the other half; NULL for it"
-    ),
+    Column("half_product_clean", "REAL", GRADIENT_SQUARED, "the same with expert 0 on the other half; NULL for it"),
     Column("weight_cosine", "REAL", "cosine", "cosine between this expert's weights and expert 0's; every weight_freq"),
     Column("weight_distance", "REAL", "1", "|w - w_0| / |w_0| of the weights; every weight_freq"),
 )
@@ -155,8 +154,6 @@ TABLES = {
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
 """Every table but `dynamics`, in the order of reading: the largest come last and cannot use up the others' time."""
 
-# The tables besides `dynamics`, in the order in which a reader needs them: the small ones first.
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
 STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")  # each row belongs to a step
 
 

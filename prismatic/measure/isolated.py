@@ -41,8 +41,8 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     A custom layer without `forced` is skipped. loss, batch_B: see `Probe`; the loss is a mean over sequences. Routing
     weights are None. Each gradient is the mean over two halves of the batch, sequences of even and of odd number, and
     the products between halves tell a direction from the noise of the batch: `half_product` of every expert, and
-    `half_product_clean` of every expert but 0. Both are None if the batch has no two sequences; of an odd number the
-    last sequence is not used.
+    `half_product_clean` of every expert but 0. `noise_direction` of expert 0 is 1 - cosine between its halves. All
+    are None if the batch has no two sequences; of an odd number the last sequence is not used.
     If several processes train the model, every process must call it with its own share of the batch, in rank order.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
@@ -66,9 +66,11 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[E
     ]
 
 
-def _with_products(dynamics: ExpertDynamics, own: float, clean: float) -> ExpertDynamics:
-    known = [None if math.isnan(product) else float(product) for product in (own, clean)]
-    return replace(dynamics, routing_weight=None, half_product=known[0], half_product_clean=known[1])
+def _with_products(dynamics: ExpertDynamics, own: float, clean: float, noise: float) -> ExpertDynamics:
+    known = [None if math.isnan(value) else float(value) for value in (own, clean, noise)]
+    return replace(
+        dynamics, routing_weight=None, half_product=known[0], half_product_clean=known[1], noise_direction=known[2]
+    )
 
 
 def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable[[], Tensor]) -> Gradients:
@@ -144,35 +146,40 @@ def _mean_of(halves: Sequence[Gradients]) -> Gradients:
 def _half_products(
     routers: Sequence[Any], expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
 ) -> NDArray[np.float64]:
-    """Return an expert's `half_product` and `half_product_clean` in each layer, [L, 2]; NaN where there is none."""
+    """Return half_product, half_product_clean and noise_direction of an expert, [L, 3]; NaN where there is none."""
     if len(halves) == 1:
-        return np.full((len(routers), 2), np.nan)
+        return np.full((len(routers), 3), np.nan)
     products = world().all_reduce(
-        lambda: np.concatenate([_own_products(router, expert, halves, clean) for router in routers]), 3 * len(routers)
+        lambda: np.concatenate([_own_products(router, expert, halves, clean) for router in routers]), 4 * len(routers)
     )
-    own_L, crossed_L, found_L = products.reshape(-1, 3).T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        there = np.where(found_L > 0, 1.0, np.nan)
-    return np.stack([own_L * there, crossed_L / 2 * there if expert else np.full(len(routers), np.nan)], axis=1)
+    own_L, second_L, third_L, found_L = products.reshape(-1, 4).T
+    own_L, none_L = np.where(found_L > 0, own_L, np.nan), np.full(len(routers), np.nan)
+    if expert:
+        return np.stack([own_L, np.where(found_L > 0, (second_L + third_L) / 2, np.nan), none_L], axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # the clean expert's other products are its halves' squares
+        return np.stack([own_L, none_L, 1 - own_L / np.sqrt(second_L * third_L)], axis=1)
 
 
 def _own_products(
     router: Any, expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
 ) -> NDArray[np.float64]:
-    """Return, over the entries counted by this process: both products, the second twice, and the number of tensors."""
+    """Return, over the entries counted by this process, the product of both halves and of each half with a clean one.
+
+    The clean one is the clean expert's other half, and for the clean expert itself the same half. The fourth number is
+    that of the tensors with gradients.
+    """
     if expert >= len(router.experts):
-        return np.zeros(3)
+        return np.zeros(4)
     weights, of_clean = (dict(router.experts[number].named_parameters()) for number in (expert, 0))
     pairs: list[tuple[Tensor, Tensor]] = []
     for part in parts_of(of_clean):
         first, second = (half.get(weights[part.name]) for half in halves)
-        clean_first, clean_second = (half.get(of_clean[part.name]) for half in clean)
-        if first is None or second is None or clean_first is None or clean_second is None:
+        others = [half.get(of_clean[part.name]) for half in (clean if expert == 0 else reversed(clean))]
+        if first is None or second is None or others[0] is None or others[1] is None:
             continue
-        values = [part.values(grad) for grad in (first, second, clean_second, clean_first)]
+        values = [part.values(grad) for grad in (first, second, others[0], others[1])]
         pairs += [(values[0], values[1]), (values[0], values[2]), (values[1], values[3])]
-    sums = inner_products(pairs).reshape(-1, 3).sum(axis=0)
-    return np.array([sums[0], sums[1] + sums[2], len(pairs) / 3])
+    return np.array([*inner_products(pairs).reshape(-1, 3).sum(axis=0), len(pairs) / 3])
 
 
 def _sequences(batch_B: Any) -> int:

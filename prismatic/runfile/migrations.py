@@ -19,11 +19,11 @@ class CannotMigrate(ValueError):
 
 def upgrade(connection: sqlite3.Connection, version: int) -> None:
     """Apply all migrations after `version`. Raises CannotMigrate for an unsuitable table."""
-    for number, migrate in enumerate(MIGRATIONS[version:], start=version + 1):
+    for migrate in MIGRATIONS[version:]:
         migrate(connection)
-        message = f"upgraded from schema version {number - 1} to {number}"
-        row = (time.time(), "info", "migrated", message)
-        connection.execute("INSERT INTO events (wall_time, level, code, message) VALUES (?, ?, ?, ?)", row)
+    message = f"upgraded from schema version {version} to {SCHEMA_VERSION}"
+    row = (time.time(), "info", "migrated", message)
+    connection.execute("INSERT INTO events (wall_time, level, code, message) VALUES (?, ?, ?, ?)", row)
 
 
 def from_documented_table(connection: sqlite3.Connection) -> None:
@@ -64,5 +64,13 @@ def _make_step_the_key(connection: sqlite3.Connection, columns: list[tuple[str, 
     connection.execute("DROP TABLE dynamics_before")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_documented_table,)
+def with_half_products(connection: sqlite3.Connection) -> None:
+    """Upgrade 1 to 2: give `layers` the products of half-batch gradients, which earlier probes did not measure."""
+    present = {name for _, name, *_ in connection.execute("PRAGMA table_info(layers)")}
+    for name in ("half_product", "half_product_clean"):
+        if name not in present:  # the upgrade from version 0 makes the tables of today
+            connection.execute(f"ALTER TABLE layers ADD COLUMN {name} REAL")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_documented_table, with_half_products)
 assert len(MIGRATIONS) == SCHEMA_VERSION, "each version needs a migration from the version before"

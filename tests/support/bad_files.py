@@ -56,16 +56,15 @@ def good(path: Path, steps: int = 40, experts: int = 3, seed: int = 0) -> Path:
     """A run as DynamicsLogger writes it: every table, every column."""
     noise, names = random.Random(seed), [column.name for column in schema.dynamics_columns(experts)]
     rows = [(step, *(noise.random() for _ in names[1:])) for step in range(steps)]
-    layers = [
-        (step, 0, expert, "merged", *[0.5] * 9, 0, 0, *[0.5] * 3) for step in range(steps) for expert in range(experts)
-    ]
+    values = [0 if column.type == "INTEGER" else 0.5 for column in schema.LAYERS_COLUMNS[4:]]
+    layers = [(step, 0, expert, "merged", *values) for step in range(steps) for expert in range(experts)]
     facts = {"run_hash": '"83492c812abcdef0"', "config.seed": str(seed), "config.merge": '"batch"', "note": "no JSON"}
     roles = [(0, "clean", None), (1, "perturbed", 2**62 + 1), (2, "control", 3)]
     return database(
         path,
         *schema.create_statements(experts),
         (f"INSERT INTO dynamics VALUES ({', '.join('?' * len(names))})", rows),
-        (f"INSERT INTO layers VALUES ({', '.join('?' * 18)})", layers),
+        (f"INSERT INTO layers VALUES ({', '.join('?' * (4 + len(values)))})", layers),
         ("INSERT INTO run VALUES (?, ?)", list(facts.items())),
         ("INSERT INTO experts (expert, role, seed) VALUES (?, ?, ?)", roles),
         pragmas=[f"application_id={schema.APPLICATION_ID}", f"user_version={schema.SCHEMA_VERSION}"],

@@ -139,7 +139,7 @@ def test_a_file_of_a_later_schema_version_is_refused_and_left_alone(path: Path):
     DynamicsLogger(path).close()
     execute(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     before = path.read_bytes()
-    with pytest.raises(LoggerError, match="has schema version 2, newer than version 1 known here"):
+    with pytest.raises(LoggerError, match="has schema version 3, newer than version 2 known here"):
         DynamicsLogger(path)
     assert path.read_bytes() == before
 

@@ -212,6 +212,19 @@ def test_the_documented_table_is_upgraded_and_the_original_kept(path: Path):
     assert len(rows(path)) == 3
 
 
+def test_a_run_of_version_1_gets_the_columns_of_version_2_and_keeps_its_rows(path: Path):
+    written(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO layers (step, layer, expert, source, norm) VALUES (0, 0, 1, 'isolated', 0.5)")
+        for name in ("half_product", "half_product_clean"):
+            connection.execute(f"ALTER TABLE layers DROP COLUMN {name}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    assert migrate(path).name == "dynamics.db.v1"
+    assert rows(path, "SELECT norm, half_product, half_product_clean FROM layers") == [(0.5, None, None)]
+    assert rows(path, "PRAGMA user_version") == [(schema.SCHEMA_VERSION,)]
+
+
 def test_a_table_without_a_key_gets_one_and_the_last_row_of_a_step_stays(path: Path):
     migrate(documented(path, *WITHOUT_A_KEY))
     assert rows(path, 'SELECT step, "odd ""name", expert_1_top_norm FROM dynamics ORDER BY step') == [
@@ -272,7 +285,7 @@ def test_a_file_is_upgraded_through_a_link(path: Path, tmp_path: Path):
     link.symlink_to(path)
     assert migrate(link) == Path(f"{path}.v0")
     assert link.is_symlink()
-    assert rows(link, "PRAGMA user_version") == [(1,)]
+    assert rows(link, "PRAGMA user_version") == [(schema.SCHEMA_VERSION,)]
 
 
 def test_a_snapshot_never_replaces_the_run_itself(path: Path):
