@@ -19,6 +19,8 @@ class CannotMigrate(ValueError):
 
 def upgrade(connection: sqlite3.Connection, version: int) -> None:
     """Apply all migrations after `version`. Raises CannotMigrate for an unsuitable table."""
+    if version == SCHEMA_VERSION:
+        return
     for migrate in MIGRATIONS[version:]:
         migrate(connection)
     message = f"upgraded from schema version {version} to {SCHEMA_VERSION}"
