@@ -9,8 +9,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from ui.widgets.charts import draw
-from ui.widgets.markdown import markdown_sentence
-from ui.widgets.tables import show_table
+from ui.widgets.markdown import escape_markdown, markdown_sentence
+from ui.widgets.tables import TIMES, fact_text, show_table
 from validation.charts import run_comparison
 from validation.charts.theme import MAX_GROUPS
 from validation.frames.run_comparison import (
@@ -27,7 +27,7 @@ from validation.frames.run_comparison import (
 )
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
-from validation.text import pluralize, spaced
+from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS
 from validation.verdict.groups import Group
 from validation.verdict.wording import estimated
@@ -42,6 +42,7 @@ GROUPS_SHOWN = 4  # at first
 MAX_SEEDS = 12  # lines per group
 MAX_PAIRS = 40  # rows of the chart of sham runs
 PAGE_ROWS = 100  # runs per page of the table
+MAX_TITLE = 120  # characters of a title that lists options
 
 
 def too_few_runs(judgement: Judgement) -> None:
@@ -190,7 +191,7 @@ def dose_response(judgement: Judgement) -> None:
     places = [place for _ in range(0, len(found), DOSES_PER_ROW) for place in st.columns(DOSES_PER_ROW, gap="large")]
     for place, dose in zip(places, found, strict=False):
         with place:
-            st.markdown(f"**{markdown_sentence(dose.title)[:-1]}**")
+            st.markdown(f"**{escape_markdown(printable(sentence(dose.title)[:-1], MAX_TITLE))}**")
             with st.container(horizontal=True):
                 st.metric(
                     "Page's p",
@@ -224,6 +225,10 @@ def two_runs(judgement: Judgement) -> None:
     if table.empty:
         st.info("Neither file has a run table, so their options are unknown.")
         return
+    facts = {file.run: file.facts for file in judgement.files}
+    for side, run in (("first", first), ("second", second)):
+        times = table["key"].isin(TIMES) & table[side].notna()
+        table.loc[times, side] = [fact_text(key, facts[run][key]) for key in table.loc[times, "key"]]
     table["kind"] = table["is_option"].map({True: "option", False: "fact"})
     table["name"] = table["key"].str.removeprefix("config.")
     shown = table.rename(columns={"first": first, "second": second})[["kind", "name", first, second]]

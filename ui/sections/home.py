@@ -76,8 +76,7 @@ def rejected_summary(judgement: Judgement) -> None:
     """Show the rejected files in a few lines, so that the verdict of the others stays in view."""
     lines = [
         f"{finding.symptom[:1].upper()}{finding.symptom[1:]}: {finding.evidence}. Fix: {finding.fix}."
-        for finding in judgement.findings
-        if finding.run is None
+        for finding in judgement.findings_of(None)
     ]
     if lines:
         with st.container(border=True):
@@ -90,7 +89,7 @@ def rejected_summary(judgement: Judgement) -> None:
 
 def first_steps() -> None:
     """Show the first steps: the examples, and the command that trains a run."""
-    st.info("No run chosen yet. Open an example, or train a run with this command and upload its `dynamics.db`.")
+    st.info("No run chosen yet. Open an example, or train a run with the command below and upload its `dynamics.db`.")
     with st.container(horizontal=True):
         for entry in examples():
             if st.button(f"Example: {entry.path.stem.replace('-', ' ')}", key=entry.path.stem):

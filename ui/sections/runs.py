@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from typing import Any
 
 import streamlit as st
 
 from prismatic.contract import schema
 from prismatic.contract.thresholds import PREFIX
-from ui.widgets.tables import show_table
+from ui.widgets.tables import fact_text, show_table
 from validation.files.errors import RunFileError
 from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
@@ -34,7 +32,6 @@ EXAMPLES = {
         "GROUP BY ALL\nORDER BY ALL"
     ),
 }
-TIMES = ("started", "ended")
 WIDE = {
     "hash": st.column_config.TextColumn(width="large"),
     "value": st.column_config.TextColumn(width="large"),
@@ -94,7 +91,7 @@ def metadata(file: RunFile) -> None:
         if facts:
             with st.expander(f"{title}: {len(facts)}", expanded=title != "Thresholds registered before the first step"):
                 show_table(
-                    [{"fact": key, "value": _fact_text(key, value)} for key, value in sorted(facts.items())],
+                    [{"fact": key, "value": fact_text(key, value)} for key, value in sorted(facts.items())],
                     key=title,
                     column_config=WIDE,
                 )
@@ -104,13 +101,6 @@ def metadata(file: RunFile) -> None:
         f"{file.run}-facts.json",
         "application/json",
     )
-
-
-def _fact_text(key: str, value: Any) -> str:
-    """Return a fact as text; a time as date and time in UTC."""
-    if key in TIMES and isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
-        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def hashes(file: RunFile) -> None:
@@ -123,9 +113,7 @@ def hashes(file: RunFile) -> None:
         f"{PREFIX}sha256": "the registered thresholds",
         "git_commit": "the code (Git commit)",
     }
-    known += [
-        {"of": name, "hash": _fact_text(key, file.facts[key])} for key, name in names.items() if key in file.facts
-    ]
+    known += [{"of": name, "hash": fact_text(key, file.facts[key])} for key, name in names.items() if key in file.facts]
     known += [
         {"of": f"the index set of the {row['tier']} tier, layer {row['layer']}", "hash": row["hash"]}
         for row in file.tiers.to_pylist()

@@ -18,7 +18,7 @@ from ui.layout.shell import Color, session_thresholds, status_badge
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.memo import memoized
-from ui.widgets.tables import height, show_table
+from ui.widgets.tables import fact_text, height, show_table
 from validation.analysis.run import Run
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
@@ -214,7 +214,7 @@ def run_facts(run: Run) -> None:
     if not run.facts:
         st.caption("The file has no run table, so its options, seed and thresholds are unknown.")
         return
-    rows = [{"fact": key, "value": json.dumps(value)} for key, value in run.facts.items()]
+    rows = [{"fact": key, "value": fact_text(key, value)} for key, value in run.facts.items()]
     show_table(rows, key="facts", alt="All facts in the file about its run")
 
 

@@ -1,8 +1,10 @@
-"""Tables on a page: how many rows are visible, and a reserved height so that nothing below jumps while they load."""
+"""Tables on a page: visible rows, a reserved height so that nothing below jumps while they load, facts as text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sized
+from datetime import UTC, datetime
 from typing import Any
 
 import streamlit as st
@@ -10,6 +12,7 @@ import streamlit as st
 ROW = 35  # pixels of a row and of the header in Streamlit
 BORDER = 2
 VISIBLE_ROWS = 10  # by default; the others are scrolled to
+TIMES = ("started", "ended")  # facts in seconds since the epoch
 
 
 def show_table(rows: Sized, *, most: int = VISIBLE_ROWS, **options: Any) -> Any:
@@ -20,3 +23,10 @@ def show_table(rows: Sized, *, most: int = VISIBLE_ROWS, **options: Any) -> Any:
 def height(rows: int, most: int = VISIBLE_ROWS) -> int:
     """Return the pixels of a table with `most` visible rows; an empty table takes one row."""
     return ROW * (1 + min(max(1, rows), most)) + BORDER
+
+
+def fact_text(key: str, value: Any) -> str:
+    """Return a fact as text; a time as date and time in UTC."""
+    if key in TIMES and isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return value if isinstance(value, str) else json.dumps(value)
