@@ -36,7 +36,7 @@ calibrate: $(VENV)/.all  ## how often the verdict errs on runs of known truth, i
 	$(BIN)/python benchmarks/calibration.py --quick
 
 docs: $(VENV)/.docs  ## the documentation site, in build/site; a broken link is an error
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build
 
 # A wheel, installed into an environment of its own as a reader would, must do what the tutorial says.
 tutorial:  ## follow the tutorial with an installed wheel

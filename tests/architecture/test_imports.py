@@ -34,7 +34,7 @@ def test_the_server_answers_before_it_loads_what_judges_and_draws_and_nobody_loa
         import sys; sys.path.insert(0, {str(ROOT)!r})
         import ui.server
         before = {{*sys.modules}}
-        ui.server._load()
+        ui.server._preload()
         assert not before & {{'duckdb', 'altair', 'scipy', {judge!r}}}, before
         assert {{'altair', {judge!r}}} <= {{*sys.modules}}
         assert 'scipy.stats' not in sys.modules"""

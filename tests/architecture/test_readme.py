@@ -36,6 +36,12 @@ def test_every_command_in_the_readme_exists_and_has_its_options(command):
     assert all(word.partition("=")[0] in text for word in words[2:] if word.startswith("-"))
 
 
+def test_the_answer_of_check_in_the_readme_is_what_it_prints():
+    command, answer = re.search(r"```console\n\$ prismatic (check .*?)\n(.*?)```", README, flags=re.DOTALL).groups()
+    words = [sys.executable, "-m", "validation.cli.prismatic", *shlex.split(command)]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout == answer
+
+
 def test_every_target_in_the_readme_is_in_the_makefile():
     targets = set(re.findall(r"\bmake ([a-z]+)", README))
     assert {"app", "test"} <= targets

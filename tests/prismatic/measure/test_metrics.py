@@ -36,7 +36,9 @@ def test_divergence_is_the_mean_absolute_difference_of_the_norms(mine, clean):
 def test_relative_divergence_is_what_the_schema_says(mine, clean, share, clean_share):
     ratios = [(n / share) / (n_0 / clean_share) for n, n_0 in zip(mine, clean, strict=True)]
     expected = sum(abs(ratio - 1) for ratio in ratios) / 3
-    assert relative_divergence(expert(mine, share), expert(clean, clean_share)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert relative_divergence(expert(mine, share), expert(clean, clean_share)) == pytest.approx(
+        expected, rel=1e-9, abs=1e-9
+    )
 
 
 @quick
