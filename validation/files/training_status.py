@@ -1,4 +1,4 @@
-"""Which of many run files are being trained at the moment: time of the last write, size, exit state.
+"""Find the run files that are being trained at the moment: time of the last write, size, exit state.
 
 For a file that was written recently, the sandboxed reader is asked for the exit state that the writer keeps in it,
 without its rows. Any other file is not being trained.
