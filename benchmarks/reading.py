@@ -237,7 +237,7 @@ def run_file(work: Work, number: int) -> RunFile:
     """The same run as if it had been read from a file."""
     name = work.names[number]
     return RunFile(
-        run=name,
+        id=name,
         name=f"{name}/dynamics.db",
         path=Path(name) / "dynamics.db",
         sha256=hashlib.sha256(name.encode()).hexdigest(),

@@ -95,7 +95,7 @@ class Ours(Reader):
 
     def open(self) -> None:
         found = self._runs()
-        self.runs = {run.run: run for run in found}
+        self.runs = {run.id: run for run in found}
         self.con = self.connect(found)
 
     def medians(self) -> Medians:

@@ -8,7 +8,7 @@ from ui.sections.layers import choose_measure, heatmap_player, layer_ablation
 from validation.frames.layer_heatmap import layer_names
 
 judgement, run = shell("Layers")
-file = next(file for file in judgement.files if file.run == run.id)
+file = next(file for file in judgement.files if file.id == run.id)
 if not run.layers:
     st.info("This file has only the means over layers. `prismatic train` logs every layer:")
     st.code("prismatic train --config experiments/per-example.yml", language=None, wrap_lines=True)

@@ -4,7 +4,7 @@ from ui.layout.shell import shell, show_rejected
 from ui.sections.diagnostics import checks, findings, next_steps, reading_log
 
 judgement, run = shell("Diagnostics")
-file = next(file for file in judgement.files if file.run == run.id)
+file = next(file for file in judgement.files if file.id == run.id)
 found = judgement.findings_of(run.id)
 show_rejected(judgement)
 findings(judgement, run, file, found)

@@ -4,7 +4,7 @@ from ui.layout.shell import shell
 from ui.sections.runs import hashes, metadata, schema_table, side_tables, sql_console
 
 judgement, run = shell("Runs")
-file = next(file for file in judgement.files if file.run == run.id)
+file = next(file for file in judgement.files if file.id == run.id)
 sql_console(judgement)
 metadata(file)
 hashes(file)

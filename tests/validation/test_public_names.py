@@ -13,7 +13,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "as-is.db"
 
 def test_the_public_names_read_judge_and_report_a_run():
     runs, rejected = validation.read_sources([EXAMPLE])
-    assert validation.as_json(validation.judge(runs, rejected))["runs"][0]["run"] == runs[0].run
+    assert validation.as_json(validation.judge(runs, rejected))["runs"][0]["run"] == runs[0].id
     assert validation.connect(runs).sql("SELECT count(*) FROM runs").fetchall() == [(1,)]
     assert dir(validation) == sorted(validation.__all__)
 

@@ -94,7 +94,7 @@ def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
         {
             "file": one.name,
             "result": "read",
-            "run": one.run,
+            "run": one.id,
             "rows": len(one.wide),
             "experts": one.num_experts,
             "columns": len(one.wide.column_names),

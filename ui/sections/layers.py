@@ -71,7 +71,7 @@ def heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) ->
 
 
 def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
-    file = next(file for file in judgement.files if file.run == run.id)
+    file = next(file for file in judgement.files if file.id == run.id)
     names, seen = layer_names(file), gradients_of(run, source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
@@ -223,7 +223,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
         "The run is judged again without each layer in turn. This is exploratory: a layer that stands out is a hint, "
         "not a result."
     )
-    file = next(file for file in judgement.files if file.run == run.id)
+    file = next(file for file in judgement.files if file.id == run.id)
     heavy = len(names) ** 2 * len(run.experts) > MAX_WITHOUT_ASKING
     if heavy and st.button("Leave out each layer", help="With this many layers it takes a minute or more."):
         st.session_state.leaving_out = file.sha256

@@ -98,7 +98,7 @@ def metadata(file: RunFile) -> None:
     st.download_button(
         "Download all facts (JSON)",
         lambda: json.dumps(file.facts, indent=1, default=str),
-        f"{file.run}-facts.json",
+        f"{file.id}-facts.json",
         "application/json",
     )
 

@@ -35,7 +35,7 @@ def remember(judgement: Judgement, picked: str) -> None:
     """Write the chosen files and the picked run to the address."""
     names = {source.path: source.key for source in library().sources if source.key}
     keys = list(names.values())
-    file = next((file.path for file in judgement.files if file.run == picked), None)
+    file = next((file.path for file in judgement.files if file.id == picked), None)
     if not keys or len(keys) > MAX_FILES or file not in names:
         forget()
         return

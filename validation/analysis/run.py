@@ -203,7 +203,7 @@ def _load_run(file: RunFile) -> Run:
     }
     shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
     run = Run(
-        id=file.run,
+        id=file.id,
         name=file.name,
         steps=steps,
         experts=experts,

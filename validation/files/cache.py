@@ -26,7 +26,7 @@ from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 MAX_BYTES = 2 << 30
 LARGE_TABLES = ("layers", "histograms")
 SMALL_TABLES = tuple(table for table in RUN_TABLES if table not in LARGE_TABLES)
-PLAIN_FIELDS = ("run", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version")
+PLAIN_FIELDS = ("id", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version")
 METADATA_KEY = b"prismatic"
 
 

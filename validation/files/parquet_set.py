@@ -122,7 +122,7 @@ def _scale(run: RunFile) -> str:
 
 
 def _write_part(location: SetLocation, name: str, runs: Sequence[RunFile]) -> None:
-    runs = sorted(runs, key=lambda run: run.run)
+    runs = sorted(runs, key=lambda run: run.id)
     location.write(f"runs/{name}.parquet", pa.Table.from_pylist([_run_row(run) for run in runs], schema=RUN_COLUMNS))
     location.write(f"dynamics/{name}.parquet", pa.concat_tables([part for run in runs for part in tidy(run)]))
     location.write(f"steps/{name}.parquet", _with_run(runs, [_steps(run) for run in runs]))
@@ -161,7 +161,7 @@ def _facts(run: RunFile) -> pa.Table:
 def _with_run(runs: Sequence[RunFile], tables: Sequence[pa.Table]) -> pa.Table:
     """Return the tables concatenated, each row with its run; NULL where a run lacks a column."""
     named = [
-        table.add_column(0, "run", pa.repeat(pa.scalar(run.run), len(table)))
+        table.add_column(0, "run", pa.repeat(pa.scalar(run.id), len(table)))
         for run, table in zip(runs, tables, strict=True)
     ]
     return pa.concat_tables(named, promote_options="default")
@@ -232,7 +232,7 @@ def _read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
     for row in tables["runs"].to_pylist():
         of_run = {table: _slice(tables[table], spans[table].get(row["run"])) for table in spans}
         yield RunFile(
-            run=row["run"],
+            id=row["run"],
             name=row["name"],
             path=Path(location.uri),
             sha256=row["sha256"],

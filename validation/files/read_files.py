@@ -110,11 +110,11 @@ class _Reading:
             self.runs[place] = replace(known, notes=(*known.notes, note))
             return
         read = self._read(path, name, digest, before, private)
-        run = replace(read, name=name, path=path, run=unique_id(read.run, self.ids))
+        run = replace(read, name=name, path=path, id=unique_id(read.id, self.ids))
         if len(run.wide) * run.num_experts > limits.expert_rows:
             raise rejection(name, "too_large", limits, limit="expert_rows")
         self.places.setdefault(digest, len(self.runs))
-        self.ids.add(run.run)
+        self.ids.add(run.id)
         self.runs.append(run)
 
     def _read(self, path: Path, name: str, digest: str, before: FileState, private: bool) -> RunFile:
@@ -153,15 +153,15 @@ class _Reading:
         Drop it if the run of the original file is there already.
         """
         run, sha256 = self.runs.pop(), member.claimed_sha256
-        self.ids.discard(run.run)
+        self.ids.discard(run.id)
         last, place = len(self.runs), self.places.get(sha256, len(self.runs))
         if place < last and self.runs[place].wide.equals(run.wide):
             if self.places.get(run.sha256) == last:
                 del self.places[run.sha256]
             return
-        if sha256 and run.run.startswith(run.sha256[:9]):  # the id comes from the hash of the unpacked copy
-            run = replace(run, run=unique_id(sha256[:9], self.ids))
-        self.ids.add(run.run)
+        if sha256 and run.id.startswith(run.sha256[:9]):  # the id comes from the hash of the unpacked copy
+            run = replace(run, id=unique_id(sha256[:9], self.ids))
+        self.ids.add(run.id)
         self.runs.append(replace(run, path=archive, notes=(*run.notes, *member.notes)))
 
 
@@ -236,7 +236,7 @@ def _run_file(
     stem = declared if len(declared) >= 6 and set(declared) <= set("0123456789abcdef") else digest
     header |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
     del header["position"]
-    return RunFile(run=stem[:9], wide=wide, facts=facts, **side, **header)
+    return RunFile(id=stem[:9], wide=wide, facts=facts, **side, **header)
 
 
 def _by_step(wide: pa.Table) -> tuple[pa.Table, int]:

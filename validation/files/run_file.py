@@ -19,7 +19,7 @@ RUN_TABLES = tuple(table for table in schema.SIDE_TABLES if table not in ("run",
 class RunFile:
     """One run as its file holds it. All names and texts are the author's: data, never markup, SQL or a path."""
 
-    run: str  # short id, unique among the files that were read together
+    id: str  # short, unique among the files that were read together
     name: str  # the name to show for the file
     path: Path  # for a run in an archive, the archive's path: the unpacked copy is gone
     sha256: str  # of the main file; a file that is being written may have grown since

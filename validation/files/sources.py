@@ -40,14 +40,14 @@ def read_sources(
     files = [source for source in given if source not in sets]
     runs, rejected = read_files(files, limits=limits, private=private, cache=cache, growing=growing, progress=progress)
     known = {run.sha256 for run in runs}
-    taken = {run.run for run in runs}
+    taken = {run.id for run in runs}
     for source in sets:
         try:
             for run in read_set(source):
                 if run.sha256 not in known:
-                    runs.append(replace(run, run=unique_id(run.run, taken)))
+                    runs.append(replace(run, id=unique_id(run.id, taken)))
                     known.add(run.sha256)
-                    taken.add(runs[-1].run)
+                    taken.add(runs[-1].id)
         except RunFileError as error:
             rejected.append(Rejected(str(source), Path(str(source)), error))
     return runs, rejected

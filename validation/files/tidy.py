@@ -37,7 +37,7 @@ def summary(run: RunFile) -> dict[str, object]:
     """Return the row of `runs`: the length of the run and the options that runs are grouped by."""
     steps, options = run.wide["step"], {**run.facts, **run.config}
     return {
-        "run": run.run,
+        "run": run.id,
         "name": run.name,
         "file": run.path.name,
         "sha256": run.sha256,
@@ -70,7 +70,7 @@ def _text(value: object) -> str | None:
 def tidy(run: RunFile) -> Iterator[pa.Table]:
     """Yield the rows of `dynamics`, one table per expert."""
     for expert, role, rows in by_expert(run):
-        keys = {"run": pa.scalar(run.run), "expert": pa.scalar(expert, pa.int32()), "role": pa.scalar(role)}
+        keys = {"run": pa.scalar(run.id), "expert": pa.scalar(expert, pa.int32()), "role": pa.scalar(role)}
         columns = {name: pa.repeat(value, len(rows)) for name, value in keys.items()}
         columns |= dict(zip(rows.column_names, rows.columns, strict=True))
         yield pa.table([columns[name] for name in DYNAMICS.names], schema=DYNAMICS)

@@ -133,7 +133,7 @@ class _Check:
                 own = unique_id(run.id, taken)
                 known.setdefault(file.sha256, file)
                 taken.add(own)
-                yield PlacedRun(number, place, replace(file, run=own), _named(run, own))
+                yield PlacedRun(number, place, replace(file, id=own), _named(run, own))
         for source, promised in self._promised.items():
             if found[source] != promised and source not in self._no_sets:
                 problem = f"expected {promised} runs, found {found[source]}"

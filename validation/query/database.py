@@ -45,7 +45,7 @@ def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
     DUCKDB_MEMORY.
     """
     con = empty_connection()
-    series = [{"run": run.run, "expert": expert, "role": role} for run in runs for expert, role in expert_roles(run)]
+    series = [{"run": run.id, "expert": expert, "role": role} for run in runs for expert, role in expert_roles(run)]
     tables: dict[str, tuple[pa.Schema, Iterable[pa.Table]]] = {
         "runs": (RUNS, [pa.Table.from_pylist([summary(run) for run in runs], schema=RUNS)]),
         "facts": (FACTS, [pa.Table.from_pylist([row for run in runs for row in _facts(run)], schema=FACTS)]),
@@ -115,9 +115,9 @@ def _measured(runs: Sequence[RunFile]) -> Iterator[pa.Table]:
 def _facts(run: RunFile) -> Iterator[dict[str, str]]:
     """Yield the rows of `facts`: texts as they are, other values as JSON."""
     for key, value in run.facts.items():
-        yield {"run": run.run, "key": key, "value": value if isinstance(value, str) else json.dumps(value)}
+        yield {"run": run.id, "key": key, "value": value if isinstance(value, str) else json.dumps(value)}
 
 
 def _with_run(run: RunFile, table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return a side table with the run's id as its first column."""
-    return pa.table([pa.repeat(pa.scalar(run.run), len(table)), *table.columns], schema=schema)
+    return pa.table([pa.repeat(pa.scalar(run.id), len(table)), *table.columns], schema=schema)

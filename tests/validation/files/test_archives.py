@@ -53,7 +53,7 @@ def test_the_runs_of_an_archive_equal_those_of_its_files(packed: Path, tmp_path:
         archive.extractall(tmp_path / "plain")
     plain, _ = read_files([tmp_path / "plain" / "runs/a/dynamics.db", tmp_path / "plain" / "runs/b/RUN.SQLITE"])
     found, _ = read_files([packed])
-    assert [(run.run, run.sha256) for run in found] == [(run.run, run.sha256) for run in plain]
+    assert [(run.id, run.sha256) for run in found] == [(run.id, run.sha256) for run in plain]
     assert all(one.wide.equals(other.wide) for one, other in zip(found, plain, strict=True))
     again, rejected = read_files([tmp_path / "plain" / "runs/a/dynamics.db", packed])
     assert len(again) == 2

@@ -320,7 +320,7 @@ def test_the_same_file_twice_is_read_once_and_said(tmp_path: Path) -> None:
 def test_two_files_of_one_run_hash_get_ids_of_their_own(tmp_path: Path) -> None:
     paths = [hostile.good(tmp_path / f"{seed}.db", seed=seed) for seed in range(3)]
     found, _ = read_files(paths)
-    assert [run.run for run in found] == ["83492c812", "83492c812-2", "83492c812-3"]
+    assert [run.id for run in found] == ["83492c812", "83492c812-2", "83492c812-3"]
 
 
 def test_progress_is_told_before_each_file_and_at_the_end(tmp_path: Path) -> None:
@@ -622,7 +622,7 @@ def test_facts_are_json_or_else_text(tmp_path: Path) -> None:
     assert isinstance(run, RunFile)
     assert run.facts == {"run_hash": "83492c812abcdef0", "config.seed": 5, "config.merge": "batch", "note": "no JSON"}
     assert run.config == {"seed": 5, "merge": "batch"}
-    assert (run.run, run.application_id, run.version) == ("83492c812", schema.APPLICATION_ID, schema.SCHEMA_VERSION)
+    assert (run.id, run.application_id, run.version) == ("83492c812", schema.APPLICATION_ID, schema.SCHEMA_VERSION)
 
 
 # -- The connection ---------------------------------------------------------------------------------------------------
@@ -632,7 +632,7 @@ def test_runs_has_a_row_per_file(answers: Answers, tmp_path: Path) -> None:
     files = [answer for answer in answers.values() if isinstance(answer, RunFile)]
     with closing(connect(files)) as con:
         rows = con.execute("SELECT run, steps, experts FROM runs").fetchall()
-    assert rows == [(run.run, len(run.wide), run.num_experts) for run in files]
+    assert rows == [(run.id, len(run.wide), run.num_experts) for run in files]
 
 
 def test_roles_come_from_the_file_or_from_the_documentation(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def folder(runs: list[RunFile], tmp_path: Path) -> Path:
 def assert_equal(one: RunFile, other: RunFile) -> None:
     for table in TABLES:
         assert getattr(one, table).equals(getattr(other, table)), table
-    for name in ("run", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version"):
+    for name in ("id", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version"):
         assert getattr(one, name) == getattr(other, name), name
 
 
@@ -152,10 +152,10 @@ def test_what_was_used_longest_ago_goes_when_the_cache_is_full(tmp_path: Path):
 
 
 def test_a_set_holds_the_runs_as_their_files_do(runs: list[RunFile], folder: Path):
-    back = {run.run: run for run in read_set(folder)}
-    assert back.keys() == {run.run for run in runs}
+    back = {run.id: run for run in read_set(folder)}
+    assert back.keys() == {run.id for run in runs}
     for run in runs:
-        assert_equal(run, back[run.run])
+        assert_equal(run, back[run.id])
 
 
 def test_runs_of_different_shapes_share_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -169,10 +169,10 @@ def test_runs_of_different_shapes_share_a_set(tmp_path: Path, monkeypatch: pytes
             logger._ensure_schema(experts)
     before, _ = read_sources([tmp_path])
     write_set(before, tmp_path / "set")
-    back = {run.run: run for run in read_set(tmp_path / "set")}
+    back = {run.id: run for run in read_set(tmp_path / "set")}
     assert len(back) == 3
     for run in before:
-        assert_equal(run, back[run.run])
+        assert_equal(run, back[run.id])
     assert {path.parent.name for path in (tmp_path / "set" / "runs").rglob("*.parquet")} == {
         "perturbation_scale=0",
         "perturbation_scale=0.5",
@@ -183,8 +183,8 @@ def test_runs_of_different_shapes_share_a_set(tmp_path: Path, monkeypatch: pytes
 def test_the_verdict_on_a_set_is_the_verdict_on_its_files(runs: list[RunFile], folder: Path):
     from_set, rejected = read_sources([folder])
     assert not rejected
-    order = [run.run for run in runs]
-    in_order = sorted(from_set, key=lambda run: order.index(run.run))
+    order = [run.id for run in runs]
+    in_order = sorted(from_set, key=lambda run: order.index(run.id))
     assert as_json(judge(in_order))["controlled"] == as_json(judge(runs))["controlled"]
 
 
@@ -202,9 +202,9 @@ def test_relations_of_a_set_are_those_of_its_files(runs: list[RunFile], folder: 
 
 def test_the_projects_own_questions_are_asked_of_sets_as_well(runs: list[RunFile], folder: Path):
     lazily = connect_sets([folder])
-    given = {"first": runs[0].run, "second": runs[1].run}
+    given = {"first": runs[0].id, "second": runs[1].id}
     assert ask(lazily, "facts_of_two", **given).equals(ask(connect(runs), "facts_of_two", **given))
-    chart = {"run": runs[0].run, "points": 64}
+    chart = {"run": runs[0].id, "points": 64}
     assert ask_oracle(lazily, "chart_series", **chart).equals(ask_oracle(connect(runs), "chart_series", **chart))
 
 
@@ -223,7 +223,7 @@ def test_several_sets_are_asked_together(tmp_path: Path):
 
 def test_a_run_that_is_in_a_set_and_in_a_file_is_read_once(runs: list[RunFile], folder: Path):
     both, _ = read_sources([*EXAMPLES, folder])
-    assert [run.run for run in both] == [run.run for run in runs]
+    assert [run.id for run in both] == [run.id for run in runs]
 
 
 def test_other_runs_of_the_same_name_get_an_id_of_their_own(tmp_path: Path):
@@ -233,7 +233,7 @@ def test_other_runs_of_the_same_name_get_an_id_of_their_own(tmp_path: Path):
             logger.log_run({"run_hash": "abcdef123"})
             logger.log(number, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
     write_set(read_sources([tmp_path / "2.db"])[0], tmp_path / "set")
-    assert [run.run for run in read_sources([tmp_path / "1.db", tmp_path / "set"])[0]] == ["abcdef123", "abcdef123-2"]
+    assert [run.id for run in read_sources([tmp_path / "1.db", tmp_path / "set"])[0]] == ["abcdef123", "abcdef123-2"]
 
 
 def test_a_set_is_written_once_and_only_if_there_is_a_run(runs: list[RunFile], folder: Path, tmp_path: Path):
@@ -296,7 +296,7 @@ def test_a_set_in_an_object_store_is_like_one_in_a_folder(runs: list[RunFile], b
     found, rejected = read_sources([f"{bucket}/2026/all"])
     assert not rejected
     for run in found:
-        assert_equal(run, next(one for one in runs if one.run == run.run))
+        assert_equal(run, next(one for one in runs if one.id == run.id))
     con = connect_sets([f"{bucket}/2026/all"])
     assert con.sql("SELECT count(*) FROM runs").fetchall() == [(len(runs),)]
 
@@ -311,7 +311,7 @@ def test_an_address_that_holds_no_set_says_so(bucket: str):
 
 def test_one_connection_answers_many_threads(runs: list[RunFile]):
     con = connect(runs)
-    given = {"runs": [run.run for run in runs], "points": 64, "shared": True}
+    given = {"runs": [run.id for run in runs], "points": 64, "shared": True}
     expected = ask(con, "compare_series", **given).num_rows
     seen: list[int] = []
     threads = [
@@ -327,7 +327,7 @@ def test_one_connection_answers_many_threads(runs: list[RunFile]):
 def test_facts_are_asked_for_by_name(runs: list[RunFile]):
     con = connect(runs)
     found = dict(con.sql("SELECT run, value FROM facts WHERE key = 'config.merge'").fetchall())
-    assert found == {run.run: run.config["merge"] for run in runs if "merge" in run.config}
+    assert found == {run.id: run.config["merge"] for run in runs if "merge" in run.config}
 
 
 def test_the_mark_says_what_it_is(folder: Path, runs: list[RunFile]):

@@ -51,13 +51,13 @@ def packed(path: Path, files: dict[str, bytes], root: str = "") -> Path:
 def test_the_runs_of_an_uploaded_set_are_the_runs_of_their_files(tmp_path: Path, files, runs, root):
     found, rejected = read_files([packed(tmp_path / "set.zip", files, root)])
     assert not rejected
-    by_id = {run.run: run for run in found}
-    assert by_id.keys() == {run.run for run in runs}
+    by_id = {run.id: run for run in found}
+    assert by_id.keys() == {run.id for run in runs}
     for run in runs:
-        own = by_id[run.run]
+        own = by_id[run.id]
         assert own.name.endswith("set.zip")
         assert_equal(replace(own, sha256=run.sha256), run)
-    assert as_json(judge([by_id[run.run] for run in runs]))["controlled"] == as_json(judge(runs))["controlled"]
+    assert as_json(judge([by_id[run.id] for run in runs]))["controlled"] == as_json(judge(runs))["controlled"]
 
 
 def test_a_run_that_was_given_itself_is_not_read_again_from_a_set(tmp_path: Path, files, runs):

@@ -81,7 +81,7 @@ def test_the_heatmap_has_the_norm_of_each_layer_expert_and_tier(tmp_path: Path):
     frames = heatmap_frames(judge([run], rejected).runs[0], "norm", [0, 1, 2])
     keys = ["layer", "expert", "tier"]
     for frame, step in enumerate(frames.first_F.tolist()):
-        found = ask_oracle(connect([run]), "layer_norms", run=run.run, first_step=step, last_step=step).to_pandas()
+        found = ask_oracle(connect([run]), "layer_norms", run=run.id, first_step=step, last_step=step).to_pandas()
         shown = frames.at(frame).merge(found, on=keys, how="outer")
         assert len(shown) == 3 * 2 * 3
         assert np.exp(shown["value"]).to_numpy() == pytest.approx(shown["norm"].to_numpy())

@@ -60,7 +60,7 @@ def test_medians_are_those_of_each_expert(con, runs):
     assert len(found) == sum(run.num_experts for run in runs)
     for run in runs:
         for expert in run.expert_ids:
-            row = found[run.run, expert]
+            row = found[run.id, expert]
             assert row["steps"] == len(run.wide)
             for tier in TIERS:
                 assert row[f"{tier}_norm"] == statistics.median(values(run, expert, f"{tier}_norm"))
@@ -68,7 +68,7 @@ def test_medians_are_those_of_each_expert(con, runs):
 
 def test_a_question_is_answered(con, runs):
     found = run_query(con.cursor(), "SELECT run, count(*) AS n FROM dynamics GROUP BY run ORDER BY run")
-    assert found.table.to_pylist() == [{"run": run, "n": 240} for run in sorted(run.run for run in runs)]
+    assert found.table.to_pylist() == [{"run": run, "n": 240} for run in sorted(run.id for run in runs)]
     assert not found.cut
 
 
