@@ -2,26 +2,28 @@
 
     python benchmarks/reading.py [--quick] [--json FILE]
 
-Every figure is a fresh process's (reading_peers.py), in turns, the median of the rounds. Each peer has its own
-environment under build/peers, made at the first use, and is skipped by name where it cannot be had. The questions are
-(a) the medians of the tier norms of each run and expert, and (b) what the app draws: every series downsampled to 2,000
-points, of the one run and of each of 200. All answers must be the same to 1e-9 (1e-6 with TensorBoard, whose add_scalar
-keeps 32 bits), or a goal fails. (c), the verdict, is ours alone: once, without a limit.
+Each figure comes from a fresh process (reading_peers.py), the readers take turns, and the median of the rounds counts.
+Each peer has its own environment under build/peers, made on first use; a peer that cannot be installed is skipped by
+name. The questions are (a) the medians of the tier norms of each run and expert, and (b) the charts of the app: every
+series downsampled to 2,000 points, of the one run and of each of 200. All answers must agree to 1e-9 (1e-6 with
+TensorBoard, whose add_scalar keeps 32 bits), or a goal fails. (c), the verdict, is measured for this project alone,
+once and without a limit.
 
-*Cold* validates every file in the child process and caches nothing, *warm* has a filled cache; both read out of the
-system's page cache, as the files are small beside memory. Seconds are from the first file to the answer: imports that
-come before any reading are nobody's. CPU is of all threads and children: on a machine that others use too, it is the
-steadier figure. Memory is the largest sum of resident bytes of the process and its children, looked at each 10 ms and
-not below the process's own high-water mark. Values are counted for all alike: the 16 of each row that was read, whether
-a question needs them or not.
+*Cold* validates every file in the child process and caches nothing; *warm* has a filled cache. Both read from the
+system's page cache, as the files are small compared with memory. Seconds run from the first file to the answer: imports
+before any reading do not count. CPU covers all threads and children: on a shared machine it is the steadier figure.
+Memory is the largest sum of resident bytes of the process and its children, sampled every 10 ms, and at least the
+process's own high-water mark. Values are counted alike for all readers: the 16 of each row that was read, whether a
+question needs them or not.
 
-The trackers hold one run with few rows, since they are slow to write and to read; ours is measured on that run too, but
-they are compared by the time per value with ours of 200 runs. Their files are written beforehand by their own code; run
-files by plain sqlite3, in the documented schema; the set by `write_set` from runs that never were files, since 10,000
-files would take longer to make than everything else. All are kept under build/reading.
+The trackers hold one run with few rows, because they write and read slowly. This project is measured on that run too,
+but the comparison is by time per value, with this project on 200 runs. The trackers' own code writes their files
+beforehand; plain sqlite3 writes the run files, in the documented schema; `write_set` writes the set from runs in
+memory, since making 10,000 files would take longer than everything else. All are kept under build/reading.
 
-Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/reading.json. `--quick` is one
-round with a fifth of the rows and half of the limits in seconds, as a part of the cost stays: for a look, not a figure.
+Exits with 0 only if every goal holds. Without --quick the figures go to benchmarks/results/reading.json. `--quick` is
+one round with a fifth of the rows and half of the limits in seconds, because some costs are fixed: a check, not a
+figure to publish.
 """
 
 from __future__ import annotations
@@ -64,13 +66,13 @@ sys.path.insert(0, str(ROOT))
 
 from prismatic.contract import schema
 from validation.files.parquet_set import write_set
-from validation.files.run_file import RunFile, arrow_schema
+from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 
 DATA = BUILD / "reading"
 RESULTS = ROOT / "benchmarks" / "results" / "reading.json"
 PATIENCE = 900.0  # seconds until a worker counts as hanging
-LOOK_EVERY = 0.01  # seconds between two looks at the memory
-METRICS = 16  # columns of a row beside its step: what two experts have, and the loss
+SAMPLE_EVERY = 0.01  # seconds between two samples of the memory
+METRICS = 16  # columns of a row beside its step: the metrics of two experts, and the loss
 LOG_FREQ = 10
 MADE_BY = 1  # raise it when the files that `make` writes change
 NEEDED_BY_ALL_RUNS = 8 << 30  # bytes that must be free before 10,000 runs are judged together
@@ -84,7 +86,7 @@ SET_READERS = ("ours, of a set", "DuckDB, the set's Parquet")
 
 @dataclass(frozen=True)
 class Work:
-    """So many runs with so many rows, and of how many of them charts are drawn."""
+    """The number of runs and rows to read, and of runs whose charts are drawn."""
 
     runs: int
     rows: int
@@ -96,7 +98,7 @@ class Work:
 
     @property
     def names(self) -> list[str]:
-        """Of the runs: nine hexadecimal digits, as `train` calls them."""
+        """The ids of the runs: nine hexadecimal digits, as `train` makes them."""
         return [f"{10 + number:09x}" for number in range(self.runs)]
 
     def __str__(self) -> str:
@@ -105,7 +107,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Load:
-    """How much is read. patience: what the limits in seconds are multiplied with."""
+    """The amount of work. patience: a factor of the limits in seconds."""
 
     rounds: int
     patience: float
@@ -141,7 +143,7 @@ QUICK = Load(
 
 @dataclass
 class Report(Skips):
-    """Everything measured, by work and reader, and who was skipped why."""
+    """All figures, by work and reader, and the readers that were skipped, with reasons."""
 
     figures: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     sizes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -154,7 +156,7 @@ class Report(Skips):
 
 
 def main() -> int:
-    """Measure, print, and say which goals hold."""
+    """Measure, print, and report which goals hold."""
     options = arguments(__doc__, "one round, few rows")
     load = QUICK if options.quick else FULL
     report = Report()
@@ -174,7 +176,7 @@ def main() -> int:
 
 
 def columns(seed: int, rows: int) -> dict[str, np.ndarray]:
-    """A run's wide table: random walks with all their digits, and what follows from them as it would in a run."""
+    """Return a run's wide table: random walks with all their digits, and the metrics that follow from them."""
     walk = np.cumsum(np.random.default_rng(seed).normal(0, 0.01, (10, rows)), axis=1)
     share, (relative, loss) = 1 / (1 + np.exp(walk[6])), np.exp(walk[7:9])
     found = {"step": np.arange(rows) * LOG_FREQ}
@@ -190,14 +192,14 @@ def columns(seed: int, rows: int) -> dict[str, np.ndarray]:
 
 
 def facts(name: str, number: int, rows: int) -> dict[str, object]:
-    """What a run says about itself; every fifth has the same scale."""
+    """Return the facts of a run; every fifth run has the same scale."""
     options = {"num_experts": 2, "seed": number, "perturbation_scale": 0.5 * (1 + number % 5), "sparsity": 0.1}
     about = {"run_hash": name, "planned_steps": rows * LOG_FREQ, "exit_state": "finished"}
     return about | {f"config.{option}": value for option, value in options.items()}
 
 
 def made(work: Work, kind: str) -> Path:
-    """The folder with the runs of `work`, which is made where it does not stand ready already."""
+    """Return the folder with the runs of `work`; make it first if it is missing."""
     folder = DATA / f"{kind}-{work.runs}x{work.rows}"
     ready, parameters = folder / "made.json", json.dumps([MADE_BY, METRICS, LOG_FREQ, work.runs, work.rows])
     if not (ready.exists() and ready.read_text() == parameters):
@@ -214,7 +216,7 @@ def made(work: Work, kind: str) -> Path:
 
 
 def make_run(folder: Path, number: int, rows: int) -> None:
-    """A run file, and the same wide table as Parquet."""
+    """Write a run file, and the same wide table as Parquet."""
     folder.mkdir()
     wide = columns(number, rows)
     with closing(sqlite3.connect(folder / "dynamics.db")) as db:
@@ -227,14 +229,14 @@ def make_run(folder: Path, number: int, rows: int) -> None:
         for start in range(0, rows, 50_000):
             chunk = zip(*(values[start : start + 50_000].tolist() for values in wide.values()), strict=True)
             db.executemany(f"INSERT INTO dynamics VALUES ({', '.join('?' * len(wide))})", chunk)
-        told = facts(folder.name, number, rows).items()
-        db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in told])
+        rows_of_run = [(key, json.dumps(value)) for key, value in facts(folder.name, number, rows).items()]
+        db.executemany("INSERT INTO run VALUES (?, ?)", rows_of_run)
         db.commit()
     pq.write_table(pa.table(wide), folder / "dynamics.parquet")
 
 
 def run_file(work: Work, number: int) -> RunFile:
-    """The same run as if it had been read from a file."""
+    """Return the same run as if it had been read from a file."""
     name = work.names[number]
     return RunFile(
         id=name,
@@ -243,9 +245,7 @@ def run_file(work: Work, number: int) -> RunFile:
         sha256=hashlib.sha256(name.encode()).hexdigest(),
         wide=pa.table(columns(number, work.rows)),
         facts=facts(name, number, work.rows),
-        **{
-            table: arrow_schema(table).empty_table() for table in ("experts", "tiers", "events", "layers", "histograms")
-        },
+        **{table: arrow_schema(table).empty_table() for table in RUN_TABLES},
         duplicates=0,
         ignored=(),
         notes=(),
@@ -256,7 +256,7 @@ def run_file(work: Work, number: int) -> RunFile:
 
 
 def tracked(python: Path, name: str, work: Work) -> Path:
-    """The folder with a tracker's own files of the one run of `work`."""
+    """Return the folder with a tracker's own files of the one run of `work`."""
     source = made(work, "runs") / work.names[0] / "dynamics.db"
     folder = DATA / f"{name.lower()}-{work.rows}"
     ready, version = folder / "made.json", json.dumps([MADE_BY, REQUIREMENTS[name]])
@@ -273,7 +273,7 @@ def tracked(python: Path, name: str, work: Work) -> Path:
 
 
 def environments(report: Report) -> dict[str, Path]:
-    """The interpreter of each reader that can be had; this one for ours, pandas and DuckDB."""
+    """Return the interpreter of each available reader; this one for this project, pandas and DuckDB."""
     pythons = {}
     for name in (*SQLITE_READERS, *SET_READERS, *TRACKERS):
         with report.skipping(name):
@@ -287,11 +287,11 @@ def environments(report: Report) -> dict[str, Path]:
 
 
 def work_out(python: Path, **job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures, with `peak` bytes of memory, and answers of one worker; Skipped if it fails or outlasts PATIENCE."""
+    """Return figures, with `peak` bytes of memory, and answers of one worker. Raises Skipped if it fails or hangs."""
     home = DATA / "home"
     home.mkdir(exist_ok=True)
     command = [str(python), str(Path(__file__).with_name("reading_peers.py")), json.dumps(job)]
-    # A home of its own: what a peer keeps there is neither read from nor left in the user's.
+    # A separate home: peers keep files there, which must not mix with the user's.
     environment = os.environ | QUIET | {"HOME": str(home)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=home
@@ -315,14 +315,14 @@ def work_out(python: Path, **job: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 class Memory(threading.Thread):
-    """Looks at the resident memory of a process and its children until it is stopped; 0 where there is no /proc."""
+    """Sample the resident memory of a process and its children until it is stopped; 0 without /proc."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.peak, self._pid, self._over = 0, pid, threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(LOOK_EVERY):
+        while not self._over.wait(SAMPLE_EVERY):
             self.peak = max(self.peak, resident(self._pid))
 
     def stop(self) -> None:
@@ -334,7 +334,7 @@ class Memory(threading.Thread):
 
 
 def measure(pythons: dict[str, Path], load: Load, report: Report) -> None:
-    """All works with all their readers."""
+    """Measure all works with all their readers."""
     for name, python in pythons.items():
         with report.skipping(name):
             report.versions[name] = work_out(python, **job_of(name, DATA), do="about")[0]["version"]
@@ -358,39 +358,39 @@ def measure(pythons: dict[str, Path], load: Load, report: Report) -> None:
 
 
 def job_of(name: str, folder: Path) -> dict[str, str]:
-    """The part of a worker's job that says who reads what."""
+    """Return the part of a worker's job that names the reader and its files."""
     cache = {"cache": str(DATA / "cache")} if name == "ours, warm" else {}
     own = "ours" if name in ("ours, cold", "ours, warm") else name
     return {"reader": own, "folder": str(folder), **cache}
 
 
 def ask_all(pythons: dict[str, Path], folders: dict[str, Path], work: Work, rounds: int, report: Report) -> None:
-    """Each round meets every reader, so that a busy moment of the machine meets them all; ours comes first."""
+    """Measure every reader in each round, so that a busy moment affects them all; this project comes first."""
     found: dict[str, list[dict[str, Any]]] = {}
     expected: dict[str, Any] = {}
     for _ in range(rounds):
         for name, folder in folders.items():
-            who = f"{name}, {work}"
-            if who in report.skipped or name in report.skipped:
+            title = f"{name}, {work}"
+            if title in report.skipped or name in report.skipped:
                 continue
-            with report.skipping(who):
+            with report.skipping(title):
                 job = job_of(name, folder)
                 figures, answers = work_out(pythons[name], **job, do="questions", charts=work.names[: work.charts])
                 expected = expected or answers
-                compare(who, answers, expected, 1e-6 if name == "TensorBoard" else 1e-9, report)
+                compare(title, answers, expected, 1e-6 if name == "TensorBoard" else 1e-9, report)
                 found.setdefault(name, []).append(figures)
     report.figures[str(work)] = {name: medians(rows, work) for name, rows in found.items()}
 
 
 def ask_verdict(pythons: dict[str, Path], name: str, folder: Path, work: Work, report: Report) -> None:
-    """Once: it takes long, and nobody else's is there to compare."""
+    """Measure the verdict once: it takes long, and no peer has one to compare."""
     with report.skipping(f"verdict of {work}"):
         figures, answers = work_out(pythons[name], **job_of(name, folder), do="verdict")
         report.verdicts[f"{work}, {name}"] = figures | answers
 
 
 def ask_sizes(pythons: dict[str, Path], load: Load, report: Report) -> None:
-    """One run of several lengths, cold, in turns."""
+    """Measure one run of several lengths, cold, in turns."""
     found: dict[int, list[dict[str, Any]]] = {}
     for _ in range(load.rounds):
         for work in load.sizes:
@@ -402,29 +402,29 @@ def ask_sizes(pythons: dict[str, Path], load: Load, report: Report) -> None:
 
 
 def medians(figures: list[dict[str, Any]], work: Work) -> dict[str, Any]:
-    """Of the rounds, with the extremes of the sum and what (a) takes for each value."""
+    """Return the medians of the rounds, the extremes of the total, and the time of (a) per value."""
     found = {key: statistics.median(figure.get(key, 0.0) for figure in figures) for key in figures[0]}
     found |= {"fastest": min(f["seconds"] for f in figures), "slowest": max(f["seconds"] for f in figures)}
     return found | {"nanoseconds_per_value": 1e9 * (found["open"] + found["medians"]) / work.values}
 
 
-def compare(who: str, answers: dict[str, Any], expected: dict[str, Any], tolerance: float, report: Report) -> None:
-    """Count the numbers, and keep where an answer is not the expected one."""
+def compare(title: str, answers: dict[str, Any], expected: dict[str, Any], tolerance: float, report: Report) -> None:
+    """Count the numbers, and record answers that differ from the expected ones."""
     for question, rows in expected.items():
         if rows.keys() != answers[question].keys():
-            report.different.append(f"{who}: {question} of other runs or series")
+            report.different.append(f"{title}: {question} of other runs or series")
             continue
         for key, row in rows.items():
             report.compared += len(row)
             if not np.allclose(answers[question][key], row, rtol=tolerance, atol=0):
-                report.different.append(f"{who}: {question} {key}: {answers[question][key]}, expected {row}")
+                report.different.append(f"{title}: {question} {key}: {answers[question][key]}, expected {row}")
 
 
 def require_memory(needed: int) -> None:
-    """Skipped where the machine says that it has less to give, or nothing."""
+    """Raise Skipped if the machine has less free memory, or does not report it."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        with suppress(OSError, IndexError):  # better, where there is one: the page cache counts as free
+        with suppress(OSError, IndexError):  # more exact on Linux: the page cache counts as free
             free = 1024 * int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0])
     except (ValueError, OSError):
         free = 0
@@ -432,11 +432,11 @@ def require_memory(needed: int) -> None:
         raise Skipped(f"{free / 2**30:.1f} GiB of memory are free, it may need {needed / 2**30:.0f}")
 
 
-# -- What comes of it --------------------------------------------------------------------------------------------------
+# -- Results -----------------------------------------------------------------------------------------------------------
 
 
 def print_table(work: Work, figures: dict[str, dict[str, Any]]) -> None:
-    """A line per reader."""
+    """Print a line per reader."""
     heads = ("reading s", "(a) s", "(b) s", "sum s", "CPU s", "peak MiB", "(a) ns/value")
     print(f"\n{f'{work} x {METRICS} values':<38}" + "".join(f"{head:>13}" for head in heads))
     for name, figure in figures.items():
@@ -445,7 +445,7 @@ def print_table(work: Work, figures: dict[str, dict[str, Any]]) -> None:
 
 
 def print_rest(report: Report) -> None:
-    """Verdicts, the cost per row, and answers that are not the same."""
+    """Print verdicts, the cost per row, and answers that differ."""
     print()
     for name, figure in report.verdicts.items():
         print(f"(c) {name}: {figure['verdict']}, {figure['seconds']:.2f} s, {figure['peak'] / 2**20:,.0f} MiB")
@@ -456,7 +456,7 @@ def print_rest(report: Report) -> None:
 
 
 def goals(load: Load, report: Report) -> list[dict[str, Any]]:
-    """The limits."""
+    """Return the goals with their limits."""
     many = {name: figure["seconds"] for name, figure in report.figures[str(load.many)].items()}
     reference = next((name for name in ("DuckDB's scanner", "pandas.read_sql") if name in many), "no peer ran")
     seconds = many.get(reference, math.nan)

@@ -2,9 +2,9 @@
 
     PYTHON reading_peers.py '{"reader": NAME, "do": "questions", "folder": FOLDER, ...}'
 
-Runs in the reader's own virtual environment: at the top only the standard library, the rest in its class. It prints two
-lines of JSON, the figures and then the answers: between them reading.py stops looking at the memory. What a peer needs
-before the first value (its import, a client) is not timed, and neither is the sum of a chart that is compared.
+It runs in the reader's own virtual environment: the top of the file imports only the standard library, each class the
+rest. It prints two lines of JSON, the figures and then the answers; between them reading.py stops sampling the memory.
+A peer's set-up (its import, a client) is not timed, and neither are the sums of charts that are compared.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
 
-POINTS = 2_000  # of a chart's series: twice as many as its buckets
+POINTS = 2_000  # per series of a chart: two for each bucket
 TIERS = ("top_norm", "bottom_norm", "middle_norm")
-SERIES = {  # what the app draws, by column of the wide table: expert and metric
+SERIES = {  # the series that the app draws, by column of the wide table: expert and metric
     **{f"expert_{e}_{metric}": (e, metric) for e in (0, 1) for metric in (*TIERS, "routing_weight")},
     "expert_0_clean_norm": (0, "norm"),
     "expert_1_perturbed_norm": (1, "norm"),
@@ -37,7 +37,7 @@ Series = Iterator[tuple[str, Any, Any]]  # name, steps and values as arrays
 
 
 class Reader:
-    """What the questions need of a reader. `open` reads as much as this reader has to before any question."""
+    """A reader of runs. `open` reads as much as it needs before any question."""
 
     package: ClassVar[str] = ""
 
@@ -45,47 +45,47 @@ class Reader:
         self.folder = folder
 
     def open(self) -> None:
-        """Nothing, for readers that leave the values where they are."""
+        """Read nothing, for readers that leave the values in their files."""
 
     def medians(self) -> Medians:
         raise NotImplementedError
 
     def chart(self, run: str) -> Any:
-        """One run downsampled as chart_series.sql does it, in whatever form this reader gives it."""
+        """Return one run downsampled as `frames.downsample.chart_series` does it, in this reader's own form."""
         raise NotImplementedError
 
     def series(self, chart: Any) -> Series:
-        """The series of a chart; not timed."""
+        """Yield the series of a chart; not timed."""
         raise NotImplementedError
 
     def verdict(self) -> Callable[[], str]:
-        """What reads and judges all runs, once it is called; only ours does."""
+        """Return a function that reads and judges all runs; only this project has one."""
         raise NotImplementedError
 
     def write(self, source: Path) -> None:
-        """Log the run in a run file as this tracker would have; not timed."""
+        """Log the run of a run file in this tracker; not timed."""
         raise NotImplementedError
 
 
 class Ours(Reader):
-    """This project by the functions that its pages and commands call; with a cache folder, warm."""
+    """This project, by the functions that its pages and commands call; warm with a cache folder."""
 
     package = "duckdb"
 
     def __init__(self, folder: Path, cache: Path | None) -> None:
         super().__init__(folder, cache)
         sys.path.insert(0, str(Path(__file__).parent.parent))
-        import pandas  # noqa: F401 - a query with parameters would, and every page has it before
+        import pandas  # noqa: F401 - a query with parameters imports it, and every page has done so before
 
-        from validation.files import sources
         from validation.files.cache import Cache
+        from validation.files.sources import read_sources
         from validation.frames.downsample import chart_series
-        from validation.query import database as relations
-        from validation.query import user_sql as console
+        from validation.query.database import connect
+        from validation.query.user_sql import run_query
 
         self.cache = Cache(cache) if cache else None
-        self.read, self.connect = sources.read_sources, relations.connect
-        self.answer, self.chart_series = console.answer, chart_series
+        self.read, self.connect = read_sources, connect
+        self.run_query, self.chart_series = run_query, chart_series
 
     def _runs(self) -> Any:
         runs, rejected = self.read([self.folder], cache=self.cache)
@@ -99,7 +99,7 @@ class Ours(Reader):
         self.con = self.connect(found)
 
     def medians(self) -> Medians:
-        found = self.answer(self.con, MEDIANS, rows=1_000_000).table
+        found = self.run_query(self.con, MEDIANS, rows=1_000_000).table
         return {f"{run}/{expert}": tiers for run, expert, *tiers in zip(*found.to_pydict().values(), strict=True)}
 
     def chart(self, run: str) -> Any:
@@ -114,13 +114,13 @@ class Ours(Reader):
             yield f"{expert}/{metric}", steps[own], values[own]
 
     def verdict(self) -> Callable[[], str]:
-        from validation.judgement.judge import judge  # and SciPy, which nothing else here needs
+        from validation.judgement.judge import judge  # here: it imports SciPy, which nothing else needs
 
         return lambda: str(judge(self._runs()).verdict.status)
 
 
 class OursSet(Ours):
-    """The same of a set, which is asked where it lies: for medians alone, as its relations belong to no cursor."""
+    """This project on a set, queried in its files: only for medians, because its views have no cursors."""
 
     def open(self) -> None:
         from validation.query.set_database import connect_sets
@@ -129,7 +129,7 @@ class OursSet(Ours):
 
 
 class Scanner(Reader):
-    """DuckDB's own reader of SQLite, into one wide table: what somebody with DuckDB does, trusting the files."""
+    """DuckDB's own reader of SQLite, into one wide table: the usual way with DuckDB, without any check."""
 
     package = "duckdb"
 
@@ -148,8 +148,8 @@ class Scanner(Reader):
     def open(self) -> None:
         # One statement for many files: two cores then read two of them at a time.
         files = sorted(self.folder.glob("*/dynamics.db"))
-        every = [f"SELECT '{file.parent.name}' AS run, * FROM sqlite_scan('{file}', 'dynamics')" for file in files]
-        self.con.execute(f"CREATE TABLE wide AS {' UNION ALL '.join(every)}")
+        selects = [f"SELECT '{file.parent.name}' AS run, * FROM sqlite_scan('{file}', 'dynamics')" for file in files]
+        self.con.execute(f"CREATE TABLE wide AS {' UNION ALL '.join(selects)}")
 
     def medians(self) -> Medians:
         return self._medians("SELECT run, {} FROM wide GROUP BY run")
@@ -162,7 +162,7 @@ class Scanner(Reader):
         return self._chart(f"wide WHERE run = '{run}'")
 
     def _chart(self, rows: str) -> Any:
-        """Downsampled while it is wide: many times faster in DuckDB than after turning it into long rows."""
+        """Downsample the wide table: many times faster in DuckDB than after unpivoting it."""
         ends = (f"arg_min(step, {c}), min({c}), arg_max(step, {c}), max({c})" for c in SERIES)
         return self.con.execute(
             f"""WITH numbered AS (SELECT *, row_number() OVER (ORDER BY step) - 1 AS place, count(*) OVER () AS places
@@ -181,13 +181,13 @@ class Scanner(Reader):
 
 
 class Parquet(Scanner):
-    """DuckDB over a Parquet file per run, asked where it lies: nothing is checked and nothing is loaded before."""
+    """DuckDB over a Parquet file per run: nothing is checked, and nothing is loaded before a question."""
 
     def _prepare(self) -> None:
-        """Its reader of Parquet is built in."""
+        """Load nothing: the reader of Parquet is built in."""
 
     def open(self) -> None:
-        """Nothing to read."""
+        """Read nothing."""
 
     def medians(self) -> Medians:
         run = "regexp_extract(filename, '([^/]*)/[^/]*$', 1)"
@@ -208,7 +208,7 @@ class ParquetSet(Parquet):
 
 
 class Pandas(Reader):
-    """pandas.read_sql over sqlite3, then groupby: what somebody with a notebook does."""
+    """pandas.read_sql over sqlite3, then groupby: the usual way in a notebook."""
 
     package = "pandas"
 
@@ -246,12 +246,12 @@ class Pandas(Reader):
 
 
 class Tracker(Reader):
-    """A tracker that holds one run; only the medians are asked of it."""
+    """A tracker that holds one run; it answers only the medians."""
 
     run = "00000000a"
 
     def values(self, name: str) -> list[float]:
-        """All values of one metric."""
+        """Return all values of one metric."""
         raise NotImplementedError
 
     def medians(self) -> Medians:
@@ -259,7 +259,7 @@ class Tracker(Reader):
 
 
 class TensorBoard(Tracker):
-    """EventAccumulator without its sampling, of events as add_scalar writes them: a call, and a float32, per value."""
+    """EventAccumulator without sampling, on events as add_scalar writes them: a call, and a float32, per value."""
 
     package = "tensorboard"
 
@@ -289,7 +289,7 @@ class TensorBoard(Tracker):
 
 
 class MLflow(Tracker):
-    """Its client's get_metric_history on a SQLite store: the whole history of one metric, a call for each."""
+    """MLflow's get_metric_history on a SQLite store: one call per metric for its whole history."""
 
     package = "mlflow"
 
@@ -313,7 +313,7 @@ class MLflow(Tracker):
 
 
 class Trackio(Tracker):
-    """get_logs, which its dashboard calls: every row of the run as a dict, out of JSON text."""
+    """trackio's get_logs, which its dashboard calls: every row of the run as a dict, parsed from JSON text."""
 
     package = "trackio"
 
@@ -336,7 +336,7 @@ class Trackio(Tracker):
 
 
 def records(source: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Step and scalars of each row of a run file."""
+    """Yield step and scalars of each row of a run file."""
     with closing(sqlite3.connect(source)) as db:
         rows = db.execute("SELECT * FROM dynamics ORDER BY step")
         names = [column[0] for column in rows.description][1:]
@@ -358,7 +358,7 @@ READERS: dict[str, type[Reader]] = {
 
 
 class Clock:
-    """Seconds by the name of what they were spent on; `cpu` of all, in threads and ended children too."""
+    """Seconds by the name of the task; `cpu` of all tasks, threads and ended children included."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {"seconds": 0.0, "cpu": 0.0}
@@ -374,19 +374,19 @@ class Clock:
 
 
 def questions(reader: Reader, charts: list[str]) -> None:
-    """The medians of all runs, then the charts of some, one after the other as somebody looks at them."""
+    """Ask for the medians of all runs, then for the charts of some, one after the other as a reader opens them."""
     clock = Clock()
     clock("open", reader.open)
     answers: dict[str, Any] = {"medians": clock("medians", reader.medians), "charts": {}}
     for run in charts:
         chart = clock("charts", reader.chart, run)
         answers["charts"] |= {f"{run}/{name}": digest(*series) for name, *series in reader.series(chart)}
-    say({**clock.spent, "own_peak": own_peak()})
-    say(answers)
+    send({**clock.spent, "own_peak": own_peak()})
+    send(answers)
 
 
 def digest(steps: Any, values: Any) -> list[float]:
-    """Points of a series, each once, the sum of their steps and of their values."""
+    """Return the number of distinct points of a series, and the sums of their steps and of their values."""
     import numpy as np
 
     steps, first = np.unique(np.asarray(steps), return_index=True)
@@ -396,47 +396,48 @@ def digest(steps: Any, values: Any) -> list[float]:
 def verdict(reader: Reader) -> None:
     """Read and judge all runs."""
     clock, judge = Clock(), reader.verdict()
-    said = clock("verdict", judge)
-    say({**clock.spent, "own_peak": own_peak()})
-    say({"verdict": said})
+    status = clock("verdict", judge)
+    send({**clock.spent, "own_peak": own_peak()})
+    send({"verdict": status})
 
 
 def write(reader: Reader, source: str) -> None:
-    """Make a tracker's files."""
+    """Write a tracker's files."""
     reader.write(Path(source))
-    say({})
-    say({})
+    send({})
+    send({})
 
 
 def own_peak() -> int:
-    """Most bytes of memory that this process had at once; ru_maxrss would also know its parent's before the start."""
+    """Return the peak memory of this process in bytes; ru_maxrss would include its parent's before the start."""
     try:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    except (OSError, IndexError):  # no Linux: with the largest child, as nobody looked at the children meanwhile
+    except (OSError, IndexError):  # not Linux: add the largest child, because no sampler saw the children
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def say(answer: dict[str, Any]) -> None:
+def send(answer: dict[str, Any]) -> None:
+    """Print one line of JSON."""
     print(json.dumps(answer), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
-    """Do what the job says, or say why not."""
-    sys.stdout = sys.stderr  # what a peer prints must not come between the answers
+    """Run the job of the command line, or print the error."""
+    sys.stdout = sys.stderr  # output of a peer must not mix with the answers
     job = json.loads(sys.argv[1])
     name, do, folder, cache = (job.pop(key, None) for key in ("reader", "do", "folder", "cache"))
     try:
         if do == "about":
-            say({"version": version(READERS[name].package)})
-            say({})
+            send({"version": version(READERS[name].package)})
+            send({})
             return
         reader = READERS[name](Path(folder), Path(cache) if cache else None)
         tasks: dict[str, Callable[..., None]] = {"questions": questions, "verdict": verdict, "write": write}
         tasks[do](reader, **job)
-    except Exception as error:  # any fault of a peer is a reason to skip it, none a reason to stop
-        say({"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
+    except Exception as error:  # an error of a peer means that it is skipped, never that the benchmark stops
+        send({"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
 
 
 if __name__ == "__main__":
