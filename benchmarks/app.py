@@ -249,33 +249,33 @@ async def load(work: Work, report: Report) -> None:
     report.errors += server.complaints()
 
 
-async def stay(server: Server, own: Researcher, researchers: list[Researcher], seconds: float, report: Report) -> None:
+async def stay(server: Server, user: Researcher, researchers: list[Researcher], seconds: float, report: Report) -> None:
     """Run one session: upload, then visit pages for `seconds`, or each page once if that is 0."""
-    dice = random.Random(own.number)
-    foreign = [run.encode() for other in researchers if other is not own for run in other.runs]
-    with errors_of(report, f"session {own.number}"):
+    dice = random.Random(user.number)
+    foreign = [run.encode() for other in researchers if other is not user for run in other.runs]
+    with errors_of(report, f"session {user.number}"):
         async with client(server, foreign) as session:
-            report.uploads_under_load.append(await session.upload(*own.files))
+            report.uploads_under_load.append(await session.upload(*user.files))
             names, until = list(session.pages), time.perf_counter() + seconds
-            for place in itertools.count(own.number):
-                if time.perf_counter() > until and (seconds or place == own.number + len(names)):
+            for place in itertools.count(user.number):
+                if time.perf_counter() > until and (seconds or place == user.number + len(names)):
                     break
                 name = names[place % len(names)]
                 report.under_load.append(await session.visit(name))
-                check(session, own, name, report)
+                check(session, user, name, report)
                 if name == "Runs":
                     await session.press("Run query")
-                    check(session, own, name, report)
+                    check(session, user, name, report)
                 await asyncio.sleep(dice.uniform(*READING) if seconds else 0)
-            report.errors += [f"session {own.number}: {error}" for error in session.errors]
-            report.mixed += [f"session {own.number} saw {word.decode()}" for word in session.seen]
+            report.errors += [f"session {user.number}: {error}" for error in session.errors]
+            report.mixed += [f"session {user.number} saw {word.decode()}" for word in session.seen]
 
 
-def check(session: Client, own: Researcher, name: str, report: Report) -> None:
+def check(session: Client, user: Researcher, name: str, report: Report) -> None:
     """Record an error if the page does not show the session's own runs."""
-    of_one_run = [] if name == "Compare" else [f"{own.steps} logged steps"]
-    if not session.shows(*own.runs, *of_one_run):
-        report.errors.append(f"session {own.number}: {name} does not show its own runs")
+    steps = [] if name == "Compare" else [f"{user.steps} logged steps"]
+    if not session.shows(*user.runs, *steps):
+        report.errors.append(f"session {user.number}: {name} does not show its own runs")
 
 
 async def forgotten(server: Server, work: Work) -> int:

@@ -135,7 +135,7 @@ class Visitor:
     async def listen(self) -> None:
         """Begin to count bytes and to collect errors."""
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.cdp.on("Network.loadingFinished", lambda event: self._count(int(event["encodedDataLength"])))
         self.cdp.on("Network.webSocketFrameReceived", lambda event: self._frame(event["response"]))
         await self.cdp.send("Network.enable")

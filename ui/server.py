@@ -29,7 +29,7 @@ from ui.layout.frame import FIRST_WORDS_SENT
 from ui.settings import parse_arguments
 
 SESSION_CHECK_SECONDS = 2.0  # between two searches for ended sessions
-PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # from the start to preloading, if nobody visits
+PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # from the start to preloading, without a visitor
 PRELOAD_AFTER_VISITOR_SECONDS = 1.0  # from the first visitor's first words to preloading
 
 

@@ -26,7 +26,7 @@ def judged(files):
 
 @pytest.fixture(scope="module")
 def shown(files):
-    """The page of all runs, at the view that is asked for."""
+    """Return a function that opens the page of all runs at a view."""
     at = opened(PAGE, *((file, file.name) for file in files))
 
     def at_view(view):
@@ -74,14 +74,14 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
         for seed in range(2)
     ]
     at = opened(PAGE, *((file, HARMFUL) for file in files))
-    told = ""
+    words = ""
     for view in ("Groups", "Dose", "Sham runs", "Two runs", "All runs"):
         at.get("button_group")[0].set_value(view).run()
         assert not at.exception, view
-        told += texts(at)
-    assert "http://" not in told
-    assert "No chosen run has a sham run" in told
-    assert "A dose-response needs" in told
+        words += texts(at)
+    assert "http://" not in words
+    assert "No chosen run has a sham run" in words
+    assert "A dose-response needs" in words
 
 
 def test_a_series_that_is_not_logged_is_said(files):

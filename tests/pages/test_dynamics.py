@@ -46,7 +46,7 @@ def dynamics_page(file, **chosen):
 
 
 def spec(page):
-    """The largest chart of the page."""
+    """Return the spec of the largest chart on the page."""
     return max((json.loads(one.proto.spec) for one in page.get("vega_lite_chart")), key=lambda one: len(str(one)))
 
 
@@ -100,7 +100,7 @@ def test_twelve_series_of_a_long_run_travel_in_less_than_300_kilobytes():
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    """A run with a probe: alone, every expert's norms are ten times what they are in the merge."""
+    """Write a run with a probe, whose isolated norms are ten times the merged ones."""
     path = tmp_path_factory.mktemp("probed") / "dynamics.db"
     tiers = dict.fromkeys(TIER_METRICS, 1.0)
     with DynamicsLogger(path, num_experts=2, flush_seconds=1e9) as logger:

@@ -1,4 +1,4 @@
-"""Every page, whatever was chosen. One session looks at all of them, so that what it chose is read and judged once."""
+"""Every page with many kinds of files. One session opens all pages, so that its files are read and judged once."""
 
 import gc
 import weakref
@@ -13,7 +13,7 @@ from ui.layout.frame import PAGES
 
 
 def of_group(folder, *, seeds=3, scales=(0.0, 1.0, 2.0)):
-    """A run for each seed and each scale."""
+    """Write a run for each seed and each scale."""
     return [
         write(
             simulated_run(seed=10 * seed + place, steps=120),
@@ -80,9 +80,9 @@ def test_every_page_explains_itself_before_any_run_is_chosen():
 def test_no_page_holds_what_a_closed_session_had_read(page):
     at = opened(page, (EXAMPLES / "as-is.db", "as-is"))
     assert not at.exception
-    own = at.session_state["library"]
-    judgement = weakref.ref(own.judged(own.keys(), ()))
+    library = at.session_state["library"]
+    judgement = weakref.ref(library.judged(library.keys(), ()))
     assert judgement() is not None
-    own.close()
+    library.close()
     gc.collect()
     assert judgement() is None

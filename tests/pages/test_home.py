@@ -1,4 +1,4 @@
-"""The home page: what can be chosen, how much of it, what is live, and what an alert says."""
+"""The home page: uploads, runs on this machine, limits of a session, runs in training, and alerts."""
 
 import threading
 import time
@@ -171,9 +171,9 @@ def test_the_operator_is_told_once_for_all_sessions(folder, monkeypatch, hook):
         for _ in range(2):
             assert not opened("app.py", (path, "live")).exception
         live._alert_sender(hook.url).wait()
-        told = [(body["run"], body["diagnostic"]) for _, _, body in hook.got]
-        assert ("aaaaaaaaa", "zero_norms") in told
-        assert len(told) == len(set(told))
+        sent = [(body["run"], body["diagnostic"]) for _, _, body in hook.got]
+        assert ("aaaaaaaaa", "zero_norms") in sent
+        assert len(sent) == len(set(sent))
     finally:
         logger.close()
         live._alert_sender.clear()

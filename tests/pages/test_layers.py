@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def three(folder):
-    """The bottom tier gains in layer 1 of three, and only there."""
+    """Write a run whose bottom tier gains in layer 1 of three only."""
     return write_layers(folder / "three.db", gaining=1, gain=2.0, steps=160, histograms=True)
 
 

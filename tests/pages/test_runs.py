@@ -1,4 +1,4 @@
-"""The Runs page: questions in SQL, the facts of a run, and the meaning of its columns."""
+"""The Runs page: queries in SQL, the facts of a run, and the meaning of its columns."""
 
 from hashlib import sha256
 
@@ -9,7 +9,7 @@ from tests.support.simulated_runs import simulated_run, write
 
 
 def asked(sql):
-    """The Runs page after this question."""
+    """Return the Runs page after this query."""
     at = opened("pages/6_Runs.py", (EXAMPLES / "as-is.db", "as-is"), (EXAMPLES / "positive-control.db", "positive"))
     at.text_area(key="sql").set_value(sql)
     return at.get("form_submit_button")[0].click().run() if at.get("form_submit_button") else at.button[0].click().run()
@@ -38,10 +38,10 @@ def test_the_runs_page_shows_what_is_known_of_a_run():
 
 def test_the_runs_page_tells_what_each_column_means_and_whether_the_file_has_it(tmp_path):
     at = opened("pages/6_Runs.py", (write(simulated_run(), tmp_path / "x.db"), "x"))
-    told = next(table.value for table in at.dataframe if "meaning" in table.value).set_index(["table", "column"])
-    assert told.loc[("dynamics", "expert_1_top_norm"), "unit"] == "loss / weight"
-    assert told["in this file"][("dynamics", "expert_0_top_norm")]
-    assert not told["in this file"][("layers", "top_norm")]
+    columns = next(table.value for table in at.dataframe if "meaning" in table.value).set_index(["table", "column"])
+    assert columns.loc[("dynamics", "expert_1_top_norm"), "unit"] == "loss / weight"
+    assert columns["in this file"][("dynamics", "expert_0_top_norm")]
+    assert not columns["in this file"][("layers", "top_norm")]
 
 
 def test_a_question_to_start_from_can_be_chosen_and_is_answered():

@@ -1,4 +1,4 @@
-"""The Verdict page."""
+"""The Verdict page: its closed parts are made when they are opened."""
 
 from tests.support.app_pages import EXAMPLES, opened
 

@@ -23,13 +23,13 @@ from validation.text import pluralize
 BADGES: dict[str, str] = {PASSED: "green", **SEVERITY_COLORS}
 
 
-def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Finding]) -> None:
+def findings(judgement: Judgement, run: Run, file: RunFile, found: Sequence[Finding]) -> None:
     """Show the findings of the run, the gravest first, each with its chart."""
-    if not own:
+    if not found:
         st.success("Every check passed for this run.")
         return
     events = file.events.to_pandas()
-    for place, finding in enumerate(own):
+    for place, finding in enumerate(found):
         chart = finding_chart(finding, run, judgement.verdict.thresholds, events)
         with st.container(border=True):
             words, picture = st.columns(2, gap="medium") if chart is not None else (st.container(), None)
@@ -40,17 +40,17 @@ def findings(judgement: Judgement, run: Run, file: RunFile, own: Sequence[Findin
                     draw(chart, width="stretch", key=f"finding-{place}", alt=f"Data of the finding {finding.id}")
 
 
-def checks(judgement: Judgement, run: Run, own: Sequence[Finding]) -> None:
+def checks(judgement: Judgement, run: Run, found: Sequence[Finding]) -> None:
     """Show the documented troubleshooting, then all checks by theme, each with its result for this run."""
     thresholds = judgement.verdict.thresholds
     st.subheader("Documented troubleshooting", anchor=False)
     chosen = len(judgement.files) + len(judgement.rejected)
     seen = f"{len(judgement.files)} of {chosen} chosen could be read"
     read = Checked("Database errors", "error" if judgement.rejected else PASSED, seen)
-    lines = troubleshooting(run, own, thresholds)
+    lines = troubleshooting(run, found, thresholds)
     _checks_table([lines[0], read, *lines[1:]])
     st.subheader("All checks", anchor=False)
-    for theme, lines in checklist(run, own, thresholds).items():
+    for theme, lines in checklist(run, found, thresholds).items():
         results = Counter(line.result for line in lines)
         counts = ", ".join(f"{results[name]} {name}" for name in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[name])
         with st.expander(f"{theme}: {counts}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):

@@ -212,11 +212,11 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
 def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     """Show the verdict of the run without each of its layers."""
     st.subheader("Which layers drive the verdict", anchor=False)
-    own = judgement.verdict.controlled.whole(run.id)
+    claims = judgement.verdict.controlled.whole(run.id)
     if len(names) < 2:
         st.caption("The run has only one layer, so no layer can be left out.")
         return
-    if all(claim.status == INVALID for claim in own.values()):
+    if all(claim.status == INVALID for claim in claims.values()):
         st.caption("The run is invalid, so no layer drives its verdict. The Diagnostics page says why.")
         return
     st.caption(
@@ -235,7 +235,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     )
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
-            claim_ablation(judgement, run, left[name], names, own[name])
+            claim_ablation(judgement, run, left[name], names, claims[name])
 
 
 @st.cache_resource(scope="session", max_entries=8, show_spinner="Judging without each layer…")
@@ -254,7 +254,7 @@ def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -
         if ablation.claim.status != status:
             changed.setdefault(ablation.claim.status, []).append(str(names[ablation.layer]))
     if not changed:
-        return f"It is {status}, whichever layer is left out."
+        return f"It stays {status} if any one layer is left out."
     parts = [
         f"{other} without {'layer' if len(layers) == 1 else 'any one of layers'} {', '.join(layers[:LAYERS_NAMED])}"
         + (f" and {len(layers) - LAYERS_NAMED} more" if len(layers) > LAYERS_NAMED else "")
@@ -263,20 +263,20 @@ def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -
     return f"It is {status}, but {'; '.join(parts)}."
 
 
-def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], names: list[int], own: Claim) -> None:
+def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], names: list[int], claim: Claim) -> None:
     """Show one claim without each layer: a sentence, a chart and a table."""
-    st.markdown(f"**{own.name.capitalize()}** without each layer")
-    st.write(ablation_summary(left, names, own.status))
+    st.markdown(f"**{claim.name.capitalize()}** without each layer")
+    st.write(ablation_summary(left, names, claim.status))
     if any(ablation.claim.estimate is not None for ablation in left):
         chart = memoized(
             judgement,
-            ("left out", run.id, own.name),
-            lambda: describe(layer_heatmap.layer_ablation(left, names, own.status, own.estimate)),
+            ("left out", run.id, claim.name),
+            lambda: describe(layer_heatmap.layer_ablation(left, names, claim.status, claim.estimate)),
         )
         draw(
             chart,
-            key=f"left-out-{own.name}",
-            alt=f"Estimate of {own.name} without each layer",
+            key=f"left-out-{claim.name}",
+            alt=f"Estimate of {claim.name} without each layer",
         )
         st.caption("Dashed line: threshold; thin line: the whole run; diamond: the status changes.")
     with st.expander("Show the numbers"):
@@ -296,8 +296,8 @@ def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], na
                 }
                 for ablation in left
             ],
-            key=f"left-out-table-{own.name}",
-            alt=f"{own.name.capitalize()} without each layer",
+            key=f"left-out-table-{claim.name}",
+            alt=f"{claim.name.capitalize()} without each layer",
             column_config={
                 "low": st.column_config.TextColumn(help="Lower bound of the estimate's 95 % interval"),
                 "high": st.column_config.TextColumn(help="Upper bound of the estimate's 95 % interval"),

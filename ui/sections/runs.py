@@ -151,7 +151,7 @@ def schema_table(file: RunFile) -> None:
     }
     has = set(file.wide.column_names)
     listed = [("dynamics", c, c.name in has) for c in schema.dynamics_columns(2)]
-    listed += [(table, c, bool(rows.get(table))) for table, (own, _) in schema.TABLES.items() for c in own]
+    listed += [(table, c, bool(rows.get(table))) for table, (columns, _) in schema.TABLES.items() for c in columns]
     show_table(
         [
             {

@@ -44,7 +44,7 @@ class Alerts:
         threading.Thread(target=self._send_all, name="prismatic-alerts", daemon=True).start()
 
     def send_once(self, run: str, finding: Finding) -> None:
-        """Send an alert once for each run and diagnostic, by whichever session. run: unique for each training."""
+        """Send an alert once for each run and diagnostic of this server. run: unique for each training."""
         with self._lock:
             if (run, finding.id) in self._sent:
                 return

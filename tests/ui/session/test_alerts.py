@@ -21,8 +21,8 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(hook):
     alerts.wait()
     ((path, kind, body),) = hook.got
     assert (path, kind, alerts.failed) == ("/hook/secret", "application/json", 0)
-    told = {"run": "07bfa2d26", "diagnostic": "exploding", "severity": "error", "cause": "too high a rate"}
-    assert told.items() <= body.items()
+    expected = {"run": "07bfa2d26", "diagnostic": "exploding", "severity": "error", "cause": "too high a rate"}
+    assert expected.items() <= body.items()
     assert {"symptom", "evidence", "fix", "schema", "text"} <= body.keys()
     assert "07bfa2d26" in body["text"]
     assert "the gradients explode" in body["text"]
