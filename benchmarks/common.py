@@ -1,4 +1,4 @@
-"""What the benchmarks share that measure other programs beside ours: their environments, their workers, the goals."""
+"""Helpers of the benchmarks that compare other programs (peers): environments, skipped peers, memory, goals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
-# Bounded closely where a benchmark reads the peer's own file format.
+# Versions have close bounds if a benchmark reads the peer's own file format.
 TRACKERS = {
     "TensorBoard": "tensorboard>=2.19,<3",
     "MLflow": "mlflow>=3.17,<4",
@@ -39,67 +39,67 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 
-Limit = tuple[str, float, float]  # what it is about, the figure, the limit
+Limit = tuple[str, float, float]  # the goal, the figure, the limit
 
 
 class Skipped(Exception):
-    """A peer that cannot be installed or run, and why."""
+    """A peer cannot be installed or run; the message is the reason."""
 
 
 @dataclass
 class Skips:
-    """Who was skipped why, and the versions of the others: every report begins with this."""
+    """The skipped peers with reasons, and the versions of the others; the base of each report."""
 
     skipped: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def skip(self, who: str, why: str) -> None:
-        """Note it, and say it once."""
-        if who not in self.skipped:
-            self.skipped[who] = why
-            print(f"{who}: skipped, {why}", flush=True)
+    def skip(self, name: str, reason: str) -> None:
+        """Record and print a skipped peer, once."""
+        if name not in self.skipped:
+            self.skipped[name] = reason
+            print(f"{name}: skipped, {reason}", flush=True)
 
     @contextmanager
-    def skipping(self, who: str) -> Iterator[None]:
-        """What goes wrong with one peer is said and leaves the others alone."""
+    def skipping(self, name: str) -> Iterator[None]:
+        """Skip a peer if the block fails, and continue with the others."""
         try:
             yield
         except (Skipped, OSError, subprocess.SubprocessError) as error:
-            self.skip(who, str(error).strip() or type(error).__name__)
+            self.skip(name, str(error).strip() or type(error).__name__)
 
     def failures_of_ours(self) -> int:
-        """How often it was not a peer that failed."""
-        return sum(who.startswith("ours") for who in self.skipped)
+        """Return the number of skipped entries that are ours."""
+        return sum(name.startswith("ours") for name in self.skipped)
 
 
 def arguments(about: str | None, quick: str) -> argparse.Namespace:
-    """The options that each of these benchmarks has."""
+    """Parse the options that all these benchmarks have."""
     return options(about, quick).parse_args()
 
 
 def options(about: str | None, quick: str) -> argparse.ArgumentParser:
-    """The same for a benchmark that has more."""
+    """Return a parser of these options, for a benchmark that adds more."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     return parser
 
 
 def tracker_environment(name: str) -> Path:
-    """The interpreter of a tracker's environment."""
+    """Return the interpreter of a tracker's environment."""
     torch = importlib.util.find_spec("torch") if name == "TensorBoard" else None
     if name == "TensorBoard" and not (torch and torch.origin):
-        raise Skipped("torch, which its SummaryWriter is part of, is not installed")
+        raise Skipped("torch is not installed, which has its SummaryWriter")
     python = environment(TRACKERS[name].partition(">")[0], TRACKERS[name])
     if torch and torch.origin:
-        # torch comes from this environment, after the peer's own packages: another copy would take gigabytes.
+        # Use torch of this environment, after the peer's own packages: another copy would take gigabytes.
         packages = next(python.parent.parent.glob("lib/python*/site-packages"))
         (packages / "host.pth").write_text(f"{Path(torch.origin).parent.parent}\n")
     return python
 
 
 def environment(name: str, *requirements: str) -> Path:
-    """The interpreter of an environment with these packages, which is made where it does not stand ready already."""
+    """Return the interpreter of an environment with these packages; create it if it does not exist."""
     folder = BUILD / "peers" / name
     ready, python = folder / "ready.txt", folder / "bin" / "python"
     if not (ready.exists() and ready.read_text() == " ".join(requirements)):
@@ -111,7 +111,7 @@ def environment(name: str, *requirements: str) -> Path:
 
 
 def run_quietly(*command: str) -> None:
-    """Run a command; Skipped with its last word if it fails."""
+    """Run a command. Raises Skipped with the last line of its errors if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
@@ -120,7 +120,7 @@ def run_quietly(*command: str) -> None:
 
 @contextmanager
 def kill_after(process: subprocess.Popen[str], seconds: float) -> Iterator[threading.Timer]:
-    """End a process that outlasts the block's time."""
+    """Kill a process if the block takes longer than this."""
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     try:
@@ -130,9 +130,9 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> Iterator[threa
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold now; pages that they share count for each."""
+    """Return the resident bytes of a process and its children; shared pages count for each."""
     own = 0
-    with suppress(OSError, IndexError, ValueError):  # it may end meanwhile
+    with suppress(OSError, IndexError, ValueError):  # the process may end meanwhile
         process = Path(f"/proc/{pid}")
         own = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         children = [child for file in process.glob("task/*/children") for child in file.read_text().split()]
@@ -141,7 +141,7 @@ def resident(pid: int) -> int:
 
 
 def judged(at_least: Sequence[Limit], at_most: Sequence[Limit]) -> list[dict[str, Any]]:
-    """The goals; what could not be measured is not a number and holds none."""
+    """Return the goals as rows. A figure that could not be measured is NaN, and its goal fails."""
     rows = [(goal, value, f">= {limit:g}", value >= limit) for goal, value, limit in at_least]
     rows += [(goal, value, f"<= {limit:g}", value <= limit) for goal, value, limit in at_most]
     return [dict(zip(("goal", "figure", "limit", "holds"), row, strict=True)) for row in rows]
@@ -150,7 +150,7 @@ def judged(at_least: Sequence[Limit], at_most: Sequence[Limit]) -> list[dict[str
 def conclude(
     goals: list[dict[str, Any]], figures: dict[str, Any], report: Skips, *, quick: bool, to: Path | None
 ) -> int:
-    """Print a line per goal, write every figure with where it comes from, and answer the exit code."""
+    """Print a line per goal, write all figures with the machine and versions, and return the exit code."""
     print()
     for goal in goals:
         holds = "holds" if goal["holds"] else "FAILS"

@@ -2,22 +2,22 @@
 
     python benchmarks/storage.py [--quick] [--json FILE]
 
-Every writer runs in a process of its own, driven by the same loops (storage_peers.py), in turns. Each tracker has its
-own environment under build/peers, made at the first use, and is skipped by name where it cannot be had. Without a kill
-no record may be lost: after each loop the files are read back and every value is counted.
+Each writer runs in its own process; the processes take turns and run the same loops (storage_peers.py). Each tracker
+has its own environment under build/peers, created at the first use. A tracker that cannot be installed is skipped and
+named. Without a kill no record may be lost: after each loop the files are read back and all values are counted.
 
-A call's time is taken twice. In the *tight* loop nothing stands between the calls: that is what log() itself costs,
-and the goal for the median is of it. In the *paced* loop a record comes each millisecond, ten times as often as in
-training, and the thread sleeps between, as a training thread leaves the interpreter to others while torch computes: the
-goal for the slowest percent is of that, because there the writing thread gets in the way. Its median is mostly the
-machine's: on a shared machine caches cool down in a millisecond, and any Python function then takes several times as
-long as when it was called just before. Speed is the tight loop's, closing included.
+There are two times of a call. The *tight* loop has nothing between the calls: it measures the cost of log() itself, and
+the goal for the median is about it. The *paced* loop logs a record each millisecond, ten times as often as training
+does, and the thread sleeps between, as a training thread does while torch computes. The goal for the slowest percent is
+about it, because there the writing thread competes with the calls. Its median depends mostly on the machine: on a
+shared machine the caches cool down in a millisecond, and then any Python function takes several times as long as right
+after another call. The speed is that of the tight loop, including close().
 
-The kills are `kill -9` at a random moment of a loop with a record each 2 ms. Lost is what the worker said it had logged
-and the files do not hold; *acknowledged* rows are those whose log() had returned more than flush_seconds before.
+The kills are `kill -9` at a random moment of a loop with a record each 2 ms. A lost row is one that the worker reported
+as logged and that is not in the files. For *acknowledged* rows, log() had returned more than flush_seconds before.
 
-Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/storage.json. `--quick` is one
-round with few records, and kills at 200 scalars alone; making the environments comes on top, once.
+Exits 0 only if all goals hold. Without --quick the figures go to benchmarks/results/storage.json. `--quick` is one
+round with few records, and kills at 200 scalars only; the first use also creates the environments.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ from common import (
 
 RESULTS = ROOT / "benchmarks" / "results" / "storage.json"
 WIDTHS = (20, 200, 2000)
-FLUSH_SECONDS = 1.0  # DynamicsLogger's default: what log() promises
-PACE, KILL_PACE = 0.001, 0.002  # seconds a record
-KILL_AFTER = (1.5, 3.0)  # seconds of logging; more than FLUSH_SECONDS, so that some rows are acknowledged
-PATIENCE = 180.0  # seconds until a command of a worker counts as hanging
+FLUSH_SECONDS = 1.0  # DynamicsLogger's default
+PACE, KILL_PACE = 0.001, 0.002  # seconds per record
+KILL_AFTER = (1.5, 3.0)  # seconds of logging, above FLUSH_SECONDS, so that some rows are acknowledged
+TIMEOUT_SECONDS = 180.0  # for one command of a worker
 
 WRITERS = ("ours", "sqlite3, per row", "sqlite3, per 100", *TRACKERS)
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is logged: each loop ends after so many values or seconds, so that slow writers get fewer records."""
+    """The amount to log. Each loop ends after these values or seconds, so slow writers get fewer records."""
 
     rounds: int
     paced: int  # records
     values: int
     seconds: float
-    kills: dict[str, int]  # of ours, of each other writer
+    kills: dict[str, int]  # for ours, for each other writer
     kill_widths: tuple[int, ...]
 
 
@@ -80,7 +80,7 @@ QUICK = Load(1, 600, 1_000_000, 0.6, {"ours": 5, "others": 1}, (200,))
 
 @dataclass
 class Worker:
-    """A process of storage_peers.py: `ask` sends a command and waits for its answer."""
+    """A process of storage_peers.py; `ask` sends a command and waits for the answer."""
 
     name: str
     python: Path
@@ -95,34 +95,34 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # A home of its own: what a peer keeps there is neither read from nor left in the user's.
+            # A separate HOME, so that a peer neither reads nor changes the user's.
             env=os.environ | QUIET | {"HOME": str(self.root)},
         )
 
-    def tell(self, **command: Any) -> None:
-        """Send a command. One to a worker that has ended says so when its answer is read."""
+    def send(self, **command: Any) -> None:
+        """Send a command. If the worker has ended, reading the answer fails later."""
         assert self.process.stdin
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
 
     def answers(self) -> Iterator[dict[str, Any]]:
-        """The worker's lines until it ends, and every process with it that shares its output, such as wandb's."""
+        """Yield the worker's lines until it and all processes that share its output, such as wandb's, have ended."""
         assert self.process.stdout
         return (json.loads(line) for line in self.process.stdout if line.startswith("{"))
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        """The answer; Skipped if it is an error, or none within PATIENCE."""
-        self.tell(**command)
-        with kill_after(self.process, PATIENCE):
-            said = next(self.answers(), None) or {"error": f"the worker ended or hung at {command['do']}"}
-        if "error" in said:
-            raise Skipped(said["error"])
-        answer: dict[str, Any] = said["answer"]
+        """Return the answer. Raises Skipped for an error, and without an answer within TIMEOUT_SECONDS."""
+        self.send(**command)
+        with kill_after(self.process, TIMEOUT_SECONDS):
+            reply = next(self.answers(), None) or {"error": f"the worker ended or hung at {command['do']}"}
+        if "error" in reply:
+            raise Skipped(reply["error"])
+        answer: dict[str, Any] = reply["answer"]
         return answer
 
     def close(self) -> None:
-        """No more commands; whoever does not end by itself is killed."""
+        """End the worker; kill it if it does not end within 10 seconds."""
         assert self.process.stdin
         assert self.process.stdout
         with suppress(BrokenPipeError):
@@ -137,24 +137,24 @@ class Worker:
 
 @dataclass
 class Report(Skips):
-    """Everything measured, by width and writer, and who was skipped why."""
+    """The figures by width and writer, and the skipped writers."""
 
     figures: dict[int, dict[str, dict[str, Any]]] = field(default_factory=lambda: {width: {} for width in WIDTHS})
 
 
 def main() -> int:
-    """Measure, print, and say which goals hold."""
-    options = arguments(__doc__, "one round, few records, kills at 200 scalars alone")
+    """Measure all writers, print the tables and goals, and return the exit code."""
+    options = arguments(__doc__, "one round, few records, kills at 200 scalars only")
     load = QUICK if options.quick else FULL
     report = Report()
     BUILD.mkdir(exist_ok=True)
     pythons = environments(report)
-    # Under build/, where runs go: a /tmp in memory would make every commit free.
+    # Under build/, where runs go: in a /tmp in memory, a commit would cost nothing.
     with (
         tempfile.TemporaryDirectory(prefix="storage-", dir=BUILD, ignore_cleanup_errors=True) as folder,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
     ):
-        # What a killed peer leaves goes away too; not in `folder`, because the name of a socket must be short.
+        # The leftovers of killed peers are deleted, too. Not in `folder`: the path of a socket must be short.
         os.environ["TMPDIR"] = scratch
         measure(pythons, Path(folder), load, report)
     for width in WIDTHS:
@@ -164,7 +164,7 @@ def main() -> int:
 
 
 def environments(report: Report) -> dict[str, Path]:
-    """The interpreter of each writer that can be had; this one for ours and for plain sqlite3."""
+    """Return the interpreter of each available writer: this one for ours and for plain sqlite3."""
     pythons = {}
     for name in WRITERS:
         with report.skipping(name):
@@ -173,7 +173,7 @@ def environments(report: Report) -> dict[str, Path]:
 
 
 def measure(pythons: dict[str, Path], folder: Path, load: Load, report: Report) -> None:
-    """All rounds and kills. The workers live throughout and wait while another one is measured."""
+    """Run all rounds and kills. All workers stay alive, and wait while another one is measured."""
     workers: dict[str, Worker] = {}
     try:
         for number, (name, python) in enumerate(pythons.items()):
@@ -190,14 +190,14 @@ def measure(pythons: dict[str, Path], folder: Path, load: Load, report: Report) 
 
 
 def all_rounds(workers: dict[str, Worker], width: int, load: Load, report: Report) -> dict[str, list[dict[str, Any]]]:
-    """Each round meets every writer, so that a busy moment of the machine meets them all."""
+    """Run the rounds; each measures all writers in turn, so that a busy moment of the machine affects all of them."""
     rounds: dict[str, list[dict[str, Any]]] = {}
     for number in range(load.rounds):
         for name, worker in workers.items():
-            who = f"{name} at {width} scalars"
-            if who in report.skipped or name in report.skipped:
+            label = f"{name} at {width} scalars"
+            if label in report.skipped or name in report.skipped:
                 continue
-            with report.skipping(who):
+            with report.skipping(label):
                 size: dict[str, Any] = {"width": width, "seconds": load.seconds}
                 run = f"w{width}-r{number}"
                 paced = worker.ask(do="paced", run=f"{run}-paced", every=PACE, records=load.paced, **size)
@@ -211,7 +211,7 @@ def medians(figures: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def all_kills(workers: dict[str, Worker], load: Load, report: Report) -> None:
-    """Kill each writer some times at each width; the moments are the same in every run of this benchmark."""
+    """Kill each writer several times at each width; the moments are the same in all runs of this benchmark."""
     moments = random.Random(0)
     for width in load.kill_widths:
         for name, worker in workers.items():
@@ -227,7 +227,7 @@ def all_kills(workers: dict[str, Worker], load: Load, report: Report) -> None:
 
 
 class Killer(threading.Thread):
-    """Ends a process without warning after `delay` seconds and keeps the moment before."""
+    """Kills a process after `delay` seconds and stores the time just before."""
 
     def __init__(self, process: subprocess.Popen[str], delay: float) -> None:
         super().__init__(daemon=True)
@@ -240,30 +240,30 @@ class Killer(threading.Thread):
 
 
 def one_kill(worker: Worker, width: int, number: int, delay: float) -> dict[str, Any]:
-    """`kill -9` a second worker of the kind `delay` seconds after its first record, then count what the files hold."""
+    """Kill a second worker of this kind `delay` seconds after its first record, and count the records in its files."""
     run = f"w{width}-k{number}"
     victim = Worker(worker.name, worker.python, worker.root)
     try:
-        with kill_after(victim.process, PATIENCE):
-            victim.tell(do="until_killed", run=run, width=width, every=KILL_PACE)
+        with kill_after(victim.process, TIMEOUT_SECONDS):
+            victim.send(do="until_killed", run=run, width=width, every=KILL_PACE)
             first = next(victim.answers(), None) or {"error": "the worker ended or hung before its first record"}
             if "error" in first:
                 raise Skipped(first["error"])
             killer = Killer(victim.process, delay)
             killer.start()
-            said = [first, *(line for line in victim.answers() if "at" in line)]
+            reported = [first, *(line for line in victim.answers() if "at" in line)]
             killer.join()
     finally:
         victim.close()
-    # time.monotonic() is one clock for all processes of a machine.
+    # All processes of a machine share the clock of time.monotonic().
     held = set(worker.ask(do="held", run=run, width=width)["held"])
-    lost = [row for row in said if row["step"] not in held]
+    lost = [row for row in reported if row["step"] not in held]
     acknowledged = sum(row["at"] + FLUSH_SECONDS < killer.killed for row in lost)
-    return {"after": delay, "logged": len(said), "lost": len(lost), "lost_acknowledged": acknowledged}
+    return {"after": delay, "logged": len(reported), "lost": len(lost), "lost_acknowledged": acknowledged}
 
 
 def print_table(width: int, figures: dict[str, dict[str, Any]]) -> None:
-    """A line per writer; a record each millisecond for the first two columns, none waiting for the next two."""
+    """Print a line per writer; the first two columns are of the paced loop, the next two of the tight loop."""
     heads = ("p50 us", "p99 us", "tight p50", "tight p99", "metrics/s", "B/metric", "lost", "lost > 1 s")
     keys = ("paced_p50", "paced_p99", "tight_p50", "tight_p99")
     print(f"\n{f'{width} scalars a record':<24}" + "".join(f"{head:>12}" for head in heads))
@@ -275,7 +275,7 @@ def print_table(width: int, figures: dict[str, dict[str, Any]]) -> None:
 
 
 def goals(report: Report) -> list[dict[str, Any]]:
-    """The limits."""
+    """Return the goals with figures and limits."""
     figures = report.figures
 
     def figure(width: int, name: str, key: str) -> float:

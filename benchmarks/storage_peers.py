@@ -1,9 +1,9 @@
-"""The worker of storage.py: one writer of metrics, driven by JSON lines on stdin, answering in JSON lines on stdout.
+"""The worker of storage.py: runs one writer of metrics; reads commands and answers as JSON lines.
 
     PYTHON storage_peers.py NAME ROOT
 
-Runs in the writer's own virtual environment: at the top only the standard library, the writer's package in its class.
-Every writer is driven by the same loops; only how a record reaches it, and how its file is counted, is its own.
+It runs in the writer's own virtual environment, so the module imports only the standard library, and each class imports
+its writer's package. All writers run the same loops; a class defines how to log a record and how to count its files.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ METRICS = (
     *("top_norm", "bottom_norm", "middle_norm", "perturbed_norm", "routing_weight"),
     *("bottom_to_middle", "divergence", "relative_divergence", "direction", "gradient_cosine"),
 )
-POOL = 50  # records made beforehand and logged in turns: making one costs more than logging it
-FLUSH_EVERY = 500_000  # values; our logger holds a bounded number of them and drops beyond, as training must never wait
-LONGEST = 60.0  # seconds until a worker that nobody kills ends by itself
+POOL = 50  # records made beforehand and logged in turn: making one costs more than logging it
+FLUSH_EVERY = 500_000  # values; our logger holds a limited number and drops further ones, so that training never waits
+MAX_SECONDS = 60.0  # a worker that is not killed ends after this time
 Record = dict[str, float]
 
 
 def scalar_names(width: int) -> list[str]:
-    """expert_0_top_norm, expert_0_bottom_norm, ..., loss: the names that a run of this project has."""
+    """Return expert_0_top_norm, expert_0_bottom_norm, ..., loss: names of a run of this project."""
     return [f"expert_{i // len(METRICS)}_{METRICS[i % len(METRICS)]}" for i in range(width - 1)] + ["loss"]
 
 
 def make_records(width: int) -> list[Record]:
-    """Doubles with all their digits, as norms are: rounder ones would flatter a writer that stores text."""
+    """Return records of doubles with all digits, like norms: rounder ones would favour a writer that stores text."""
     draw = random.Random(width)
     return [{name: draw.lognormvariate(-3, 2) for name in scalar_names(width)} for _ in range(POOL)]
 
 
 class Writer:
-    """What the loops need of a writer. `held` reads the files of a run back: how many values each step has."""
+    """The interface of a writer. `held` reads a run's files and returns the number of values of each step."""
 
     package: ClassVar[str] = ""
     width = 1  # scalars of a record
-    settles: ClassVar[float] = 0.0  # seconds after close() in which its files may still become whole
+    settles: ClassVar[float] = 0.0  # seconds after close() in which its files may still be completed
 
     def __init__(self, root: Path, run: str, width: int) -> None:
         raise NotImplementedError
 
     def prepare(self, record: Record) -> Any:
-        """The record as a training loop would hand it to this writer; not timed."""
+        """Return the record as a training loop would pass it to this writer; not timed."""
         return record
 
     def log(self, step: int, record: Any) -> None:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Only ours is bounded and must be waited for."""
+        """Wait for the writer; only ours limits its memory and needs this."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -73,7 +73,7 @@ class Writer:
 
 
 class Ours(Writer):
-    """DynamicsLogger, by its public interface alone."""
+    """DynamicsLogger, by its public interface."""
 
     def __init__(self, root: Path, run: str, width: int) -> None:
         sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -103,7 +103,7 @@ class Ours(Writer):
 
     @staticmethod
     def held(root: Path, run: str, width: int) -> Counter[int]:
-        """The wide table's values, and those of the side table (step, name, value), which is known by its columns."""
+        """Count the values of the wide table and of the table with the columns step, name and value."""
         with closing(sqlite3.connect(root / f"{run}.db")) as file:
             values = wide_values(file, "dynamics", width)
             for (table,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -114,7 +114,7 @@ class Ours(Writer):
 
 
 class PlainPerRow(Writer):
-    """sqlite3 as `sqlite3.connect` gives it, no pragma, a wide table; more than one beyond SQLite's 2,000 columns."""
+    """sqlite3 without any pragma and a commit per row: a wide table, or several beyond SQLite's 2,000 columns."""
 
     batch = 1
 
@@ -154,13 +154,13 @@ class PlainPerRow(Writer):
 
 
 class PlainPer100(PlainPerRow):
-    """The same with a commit per 100 rows: what a careful person writes by hand."""
+    """The same with a commit per 100 rows, as a careful person writes it by hand."""
 
     batch = 100
 
 
 class TensorBoard(Writer):
-    """SummaryWriter as it comes, a call per value: it has no other way to keep each under its own name."""
+    """SummaryWriter with its defaults, a call per value, which it needs to store each value under its own name."""
 
     package = "tensorboard"
 
@@ -190,7 +190,7 @@ class TensorBoard(Writer):
 
 
 class MLflow(Writer):
-    """log_metrics, a call per record, to a SQLite store; an experiment per run, as a new store takes seconds."""
+    """log_metrics, a call per record, to a SQLite store; an experiment per run, because a new store takes seconds."""
 
     package = "mlflow"
 
@@ -217,12 +217,12 @@ class MLflow(Writer):
 
 
 class Trackio(Writer):
-    """Local, without its measurements of the machine, which no other writer here makes."""
+    """Local storage, without statistics of the machine, which no other writer logs."""
 
     package = "trackio"
 
     def __init__(self, root: Path, run: str, width: int) -> None:
-        os.environ["TRACKIO_DIR"] = str(root)  # read at the import
+        os.environ["TRACKIO_DIR"] = str(root)  # trackio reads it at import
         import trackio
 
         self.run = trackio.init(project=run, name=run, embed=False, auto_log_cpu=False, auto_log_gpu=False)
@@ -241,10 +241,10 @@ class Trackio(Writer):
 
 
 class Wandb(Writer):
-    """Offline, without the machine's statistics and the console's output."""
+    """Offline, without the statistics of the machine and the output of the console."""
 
     package = "wandb"
-    settles = 2.0  # its other process may write the end of the file some milliseconds after finish() has returned
+    settles = 2.0  # its other process may write the end of the file some milliseconds after finish() returned
 
     def __init__(self, root: Path, run: str, width: int) -> None:
         import wandb
@@ -274,15 +274,15 @@ class Wandb(Writer):
 
 
 def wide_values(file: sqlite3.Connection, table: str, width: int) -> Counter[int]:
-    """How many of the logged scalars each step of a wide table has."""
+    """Return the number of logged scalars of each step in a wide table."""
     rows = file.execute(f"SELECT * FROM {table}")
     columns, wanted = [column[0] for column in rows.description], set(scalar_names(width))
-    step, places = columns.index("step"), [i for i, name in enumerate(columns) if name in wanted]
-    return Counter({row[step]: sum(row[i] is not None for i in places) for row in rows})
+    step, indices = columns.index("step"), [i for i, name in enumerate(columns) if name in wanted]
+    return Counter({row[step]: sum(row[i] is not None for i in indices) for row in rows})
 
 
 def leveldb_records(data: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: LevelDB's log format after a header of 7 bytes; a torn end is left out."""
+    """Yield the records of a .wandb file: LevelDB's log format after a header of 7 bytes; skip an incomplete end."""
     at, block, record = 7, 32_768, b""
     while at + 7 <= len(data):
         left = block - at % block
@@ -292,7 +292,7 @@ def leveldb_records(data: bytes) -> Iterator[bytes]:
         size, kind = struct.unpack_from("<HB", data, at + 4)
         record += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4) and at <= len(data):  # a whole one, or the last part of one
+        if kind in (1, 4) and at <= len(data):  # a complete record, or the last part of one
             yield record
             record = b""
 
@@ -309,18 +309,18 @@ WRITERS: dict[str, type[Writer]] = {
 
 
 class Bench:
-    """The loops, the same for every writer; each public method is a command that storage.py may send."""
+    """The loops, the same for all writers; each public method is a command of storage.py."""
 
     def __init__(self, name: str, root: Path) -> None:
         self.writer_class, self.root = WRITERS[name], root
 
     def about(self) -> dict[str, Any]:
-        """Which version is measured."""
+        """Return the version of the writer."""
         package = self.writer_class.package
         return {"version": version(package) if package else f"SQLite {sqlite3.sqlite_version}"}
 
     def paced(self, run: str, width: int, every: float, records: int, seconds: float) -> dict[str, Any]:
-        """Time per call while a record comes each `every` seconds, as far as the writer keeps up."""
+        """Measure the time per call with a record each `every` seconds, as far as the writer keeps up."""
         writer, pool = self._begin(run, width)
         calls: list[int] = []
         late, begun = 0, time.perf_counter()
@@ -334,7 +334,7 @@ class Bench:
         return {**percentiles(calls, "paced"), "paced_calls": len(calls), "late": late / len(calls)}
 
     def tight(self, run: str, width: int, records: int, seconds: float) -> dict[str, Any]:
-        """Records as fast as the writer takes them, then its close; values per second of both together."""
+        """Log as fast as possible, then close; return the values per second of both together."""
         writer, pool = self._begin(run, width)
         calls: list[int] = []
         size, begun = tree_size(self.root), time.perf_counter()
@@ -351,29 +351,29 @@ class Bench:
             "records": len(calls),
             "log_seconds": logged - begun,
             "close_seconds": closed - logged,
-            # The growth alone: MLflow's empty store has more bytes than the few records it gets here.
+            # Only the growth: MLflow's empty store is larger than the few records that it gets here.
             "bytes_per_metric": (tree_size(self.root) - size) / values,
         }
 
     def until_killed(self, run: str, width: int, every: float) -> dict[str, Any]:
-        """Log a record each `every` seconds and say so, with the time at which the call had returned."""
+        """Log a record each `every` seconds and report each, with the time at which the call returned."""
         writer, pool = self._begin(run, width)
         begun, step = time.monotonic(), 0
-        while time.monotonic() - begun < LONGEST:
+        while time.monotonic() - begun < MAX_SECONDS:
             time.sleep(max(begun + step * every - time.monotonic(), 0))
             step += 1
             timed_call(writer, step, pool)
-            say({"step": step, "at": time.monotonic()})
+            reply({"step": step, "at": time.monotonic()})
         writer.close()
         return {}
 
     def held(self, run: str, width: int) -> dict[str, Any]:
-        """The steps of which the files hold every value."""
+        """Return the steps of which the files hold all values."""
         values = self.writer_class.held(self.root, run, width)
         return {"held": [step for step, count in values.items() if count == width]}
 
     def _begin(self, run: str, width: int) -> tuple[Writer, list[Any]]:
-        """An open writer that has already seen one record, step 0: making a file and its columns is not logging."""
+        """Return an open writer with one record, step 0, so that the loops do not measure the creation of its files."""
         writer = self.writer_class(self.root, run, width)
         writer.width = width
         pool = [writer.prepare(record) for record in make_records(width)]
@@ -382,16 +382,16 @@ class Bench:
         return writer, pool
 
     def _verify(self, run: str, width: int, logged: int) -> None:
-        """A writer that drops records is fast; its figures would mean nothing."""
+        """Raise RuntimeError if records are missing: the speed of a writer that drops records means nothing."""
         until, wanted = time.monotonic() + self.writer_class.settles, set(range(logged + 1))
         while (missing := len(wanted.difference(self.held(run, width)["held"]))) and time.monotonic() < until:
             time.sleep(0.1)
         if missing:
-            raise RuntimeError(f"{missing} of {logged + 1} records are not whole in the file after close()")
+            raise RuntimeError(f"{missing} of {logged + 1} records are incomplete in the file after close()")
 
 
 def timed_call(writer: Writer, step: int, pool: list[Any]) -> int:
-    """Nanoseconds of one log(); the flush that a bounded logger needs in a tight loop comes after the clock."""
+    """Return the nanoseconds of one log(), without the flush that limited memory requires in a tight loop."""
     record = pool[step % POOL]
     before = time.perf_counter_ns()
     writer.log(step, record)
@@ -402,7 +402,7 @@ def timed_call(writer: Writer, step: int, pool: list[Any]) -> int:
 
 
 def percentiles(nanoseconds: list[int], loop: str) -> dict[str, float]:
-    """In microseconds; the 99th of fewer than 100 calls is the longest."""
+    """Return the median and the 99th percentile in microseconds; the latter of fewer than 100 calls is the longest."""
     last = min(len(nanoseconds) - 1, int(0.99 * len(nanoseconds)))
     return {f"{loop}_p50": statistics.median(nanoseconds) / 1e3, f"{loop}_p99": sorted(nanoseconds)[last] / 1e3}
 
@@ -411,20 +411,20 @@ def tree_size(root: Path) -> int:
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
-def say(answer: dict[str, Any]) -> None:
+def reply(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), file=sys.__stdout__, flush=True)
 
 
 def main() -> None:
-    """Answer each command line with one line: what it returned, or its error."""
-    sys.stdout = sys.stderr  # what a peer prints must not come between the answers
+    """Answer each command with one line: its result or its error."""
+    sys.stdout = sys.stderr  # the output of a peer must not mix with the answers
     bench = Bench(sys.argv[1], Path(sys.argv[2]))
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            say({"answer": getattr(bench, command.pop("do"))(**command)})
-        except Exception as error:  # any fault of a peer is a reason to skip it, none a reason to stop
-            say({"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
+            reply({"answer": getattr(bench, command.pop("do"))(**command)})
+        except Exception as error:  # any fault of a peer skips it and does not stop the benchmark
+            reply({"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """LoRA adapters as experts, logged and judged: python -m examples.lora
 
-One frozen network and four adapters, each trained by itself on batches of its own, as the ingredients of a model soup
-are: nothing is routed and nothing is merged. Adapter 0 and the control learn a text with the case of its letters
-swapped, each in an order of its own; adapters 1 and 2 learn it backwards. Do adapters for another task follow other
-gradients than two for the same task do by chance? "Perturbed" is here what was done to those two: another task.
+One frozen network has four adapters, and each trains alone on its own batches, as the members of a model soup do:
+nothing is routed and nothing is merged. Adapter 0 and the control learn a text with swapped letter case, each in its
+own order; adapters 1 and 2 learn the text backwards. Do the adapters of another task get gradients that differ more
+than those of two adapters of the same task? Here, the perturbation of the "perturbed" experts is their other task.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SIZE, RANK, LENGTH, BATCH = 32, 4, 24, 32
 
 
 class Adapter(nn.Module):
-    """The low-rank change of a weight matrix; next to none at the start."""
+    """A low-rank change of a weight matrix, almost zero at the start."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.down = nn.Parameter(torch.randn(RANK, inputs) / inputs**0.5)
-        # Usually zeros; but then `down` has no gradient in the first step, and `up` no weights to rank.
+        # Usually zeros. Then `down` would have no gradient in the first step, and `up` no weights to rank.
         self.up = nn.Parameter(1e-3 * torch.randn(outputs, RANK))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Adapter(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A frozen linear layer with one adapter per task. Nothing is routed: `active` says whose turn it is."""
+    """A frozen linear layer with one adapter per task. `active` is the adapter in use; there is no routing."""
 
     mixture = "separate"
     roles = ("clean", "perturbed", "perturbed", "control")
@@ -70,12 +70,12 @@ class Model(nn.Module):
 
 
 def loss_of(model: Model, tokens: Tensor) -> Tensor:
-    """Of the next byte, in nats."""
+    """Return the loss of the next byte, in nats."""
     return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def pretrained(corpus: Corpus, steps: int) -> Model:
-    """The base: trained on the text as it is, then frozen, with adapters in its two middle layers."""
+    """Train the base on the unchanged text, freeze it, and put adapters into its two middle layers."""
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
@@ -112,4 +112,4 @@ def train(path: Path, *, steps: int = 130, seed: int = 0) -> Path:
 
 if __name__ == "__main__":
     written = train(Path("build/runs/lora/dynamics.db"))
-    print(f"{written}\n\nRead the verdict:  python -m validation check {written}")
+    print(f"{written}\n\nRead the verdict:  prismatic check {written}")

@@ -1,7 +1,7 @@
-"""Make the example run files anew with this project's own trainer: `make examples`, about five minutes on two cores.
+"""Train the example run files again with this project's trainer: `make examples`, about five minutes on two cores.
 
 as-is.db             the documented experiment, merge: batch
-positive-control.db  an artificial yes: bottom-tier gradients of the perturbed experts are multiplied by 1.5
+positive-control.db  an artificial effect: bottom-tier gradients of the perturbed experts are multiplied by 1.5
 zero-norms.db        a training loop that logs after zero_grad(), the most common mistake
 """
 
@@ -26,31 +26,31 @@ EXPERIMENTS = HERE.parent / "experiments"
 
 
 def main() -> None:
-    """Make all three."""
-    trained(EXPERIMENTS / "prismatic.yml", HERE / "as-is.db")
-    trained(EXPERIMENTS / "positive-control.yml", HERE / "positive-control.db")
-    logged_after_zero_grad(HERE / "zero-norms.db")
+    """Make the three files."""
+    train_example(EXPERIMENTS / "prismatic.yml", HERE / "as-is.db")
+    train_example(EXPERIMENTS / "positive-control.yml", HERE / "positive-control.db")
+    log_after_zero_grad(HERE / "zero-norms.db")
     for path in sorted(HERE.glob("*.db")):
-        packed(path)
+        pack(path)
         print(f"{path.name:<24} {path.stat().st_size:>8} bytes")
 
 
-def trained(config: Path, target: Path) -> None:
-    """Train an experiment and keep its run file."""
+def train_example(config: Path, target: Path) -> None:
+    """Train an experiment and copy its run file."""
     with tempfile.TemporaryDirectory() as runs:
         shutil.copyfile(train(load_config(config), runs=Path(runs)).db_path, target)
 
 
-def packed(path: Path) -> None:
-    """Smaller pages, as a repository keeps every version of a file that is not text; and no writer's lock beside it."""
+def pack(path: Path) -> None:
+    """Compact a file, because a repository keeps all versions of a binary file, and delete its lock file."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA page_size = 4096")
         connection.execute("VACUUM")
 
 
-def logged_after_zero_grad(target: Path, steps: int = 200) -> None:
-    """The documented manual loop with its calls in the wrong order, by hand and so without a `run` table."""
+def log_after_zero_grad(target: Path, steps: int = 200) -> None:
+    """Run the documented manual loop with its calls in the wrong order; it records no facts in table `run`."""
     config = RunConfig(hidden_size=32, sequence_length=32)
     corpus = Corpus.load()
     torch.manual_seed(config.seed)

@@ -1,10 +1,10 @@
-"""A top-k mixture of experts of one's own, logged and judged: python -m examples.topk_moe
+"""A custom top-k mixture of experts, logged and judged: python -m examples.topk_moe
 
-A dense block is copied into four experts, as sparse upcycling does, and two of the copies are perturbed. A router sends
-each byte of a text to two experts. Does the noise that was to set the experts apart change what they learn, or would a
-copy without noise have come to differ as much, by the tokens it is sent? That copy is the control.
+A dense block is copied into eight experts, as in sparse upcycling: one stays clean, four copies are perturbed, and
+three are controls. A router sends each byte of a text to two experts. Does the noise change the gradients of the
+experts, or do copies without noise differ as much, because of the tokens they get? Those copies are the controls.
 
-Axis letters: B sequences, S positions, N = B x S tokens, D hidden size, E experts, K experts that a token is sent to.
+Axis letters: B sequences, S positions, N = B x S tokens, D hidden size, E experts, K experts per token.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from prismatic.layer.perturbation import noise_seed, perturb
 from prismatic.train.corpus import Corpus
 
 SIZE, LENGTH, BATCH = 32, 32, 16
-SCALE = {"clean": 0.0, "perturbed": 1.0, "control": 0.001}  # largest change of a weight, as a share of its magnitude
+SCALE = {"clean": 0.0, "perturbed": 1.0, "control": 0.001}  # largest change of a weight relative to its magnitude
 
 
 class TopK(nn.Module):
-    """Measured by its `experts` and `routing_weights`; the verdict's words follow `mixture` and `roles`."""
+    """A top-k layer. The logger reads `experts` and `routing_weights`, the verdict `mixture` and `roles`."""
 
     mixture = "top_k"
     roles = ("clean", *["perturbed"] * 4, *["control"] * 3)
@@ -45,8 +45,7 @@ class TopK(nn.Module):
     @torch.no_grad()
     def _perturb(self, expert: int, scale: float, seed: int) -> None:
         for name, weight in self.experts[expert].named_parameters():
-            own = noise_seed(seed, expert, name)
-            weight.copy_(perturb(weight, self.tiers[name], scale=scale, seed=own))
+            weight.copy_(perturb(weight, self.tiers[name], scale=scale, seed=noise_seed(seed, expert, name)))
 
     def forward(self, x: Tensor) -> Tensor:
         x_ND = x.flatten(0, 1)
@@ -98,4 +97,4 @@ def train(path: Path, *, steps: int = 130, seed: int = 0) -> Path:
 
 if __name__ == "__main__":
     written = train(Path("build/runs/topk-moe/dynamics.db"))
-    print(f"{written}\n\nRead the verdict:  python -m validation check {written}")
+    print(f"{written}\n\nRead the verdict:  prismatic check {written}")

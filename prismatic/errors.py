@@ -1,13 +1,13 @@
 """The errors that this package raises on purpose, and the exit code of a command that raises one.
 
 PrismaticError
-├── ConfigError     an option with an unknown name or a value that is not allowed
-├── ModelError      a model, block or weight that a Prismatic router cannot work with
+├── ConfigError     an option with an unknown name or an invalid value
+├── ModelError      a model, block or weight that a Prismatic router cannot use
 ├── CorpusError     training text that cannot be read or is too short
-├── CheckpointError a checkpoint that cannot be resumed from
-├── SweepError      an engine for many runs that is not there or cannot be reached
-├── LoggerError     a dynamics.db that cannot be created or belongs to something else
-└── TrackerError    a file of another tracker that cannot be read, or holds nothing that is asked for
+├── CheckpointError a checkpoint that a run cannot resume from
+├── SweepError      an engine that is not installed or cannot be reached
+├── LoggerError     a dynamics.db that cannot be opened or holds something else
+└── TrackerError    a file of another tracker that cannot be read or lacks the metrics of an expert
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from collections.abc import Callable
 
 
 class PrismaticError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """The base of all errors that this package raises on purpose."""
 
 
 class ConfigError(PrismaticError, ValueError):
-    """An option has an unknown name or a value that is not allowed."""
+    """An option has an unknown name or an invalid value."""
 
 
 class ModelError(PrismaticError, ValueError):
-    """The model, block or weights cannot carry a Prismatic router."""
+    """A Prismatic router cannot use the model, block or weights."""
 
 
 class CorpusError(PrismaticError, ValueError):
@@ -35,19 +35,19 @@ class CorpusError(PrismaticError, ValueError):
 
 
 class CheckpointError(PrismaticError, RuntimeError):
-    """The checkpoint is damaged, or belongs to another model."""
+    """The checkpoint is damaged or belongs to another model."""
 
 
 class SweepError(PrismaticError, RuntimeError):
-    """The engine that many runs are to be trained or judged on is not installed, or cannot be reached."""
+    """The engine for training or judging many runs is not installed or cannot be reached."""
 
 
 class LoggerError(PrismaticError, OSError):
-    """The run file cannot be created, or the path holds something else."""
+    """The run file cannot be opened, or the path holds something else."""
 
 
 class TrackerError(PrismaticError, ValueError):
-    """The files of another tracker cannot be read, or hold no gradient norm of an expert."""
+    """The files of another tracker cannot be read or hold no gradient norm of an expert."""
 
 
 def exit_code(command: Callable[[Namespace], int], options: Namespace) -> int:

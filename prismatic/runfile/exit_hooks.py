@@ -1,4 +1,4 @@
-"""How an open run file is completed when its process ends: on SIGTERM, at the end of a worker process, in a fork.
+"""The end of a process with an open run file: SIGTERM, the end of a worker process, a fork.
 
 Nothing is registered by an import or by a constructor. A logger registers itself with its first record, or when it is
 entered as a context manager. `close()` undoes this, and the last open logger restores the signal handler.

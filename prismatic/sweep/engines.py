@@ -40,7 +40,7 @@ class Engine(Protocol):
     """The interface of all engines."""
 
     max_running: int | None
-    """How many tasks the engine takes at a time; None if it queues any number by itself."""
+    """The number of tasks that the engine takes at a time; None if it queues any number by itself."""
 
     def start(self, tasks: Sequence[Task]) -> None:
         """Start or queue tasks."""

@@ -36,7 +36,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """How a sweep ended."""
+    """The result of a sweep: its finished and failed runs."""
 
     finished: list[Job] = field(default_factory=list)
     """Including the runs that were finished before."""
