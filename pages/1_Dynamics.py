@@ -16,14 +16,14 @@ from ui.sections.dynamics import (
     scores,
 )
 from ui.widgets.fragments import fragment
-from validation.frames.run_dynamics import ChartOptions, gradients_of
+from validation.frames.run_dynamics import ChartOptions
 
 judgement, run = shell("Dynamics")
 scores(judgement, run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = choose_view()
     source = choose_gradients(run)
-seen = gradients_of(run, source)
+seen = run.from_source(source)
 if not len(run.steps):
     st.info("This file has no logged rows, so there is nothing to draw. The Diagnostics page says why.")
     st.stop()

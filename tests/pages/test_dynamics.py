@@ -17,7 +17,8 @@ from tests.support.simulated_runs import simulated_run, write, write_spiked_run
 from ui.sections.dynamics import VIEWS, _parquet, _picture
 from ui.session.library import Library, Source
 from ui.widgets.charts import slim
-from validation.analysis.run import Expert, Run, load_runs
+from validation.analysis.load import load_runs
+from validation.analysis.run import Expert, Run
 from validation.charts import run_dynamics
 from validation.files.read_files import read_files
 from validation.frames.downsample import MAX_POINTS, chart_series, hover_rows, min_max_rows

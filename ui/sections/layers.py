@@ -31,7 +31,6 @@ from validation.frames.layer_heatmap import (
     histogram_rows,
     layer_names,
 )
-from validation.frames.run_dynamics import gradients_of
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.decide import Verdict
@@ -72,7 +71,7 @@ def heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) ->
 
 def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -> None:
     file = next(file for file in judgement.files if file.id == run.id)
-    names, seen = layer_names(file), gradients_of(run, source)
+    names, seen = layer_names(file), run.from_source(source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
         st.info(f"This file does not log the metrics for “{MEASURES[measure].title.lower()}” by layer. Choose another.")

@@ -1,8 +1,8 @@
-"""An unfinished run is judged at looks: at doubling numbers of points, each with a share of the error that is allowed.
+"""Interim looks: an unfinished run is judged at doubling numbers of logged steps, each with a share of alpha.
 
-Whoever looks again and again at a growing run and stops at the first yes is wrong far more often than each look is. So
-the verdict is taken when the logged steps after the warm-up reach min_points, twice that, four times ..., the k-th look
-at alpha / ((k + 1)(k + 2)), which together is alpha however long it goes on. Between looks the last verdict stands.
+Whoever checks a growing run again and again and stops at the first yes is wrong far more often than alpha. So look k
+comes after min_points x 2^k logged steps beyond the warm-up, at level alpha / ((k + 1)(k + 2)); these levels sum to
+alpha. Between two looks the last verdict stands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from validation.analysis.run import Run
 
 @dataclass(frozen=True)
 class InterimLook:
-    """A run as far as it counts, and the thresholds that go with it. points: None for a finished run."""
+    """The part of a run that is judged, and its thresholds. points: logged steps used; None for a finished run."""
 
     run: Run
     thresholds: Thresholds
@@ -25,17 +25,17 @@ class InterimLook:
 
 
 def interim_look(run: Run, thresholds: Thresholds) -> InterimLook:
-    """The whole run with all of alpha if it has reached its planned end; else what the last look saw of it.
+    """Return a finished run whole, at the whole alpha, and an unfinished run as of its last look.
 
-    A run that was stopped early counts as unfinished: when it stopped may have depended on what was seen.
+    A run that was stopped early is unfinished, because the decision to stop may have depended on its results.
     """
     if run.finished:
         return InterimLook(run, thresholds)
     after = run.steps[run.after_warmup(thresholds.warmup)]
     first = max(1, int(thresholds.min_points))
     number = int(np.log2(len(after) / first)) if len(after) >= first else -1
-    thresholds_now = replace(thresholds, alpha=thresholds.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
-    if number < 0:  # nothing can be decided before the first look; the run itself says how many points are missing
-        return InterimLook(run, thresholds_now, len(after))
+    at_look = replace(thresholds, alpha=thresholds.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
+    if number < 0:  # nothing is decided before the first look, and the reason counts the missing steps
+        return InterimLook(run, at_look, len(after))
     points = first * 2**number
-    return InterimLook(run.until(int(after[points - 1])), thresholds_now, points)
+    return InterimLook(run.until(int(after[points - 1])), at_look, points)

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prismatic.contract.schema import MIXTURES, STEP_COLUMNS, TIERS
+from prismatic.contract.schema import MIXTURES, TIERS
 from prismatic.contract.thresholds import SHAM_SCALE
 from validation.analysis.statistics import Array
-from validation.files.run_file import RunFile
-from validation.files.tidy import by_expert
 
 MAX_NUMBER = 1e15  # facts come from files that anyone may have written; no honest option is larger
 OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")
@@ -85,6 +79,14 @@ class Run:
     """How often each kind of event was recorded while the run was trained."""
     duplicates: int = 0
     wal: bool = False
+
+    def from_source(self, source: str) -> Run:
+        """Return the run by its merged gradients, or by its isolated ones if the probe measured them."""
+        if source == "merged" or self.isolated is None:
+            return self
+        # The loss of a step does not depend on the source of the gradients.
+        at_probes = np.interp(self.isolated.steps, self.steps, self.step_column("loss")) if len(self.steps) else None
+        return replace(self.isolated, step_columns={} if at_probes is None else {"loss": at_probes})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -188,117 +190,6 @@ class Run:
         first = int(self.steps[0])
         warmup = max(share * (self.planned_steps - first), self.number("warmup_steps") or 0.0)
         return np.asarray(self.steps >= first + warmup)
-
-
-def load_runs(files: Sequence[RunFile]) -> list[Run]:
-    """The runs of these files as arrays, in their order."""
-    return [_load_run(file) for file in files]
-
-
-def _load_run(file: RunFile) -> Run:
-    steps = file.wide["step"].to_numpy().astype(np.int64)
-    experts = {
-        number: Expert(number, role, _columns(rows, len(steps), lambda values: values))
-        for number, role, rows in by_expert(file)
-    }
-    shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
-    run = Run(
-        id=file.id,
-        name=file.name,
-        steps=steps,
-        experts=experts,
-        step_columns={name: _floats(file.wide[name]) for name in shared},
-        facts=file.facts,
-        weights=_tier_weights(file),
-        changed=_changed(file),
-        scales={
-            row["expert"]: row["scale"] for row in file.experts.to_pylist() if None not in (row["expert"], row["scale"])
-        },
-        events=Counter(code for code in file.events["code"].to_pylist() if code),
-        duplicates=file.duplicates,
-        wal=file.wal,
-    )
-    if not len(file.layers):
-        return run
-    roles = {number: expert.role for number, expert in experts.items()}
-    merged, probed = (_of_source(file.layers, source) for source in ("merged", "isolated"))
-    run = replace(run, layers=_layers(merged, roles, steps))
-    return replace(run, isolated=_isolated(run, probed, roles)) if len(probed) else run
-
-
-def _of_source(layers: pa.Table, source: str) -> pa.Table:
-    """The rows of `layers` that were measured one way, by layer, expert and step, with the direction."""
-    own = layers.filter(pc.equal(layers["source"], source))
-    own = own.append_column("direction", pc.subtract(1.0, own["gradient_cosine"]))
-    return own.sort_by([("layer", "ascending"), ("expert", "ascending"), ("step", "ascending")])
-
-
-def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
-    """The run at the steps of the probe, with the means over layers of what it measured."""
-    steps = np.unique(table["step"].to_numpy().astype(np.int64))
-    layers = _layers(table, roles, steps)
-    # Alone, every expert has the whole layer.
-    layers = [
-        {e: Expert(e, one.role, {**one.columns, "routing_weight": np.ones(len(steps))}) for e, one in layer.items()}
-        for layer in layers
-    ]
-    experts = {
-        e: Expert(e, one.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
-        for e, one in layers[0].items()
-    }
-    return replace(run, steps=steps, experts=experts, layers=layers, source="isolated", step_columns={})
-
-
-def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> list[dict[int, Expert]]:
-    """A tidy table of layers as the experts of each layer."""
-    return [_experts(own, roles, steps) for _, own in _parted(table, "layer")]
-
-
-def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
-    """A tidy table as one Expert per expert, each column with a value (or NaN) for every step of the run."""
-    experts = {}
-    for expert, own in _parted(table, "expert"):
-        own_steps = own["step"].to_numpy().astype(np.int64)
-        columns = _columns(own, len(steps), partial(align, own_steps, onto_T=steps))
-        experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
-    return experts
-
-
-def _columns(table: pa.Table, rows: int, aligned: Callable[[Array], Array]) -> dict[str, Array]:
-    """Every metric as floats; NaN in every row where the table does not have it."""
-    found = {name: aligned(_floats(table[name])) for name in METRICS if name in table.column_names}
-    return dict.fromkeys(METRICS, np.full(rows, np.nan)) | found
-
-
-def _parted(table: pa.Table, by: str) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each value of a column, by which they are ordered: looking for each in all rows takes far longer."""
-    whole, start = table.combine_chunks(), 0
-    keys = pc.run_end_encode(whole[by].combine_chunks()) if len(whole) else None
-    for key, end in zip(keys.values.to_pylist(), keys.run_ends.to_pylist(), strict=True) if keys else ():
-        if key is not None:
-            yield key, whole.slice(start, end - start)
-        start = end
-
-
-def _floats(column: pa.ChunkedArray) -> Array:
-    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
-
-
-def _tier_weights(file: RunFile) -> dict[str, float]:
-    """Mean number of weights per tier over the layers, from the file's `tiers` table."""
-    sizes: dict[str, list[float]] = {}
-    for row in file.tiers.to_pylist():
-        if row["tier"] in TIERS and row["weights"]:
-            sizes.setdefault(row["tier"], []).append(float(row["weights"]))
-    return {tier: float(np.mean(values)) for tier, values in sizes.items()} if len(sizes) == len(TIERS) else {}
-
-
-def _changed(file: RunFile) -> dict[int, dict[str, float]]:
-    return {
-        int(row["expert"]): {tier: row[f"changed_{tier}"] for tier in TIERS}
-        for row in file.experts.to_pylist()
-        if row["expert"] is not None and all(row[f"changed_{tier}"] is not None for tier in TIERS)
-    }
 
 
 def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]) -> Array:

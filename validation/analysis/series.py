@@ -1,6 +1,6 @@
-"""The series that the verdict compares (formulas: docs/verdict.md, "Series").
+"""The series that the verdict compares: bottom gain, norms beyond routing, direction, dormancy; collinear gradients.
 
-Axis letters: T logged steps. NaN means missing everywhere; a zero norm is a real zero.
+Formulas: docs/verdict.md, "Series". Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from validation.analysis.statistics import Array
 
 
 def bottom_ratio(expert: Expert, clean: Expert) -> Array:
-    """Log ratio of the bottom norms: what a person comparing two lines on the chart sees."""
+    """Return the log ratio of the bottom norms, [T]: what the lines of the chart show."""
     return expert.log("bottom_norm") - clean.log("bottom_norm")
 
 
 def bottom_gain(expert: Expert, clean: Expert) -> Array:
-    """Difference in differences: the bottom tier's log ratio beyond the middle tier's.
+    """Return the bottom tier's log ratio beyond the middle tier's, [T]: a difference in differences.
 
-    Any factor common to all tiers (routing share, scale of the loss) cancels. Taken per parameter tensor where the run
-    has logged that, since pooling tensors of different shape first shows a small spurious rise.
+    Any factor common to all tiers (routing share, scale of the loss) cancels. It is taken per parameter tensor where
+    the run logged that, because pooling tensors of different shapes first shows a small spurious rise.
     """
     per_tensor = expert["bottom_to_middle"] - clean["bottom_to_middle"]
     if _mostly_finite(per_tensor):
@@ -32,9 +32,9 @@ def bottom_gain(expert: Expert, clean: Expert) -> Array:
 
 
 def related_gains(run: Run) -> list[Array]:
-    """What the bottom and the top tier of every other expert gained beyond the middle tier: related of `bottom_gain`.
+    """Return the gains of every expert's bottom and top tier beyond the middle tier.
 
-    Their noise is of the same kind, whatever their level is.
+    Their noise is of the same kind as that of `bottom_gain`, whatever their level is.
     """
     clean, found = run.experts[0], []
     for expert in run.experts.values():
@@ -45,13 +45,13 @@ def related_gains(run: Run) -> list[Array]:
 
 
 def ratio_beyond_routing(run: Run, expert: int) -> dict[str, Array]:
-    """Per tier, the log ratio of the norms beyond the routing ratio; beyond the middle tier's where no share is logged.
+    """Return per tier the log ratio of the norms beyond the routing ratio, or beyond the middle tier's without shares.
 
-    Taken in each layer and then averaged, where layers are logged: layers have routers of their own, and a mean of
-    norms over layers is no longer a share times one gradient. Only of merged parameters a gradient is proportional to
-    the share; a router that sends tokens gives an expert other tokens, and not only more of them.
+    It is taken in each logged layer and then averaged: layers have their own routers, and a mean of norms over layers
+    is no longer a share times one gradient. Only for merged parameters is a gradient proportional to the share; a
+    router of tokens gives an expert different tokens, not only more of them.
     """
-    per_layer = [_ratio_beyond_routing(layer[expert], layer[0], run) for layer in _places(run, expert)]
+    per_layer = [_ratio_beyond_routing(layer[expert], layer[0], run) for layer in _comparable_layers(run, expert)]
     return {tier: np.mean([one[tier] for one in per_layer], axis=0) for tier in TIERS}
 
 
@@ -63,11 +63,10 @@ def _ratio_beyond_routing(expert: Expert, clean: Expert, run: Run) -> dict[str, 
 
 
 def divergence(run: Run, expert: Expert) -> dict[str, Array]:
-    """How far an expert's gradient is from the clean one's: in direction where that can be seen, else in size by tier.
+    """Return the difference between an expert's gradient and the clean one's: its direction, else the norms by tier.
 
-    The direction can be seen in isolated gradients and where experts are not merged, and with merged parameters only
-    with one merge per example: with one merge per batch all experts share one gradient, and a cosine below 1 comes from
-    elsewhere.
+    The direction is meaningful for isolated gradients, for experts that are not merged, and for one merge per example.
+    With one merge per batch all experts share one gradient, and a cosine below 1 has other causes.
     """
     if _directional(run, expert):
         return {"direction": expert["direction"]}
@@ -75,12 +74,12 @@ def divergence(run: Run, expert: Expert) -> dict[str, Array]:
 
 
 def _directional(run: Run, expert: Expert) -> bool:
-    seen = run.source == "isolated" or run.config.get("merge") == "example" or not run.merges_parameters
-    return seen and _mostly_finite(expert["direction"])
+    meaningful = run.source == "isolated" or run.config.get("merge") == "example" or not run.merges_parameters
+    return meaningful and _mostly_finite(expert["direction"])
 
 
 def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
-    """The series of `divergence` and `bottom_gain` in each layer that is logged; of the whole run where none is.
+    """Return the series of `divergence` and `bottom_gain` in each logged layer; of the whole run without layers.
 
     Layers without this expert or the clean one have no series.
     """
@@ -94,24 +93,27 @@ def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
 
 
 def _compared(run: Run, expert: Expert, clean: Expert, *, directional: bool | None = None) -> dict[str, Array]:
-    seen = _directional(run, expert) if directional is None else directional
-    diverged = {"direction": expert["direction"]} if seen else _ratio_beyond_routing(expert, clean, run)
+    directional = _directional(run, expert) if directional is None else directional
+    diverged = {"direction": expert["direction"]} if directional else _ratio_beyond_routing(expert, clean, run)
     return {**diverged, "bottom_gain": bottom_gain(expert, clean)}
 
 
-def _places(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:
-    """Where an expert can be compared to the clean one: in each layer, or in their means where no layer is logged."""
+def _comparable_layers(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:
+    """Return the layers that have this expert and the clean one, or the means over layers if there are none."""
     return [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
 
 
 def above_noise(run: Run, expert: Expert) -> Array | None:
-    """Direction beyond the noise floor, the direction between the clean expert's gradients on two halves of a batch."""
+    """Return the direction beyond its noise floor: that between the clean expert's gradients on two halves of a batch.
+
+    None if the floor was not measured.
+    """
     floor = run.experts[0]["noise_direction"]
     return expert["direction"] - floor if _mostly_finite(floor) else None
 
 
 def dormancy(run: Run) -> Array:
-    """Log of how much gradient a bottom weight of the clean expert receives, relative to a middle weight."""
+    """Return the log of the gradient per bottom weight of the clean expert relative to a middle weight, [T]."""
     clean = run.experts[0]
     sparsity = run.number("config.sparsity")
     half = (sparsity if sparsity and 0 < sparsity < 1 else 0.1) / 2
@@ -121,13 +123,13 @@ def dormancy(run: Run) -> Array:
 
 
 def is_collinear(run: Run, expert: int) -> bool:
-    """Whether both experts' gradients are one common gradient times a factor: a fact of structure, not of statistics.
+    """Return True if both experts' gradients are one common gradient times a factor, in every logged layer.
 
-    It must hold in every layer, where layers are logged. Gradients measured alone have nothing in common but the batch.
+    This is a fact of the model's structure, not of statistics. Isolated gradients never are.
     """
     if run.source == "isolated":
         return False
-    return all(_is_collinear(layer[expert], layer[0]) for layer in _places(run, expert))
+    return all(_is_collinear(layer[expert], layer[0]) for layer in _comparable_layers(run, expert))
 
 
 def _is_collinear(expert: Expert, clean: Expert) -> bool:
@@ -137,7 +139,7 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
     ratios = np.stack([expert.log(f"{t}_norm")[usable] - clean.log(f"{t}_norm")[usable] for t in TIERS])
     direction = expert["direction"][usable]
     if _mostly_finite(direction):
-        # A small tier hardly turns the whole: one common gradient also has one common factor in every tier.
+        # A small tier hardly turns the whole gradient, so one common gradient also needs one factor in every tier.
         return float(np.nanmedian(direction)) < 1e-3 and float(np.median(np.ptp(ratios, axis=0))) < 1e-2
     if np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95:
         return True

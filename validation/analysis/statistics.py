@@ -130,13 +130,6 @@ def batched(series_T: Array, *, trend: int = 1, related: Sequence[Array] = (), b
     return Batches(mean_B, points, variance, effective, freedom, _information(series_T - mean))
 
 
-def lag_corrected(
-    series_T: Array, weights_B: Array, *, trend: int = 1, alpha: float = 0.05, related: Sequence[Array] = ()
-) -> Estimate:
-    """Estimate one contrast of a series; see `batched`."""
-    return batched(series_T, trend=trend, related=related, batches=len(weights_B)).contrast(weights_B, alpha)
-
-
 def _information(centred_T: Array) -> float:
     """n (1 - rho) / (1 + rho), with rho the correlation of neighbouring points, as for an AR(1) series."""
     squares = float(centred_T @ centred_T)
@@ -192,7 +185,7 @@ def _freedom(effective: float, trend: int, batches: int, *, shared: bool) -> flo
     return max(1.0, effective - trend) if effective >= 4 else 1.0
 
 
-def t_half(error: float, freedom: float, alpha: float) -> float:
+def half_width(error: float, freedom: float, alpha: float) -> float:
     """Half the width of a two-sided interval at level 1 - alpha."""
     return _critical(1 - alpha / 2, freedom) * error
 
@@ -241,6 +234,18 @@ def more_points(effect: Estimate, threshold: float) -> int | None:
     return None if needed > 1e9 else max(0, math.ceil(needed) - effect.points)
 
 
+def benjamini_yekutieli(p: Array) -> Array:
+    """p-values for having looked at all of them, however they depend on each other: Benjamini & Yekutieli 2001.
+
+    As scipy.stats has it, which takes longer to load than a page may take to come.
+    """
+    order, ranks = np.argsort(p), np.arange(1, len(p) + 1)
+    raised = p[order] * len(p) * (1 / ranks).sum() / ranks
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum.accumulate(raised[::-1])[::-1].clip(max=1.0)
+    return adjusted
+
+
 @dataclass(frozen=True)
 class Trend:
     """Whether values rise with a dose, over several seeds."""
@@ -265,3 +270,13 @@ def dose_response(values_SD: Array, doses_D: Array, *, alpha: float = 0.05) -> T
     centred_D = doses_D - doses_D.mean()
     slopes_S = values_SD @ centred_D / float(centred_D @ centred_D)
     return Trend(p, across_runs(slopes_S, alpha=alpha))
+
+
+def exp(value: float) -> float:
+    """Return e to the value; infinity where the result would overflow."""
+    return math.inf if value >= 700 else math.exp(value)
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where it is not finite: JSON has neither NaN nor infinity."""
+    return float(value) if math.isfinite(value) else None

@@ -14,7 +14,7 @@ from validation.analysis.statistics import Array
 from validation.charts import theme
 from validation.charts.ticks import factor_ticks, spread_labels
 from validation.frames.run_comparison import COMPARED_METRICS
-from validation.verdict.groups import Dose
+from validation.verdict.dose_response import Dose
 
 FACTOR = "format(exp(datum.value), '.4~g') + '×'"
 NUMBER = "format(datum.value, '.3~g')"

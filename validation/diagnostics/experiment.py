@@ -8,7 +8,7 @@ import numpy as np
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
-from validation.analysis.mixtures import common_factor, differing, scales_with, why_parallel
+from validation.analysis.mixtures import common_factor, remedy_for_parallel, scales_with, why_parallel
 from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
 
@@ -81,7 +81,7 @@ def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"all experts share one gradient: their norms can differ only {common_factor(run)}",
             f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient in all but a few rows",
             why_parallel(run),
-            f"{differing(run)}; a control expert then shows why they do",
+            f"{remedy_for_parallel(run)}; a control expert then shows why they do",
             run.id,
         )
 

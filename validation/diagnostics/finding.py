@@ -1,4 +1,4 @@
-"""What a check yields, and how grave it is."""
+"""A finding: the severity, symptom, evidence, cause and fix of one problem of a run, and helpers of the checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a reader of this run must know."""
+    """One problem of a run, or of one of its experts. An error means that its data carries no verdict."""
 
     id: str
     severity: str
@@ -29,20 +29,19 @@ class Finding:
 
 
 def group_same(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Return findings grouped by what they say; the findings of a group differ in run, expert and evidence."""
+    """Return the findings grouped by all but their evidence, run and expert, in order of appearance."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
-    for finding in findings:
-        key = (finding.id, finding.severity, finding.symptom, finding.cause, finding.fix)
-        groups.setdefault(key, []).append(finding)
+    for one in findings:
+        groups.setdefault((one.id, one.severity, one.symptom, one.cause, one.fix), []).append(one)
     return list(groups.values())
 
 
 def logged_norms(run: Run, expert: int) -> Array:
-    """Tier norms of one expert, [3, T]; of a file without them the norm of the whole gradient, [1, T]."""
+    """Return the tier norms of one expert, [3, T], or the norm of its whole gradient, [1, T], if it has no tiers."""
     tiers = tier_norms(run, expert)
     return tiers if np.isfinite(tiers).any() else run.experts[expert]["norm"][None]
 
 
 def tier_norms(run: Run, expert: int) -> Array:
-    """Tier norms of one expert, [3, T]."""
+    """Return the tier norms of one expert, [3, T]."""
     return np.stack([run.experts[expert][f"{tier}_norm"] for tier in TIERS])

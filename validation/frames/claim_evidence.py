@@ -49,7 +49,7 @@ def claim_evidence(run: Run, expert: int, runs: Sequence[Run], thresholds: Thres
         return {}
     cohort = Cohort([look.run for look in looks], thresholds)
     e = evidence_of(own.run, own.run.experts[expert], cohort, own.thresholds)
-    past = beyond(e.run, e.control.told if e.control else None)
+    past = beyond(e.run, e.control.label if e.control else None)
     found = {
         "awakening": _awakening(e, thresholds),
         "divergence": _divergence(e, past),
@@ -69,13 +69,13 @@ def _divergence(e: Evidence, past: str) -> ClaimEvidence:
     """Return the evidence of the tier, or the direction, whose interval lies farthest from no difference."""
     name = max(e.divergence, key=lambda each: _compared(e, each).low)
     title = f"Direction (1 - cosine){past}" if e.directional else f"{name.capitalize()} norm{past}"
-    shown = _mean_level(e, "divergence", e.divergence[name], title, e.level(name), not e.directional)
+    shown = _mean_level(e, "divergence", e.divergence[name], title, e.divergence_estimate(name), not e.directional)
     sides = (e.margin,) if e.directional else (e.margin, -e.margin)  # a norm may differ either way
     return _with_margins(shown, *sides)
 
 
 def _compared(e: Evidence, name: str) -> Estimate:
-    level = e.level(name)
+    level = e.divergence_estimate(name)
     return level if e.directional else level.absolute()
 
 

@@ -17,7 +17,8 @@ from validation.frames.downsample import COMPARED_POINTS, SPARK_POINTS
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
 from validation.verdict.claims import Claim, combine_statuses
-from validation.verdict.groups import POSITIVE, SCALE, Dose, Group
+from validation.verdict.dose_response import Dose
+from validation.verdict.groups import POSITIVE, SCALE, Group
 
 SEARCHED = ("run", "file", "verdict", "group", "kind", "merge", "routing")  # columns that a search looks through
 
@@ -95,7 +96,7 @@ def dose_effects(dose: Dose, groups: Sequence[Group], runs: Sequence[Run]) -> tu
     by_run = {run.id: run for run in runs}
     rows = []
     for group in groups:
-        if group.ladder == dose.options and group.role != POSITIVE:
+        if group.options_beside_scale == dose.options and group.role != POSITIVE:
             for run_id, parts in group.values.get(dose.claim, {}).items():
                 run = by_run[run_id]
                 if run.seed in dose.seeds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def line_rows(
     Leave out the routing share of isolated gradients, each of which has the whole layer, and the norm of the whole
     gradient, except in runs without tier norms.
     """
-    seen, wanted = gradients_of(run, options.source), set(metrics)
+    seen, wanted = run.from_source(options.source), set(metrics)
     if seen.source == "isolated":
         wanted -= {"routing_weight"}
     if any(np.isfinite(seen.experts[expert][tier]).any() for expert in options.experts for tier in TIER_METRICS):
@@ -100,15 +100,6 @@ def _gaps_on_axis(seen: Run, run: Run, options: ChartOptions) -> list[tuple[floa
     spans = gap_spans(seen.steps[(seen.steps >= low) & (seen.steps <= high)])
     ends = steps_on_axis(run, options.unit, np.array(spans, dtype=float).reshape(-1))
     return [(float(first), float(last)) for first, last in ends.reshape(-1, 2)]
-
-
-def gradients_of(run: Run, source: str) -> Run:
-    """Return the run by its merged gradients, or by its isolated ones if the probe measured them."""
-    if source == "merged" or run.isolated is None:
-        return run
-    # The loss of a step does not depend on the source of the gradients.
-    loss = {"loss": np.interp(run.isolated.steps, run.steps, run.step_column("loss"))} if len(run.steps) else {}
-    return replace(run.isolated, step_columns=loss)
 
 
 def overview_rows(run: Run) -> tuple[NDArray[np.int64], Array, str]:

@@ -12,9 +12,11 @@ from validation.analysis.mixtures import merged_once, missing_control, unseen_di
 from validation.analysis.run import Run
 from validation.diagnostics import COLLAPSED_SHARE, ERROR, Finding
 from validation.text import pluralize
-from validation.verdict.claims import BY_CHANCE, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Premise
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import TREATED
+from validation.verdict.premise import Premise
+from validation.verdict.reasons import BY_CHANCE
 
 STRONGER = 2.0  # the perturbation_scale that the protocol asks for where nothing is found
 MOST_SPARSITY = 0.5

@@ -15,7 +15,8 @@ import duckdb
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.controls import Spreads
-from validation.analysis.run import Run, load_runs
+from validation.analysis.load import load_runs
+from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.files.run_file import Rejected, RunFile
 from validation.judgement.advice import Advice, advise_groups, advise_run, deduplicate

@@ -23,7 +23,8 @@ from prismatic.errors import SweepError
 from prismatic.ray_cluster import MAX_RETRIES, connected
 from validation.analysis.controls import Cohort, Spreads, spread_of
 from validation.analysis.interim import interim_look
-from validation.analysis.run import Expert, Run, load_runs
+from validation.analysis.load import load_runs
+from validation.analysis.run import Expert, Run
 from validation.files.cache import Cache
 from validation.files.errors import NotASet, RunFileError
 from validation.files.limits import ReadLimits
@@ -233,7 +234,7 @@ def _look(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresh
     """What each sham run adds to the spreads; and each sham run by itself, for those that are compared to it."""
     own = [_named(runs[place], run) for place, run in places]
     looks = [interim_look(run, thresholds).run for run in own]
-    shown = [Cohort([look], thresholds).shown_by(look) for look in looks]
+    shown = [Cohort([look], thresholds).spread_values(look) for look in looks]
     return (shown, *own)
 
 

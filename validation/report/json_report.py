@@ -18,9 +18,11 @@ from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, Comparison
 from validation.judgement.judge import Judgement
 from validation.text import printable
-from validation.verdict.claims import Claim, Premise
+from validation.verdict.claims import Claim
 from validation.verdict.decide import Reading
-from validation.verdict.groups import Dose, Group
+from validation.verdict.dose_response import Dose
+from validation.verdict.groups import Group
+from validation.verdict.premise import Premise
 from validation.verdict.registration import Registration
 
 SCHEMA = "prismatic-verdict/1"

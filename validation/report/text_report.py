@@ -22,8 +22,9 @@ from validation.judgement.baseline import Change, Comparison
 from validation.judgement.judge import Judgement
 from validation.report.short_reasons import headline, headline_claims, short_reason
 from validation.text import pluralize, printable, spaced
-from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Premise
+from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
 from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
+from validation.verdict.premise import Premise
 from validation.verdict.registration import ALTERED, CHANGED, Registration
 from validation.verdict.wording import digits, estimated, has_interval, threshold
 

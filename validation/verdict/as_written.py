@@ -8,8 +8,8 @@ import numpy as np
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Expert, Run
-from validation.analysis.statistics import Array
-from validation.verdict.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, finite
+from validation.analysis.statistics import Array, finite
+from validation.verdict.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
 
 
 def as_written(run: Run, expert: Expert, thresholds: Thresholds) -> list[Claim]:

@@ -1,6 +1,6 @@
-"""The controlled reading: what is left after routing share, gradient scale, autocorrelation and a control's showing.
+"""The controlled verdict of one expert: awakening, divergence and sustainment beyond routing, noise and control.
 
-docs/verdict.md has the rules and where they come from.
+docs/verdict.md derives the rules; reasons.py has the sentences.
 """
 
 from __future__ import annotations
@@ -8,55 +8,50 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.controls import Cohort
 from validation.analysis.evidence import Evidence, evidence_of
-from validation.analysis.mixtures import beyond, common_factor, elsewhere, missing_control, parallel, unseen_direction
+from validation.analysis.mixtures import unseen_direction
 from validation.analysis.run import Expert, Run
-from validation.analysis.statistics import Batches, Estimate, batched, more_points, third_weights
+from validation.analysis.statistics import Batches, Estimate, exp, finite, third_weights
+from validation.verdict import reasons
 from validation.verdict.as_written import as_written
-from validation.verdict.claims import (
-    BY_CHANCE,
-    CONFOUNDED,
-    INCONCLUSIVE,
-    REFUTED,
-    SUPPORTED,
-    Claim,
-    Premise,
-    exp,
-    finite,
-    interval,
-)
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim
 
-DECLINE = 0.95  # a sure loss of less than this share is not worth a word
-KEPT_REACH = 10.0  # how far from its estimate the interval of the share that is kept is looked for
+DECLINE = 0.95  # a smaller loss than this is not mentioned
+MAX_SHARE_DISTANCE = 10.0  # of the bounds of the kept share from its estimate
 
 
 def controlled(run: Run, expert: Expert, cohort: Cohort, thresholds: Thresholds) -> list[Claim]:
-    """The three claims about one perturbed expert."""
+    """Return the three claims about one perturbed expert."""
     naive = {claim.name: claim.status == SUPPORTED for claim in as_written(run, expert, thresholds)}
     evidence = evidence_of(run, expert, cohort, thresholds)
-    awake = _awakening(evidence, naive["awakening"])
-    diverged = _divergence(evidence, naive["divergence"])
-    claims = [awake, diverged, _sustainment(evidence, diverged, naive["sustainment"])]
-    return [_never_for_a_sham(claim, run) for claim in claims] if run.is_sham else claims
+    awakening = _awakening(evidence, naive["awakening"])
+    divergence = _divergence(evidence, naive["divergence"])
+    claims = [awakening, divergence, _sustainment(evidence, divergence, naive["sustainment"])]
+    return [_unsupported_in_sham(claim, run) for claim in claims] if run.is_sham else claims
 
 
 def _claim(
     e: Evidence, name: str, status: str, because: str, estimate: Estimate | None, unit: str, threshold: float
 ) -> Claim:
-    because = f"each expert measured alone, {because}" if e.run.source == "isolated" else because
-    bare = Claim(name, status, because, e.expert.index, e.run.id, unit=unit, threshold=threshold)
-    bare = replace(bare, source=e.run.source, path=_path(e, name, status, estimate, threshold))
-    if name != "awakening":
-        bare = replace(bare, control=e.control.kind if e.control else None)
+    claim = Claim(
+        name,
+        status,
+        reasons.from_isolated_gradients(because) if e.run.source == "isolated" else because,
+        e.expert.index,
+        e.run.id,
+        unit=unit,
+        threshold=threshold,
+        source=e.run.source,
+        path=_path(e, name, status, estimate, threshold),
+        control=e.control.kind if e.control and name != "awakening" else None,
+    )
     if estimate is None:
-        return bare
+        return claim
     return replace(
-        bare,
+        claim,
         estimate=finite(estimate.mid),
         low=finite(estimate.low),
         high=finite(estimate.high),
@@ -68,7 +63,7 @@ def _claim(
 
 
 def _path(e: Evidence, name: str, status: str, estimate: Estimate | None, threshold: float) -> tuple[str, ...]:
-    """The decisions on the way to the status, in their order."""
+    """Return the decisions that led to the status, in order."""
     steps = ["data valid"]
     if e.collinear:
         return (*steps, "one common gradient", status)
@@ -81,134 +76,133 @@ def _path(e: Evidence, name: str, status: str, estimate: Estimate | None, thresh
         place = "above" if estimate.low > threshold else "below" if estimate.high < threshold else "on both sides of"
         steps += [f"interval {place} {threshold:.3g}"]
     if name != "awakening" and enough:
-        steps += [f"compared to {e.control.told}" if e.control else "no control"]
+        steps += [f"compared to {e.control.label}" if e.control else "no control"]
     return (*steps, status)
 
 
-def _never_for_a_sham(claim: Claim, run: Run) -> Claim:
-    """Whatever a run shows in which nothing was perturbed, the perturbation did not cause."""
+def _unsupported_in_sham(claim: Claim, run: Run) -> Claim:
+    """Return the claim as inconclusive if a sham run supports it: nothing was perturbed that could be the cause."""
     if claim.status != SUPPORTED:
         return claim
-    because = f"{claim.because}; but nothing was perturbed in this sham run, so it is {elsewhere(run)} doing"
-    return replace(claim, status=INCONCLUSIVE, because=because, path=(*claim.path[:-1], "sham run", INCONCLUSIVE))
+    path = (*claim.path[:-1], "sham run", INCONCLUSIVE)
+    return replace(claim, status=INCONCLUSIVE, because=reasons.nothing_perturbed(claim.because, run), path=path)
 
 
 def _awakening(e: Evidence, naive: bool) -> Claim:
-    """Did the bottom tier gain more than the middle tier? The middle tier is the control it carries in itself."""
-    clean, spread = e.run.experts[0], e.spread("bottom_gain")
+    """Judge whether the bottom tier gained more than the middle tier, which is its control. naive: as written."""
+    effect, spread = e.gain_estimate, e.spread("bottom_gain")
     margin = max(math.log(e.thresholds.awakening_ratio), spread)
-    effect = e.gain_estimate
-    seen = exp(e.estimate(series.bottom_ratio(e.expert, clean)).mid) if effect.points else math.nan
-    left = f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
-    enough = effect.points >= e.thresholds.min_points
-    if e.collinear:
-        status = CONFOUNDED if naive or seen > e.thresholds.awakening_ratio else REFUTED
-        much = f" {seen:.2f}x" if effect.points else ""  # before the end of the warm-up nothing is estimated
-        because = f"the bottom norms differ{much} only {common_factor(e.run)}: {parallel(e.run)}"
-        because += f"; beyond that the bottom weights receive {left}" if enough else ""
-    elif not enough:
-        status, because = INCONCLUSIVE, _too_short(e, effect)
-    elif effect.low > margin:
-        status = SUPPORTED
-        because = f"bottom weights receive {left} the gradient, beyond what the middle tier gained"
-    elif effect.high < margin and seen > e.thresholds.awakening_ratio:
-        status = CONFOUNDED
-        because = (
-            f"the bottom norm is {seen:.2f}x expert 0's, but the middle tier gained as much: "
-            f"{left} is left for the bottom weights"
-        )
-    elif effect.high < margin:
-        status = REFUTED
-        because = f"bottom weights receive {left} the gradient, no more than the middle tier"
-    else:
-        status, because = INCONCLUSIVE, _undecided(effect, left, margin, exp(margin))
+    ratio = exp(e.estimate(series.bottom_ratio(e.expert, e.run.experts[0])).mid) if effect.points else math.nan
+    status, because = _decide_awakening(e, effect, margin, ratio, naive)
     if spread > math.log(e.thresholds.awakening_ratio):
-        because += f" (threshold {exp(margin):.2f}: what sham runs differ by)"
+        because += reasons.raised_by_shams(exp(margin))
     claim = _claim(e, "awakening", status, because, effect.transformed(exp), "ratio", exp(margin))
     return replace(claim, control="middle_tier", parts={"bottom": effect.mid} if math.isfinite(effect.mid) else {})
 
 
-def _divergence(e: Evidence, naive: bool) -> Claim:
-    """Does any tier's gradient, or the direction, differ beyond routing and beyond the control?"""
-    directional, margin = e.directional, e.margin
-    threshold = margin if directional else exp(margin)
-    unit = "1 - cosine" if directional else "ratio"
-    signed = {name: e.level(name) for name in e.divergence}
-    estimates = signed if directional else {name: estimate.absolute() for name, estimate in signed.items()}
-    name, effect = max(estimates.items(), key=lambda item: item[1].low)
-    highest = max(estimate.high for estimate in estimates.values())
-    what = "direction" if directional else f"{name} norm"
-    size = f"{effect.mid:.2f} {interval(effect)}" if directional else f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
-    past = beyond(e.run, e.control.told if e.control else None)
+def _decide_awakening(e: Evidence, effect: Estimate, margin: float, ratio: float, naive: bool) -> tuple[str, str]:
+    """Return status and reason. ratio: of the bottom norms, before any correction; NaN without usable steps."""
+    left, enough = reasons.ratio(effect), effect.points >= e.thresholds.min_points
+    raised = ratio > e.thresholds.awakening_ratio
     if e.collinear:
-        status = CONFOUNDED if naive else REFUTED
-        because = unseen_direction(e.run)
-    elif effect.points < e.thresholds.min_points:
-        status, because = INCONCLUSIVE, _too_short(e, effect)
-    elif effect.low > margin and e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
-        status = INCONCLUSIVE
-        because = f"the {what} differs by {size}, no more than between two halves of the same batch: that may be noise"
-    elif effect.low > margin and e.control:
-        status, because = SUPPORTED, f"the {what} differs by {size}{past}"
-    elif effect.low > margin:
-        status = INCONCLUSIVE
-        because = (
-            f"diverged{past}, {what} {size}, but nothing here shows that the perturbation caused it; "
-            f"{missing_control(e.run)}"
-        )
-    elif highest < margin:
-        status = CONFOUNDED if naive else REFUTED
-        because = f"{past}, the gradients differ by less than {threshold:.3g} ({what} {size})".lstrip(", ")
-    else:
-        status, because = INCONCLUSIVE, _undecided(effect, f"{what} {size}", margin, threshold)
-    claim = _claim(
-        e, "divergence", status, because, effect if directional else effect.transformed(exp), unit, threshold
-    )
-    noise = e.estimate(e.above_noise).mid if directional and e.above_noise is not None else math.nan
+        because = reasons.parallel_bottom_norms(e.run, ratio, left if enough else None)
+        return CONFOUNDED if naive or raised else REFUTED, because
+    if not enough:
+        return INCONCLUSIVE, reasons.too_short(effect.points, int(e.thresholds.min_points))
+    if effect.low > margin:
+        return SUPPORTED, reasons.bottom_gained(left)
+    if effect.high < margin:
+        if raised:
+            return CONFOUNDED, reasons.bottom_norm_explained(ratio, left)
+        return REFUTED, reasons.bottom_gained_no_more(left)
+    return INCONCLUSIVE, reasons.undecided(effect, left, margin, exp(margin))
+
+
+def _divergence(e: Evidence, naive: bool) -> Claim:
+    """Judge whether the norm of a tier, or the direction, differs beyond routing and control. naive: as written."""
+    threshold = e.margin if e.directional else exp(e.margin)
+    signed = {name: e.divergence_estimate(name) for name in e.divergence}
+    sizes = signed if e.directional else {name: estimate.absolute() for name, estimate in signed.items()}
+    name, effect = max(sizes.items(), key=lambda item: item[1].low)
+    highest = max(estimate.high for estimate in sizes.values())
+    status, because = _decide_divergence(e, name, effect, highest, naive)
+    shown = effect if e.directional else effect.transformed(exp)
+    claim = _claim(e, "divergence", status, because, shown, "1 - cosine" if e.directional else "ratio", threshold)
+    noise = e.estimate(e.above_noise).mid if e.directional and e.above_noise is not None else math.nan
     parts = {name: part.mid for name, part in signed.items() if math.isfinite(part.mid)}
     return replace(claim, parts=parts, above_noise=finite(noise))
 
 
-def _sustainment(e: Evidence, diverged: Claim, naive: bool) -> Claim:
-    """Is at least half of the first third's divergence left in the last third?"""
-    share = e.thresholds.sustained_share
+def _decide_divergence(e: Evidence, name: str, effect: Estimate, highest: float, naive: bool) -> tuple[str, str]:
+    """Return status and reason. effect: of the part that differs most; highest: upper bound over all parts."""
+    what = "direction" if e.directional else f"{name} norm"
+    size = reasons.difference(effect) if e.directional else reasons.ratio(effect)
+    threshold = e.margin if e.directional else exp(e.margin)
+    control = e.control.label if e.control else None
     if e.collinear:
-        status = CONFOUNDED if naive else REFUTED
-        because = "nothing to sustain: in one common gradient no divergence can be seen"
-        return _claim(e, "sustainment", status, because, None, "ratio", share)
+        return CONFOUNDED if naive else REFUTED, unseen_direction(e.run)
+    if effect.points < e.thresholds.min_points:
+        return INCONCLUSIVE, reasons.too_short(effect.points, int(e.thresholds.min_points))
+    if effect.low > e.margin:
+        if e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
+            return INCONCLUSIVE, reasons.batch_noise(what, size)
+        if e.control is None:
+            return INCONCLUSIVE, reasons.no_control(e.run, what, size)
+        return SUPPORTED, reasons.diverged(e.run, what, size, control)
+    if highest < e.margin:
+        return CONFOUNDED if naive else REFUTED, reasons.alike(e.run, what, size, threshold, control)
+    return INCONCLUSIVE, reasons.undecided(effect, f"{what} {size}", e.margin, threshold)
+
+
+def _sustainment(e: Evidence, divergence: Claim, naive: bool) -> Claim:
+    """Judge whether the last third keeps enough of the first third's divergence. naive: as written."""
+    needed = e.thresholds.sustained_share
+    if e.collinear:
+        status, because = CONFOUNDED if naive else REFUTED, reasons.NO_DIVERGENCE_VISIBLE
+        return _claim(e, "sustainment", status, because, None, "ratio", needed)
     values, alpha = e.over_time(e.oriented), e.thresholds.alpha
-    first, last = (values.contrast(third_weights(*w), alpha) for w in ((1, 0), (0, 1)))
-    # A divergence that collapses early may be too small on average to be supported: it was there all the same.
-    there = first.low > 0 and first.mid > e.margin and first.points >= e.thresholds.min_points
-    began = e.control is not None and there
-    if diverged.status != SUPPORTED and not began:
-        because = f"nothing to sustain: divergence is {diverged.status}"
-        return _claim(e, "sustainment", diverged.status, because, None, "ratio", share)
-    if e.run.steps[-1] + 1 < e.run.planned_steps / 2:
-        return _claim(
-            e, "sustainment", INCONCLUSIVE, "less than half of the planned run is there", None, "ratio", share
-        )
-    retained = values.contrast(third_weights(-share, 1), alpha)
-    change = values.contrast(third_weights(-1, 1), alpha)
+    first, last = (values.contrast(third_weights(*weights), alpha) for weights in ((1, 0), (0, 1)))
+    undecidable = _nothing_to_sustain(e, divergence, first)
+    if undecidable is not None:
+        return _claim(e, "sustainment", *undecidable, None, "ratio", needed)
     ratio = last.mid / first.mid if first.mid else math.nan
-    told = f"the last third keeps {ratio:.0%} of the first third's divergence"
-    if retained.low > 0 and last.low > 0 and diverged.status != SUPPORTED:
-        status, because = INCONCLUSIVE, f"{told}, but divergence itself is {diverged.status}"
-    elif retained.low > 0 and last.low > 0:
-        status, because = SUPPORTED, told + (", though it declines" if change.high < 0 and ratio < DECLINE else "")
-    elif change.high < 0 and ratio < share:
-        status, because = REFUTED, f"{told}: it collapses towards the clean expert"
-    else:
-        status, because = INCONCLUSIVE, f"{told}, too uncertain to say that more than {share:.0%} is kept"
+    status, because = _decide_sustainment(values, last, ratio, needed, alpha, divergence)
     low, high = _kept_share(values, ratio, alpha)
     bounds = replace(last, mid=ratio, low=low, high=high, detectable=math.inf)
-    return _claim(e, "sustainment", status, because, bounds, "ratio", share)
+    return _claim(e, "sustainment", status, because, bounds, "ratio", needed)
+
+
+def _nothing_to_sustain(e: Evidence, divergence: Claim, first: Estimate) -> tuple[str, str] | None:
+    """Return status and reason where sustainment has no estimate; None where it has. first: of the first third."""
+    # An early divergence that collapses may be too small on average to be supported.
+    began = first.low > 0 and first.mid > e.margin and first.points >= e.thresholds.min_points
+    if divergence.status != SUPPORTED and not (e.control is not None and began):
+        return divergence.status, reasons.nothing_to_sustain(divergence.status)
+    if e.run.steps[-1] + 1 < e.run.planned_steps / 2:
+        return INCONCLUSIVE, reasons.LESS_THAN_HALF
+    return None
+
+
+def _decide_sustainment(
+    values: Batches, last: Estimate, ratio: float, needed: float, alpha: float, divergence: Claim
+) -> tuple[str, str]:
+    """Return status and reason. ratio: of the last third's divergence to the first third's."""
+    retained = values.contrast(third_weights(-needed, 1), alpha)
+    change = values.contrast(third_weights(-1, 1), alpha)
+    if retained.low > 0 and last.low > 0:
+        if divergence.status != SUPPORTED:
+            return INCONCLUSIVE, reasons.kept_but_undecided(ratio, divergence.status)
+        declines = change.high < 0 and ratio < DECLINE
+        return SUPPORTED, reasons.kept_and_declining(ratio) if declines else reasons.kept(ratio)
+    if change.high < 0 and ratio < needed:
+        return REFUTED, reasons.collapsed(ratio)
+    return INCONCLUSIVE, reasons.kept_uncertain(ratio, needed)
 
 
 def _kept_share(values: Batches, ratio: float, alpha: float) -> tuple[float, float]:
-    """The shares s for which "the last third keeps s of the first" is not ruled out: the rule itself, inverted.
+    """Return the bounds of the shares s for which "the last third keeps s of the first" is not ruled out.
 
-    As Fieller's interval for a ratio: both thirds are uncertain, and the interval agrees with the claim's status.
+    This inverts the rule, as Fieller's interval of a ratio does, so that the interval agrees with the status.
     """
 
     def ruled_out(share: float) -> int:
@@ -224,41 +218,4 @@ def _kept_share(values: Batches, ratio: float, alpha: float) -> tuple[float, flo
             inner, outer = (inner, middle) if ruled_out(middle) else (middle, outer)
         return inner
 
-    return bound(ratio - KEPT_REACH), bound(ratio + KEPT_REACH)
-
-
-def premise(run: Run, thresholds: Thresholds) -> Premise:
-    """Dormancy of the clean expert's bottom weights."""
-    values = series.dormancy(run)[run.after_warmup(thresholds.warmup)]
-    effect = batched(values[np.isfinite(values)]).mean(thresholds.alpha)
-    margin, size = math.log(thresholds.dormant_ratio), f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
-    told = f"a bottom weight of the clean expert receives {size} the gradient of a middle one"
-    if not effect.points:
-        status, because = (
-            "undecided",
-            "too few usable rows to say whether the clean expert's bottom weights are dormant",
-        )
-    elif effect.high < margin:
-        status, because = "dormant", f"{told}: there is something to awaken"
-    elif effect.low > margin:
-        status, because = "not_dormant", f"{told}: it is not dormant, so there is nothing to awaken"
-    else:
-        status, because = "undecided", f"{told}: too uncertain to call it dormant or not"
-    low, mid, high = (finite(exp(v)) for v in (effect.low, effect.mid, effect.high))
-    return Premise(run.id, status, mid, low, high, thresholds.dormant_ratio, because)
-
-
-def _too_short(e: Evidence, effect: Estimate) -> str:
-    missing = int(e.thresholds.min_points) - effect.points
-    return f"{effect.points} usable logged steps after the warm-up; {missing} more are needed to decide"
-
-
-def _undecided(effect: Estimate, size: str, margin: float, threshold: float) -> str:
-    """Why it is undecided, and how much longer the run would have to be."""
-    told = f"{size} reaches to both sides of {threshold:.3g}"
-    if effect.spread > abs(effect.mid - margin):
-        return f"{told}: {BY_CHANCE}; seeds or more experts would decide, not more steps"
-    if effect.effective < 2:
-        return f"{told}; neighbouring steps are so alike that only an enormous effect could decide"
-    more = more_points(effect, margin)
-    return told if more is None else f"{told}; about {more:,} more logged steps would decide"
+    return bound(ratio - MAX_SHARE_DISTANCE), bound(ratio + MAX_SHARE_DISTANCE)

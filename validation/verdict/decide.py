@@ -16,14 +16,19 @@ from validation.analysis.controls import Cohort, Spreads
 from validation.analysis.interim import interim_look
 from validation.analysis.run import Expert, Run
 from validation.verdict.as_written import as_written
-from validation.verdict.claims import CLAIMS, INVALID, Claim, Premise, combine_statuses
-from validation.verdict.controlled import controlled, premise
-from validation.verdict.groups import Dose, Group, across, doses, grouped
+from validation.verdict.claims import CLAIMS, INVALID, Claim, combine_statuses
+from validation.verdict.controlled import controlled
+from validation.verdict.dose_response import Dose, doses
+from validation.verdict.groups import Group, combine_groups, group_runs
+from validation.verdict.premise import Premise, judge_premise
+
+Invalid = Mapping[tuple[str, int | None], str]
+"""By run and expert (None: the whole run), the reason why its data carries no verdict."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read the data: its overall status, the reason, and every claim."""
+    """One of the two readings, as written or controlled: its overall status, the reason, and every claim."""
 
     status: str
     because: str
@@ -37,136 +42,133 @@ class Reading:
         return found
 
     def of(self, run: str | None) -> list[Claim]:
-        """The claims about a run and its experts; with None those over all runs."""
+        """Return the claims about a run and its experts; None: over all runs."""
         return self._by_run.get(run, [])
 
     def whole(self, run: str | None) -> dict[str, Claim]:
-        """By name, the claims about a run as a whole, or over all runs."""
+        """Return by name the claims about a run as a whole; None: over all runs."""
         return {claim.name: claim for claim in self.of(run) if claim.expert is None}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Both readings of one or many runs, the premise of each run, and what the runs say together."""
+    """Both readings of one or many runs, the premise of each run, and the groups and dose-responses of many."""
 
     as_written: Reading
     controlled: Reading
     premises: tuple[Premise, ...]
     thresholds: Thresholds
     groups: tuple[Group, ...] = ()
-    """Of the controlled reading, where there are several runs."""
+    """Groups of the controlled reading; empty for a single run."""
     doses: tuple[Dose, ...] = ()
 
     @property
     def status(self) -> str:
-        """The headline: the controlled reading's."""
+        """The headline: the status of the controlled reading."""
         return self.controlled.status
 
     @cached_property
     def premise_of(self) -> dict[str, Premise]:
-        """The premise by run; runs whose data carries no verdict have none."""
+        """The premise by run id; runs whose data carries no verdict have none."""
         return {premise.run: premise for premise in self.premises}
 
 
 @dataclass(frozen=True)
 class RunClaims:
-    """What is said of one run by itself, beside its sham runs. premise: None where the data carries no verdict."""
+    """The claims about one run and its experts, and its premise (None where the data carries no verdict)."""
 
     as_written: tuple[Claim, ...]
     controlled: tuple[Claim, ...]
     premise: Premise | None
 
 
-def decide(
-    runs: Sequence[Run], invalid: Mapping[tuple[str, int | None], str], thresholds: Thresholds | None = None
-) -> Verdict:
-    """Judge runs. `invalid` says why the data of (run, expert) carries no verdict; expert None stands for all."""
+def decide(runs: Sequence[Run], invalid: Invalid, thresholds: Thresholds | None = None) -> Verdict:
+    """Return the verdict of runs, by the default thresholds if none are given."""
     used = thresholds or Thresholds()
     return combine_runs(runs, claims_of_each(runs, invalid, used), used)
 
 
 def claims_of_each(
     runs: Sequence[Run],
-    invalid: Mapping[tuple[str, int | None], str],
+    invalid: Invalid,
     thresholds: Thresholds,
     *,
     company: Sequence[Run] | None = None,
     spreads: Spreads | None = None,
 ) -> list[RunClaims]:
-    """What is said of each of these runs.
+    """Return the claims about each of these runs.
 
-    Where they are only some of a selection, company: these and the sham runs that they are compared to, in its order;
-    spreads: between all of its sham runs.
+    For a part of a larger selection, company: these runs and their sham runs, in the order of the selection; spreads:
+    between all sham runs of the selection.
     """
     looks = {run.id: interim_look(run, thresholds) for run in (runs if company is None else company)}
-    selection = Cohort([look.run for look in looks.values()], thresholds, spreads)
+    cohort = Cohort([look.run for look in looks.values()], thresholds, spreads)
 
-    def beyond(run: Run, expert: Expert) -> list[Claim]:
+    def judge_controlled(run: Run, expert: Expert) -> list[Claim]:
         look = looks[run.id]
-        claims = controlled(look.run, look.run.experts[expert.index], selection, look.thresholds)
+        claims = controlled(look.run, look.run.experts[expert.index], cohort, look.thresholds)
         return [replace(claim, look=look.points) for claim in claims]
 
-    def own(run: Run) -> RunClaims:
-        judgeable = (run.id, None) not in invalid and 0 in run.experts
+    def judge(run: Run) -> RunClaims:
+        valid = (run.id, None) not in invalid and 0 in run.experts
         return RunClaims(
             tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, thresholds))),
-            tuple(_claims(run, invalid, beyond)),
-            premise(looks[run.id].run, thresholds) if judgeable else None,
+            tuple(_claims(run, invalid, judge_controlled)),
+            judge_premise(looks[run.id].run, thresholds) if valid else None,
         )
 
-    return [own(run) for run in runs]
+    return [judge(run) for run in runs]
 
 
 def combine_runs(runs: Sequence[Run], each: Sequence[RunClaims], thresholds: Thresholds) -> Verdict:
-    """What the runs say together, from what is said of each. Of the runs only what they say of themselves is needed."""
-    written, beyond = ([claim for own in each for claim in getattr(own, name)] for name in ("as_written", "controlled"))
+    """Return the verdict over runs from the claims about each. The runs need no series here, only their facts."""
+    written = [claim for run in each for claim in run.as_written]
+    beyond = [claim for run in each for claim in run.controlled]
     several = len(runs) > 1
-    written_groups, groups = (grouped(runs, claims, thresholds) if several else [] for claims in (written, beyond))
+    written_groups, groups = (group_runs(runs, claims, thresholds) if several else [] for claims in (written, beyond))
     return Verdict(
         _reading(written, written_groups),
         _reading(beyond, groups),
-        tuple(own.premise for own in each if own.premise is not None),
+        tuple(run.premise for run in each if run.premise is not None),
         thresholds,
         tuple(groups),
         tuple(doses(groups, runs, thresholds)),
     )
 
 
-def _claims(
-    run: Run, invalid: Mapping[tuple[str, int | None], str], judge: Callable[[Run, Expert], list[Claim]]
-) -> list[Claim]:
-    """Every claim of every perturbed expert, followed by the same claims for the whole run."""
-    own: list[Claim] = []
+def _claims(run: Run, invalid: Invalid, judge: Callable[[Run, Expert], list[Claim]]) -> list[Claim]:
+    """Return the claims of every perturbed expert, followed by the same claims for the whole run."""
+    claims: list[Claim] = []
     for expert in run.of_role("perturbed"):
         reason = invalid.get((run.id, None)) or invalid.get((run.id, expert.index))
-        own += [Claim(c, INVALID, reason, expert.index, run.id) for c in CLAIMS] if reason else judge(run, expert)
-    reason = invalid.get((run.id, None), "it has no perturbed expert")
-    return [*own, *(_for_run(run, name, own, reason) for name in CLAIMS)]
+        claims += [Claim(c, INVALID, reason, expert.index, run.id) for c in CLAIMS] if reason else judge(run, expert)
+    reason = invalid.get((run.id, None), "the run has no perturbed expert")
+    return [*claims, *(_for_run(run, name, claims, reason) for name in CLAIMS)]
 
 
-def _for_run(run: Run, name: str, claims: Sequence[Claim], otherwise: str) -> Claim:
-    """One claim for the whole run: every perturbed expert must support it."""
-    own = [claim for claim in claims if claim.name == name]
-    status = combine_statuses([claim.status for claim in own])
-    if not own:
-        return Claim(name, INVALID, otherwise, run=run.id)
-    alike = [claim for claim in own if claim.status == status]
-    if not alike:
-        each = ", ".join(f"expert {claim.expert} {claim.status}" for claim in own)
+def _for_run(run: Run, name: str, claims: Sequence[Claim], without_experts: str) -> Claim:
+    """Return one claim for the whole run, which every perturbed expert must support."""
+    experts = [claim for claim in claims if claim.name == name]
+    status = combine_statuses([claim.status for claim in experts])
+    if not experts:
+        return Claim(name, INVALID, without_experts, run=run.id)
+    same = [claim for claim in experts if claim.status == status]
+    if not same:
+        each = ", ".join(f"expert {claim.expert} {claim.status}" for claim in experts)
         return Claim(name, status, f"the experts differ: {each}", run=run.id)
-    shown = min(alike, key=lambda claim: math.inf if claim.estimate is None else claim.estimate)
+    shown = min(same, key=lambda claim: math.inf if claim.estimate is None else claim.estimate)
     because = shown.because
-    if len(own) > 1:
-        because = f"expert {shown.expert} ({len(alike)} of {len(own)} perturbed experts alike): {because}"
+    if len(experts) > 1:
+        because = f"expert {shown.expert} ({len(same)} of {len(experts)} perturbed experts {status}): {because}"
     if run.is_positive_control:
         because += " (positive control: the effect was put in by hand)"
     return replace(shown, status=status, because=because, expert=None)
 
 
 def _reading(claims: list[Claim], groups: Sequence[Group]) -> Reading:
-    """Add the claims over all runs, if there are several, and the overall status with its reason."""
+    """Return the reading of these claims, and of the claims over all runs where there are groups."""
     if groups:
-        deciding = [across(name, groups) for name in CLAIMS]
+        deciding = [combine_groups(name, groups) for name in CLAIMS]
         claims = [*claims, *deciding]
     else:
         deciding = [claim for claim in claims if claim.expert is None]

@@ -1,7 +1,7 @@
-"""Several runs: grouped by what they are, pooled over seeds, ordered by dose. The run is the unit, never the step.
+"""Groups of runs that differ only in the seed: their claims over the seeds, and the claims over all groups.
 
-A group holds the runs that differ in nothing but the seed. Only such runs are averaged; everything else is said.
-Controls (sham runs, positive controls) answer no question of their own where there are runs beside them.
+The run is the unit of replication, never the step. Only the runs of one group are averaged. Sham runs and positive
+controls decide the overall verdict only where there are no other runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.controls import SHAM_RUN, Options, options_of
 from validation.analysis.run import Run
-from validation.analysis.statistics import Array, Estimate, Trend, across_runs, dose_response, more_runs
+from validation.analysis.statistics import Estimate, across_runs, exp, finite, more_runs
 from validation.text import pluralize
 from validation.verdict.claims import (
     CLAIMS,
@@ -27,90 +27,64 @@ from validation.verdict.claims import (
     SUPPORTED,
     Claim,
     combine_statuses,
-    exp,
-    finite,
-    interval,
 )
+from validation.verdict.wording import interval
 
 TREATED, SHAM, POSITIVE = "treated", "sham", "positive_control"
 NAMED_OPTIONS = 5
 SCALE, GAIN = "perturbation_scale", "positive_control"
 Parts = Mapping[str, float]
+"""One run's values of a claim: a log ratio by tier, {"direction": 1 - cosine}, or {"kept": share}."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, and what they say together."""
+    """Runs that differ only in the seed, and their claims together."""
 
     name: str
-    """The options in which this group differs from the others, as `name=value`; "all runs" where it is the only one."""
+    """The options in which this group differs from the others, as `name=value`; "all runs" for the only group."""
     role: str
     runs: tuple[str, ...]
     options: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     values: Mapping[str, Mapping[str, Parts]] = field(default_factory=dict)
-    """By claim and run, what was pooled: log ratios by tier or 1 - cosine, beyond the sham run of the same seed."""
+    """By claim and run, the pooled values, less those of the sham run of the same seed."""
 
     @property
-    def ladder(self) -> dict[str, str]:
-        """What it has in common with the groups that differ from it in perturbation_scale alone."""
+    def options_beside_scale(self) -> dict[str, str]:
+        """The options without perturbation_scale: groups that share them form a dose-response."""
         return {name: value for name, value in self.options.items() if name != SCALE}
 
     @property
     def status(self) -> str:
-        """Of all three claims together."""
+        """The status of the three claims together."""
         return combine_statuses([claim.status for claim in self.claims])
 
 
-@dataclass(frozen=True)
-class Dose:
-    """Whether one claim's effect rises with perturbation_scale, over the seeds that have every scale."""
-
-    claim: str
-    scales: tuple[float, ...]
-    seeds: tuple[int, ...]
-    p: float
-    slope: float
-    low: float | None
-    high: float | None
-    unit: str
-    because: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    """Of the groups that it is over, where others differ from them in more than the scale: `Group.ladder` of each."""
-
-    @property
-    def title(self) -> str:
-        """The claim, and which groups it is over where there are others."""
-        return ", ".join([self.claim, *(f"{name}={value[:40]}" for name, value in self.options.items())])
-
-
-def grouped(runs: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds) -> list[Group]:
-    """The groups of a selection, each with its claims, in the order of their first runs."""
+def group_runs(runs: Sequence[Run], claims: Sequence[Claim], thresholds: Thresholds) -> list[Group]:
+    """Return the groups of these runs, each with its claims, in the order of their first runs."""
     members: dict[Options | str, list[Run]] = {}
     for run in runs:
-        members.setdefault(_options(run) if run.config else run.id, []).append(run)
-    made = [dict(key) if isinstance(key, tuple) else {} for key in members]
-    differing = _differing(made)
-    own = {(claim.run or "", claim.name): claim for claim in claims if claim.run and claim.expert is None}
-    per_expert: dict[tuple[str, str], list[Claim]] = {}
-    for claim in claims:
-        if claim.run and claim.expert is not None:
-            per_expert.setdefault((claim.run, claim.name), []).append(claim)
-    values = {key: _parts(some) for key, some in per_expert.items()}
-    by_seed = _shams_by_seed(runs)
+        members.setdefault(_options_beside_seed(run) if run.config else run.id, []).append(run)
+    options = [dict(key) if isinstance(key, tuple) else {} for key in members]
+    differing = _differing(options)
+    by_run = {(claim.run or "", claim.name): claim for claim in claims if claim.run and claim.expert is None}
+    values = _values(claims)
+    shams_by_options = _shams_by_seed(runs)
     groups = []
-    for group, known in zip(members.values(), made, strict=True):
-        # The gain of positive controls is told of them alone: that others have none is what makes them no controls.
+    for group, known in zip(members.values(), options, strict=True):
+        # Only positive controls are named by their gain: other groups do not differ by having none.
         named = differing if group[0].is_positive_control else [name for name in differing if name != GAIN]
-        options = {name: known.get(name, "unknown") for name in named}
-        shams = {} if group[0].is_sham or not group[0].config else by_seed.get(options_of(group[0]), {})
-        pooled = {name: _paired(name, group, own, values, shams) for name in CLAIMS}
+        shown = {name: known.get(name, "unknown") for name in named}
+        shams = {} if group[0].is_sham or not group[0].config else shams_by_options.get(options_of(group[0]), {})
+        pooled = {name: _beyond_shams(name, group, by_run, values, shams) for name in CLAIMS}
         decided: dict[str, Claim] = {}
         for name in CLAIMS:
-            decided[name] = _over(name, group, [own[run.id, name] for run in group], pooled[name], thresholds, decided)
+            each = [by_run[run.id, name] for run in group]
+            decided[name] = _over_seeds(name, group, each, pooled[name], thresholds, decided)
         role = SHAM if group[0].is_sham else POSITIVE if group[0].is_positive_control else TREATED
-        ids = tuple(run.id for run in group)
-        groups.append(Group(_name(options, group, len(members)), role, ids, options, tuple(decided.values()), pooled))
+        name, ids = _name(shown, group, len(members)), tuple(run.id for run in group)
+        groups.append(Group(name, role, ids, shown, tuple(decided.values()), pooled))
     return groups
 
 
@@ -120,71 +94,19 @@ def deciding_groups(groups: Sequence[Group]) -> list[Group]:
     return next(filter(None, by_role), [])
 
 
-def across(name: str, groups: Sequence[Group]) -> Claim:
+def combine_groups(name: str, groups: Sequence[Group]) -> Claim:
     """Return one claim over all runs, from the groups that the verdict is about; the others are their controls."""
-    asking = deciding_groups(groups)
-    claims = [(group, claim) for group in asking for claim in group.claims if claim.name == name]
+    deciding = deciding_groups(groups)
+    claims = [(group, claim) for group in deciding for claim in group.claims if claim.name == name]
     status = combine_statuses([claim.status for _, claim in claims])
     if len(claims) == 1:
         return replace(claims[0][1], run=None, expert=None)
     each = "; ".join(f"{group.name}: {claim.status}" for group, claim in claims[: 2 * NAMED_OPTIONS])
     more = f"; and {len(claims) - 2 * NAMED_OPTIONS} more" if len(claims) > 2 * NAMED_OPTIONS else ""
-    return Claim(name, status, f"the runs are {len(asking)} experiments and are not averaged: {each}{more}")
+    return Claim(name, status, f"the runs are {len(deciding)} experiments and are not averaged: {each}{more}")
 
 
-def doses(groups: Sequence[Group], runs: Sequence[Run], thresholds: Thresholds) -> list[Dose]:
-    """The dose-response of awakening and divergence, wherever groups differ in perturbation_scale alone.
-
-    Page's test over seeds x scales, with the sham runs as the lowest dose, and the seeds' own slopes.
-    """
-    by_run = {run.id: run for run in runs}
-    ladders: dict[tuple[tuple[str, str], ...], list[Group]] = {}
-    for group in groups:
-        if group.role != POSITIVE:
-            ladders.setdefault(tuple(group.ladder.items()), []).append(group)
-    return [dose for ladder in ladders.values() for dose in _doses(ladder, by_run, thresholds)]
-
-
-def _doses(ladder: Sequence[Group], by_run: Mapping[str, Run], thresholds: Thresholds) -> list[Dose]:
-    rungs = sorted((by_run[g.runs[0]].number(f"config.{SCALE}") or 0.0, index) for index, g in enumerate(ladder))
-    found = []
-    for name in CLAIMS[:2]:
-        by_seed: list[dict[int, float]] = []
-        for _, index in rungs:
-            values = ladder[index].values.get(name, {})
-            seeds = {run: by_run[run].seed for run in values}
-            means = {run: float(np.mean(list(parts.values()))) for run, parts in values.items()}
-            by_seed.append({seed: means[run] for run, seed in seeds.items() if seed is not None})
-        common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
-        if len(rungs) < 3 or len(common) < 2 or len({scale for scale, _ in rungs}) < len(rungs):
-            continue
-        scales = np.array([scale for scale, _ in rungs])
-        table_SD = np.array([[values[seed] for values in by_seed] for seed in common])
-        found.append(_dose(name, scales, common, table_SD, ladder, thresholds))
-    return found
-
-
-def _dose(
-    name: str, scales: Array, seeds: Sequence[int], table_SD: Array, groups: Sequence[Group], thresholds: Thresholds
-) -> Dose:
-    trend: Trend = dose_response(table_SD, scales, alpha=thresholds.alpha)
-    unit = next((c.unit for g in groups for c in g.claims if c.name == name), "ratio")
-    rises = trend.p < thresholds.alpha
-    per = "log ratio" if unit == "ratio" else unit
-    told = (
-        f"{'rises' if rises else 'does not surely rise'} with {SCALE} ({', '.join(f'{s:g}' for s in scales)}): "
-        f"Page's p = {trend.p:.2g}, slope {trend.slope.mid:.3g} {interval(trend.slope)} {per} per unit, "
-        f"{pluralize(len(seeds), 'seed')}"
-    )
-    low, high = finite(trend.slope.low), finite(trend.slope.high)
-    dose = Dose(
-        name, tuple(scales.tolist()), tuple(seeds), trend.p, trend.slope.mid, low, high, per, "", groups[0].ladder
-    )
-    return replace(dose, because=f"{dose.title} {told}")
-
-
-def _options(run: Run) -> Options:
-    """What makes two runs replicas of each other."""
+def _options_beside_seed(run: Run) -> Options:
     return tuple(sorted((name, str(value)) for name, value in run.config.items() if name not in ("seed", "device")))
 
 
@@ -204,7 +126,7 @@ def _name(options: Mapping[str, str], group: Sequence[Run], groups: int) -> str:
 
 
 def _shams_by_seed(runs: Sequence[Run]) -> dict[Options, dict[int, str]]:
-    """By options but for the scale, sham runs by seed."""
+    """Return the ids of sham runs by seed, by their options beside the scale."""
     found: dict[Options, dict[int, str]] = {}
     for run in runs:
         if run.is_sham and run.config and run.seed is not None:
@@ -212,29 +134,37 @@ def _shams_by_seed(runs: Sequence[Run]) -> dict[Options, dict[int, str]]:
     return found
 
 
+def _values(claims: Sequence[Claim]) -> dict[tuple[str, str], Parts]:
+    """Return by run and claim the signed means over the perturbed experts; empty if an expert has no estimate."""
+    per_expert: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        if claim.run and claim.expert is not None:
+            per_expert.setdefault((claim.run, claim.name), []).append(claim)
+    return {key: _parts(experts) for key, experts in per_expert.items()}
+
+
 def _parts(claims: Sequence[Claim]) -> Parts:
-    """What a run contributes: signed means over its perturbed experts; nothing if one of them has no estimate."""
     shared = set.intersection(*(set(claim.parts) for claim in claims))
     return {part: float(np.mean([claim.parts[part] for claim in claims])) for part in sorted(shared)}
 
 
-def _paired(
+def _beyond_shams(
     name: str,
     group: Sequence[Run],
-    own: Mapping[tuple[str, str], Claim],
+    claims: Mapping[tuple[str, str], Claim],
     values: Mapping[tuple[str, str], Parts],
     shams: Mapping[int, str],
 ) -> dict[str, Parts]:
-    """By run, its values; minus those of the sham run of the same seed, unless it was compared to one already."""
+    """Return by run its values, less those of the sham run of the same seed unless that run was its control."""
     found = {}
-    # All of them or none: a mean over pairs and single runs would be of two different things.
+    # All runs or none: a mean over paired and single runs would mix two quantities.
     every_sham = all(run.seed in shams for run in group)
     for run in group:
         parts = values.get((run.id, name), {})
-        if every_sham and run.seed is not None and own[run.id, name].control != SHAM_RUN:
-            twin = values.get((shams[run.seed], name), {})
-            parts = {part: value - twin[part] for part, value in parts.items() if part in twin}
-        kept = own[run.id, name].estimate
+        if every_sham and run.seed is not None and claims[run.id, name].control != SHAM_RUN:
+            sham = values.get((shams[run.seed], name), {})
+            parts = {part: value - sham[part] for part, value in parts.items() if part in sham}
+        kept = claims[run.id, name].estimate
         if name == "sustainment":
             parts = {} if kept is None else {"kept": kept}
         if parts:
@@ -242,68 +172,74 @@ def _paired(
     return found
 
 
-def _over(
+def _over_seeds(
     name: str,
     group: Sequence[Run],
-    own: Sequence[Claim],
+    each: Sequence[Claim],
     values: Mapping[str, Parts],
     thresholds: Thresholds,
     decided: Mapping[str, Claim],
 ) -> Claim:
-    """One claim over the seeds of a group."""
-    if len(own) == 1:
-        return own[0]
-    invalid = sum(claim.status == INVALID for claim in own)
-    if invalid == len(own):
-        return Claim(name, INVALID, "no run carries a verdict")
-    if invalid:
-        # Leaving them out would judge the survivors alone.
-        return Claim(name, INCONCLUSIVE, f"{invalid} of {pluralize(len(own), 'run')} carry no verdict; see why first")
-    obstacle = _no_replicas(group)
-    if obstacle:
-        return Claim(name, INCONCLUSIVE, f"{obstacle}; see each run")
-    diverged = decided["divergence"].status if name == "sustainment" else SUPPORTED
-    if diverged != SUPPORTED and not values:
-        return Claim(name, diverged, f"nothing to sustain: over these runs divergence is {diverged}")
-    together = (
-        _pooled(name, group, own, list(values.values()), thresholds) if len(values) >= thresholds.min_runs else None
-    )
-    if together is not None and together.status == SUPPORTED and diverged != SUPPORTED:
-        because = f"{together.because}; but over these runs divergence is {diverged}"
-        together = replace(together, status=INCONCLUSIVE, because=because)
-    confounded = sum(claim.status == CONFOUNDED for claim in own)
+    """Return one claim over the runs of a group. each: about each run; decided: the group's earlier ones."""
+    if len(each) == 1:
+        return each[0]
+    obstacle = _obstacle(name, group, each)
+    if obstacle is not None:
+        return obstacle
+    divergence = decided["divergence"].status if name == "sustainment" else SUPPORTED
+    if divergence != SUPPORTED and not values:
+        return Claim(name, divergence, f"nothing to sustain: over these runs divergence is {divergence}")
+    enough = len(values) >= thresholds.min_runs
+    pooled = _pooled(name, group, each, list(values.values()), thresholds) if enough else None
+    if pooled is not None and pooled.status == SUPPORTED and divergence != SUPPORTED:
+        because = f"{pooled.because}; but over these runs divergence is {divergence}"
+        pooled = replace(pooled, status=INCONCLUSIVE, because=because)
+    confounded = sum(claim.status == CONFOUNDED for claim in each)
     if confounded:
-        because = f"{confounded} of {pluralize(len(own), 'run')} are confounded, and averaging does not mend that"
-        because += f" ({together.because})" if together else ""
-        return replace(together or Claim(name, CONFOUNDED, because), status=CONFOUNDED, because=because)
-    if together is None:
-        missing = pluralize(int(thresholds.min_runs) - len(values), "more seed")
-        found = pluralize(len(values), "run")
-        if all(claim.status == REFUTED for claim in own) and not values:
-            return Claim(name, REFUTED, f"refuted in each of {pluralize(len(own), 'run')}: {own[0].because}")
-        return Claim(name, INCONCLUSIVE, f"{found} with an estimate; at least {missing} needed")
-    return together
+        because = f"{confounded} of {pluralize(len(each), 'run')} are confounded, which averaging does not mend"
+        because += f" ({pooled.because})" if pooled else ""
+        return replace(pooled or Claim(name, CONFOUNDED, because), status=CONFOUNDED, because=because)
+    return pooled or _too_few_runs(name, each, values, thresholds)
 
 
-def _no_replicas(group: Sequence[Run]) -> str | None:
-    """Why runs of the same options are not replicas of one experiment; None if they are."""
+def _obstacle(name: str, group: Sequence[Run], each: Sequence[Claim]) -> Claim | None:
+    """Return the claim for runs that cannot be pooled: invalid data, or runs that are not replicates."""
+    invalid = sum(claim.status == INVALID for claim in each)
+    if invalid == len(each):
+        return Claim(name, INVALID, "no run carries a verdict")
+    if invalid:  # the valid runs alone could be a biased choice
+        because = f"{invalid} of {pluralize(len(each), 'run')} carry no verdict; see their errors first"
+        return Claim(name, INCONCLUSIVE, because)
+    because = _not_replicates(group)
+    return Claim(name, INCONCLUSIVE, f"{because}; see each run") if because else None
+
+
+def _too_few_runs(name: str, each: Sequence[Claim], values: Mapping[str, Parts], thresholds: Thresholds) -> Claim:
+    if all(claim.status == REFUTED for claim in each) and not values:
+        return Claim(name, REFUTED, f"refuted in each of {pluralize(len(each), 'run')}: {each[0].because}")
+    missing = pluralize(int(thresholds.min_runs) - len(values), "more seed")
+    return Claim(name, INCONCLUSIVE, f"{pluralize(len(values), 'run')} with an estimate; at least {missing} needed")
+
+
+def _not_replicates(group: Sequence[Run]) -> str:
+    """Return the reason why runs of the same options are not replicates; empty if they are."""
     if any(run.seed is None for run in group):
-        return "not every run says its seed, so copies cannot be told from replicas"
-    twice = [seed for seed, count in Counter(run.seed for run in group).items() if count > 1]
-    return f"seed {twice[0]} is there more than once, and the same seed again is the same run" if twice else None
+        return "some runs have no known seed, so copies cannot be told from replicates"
+    repeated = [seed for seed, count in Counter(run.seed for run in group).items() if count > 1]
+    return f"seed {repeated[0]} appears more than once, and runs of one seed are not replicates" if repeated else ""
 
 
 def _pooled(
-    name: str, group: Sequence[Run], own: Sequence[Claim], values: Sequence[Parts], thresholds: Thresholds
+    name: str, group: Sequence[Run], each: Sequence[Claim], values: Sequence[Parts], thresholds: Thresholds
 ) -> Claim:
-    """Student's t interval over the runs, and what it says of the threshold; three tiers each at a third of alpha."""
-    unit = own[0].unit
+    """Return a claim by Student's t interval over the runs; several tiers share alpha (Bonferroni)."""
+    unit = each[0].unit
     log = unit == "ratio" and name != "sustainment"
-    threshold = max((claim.threshold for claim in own if claim.threshold is not None), default=0.0)
+    threshold = max((claim.threshold for claim in each if claim.threshold is not None), default=0.0)
     margin = math.log(threshold) if log and threshold > 0 else threshold
     parts = set.intersection(*map(set, values))
     if not parts:
-        return Claim(name, INCONCLUSIVE, "the runs were measured in different ways, so nothing of them can be averaged")
+        return Claim(name, INCONCLUSIVE, "the runs were measured in different ways and cannot be averaged")
     alpha = thresholds.alpha / len(parts)
     by_part = {part: np.array([one[part] for one in values]) for part in sorted(parts)}
     signed = {part: across_runs(some, alpha=alpha) for part, some in by_part.items()}
@@ -312,32 +248,33 @@ def _pooled(
     part, effect = max(effects.items(), key=lambda item: item[1].low)
     highest = max(one.high for one in effects.values())
     shown: Estimate = effect.transformed(exp) if log else effect
-    told = f"over {len(values)} runs {shown.mid:.3g} {interval(shown)}, threshold {threshold:.3g}"
+    because = f"over {len(values)} runs {shown.mid:.3g} {interval(shown)}, threshold {threshold:.3g}"
     status = INCONCLUSIVE
     if effect.low > margin:
-        status, told = _supported(name, group, own, told, thresholds)
+        objection = _objection(name, group, each, thresholds)
+        status, because = (INCONCLUSIVE, f"{because}; but {objection}") if objection else (SUPPORTED, because)
     elif highest < margin:
         status = REFUTED
     else:
-        turned = np.sign(signed[part].mid) if sizes else 1.0
-        more = more_runs(by_part[part] * turned, margin, alpha=alpha)
-        told += f"; about {pluralize(more, 'more seed')} would decide" if more else "; more seeds would not soon decide"
+        sign = np.sign(signed[part].mid) if sizes else 1.0
+        more = more_runs(by_part[part] * sign, margin, alpha=alpha)
+        because += (
+            f"; about {pluralize(more, 'more seed')} would decide" if more else "; a few more seeds would not decide"
+        )
     low, high = finite(shown.low), finite(shown.high)
-    pooled = Claim(name, status, told, None, None, finite(shown.mid), low, high, unit, threshold, len(values))
-    return replace(pooled, information=float(len(values)), control=own[0].control, source=own[0].source)
+    pooled = Claim(name, status, because, None, None, finite(shown.mid), low, high, unit, threshold, len(values))
+    return replace(pooled, information=float(len(values)), control=each[0].control, source=each[0].source)
 
 
-def _supported(
-    name: str, group: Sequence[Run], own: Sequence[Claim], told: str, thresholds: Thresholds
-) -> tuple[str, str]:
-    """Supported, unless nothing was perturbed or nothing says that the perturbation is the cause."""
+def _objection(name: str, group: Sequence[Run], each: Sequence[Claim], thresholds: Thresholds) -> str | None:
+    """Return the reason against a support that the interval shows; None if there is no objection."""
     if group[0].is_sham:
-        return INCONCLUSIVE, f"{told}; but nothing was perturbed in these sham runs"
-    if name == "divergence" and any(claim.control is None for claim in own):
-        return INCONCLUSIVE, f"{told}; but not every run has a control that could tell the cause"
-    noise = [claim.above_noise for claim in own if claim.above_noise is not None]
+        return "nothing was perturbed in these sham runs"
+    if name == "divergence" and any(claim.control is None for claim in each):
+        return "some runs have no control to show the cause"
+    noise = [claim.above_noise for claim in each if claim.above_noise is not None]
     if name == "divergence" and noise and not across_runs(np.array(noise), alpha=thresholds.alpha).low > 0:
-        return INCONCLUSIVE, f"{told}; but no more than between two halves of the same batch: that may be noise"
-    if name == "sustainment" and any(claim.status == REFUTED for claim in own):
-        return INCONCLUSIVE, f"{told}; but in some runs the divergence collapses"
-    return SUPPORTED, told
+        return "two halves of one batch differ as much, so this may be noise"
+    if name == "sustainment" and any(claim.status == REFUTED for claim in each):
+        return "the divergence collapses in some runs"
+    return None

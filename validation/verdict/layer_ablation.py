@@ -18,8 +18,8 @@ from validation.analysis.controls import Cohort
 from validation.analysis.evidence import evidence_of
 from validation.analysis.interim import interim_look
 from validation.analysis.run import METRICS, Expert, Run
-from validation.analysis.statistics import Array, batched
-from validation.verdict.claims import Claim, exp, finite
+from validation.analysis.statistics import Array, batched, benjamini_yekutieli, exp, finite
+from validation.verdict.claims import Claim
 from validation.verdict.decide import decide
 
 JUDGED = ("awakening", "divergence")
@@ -126,15 +126,3 @@ def _adjusted(left: Sequence[LayerAblation]) -> list[LayerAblation]:
     known = [one.p for one in left if one.p is not None]
     adjusted = iter(benjamini_yekutieli(np.array(known)).tolist())
     return [one if one.p is None else replace(one, adjusted_p=next(adjusted)) for one in left]
-
-
-def benjamini_yekutieli(p: Array) -> Array:
-    """p-values for having looked at all of them, however they depend on each other: Benjamini & Yekutieli 2001.
-
-    As scipy.stats has it, which takes longer to load than a page may take to come.
-    """
-    order, ranks = np.argsort(p), np.arange(1, len(p) + 1)
-    raised = p[order] * len(p) * (1 / ranks).sum() / ranks
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum.accumulate(raised[::-1])[::-1].clip(max=1.0)
-    return adjusted

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from validation.analysis.statistics import Estimate
 from validation.verdict.claims import Claim
 
 RATIO = "ratio"
@@ -29,6 +32,12 @@ def digits(value: float, claim: Claim) -> str:
     if claim.name == "sustainment":
         return f"{value:.0%}"
     return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
+
+
+def interval(effect: Estimate, scale: Callable[[float], float] = float) -> str:
+    """Return the interval of an estimate on the given scale, such as "[1.47, 1.53]"."""
+    low, high = scale(effect.low), scale(effect.high)
+    return f"[{low:.2f}, {high:.2f}]".replace("inf", "∞")
 
 
 def has_interval(claim: Claim) -> bool:

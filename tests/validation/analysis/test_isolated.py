@@ -33,7 +33,7 @@ def divergence(run):
 def test_a_divergence_that_merging_hides_is_found_alone():
     claim = divergence(probed(0.4))
     assert (claim.status, claim.source, claim.unit) == (SUPPORTED, "isolated", "1 - cosine")
-    assert claim.because.startswith("each expert measured alone")
+    assert claim.because.startswith("by isolated gradients")
 
 
 def test_a_direction_below_the_noise_of_the_batch_is_no_difference():

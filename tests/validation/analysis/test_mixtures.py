@@ -16,6 +16,7 @@ from validation.judgement.judge import Judgement, judge
 from validation.report.text_report import as_text
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED
 from validation.verdict.decide import decide
+from validation.verdict.reasons import BY_CHANCE
 
 MERGING = re.compile(r"merg|soft|common gradient|--set|RouterConfig|control_experts", re.IGNORECASE)
 
@@ -45,7 +46,7 @@ def test_experts_that_are_sent_other_tokens_differ_no_more_than_a_control_does(j
     assert min(late.values()) > 0.5  # what a person looking at the chart would call divergence
     found = claims(judgement)["divergence"]
     assert (found.status, found.unit, found.control) == (INCONCLUSIVE, "1 - cosine", "control_expert")
-    assert "how much experts differ by chance" in found.because
+    assert BY_CHANCE in found.because
 
 
 def test_hard_routing_logs_the_share_of_each_expert_and_sends_every_token_to_two(judged):

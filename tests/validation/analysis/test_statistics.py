@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.support.simulated_runs import ar1
-from validation.analysis.statistics import across_runs, lag_corrected, mean_weights, more_points, third_weights
+from validation.analysis.statistics import across_runs, batched, mean_weights, more_points, third_weights
 
 
 def obvious_interval(series, weights, trend):
@@ -37,7 +37,7 @@ def obvious_interval(series, weights, trend):
 @pytest.mark.parametrize("rho", [0.0, 0.9])
 def test_the_interval_is_the_formula_of_the_documentation(weights, trend, rho):
     series = ar1(np.random.default_rng(3), 517, rho=rho, sd=1.0) + np.linspace(0, 1, 517)
-    mine = lag_corrected(series, weights, trend=trend)
+    mine = batched(series, trend=trend).contrast(weights)
     expected = obvious_interval(series, weights, trend)
     assert (mine.mid, mine.low, mine.high, mine.effective, mine.detectable) == pytest.approx(expected, rel=1e-9)
 
@@ -46,24 +46,24 @@ def test_the_interval_is_the_formula_of_the_documentation(weights, trend, rho):
 @pytest.mark.parametrize("steps", [200, 1000])
 def test_an_autocorrelated_series_without_effect_is_rarely_outside_its_interval(rho, steps):
     rng = np.random.default_rng(11)
-    above = sum(lag_corrected(ar1(rng, steps, rho=rho, sd=0.3), mean_weights()).low > 0 for _ in range(400))
+    above = sum(batched(ar1(rng, steps, rho=rho, sd=0.3)).mean().low > 0 for _ in range(400))
     # Promised: 2.5 % on each side; a t-test over the steps would be wrong in 15 to 40 % of these.
     assert above / 400 < 0.06
 
 
 def test_a_sure_effect_is_found():
     series = 0.4 + ar1(np.random.default_rng(5), 1000, rho=0.9, sd=0.3)
-    assert lag_corrected(series, mean_weights()).low > 0
+    assert batched(series).mean().low > 0
 
 
 def test_a_constant_series_is_known_exactly():
-    estimate = lag_corrected(np.full(200, 0.3), mean_weights())
+    estimate = batched(np.full(200, 0.3)).mean()
     assert (estimate.low, estimate.high) == pytest.approx((0.3, 0.3))
 
 
 @pytest.mark.parametrize("points", [0, 1, 19])
 def test_fewer_points_than_batches_decide_nothing(points):
-    estimate = lag_corrected(np.ones(points), mean_weights())
+    estimate = batched(np.ones(points)).mean()
     assert (estimate.low, estimate.high, estimate.points) == (-math.inf, math.inf, points)
 
 
@@ -71,7 +71,7 @@ def test_fewer_points_than_batches_decide_nothing(points):
 @given(st.integers(0, 10_000), st.floats(-5, 5), st.floats(0.01, 100))
 def test_shifting_and_scaling_the_series_shifts_and_scales_the_interval(seed, shift, factor):
     series = ar1(np.random.default_rng(seed), 300, rho=0.7, sd=1.0)
-    before, after = lag_corrected(series, mean_weights()), lag_corrected(shift + factor * series, mean_weights())
+    before, after = batched(series).mean(), batched(shift + factor * series).mean()
     assert after.low == pytest.approx(shift + factor * before.low, rel=1e-6, abs=1e-9)
     assert after.high == pytest.approx(shift + factor * before.high, rel=1e-6, abs=1e-9)
 
@@ -79,7 +79,7 @@ def test_shifting_and_scaling_the_series_shifts_and_scales_the_interval(seed, sh
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.floats(-2, 2), st.floats(0, 2))
 def test_the_magnitude_of_an_interval_never_loses_a_value_it_held(mid, half):
-    estimate = lag_corrected(np.full(20, mid), mean_weights())
+    estimate = batched(np.full(20, mid)).mean()
     wide = type(estimate)(mid, mid - half, mid + half, 20, 20.0, 0.0).absolute()
     for value in np.linspace(mid - half, mid + half, 7):
         assert wide.low - 1e-12 <= abs(value) <= wide.high + 1e-12
@@ -98,20 +98,20 @@ def test_one_run_says_nothing_about_other_runs():
 def test_about_as_many_more_points_as_are_said_would_decide():
     rng = np.random.default_rng(4)
     short = 0.15 + ar1(rng, 400, rho=0.5, sd=0.5)
-    effect = lag_corrected(short, mean_weights())
+    effect = batched(short).mean()
     more = more_points(effect, 0.05)
     assert effect.low < 0.05 < effect.high
     whole = np.concatenate([short - short.mean() + effect.mid] * math.ceil(1 + more / 400))  # the same, only longer
-    assert lag_corrected(whole, mean_weights()).low > 0.05
+    assert batched(whole).mean().low > 0.05
 
 
 def test_no_number_of_points_narrows_the_spread_between_draws():
-    effect = lag_corrected(0.15 + ar1(np.random.default_rng(4), 400, rho=0.5, sd=0.1), mean_weights())
+    effect = batched(0.15 + ar1(np.random.default_rng(4), 400, rho=0.5, sd=0.1)).mean()
     assert more_points(effect.widened(0.2), 0.05) is None
 
 
 def test_an_independent_uncertainty_adds_in_squares():
-    effect = lag_corrected(ar1(np.random.default_rng(4), 400, rho=0.5, sd=0.1), mean_weights())
+    effect = batched(ar1(np.random.default_rng(4), 400, rho=0.5, sd=0.1)).mean()
     wide = effect.widened(0.3)
     assert wide.high - wide.mid == pytest.approx(math.hypot(effect.high - effect.mid, 0.3))
     assert wide.mid - wide.low == pytest.approx(math.hypot(effect.mid - effect.low, 0.3))
@@ -121,8 +121,8 @@ def test_an_independent_uncertainty_adds_in_squares():
 def test_a_steady_decay_is_no_noise_however_much_data_there_is(life):
     time = np.linspace(0, 1, 9000)
     series = 0.7 * 2 ** (-time / life) + ar1(np.random.default_rng(6), 9000, rho=0.5, sd=0.04)
-    change = lag_corrected(series, third_weights(-1, 1), trend=3)
-    level = lag_corrected(series, mean_weights())
+    change = batched(series, trend=3).contrast(third_weights(-1, 1))
+    level = batched(series).mean()
     assert change.high - change.low < 0.03  # a parabola alone: 0.1 to 1.1
     assert level.high - level.low < 0.01  # a level alone: 2.6 to 10
 
@@ -130,7 +130,7 @@ def test_a_steady_decay_is_no_noise_however_much_data_there_is(life):
 @pytest.mark.parametrize("steps", [180, 900])
 def test_slow_noise_is_not_taken_for_a_trend(steps):
     rng = np.random.default_rng(7)
-    outside = [lag_corrected(ar1(rng, steps, rho=0.99, sd=0.3), mean_weights()) for _ in range(600)]
+    outside = [batched(ar1(rng, steps, rho=0.99, sd=0.3)).mean() for _ in range(600)]
     assert np.mean([not e.low <= 0 <= e.high for e in outside]) < 0.1
 
 
@@ -141,9 +141,7 @@ def test_relatives_keep_a_lucky_series_from_looking_sure():
         wrong = 0
         for _ in range(400):
             kin = [ar1(rng, 180, rho=0.99, sd=0.3) for _ in range(3)]
-            estimates = [
-                lag_corrected(one, mean_weights(), alpha=0.05 / 3, related=kin if related else ()) for one in kin
-            ]
+            estimates = [batched(one, related=kin if related else ()).mean(0.05 / 3) for one in kin]
             wrong += any(not e.low <= 0 <= e.high for e in estimates)
         return wrong / 400
 

@@ -5,7 +5,8 @@ import pytest
 
 from prismatic.contract.thresholds import Thresholds
 from tests.support.simulated_runs import simulated_run, with_norms, write_spiked_run
-from validation.analysis.run import Expert, Run, load_runs
+from validation.analysis.load import load_runs
+from validation.analysis.run import Expert, Run
 from validation.charts import run_dynamics
 from validation.files.read_files import read_files
 from validation.frames.batches import verdict_batches

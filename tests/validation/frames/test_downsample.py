@@ -12,7 +12,7 @@ import pytest
 from tests.support import bad_files
 from tests.support.oracles import ask_oracle
 from tests.support.simulated_runs import write_spiked_run
-from validation.analysis.run import load_runs
+from validation.analysis.load import load_runs
 from validation.files.read_files import read_files
 from validation.files.sources import read_sources
 from validation.frames.downsample import chart_series, gaps, min_max_rows

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from tests.support.simulated_runs import simulated_run, write
-from validation.analysis.run import load_runs
+from validation.analysis.load import load_runs
 from validation.files.read_files import read_files
 from validation.frames.x_axis import rows_on_axis
 

@@ -9,7 +9,8 @@ from tests.support.simulated_runs import simulated_run, with_norms
 from validation.analysis.run import Run
 from validation.judgement.advice import advise_run
 from validation.judgement.judge import combine_judgements, judge_each
-from validation.verdict.claims import BY_CHANCE, CLAIMS, INCONCLUSIVE, Claim
+from validation.verdict.claims import CLAIMS, INCONCLUSIVE, Claim
+from validation.verdict.reasons import BY_CHANCE
 
 
 def advised(*runs):
@@ -120,7 +121,7 @@ def test_a_run_that_the_trainer_did_not_make_is_not_told_its_options():
         advice = advised(run)
         assert advice
         assert not [one for one in advice if one.options or one.line or "--set" in one.text]
-    assert "role of a control" in named(advised(simulated_run(divergence=0.6, facts=facts)))["add_control"].text
+    assert "a control expert" in named(advised(simulated_run(divergence=0.6, facts=facts)))["add_control"].text
 
 
 def test_parallel_gradients_of_experts_that_nothing_merges_are_told_so():

@@ -89,7 +89,7 @@ def test_the_threshold_rises_with_what_sham_runs_differ_by():
     claim = next(c for c in verdict.controlled.claims if c.run == "treated" and c.name == "awakening")
     assert claim.threshold > 2
     assert claim.status != SUPPORTED
-    assert "what sham runs differ by" in claim.because
+    assert "the spread between sham runs" in claim.because
 
 
 def test_sham_runs_are_controls_and_answer_no_question_of_their_own():
