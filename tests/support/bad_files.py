@@ -1,4 +1,4 @@
-"""Bad and odd run files: each function writes one kind of file at a path. The names are the cases of test_runs.py."""
+"""Bad and odd run files: each function writes one kind of file at a path; test_read_files.py has a case for each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMS = [f"expert_{expert}_{tier}_norm" for expert in range(2) for tier in schem
 
 
 def database(path: Path, *statements: str | tuple[str, Sequence[object]], pragmas: Iterable[str] = ()) -> Path:
-    """A SQLite file made by these statements: SQL, or SQL and the rows to run it with."""
+    """Write a SQLite file by these statements: SQL, or SQL and the rows to run it with."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         for pragma in pragmas:
             db.execute(f"PRAGMA {pragma}")
@@ -38,7 +38,7 @@ def database(path: Path, *statements: str | tuple[str, Sequence[object]], pragma
 def dynamics(
     rows: Iterable[Sequence[object]], columns: Sequence[str] = NORMS, *, step: str = "step INTEGER", end: str = ""
 ) -> list[str | tuple[str, Sequence[object]]]:
-    """Statements that make a wide table with these columns after `step`, and fill it."""
+    """Return statements that create a wide table with these columns after `step`, and fill it."""
     quoted = ", ".join('"{}" REAL'.format(name.replace('"', '""')) for name in columns)
     marks = ", ".join("?" * (len(columns) + 1))
     return [
@@ -48,12 +48,12 @@ def dynamics(
 
 
 def numbers(steps: Iterable[object], width: int = len(NORMS)) -> list[tuple[object, ...]]:
-    """Rows of harmless values for these steps."""
+    """Return rows of harmless values for these steps."""
     return [(step, *(1.0 + 0.25 * row + 0.5 * column for column in range(width))) for row, step in enumerate(steps)]
 
 
 def good(path: Path, steps: int = 40, experts: int = 3, seed: int = 0) -> Path:
-    """A run as DynamicsLogger writes it: every table, every column."""
+    """Write a run as DynamicsLogger does: every table, every column."""
     noise, names = random.Random(seed), [column.name for column in schema.dynamics_columns(experts)]
     rows = [(step, *(noise.random() for _ in names[1:])) for step in range(steps)]
     values = [0 if column.type == "INTEGER" else 0.5 for column in schema.LAYERS_COLUMNS[4:]]
@@ -78,20 +78,20 @@ def _patch(path: Path, offset: int, data: bytes) -> None:
 
 
 def _root(path: Path, table: str = "dynamics") -> int:
-    """Where the root page of a table begins."""
+    """Return the offset of the root page of a table."""
     with closing(sqlite3.connect(path)) as db:
         page = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
         return int((page - 1) * db.execute("PRAGMA page_size").fetchone()[0])
 
 
 def _forge(path: Path, sql: str, root: int = 2) -> None:
-    """Changes what the file says that `dynamics` is, behind SQLite's back."""
+    """Change the definition of `dynamics` in the schema, without SQLite checking it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema=ON")
         db.execute("UPDATE sqlite_master SET sql = ?, rootpage = ? WHERE name = 'dynamics'", (sql, root))
 
 
-# -- No SQLite database ------------------------------------------------------------------------------------------------
+# -- Not a SQLite database --------------------------------------------------------------------------------------------
 
 
 def empty(path: Path) -> None:
@@ -257,7 +257,7 @@ def unicode_digits(path: Path) -> None:
     database(path, *dynamics(numbers(range(3), 1), ["expert_\u0661_top_norm"]))
 
 
-# -- Values that do not belong ----------------------------------------------------------------------------------------
+# -- Values of wrong types --------------------------------------------------------------------------------------------
 
 
 def _one_value(path: Path, value: object, column: int = 2) -> None:
@@ -306,7 +306,7 @@ def text_too_long(path: Path) -> None:
     _one_value(path, "x" * (17 << 20))
 
 
-# -- Odd, and read all the same ---------------------------------------------------------------------------------------
+# -- Odd, but read as they are -----------------------------------------------------------------------------------------
 
 
 def whole_real_steps(path: Path) -> None:
@@ -375,7 +375,7 @@ def column_names_not_utf8(path: Path) -> None:
 
 
 def other_writer(path: Path) -> None:
-    """Extra columns, text among them, as other writers of this schema have."""
+    """Write extra columns, some with text, as other writers of this schema do."""
     columns = "step INTEGER PRIMARY KEY, ts TEXT, num_experts INTEGER, expert_0_top_norm REAL, expert_0_top_max REAL"
     database(
         path,
@@ -424,7 +424,7 @@ def no_rows(path: Path) -> None:
 
 
 def documented_minimum(path: Path) -> None:
-    """Only what the documentation promises, three experts, no divergence for the last."""
+    """Write only the documented columns: three experts, no divergence for the last one."""
     names = [f"expert_{expert}_{tier}_norm" for expert in range(3) for tier in schema.TIERS] + ["expert_1_divergence"]
     database(path, *dynamics(numbers(range(10), len(names)), names))
 
@@ -440,7 +440,7 @@ LAYERED = [f"layer_{layer}_expert_{i}_{tier}_norm" for layer in range(2) for i i
 
 
 def only_columns_per_layer(path: Path) -> None:
-    """No means: 3 rows, 2 layers, 2 experts."""
+    """Write no means: 3 rows, 2 layers, 2 experts."""
     database(path, *dynamics(numbers(range(3), len(LAYERED)), LAYERED))
 
 
@@ -501,11 +501,11 @@ def _with_more_columns(path: Path, names: Sequence[str]) -> None:
     database(path, *(f"ALTER TABLE dynamics ADD COLUMN {name} REAL" for name in names))
 
 
-# -- Damage where no table that is read is -----------------------------------------------------------------------------
+# -- Damage outside the tables that are read ---------------------------------------------------------------------------
 
 
 def page_that_belongs_to_nothing(path: Path) -> None:
-    """The root of an empty table forgotten by the schema: the file is larger than what it says it holds."""
+    """Delete an empty table from the schema but not its page: the file is larger than its contents."""
     good(path)
     database(path, "CREATE TABLE forgotten (a)")
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -524,7 +524,7 @@ def strict_table(path: Path) -> None:
 
 
 def freed_pages(path: Path) -> None:
-    """Rows were deleted and the file not shrunk."""
+    """Delete rows without shrinking the file."""
     good(path, steps=400)
     database(path, "DELETE FROM dynamics WHERE step >= 40", "DROP TABLE layers")
 
@@ -546,16 +546,16 @@ def million_nested_parentheses(path: Path) -> None:
 
 
 def archive(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """A zip archive of these members."""
+    """Write a zip archive of these members."""
     with zipfile.ZipFile(path, "w", method) as packed, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # zipfile warns of names that are given twice
+        warnings.simplefilter("ignore", UserWarning)  # zipfile warns about duplicate names
         for name, data in members:
             packed.writestr(name, data)
     return path
 
 
 def run_bytes(path: Path, seed: int = 0) -> bytes:
-    """A good run, as bytes; `path` only names a place for a moment."""
+    """Return a good run as bytes; `path` names a temporary file."""
     data = good(path.with_suffix(f".{seed}"), steps=5, seed=seed).read_bytes()
     path.with_suffix(f".{seed}").unlink()
     return data
@@ -614,14 +614,14 @@ def zip_with_a_changed_byte(path: Path) -> None:
 
 
 def zip_that_asks_for_memory(path: Path) -> None:
-    """An LZMA member whose dictionary is said to need 4 GB."""
+    """Write an LZMA member that declares a dictionary of 4 GB."""
     archive(path, ("dynamics.db", run_bytes(path)), method=zipfile.ZIP_LZMA)
     data = path.read_bytes()
     _patch(path, data.index(b"dynamics.db") + len("dynamics.db") + 5, b"\xff\xff\xff\xff")
 
 
 def zip_bomb(path: Path) -> None:
-    """A kilobyte that says that it unpacks to 4 GB."""
+    """Write a kilobyte that declares 4 GB unpacked."""
     archive(path, ("dynamics.db", bytes(1 << 20)))
     data = bytearray(path.read_bytes())
     for offset in (22, data.index(b"PK\x01\x02") + 24):
@@ -635,7 +635,7 @@ def zip_of_a_link(path: Path) -> None:
     archive(path, (link, b"/etc/passwd"))
 
 
-# -- Side tables that do not belong -----------------------------------------------------------------------------------
+# -- Bad side tables ---------------------------------------------------------------------------------------------------
 
 
 def _with(path: Path, *statements: str | tuple[str, Sequence[object]]) -> None:
@@ -692,7 +692,7 @@ def events_in_masses(path: Path) -> None:
 
 
 def wal_pair(path: Path, *, kept: int = 0, steps: int = 50, shm: bool = False) -> None:
-    """A copy of a live WAL file and its -wal: `kept` rows were moved into the main file, the others are in the -wal."""
+    """Copy a live WAL file and its -wal: `kept` rows are in the main file, the others in the -wal."""
     live = path.with_suffix(".live")
     with closing(sqlite3.connect(live, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=WAL")
@@ -723,7 +723,7 @@ def wal_left_behind_without_rows(path: Path) -> None:
     database(path, *dynamics([]), pragmas=["journal_mode=WAL"])
 
 
-# -- A writer at work, in a process of its own: closing any file ends all POSIX locks that a process holds on it ------
+# -- A writer at work, in a separate process: closing any file ends all POSIX locks that a process holds on it ---------
 
 WRITER = """
 import sqlite3, sys, threading, time
@@ -733,9 +733,9 @@ db.execute(f"PRAGMA journal_mode={mode}")
 step = db.execute("SELECT max(step) FROM dynamics").fetchone()[0]
 db.execute("BEGIN EXCLUSIVE" if task == "lock" else "SELECT 1")
 print("ready", flush=True)
-told = threading.Thread(target=sys.stdin.read, daemon=True)
-told.start()
-while told.is_alive():
+stop = threading.Thread(target=sys.stdin.read, daemon=True)
+stop.start()
+while stop.is_alive():
     time.sleep(0.002)
     if task == "write":
         db.execute("INSERT INTO dynamics (step) VALUES (?)", (step := step + 1,))
@@ -745,7 +745,7 @@ print("last step", step)
 
 @contextmanager
 def writer(path: Path, mode: str, task: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that writes the file row by row, or keeps it locked, until its stdin is closed."""
+    """Run a process that writes the file row by row, or keeps it locked, until its stdin is closed."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, path, mode, task], stdin=pipe, stdout=pipe, text=True

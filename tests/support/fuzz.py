@@ -1,8 +1,8 @@
-"""Mutants of real run files, and what must be true of whatever is made of them.
+"""Mutants of real run files, and the check of what the reader makes of them.
 
-A mutant is either refused with a clear sentence, or it is a run: then its numbers are what a plain, independent sqlite3
-finds in the file, the numbers that the mutation did not touch are still the original's, and damage is never passed over
-in silence. Everything follows from a seed.
+A mutant is either refused with a clear sentence, or read as a run. Then its numbers equal those that plain, independent
+sqlite3 finds in the file, the numbers that the mutation did not touch equal the original's, and damage is always noted.
+Everything follows from a seed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ import pyarrow as pa
 
 from prismatic import DynamicsLogger
 from prismatic.contract import schema
-from validation.files.run_file import Rejected, RunFile
+from validation.files.run_file import RUN_TABLES, Rejected, RunFile
 
 TIERS = [f"{tier}_norm" for tier in schema.TIERS]
-SIDE = ("experts", "tiers", "events", "layers", "histograms")
-PLAIN_SECONDS = 10.0  # for one file; a plain reader has no defence against files that spin
+PLAIN_SECONDS = 10.0  # for one file; the plain reader has no defence against endless loops
 Random = random.Random
 Rows = list[dict[str, Any]]
 
@@ -43,19 +42,19 @@ class Original:
 
     data: bytes
     rows: dict[int, dict[str, float | None]]  # of `dynamics`, by step
-    cells: dict[int, set[int]]  # which bytes of the file a row of `dynamics` is written in, by step
-    frame: set[int]  # bytes that many rows hang on: the schema, and what of the pages of `dynamics` is no row
+    cells: dict[int, set[int]]  # the bytes of the file that hold a row of `dynamics`, by step
+    frame: set[int]  # bytes that many rows depend on: the schema, and the pages of `dynamics` outside its rows
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed file, and which numbers of the original must still be there."""
+    """A changed file, and the numbers of the original that must still be there."""
 
     kind: str
     data: bytes
     original: Original
     kept: frozenset[int] = frozenset()  # steps of the rows of `dynamics` that the mutation did not touch
-    changed: frozenset[str] = frozenset()  # but for these columns
+    changed: frozenset[str] = frozenset()  # columns that it did touch
     whole: bool = False  # checksums protect it: every number must be the original's
 
 
@@ -63,14 +62,14 @@ class Mutant:
 
 
 def originals(folder: Path) -> list[Original]:
-    """A small run, one with everything in it, and that one again in pages so small that rows do not fit into one."""
+    """Return a small run, a run with everything in it, and the latter with pages too small for a row."""
     small = _log(folder / "small.db", steps=12, experts=2, layers=1, extra=False)
     full = _log(folder / "full.db", steps=60, experts=3, layers=2, extra=True)
     return [_original(data) for data in (_settled(small, 4096), _settled(full, 4096), _settled(full, 512))]
 
 
 def _settled(path: Path, page_size: int) -> bytes:
-    """The file without what differs from time to time: the clock, and where its pages happened to be put."""
+    """Return the file without anything that varies between runs: the clock, and the order of its pages."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("UPDATE dynamics SET wall_time = 1e9 + step")
         db.execute("DELETE FROM events")
@@ -86,11 +85,11 @@ def _log(path: Path, *, steps: int, experts: int, layers: int, extra: bool) -> P
         logger.log_table("experts", [{"expert": i, "role": schema.ROLES[min(i, 2)]} for i in range(experts)])
         logger.log_table("tiers", [{"layer": 0, "tier": tier, "weights": 100} for tier in schema.TIERS])
         for step in range(0, 10 * steps, 10):
-            gone = extra and step % 70 == 0
+            missing = extra and step % 70 == 0
             groups = {}
             for i in range(experts):
                 names = (*TIERS, "routing_weight", "perturbed_norm" if i else "clean_norm")
-                groups[f"expert_{i}"] = {name: math.nan if gone and i else dice.random() for name in names}
+                groups[f"expert_{i}"] = {name: math.nan if missing and i else dice.random() for name in names}
             rows = [{"layer": n, "expert": i, "source": "merged"} for n in range(layers) for i in range(experts)]
             dynamics: dict[str, Any] = {
                 "expert_gradients": groups,
@@ -117,7 +116,10 @@ def _original(data: bytes) -> Original:
 
 
 def anatomy(data: bytes, root: int) -> tuple[dict[int, set[int]], set[int]]:
-    """Which bytes hold each row of a table, by rowid, and which the tree around them: SQLite's file format, by hand."""
+    """Return the bytes that hold each row of a table, by rowid, and those of the tree around them.
+
+    Parses SQLite's file format by hand.
+    """
     size = int.from_bytes(data[16:18], "big") % 65535 or 65536
     cells: dict[int, set[int]] = {}
     frame: set[int] = set()
@@ -171,7 +173,7 @@ def anatomy(data: bytes, root: int) -> tuple[dict[int, set[int]], set[int]]:
 
 
 def _by_bytes(kind: str, original: Original, data: bytes | bytearray) -> Mutant:
-    """A mutant of the same length, or another one: rows whose bytes and frame are as they were must stay."""
+    """Return a mutant; rows must stay if their bytes and the frame are unchanged."""
     touched = {i for i, (a, b) in enumerate(zip(original.data, data, strict=False)) if a != b}
     safe = len(data) >= len(original.data) and not touched & original.frame
     kept = {step for step, own in original.cells.items() if not own & touched} if safe else set()
@@ -211,7 +213,7 @@ def header_fields(original: Original, dice: Random) -> Mutant:
 
 
 def schema_text(original: Original, dice: Random) -> Mutant:
-    """Characters of the CREATE TABLE of `dynamics` changed behind SQLite's back."""
+    """Change characters of the CREATE TABLE of `dynamics`, without SQLite checking them."""
     data = bytearray(original.data)
     start = data.index(b"CREATE TABLE dynamics")
     for _ in range(dice.choice([1, 1, 3])):
@@ -220,7 +222,7 @@ def schema_text(original: Original, dice: Random) -> Mutant:
 
 
 def pages(original: Original, dice: Random) -> Mutant:
-    """A page emptied, filled, swapped with or overwritten by another one."""
+    """Empty a page, fill it, swap it with another one, or overwrite it by another one."""
     data, size = bytearray(original.data), int.from_bytes(original.data[16:18], "big")
     one, other = (size * dice.randrange(len(data) // size) for _ in range(2))
     first, second = bytes(data[one : one + size]), bytes(data[other : other + size])
@@ -245,7 +247,7 @@ def concatenated(original: Original, dice: Random) -> Mutant:
 
 
 def zipped(original: Original, dice: Random) -> Mutant:
-    """A zip archive, whole or damaged: its checksum protects what is in it."""
+    """Pack the file into a zip archive, intact or damaged: its checksum protects the contents."""
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w", dice.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as archive:
             archive.writestr(zipfile.ZipInfo(f"{dice.randrange(1000)}/dynamics.db"), original.data, archive.compression)
@@ -261,7 +263,7 @@ Change = Callable[[sqlite3.Connection, Random, list[str]], Iterable[str] | None]
 
 
 def _by_sql(change: Change) -> Callable[[Original, Random], Mutant]:
-    """A mutation that SQLite itself makes. `change` answers which columns of `dynamics` it touched; None: any."""
+    """Return a mutation made by SQLite. `change` returns the columns of `dynamics` that it touched; None: any."""
 
     def mutate(original: Original, dice: Random) -> Mutant:
         columns = list(next(iter(original.rows.values())))
@@ -292,7 +294,7 @@ def dropped_column(db: sqlite3.Connection, dice: Random, columns: list[str]) -> 
 
 
 def other_writers_columns(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str]:
-    """All tier norms become columns of layers, or whole norms, or means."""
+    """Rename all tier norms to columns of layers, to whole norms, or to means."""
     pattern, new = dice.choice(
         [
             (r"expert_(\d)_(\w+)_norm", r"layer_0_expert_\1_\2_norm"),
@@ -325,7 +327,7 @@ def dropped_table(db: sqlite3.Connection, dice: Random, columns: list[str]) -> I
 
 
 def other_types(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
-    """What the schema says about types, without converting a single value."""
+    """Change the declared types, without converting a value."""
     table = dice.choice(["dynamics", "dynamics", "layers", "run", "experts", "histograms"])
     old = dice.choice([" REAL", " INTEGER", " TEXT", " INTEGER PRIMARY KEY"])
     new = dice.choice([" TEXT", " BLOB", " INTEGER", " REAL", "", " ANY", " DATE", " REAL UNIQUE", " REAL NOT NULL"])
@@ -340,7 +342,7 @@ def _rewrite(db: sqlite3.Connection, table: str, edit: Callable[[str], str]) -> 
 
 
 def forged_schema(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
-    """Roots exchanged, entries doubled, kinds and names changed behind SQLite's back."""
+    """Swap root pages, double entries, or change kinds and names, without SQLite checking them."""
     db.execute("PRAGMA writable_schema=ON")
     one, other = dice.sample(["dynamics", "layers", "run", "events"], 2)
     statement = dice.choice(
@@ -362,7 +364,7 @@ def forged_schema(db: sqlite3.Connection, dice: Random, columns: list[str]) -> I
 
 
 def injected(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
-    """Views, triggers, indexes and constraints: none changes a number that is read."""
+    """Add views, triggers, indexes and constraints, which change no number that is read."""
     name = dice.choice(columns)
     endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n AS step FROM r"
     statement = dice.choice(
@@ -393,7 +395,7 @@ def replaced_by_a_view(db: sqlite3.Connection, dice: Random, columns: list[str])
 
 
 def odd_values(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
-    """Values that do not belong, in a column without a type: SQLite keeps them as they are."""
+    """Write values of wrong types into a column without a type, where SQLite keeps them as they are."""
     name = dice.choice(columns)
     table = dice.choice(["dynamics", "dynamics", "layers"])
     _rewrite(db, table, lambda sql: sql.replace(" INTEGER PRIMARY KEY", " ").replace(" REAL", " "))
@@ -408,7 +410,7 @@ def odd_values(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iter
 
 
 def other_rows(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
-    """Rows lost, doubled, out of order."""
+    """Drop, double and reorder rows."""
     order = dice.choice([f"step * {dice.randrange(999)} % 1009", "step DESC", "loss"])
     db.execute(f"CREATE TABLE spare AS SELECT * FROM dynamics ORDER BY {order}")
     if dice.random() < 0.5:
@@ -421,7 +423,7 @@ def other_rows(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iter
 
 
 def without_rowid(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str]:
-    """Another way to store the same rows."""
+    """Store the same rows in another kind of table."""
     types = ", ".join(f"{name} REAL" for name in columns[1:])
     end = dice.choice(["WITHOUT ROWID", "STRICT"])
     db.execute(f"CREATE TABLE spare (step INTEGER PRIMARY KEY, {types}) {end}")
@@ -447,7 +449,7 @@ BY_SQL = tuple(
 
 
 def mutants(count: int, seed: int, sources: Sequence[Original]) -> list[Mutant]:
-    """So many different mutants; the same for the same seed."""
+    """Return `count` different mutants; the same for the same seed."""
     dice, found = Random(seed), {hashlib.sha256(source.data).digest(): None for source in sources}
     made: list[Mutant] = []
     kinds = (*BY_BYTES, *BY_SQL)
@@ -466,7 +468,7 @@ def mutants(count: int, seed: int, sources: Sequence[Original]) -> list[Mutant]:
     return made
 
 
-# -- A second reading: plain sqlite3 without any defence, in a process of its own --------------------------------------
+# -- A second reading: plain sqlite3 without any defence, in a separate process ----------------------------------------
 
 PLAIN = """
 import json, sqlite3, sys
@@ -492,7 +494,7 @@ for line in sys.stdin:
 
 
 def plainly(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
-    """What plain sqlite3 finds in each file; {"died": ...} where that killed or outlasted the process."""
+    """Return what plain sqlite3 finds in each file; {"died": ...} if the file killed or hung the process."""
     answers: dict[Path, dict[str, Any]] = {}
     waiting = list(paths)
     while waiting:
@@ -516,17 +518,17 @@ def plainly(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
     return answers
 
 
-# -- What must be true -------------------------------------------------------------------------------------------------
+# -- The check ---------------------------------------------------------------------------------------------------------
 
-BROKEN = ("the process that reads files ended", "no reader could make sense", "still being read")
-# Of single values, which the reader judges one by one.
+BROKEN = ("the process that reads files ended", "found something that cannot be read", "reading did not end")
+# Problems of single values, which the reader checks one by one.
 HARMLESS = re.compile(r"ok$|(NULL|TEXT|NUMERIC|non-\w+) value in |CHECK constraint failed")
 EXPERT = re.compile(r"expert_(0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
 LAYER = re.compile(r"layer_(0|[1-9][0-9]{0,3})_expert_(0|[1-9][0-9]{0,3})_(\w+)")
 
 
 def complaint(mutant: Mutant, answer: RunFile | Rejected, plain: dict[str, Any] | None) -> str | None:
-    """What is wrong with what was made of a mutant; None where all is well. plain: for a run, the second reading."""
+    """Return the error in the reader's answer to a mutant; None if there is none. plain: the second reading."""
     if isinstance(answer, Rejected):
         sentence = str(answer.error)
         if any(words in sentence for words in BROKEN) or not sentence.startswith(f"{answer.name}: expected "):
@@ -549,12 +551,12 @@ def complaint(mutant: Mutant, answer: RunFile | Rejected, plain: dict[str, Any] 
 def _steps(run: RunFile) -> str | None:
     steps = run.wide["step"]
     values = steps.to_pylist()
-    sound = steps.type == pa.int64() and steps.null_count == 0
-    return None if sound and values == sorted(set(values)) else f"steps are not in order: {values[:20]}"
+    typed = steps.type == pa.int64() and steps.null_count == 0
+    return None if typed and values == sorted(set(values)) else f"steps are not in order: {values[:20]}"
 
 
 def _rows(run: RunFile, plain: dict[str, Any]) -> str | None:
-    """Every number of the wide table, against the last row of its step in the file."""
+    """Compare every number of the wide table with the last row of its step in the file."""
     rows = plain["dynamics"]
     if isinstance(rows, str):  # Python's module cannot even name a column whose name is not UTF-8
         return None if "codec can't decode" in rows else f"accepted, but plain sqlite3 says: {rows}"
@@ -578,7 +580,7 @@ def _rows(run: RunFile, plain: dict[str, Any]) -> str | None:
 
 
 def _derived(name: str, row: dict[str, Any], plain: dict[str, Any]) -> Any:
-    """What a column that the file does not have should hold: a scalar, a norm of another name, a mean over layers."""
+    """Return the value of a column that the file lacks: a scalar, a norm of another name, a mean over layers."""
     scalars = [one["value"] for one in plain["scalars"] if one["name"] == name and one["step"] == row["step"]]
     if scalars:
         return scalars[-1]
@@ -605,13 +607,13 @@ def _same(here: Any, there: Any) -> bool:
 
 
 def _side_tables(run: RunFile, plain: dict[str, Any]) -> str | None:
-    for table in SIDE:
+    for table in RUN_TABLES:
         mine: pa.Table = getattr(run, table)
         theirs = plain[table]
         if "codec can't decode" in theirs:
             continue
-        left_out = any(f"table `{table}` was not read" in note for note in run.notes)
-        if left_out or (table == "layers" and not theirs) or isinstance(theirs, str):
+        noted = any(f"table `{table}` was not read" in note for note in run.notes)
+        if noted or (table == "layers" and not theirs) or isinstance(theirs, str):
             made = table == "layers" and any(LAYER.fullmatch(name) for row in plain["dynamics"] for name in row)
             if len(mine) and not made:
                 return f"{table} has {len(mine)} rows out of nothing"
@@ -635,14 +637,14 @@ def _facts(run: RunFile, plain: dict[str, Any]) -> str | None:
 
 
 def _silence(run: RunFile, plain: dict[str, Any]) -> str | None:
-    """Damage that plain sqlite3 finds must be in the notes."""
+    """Check that the notes name damage that plain sqlite3 finds."""
     problems = [one for one in plain["integrity"] if not HARMLESS.match(one)]
-    told = any("may be damaged" in note or "found damage" in note for note in run.notes)
-    return f"damage accepted in silence: {problems[0]}" if problems and not told else None
+    noted = any("may be damaged" in note or "found damage" in note for note in run.notes)
+    return f"damage accepted in silence: {problems[0]}" if problems and not noted else None
 
 
 def _untouched(mutant: Mutant, run: RunFile) -> str | None:
-    """The first number that is not the original's, though the mutation did not touch it."""
+    """Return the first number that differs from the original, although the mutation did not touch it."""
     found = {row["step"]: row for row in run.wide.to_pylist()}
     for step in mutant.kept if "step" not in mutant.changed else ():
         if step not in found:
