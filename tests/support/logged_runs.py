@@ -1,4 +1,4 @@
-"""A run file read back with plain sqlite3, and what a hand-written loop logs into it."""
+"""Helpers for run files in tests: dynamics to log, and rows, columns and events read back with plain sqlite3."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pragma(path: Path, name: str) -> object:
 
 
 def dynamics(experts: int = 2, value: float = 0.5) -> dict:
-    """What a hand-written loop logs, with a number of its own in every column."""
+    """Return the dynamics of a step, with a different number in each column."""
     names = {i: [metric.name for metric in schema.expert_metrics(i)] for i in range(experts)}
     gradients = {f"expert_{i}": {n: value + i + k / 64 for k, n in enumerate(names[i])} for i in range(experts)}
     scores = {f"expert_{i}_{n}": gradients[f"expert_{i}"].pop(n) for i in range(1, experts) for n in names[i][-3:]}

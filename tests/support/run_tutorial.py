@@ -1,8 +1,8 @@
-"""Runs docs/tutorial.md as a reader would: each `$` line in a shell, its exit code and output as the page shows them.
+"""Run docs/tutorial.md as a reader would: each `$` line in a shell, with the exit code and output of the page.
 
     python tests/support/run_tutorial.py BIN      # BIN: the folder of an installed `prismatic`, such as .venv/bin
 
-The output may differ in numbers and in what the page leaves out; every line that the page shows must be there.
+The output may have other numbers and further lines; all lines of the page must be in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
 def commands() -> list[tuple[str, int, list[str]]]:
-    """Each command with the exit code and the lines that the page promises."""
+    """Return each command with the exit code and the lines of output on the page."""
     found: list[tuple[str, int, list[str]]] = []
     for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
         for line in block.splitlines():
@@ -34,12 +34,12 @@ def commands() -> list[tuple[str, int, list[str]]]:
 
 
 def words(text: str) -> str:
-    """The text without its numbers, hashes and line breaks: those are the machine's."""
+    """Return the text without numbers, hashes and line breaks, which depend on the machine."""
     return " ".join(re.sub(r"\b[0-9a-f]{9}\b|-?\d+(\.\d+)?", "#", text).split())
 
 
 def follow(binaries: Path, folder: Path) -> None:
-    """Run every command; SystemExit with what was promised and what came."""
+    """Run all commands; exit with the expected and the real output where they differ."""
     environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     for command, code, lines in commands():
         print(f"$ {command}", flush=True)
@@ -51,7 +51,7 @@ def follow(binaries: Path, folder: Path) -> None:
 
 
 def show(environment: dict[str, str], folder: Path) -> None:
-    """Start the app as the page says and ask whether it is there."""
+    """Start the app as the page says and wait until it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

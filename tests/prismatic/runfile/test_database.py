@@ -1,4 +1,4 @@
-"""Which files can be opened as run files: what is none is refused by name and left alone."""
+"""Opening run files for writing: locks, resume, overwrite, and files that are refused by name and not changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("link", ["symlink", "hard link to the folder's file by another path"])
-def test_another_path_to_the_same_file_is_no_second_writer(path: Path, link: str):
+def test_a_link_to_the_same_file_gives_no_second_writer(path: Path, link: str):
     with DynamicsLogger(path) as logger:
         logger.log(0, dynamics())
         logger.flush()
@@ -33,7 +33,7 @@ def test_another_path_to_the_same_file_is_no_second_writer(path: Path, link: str
             DynamicsLogger(other)
 
 
-def test_a_run_is_begun_anew_where_it_may_be_replaced(path: Path):
+def test_overwrite_replaces_a_run(path: Path):
     with DynamicsLogger(path, num_experts=4) as logger:
         logger.log(50, dynamics(4))
         with pytest.raises(LoggerError, match="another DynamicsLogger"):
@@ -89,7 +89,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__.strip("_"))
-def test_what_is_no_run_file_is_refused_by_name_and_left_alone(path: Path, make):
+def test_other_files_are_refused_by_name_and_not_changed(path: Path, make):
     path.parent.mkdir(parents=True)
     make(path)
     before = path.read_bytes() if path.is_file() else None
@@ -119,14 +119,14 @@ def test_a_file_that_is_being_written_has_no_second_writer(path: Path):
     assert [row["step"] for row in rows(path)] == [0, 1]
 
 
-def test_a_logger_that_nobody_holds_any_more_gives_its_file_free(path: Path):
+def test_a_deleted_logger_releases_its_file(path: Path):
     DynamicsLogger(path).log(0, dynamics())
     with DynamicsLogger(path) as logger:
         logger.log(1, dynamics())
     assert [row["step"] for row in rows(path)] == [0, 1]
 
 
-def test_whether_a_run_may_be_there_already_can_be_asked_for(path: Path):
+def test_resume_says_whether_a_run_may_or_must_exist(path: Path):
     with pytest.raises(LoggerError, match="no run to resume"):
         DynamicsLogger(path, resume="must")
     DynamicsLogger(path, resume="never").close()
@@ -135,7 +135,7 @@ def test_whether_a_run_may_be_there_already_can_be_asked_for(path: Path):
     DynamicsLogger(path, resume="must").close()
 
 
-def test_a_file_of_a_later_schema_version_is_refused_and_left_alone(path: Path):
+def test_a_file_of_a_later_schema_version_is_refused_and_not_changed(path: Path):
     DynamicsLogger(path).close()
     execute(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     before = path.read_bytes()
@@ -156,7 +156,7 @@ def test_a_damaged_run_is_refused_at_resume(path: Path):
     assert path.read_bytes() == bytes(damaged)
 
 
-def test_a_run_file_of_another_writer_is_carried_on(path: Path):
+def test_a_run_file_of_another_program_is_continued(path: Path):
     path.parent.mkdir(parents=True)
     execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL)")
     with DynamicsLogger(path) as logger:

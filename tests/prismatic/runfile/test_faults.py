@@ -1,7 +1,7 @@
-"""What happens to a run file when things break for real: kill -9, a full disk, a clock that goes back, a fork.
+"""Run files under real faults: kill -9, SIGTERM, a full disk, a clock that goes back, forks.
 
-After each of them the file is sound, no row is doubled, and every row that was acknowledged is there: one whose `log()`
-had returned longer than flush_seconds before.
+After each fault the file is sound, has no row twice, and holds all acknowledged rows: those whose `log()` returned more
+than flush_seconds before.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import pytest
 from prismatic.errors import LoggerError
 from prismatic.runfile.logger import DynamicsLogger
 
-# `make faults` asks for all 200; a share of them is part of every test run.
+# `make faults` sets 200; a normal test run takes a few of them.
 KILLS = int(os.environ.get("PRISMATIC_KILLS", "8"))
 FLUSH_SECONDS = 0.1
-SLACK = 0.15  # seconds that a commit may take on a busy machine, beyond flush_seconds
+SLACK = 0.15  # seconds that a commit may take on a busy machine, in addition to flush_seconds
 STEP = {"expert_gradients": {f"expert_{i}": {"top_norm": 1.0, "bottom_norm": 0.5} for i in range(3)}}
 PROGRAM = """
 import json, signal, sys, time
@@ -49,7 +49,7 @@ def rows(path: Path, query: str) -> list[tuple]:
 
 
 class Writing:
-    """A process that logs a step a millisecond and says so each time `log()` has returned."""
+    """A process that logs a step each millisecond and prints it after `log()` returned."""
 
     def __init__(self, path: Path, *, first: int = 0, **options):
         options = {"flush_seconds": FLUSH_SECONDS, **options}
@@ -61,18 +61,18 @@ class Writing:
         self._lines += [self._process.stdout.readline() for _ in range(steps)]
 
     def end(self, signum: signal.Signals) -> tuple[dict[int, float], float]:
-        """Each step that was logged, with the time; and when the signal was sent."""
+        """Send a signal; return the time at which each step was logged, and the time of the signal."""
         sent = time.monotonic()
         self._process.send_signal(signum)
         with self._process.stdout as rest:
             self._lines += rest
         assert self._process.wait(60) == -signum
-        said = [line.split() for line in self._lines if line.endswith("\n")]
-        return {int(step): float(at) for step, at in said}, sent
+        printed = [line.split() for line in self._lines if line.endswith("\n")]
+        return {int(step): float(at) for step, at in printed}, sent
 
 
 def assert_sound(path: Path) -> list[int]:
-    """The file is whole and each logged step is there once, with all of its rows; returns the steps."""
+    """Check that the file is sound and has each step once, with all its rows; return the steps."""
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     steps = [step for (step,) in rows(path, "SELECT step FROM dynamics ORDER BY step")]
     assert len(steps) == len(set(steps))
@@ -95,7 +95,7 @@ def test_kill_9_loses_no_row_that_was_acknowledged(tmp_path: Path, seed: int):
     acknowledged = {step for step, at in logged.items() if at < killed - FLUSH_SECONDS - SLACK}
     assert acknowledged <= set(steps)
     assert steps == list(range(len(steps)))
-    # A later process goes on with the same file, where a checkpoint might have been.
+    # A later process continues the same file, from an earlier step like that of a checkpoint.
     process = Writing(path, first=len(steps) // 2)
     process.wait_for(20)
     again, _ = process.end(signal.SIGTERM)
@@ -167,7 +167,7 @@ def test_a_clock_that_goes_back_loses_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_directory_that_cannot_be_written_is_refused_by_name():
-    # As root everything may be written: the logger is opened as nobody, in a folder that nobody may enter but not fill.
+    # Root may write anywhere, so the logger is opened as user nobody, who may enter the folder but not write to it.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
         program = f"""if True:
@@ -183,7 +183,7 @@ def test_a_directory_that_cannot_be_written_is_refused_by_name():
         os.chmod(folder, 0o755)
 
 
-def test_a_place_that_no_file_can_be_made_in_is_refused_by_name():
+def test_a_place_where_no_file_can_be_created_is_refused_by_name():
     with pytest.raises(LoggerError, match=r"/proc/prismatic/dynamics\.db: cannot be opened as a run file"):
         DynamicsLogger("/proc/prismatic/dynamics.db")
 

@@ -1,4 +1,4 @@
-"""What DynamicsLogger writes, read back with plain sqlite3."""
+"""DynamicsLogger: logged values read back with plain sqlite3."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "build" / "runs" / "abc" / "dynamics.db"
 
 
-def test_more_experts_than_a_table_has_columns_may_be_told_beforehand(path: Path):
+def test_num_experts_may_exceed_the_columns_of_a_table(path: Path):
     with DynamicsLogger(path, num_experts=250) as logger:
         logger.log(0, dynamics(250))
     beside = rows(path, "SELECT name FROM scalars")
@@ -34,9 +34,9 @@ def test_more_experts_than_a_table_has_columns_may_be_told_beforehand(path: Path
 
 
 @pytest.mark.parametrize("experts", [2, 3, 17])
-@pytest.mark.parametrize("told", [True, False], ids=["told", "found"])
-def test_there_is_every_documented_column_for_any_number_of_experts(path: Path, experts: int, told: bool):
-    with DynamicsLogger(path, num_experts=experts if told else 0) as logger:
+@pytest.mark.parametrize("given", [True, False], ids=["given", "from the first row"])
+def test_all_documented_columns_exist_for_any_number_of_experts(path: Path, experts: int, given: bool):
+    with DynamicsLogger(path, num_experts=experts if given else 0) as logger:
         logger.log(0, dynamics(experts))
     expected = ["step", "expert_0_clean_norm"]
     expected += [f"expert_{i}_{tier}_norm" for i in range(experts) for tier in ("top", "bottom", "middle")]
@@ -76,7 +76,7 @@ def test_every_float_comes_back_to_the_last_bit(tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("nothing", [None, {}, {"divergence_scores": {"expert_1_divergence": 1.0}}])
-def test_nothing_measured_writes_nothing(path: Path, nothing: dict | None):
+def test_a_step_without_measurements_writes_nothing(path: Path, nothing: dict | None):
     with DynamicsLogger(path) as logger:
         logger.log(0, nothing, loss=1.0)
         logger.log_dynamics(10, nothing)
@@ -102,13 +102,13 @@ def test_a_step_logged_again_is_replaced_and_the_rewind_is_an_event(path: Path):
     assert event["message"] == "step 10 came after step 20; 2 logged steps from step 10 on are replaced"
 
 
-def test_after_a_rewind_nothing_of_the_course_that_was_given_up_is_left(path: Path):
+def test_a_rewind_deletes_all_rows_of_the_abandoned_steps(path: Path):
     layer = {"layer": 0, "expert": 0, "source": "merged"}
     with DynamicsLogger(path) as logger:
         for step in range(0, 620, 10):
             logger.log(step, dynamics(value=1.0) | {"layers": [layer, layer | {"source": "isolated"}]})
     with DynamicsLogger(path, resume="must") as logger:
-        for step in (505, 515):  # another frequency: no row of the old course may stand between them
+        for step in (505, 515):  # with another frequency, no abandoned row may stay between these
             logger.log(step, dynamics(value=2.0) | {"layers": [layer]})
     seen = rows(path, "SELECT step, expert_0_top_norm AS norm FROM dynamics ORDER BY step")
     assert [row["step"] for row in seen] == [*range(0, 510, 10), 505, 515]
@@ -122,14 +122,14 @@ def test_after_a_rewind_nothing_of_the_course_that_was_given_up_is_left(path: Pa
     assert codes(path) == ["rewind"]
 
 
-def test_the_same_step_twice_keeps_the_later_row_and_says_so(path: Path):
+def test_the_same_step_twice_keeps_the_later_row_and_records_an_event(path: Path):
     with DynamicsLogger(path) as logger:
         logger.log(10, dynamics())
         logger.log(10, dynamics(value=7.0))
     assert ([row["expert_0_top_norm"] for row in rows(path)], codes(path)) == ([7.0], ["repeated_step"])
 
 
-def test_a_rewind_is_noticed_in_a_file_that_was_opened_again(path: Path):
+def test_a_rewind_is_noticed_after_reopening_a_file(path: Path):
     for first in (0, 20):
         with DynamicsLogger(path) as logger:
             logger.log(first, dynamics())
@@ -169,7 +169,7 @@ def test_a_step_may_be_any_whole_number(path: Path, step):
 
 
 @pytest.mark.parametrize("other", [1.0, None], ids=["all numbers", "with a missing one"])
-def test_nan_becomes_null_and_the_counts_tell(path: Path, other: float | None):
+def test_nan_becomes_null_and_is_counted(path: Path, other: float | None):
     norms = {"top_norm": math.nan, "bottom_norm": other, "middle_norm": math.inf}
     with DynamicsLogger(path) as logger:
         logger.log(0, {"expert_gradients": {"expert_0": norms}, "nonfinite": 4}, loss=math.nan)
@@ -179,7 +179,7 @@ def test_nan_becomes_null_and_the_counts_tell(path: Path, other: float | None):
     assert (sound["expert_0_bottom_norm"], sound["expert_0_middle_norm"], sound["nan_values"]) == (other, math.inf, 0)
 
 
-def test_values_are_those_of_the_moment_they_were_logged(path: Path):
+def test_later_changes_of_logged_values_have_no_effect(path: Path):
     norm, loss, layer = np.array(1.0), torch.tensor(1.0), {"layer": 0, "expert": 0, "source": "merged"}
     layer["top_norm"] = torch.tensor(1.0)
     logged = {"expert_gradients": {"expert_0": {"top_norm": norm}}, "layers": [layer]}
@@ -211,14 +211,14 @@ def test_further_metrics_add_columns(path: Path):
 
 
 @pytest.mark.parametrize("name", ["order", "group", "select", "values", "index", "limit"])
-def test_a_metric_may_be_called_like_a_word_of_sql(path: Path, name: str):
+def test_a_metric_may_have_the_name_of_a_sql_keyword(path: Path, name: str):
     with DynamicsLogger(path) as logger:
         logger.log(0, dynamics(), **{name: 1.5})
     assert rows(path)[0][name] == 1.5
 
 
 @pytest.mark.parametrize("name", ["Loss", "train/loss", "x; DROP TABLE dynamics", 'a"b', "", "1st", "é", "x" * 64])
-def test_a_name_that_can_be_no_column_is_refused_once_and_the_row_is_kept(path: Path, name: str):
+def test_an_invalid_column_name_is_refused_once_and_the_row_is_kept(path: Path, name: str):
     with DynamicsLogger(path) as logger:
         with pytest.warns(RuntimeWarning, match="is not logged") as warned:
             log_steps(logger, **{name: 1.0})
@@ -232,7 +232,7 @@ def test_a_name_that_can_be_no_column_is_refused_once_and_the_row_is_kept(path: 
     ["high", [1.0], {}, object(), 1j, torch.ones(2), np.ones(3), np.array(["a"])],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_that_is_no_number_is_refused_once_and_the_row_is_kept(path: Path, value: object):
+def test_a_value_that_is_not_a_number_is_refused_once_and_the_row_is_kept(path: Path, value: object):
     with DynamicsLogger(path) as logger:
         with pytest.warns(RuntimeWarning, match="'loss' is not logged") as warned:
             log_steps(logger, loss=value)
@@ -264,7 +264,7 @@ def test_a_number_that_sqlite_has_no_type_for_is_kept_as_a_float(path: Path, odd
     assert codes(path) == []
 
 
-def test_a_step_that_is_no_whole_number_is_refused(path: Path):
+def test_a_step_that_is_not_a_whole_number_is_refused(path: Path):
     with DynamicsLogger(path) as logger:
         for step in (0, 0.25, 0.5):
             logger.log(step, dynamics())
@@ -272,7 +272,7 @@ def test_a_step_that_is_no_whole_number_is_refused(path: Path):
     assert codes(path) == ["refused_value", "refused_value", "dropped"]
 
 
-def test_columns_differ_in_more_than_their_case(path: Path):
+def test_a_metric_uses_the_existing_column_in_another_case(path: Path):
     path.parent.mkdir(parents=True)
     execute(path, "CREATE TABLE dynamics (step INTEGER PRIMARY KEY, expert_0_top_norm REAL, Accuracy REAL)")
     with DynamicsLogger(path) as logger:
@@ -289,14 +289,14 @@ def test_a_large_record_among_many_small_ones_is_not_dropped(path: Path):
     assert rows(path, "SELECT count(*) AS n FROM histograms") == [{"n": 15_000}]
 
 
-def test_tables_of_what_a_run_is_made_of_are_told_anew(path: Path):
+def test_replace_deletes_the_earlier_rows_of_a_table(path: Path):
     with DynamicsLogger(path) as logger:
         logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(5)], replace=True)
         logger.log_table("experts", [{"expert": i, "role": "clean"} for i in range(3)], replace=True)
     assert len(rows(path, "SELECT * FROM experts")) == 3
 
 
-def test_a_row_that_nobody_foresaw_does_not_block_the_others(path: Path):
+def test_a_row_of_an_unknown_table_does_not_block_the_others(path: Path):
     logger = DynamicsLogger(path, flush_seconds=1e9)
     logger.log(0, dynamics())
     logger.log_table("nowhere", [{"x": 1}])
@@ -308,7 +308,7 @@ def test_a_row_that_nobody_foresaw_does_not_block_the_others(path: Path):
     assert codes(path) == ["refused_row"]
 
 
-def test_scalars_beyond_sqlites_columns_go_to_a_table_of_their_own(path: Path):
+def test_scalars_beyond_sqlites_columns_go_to_the_table_scalars(path: Path):
     logged = dynamics(230)
     with DynamicsLogger(path) as logger:
         logger.log_run({"seed": 0})

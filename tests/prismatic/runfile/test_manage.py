@@ -1,4 +1,4 @@
-"""Listing, copying and upgrading run files: real files, live ones included."""
+"""Listing, copying and upgrading run files, also while they are written."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("state", ["finished", "crashed", "interrupted"])
-def test_a_run_that_ended_says_how(path: Path, state: str):
+def test_the_status_of_a_run_that_ended(path: Path, state: str):
     run = summarize(written(path, exit_state=state, run_hash="0123456"))
     assert (run.run, run.status, run.last_step, run.planned_steps, run.logged_steps) == ("0123456", state, 40, 50, 5)
     assert (run.seed, run.perturbation_scale) == (3, None)
@@ -99,7 +99,7 @@ def test_runs_are_listed_as_a_table_and_as_json(path: Path, capsys):
     assert (run["run"], run["logged_steps"], run["path"]) == ("0123456", 5, str(path))
 
 
-def test_no_runs_at_all_says_how_to_make_one(tmp_path: Path, capsys):
+def test_an_empty_list_shows_how_to_make_a_run(tmp_path: Path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
     assert "prismatic train" in capsys.readouterr().out
 
@@ -111,7 +111,7 @@ def test_a_run_is_found_by_hash_folder_or_file(path: Path, which: str):
         assert find_run(which, Path("runs")).samefile(path)
 
 
-def test_a_run_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path):
+def test_a_missing_run_is_refused_with_the_paths_that_were_tried(tmp_path: Path):
     with (
         chdir(tmp_path),
         pytest.raises(LoggerError, match=r"tried nope, .*build/runs/nope/dynamics\.db"),
@@ -120,7 +120,7 @@ def test_a_run_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-def test_a_snapshot_of_a_live_run_has_every_row_of_some_moment(path: Path, tmp_path: Path, journal_mode: str):
+def test_a_snapshot_of_a_live_run_has_all_rows_of_one_moment(path: Path, tmp_path: Path, journal_mode: str):
     stop = threading.Event()
     with DynamicsLogger(path, flush_seconds=0.01, journal_mode=journal_mode) as logger:
 
@@ -162,7 +162,7 @@ def test_the_command_names_the_snapshot_after_run_and_step(path: Path, capsys):
         assert len(rows(Path("abc-step-40.db"))) == 5
 
 
-def test_a_snapshot_of_what_is_no_run_is_refused(tmp_path: Path):
+def test_a_snapshot_of_another_file_is_refused(tmp_path: Path):
     (tmp_path / "x.db").write_text("no database")
     with pytest.raises(LoggerError, match=r"x\.db: cannot be read as a run file"):
         snapshot(tmp_path / "x.db", tmp_path / "y.db")
@@ -170,7 +170,7 @@ def test_a_snapshot_of_what_is_no_run_is_refused(tmp_path: Path):
 
 
 def killed_while_writing(path: Path, folder: Path) -> Path:
-    """A copy of a run file and its journal, taken in the middle of a transaction that has reached the file."""
+    """Return a copy of a run file and its journal, made in the middle of a transaction that has reached the file."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA cache_size = 1")
         connection.execute("BEGIN IMMEDIATE")
@@ -184,10 +184,10 @@ def killed_while_writing(path: Path, folder: Path) -> Path:
     return copy
 
 
-def test_what_a_killed_writer_left_half_written_is_rolled_back(path: Path, tmp_path: Path):
+def test_the_unfinished_transaction_of_a_killed_writer_is_rolled_back(path: Path, tmp_path: Path):
     whole = written(path).stat().st_size
     killed = killed_while_writing(path, tmp_path)
-    assert killed.stat().st_size > whole  # some of it has reached the file
+    assert killed.stat().st_size > whole  # a part of the transaction has reached the file
     (rejected,) = read_files([killed])[1]
     assert "prismatic snapshot" in str(rejected.error)
     copy = snapshot(killed, tmp_path / "whole.db")
@@ -247,7 +247,7 @@ def test_a_table_without_a_key_gets_one_and_the_last_row_of_a_step_stays(path: P
         (["CREATE TABLE other (x)"], "holds other but no table `dynamics`"),
     ],
 )
-def test_what_cannot_be_upgraded_stays_as_it_was(path: Path, statements: list[str], why: str):
+def test_a_file_that_cannot_be_upgraded_stays_unchanged(path: Path, statements: list[str], why: str):
     before = documented(path, *statements).read_bytes()
     with pytest.raises(LoggerError, match=why):
         migrate(path)
@@ -294,7 +294,7 @@ def test_a_snapshot_never_replaces_the_run_itself(path: Path):
         snapshot(path, path, overwrite=True)
 
 
-def test_facts_of_other_writers_do_not_stop_the_list(path: Path, capsys):
+def test_facts_of_other_programs_do_not_stop_the_list(path: Path, capsys):
     written(path, planned_steps="many", exit_state=None, **{"config.seed": "3", "config.perturbation_scale": []})
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO run VALUES ('empty', NULL), ('text', 'no JSON')")
@@ -306,7 +306,7 @@ def test_facts_of_other_writers_do_not_stop_the_list(path: Path, capsys):
     assert (run.planned_steps, run.seed, run.perturbation_scale) == (None, 3, None)
 
 
-def test_asking_for_the_status_never_keeps_a_training_from_its_file(path: Path):
+def test_reading_the_status_never_locks_a_training_out_of_its_file(path: Path):
     written(path)
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Mirroring: our metrics in the tracker that a user has, by the real libraries, and trackers that misbehave."""
+"""The mirror: metrics sent to real trackers, and to trackers that fail or hang."""
 
 import gc
 import json
@@ -80,7 +80,7 @@ def test_tensorboard_has_what_the_run_file_has(tmp_path: Path):
     assert mirrored_events(tmp_path / "x.db") == []
 
 
-def test_wandb_has_an_axis_of_its_own_beside_the_users(tmp_path: Path, monkeypatch):
+def test_wandb_gets_a_separate_step_axis(tmp_path: Path, monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -102,7 +102,7 @@ def test_trackio_has_the_steps(tmp_path: Path, monkeypatch):
     run = trackio.init(project="mirrored", name="mine")
     log(tmp_path / "x.db", run)
     trackio.finish()
-    # Where it was first imported to: it looks at the environment only then.
+    # trackio reads the environment only when it is first imported.
     with closing(sqlite3.connect(Path(trackio.utils.TRACKIO_DIR) / "mirrored.db")) as connection:
         kept = dict(connection.execute("SELECT step, metrics FROM metrics"))
     assert {step: json.loads(values)[f"{PREFIX}loss"] for step, values in kept.items()} == {
@@ -111,7 +111,7 @@ def test_trackio_has_the_steps(tmp_path: Path, monkeypatch):
 
 
 class Logger:
-    """As the loggers of Lightning, MLflow and Comet are."""
+    """A logger with the interface of those of Lightning, MLflow and Comet."""
 
     def __init__(self):
         self.got = {}
@@ -120,14 +120,14 @@ class Logger:
         self.got[step] = metrics
 
 
-def test_a_logger_with_log_metrics_is_known(tmp_path: Path):
+def test_a_logger_with_log_metrics_is_recognized(tmp_path: Path):
     logger = Logger()
     log(tmp_path / "x.db", logger)
     assert [values[f"{PREFIX}loss"] for values in logger.got.values()] == [2.0, 1.0, 0.0, -1.0]
 
 
 @pytest.mark.parametrize("target", [7, "tensorboard", object()], ids=["a number", "a name", "an object"])
-def test_what_is_no_tracker_is_refused_before_the_file_is_there(tmp_path: Path, target):
+def test_an_object_that_is_not_a_tracker_is_refused_before_the_file_is_created(tmp_path: Path, target):
     with pytest.raises(ConfigError, match="is not a tracker; expected a SummaryWriter"):
         DynamicsLogger(tmp_path / "x.db", mirror=target)
     with pytest.raises(ConfigError, match="is not a tracker"):
@@ -149,7 +149,7 @@ def test_a_tracker_that_fails_is_an_event_and_costs_no_row(tmp_path: Path):
     ]
 
 
-def test_a_tracker_that_hangs_keeps_neither_training_nor_the_file(tmp_path: Path, monkeypatch):
+def test_a_tracker_that_hangs_delays_neither_training_nor_the_file(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(mirroring, "CLOSE_SECONDS", 0.05)
     monkeypatch.setattr(mirroring, "MAX_WAITING", 2)
     let_go = threading.Event()
@@ -163,7 +163,7 @@ def test_a_tracker_that_hangs_keeps_neither_training_nor_the_file(tmp_path: Path
     ]
 
 
-def test_a_logging_logger_is_no_tracker_that_could_stop_training(tmp_path: Path):
+def test_a_logger_of_the_logging_module_does_not_stop_training(tmp_path: Path):
     with pytest.warns(RuntimeWarning, match="did not reach the mirror: TypeError"):
         log(tmp_path / "x.db", logging.getLogger("nobody"))
 
@@ -177,7 +177,7 @@ def test_another_mirror_takes_over(tmp_path: Path):
     assert ([*first.got], [*second.got]) == ([0], [1])
 
 
-def test_a_logger_that_is_gone_leaves_no_thread(tmp_path: Path):
+def test_a_deleted_logger_leaves_no_thread(tmp_path: Path):
     before = {thread.ident for thread in threading.enumerate()}
     logger = DynamicsLogger(tmp_path / "x.db", mirror=lambda step, values: None)
     own = [t for t in threading.enumerate() if t.ident not in before and t.name == "prismatic mirror"]
@@ -187,7 +187,7 @@ def test_a_logger_that_is_gone_leaves_no_thread(tmp_path: Path):
     assert not own[0].is_alive()
 
 
-def test_every_kind_is_told_by_its_methods():
+def test_a_tracker_is_recognized_by_its_methods():
     class Board:
         def __init__(self):
             self.got = []

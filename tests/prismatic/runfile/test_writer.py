@@ -1,4 +1,4 @@
-"""Rows wait while the file is locked or the disk is full: nothing met there stops training, or is lost unsaid."""
+"""The writing thread: rows wait while the file is locked or memory is full, and lost rows are counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "build" / "runs" / "abc" / "dynamics.db"
 
 
-def test_without_a_flush_interval_rows_are_tried_again_when_a_lock_ends(path: Path, impatient, monkeypatch):
+def test_without_a_flush_interval_rows_are_written_after_a_lock_ends(path: Path, short_waits, monkeypatch):
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
     with DynamicsLogger(path, flush_seconds=0) as logger:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -48,12 +48,12 @@ def test_rows_may_wait_for_the_end_of_the_run(path: Path):
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that gives up soon, so that a locked file is met within a test."""
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the time that the writer waits for a lock."""
     monkeypatch.setattr(database, "WRITE_SECONDS", 0.05)
 
 
-def test_a_locked_file_delays_rows_and_loses_none(path: Path, impatient):
+def test_a_locked_file_delays_rows_and_loses_none(path: Path, short_waits):
     logger = DynamicsLogger(path, flush_seconds=0)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -68,7 +68,7 @@ def test_a_locked_file_delays_rows_and_loses_none(path: Path, impatient):
     assert [row["step"] for row in rows(path)] == [0, 1, 2, 3]
 
 
-def test_a_reader_that_holds_its_lock_while_a_row_is_written_loses_none(path: Path, impatient):
+def test_a_reader_that_holds_its_lock_while_a_row_is_written_loses_none(path: Path, short_waits):
     with DynamicsLogger(path, flush_seconds=0) as logger:
         logger.log(0, dynamics())
         logger.flush()
@@ -91,7 +91,7 @@ def test_a_reader_does_not_delay_rows_in_wal_mode(path: Path):
             logger.log(1, dynamics())
             assert logger.flush()
     assert [row["step"] for row in rows(path)] == [0, 1]
-    assert pragma(path, "journal_mode") == "delete"  # the finished file is whole by itself
+    assert pragma(path, "journal_mode") == "delete"  # the finished file is complete without a -wal file
 
 
 def test_closing_waits_for_a_reader_to_finish(path: Path):
@@ -107,7 +107,7 @@ def test_closing_waits_for_a_reader_to_finish(path: Path):
     assert [row["step"] for row in rows(path)] == [0, 1]
 
 
-def test_what_could_not_be_written_at_last_is_counted_and_said(path: Path, impatient, monkeypatch):
+def test_rows_that_could_not_be_written_at_close_are_counted_and_warned_of(path: Path, short_waits, monkeypatch):
     monkeypatch.setattr(writer, "CLOSE_SECONDS", 0.2)
     logger = DynamicsLogger(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -120,7 +120,7 @@ def test_what_could_not_be_written_at_last_is_counted_and_said(path: Path, impat
     assert rows(path) == []
 
 
-def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path, impatient):
+def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path, short_waits):
     with DynamicsLogger(path, flush_seconds=0) as logger, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.warns(RuntimeWarning, match="cannot be written now"):
@@ -130,21 +130,21 @@ def test_columns_for_more_experts_wait_for_a_lock_like_rows(path: Path, impatien
     assert rows(path)[0]["expert_2_top_norm"] == 2.5
 
 
-def test_a_full_memory_drops_what_comes_then_and_says_so(path: Path, impatient, monkeypatch):
+def test_a_full_memory_drops_further_steps_and_counts_them(path: Path, short_waits, monkeypatch):
     monkeypatch.setattr(writer, "MAX_WAITING", 1000)
-    one = {"expert_gradients": {"expert_0": {"top_norm": 1.0}, "expert_1": {"top_norm": 1.0}}}
+    step_dynamics = {"expert_gradients": {"expert_0": {"top_norm": 1.0}, "expert_1": {"top_norm": 1.0}}}
     logger = DynamicsLogger(path)
-    with warnings.catch_warnings(record=True) as said:  # the thread may meet the lock before it is gone, or not
+    with warnings.catch_warnings(record=True) as caught:  # the thread may or may not try to write before the lock ends
         warnings.simplefilter("always")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             for step in range(2000):
-                logger.log(step, one, surprise=0.5)
+                logger.log(step, step_dynamics, surprise=0.5)
             logger.log_run({"seed": 0})
             other.execute("ROLLBACK")
         assert logger.flush()
     assert not logger._writer.warnings
-    assert {str(one.message).partition(": ")[2][:21] for one in said} <= {"cannot be written now"}
+    assert {str(warning.message).partition(": ")[2][:21] for warning in caught} <= {"cannot be written now"}
     seen = [row["step"] for row in rows(path, "SELECT step FROM dynamics ORDER BY step")]
     assert seen == list(range(len(seen)))
     assert logger.dropped == 2000 - len(seen) > 1500
@@ -152,12 +152,12 @@ def test_a_full_memory_drops_what_comes_then_and_says_so(path: Path, impatient, 
     last = rows(path, "SELECT message FROM events ORDER BY id DESC")[0]["message"]
     assert last.startswith(f"{logger.dropped} logged steps were dropped")
     assert rows(path, "SELECT key FROM run") == [{"key": "seed"}]
-    logger.log(3000, one)
+    logger.log(3000, step_dynamics)
     logger.close()
     assert [row["step"] for row in rows(path)][-1] == 3000
 
 
-def test_closing_twice_is_closing_once(path: Path):
+def test_closing_twice_has_no_further_effect(path: Path):
     logger = DynamicsLogger(path)
     logger.log(0, dynamics())
     logger.close()
@@ -170,7 +170,7 @@ def test_closing_twice_is_closing_once(path: Path):
 def test_the_file_is_closed_and_complete_after_an_exception(path: Path):
     with pytest.raises(KeyError), DynamicsLogger(path, flush_seconds=1e9) as logger:  # noqa: PT012
         log_steps(logger)
-        raise KeyError("a bug in somebody's training loop")
+        raise KeyError("a bug in a training loop")
     assert [row["step"] for row in rows(path)] == [0, 1, 2]
     with pytest.warns(RuntimeWarning, match="steps are no longer logged: the logger is closed") as warned:
         log_steps(logger)

@@ -98,7 +98,7 @@ def test_values_are_read_as_yaml_and_a_range_as_its_integers(given: str, values:
         (["seed=0,1"], {"overrides": ["steps=none"]}, "steps = 'none' is not allowed"),
     ],
 )
-def test_a_grid_that_cannot_be_is_refused_before_anything_starts(grid: list, rest: dict, message: str):
+def test_an_invalid_grid_is_refused_before_anything_starts(grid: list, rest: dict, message: str):
     with pytest.raises(ConfigError) as error:
         plan(None, grid, **rest)
     assert message in str(error.value)
@@ -110,7 +110,7 @@ def test_text_that_is_too_short_is_refused_before_anything_starts(tmp_path: Path
         plan(None, ["seed=0,1"], data=tmp_path / "short.txt")
 
 
-def test_every_command_is_a_plain_training_command_for_that_very_run(config: Path, tmp_path: Path):
+def test_each_command_is_a_plain_training_command_for_its_run(config: Path, tmp_path: Path):
     text = tmp_path / "notes: a draft.txt"
     text.write_text("some text to learn from " * 30)
     grid = ["perturbation_scale=0,1e-3,2", "merge=batch,example", "max_grad_norm=null,1"]
@@ -132,7 +132,7 @@ def test_a_value_on_the_command_line_is_read_as_the_same_value(value: object):
 # -- Controls
 
 
-def test_controls_are_a_sham_run_and_an_artificial_yes_of_each_seed():
+def test_controls_are_a_sham_run_and_a_positive_control_of_each_seed():
     sweep = plan(None, ["perturbation_scale=2,0.5", "seed=0,1"], with_controls=True)
     added = options_of(sweep)[4:]
     assert added == [
@@ -149,14 +149,14 @@ def test_controls_that_the_grid_has_are_not_added():
     assert len(plan(None, ["perturbation_scale=0.001,1", "positive_control=1,1.2"], with_controls=True).jobs) == 4
 
 
-def test_each_experiment_has_controls_of_its_own():
+def test_each_experiment_has_its_own_controls():
     sweep = plan(EXPERIMENTS / "per-example.yml", ["merge=batch,example"], with_controls=True)
     shams = [job.config for job in sweep.jobs if job.config.perturbation_scale == 0]
     assert [sham.merge for sham in shams] == ["batch", "example"]
     assert all(sham.control_experts == 1 for sham in shams)
 
 
-def test_a_sweep_in_which_nothing_is_perturbed_needs_no_controls():
+def test_a_sweep_of_sham_runs_needs_no_controls():
     assert len(plan(EXPERIMENTS / "sham.yml", ["seed=0,1"], with_controls=True).jobs) == 2
 
 
@@ -164,7 +164,7 @@ def test_a_sweep_in_which_nothing_is_perturbed_needs_no_controls():
 
 
 def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path, tmp_path: Path, capfd):
-    """Five of six runs are finished, one was interrupted: one is trained, and it goes on where it was."""
+    """Five of six runs are finished and one was interrupted: only that one is trained, from its checkpoint."""
     runs = tmp_path / "runs"
     made = [RunConfig(**TINY | {"perturbation_scale": scale, "seed": seed}) for scale in (0, 0.5, 1) for seed in (0, 1)]
     finished = [train(one, runs=runs) for one in made[:5]]
@@ -181,13 +181,13 @@ def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path
     assert (interrupted.with_name("train.log")).read_text().startswith("run ")
     assert re.search(r"^perturbation_scale=0.5 +2 runs ", output, re.MULTILINE)
     assert "--verbose shows each run, the dose-response" in output
-    (together,) = runs.glob("sweeps/*/set")
-    assert f"prismatic report {together}" in output
+    (run_set,) = runs.glob("sweeps/*/set")
+    assert f"prismatic report {run_set}" in output
     assert facts(interrupted)["exit_state"] == "finished"
 
 
 def _interrupted(config: RunConfig, runs: Path) -> Path:
-    """A run that was stopped at step 20 of 30, with a checkpoint."""
+    """Train a run that is stopped at step 20 of 30, with a checkpoint, and return its file."""
     batch = Corpus.batch
 
     def until_20(corpus, step, **sizes):
@@ -202,7 +202,7 @@ def _interrupted(config: RunConfig, runs: Path) -> Path:
     return runs / config.run_hash(Corpus.load().sha256) / "dynamics.db"
 
 
-def test_a_run_that_fails_is_tried_again_and_told_with_its_last_lines(config: Path, tmp_path: Path, capsys):
+def test_a_run_that_fails_is_tried_again_and_reported_with_its_last_lines(config: Path, tmp_path: Path, capsys):
     sweep = plan(config, ["device=abacus"], runs=tmp_path / "runs")
     outcome = run_sweep(sweep, Local(2), Progress(), retries=1)
     assert outcome.finished == []
@@ -213,7 +213,7 @@ def test_a_run_that_fails_is_tried_again_and_told_with_its_last_lines(config: Pa
     assert sweep.db_path(failure.job).with_name("train.log").read_text().count("error: device") == 2
 
 
-def test_an_interrupted_sweep_leaves_no_process_and_whole_files(config: Path, tmp_path: Path):
+def test_an_interrupted_sweep_leaves_no_process_and_complete_files(config: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     command = ["sweep", "--config", str(config), "--set", "steps=1000000", "--grid", "seed=0,1", "--workers", "1"]
     process = subprocess.Popen(
@@ -226,7 +226,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_whole_files(config: Path, tm
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command continues" in output
-    (db_path,) = runs.glob("*/dynamics.db")  # the second run was never begun
+    (db_path,) = runs.glob("*/dynamics.db")  # the second run was never started
     assert facts(db_path)["exit_state"] == "interrupted"
     assert not is_being_written(db_path)
 
@@ -246,7 +246,7 @@ def test_a_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path, capsys
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_is_edited_while_a_sweep_runs_changes_none_of_its_runs(config: Path, tmp_path: Path):
+def test_editing_the_config_during_a_sweep_changes_none_of_its_runs(config: Path, tmp_path: Path):
     sweep = plan(config, ["seed=0"], runs=tmp_path / "runs").with_copied_config()
     config.write_text("steps: 1")
     options = parser().parse_args(sweep.command(sweep.jobs[0]))
@@ -266,13 +266,13 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch, tmp
     )
 
 
-def test_a_cluster_that_cannot_be_reached_is_told_at_once():
+def test_an_unreachable_cluster_is_refused_at_once():
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(SweepError, match="it does not answer"):
         OnRay("127.0.0.1:1", None)
 
 
-def test_without_slurm_its_engine_says_where_it_works(tmp_path: Path, monkeypatch):
+def test_without_slurm_its_engine_says_how_to_use_it(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SweepError, match="try it here with --address local"):
         OnSlurm(tmp_path, None)
@@ -288,7 +288,7 @@ def test_submitit_trains_a_sweep(config: Path, tmp_path: Path, capsys):
     assert str(db_path) in db_path.with_name("train.log").read_text()
 
 
-# -- What is shown
+# -- Progress
 
 
 class Terminal(io.StringIO):
@@ -344,11 +344,11 @@ def test_in_a_pipe_only_lines_are_written(capsys):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "2 min"), (3600 * 3 + 1200, "3 h 20 min")])
-def test_times_are_said_as_a_person_says_them(seconds: float, text: str):
+def test_durations_in_words(seconds: float, text: str):
     assert format_duration(seconds) == text
 
 
-def test_the_last_lines_of_a_log_come_without_what_moves_a_terminal(tmp_path: Path):
+def test_the_last_lines_of_a_log_come_without_control_characters(tmp_path: Path):
     (tmp_path / "log").write_bytes(b"first\n" * 20 + b"\n\x1b[2Jlast \xff\n")
     lines = last_lines(tmp_path / "log")
     assert (len(lines), lines[-1]) == (12, " [2Jlast \ufffd")

@@ -1,4 +1,4 @@
-"""Runs of other trackers: their files, written by the real libraries where they are installed, become run files."""
+"""Importing runs: files of the real trackers (where installed), tables, maps, and files that are refused."""
 
 import json
 import math
@@ -45,7 +45,7 @@ perturbation_scale = 1.0
 
 
 def logged(step: int) -> dict[str, float]:
-    """What somebody else's training loop logs in a step."""
+    """Return the metrics of one step of a training loop that knows nothing of Prismatic."""
     norms = {f"moe/expert.{i}/{tier}": 0.5 + i + 0.01 * step for i in range(2) for tier in TIERS}
     return {**norms, "router/p0": 0.75, "router/p1": 0.25, "train/loss": 2.0 - step / 100, "acc": 0.1}
 
@@ -61,7 +61,7 @@ def facts(path: Path) -> dict:
 
 
 def imported(source: Path, tmp_path: Path, *options: str) -> Path:
-    """The one run file that the command makes."""
+    """Import a source and return the run file."""
     (tmp_path / "map.toml").write_text(MAP)
     code = main(
         ["import", str(source), "--map", str(tmp_path / "map.toml"), "--runs", str(tmp_path / "runs"), *options]
@@ -101,14 +101,14 @@ def test_tensorboard_event_files(tmp_path: Path, capsys):
     assert path.parent.name == "tensorboard-train"
     assert facts(path)["config.seed"] == 3
     assert rows(path)[0]["wall_time"] > 1e9
-    told = capsys.readouterr()
-    assert "expert_{i}_{tier}_norm <- moe/expert.{i}/{tier}: moe/expert.0/bottom, moe/expert.0/middle" in told.out
-    assert "not mapped: acc" in told.out
-    assert "skipped: 5 steps without any metric of an expert" in told.out
-    assert "skipped: run eval: the map finds no norm of an expert's tier" in told.err
+    printed = capsys.readouterr()
+    assert "expert_{i}_{tier}_norm <- moe/expert.{i}/{tier}: moe/expert.0/bottom, moe/expert.0/middle" in printed.out
+    assert "not mapped: acc" in printed.out
+    assert "skipped: 5 steps without any metric of an expert" in printed.out
+    assert "skipped: run eval: the map finds no norm of an expert's tier" in printed.err
 
 
-def test_what_our_mirror_wrote_comes_back_without_a_map_and_is_judged_alike(tmp_path: Path):
+def test_metrics_of_our_mirror_need_no_map_and_get_the_same_verdict(tmp_path: Path):
     SummaryWriter = pytest.importorskip("torch.utils.tensorboard", reason="TensorBoard is not installed").SummaryWriter
     from prismatic import DynamicsLogger
 
@@ -129,11 +129,11 @@ def test_what_our_mirror_wrote_comes_back_without_a_map_and_is_judged_alike(tmp_
 
 
 def documented_trackio(path: Path, *, run_id: bool = True) -> Path:
-    """A project as trackio's documentation of its storage describes it."""
+    """Write a project by trackio's documented storage schema."""
     with closing(sqlite3.connect(path)) as db, db:
-        own = "id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, " if run_id else "id INTEGER PRIMARY KEY, "
-        db.execute(f"CREATE TABLE metrics ({own}timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)")
-        db.execute(f"CREATE TABLE configs ({own}run_name TEXT, config TEXT, created_at TEXT)")
+        ids = "id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, " if run_id else "id INTEGER PRIMARY KEY, "
+        db.execute(f"CREATE TABLE metrics ({ids}timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)")
+        db.execute(f"CREATE TABLE configs ({ids}run_name TEXT, config TEXT, created_at TEXT)")
         key = ("a",) if run_id else ()
         marks = "?, " if run_id else ""
         for step in STEPS:
@@ -148,9 +148,9 @@ def documented_trackio(path: Path, *, run_id: bool = True) -> Path:
 def test_trackio_projects_by_the_documented_schema(tmp_path: Path, run_id):
     path = imported(documented_trackio(tmp_path / "p.db", run_id=run_id), tmp_path)
     assert_is_what_was_logged(path)
-    told = facts(path)
-    assert (told["config.seed"], told["config.tracker_lr"], told["config.tracker_deep_a"]) == (7, 0.1, 1)
-    assert not [name for name in told if "created" in name]
+    recorded = facts(path)
+    assert (recorded["config.seed"], recorded["config.tracker_lr"], recorded["config.tracker_deep_a"]) == (7, 0.1, 1)
+    assert not [name for name in recorded if "created" in name]
     assert rows(path)[0]["wall_time"] == 1767323045.0
 
 
@@ -175,7 +175,7 @@ def test_wandb_offline_runs_by_wandb(tmp_path: Path, monkeypatch):
     with wandb.init(project="p", mode="offline", dir=str(tmp_path), name="mine", config={"seed": 7}) as run:
         for step in STEPS:
             run.log({**logged(step), "nested": {"a": 1}, "long": "x" * 50_000}, step=step)  # over a block's end
-    wandb.teardown()  # or its own process may still hold the last block
+    wandb.teardown()  # without this, W&B's own process may still hold the last block
     path = imported(tmp_path / "wandb", tmp_path)
     assert_is_what_was_logged(path)
     assert facts(path)["config.seed"] == 7
@@ -203,7 +203,7 @@ def test_tables(tmp_path: Path, kind):
 
 
 def framed(parts: list[bytes]) -> bytes:
-    """Records in LevelDB's framing, written one after another by the format's description."""
+    """Return records in LevelDB's log format, by its description."""
     out = bytearray(HEADER)
     for record in parts:
         first, rest = True, record
@@ -230,7 +230,7 @@ def test_records_of_any_length_come_back(sizes, seed):
 
 
 @given(sizes=st.lists(SIZES, min_size=1, max_size=3), share=st.floats(0, 1))
-def test_a_log_that_ends_within_a_record_says_so(sizes, share):
+def test_a_log_that_ends_within_a_record_is_refused_there(sizes, share):
     parts = [b"x" * size for size in sizes]
     data = framed(parts)
     cut = data[: len(HEADER) + round(share * (len(data) - len(HEADER)))]
@@ -243,7 +243,7 @@ def test_a_log_that_ends_within_a_record_says_so(sizes, share):
 
 
 @given(place=st.integers(0, 297), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_never_taken_for_a_record(place, bit):
+def test_a_record_with_a_flipped_bit_is_refused(place, bit):
     parts = [bytes([number]) * 90 for number in range(3)]
     data = bytearray(framed(parts))
     data[place] ^= 1 << bit
@@ -287,7 +287,7 @@ def test_layers_become_rows_and_their_means_the_wide_table(tmp_path: Path):
     assert len(run.layers) == 2
 
 
-def test_their_numbers_of_experts_are_put_in_our_order(tmp_path: Path):
+def test_experts_are_put_in_the_order_of_the_map(tmp_path: Path):
     metrics = {f"e{i}/{tier}": float(i) for i in (1, 2, 3, 4) for tier in TIERS} | {f"e{i}/norm": 9.0 for i in (1, 3)}
     mapping = parse_mapping(
         {
@@ -308,7 +308,7 @@ def test_their_numbers_of_experts_are_put_in_our_order(tmp_path: Path):
     ]
 
 
-def test_steps_are_counted_by_a_metric_where_the_map_says_so(tmp_path: Path):
+def test_a_metric_of_the_map_counts_the_steps(tmp_path: Path):
     run = run_of({f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS})
     run.metrics["trainer/step"] = {step: 100.0 * step for step in STEPS[1:]}
     mapping = parse_mapping({"step": "trainer/step", "metrics": {"e{i}/{tier}": "expert_{i}_{tier}_norm"}})
@@ -327,7 +327,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_earlier_import_is_kept_unless_it_is_to_be_replaced(tmp_path: Path):
+def test_an_earlier_import_is_kept_unless_overwrite_is_set(tmp_path: Path):
     run = run_of({f"expert_{i}_{tier}_norm": 1.0 for i in range(2) for tier in TIERS})
     for _ in range(2):
         convert(run, load_mapping(None), tmp_path / "x.db", overwrite=True)
@@ -336,7 +336,7 @@ def test_an_earlier_import_is_kept_unless_it_is_to_be_replaced(tmp_path: Path):
     assert len(rows(tmp_path / "x.db")) == len(STEPS)
 
 
-def test_more_rows_than_fit_into_memory_at_once_are_all_there(tmp_path: Path, monkeypatch):
+def test_more_rows_than_fit_into_memory_are_all_imported(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("prismatic.runfile.writer.MAX_WAITING", 2000)
     monkeypatch.setattr("prismatic.trackers.convert.ROWS_AT_ONCE", 100)
     run = TrackedRun("mine", "test")
@@ -347,7 +347,7 @@ def test_more_rows_than_fit_into_memory_at_once_are_all_there(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("text", "message"),
     [
         ("metrics = 3", "there is no [metrics]"),
         ("nonsense = 1\n[metrics]\na = 'loss'", "unknown setting 'nonsense'; the settings are step, experts"),
@@ -370,21 +370,21 @@ def test_more_rows_than_fit_into_memory_at_once_are_all_there(tmp_path: Path, mo
         ("not toml", "cannot be read as TOML"),
     ],
 )
-def test_a_map_that_cannot_be_is_refused_with_what_is_allowed(tmp_path: Path, told, why):
+def test_an_invalid_map_is_refused_with_what_is_allowed(tmp_path: Path, text, message):
     path = tmp_path / "map.toml"
-    path.write_text(told)
+    path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_mapping(path)
-    assert why in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-def test_the_documented_map_is_one():
-    (told,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "trackers.md").read_text(), re.DOTALL)
-    mapping = parse_mapping(tomllib.loads(told))
+def test_the_documented_map_is_valid():
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "trackers.md").read_text(), re.DOTALL)
+    mapping = parse_mapping(tomllib.loads(text))
     names = ["moe/expert_2/top_grad", "router/share_1", "block3.e3.cos", "train/loss", "moe/expert_9/top_grad", "x"]
     found = [mapping.target_of(name) for name in names]
-    assert [None if one is None else str(one[1]) for one in found] == [
+    assert [match and str(match[1]) for match in found] == [
         "expert_1_top_norm",
         "expert_0_routing_weight",
         "layer_3_expert_2_gradient_cosine",
@@ -398,7 +398,7 @@ NORMS = {f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS}
 
 
 @pytest.mark.parametrize(
-    ("told", "metrics", "error", "why"),
+    ("settings", "metrics", "error", "message"),
     [
         ({}, {"acc": 1.0}, TrackerError, "run mine: the map finds no norm of an expert's tier"),
         ({}, {**NORMS, "E0/top": 1.0}, ConfigError, "'E0/top' and 'e0/top' both map to expert_0_top_norm"),
@@ -408,17 +408,17 @@ NORMS = {f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS}
     ],
     ids=["no norms", "twice", "roles", "step", "option"],
 )
-def test_a_run_that_does_not_fit_the_map_is_refused_with_what_it_has(tmp_path: Path, told, metrics, error, why):
+def test_a_run_that_does_not_fit_the_map_is_refused_with_what_it_has(tmp_path: Path, settings, metrics, error, message):
     lines = {"e{i}/{tier}": "expert_{i}_{tier}_norm", "E{i}/{tier}": "expert_{i}_{tier}_norm"}
     with pytest.raises(error) as caught:
         convert(
-            run_of(metrics, config={"deep": {"a": 1}}), parse_mapping({"metrics": lines, **told}), tmp_path / "x.db"
+            run_of(metrics, config={"deep": {"a": 1}}), parse_mapping({"metrics": lines, **settings}), tmp_path / "x.db"
         )
-    assert why in str(caught.value)
+    assert message in str(caught.value)
     assert not (tmp_path / "x.db").exists()
 
 
-def test_the_trackers_own_options_are_never_taken_for_ours(tmp_path: Path):
+def test_options_of_the_tracker_are_never_read_as_ours(tmp_path: Path):
     run = run_of(NORMS, config={"merge": "example", "Routing": "frozen", "positive_control": 2.0})
     convert(run, mapped(**{"e{i}/{tier}": "expert_{i}_{tier}_norm"}), tmp_path / "x.db")
     (read,) = judge(*read_sources([tmp_path / "x.db"])).runs
@@ -428,7 +428,7 @@ def test_the_trackers_own_options_are_never_taken_for_ours(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "why"),
+    ("name", "content", "message"),
     [
         ("x.db", b"", "expected trackio's table `metrics` with run_name, step and metrics, found no such table"),
         ("x.db", b"SQLite format 3\0" + b"\xff" * 5000, "cannot be read as a project of trackio"),
@@ -439,13 +439,13 @@ def test_the_trackers_own_options_are_never_taken_for_ours(tmp_path: Path):
         ("x.txt", b"", "expected a folder of TensorBoard or W&B, an event file"),
     ],
 )
-def test_a_file_that_is_none_is_refused_with_what_was_found(tmp_path: Path, name, content, why, capsys):
+def test_a_file_of_another_format_is_refused_with_what_was_found(tmp_path: Path, name, content, message, capsys):
     (tmp_path / name).write_bytes(content)
     assert main(["import", str(tmp_path / name), "--runs", str(tmp_path / "runs")]) == 2
-    assert why in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_view_in_place_of_the_table_is_not_asked(tmp_path: Path):
+def test_a_view_in_place_of_the_table_is_not_read(tmp_path: Path):
     with closing(sqlite3.connect(tmp_path / "x.db")) as db, db:
         endless = "WITH RECURSIVE t(run_name, step, metrics) AS (SELECT 'a', 1, '{}' UNION ALL SELECT * FROM t)"
         db.execute(f"CREATE VIEW metrics AS {endless} SELECT * FROM t")
@@ -453,7 +453,7 @@ def test_a_view_in_place_of_the_table_is_not_asked(tmp_path: Path):
         read_tracked(tmp_path / "x.db")
 
 
-def test_a_library_that_is_not_installed_is_named_with_the_line_that_installs_it(tmp_path: Path, monkeypatch, capsys):
+def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch, capsys):
     for name in ["wandb", *(name for name in sys.modules if name.startswith("wandb."))]:
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "run-x.wandb").write_bytes(HEADER)
@@ -481,5 +481,5 @@ def test_only_numbers_are_metrics(value, number):
     assert as_number(value) == number
 
 
-def test_a_nested_config_is_flat_and_without_the_trackers_own():
+def test_a_nested_config_becomes_flat_without_the_trackers_own_names():
     assert dict(flatten({"a": {"b": 1, "_c": 2}, "d": [1], "e": None, "f": "x"})) == {"a.b": 1, "f": "x"}
