@@ -1,4 +1,4 @@
-"""Zip archives of run files: every run in them is read, and nothing in them is a path, a bomb or a surprise."""
+"""Zip archives of run files: their runs are read, their names are never paths, and bombs are stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.support import bad_files as hostile
+from tests.support import bad_files
 from ui.session.library import Library, Source
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
@@ -21,7 +21,7 @@ from validation.report.json_report import as_json
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary folders, so that a test can see that none was left behind."""
+    """Redirect temporary folders, so that a test can see that none is left."""
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
@@ -29,9 +29,9 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    """An archive with two runs, a folder of other things, and one file that is no run."""
-    runs = [hostile.run_bytes(tmp_path / "run", seed) for seed in range(2)]
-    return hostile.archive(
+    """Return an archive with two runs, other files, and one bad run file."""
+    runs = [bad_files.run_bytes(tmp_path / "run", seed) for seed in range(2)]
+    return bad_files.archive(
         tmp_path / "runs.zip",
         *(("runs/a/dynamics.db", runs[0]), ("runs/a/metrics.csv", b"step"), ("runs/b/RUN.SQLITE", runs[1])),
         *(("bad.db", b"hello"), ("__MACOSX/runs/a/._dynamics.db", b"\0\5\x16\7"), ("runs/a/dynamics.db.v0", b"x")),
@@ -63,7 +63,7 @@ def test_the_runs_of_an_archive_equal_those_of_its_files(packed: Path, tmp_path:
 
 @pytest.mark.parametrize("name", ["../../evil.db", "/etc/evil.db", "C:\\evil.db", "a/\u202elive.db", "evil.db\0.txt"])
 def test_names_in_an_archive_are_shown_and_never_paths(tmp_path: Path, temporary: Path, name: str) -> None:
-    path = hostile.archive(tmp_path / "runs.zip", (name, hostile.run_bytes(tmp_path / "run")), ("x.db", b""))
+    path = bad_files.archive(tmp_path / "runs.zip", (name, bad_files.run_bytes(tmp_path / "run")), ("x.db", b""))
     before = sorted(tmp_path.iterdir())
     found, rejected = read_files([path])
     assert (len(found), len(rejected)) == (1, 1)
@@ -72,18 +72,18 @@ def test_names_in_an_archive_are_shown_and_never_paths(tmp_path: Path, temporary
     assert not list(temporary.iterdir())
 
 
-def test_an_archive_may_be_called_anything(packed: Path) -> None:
-    """An upload is kept under its hash with the ending .db."""
+def test_an_archive_may_have_any_name(packed: Path) -> None:
+    """Uploads are stored under their hash, with the ending .db."""
     copy = packed.rename(packed.with_name("0123.db"))
     found, _ = read_files([(copy, "upload.zip")], private=[copy])
     assert [run.name for run in found] == ["a/dynamics.db in upload.zip", "b/RUN.SQLITE in upload.zip"]
 
 
 def test_a_run_folder_packed_while_it_was_written_is_noted(tmp_path: Path) -> None:
-    hostile.wal_pair(tmp_path / "dynamics.db", kept=20)
+    bad_files.wal_pair(tmp_path / "dynamics.db", kept=20)
     wal = (tmp_path / "dynamics.db-wal").read_bytes()
     members = [("dynamics.db", (tmp_path / "dynamics.db").read_bytes()), ("dynamics.db-wal", wal)]
-    found, _ = read_files([hostile.archive(tmp_path / "runs.zip", *members)])
+    found, _ = read_files([bad_files.archive(tmp_path / "runs.zip", *members)])
     assert (len(found[0].wide), found[0].wal) == (20, True)
     assert found[0].notes == (
         "its -wal file in the archive was not read: rows in it are missing, and a copy of a live run may be torn",
@@ -91,8 +91,8 @@ def test_a_run_folder_packed_while_it_was_written_is_noted(tmp_path: Path) -> No
 
 
 def test_archives_in_an_archive_are_noted_and_not_opened(tmp_path: Path) -> None:
-    run = hostile.run_bytes(tmp_path / "run")
-    found, rejected = read_files([hostile.archive(tmp_path / "runs.zip", ("more.zip", b"PK"), ("dynamics.db", run))])
+    run = bad_files.run_bytes(tmp_path / "run")
+    found, rejected = read_files([bad_files.archive(tmp_path / "runs.zip", ("more.zip", b"PK"), ("dynamics.db", run))])
     assert not rejected
     assert "not opened: 1 zip archive inside" in found[0].notes[0]
 
@@ -114,17 +114,17 @@ def test_each_limit_of_archives_is_named(packed: Path, limits: ReadLimits, kept:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_bomb_is_stopped_at_the_limit_and_the_others_are_read(tmp_path: Path, temporary: Path, method: int) -> None:
-    run = hostile.run_bytes(tmp_path / "run")
+    run = bad_files.run_bytes(tmp_path / "run")
     members = [("bomb.db", bytes(40 << 20)), ("dynamics.db", run)]
-    path = hostile.archive(tmp_path / "runs.zip", *members, method=method)
+    path = bad_files.archive(tmp_path / "runs.zip", *members, method=method)
     found, rejected = read_files([path], limits=ReadLimits(unpacked_bytes=4 << 20))
     assert len(found) == 1
     assert "limit `unpacked_bytes`" in str(rejected[0].error)
     assert not list(temporary.iterdir())
 
 
-def test_a_member_that_says_it_is_small_is_not_believed(tmp_path: Path) -> None:
-    path = hostile.archive(tmp_path / "runs.zip", ("bomb.db", bytes(1 << 20)))
+def test_a_declared_size_that_is_too_small_is_not_trusted(tmp_path: Path) -> None:
+    path = bad_files.archive(tmp_path / "runs.zip", ("bomb.db", bytes(1 << 20)))
     data = bytearray(path.read_bytes())
     for offset in (22, data.index(b"PK\x01\x02") + 24):
         data[offset : offset + 4] = b"\x10\0\0\0"
@@ -134,8 +134,8 @@ def test_a_member_that_says_it_is_small_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_members_that_share_their_bytes_are_counted_each(tmp_path: Path) -> None:
-    """Overlapping members, as in the densest bombs: the directory names the same bytes a hundred times."""
-    path = hostile.archive(tmp_path / "runs.zip", ("bomb.db", bytes(1 << 20)))
+    """The densest bombs have overlapping members: the directory names the same bytes a hundred times."""
+    path = bad_files.archive(tmp_path / "runs.zip", ("bomb.db", bytes(1 << 20)))
     data = path.read_bytes()
     start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
     directory = data[start:end] * 100
@@ -157,7 +157,7 @@ def test_an_archive_can_be_uploaded(packed: Path) -> None:
     assert "bad.db in upload.zip" in " ".join(text.value for text in at.text)
 
 
-def test_the_machine_readable_verdict_tells_of_archives(packed: Path) -> None:
+def test_the_json_verdict_has_the_runs_of_archives(packed: Path) -> None:
     verdict = as_json(judge(*read_files([packed])))
     json.dumps(verdict, allow_nan=False)
     assert [run["steps"] for run in verdict["runs"]] == [5, 5]
@@ -171,15 +171,15 @@ LIES: dict[str, list[object]] = {
     "bytes without end": [MEMBER, {"bytes": 1 << 19}],
     "negative bytes": [MEMBER, {"bytes": -1}],
     "too many at once": [MEMBER, {"bytes": 10**12}],
-    "a reason that is none": [MEMBER, {"done": ["died", {"name": 1}]}, {"end": None, "zips": 0}],
+    "a bad reason": [MEMBER, {"done": ["died", {"name": 1}]}, {"end": None, "zips": 0}],
     "more members than may be": [x for _ in range(300) for x in (MEMBER, {"done": None})],
-    "a number of zips that is none": [MEMBER, {"done": None}, {"end": None, "zips": "many"}],
+    "a bad number of zips": [MEMBER, {"done": None}, {"end": None, "zips": "many"}],
     "an end that is a list": [{"end": [1]}],
 }
 
 
 @pytest.mark.parametrize("answer", LIES.values(), ids=LIES.keys())
-def test_an_unpacker_that_lies_is_not_believed(
+def test_a_lying_zip_worker_is_not_trusted(
     packed: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, answer: list[object]
 ) -> None:
     lines = "".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in answer)
@@ -200,7 +200,7 @@ def test_an_unpacker_that_lies_is_not_believed(
         ("import os; os.write(os.open(__file__ + '.owned', os.O_CREAT | os.O_WRONLY), b'x')", "File too large"),
     ],
 )
-def test_an_archive_that_takes_the_unpacker_over_gains_nothing(
+def test_an_archive_that_takes_the_zip_worker_over_gains_nothing(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, words: str
 ) -> None:
     step = "    with zipfile.ZipFile(path) as archive:\n"

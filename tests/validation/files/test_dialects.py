@@ -1,4 +1,4 @@
-"""Run files of other writers: what is the same quantity is found under our names, and nothing is made up."""
+"""Run files of other writers: their quantities are found under the schema's names, and nothing is invented."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from prismatic.contract import schema
-from tests.support import bad_files as hostile
+from tests.support import bad_files
 from tests.support.simulated_runs import simulated_run
 from ui.layout.frame import PAGES
 from ui.session.library import Library, Source
@@ -35,15 +35,15 @@ def read(path: Path, limits: ReadLimits | None = None) -> RunFile:
 
 
 def layered(path: Path, metrics: dict[str, Callable[[int, int, int], float | None]], rows: int = 5) -> Path:
-    """A file that has only columns per layer: two layers, two experts; a function of step, layer, expert each."""
+    """Write only columns per layer, for two layers and two experts; metrics are functions of step, layer, expert."""
     names = [f"layer_{n}_expert_{i}_{metric}" for n in range(2) for i in range(2) for metric in metrics]
     places = [(n, i, values) for n in range(2) for i in range(2) for values in metrics.values()]
     table = [(step, *(values(step, n, i) for n, i, values in places)) for step in range(rows)]
-    return hostile.database(path, *hostile.dynamics(table, names))
+    return bad_files.database(path, *bad_files.dynamics(table, names))
 
 
 def as_layered(path: Path) -> Path:
-    """A simulated run of two layers, as a writer of columns per layer has it."""
+    """Write a simulated run of two layers as columns per layer."""
     runs = [simulated_run(seed=seed, awakening=2.0, divergence=0.5) for seed in range(2)]
 
     def values(metric: str) -> Callable[[int, int, int], float]:
@@ -60,7 +60,9 @@ def verdict(*paths: Path) -> Judgement:
 
 
 def test_columns_per_layer_become_rows_of_layers(tmp_path: Path) -> None:
-    run = read(hostile.database(tmp_path / "a.db", *hostile.dynamics(hostile.numbers([7, 9], 12), hostile.LAYERED)))
+    run = read(
+        bad_files.database(tmp_path / "a.db", *bad_files.dynamics(bad_files.numbers([7, 9], 12), bad_files.LAYERED))
+    )
     rows = run.layers.select(["step", "layer", "expert", "source", *TIERS, "norm"]).to_pylist()
     assert [(row["step"], row["layer"], row["expert"]) for row in rows] == [
         (step, layer, expert) for step in (7, 9) for layer in range(2) for expert in range(2)
@@ -74,7 +76,7 @@ def test_columns_per_layer_become_rows_of_layers(tmp_path: Path) -> None:
         assert (row["source"], row["norm"]) == ("merged", None)
 
 
-def test_means_over_layers_stand_in_the_wide_table_as_our_logger_takes_them(tmp_path: Path) -> None:
+def test_means_over_layers_are_those_of_dynamics_logger(tmp_path: Path) -> None:
     value = lambda step, layer, expert: step + 10.0 * layer + 100.0 * expert  # noqa: E731
     cosine = lambda step, layer, expert: 0.5 + 0.25 * layer  # noqa: E731
     run = read(layered(tmp_path / "a.db", {"top_norm": value, "norm": value, "gradient_cosine": cosine}))
@@ -90,8 +92,8 @@ def test_means_over_layers_stand_in_the_wide_table_as_our_logger_takes_them(tmp_
 
 
 def test_the_files_own_means_are_kept_and_not_mixed_with_others(tmp_path: Path) -> None:
-    names = ["expert_0_top_norm", *hostile.LAYERED, "layer_0_expert_0_routing_weight"]
-    run = read(hostile.database(tmp_path / "a.db", *hostile.dynamics(hostile.numbers(range(3), 14), names)))
+    names = ["expert_0_top_norm", *bad_files.LAYERED, "layer_0_expert_0_routing_weight"]
+    run = read(bad_files.database(tmp_path / "a.db", *bad_files.dynamics(bad_files.numbers(range(3), 14), names)))
     assert run.wide["expert_0_top_norm"].to_pylist() == [1.0, 1.25, 1.5]
     assert "expert_0_routing_weight" in run.wide.column_names
     assert "expert_0_bottom_norm" not in run.wide.column_names
@@ -107,8 +109,8 @@ def test_a_layer_without_a_value_makes_no_jump_in_the_mean(tmp_path: Path) -> No
     assert read(layered(tmp_path / "b.db", absent)).wide["expert_1_top_norm"].to_pylist() == [3.0] * 5
 
 
-def test_the_table_layers_counts_more_than_columns_per_layer(tmp_path: Path) -> None:
-    hostile.columns_per_layer_and_the_table(tmp_path / "a.db")
+def test_the_table_layers_takes_precedence_over_columns_per_layer(tmp_path: Path) -> None:
+    bad_files.columns_per_layer_and_the_table(tmp_path / "a.db")
     run = read(tmp_path / "a.db")
     assert run.layers["top_norm"].to_pylist() == [0.5] * 120
     assert not [name for name in run.wide.column_names if name.startswith("layer")]
@@ -122,8 +124,8 @@ def test_too_many_rows_of_layers_leave_the_means(tmp_path: Path) -> None:
 
 
 def test_steps_out_of_order_and_twice_reach_the_layers_in_order_and_once(tmp_path: Path) -> None:
-    rows = hostile.numbers([5, 3, 5, 4], 12)
-    run = read(hostile.database(tmp_path / "a.db", *hostile.dynamics(rows, hostile.LAYERED)))
+    rows = bad_files.numbers([5, 3, 5, 4], 12)
+    run = read(bad_files.database(tmp_path / "a.db", *bad_files.dynamics(rows, bad_files.LAYERED)))
     assert run.layers["step"].to_pylist() == [3] * 4 + [4] * 4 + [5] * 4
     assert run.layers["top_norm"].to_pylist()[8] == rows[2][1]
     assert run.duplicates == 1
@@ -145,10 +147,12 @@ def test_a_run_in_columns_per_layer_is_judged_like_the_same_run_in_rows(tmp_path
 
 @pytest.mark.parametrize(
     "write",
-    [hostile.only_gradient_norms, hostile.only_whole_norms_per_layer, hostile.only_whole_norms],
+    [bad_files.only_gradient_norms, bad_files.only_whole_norms_per_layer, bad_files.only_whole_norms],
     ids=lambda write: write.__name__,
 )
-def test_without_tiers_nothing_is_judged_and_it_is_said_why(tmp_path: Path, write: Callable[[Path], object]) -> None:
+def test_without_tiers_nothing_is_judged_and_the_reason_is_given(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
     write(tmp_path / "a.db")
     judgement = verdict(tmp_path / "a.db")
     for reading in (judgement.verdict.as_written, judgement.verdict.controlled):
@@ -160,7 +164,7 @@ def test_without_tiers_nothing_is_judged_and_it_is_said_why(tmp_path: Path, writ
 
 
 def test_grad_norm_is_the_whole_norm(tmp_path: Path) -> None:
-    hostile.only_gradient_norms(tmp_path / "a.db")
+    bad_files.only_gradient_norms(tmp_path / "a.db")
     judgement = verdict(tmp_path / "a.db")
     wide = judgement.files[0].wide
     assert wide["expert_0_clean_norm"].equals(wide["expert_0_grad_norm"])
@@ -168,31 +172,31 @@ def test_grad_norm_is_the_whole_norm(tmp_path: Path) -> None:
     assert judgement.runs[0].experts[2]["norm"].tolist() == wide["expert_2_grad_norm"].to_pylist()
 
 
-def test_one_expert_without_tiers_does_not_take_the_others_with_it(tmp_path: Path) -> None:
-    names = [*hostile.NORMS, "expert_2_grad_norm"]
-    rows = [(row[0], *(value * (1 + row[0] % 7) for value in row[1:])) for row in hostile.numbers(range(200), 7)]
-    judgement = verdict(hostile.database(tmp_path / "a.db", *hostile.dynamics(rows, names)))
+def test_one_expert_without_tiers_does_not_affect_the_others(tmp_path: Path) -> None:
+    names = [*bad_files.NORMS, "expert_2_grad_norm"]
+    rows = [(row[0], *(value * (1 + row[0] % 7) for value in row[1:])) for row in bad_files.numbers(range(200), 7)]
+    judgement = verdict(bad_files.database(tmp_path / "a.db", *bad_files.dynamics(rows, names)))
     missing = [finding.expert for finding in judgement.findings if finding.id == "missing_columns"]
     assert missing == [2]
     assert {c.status for c in judgement.verdict.controlled.claims if c.expert == 2} == {INVALID}
     assert INVALID not in {c.status for c in judgement.verdict.controlled.claims if c.expert == 1}
 
 
-def test_whole_norms_that_are_zero_are_called_so(tmp_path: Path) -> None:
+def test_whole_norms_of_zero_are_reported(tmp_path: Path) -> None:
     names = ["expert_0_grad_norm", "expert_1_grad_norm"]
-    path = hostile.database(tmp_path / "a.db", *hostile.dynamics([(s, 0.0, 0.0) for s in range(5)], names))
+    path = bad_files.database(tmp_path / "a.db", *bad_files.dynamics([(s, 0.0, 0.0) for s in range(5)], names))
     assert "zero_norms" in {finding.id for finding in verdict(path).findings}
 
 
-def test_columns_without_a_value_are_called_missing_and_not_zero(tmp_path: Path) -> None:
-    path = hostile.database(tmp_path / "a.db", *hostile.dynamics([(s, *[None] * 6) for s in range(5)]))
+def test_columns_without_a_value_are_reported_as_missing_and_not_as_zero(tmp_path: Path) -> None:
+    path = bad_files.database(tmp_path / "a.db", *bad_files.dynamics([(s, *[None] * 6) for s in range(5)]))
     found = {finding.id for finding in verdict(path).findings}
     assert "missing_experts" in found
     assert "zero_norms" not in found
 
 
 def test_the_chart_shows_whole_norms_where_there_are_no_tiers(tmp_path: Path) -> None:
-    hostile.only_gradient_norms(tmp_path / "a.db")
+    bad_files.only_gradient_norms(tmp_path / "a.db")
     judgement = verdict(tmp_path / "a.db")
     long = chart_series(judgement.files[0], 2000).to_pandas()
     drawn = run_dynamics.tier_norms(long).layer[0].data
@@ -201,8 +205,8 @@ def test_the_chart_shows_whole_norms_where_there_are_no_tiers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_bears_a_file_without_tiers(tmp_path: Path, page: str) -> None:
-    hostile.only_gradient_norms(tmp_path / "dynamics.db")
+def test_every_page_shows_a_file_without_tiers(tmp_path: Path, page: str) -> None:
+    bad_files.only_gradient_norms(tmp_path / "dynamics.db")
     at = AppTest.from_file(str(Path(__file__).parents[3] / "app.py"), default_timeout=30)
     at.session_state["library"] = Library([Source(tmp_path / "dynamics.db", "other")])
     at.run()
@@ -214,8 +218,8 @@ def test_every_page_bears_a_file_without_tiers(tmp_path: Path, page: str) -> Non
 # -- Means, statistics and histograms ---------------------------------------------------------------------------------
 
 
-def test_a_mean_is_never_taken_for_a_norm(tmp_path: Path) -> None:
-    hostile.a_mean_for_a_norm(tmp_path / "a.db")
+def test_a_mean_is_never_used_as_a_norm(tmp_path: Path) -> None:
+    bad_files.a_mean_for_a_norm(tmp_path / "a.db")
     judgement = verdict(tmp_path / "a.db")
     assert set(judgement.con.execute("SELECT DISTINCT top_norm FROM dynamics").fetchall()) == {(None,)}
     found = [finding for finding in judgement.findings if finding.id == "missing_columns"]
@@ -224,7 +228,7 @@ def test_a_mean_is_never_taken_for_a_norm(tmp_path: Path) -> None:
 
 
 def test_histograms_are_read_like_layers(tmp_path: Path) -> None:
-    hostile.histograms(tmp_path / "a.db")
+    bad_files.histograms(tmp_path / "a.db")
     run = read(tmp_path / "a.db")
     assert run.histograms.num_rows == 120_000
     assert run.histograms.slice(31, 1).to_pylist() == [

@@ -17,9 +17,9 @@ from validation.files.run_file import RunFile
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
-# `make fuzz` asks for 10,000; a share of them is part of every test run.
+# `make fuzz` runs 10,000; every test run includes the first of them.
 MUTANTS = int(os.environ.get("PRISMATIC_MUTANTS", "500"))
-BATCH = 250  # files that one child reads
+BATCH = 250  # files for one child process
 LIMITS = ReadLimits(seconds=8)
 
 
@@ -59,13 +59,13 @@ def test_every_kind_of_mutation_is_made_and_the_same_for_the_same_seed(
     tmp_path: Path, sources: list[fuzz.Original]
 ) -> None:
     one, other = (fuzz.mutants(120, 7, each) for each in (sources, fuzz.originals(tmp_path)))
-    assert all(mutant.data == twin.data for mutant, twin in zip(one, other, strict=True))
+    assert all(mutant.data == same.data for mutant, same in zip(one, other, strict=True))
     kinds = Counter(mutant.kind.split("_")[0] for mutant in one)
     assert {kind.__name__.split("_")[0] for kind in (*fuzz.BY_BYTES, *fuzz.BY_SQL)} <= kinds.keys()
 
 
 def test_the_check_itself_finds_wrong_numbers(tmp_path: Path, sources: list[fuzz.Original]) -> None:
-    """A check that cannot fail shows nothing: a run whose numbers were changed after it was read is caught."""
+    """Change numbers after reading: the check must fail."""
     path = tmp_path / "a.db"
     path.write_bytes(sources[1].data)
     (run,), _ = read_files([path], private=[path])

@@ -1,4 +1,4 @@
-"""A run that is being trained, read again and again: each time what a whole reading finds, whatever the logger did."""
+"""IncrementalReader against whole readings of a run in training, after everything that the logger may do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def logger(path: Path) -> Iterator[DynamicsLogger]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each request to the child, whether it was for the new rows alone."""
+    """Record for each request to the child whether it was only for the new rows."""
     seen: list[bool] = []
     read = SqliteClient.read
 
@@ -54,7 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def log(logger: DynamicsLogger, steps: range, *, experts: int = 2, layers: int = 2, **scalars: float) -> None:
-    """Rows of every table that grows, with numbers of their own."""
+    """Log rows of every growing table, with different numbers in each."""
     names = [f"{tier}_norm" for tier in TIERS]
     for step in steps:
         norms = {f"expert_{e}": dict.fromkeys(names, 1 + step + e / 8) for e in range(experts)}
@@ -79,21 +79,23 @@ def again(path: Path, growing: IncrementalReader) -> RunFile:
     return run
 
 
-def test_what_a_growing_file_holds_is_read_on(
+def test_only_the_new_rows_of_a_growing_file_are_read(
     path: Path, logger: DynamicsLogger, growing: IncrementalReader, asked: list[bool]
 ):
-    for start in range(0, 50, 5):  # in more pieces than are kept apart
+    for start in range(0, 50, 5):  # more often than MAX_CHUNKS
         log(logger, range(start, start + 5))
         assert_equal(again(path, growing), whole(path))
     assert asked == [False, False] + [True, False] * 9
 
 
-def test_nothing_new_is_nothing_new(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
+def test_a_reading_without_new_rows_returns_the_same_run(
+    path: Path, logger: DynamicsLogger, growing: IncrementalReader
+):
     log(logger, range(5))
     assert_equal(again(path, growing), again(path, growing))
 
 
-def test_a_file_without_rows_is_read_on_as_well(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
+def test_the_first_rows_of_a_file_without_rows_are_read(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
     logger._ensure_schema(2)
     logger.flush()
     for start in range(3):
@@ -124,7 +126,7 @@ def test_columns_that_come_later_are_empty_before(
     assert grown.wide["expert_3_top_norm"].null_count == 5
 
 
-def test_scalars_without_a_column_are_read_on(
+def test_new_scalars_without_a_column_are_read(
     path: Path, logger: DynamicsLogger, growing: IncrementalReader, asked: list[bool]
 ):
     for start in range(0, 6, 2):
@@ -166,7 +168,7 @@ def changed(sql: str) -> Callable[[Path], None]:
         "ALTER TABLE dynamics DROP COLUMN loss",
     ],
 )
-def test_what_does_not_fit_to_what_is_known_is_read_whole(
+def test_a_file_that_contradicts_the_known_rows_is_read_whole(
     path: Path, growing: IncrementalReader, asked: list[bool], sql: str
 ):
     with DynamicsLogger(path) as logger:
@@ -178,7 +180,7 @@ def test_what_does_not_fit_to_what_is_known_is_read_whole(
     assert asked == [False, True, False, False]
 
 
-def test_a_limit_holds_for_what_is_read_on(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
+def test_a_limit_holds_for_old_and_new_rows_together(path: Path, logger: DynamicsLogger, growing: IncrementalReader):
     log(logger, range(5))
     limits = ReadLimits(rows=30)
     assert not read_sources([path], growing=growing, limits=limits)[0][0].notes
@@ -189,7 +191,9 @@ def test_a_limit_holds_for_what_is_read_on(path: Path, logger: DynamicsLogger, g
     assert "limit `rows`" in read.notes[0]
 
 
-def test_files_of_others_and_ended_runs_are_read_whole(path: Path, growing: IncrementalReader, asked: list[bool]):
+def test_files_of_other_writers_and_ended_runs_are_read_whole(
+    path: Path, growing: IncrementalReader, asked: list[bool]
+):
     with DynamicsLogger(path) as logger:
         logger.log_run({"exit_state": "finished"})
         log(logger, range(5))

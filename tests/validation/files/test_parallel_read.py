@@ -1,4 +1,4 @@
-"""A file read by two processes at once is the file read by one, and so is what is wrong with it."""
+"""Reading a file with two processes gives the same run, or the same error, as reading it with one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NORMS = ("top_norm", "bottom_norm", "middle_norm")
 
 
 def both_ways(path: Path, limits: ReadLimits | None = None) -> list[tuple[list[RunFile], list[Rejected]]]:
-    """What one process finds, and what two find."""
+    """Return the result of one process, and that of two."""
     found = []
     for long in (1 << 40, 0):
         with pytest.MonkeyPatch.context() as patch:
@@ -35,7 +35,7 @@ def both_ways(path: Path, limits: ReadLimits | None = None) -> list[tuple[list[R
 
 
 def written(path: Path, steps: list[int], last: object = 1.0, kind: str = "") -> Path:
-    """A file with these steps in this order, and this value in the last row."""
+    """Write a file with these steps in this order, and this value in the last row."""
     columns = [f"expert_{expert}_{norm}" for expert in range(2) for norm in NORMS]
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as file, file:
@@ -48,7 +48,7 @@ def written(path: Path, steps: list[int], last: object = 1.0, kind: str = "") ->
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    """The requests for a half."""
+    """Record the requests to the child."""
     seen: list[dict[str, object]] = []
     read = SqliteClient.read
 
@@ -86,13 +86,13 @@ def test_tables_of_every_kind_are_the_same_run(kind: str, tmp_path: Path) -> Non
     ("last", "limits"),
     [("text", ReadLimits()), (b"bytes", ReadLimits()), (1.0, ReadLimits(rows=9)), (1.0, ReadLimits(values=50))],
 )
-def test_what_is_wrong_in_the_second_half_is_told_as_ever(last: object, limits: ReadLimits, tmp_path: Path) -> None:
+def test_an_error_in_the_second_half_is_the_same(last: object, limits: ReadLimits, tmp_path: Path) -> None:
     path = written(tmp_path / "dynamics.db", [*range(10)], last)
     (_, one), (_, two) = both_ways(path, limits)
     assert str(one[0].error) == str(two[0].error)
 
 
-def test_a_file_that_breaks_off_in_the_first_half_is_told_as_ever(tmp_path: Path) -> None:
+def test_damage_in_the_first_half_is_the_same_error(tmp_path: Path) -> None:
     path = written(tmp_path / "dynamics.db", [*range(4000)])
     with open(path, "r+b") as file:
         file.seek(3 * 4096)
@@ -111,7 +111,7 @@ def test_no_third_process_is_started(asked: list[dict[str, object]], monkeypatch
     assert [{*given} & {"since", "until"} for given in asked] == [set()]
 
 
-def test_readers_are_free_again_afterwards(tmp_path: Path) -> None:
+def test_worker_slots_are_free_again_afterwards(tmp_path: Path) -> None:
     path = written(tmp_path / "dynamics.db", [*range(10)], "text")
     both_ways(path)
     with closing(SqliteClient(ReadLimits())) as first, closing(first.start_second() or first) as second:
@@ -119,9 +119,7 @@ def test_readers_are_free_again_afterwards(tmp_path: Path) -> None:
         assert first.start_second() is None
 
 
-def test_a_run_that_is_being_written_is_read_on_from_both_halves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_incremental_reading_continues_from_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel_read, "LONG_FILE", 0)
     growing = IncrementalReader()
     with DynamicsLogger(tmp_path / "dynamics.db") as logger:

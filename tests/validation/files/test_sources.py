@@ -1,4 +1,4 @@
-"""Runs are the same runs wherever they are kept: a run file, the cache, a set in a folder, a set in an object store."""
+"""Runs are the same from a run file, the cache, a set in a folder and a set in an object store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from prismatic import DynamicsLogger
-from tests.support import bad_files as hostile
+from tests.support import bad_files
 from tests.support.oracles import ask_oracle
 from tests.support.simulated_runs import simulated_run, write
 from validation.files import cache as caching
@@ -84,7 +84,7 @@ def test_a_file_that_is_known_is_not_opened_again(tmp_path: Path, monkeypatch: p
         read_sources(EXAMPLES)
 
 
-def test_a_file_that_changed_is_read_anew(tmp_path: Path):
+def test_a_file_that_changed_is_read_again(tmp_path: Path):
     path, cache = tmp_path / "dynamics.db", Cache(tmp_path / "cache")
     for steps in (2, 3):
         with DynamicsLogger(path) as logger:
@@ -93,7 +93,7 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path):
         assert len(run.wide) == steps - 1
 
 
-def test_a_run_that_is_being_trained_is_not_kept(tmp_path: Path):
+def test_a_run_that_is_being_trained_is_not_cached(tmp_path: Path):
     cache = Cache(tmp_path / "cache")
     with DynamicsLogger(tmp_path / "dynamics.db") as logger:
         logger.log_run({"exit_state": "running"})
@@ -103,7 +103,7 @@ def test_a_run_that_is_being_trained_is_not_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "no metadata"])
-def test_a_damaged_entry_is_read_anew_and_replaced(tmp_path: Path, runs: list[RunFile], damage: str):
+def test_a_damaged_entry_is_replaced_from_the_file(tmp_path: Path, runs: list[RunFile], damage: str):
     cache = Cache(tmp_path)
     read_sources(EXAMPLES[:1], cache=cache)
     (entry,) = (file for file in tmp_path.rglob("*.arrow") if file.stem.count(".") == 0)
@@ -121,7 +121,7 @@ def test_a_damaged_entry_is_read_anew_and_replaced(tmp_path: Path, runs: list[Ru
     assert cache.get(runs[0].sha256) is not None
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path):
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     assert len(read_sources(EXAMPLES, cache=Cache(tmp_path / "file"))[0]) == len(EXAMPLES)
 
@@ -132,7 +132,7 @@ def test_entries_of_another_version_of_the_reader_are_not_used(tmp_path: Path, m
     assert Cache(tmp_path).get(read_sources(EXAMPLES[:1])[0][0].sha256) is None
 
 
-def test_what_was_used_longest_ago_goes_when_the_cache_is_full(tmp_path: Path):
+def test_entries_used_longest_ago_are_removed_when_the_cache_is_full(tmp_path: Path):
     files = many(tmp_path, 6)
     for number, path in enumerate(files):
         read_sources([path], cache=Cache(tmp_path / "cache"))
@@ -163,7 +163,7 @@ def test_runs_of_different_shapes_share_a_set(tmp_path: Path, monkeypatch: pytes
     for number, experts in enumerate((2, 5, 3)):
         with DynamicsLogger(tmp_path / str(number) / "dynamics.db") as logger:
             logger.log_run({"config.perturbation_scale": 0.5 * number, "config.seed": number})
-            for step in range(number):  # the first has no row at all
+            for step in range(number):  # the first run has no rows
                 gradients = {f"expert_{i}": {"top_norm": i + step, "odd": 7.0} for i in range(experts)}
                 logger.log(step, {"expert_gradients": gradients}, loss=float(step))
             logger._ensure_schema(experts)
@@ -226,7 +226,7 @@ def test_a_run_that_is_in_a_set_and_in_a_file_is_read_once(runs: list[RunFile], 
     assert [run.id for run in both] == [run.id for run in runs]
 
 
-def test_other_runs_of_the_same_name_get_an_id_of_their_own(tmp_path: Path):
+def test_other_runs_with_the_same_id_get_another_one(tmp_path: Path):
     for number in (1, 2):
         path = tmp_path / f"{number}.db"
         with DynamicsLogger(path) as logger:
@@ -244,9 +244,9 @@ def test_a_set_is_written_once_and_only_if_there_is_a_run(runs: list[RunFile], f
     assert not is_set(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("damage", ["mark", "format", "part", "missing", "fewer runs than promised"])
-def test_a_damaged_set_is_a_sentence_beside_the_other_runs(folder: Path, damage: str):
-    if damage == "mark":
+@pytest.mark.parametrize("damage", ["manifest", "format", "part", "missing", "fewer runs than promised"])
+def test_a_damaged_set_is_an_error_beside_the_other_runs(folder: Path, damage: str):
+    if damage == "manifest":
         (folder / "prismatic-set.json").write_text("{")
     elif damage == "format":
         (folder / "prismatic-set.json").write_text('{"format": "prismatic-set/9"}')
@@ -301,7 +301,7 @@ def test_a_set_in_an_object_store_is_like_one_in_a_folder(runs: list[RunFile], b
     assert con.sql("SELECT count(*) FROM runs").fetchall() == [(len(runs),)]
 
 
-def test_an_address_that_holds_no_set_says_so(bucket: str):
+def test_an_address_without_a_set_is_an_error(bucket: str):
     (rejected,) = read_sources([f"{bucket}/nothing"])[1]
     assert "found no prismatic-set.json" in str(rejected.error)
 
@@ -330,11 +330,11 @@ def test_facts_are_asked_for_by_name(runs: list[RunFile]):
     assert found == {run.id: run.config["merge"] for run in runs if "merge" in run.config}
 
 
-def test_the_mark_says_what_it_is(folder: Path, runs: list[RunFile]):
+def test_the_manifest_names_the_format_and_the_number_of_runs(folder: Path, runs: list[RunFile]):
     assert json.loads((folder / "prismatic-set.json").read_text()) == {"format": "prismatic-set/1", "runs": len(runs)}
 
 
-def test_a_file_with_a_journal_beside_it_is_not_kept(tmp_path: Path):
+def test_a_file_with_a_journal_beside_it_is_not_cached(tmp_path: Path):
     path = write(simulated_run(), tmp_path / "dynamics.db")
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -345,23 +345,23 @@ def test_a_file_with_a_journal_beside_it_is_not_kept(tmp_path: Path):
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
-HOSTILE = [
-    hostile.empty,
-    hostile.csv,
-    hostile.zeros,
-    hostile.half_a_file,
-    hostile.btree_that_holds_itself,
-    hostile.endless_view,
-    hostile.virtual_table,
-    hostile.text_value,
-    hostile.null_step,
-    hostile.other_tables,
+BAD = [
+    bad_files.empty,
+    bad_files.csv,
+    bad_files.zeros,
+    bad_files.half_a_file,
+    bad_files.btree_that_holds_itself,
+    bad_files.endless_view,
+    bad_files.virtual_table,
+    bad_files.text_value,
+    bad_files.null_step,
+    bad_files.other_tables,
 ]
 
 
-def test_fifty_mixed_files_give_forty_verdicts_and_ten_sentences(tmp_path: Path):
+def test_fifty_mixed_files_give_forty_verdicts_and_ten_errors(tmp_path: Path):
     good = many(tmp_path, 40)
-    for number, make in enumerate(HOSTILE):
+    for number, make in enumerate(BAD):
         make(tmp_path / f"bad-{number}.db")
     mixed = sorted([*good, *tmp_path.glob("bad-*.db")], key=lambda path: path.stem[::-1])
     runs, rejected = read_sources(mixed)

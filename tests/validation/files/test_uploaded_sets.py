@@ -1,4 +1,4 @@
-"""A compacted set from a stranger: its runs are those of their files, and nothing in it is trusted."""
+"""Uploaded sets: their runs equal those of the run files, and nothing in them is trusted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs() -> list[RunFile]:
 
 @pytest.fixture(scope="module")
 def files(runs: list[RunFile], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a set of the examples."""
+    """Return the files of a set of the examples."""
     root = tmp_path_factory.mktemp("set") / "runs"
     write_set(runs, root)
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -60,7 +60,7 @@ def test_the_runs_of_an_uploaded_set_are_the_runs_of_their_files(tmp_path: Path,
     assert as_json(judge([by_id[run.id] for run in runs]))["controlled"] == as_json(judge(runs))["controlled"]
 
 
-def test_a_run_that_was_given_itself_is_not_read_again_from_a_set(tmp_path: Path, files, runs):
+def test_a_run_that_was_given_as_a_file_is_not_read_again_from_a_set(tmp_path: Path, files, runs):
     found, rejected = read_files([*EXAMPLES, packed(tmp_path / "set.zip", files)])
     assert not rejected
     assert [run.sha256 for run in found] == [run.sha256 for run in runs]
@@ -78,7 +78,7 @@ def test_an_uploaded_folder_with_a_set_is_read_as_one(files, runs, tmp_path: Pat
 
 
 def upload(name: str, data: bytes) -> SimpleNamespace:
-    """What Streamlit hands over for one file of a folder."""
+    """Return an upload as Streamlit passes it for one file of a folder."""
     return SimpleNamespace(name=name, getbuffer=lambda: memoryview(data))
 
 
@@ -89,7 +89,7 @@ def changed(files: dict[str, bytes], table: str, data: bytes | None) -> dict[str
 
 
 def bomb() -> bytes:
-    """A few bytes of Parquet that are gigabytes of text when they are read."""
+    """Return a few bytes of Parquet that expand to gigabytes of text."""
     stream, rows = io.BytesIO(), 1_000_000
     key = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), ["y" * 4000])
     pq.write_table(pa.table({"run": key, "key": key, "value": key}), stream, store_schema=False)
@@ -118,7 +118,7 @@ def test_a_bad_set_is_refused_whole_with_a_reason(tmp_path: Path, files, table, 
     assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
 
 
-def test_a_bad_set_does_not_take_the_run_files_beside_it(tmp_path: Path, files):
+def test_a_bad_set_does_not_affect_the_run_files_beside_it(tmp_path: Path, files):
     bad = {**changed(files, "runs", b"nothing"), "beside/dynamics.db": EXAMPLES[0].read_bytes()}
     found, rejected = read_files([packed(tmp_path / "both.zip", bad)])
     assert (len(found), len(rejected)) == (1, 1)
@@ -139,8 +139,8 @@ def test_a_set_of_more_runs_than_an_archive_may_hold_is_refused(tmp_path: Path, 
     assert "members" in str(rejected.error)
 
 
-def test_values_that_no_run_may_have_are_refused_as_in_a_run_file(tmp_path: Path, files):
-    """What Parquet holds is validated by the reader of run files again."""
+def test_bad_values_are_refused_as_in_a_run_file(tmp_path: Path, files):
+    """The reader of run files validates the values of the Parquet files."""
     name = next(name for name in files if name.startswith("dynamics"))
     table = pq.read_table(io.BytesIO(files[name]))
     column = table.column_names.index("top_norm")

@@ -1,4 +1,4 @@
-"""The child processes import nothing of the project, so they repeat a few of its constants: the copies are equal."""
+"""The child processes import nothing of the project; the constants that they repeat equal the originals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from validation.files import parquet_set, training_status
 from validation.files.sandbox import sqlite_client, sqlite_worker, zip_worker
 
 
-def test_the_workers_copies_are_those_of_the_project():
+def test_the_workers_constants_equal_those_of_the_project():
     assert sqlite_worker.SIDE_TABLES == schema.SIDE_TABLES
     assert set(schema.SIDE_TABLES) == set(schema.TABLES)
     assert tuple(f"{tier}_norm" for tier in schema.TIERS) == sqlite_worker.TIER_NORMS

@@ -1,4 +1,4 @@
-"""Every row of a relation, as CSV and as Parquet, and nothing in between."""
+"""`prismatic export` writes every row of a relation as CSV or Parquet."""
 
 import csv
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_both_formats_hold_every_row_of_each_relation(relation, tmp_path, capsys
         assert [float(row["bottom_norm"]) for row in rows] == table["bottom_norm"].to_pylist()
 
 
-def test_a_file_that_is_no_run_is_told_and_the_others_are_written(tmp_path, capsys):
+def test_a_bad_file_is_reported_and_the_others_are_written(tmp_path, capsys):
     (tmp_path / "bad.db").write_text("no run")
     target = tmp_path / "rows.csv"
     assert main(["export", str(tmp_path / "bad.db"), str(EXAMPLES / "as-is.db"), "-o", str(target)]) == 2
@@ -35,7 +35,7 @@ def test_a_file_that_is_no_run_is_told_and_the_others_are_written(tmp_path, caps
     assert len(target.read_text().splitlines()) == 1 + 151 * 3
 
 
-@pytest.mark.parametrize(("name", "told"), [("rows.xlsx", "must end in .csv or .parquet"), ("no/rows.csv", "error: ")])
-def test_what_cannot_be_written_is_said(tmp_path, capsys, name, told):
+@pytest.mark.parametrize(("name", "words"), [("rows.xlsx", "must end in .csv or .parquet"), ("no/rows.csv", "error: ")])
+def test_an_output_that_cannot_be_written_is_an_error(tmp_path, capsys, name, words):
     assert main(["export", str(EXAMPLES / "as-is.db"), "-o", str(tmp_path / name)]) == 2
-    assert told in capsys.readouterr().err
+    assert words in capsys.readouterr().err

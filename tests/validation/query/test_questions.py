@@ -66,7 +66,7 @@ def test_medians_are_those_of_each_expert(con, runs):
                 assert row[f"{tier}_norm"] == statistics.median(values(run, expert, f"{tier}_norm"))
 
 
-def test_a_question_is_answered(con, runs):
+def test_a_query_returns_its_rows(con, runs):
     found = run_query(con.cursor(), "SELECT run, count(*) AS n FROM dynamics GROUP BY run ORDER BY run")
     assert found.table.to_pylist() == [{"run": run, "n": 240} for run in sorted(run.id for run in runs)]
     assert not found.cut
@@ -92,26 +92,26 @@ def test_a_question_is_answered(con, runs):
         ("SELECT * FROM files", "does not exist"),
     ],
 )
-def test_what_is_no_question_or_reaches_outside_is_refused_and_changes_nothing(con, sql: str, why: str):
-    files = con  # a variable of Python is no table either
+def test_anything_but_a_select_of_relations_is_refused_and_changes_nothing(con, sql: str, why: str):
+    files = con  # DuckDB must not see variables of Python as tables
     with pytest.raises(BadQuery, match=why):
         run_query(files.cursor(), sql)
     assert con.execute("SELECT count(*) FROM dynamics").fetchall() == [(5 * 240,)]
 
 
-def test_a_question_that_takes_too_long_is_ended(con):
+def test_a_query_that_takes_too_long_is_ended(con):
     with pytest.raises(BadQuery, match=r"longer than 0\.2 seconds"):
         run_query(con.cursor(), "SELECT count(*) FROM range(100000000000) a, range(1000) b", seconds=0.2)
     assert run_query(con.cursor(), "SELECT 1 AS x").table.to_pylist() == [{"x": 1}]
 
 
-def test_an_answer_with_too_many_rows_is_cut_and_says_so(con):
+def test_a_result_with_too_many_rows_is_marked_as_cut(con):
     found = run_query(con.cursor(), "SELECT * FROM range(100000000000)", rows=5)
     assert (len(found.table), found.cut) == (5, True)
     assert not run_query(con.cursor(), "SELECT * FROM range(5)", rows=5).cut
 
 
-def test_the_command_answers_about_files_and_sets_alike(files: list[Path], runs, tmp_path: Path, capsys, monkeypatch):
+def test_the_command_reads_files_and_sets_alike(files: list[Path], runs, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("PRISMATIC_CACHE", str(tmp_path / "cache"))
     write_set(runs, tmp_path / "set")
     sql = "SELECT run, expert, max(top_norm) AS top FROM dynamics GROUP BY ALL ORDER BY run, expert"
@@ -136,7 +136,7 @@ def test_the_command_prints_tables_and_csv(files: list[Path], capsys):
     assert capsys.readouterr().out.splitlines()[0].split() == ["run", "seed", "nothing", "text"]
 
 
-def test_the_command_says_what_is_wrong_and_what_was_left_out(files: list[Path], tmp_path: Path, capsys):
+def test_the_command_reports_errors_and_skipped_files(files: list[Path], tmp_path: Path, capsys):
     (tmp_path / "x.db").write_text("no database")
     assert main(["query", "DELETE FROM runs", str(files[0]), "--no-cache"]) == 2
     assert "expected one SELECT, found DELETE" in capsys.readouterr().err
