@@ -225,7 +225,7 @@ def two_runs(judgement: Judgement) -> None:
     if table.empty:
         st.info("Neither file has a run table, so their options are unknown.")
         return
-    facts = {file.run: file.facts for file in judgement.files}
+    facts = {file.id: file.facts for file in judgement.files}
     for side, run in (("first", first), ("second", second)):
         times = table["key"].isin(TIMES) & table[side].notna()
         table.loc[times, side] = [fact_text(key, facts[run][key]) for key in table.loc[times, "key"]]
