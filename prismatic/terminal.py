@@ -47,7 +47,7 @@ def _cell(content: object, wrap: bool) -> Text:
 
 
 def plain_text(*renderables: RenderableType) -> str:
-    """Return what a pipe gets: no colours, no wrapping, no spaces at the end of a line."""
+    """Return the text that a pipe gets: no colours, no wrapping, no spaces at the end of a line."""
     stream = io.StringIO()
     Console(file=stream, markup=False, emoji=False, highlight=False, width=PIPE_WIDTH, no_color=True).print(
         *renderables, sep="\n"
@@ -56,7 +56,7 @@ def plain_text(*renderables: RenderableType) -> str:
 
 
 def print_out(*renderables: RenderableType, stream: TextIO | None = None) -> None:
-    """Print for whoever reads the stream: colours on a terminal, plain lines in a pipe."""
+    """Print to a stream, standard output by default: colours on a terminal, plain lines in a pipe."""
     stream = stream or sys.stdout
     if stream.isatty():
         console(stream).print(*renderables, sep="\n")
@@ -65,7 +65,7 @@ def print_out(*renderables: RenderableType, stream: TextIO | None = None) -> Non
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time as a person says it: 40 s, 12 min, 3 h 20 min."""
+    """Return a duration in words, such as 40 s, 12 min or 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -25,7 +25,6 @@ from prismatic.sweep.engines import Local, OnRay, OnSlurm
 from prismatic.sweep.plan import Sweep, format_value, plan
 from prismatic.sweep.progress import Progress
 from prismatic.sweep.runner import last_lines, run_sweep
-from prismatic.terminal import format_duration
 from prismatic.train.config import RunConfig, load_config
 from prismatic.train.corpus import Corpus
 from prismatic.train.train import train
@@ -341,11 +340,6 @@ def test_in_a_pipe_only_lines_are_written(capsys):
     assert not progress.is_due
     progress.show("1 of 2", [{"run": "a"}])
     assert capsys.readouterr().out == "one\n1 of 2\n"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "2 min"), (3600 * 3 + 1200, "3 h 20 min")])
-def test_durations_in_words(seconds: float, text: str):
-    assert format_duration(seconds) == text
 
 
 def test_the_last_lines_of_a_log_come_without_control_characters(tmp_path: Path):
