@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.app_pages import HARMFUL, opened, texts
 from tests.support.simulated_runs import SCALES, simulated_run, write, write_dose_runs
-from ui.sections import compare as pieces
+from ui.sections import compare
 from validation.files.sources import read_sources
 from validation.frames.run_comparison import (
     sham_pair_rows,
@@ -114,7 +114,7 @@ def test_every_treated_run_stands_beside_its_sham_run(shown, judged):
 
 
 def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
-    monkeypatch.setattr(pieces, "PAGE_ROWS", 4)
+    monkeypatch.setattr(compare, "PAGE_ROWS", 4)
     at = shown("All runs")
     assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
     at.number_input(key="runs-page").set_value(3).run()
