@@ -11,8 +11,10 @@ from xml.etree import ElementTree as ET
 
 import jsonschema
 
+from prismatic import terminal
 from validation.files.sources import read_sources
 from validation.judgement.judge import Judgement, judge
+from validation.report.text_report import render
 from validation.verdict.claims import Claim
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +26,11 @@ SCHEMA = json.loads((ROOT / "docs" / "check.schema.json").read_text())
 @cache
 def judged(*paths: Path) -> Judgement:
     return judge(*read_sources(list(paths)))
+
+
+def as_text(judgement: Judgement, comparison=None, **how) -> str:
+    """Return what `check` prints into a pipe."""
+    return terminal.plain_text(*render(judgement, comparison, **how))
 
 
 def closed(schema):

@@ -45,13 +45,6 @@ STYLES = {
 }
 
 
-def as_text(
-    judgement: Judgement, comparison: Comparison | None = None, *, verbose: bool = False, brief: bool = False
-) -> str:
-    """Return what `check` prints, without colours. See `render`."""
-    return terminal.plain_text(*render(judgement, comparison, verbose=verbose, brief=brief))
-
-
 def render(
     judgement: Judgement, comparison: Comparison | None = None, *, verbose: bool = False, brief: bool = False
 ) -> list[RenderableType]:

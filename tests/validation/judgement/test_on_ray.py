@@ -18,6 +18,7 @@ from prismatic.sweep.engines import OnRay
 from prismatic.sweep.plan import plan
 from prismatic.sweep.progress import Progress
 from prismatic.sweep.runner import run_sweep
+from tests.support.report_readers import as_text
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.files import parquet_set as sets
@@ -26,7 +27,6 @@ from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.judgement.on_ray import Share, _read, check
 from validation.report.json_report import as_json
-from validation.report.text_report import as_text
 
 # Ray's own, about itself, when it is imported and started.
 pytestmark = [

@@ -3,13 +3,12 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.support.report_readers import EXAMPLES, NOW, ROOT, as_claim, judged, read, unquoted
+from tests.support.report_readers import EXAMPLES, NOW, ROOT, as_claim, as_text, judged, read, unquoted
 from ui.layout.cards import number
 from ui.session.library import Library, Source
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
-from validation.report.text_report import as_text
 from validation.verdict.claims import Claim
 from validation.verdict.wording import digits, estimated, threshold
 

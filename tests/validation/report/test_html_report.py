@@ -11,6 +11,7 @@ from tests.support.report_readers import (
     EXAMPLES,
     NOW,
     ROOT,
+    as_text,
     judged,
     read,
     unquoted,
@@ -22,7 +23,6 @@ from validation.cli.main import main
 from validation.judgement.baseline import compare
 from validation.report import html_report as document
 from validation.report.html_report import SYMBOLS, as_html, as_markdown
-from validation.report.text_report import as_text
 from validation.verdict.claims import Claim
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from prismatic.terminal import print_out
+from tests.support.report_readers import as_text
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.files.sources import read_sources
 from validation.judgement.baseline import compare
 from validation.judgement.judge import judge
 from validation.report.short_reasons import MOST_WORDS, headline, headline_claims, short_reason
-from validation.report.text_report import GROUP_ROWS, as_text, render
+from validation.report.text_report import GROUP_ROWS, render
 from validation.verdict.wording import estimated
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
