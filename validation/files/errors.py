@@ -1,4 +1,4 @@
-"""The errors of reading files, and their words: what was expected and found, the likely cause, what to do.
+"""Errors of reading run files and their sentences: not a run, damaged, uploaded without its -wal file, too large.
 
 RunFileError          a file that cannot be judged; `id` is the diagnostic's
 +-- NotARun           empty, text, an image, an archive without runs: not a SQLite database

@@ -62,7 +62,7 @@ class SetLocation:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the set is on this machine."""
+        """True for a set on this machine."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def read_text(self, name: str) -> str | None:

@@ -57,9 +57,9 @@ def read_files(
 ) -> tuple[list[RunFile], list[Rejected]]:
     """Return the runs of all files, and the files that could not be read; folders are searched for dynamics.db files.
 
-    A zip archive stands for the run files in it, and a path may come with the name to show. private: paths of our own
-    copies, which nobody writes. cache: runs that were read before. growing: the readings of runs that were being
-    trained; keep both to read a file again.
+    A zip archive stands for the run files in it, and a path may come with the name to show. private: paths of this
+    program's own copies, which nothing else writes. cache: runs that were read before. growing: earlier readings of
+    runs in training. Keep both between calls that read the same files.
     """
     limits = limits or ReadLimits()
     files = list(find_files(paths))

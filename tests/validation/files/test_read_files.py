@@ -332,10 +332,10 @@ def test_two_files_of_one_run_hash_get_different_ids(tmp_path: Path) -> None:
 
 
 def test_progress_is_reported_before_each_file_and_at_the_end(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     paths = [bad_files.good(tmp_path / "good.db"), tmp_path / "missing.db"]
-    read_files(paths, progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    read_files(paths, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 2), (1, 2), (2, 2)]
 
 
 # -- Live files -------------------------------------------------------------------------------------------------------
@@ -354,9 +354,9 @@ def test_a_live_file_is_read_without_ever_locking_its_writer_out(tmp_path: Path,
     path = bad_files.good(tmp_path / "dynamics.db", steps=3000)
     with bad_files.writer(path, mode, "write") as writer:
         answers = [read_one(path) for _ in range(4)]
-        told, _ = writer.communicate()
+        output, _ = writer.communicate()
     assert [type(answer) for answer in answers] == [RunFile] * 4, answers
-    assert (writer.returncode, int(told.split()[-1]) > 3000) == (0, True)
+    assert (writer.returncode, int(output.split()[-1]) > 3000) == (0, True)
 
 
 def test_a_file_that_a_writer_keeps_locked_is_reported_as_locked(
