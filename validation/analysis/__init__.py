@@ -1,1 +1,1 @@
-"""Arrays and estimates of one run; no status and no sentence."""
+"""Arrays and estimates of runs: series, means with intervals, controls; no status."""

@@ -20,7 +20,7 @@ from validation.files.tidy import by_expert
 
 
 def load_runs(files: Sequence[RunFile]) -> list[Run]:
-    """The runs of these files as arrays, in their order."""
+    """Return the runs of these files, in the same order."""
     return [_load_run(file) for file in files]
 
 
@@ -56,17 +56,17 @@ def _load_run(file: RunFile) -> Run:
 
 
 def _of_source(layers: pa.Table, source: str) -> pa.Table:
-    """The rows of `layers` that were measured one way, by layer, expert and step, with the direction."""
-    own = layers.filter(pc.equal(layers["source"], source))
-    own = own.append_column("direction", pc.subtract(1.0, own["gradient_cosine"]))
-    return own.sort_by([("layer", "ascending"), ("expert", "ascending"), ("step", "ascending")])
+    """Return the rows of `layers` from one source of gradients, with the direction, by layer, expert and step."""
+    rows = layers.filter(pc.equal(layers["source"], source))
+    rows = rows.append_column("direction", pc.subtract(1.0, rows["gradient_cosine"]))
+    return rows.sort_by([("layer", "ascending"), ("expert", "ascending"), ("step", "ascending")])
 
 
 def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
-    """The run at the steps of the probe, with the means over layers of what it measured."""
+    """Return the run by its isolated gradients: at the steps of the probe, by layer and as means over layers."""
     steps = np.unique(table["step"].to_numpy().astype(np.int64))
     layers = _layers(table, roles, steps)
-    # Alone, every expert has the whole layer.
+    # Each expert alone has the whole layer, so its share is 1.
     layers = [
         {e: Expert(e, one.role, {**one.columns, "routing_weight": np.ones(len(steps))}) for e, one in layer.items()}
         for layer in layers
@@ -79,28 +79,28 @@ def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
 
 
 def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> list[dict[int, Expert]]:
-    """A tidy table of layers as the experts of each layer."""
-    return [_experts(own, roles, steps) for _, own in _parted(table, "layer")]
+    """Return the experts of each layer of a tidy table."""
+    return [_experts(rows, roles, steps) for _, rows in _parted(table, "layer")]
 
 
 def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
-    """A tidy table as one Expert per expert, each column with a value (or NaN) for every step of the run."""
+    """Return the experts of a tidy table, each column with a value (or NaN) for every step of the run."""
     experts = {}
-    for expert, own in _parted(table, "expert"):
-        own_steps = own["step"].to_numpy().astype(np.int64)
-        columns = _columns(own, len(steps), partial(align, own_steps, onto_T=steps))
+    for expert, rows in _parted(table, "expert"):
+        own_steps = rows["step"].to_numpy().astype(np.int64)
+        columns = _columns(rows, len(steps), partial(align, own_steps, onto_T=steps))
         experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
     return experts
 
 
 def _columns(table: pa.Table, rows: int, aligned: Callable[[Array], Array]) -> dict[str, Array]:
-    """Every metric as floats; NaN in every row where the table does not have it."""
+    """Return every metric as floats; NaN in every row if the table does not have it."""
     found = {name: aligned(_floats(table[name])) for name in METRICS if name in table.column_names}
     return dict.fromkeys(METRICS, np.full(rows, np.nan)) | found
 
 
 def _parted(table: pa.Table, by: str) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each value of a column, by which they are ordered: looking for each in all rows takes far longer."""
+    """Yield each value of the column that sorts the table, with its rows; a filter for each value takes far longer."""
     whole, start = table.combine_chunks(), 0
     keys = pc.run_end_encode(whole[by].combine_chunks()) if len(whole) else None
     for key, end in zip(keys.values.to_pylist(), keys.run_ends.to_pylist(), strict=True) if keys else ():
@@ -114,7 +114,7 @@ def _floats(column: pa.ChunkedArray) -> Array:
 
 
 def _tier_weights(file: RunFile) -> dict[str, float]:
-    """Mean number of weights per tier over the layers, from the file's `tiers` table."""
+    """Return the mean number of weights per tier over the layers, from the table `tiers`."""
     sizes: dict[str, list[float]] = {}
     for row in file.tiers.to_pylist():
         if row["tier"] in TIERS and row["weights"]:

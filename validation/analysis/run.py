@@ -1,6 +1,6 @@
-"""A run as arrays: its experts' columns over the logged steps, and what the file says of it.
+"""A run as arrays: the columns of its experts over the logged steps, and its facts: config, seed, sham, finished.
 
-Axis letters: T logged steps. NaN means missing everywhere; a zero norm is a real zero.
+Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prismatic.contract.schema import MIXTURES, TIERS
 from prismatic.contract.thresholds import SHAM_SCALE
 from validation.analysis.statistics import Array
 
-MAX_NUMBER = 1e15  # facts come from files that anyone may have written; no honest option is larger
+MAX_NUMBER = 1e15  # larger than any real option; files may come from anyone
 OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
@@ -40,43 +40,43 @@ class Expert:
         return self.columns[metric]
 
     def log(self, metric: str) -> Array:
-        """Natural log of a column, taken once."""
+        """Return the natural log of a column, computed once."""
         if metric not in self._logs:
             self._logs[metric] = log(self.columns[metric])
         return self._logs[metric]
 
     @property
     def tiers_usable(self) -> NDArray[np.bool_]:
-        """Rows in which every tier norm is a finite number above zero, so that logs can be taken."""
+        """The rows in which every tier norm is finite and above zero, so that its log exists."""
         norms = np.stack([self[f"{tier}_norm"] for tier in TIERS])
         return np.asarray(np.isfinite(norms).all(axis=0) & (norms > 0).all(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run: its logged steps, its experts, and what the file says about how it was made."""
+    """One run: its logged steps, its experts, and the facts of its file."""
 
     id: str
     name: str
     steps: NDArray[np.int64]
     experts: Mapping[int, Expert]
     layers: Sequence[Mapping[int, Expert]] = ()
-    """The same per layer, from the merged gradients; empty for files that have only the means over layers."""
+    """The experts of each layer, from merged gradients; empty for files with means over layers only."""
     source: str = "merged"
     """merged: the gradients that the optimizer used; isolated: each expert's alone, on the same batch."""
     isolated: Run | None = None
-    """The same run as the isolated probe saw it, at the steps at which it looked; None without a probe."""
+    """The same run by isolated gradients, at the steps of the probe; None without a probe."""
     step_columns: Mapping[str, Array] = field(default_factory=dict)
-    """Columns that belong to the step and not to an expert, such as loss; only those that the file has."""
+    """Columns of the step, such as loss; only those in the file."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Weights in each tier of one expert, mean over layers; empty where the file does not say."""
+    """Weights in each tier of one expert, mean over layers; empty if unknown."""
     changed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    """Per expert, the share of each tier that its perturbation really changed; empty where the file does not say."""
+    """By expert, the share of each tier that its perturbation changed; empty if unknown."""
     scales: Mapping[int, float] = field(default_factory=dict)
-    """Per expert, by how much it was perturbed; empty where the file does not say."""
+    """By expert, the scale of its perturbation; empty if unknown."""
     events: Mapping[str, int] = field(default_factory=dict)
-    """How often each kind of event was recorded while the run was trained."""
+    """Number of recorded events of each kind."""
     duplicates: int = 0
     wal: bool = False
 
@@ -90,23 +90,23 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The options it was trained with; empty for files without a run table."""
+        """The options of the training; empty for files without a run table."""
         names = {key: OPTION.fullmatch(key) for key in self.facts}
         return {match[1]: self.facts[key] for key, match in names.items() if match}
 
     def of_role(self, role: str) -> list[Expert]:
-        """The experts of a role: clean, perturbed or control."""
+        """Return the experts of a role: clean, perturbed or control."""
         return [expert for expert in self.experts.values() if expert.role == role]
 
     @property
     def planned_steps(self) -> int:
-        """How long the run is meant to be; as long as it is, where the file does not say."""
+        """The planned number of steps; the number so far, if larger or if no plan is known."""
         planned = self.number("planned_steps")
-        seen = int(self.steps[-1]) + 1 if len(self.steps) else 0
-        return max(int(planned), seen) if planned else seen
+        so_far = int(self.steps[-1]) + 1 if len(self.steps) else 0
+        return max(int(planned), so_far) if planned else so_far
 
     def number(self, fact: str) -> float | None:
-        """A fact that should be a number, also as text; None where it is absent or is none."""
+        """Return a fact as a number, also from text; None if it is absent or not a number."""
         value = self.facts.get(fact)
         try:
             number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
@@ -116,55 +116,55 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed it was trained with; None where the file does not say."""
+        """The seed of the training; None if unknown."""
         seed = self.number("config.seed")
         return None if seed is None else int(seed)
 
     @property
     def is_sham(self) -> bool:
-        """Whether nothing, or next to nothing, was perturbed in this run."""
+        """True if at most SHAM_SCALE was perturbed, which is next to nothing."""
         scale = self.number("config.perturbation_scale")
         scales = [scale] if scale is not None else [self.scales.get(e.index) for e in self.of_role("perturbed")]
         return bool(scales) and all(scale is not None and 0 <= scale <= SHAM_SCALE for scale in scales)
 
     @property
     def is_positive_control(self) -> bool:
-        """Whether its effect was put in by hand."""
+        """True if its effect was put in by hand."""
         return self.number("config.positive_control") not in (None, 1.0)
 
     @property
     def mixture(self) -> str | None:
-        """What its mixture of experts is, a name from MIXTURES; None where the file does not say."""
-        told = self.facts.get("mixture")
-        if isinstance(told, str) and told in MIXTURES:
-            return told
+        """The kind of its mixture of experts, a name from MIXTURES; None if unknown."""
+        mixture = self.facts.get("mixture")
+        if isinstance(mixture, str) and mixture in MIXTURES:
+            return mixture
         return "parameters" if "config.merge" in self.facts else None
 
     @property
     def merges_parameters(self) -> bool:
-        """Whether a gradient can be a routing share times one common gradient; what does not say so may be."""
+        """True if a gradient may be a routing share times one common gradient, also for unknown mixtures."""
         return self.mixture in (None, "parameters")
 
     @property
     def by_trainer(self) -> bool:
-        """Whether this project's own trainer made it, so that its options can be named as `--set` takes them."""
+        """True for runs of `prismatic train`, whose options can be given to `--set`."""
         return self.config.get("router_type") == "prismatic"
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its planned end, as far as the file says."""
+        """True if the run reached its planned end, or has no plan."""
         return not len(self.steps) or int(self.steps[-1]) + 1 >= self.planned_steps
 
     def until(self, step: int) -> Run:
-        """The run as it was when this step was the newest; what it says of itself stays, such as its planned length."""
+        """Return the run with the rows up to this step; its facts stay, such as the planned length."""
         rows = self.steps <= step
         if rows.all():
             return self
 
         def cut(experts: Mapping[int, Expert]) -> dict[int, Expert]:
             return {
-                number: replace(one, columns={name: values[rows] for name, values in one.columns.items()})
-                for number, one in experts.items()
+                number: replace(expert, columns={name: values[rows] for name, values in expert.columns.items()})
+                for number, expert in experts.items()
             }
 
         return replace(
@@ -177,13 +177,13 @@ class Run:
         )
 
     def step_column(self, name: str) -> Array:
-        """A column of the step; NaN in every row where the file does not have it."""
+        """Return a column of the step, [T]; NaN in every row if the file does not have it."""
         return self.step_columns.get(name, np.full(len(self.steps), np.nan))
 
     def after_warmup(self, share: float) -> NDArray[np.bool_]:
-        """Rows after the warm-up: the larger of a share of the *planned* steps and the learning rate's own warm-up.
+        """Return a mask of the rows after the warm-up: a share of the planned steps, or the learning rate's if longer.
 
-        The planned length and not the current one, or a live run would change its mind about old rows.
+        The planned length keeps old rows of a live run in or out as it grows.
         """
         if not len(self.steps):
             return np.zeros(0, dtype=bool)
@@ -193,7 +193,7 @@ class Run:
 
 
 def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]) -> Array:
-    """Values at other steps: those logged at exactly these steps, NaN elsewhere."""
+    """Return values at other steps: those logged at exactly these steps, NaN elsewhere."""
     if not len(steps_T):
         return np.full(len(onto_T), np.nan)
     place = np.minimum(np.searchsorted(steps_T, onto_T), len(steps_T) - 1)
@@ -201,6 +201,6 @@ def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]
 
 
 def log(values: Array) -> Array:
-    """Natural log; NaN, not minus infinity, where there is nothing to take a log of."""
+    """Return the natural log; NaN, not minus infinity, for zero, negative and missing values."""
     positive = np.isfinite(values) & (values > 0)
     return np.asarray(np.log(np.where(positive, values, np.nan)))

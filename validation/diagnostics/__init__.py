@@ -1,8 +1,7 @@
-"""One function per way in which a run can be wrong: what is seen, the evidence, the cause and the fix.
+"""Diagnostics of a run: the list of all checks (CHECKS), and their findings with symptom, evidence, cause and fix.
 
-A check takes a run and yields findings. To add one, write the function in the file of its theme, list it in CHECKS, and
-say in checklist.py what is looked at. A finding of severity "error" means that the data of that run (or of that expert)
-cannot carry a verdict.
+A check takes a run and yields findings. To add one, write it in the file of its theme, add it to CHECKS, and describe
+it in checklist.py. A finding of severity "error" means that the data of the run (or expert) carries no verdict.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
 
 
 def of_rejected(rejected: Rejected) -> Finding:
-    """The finding for a file that could not be read as a run."""
+    """Return the finding for a file that could not be read as a run."""
     error = rejected.error
     return Finding(
         error.id, ERROR, f"the file {rejected.name} cannot be read as a run", error.evidence, error.cause, error.fix
@@ -86,14 +85,14 @@ def of_rejected(rejected: Rejected) -> Finding:
 
 
 def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
-    """Everything that is wrong with a run, errors first."""
+    """Return the findings of all checks of a run, errors first."""
     order = (ERROR, WARNING, INFO)
     findings = [finding for check in CHECKS for finding in check(run, thresholds or Thresholds())]
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def invalidating(findings: Iterable[Finding]) -> dict[tuple[str, int | None], str]:
-    """Per run and expert (None: the whole run), why its data carries no verdict."""
+    """Return by run and expert (None: the whole run) why its data carries no verdict."""
     reasons: dict[tuple[str, int | None], str] = {}
     for finding in findings:
         if finding.severity == ERROR and finding.run is not None:

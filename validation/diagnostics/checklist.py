@@ -1,4 +1,4 @@
-"""What was looked at in a run, check by check, in plain words: found, passed, or not checked as nothing says."""
+"""The checklist of the Diagnostics page: the title and result of every check (found, passed, not checked) by theme."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from validation.text import pluralize
 
 PASSED, UNCHECKED = "passed", "not checked"
 Describe = Callable[[Run, Thresholds], str | None]
+"""Returns what a passed check looked at, in numbers of the run; None if the file lacks the data."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One line of the list. result: passed, not checked, or how grave the finding is. seen: in numbers of the run."""
+    """One line of the checklist. result: passed, not checked, or a severity. seen: the numbers behind it."""
 
     title: str
     result: str
@@ -26,7 +27,7 @@ class Checked:
 
 
 def checklist(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> dict[str, list[Checked]]:
-    """Every check by theme, with what it looked at in this run."""
+    """Return the line of every check, by theme."""
     return {
         theme: [
             _checked(name, title, describe, run, findings, thresholds) for name, (title, describe) in checks.items()
@@ -36,7 +37,7 @@ def checklist(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> 
 
 
 def troubleshooting(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> list[Checked]:
-    """The symptoms that the documentation lists, each with what this run says of it."""
+    """Return a line for each symptom of the documentation's troubleshooting."""
     describers = {name: (title, describe) for checks in CHECKED.values() for name, (title, describe) in checks.items()}
     lines = []
     for symptom, names in DOCUMENTED.items():
@@ -49,16 +50,16 @@ def troubleshooting(run: Run, findings: Sequence[Finding], thresholds: Threshold
 def _checked(
     name: str, title: str, describe: Describe, run: Run, findings: Iterable[Finding], thresholds: Thresholds
 ) -> Checked:
-    own = [finding for finding in findings if finding.id == name]
-    if own:  # the gravest comes first
-        more = f", and {pluralize(len(own) - 1, 'more finding')}" if len(own) > 1 else ""
-        return Checked(title, own[0].severity, f"{own[0].symptom}{more}")
+    found = [finding for finding in findings if finding.id == name]
+    if found:  # the gravest comes first
+        more = f", and {pluralize(len(found) - 1, 'more finding')}" if len(found) > 1 else ""
+        return Checked(title, found[0].severity, f"{found[0].symptom}{more}")
     if name in IMPLIED and any(finding.id == IMPLIED[name] for finding in findings):
         return Checked(title, UNCHECKED, "gradients are zero")
     if not len(run.steps) and name not in ("no_data", "wal_missing"):
         return Checked(title, UNCHECKED, "the file has no rows")
     seen = describe(run, thresholds)
-    return Checked(title, UNCHECKED if seen is None else PASSED, seen or "the file does not say")
+    return Checked(title, UNCHECKED if seen is None else PASSED, seen or "the file lacks the data")
 
 
 def _rows(run: Run, thresholds: Thresholds) -> str:
@@ -66,7 +67,7 @@ def _rows(run: Run, thresholds: Thresholds) -> str:
 
 
 def _whole(run: Run, thresholds: Thresholds) -> str:
-    return "the file is not in WAL mode, so all of its rows are in it"
+    return "the file is not in WAL mode, so it holds all of its rows"
 
 
 def _experts(run: Run, thresholds: Thresholds) -> str:
@@ -108,15 +109,15 @@ def _tensors(run: Run, thresholds: Thresholds) -> str | None:
 
 
 def _events(run: Run, thresholds: Thresholds) -> str | None:
-    """Only our own logger keeps events, and it always writes facts as well."""
-    return f"{pluralize(sum(run.events.values()), 'event')} recorded, none of them of this kind" if run.facts else None
+    """Return the number of events; only our logger records them, and it always writes facts as well."""
+    return f"{pluralize(sum(run.events.values()), 'event')} recorded, none of this kind" if run.facts else None
 
 
 def _changed(run: Run, thresholds: Thresholds) -> str:
     shares = [np.mean([one["top"], one["bottom"]]) for expert, one in run.changed.items() if expert in run.experts]
     shares = [share for share in shares if share > 0]
     if run.is_sham:
-        return "a sham run: hardly anything was perturbed, on purpose"
+        return "a sham run, in which nothing was perturbed on purpose"
     return f"{min(shares):.0%} of their top and bottom weights were changed" if shares else "their norms differ"
 
 
@@ -131,7 +132,7 @@ def _shares(run: Run, thresholds: Thresholds) -> str | None:
 
 
 def _parallel(run: Run, thresholds: Thresholds) -> str:
-    return "norms of the tiers do not move as one"
+    return "the tiers differ by more than one common factor"
 
 
 def _scores(run: Run, thresholds: Thresholds) -> str | None:
@@ -149,13 +150,13 @@ def _gain(run: Run, thresholds: Thresholds) -> str | None:
 CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
     "Rows": {
         "no_data": ("Steps were logged", _rows),
-        "wal_missing": ("No rows were left behind in a second file", _whole),
+        "wal_missing": ("No rows were left in a -wal file", _whole),
         "missing_experts": ("Every expert was logged", _experts),
         "missing_columns": ("Every expert has all three tiers", _columns),
         "step_gaps": ("No long stretch of training without a row", _widest),
         "duplicate_steps": ("No step was logged twice", lambda run, thresholds: "each step has one row"),
         "too_short": ("Enough steps for an interval", _usable),
-        "unfinished": ("The run came to its planned end", _end),
+        "unfinished": ("The run reached its planned end", _end),
     },
     "Gradients": {
         "zero_norms": ("Gradients were there when they were measured", _smallest),
@@ -163,22 +164,22 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
         "constant_rows": ("Norms change from row to row", _values),
         "nonfinite": ("No norm is NaN, infinite or missing", _values),
         "missing_gradients": ("Every trained parameter had a gradient", _tensors),
-        "rows_lost": ("Nothing that was logged was lost", _events),
+        "rows_lost": ("No logged step was lost", _events),
         "logging_order": ("Logged at the right place of the training loop", _events),
     },
     "Experiment": {
         "identical_experts": ("Perturbed experts differ from the clean one", _changed),
         "router_collapse": ("The router uses more than one expert", _shares),
         "collinear_gradients": ("Gradients of the experts can differ in more than size", _parallel),
-        "scale_dependent_threshold": ("The documented score does not hang on the scale of the loss", _scores),
+        "scale_dependent_threshold": ("The documented score does not depend on the scale of the loss", _scores),
         "positive_control": ("No effect was put in by hand", _gain),
     },
 }
 
 IMPLIED = dict.fromkeys(("zero_tier", "constant_rows", "identical_experts", "collinear_gradients"), "zero_norms")
-"""Checks that say nothing of a run in which another one found something."""
+"""Checks that mean nothing after a finding of another check."""
 
-# The headings of the documentation's troubleshooting, and the checks that answer them, the most telling one first.
+# The headings of the documentation's troubleshooting, and the checks for each, the most telling one first.
 DOCUMENTED = {
     "“No data” message in the Dynamics tab": ("no_data", "wal_missing"),
     "Missing experts in the chart": ("missing_experts", "missing_columns"),

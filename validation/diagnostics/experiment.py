@@ -1,4 +1,4 @@
-"""Can the question be answered with this run? Twins of the clean expert, collapsed routers, shared gradients."""
+"""Checks of the experiment: identical experts, a collapsed router, collinear gradients, positive controls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLLAPSED_SHARE = 0.95
 
 
 def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A perturbed expert that is the clean one."""
+    """Find perturbed experts that are the same as the clean expert."""
     if 0 not in run.experts or not len(run.steps) or run.is_sham:
         return
     for expert in run.of_role("perturbed"):
@@ -29,28 +29,25 @@ def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             and len(run.steps) > 1
         )
         if unchanged or (same and changed is None):
-            evidence = (
-                "the file says that 0 % of its weights were changed"
-                if unchanged
-                else f"its norms equal expert 0's to the last digit in all {len(run.steps)} rows"
-            )
+            evidence = f"its norms equal expert 0's to the last digit in all {len(run.steps)} rows"
+            evidence = "the file says that 0 % of its weights were changed" if unchanged else evidence
             yield Finding(
                 "identical_experts",
                 ERROR,
                 f"expert {expert.index} is the same as the clean expert",
                 evidence,
-                "perturbation_scale or sparsity is so small that nothing changed, the weights were initialised again "
-                "after perturbing, or expert 0 was logged under two names",
+                "perturbation_scale or sparsity is too small to change a weight, the weights were initialised again "
+                "after perturbing, or expert 0 was logged under two numbers",
                 "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation"
                 if run.mixture == "parameters"
-                else "give each expert weights of its own, and log each under its own number",
+                else "give each expert its own weights, and log each under its own number",
                 run.id,
                 expert.index,
             )
 
 
 def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A router that has chosen one expert."""
+    """Find a router that sends almost everything to one expert."""
     remedy = "--set routing=frozen" if run.by_trainer else "balance its load"
     for expert in run.experts.values():
         share = expert["routing_weight"]
@@ -62,32 +59,32 @@ def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 WARNING,
                 f"the router has collapsed onto expert {expert.index}",
                 f"its share is above {COLLAPSED_SHARE:.0%} from step {since}, {float(np.nanmean(last)):.1%} at the end",
-                "nothing keeps the router from sending everything to the expert that learns first; the others starve, "
-                "which shows as divergence and is none",
-                f"look at the router before the perturbation: {remedy}",
+                "nothing keeps the router from preferring the expert that learns first; the others hardly train, which "
+                "looks like divergence",
+                f"mend the router before judging the perturbation: {remedy}",
                 run.id,
             )
 
 
 def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Experts whose gradients are one common gradient times their shares."""
+    """Find experts whose gradients are one common gradient times a factor."""
     if 0 not in run.experts:
         return
-    alike = [e.index for e in run.of_role("perturbed") if series.is_collinear(run, e.index)]
-    if alike:
+    parallel = [e.index for e in run.of_role("perturbed") if series.is_collinear(run, e.index)]
+    if parallel:
         yield Finding(
             "collinear_gradients",
             WARNING,
             f"all experts share one gradient: their norms can differ only {common_factor(run)}",
-            f"expert {', '.join(map(str, alike))}: parallel to expert 0's gradient in all but a few rows",
+            f"expert {', '.join(map(str, parallel))}: parallel to expert 0's gradient in nearly all rows",
             why_parallel(run),
-            f"{remedy_for_parallel(run)}; a control expert then shows why they do",
+            f"{remedy_for_parallel(run)}; a control expert then shows the cause of a difference",
             run.id,
         )
 
 
 def scale_dependent_threshold(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A documented verdict on divergence that another scale of the loss would turn round."""
+    """Find a documented divergence score near its thresholds, where another scale of the loss changes the reading."""
     if 0 not in run.experts or not len(run.steps):
         return
     scores = [
@@ -101,13 +98,13 @@ def scale_dependent_threshold(run: Run, thresholds: Thresholds) -> Iterator[Find
             "the documented divergence score depends on the scale of the loss",
             f"mean score {near[0]:.3g}; ten times the loss gives {near[0] * 10:.3g}, a tenth {near[0] / 10:.3g}",
             f"the thresholds 0.05 and 0.01 are absolute, while gradient norms scale with {scales_with(run)}",
-            "read the controlled verdict, which is free of that",
+            "read the controlled verdict, which does not depend on the scale",
             run.id,
         )
 
 
 def positive_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """An artificial yes must never be taken for a result."""
+    """Find a positive control, whose effect is artificial and no result."""
     gain = run.number("config.positive_control")
     if run.is_positive_control:
         yield Finding(
@@ -115,7 +112,7 @@ def positive_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             WARNING,
             "this run is a positive control: its effect was put in by hand",
             f"positive_control = {gain:g} multiplies the bottom-tier gradients of the perturbed experts",
-            "it was trained to show what a yes looks like",
+            "it was trained to show how a supported verdict looks",
             "do not report it as a result; set positive_control: 1.0 for an experiment",
             run.id,
         )

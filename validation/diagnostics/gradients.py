@@ -1,4 +1,4 @@
-"""Are the values what training gives? Zeros, NaN, rows that never change, and calls at the wrong place of the loop."""
+"""Checks of gradient values: zeros, NaN, constant rows, lost rows, and logging at the wrong place of the loop."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, tier_norms
 from validation.text import pluralize
 
-BROKEN_SHARE = 0.20  # of the rows; STATISTICS of the verdict hold up to 10 %
+BROKEN_SHARE = 0.20  # of the rows; the intervals of the verdict are right up to 10 %
 STUCK_ROWS = 10
 ORDER_FIXES = {
     "no_gradients": ("logged when no expert had a gradient", "log after backward() and before zero_grad()"),
     "zero_gradients": ("logged when all gradients were zero", "log before zero_grad(), not after it"),
     "after_step": ("logged after the optimizer's step", "log after backward() and before optimizer.step()"),
-    "repeated_step": ("the same step was logged twice", "log once per step, with a step count that rises"),
+    "repeated_step": ("the same step was logged twice", "log once per step, with rising step numbers"),
 }
 LOST = {
     "dropped": (
-        "steps that were logged could not be written",
+        "logged steps could not be written",
         "the disk was full, or the file was locked, for longer than memory could hold the rows",
-        "free the disk or copy the run elsewhere, and resume; the missing steps are gaps in every series",
+        "free disk space or copy the run elsewhere, then resume; the lost steps stay gaps in every series",
     ),
     "measurement_failed": (
         "steps could not be measured",
-        "the measurement raised an error, which the events of the run tell",
-        "read the event's message; if it is a fault of this project, report it with that message",
+        "the measurement raised an error, which the events of the run name",
+        "read the message of the event, and report it if the fault is in prismatic",
     ),
     "refused_row": (
         "rows were refused by the file",
-        "a value or a column that SQLite cannot keep, which the events of the run tell",
-        "read the event's message; write finite numbers under names of lower-case letters, digits and underscores",
+        "SQLite cannot store a value or a column, which the events of the run name",
+        "read the message of the event; write finite numbers under names of lower-case letters, digits and underscores",
     ),
 }
 
 
 def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Gradients that were gone when they were measured."""
+    """Find experts whose gradients were zero whenever they were measured."""
     logged = {expert: logged_norms(run, expert) for expert in run.experts}
     zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
-    cause = "logging was called before loss.backward() or after optimizer.zero_grad()"
-    fix = "call it after backward() and before optimizer.step(), and zero_grad() only after that"
+    cause = "gradients were logged before loss.backward() or after optimizer.zero_grad()"
+    fix = "log after backward() and before optimizer.step(), and call zero_grad() only after that"
     if len(zero) == len(run.experts) and zero:
         evidence = f"the gradient norms of {len(zero)} experts are 0 in all {len(run.steps)} rows"
         yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.id)
         return
     for expert in zero:
         evidence = f"its gradient norms are 0 in all {len(run.steps)} rows; other experts have gradients"
-        cause = "the expert was never routed to, or its parameters do not require gradients"
+        cause = "the router never chose the expert, or its parameters do not require gradients"
         fix = "check requires_grad of its parameters and its routing weight"
         fix += "; routing=frozen gives every expert a share" if run.mixture == "parameters" else ""
         symptom = f"expert {expert} never received a gradient"
@@ -60,27 +60,27 @@ def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A tier whose gradient is exactly zero: its logarithm does not exist, so the row is not used."""
+    """Find tiers with a gradient of exactly zero, which has no logarithm, so that the row is not used."""
     for expert in run.experts.values():
         norms = tier_norms(run, expert.index)
         if not np.nan_to_num(norms).any():
-            continue  # nothing at all: zero_norms
+            continue  # found by zero_norms
         for tier, zero in zip(TIERS, norms == 0, strict=True):
             if zero.any():
                 yield Finding(
                     "zero_tier",
                     ERROR if zero.all() else WARNING,
                     f"the {tier} norm of expert {expert.index} is zero",
-                    f"in {int(zero.sum())} of {pluralize(len(zero), 'row')}, which are left out of the verdict",
+                    f"in {int(zero.sum())} of {pluralize(len(zero), 'row')}, which the verdict skips",
                     f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
-                    "look at the loss scale and at what those weights are connected to",
+                    "check the loss scale, and whether the output depends on these weights",
                     run.id,
                     None if expert.index == 0 else expert.index,
                 )
 
 
 def constant_rows(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Norms that never change: training does not do that."""
+    """Find norms that never change, which training does not produce."""
     norms = np.stack([tier_norms(run, expert) for expert in run.experts]) if run.experts else np.zeros((0, 3, 0))
     if len(run.steps) >= STUCK_ROWS and np.isfinite(norms).all() and norms.any() and not np.ptp(norms, axis=-1).any():
         yield Finding(
@@ -88,17 +88,17 @@ def constant_rows(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             ERROR,
             "every row is the same",
             f"no norm of any expert changes in {len(run.steps)} rows",
-            "the same measurement was logged again and again, or the gradients were not cleared and not computed anew",
+            "the same measurement was logged repeatedly, or the gradients were not cleared and computed again",
             "log after the backward pass of each step",
             run.id,
         )
 
 
 def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """NaN, infinite or absent values."""
+    """Find NaN, infinite or absent norms."""
     for expert in run.experts.values():
         norms = tier_norms(run, expert.index)
-        # A tier without any value is missing_columns, an expert without any is missing_experts.
+        # missing_columns finds tiers without any value, missing_experts experts without any.
         logged = norms[np.isfinite(norms).any(axis=1)]
         broken = np.asarray(~np.isfinite(logged).all(axis=0))
         if not broken.any():
@@ -107,9 +107,8 @@ def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         ended = len(broken) >= tail and bool(broken[-tail:].all())
         severe = ended or broken.mean() > BROKEN_SHARE
         first = int(run.steps[np.flatnonzero(broken)[0]])
-        symptom = f"expert {expert.index} has norms that are NaN, infinite or missing" + (
-            ", to the end" if ended else ""
-        )
+        symptom = f"expert {expert.index} has norms that are NaN, infinite or missing"
+        symptom += ", until the end" if ended else ""
         yield Finding(
             "nonfinite",
             ERROR if severe else WARNING,
@@ -117,14 +116,14 @@ def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"{int(broken.sum())} of {len(broken)} rows, first at step {first}",
             "the loss or the gradients overflowed (training diverged, or half precision without a GradScaler), or the "
             "expert was not logged in these steps",
-            "lower the learning rate or clip with max_grad_norm; rows before the first broken step are still charted",
+            "lower the learning rate or clip with max_grad_norm; the charts still show the earlier rows",
             run.id,
             None if expert.index == 0 else expert.index,
         )
 
 
 def missing_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Parameters that had no gradient at all, as the logger counted them."""
+    """Find parameters without any gradient, as the logger counted them."""
     count = run.step_column("missing_gradients")
     if np.nansum(count) > 0:
         rows = int((count > 0).sum())
@@ -133,14 +132,14 @@ def missing_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             WARNING,
             "some expert parameters had no gradient",
             f"up to {int(np.nanmax(count))} tensors, in {rows} of {len(run.steps)} rows",
-            f"{unrouted(run)}parameters are frozen or unused, or logging was called after zero_grad(set_to_none=True)",
+            f"{unrouted(run)}parameters are frozen or unused, or logging came after zero_grad(set_to_none=True)",
             "log after backward() and before zero_grad(); freeze the same parameters in every expert or in none",
             run.id,
         )
 
 
 def rows_lost(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """What the logger counted as lost: it never stops training, and never keeps a loss to itself."""
+    """Find steps that the logger counted as lost: it does not stop training, but records every loss."""
     for code, (symptom, cause, fix) in LOST.items():
         if run.events.get(code):
             evidence = f"{pluralize(run.events[code], 'event')} of kind {code}"
@@ -148,7 +147,7 @@ def rows_lost(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def logging_order(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Calls in the wrong order, as the logger saw them happen."""
+    """Find logging calls at the wrong place of the training loop, as the logger noticed them."""
     for code, (symptom, fix) in ORDER_FIXES.items():
         if run.events.get(code):
             yield Finding(
@@ -156,7 +155,7 @@ def logging_order(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 WARNING,
                 symptom,
                 f"{pluralize(run.events[code], 'event')} of kind {code} in {pluralize(len(run.steps), 'row')}",
-                "the call that logs stands at the wrong place of the training loop",
+                "the logging call is at the wrong place of the training loop",
                 fix + "; DynamicsLoggerCallback.attach(model, optimizer) always does",
                 run.id,
             )

@@ -1,4 +1,4 @@
-"""Is everything there? Rows, experts and columns of the file, and whether the run has come to its end."""
+"""Checks of rows, experts and columns: missing, duplicate or too few rows, an absent -wal file, an unfinished run."""
 
 from __future__ import annotations
 
@@ -18,77 +18,64 @@ SHOWN = 20  # experts named in one sentence
 
 
 def no_data(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """The table is there, and empty."""
+    """Find a file without rows."""
     if not len(run.steps):
         yield Finding(
             "no_data",
             ERROR,
             "the file holds no logged step",
             "table 'dynamics' has 0 rows",
-            "gradient logging was not enabled in the training loop, or the run stopped before its first logged step",
+            "the training loop did not log gradients, or the run stopped before its first logged step",
             "train with router_type: prismatic, or call log_gradient_dynamics(model, step) after loss.backward() and "
-            "hand its result to DynamicsLogger.log",
+            "pass its result to DynamicsLogger.log",
             run.id,
         )
 
 
 def wal_missing(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Rows of a WAL-mode database wait in a second file, which a copy or an upload leaves behind."""
+    """Find a WAL-mode database without its -wal file, which holds the newest rows."""
     if run.wal:
         planned = run.number("planned_steps") is not None
-        whole = planned and run.finished and run.facts.get("exit_state") == "finished"
+        complete = planned and run.finished and run.facts.get("exit_state") == "finished"
         yield Finding(
             "wal_missing",
-            INFO if whole else ERROR,
-            "rows may be missing: the newest rows of a WAL-mode file wait in a -wal file, which is not here",
+            INFO if complete else ERROR,
+            "rows may be missing: the newest rows of a WAL-mode file are in its -wal file, which is not here",
             f"the header says WAL mode; {len(run.steps)} rows are in the main file",
-            "the writer uses journal_mode=WAL and the -wal file beside the database was not copied with it",
+            "the writer uses journal_mode=WAL, and the -wal file was not copied with the database",
             f"close the run first, or make a whole copy with {WHOLE_COPY}, and upload that",
             run.id,
         )
 
 
 def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Experts that the model has and the file has not."""
-    cause = "only some experts were iterated when the gradients were collected"
-    fix = "log every expert: log_gradient_dynamics(model, step) does, for every Prismatic router of the model"
+    """Find experts of the model that the file lacks, or that have no values in it."""
+    cause = "gradients were collected from some experts only"
+    fix = "log every expert, as log_gradient_dynamics(model, step) does for every Prismatic router of the model"
     if 0 not in run.experts or not run.of_role("perturbed"):
-        seen = ", ".join(map(str, run.experts)) or "none"
+        known = ", ".join(map(str, run.experts)) or "none"
         symptom = "there is no clean expert to compare to" if 0 not in run.experts else "there is no perturbed expert"
-        yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {seen}", cause, fix, run.id)
+        yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {known}", cause, fix, run.id)
         return
     gaps = sorted(set(range(max(run.experts))) - set(run.experts))
     expected = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
     silent = [e for e in run.experts if len(run.steps) and not np.isfinite(logged_norms(run, e)).any()]
     first = len(run.experts) + len(gaps)
-    # The number comes from the file: it is named, not counted up to.
+    # The expected number comes from the file and may be huge, so the range is cut.
     missing = sorted({*gaps, *range(first, min(expected, first + SHOWN)), *silent})
     if missing:
-        told = ", ".join(map(str, missing[:SHOWN])) + (" and more" if expected > first + SHOWN else "")
-        evidence = f"no values for expert {told}; the file has {pluralize(len(run.experts), 'expert')}"
+        numbers = ", ".join(map(str, missing[:SHOWN])) + (" and more" if expected > first + SHOWN else "")
+        evidence = f"no values for expert {numbers}; the file has {pluralize(len(run.experts), 'expert')}"
         yield Finding("missing_experts", WARNING, "some experts were not logged", evidence, cause, fix, run.id)
     for expert in silent:
-        symptom = f"expert {expert} has a column and no value in it"
-        seen = f"no finite norm in {pluralize(len(run.steps), 'row')}"
-        yield Finding("missing_experts", ERROR, symptom, seen, cause, fix, run.id, expert or None)
+        symptom = f"expert {expert} has columns without any value"
+        evidence = f"no finite norm in {pluralize(len(run.steps), 'row')}"
+        yield Finding("missing_experts", ERROR, symptom, evidence, cause, fix, run.id, expert or None)
 
 
 def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A tier of an expert that the file does not have at all."""
-    whole = [e for e in run.experts if len(logged_norms(run, e)) == 1 and np.isfinite(logged_norms(run, e)).any()]
-    of_run = 0 in whole or len(whole) == len(run.experts)  # without expert 0 there is nothing to compare to
-    for number in whole[:1] if of_run else whole:
-        told = ", ".join(map(str, whole[:SHOWN] if of_run else [number]))
-        yield Finding(
-            "missing_columns",
-            ERROR,
-            "without norms of the tiers awakening, divergence and sustainment cannot be judged",
-            f"no value in the top, bottom and middle norm of expert {told}, only in the norm of the whole gradient",
-            "the file was written by a logger that does not know tiers",
-            "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
-            run.id,
-            None if of_run else number,
-        )
+    """Find experts without the norms of all three tiers."""
+    yield from _without_tiers(run)
     for expert in run.experts.values():
         if not len(run.steps):
             continue
@@ -100,18 +87,36 @@ def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 ERROR,
                 f"expert {expert.index} is not logged in every tier",
                 f"no value in {names}",
-                "the file was written by a logger that does not know all three tiers",
+                "the logger that wrote the file does not log all three tiers",
                 "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
                 run.id,
                 None if expert.index == 0 else expert.index,
             )
 
 
+def _without_tiers(run: Run) -> Iterator[Finding]:
+    """Find experts that have only the norm of the whole gradient."""
+    whole = [e for e in run.experts if len(logged_norms(run, e)) == 1 and np.isfinite(logged_norms(run, e)).any()]
+    of_run = 0 in whole or len(whole) == len(run.experts)  # without expert 0 there is nothing to compare to
+    for number in whole[:1] if of_run else whole:
+        numbers = ", ".join(map(str, whole[:SHOWN] if of_run else [number]))
+        yield Finding(
+            "missing_columns",
+            ERROR,
+            "without the norms of the tiers, awakening, divergence and sustainment cannot be judged",
+            f"expert {numbers}: no value in the top, bottom and middle norm, only the norm of the whole gradient",
+            "the logger that wrote the file does not log tiers",
+            "log the top, bottom and middle norm of every expert, as log_gradient_dynamics does",
+            run.id,
+            None if of_run else number,
+        )
+
+
 def step_gaps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A long stretch of training without any row."""
+    """Find a long stretch of training without rows."""
     if len(run.steps) < 3:
         return
-    # Steps may be anywhere in 64 bits, so that their differences need floats.
+    # Steps may lie anywhere in 64 bits, so their differences need floats.
     jumps = np.diff(run.steps.astype(np.float64))
     widest = int(jumps.argmax())
     span = int(run.steps[-1]) - int(run.steps[0])
@@ -120,15 +125,15 @@ def step_gaps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             "step_gaps",
             ERROR,
             "a long stretch of training was not logged",
-            f"nothing between step {run.steps[widest]} and step {run.steps[widest + 1]} of {span} steps",
+            f"no row between step {run.steps[widest]} and step {run.steps[widest + 1]}, of {span} steps",
             "the run was interrupted and resumed later, or two runs were written into one file",
-            "log the whole run into one file, or judge the parts as runs of their own",
+            "log the whole run into one file, or judge the parts as separate runs",
             run.id,
         )
 
 
 def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Steps written twice; the last one counts."""
+    """Find steps that were logged twice."""
     if run.duplicates:
         yield Finding(
             "duplicate_steps",
@@ -136,13 +141,13 @@ def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             "some steps were logged more than once",
             f"{run.duplicates} rows were replaced by a later row of the same step",
             "training was resumed from an earlier step, or a step was logged twice",
-            "nothing to do if you resumed; the last row of each step is used",
+            "nothing to do if you resumed: the last row of each step is used",
             run.id,
         )
 
 
 def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Too few rows for an interval."""
+    """Find a run with too few rows for an interval."""
     usable = int(run.after_warmup(thresholds.warmup).sum())
     if len(run.steps) and usable < thresholds.min_points:
         yield Finding(
@@ -151,7 +156,7 @@ def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             "the run is too short to decide",
             f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; "
             f"{thresholds.min_points:g} are needed",
-            "training is still going on, stopped early, or was logged too rarely",
+            "training is still running, stopped early, or was logged too rarely",
             "train longer (--set steps=1500) or log more often (--set log_freq=5)"
             if run.by_trainer
             else "train longer or log more often",
@@ -160,7 +165,7 @@ def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def unfinished(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """A run that has not reached its planned end."""
+    """Find a run that has not reached its planned end."""
     if len(run.steps) and not run.finished:
         state = printable(run.facts.get("exit_state", "unknown"), 20)
         yield Finding(
@@ -168,7 +173,7 @@ def unfinished(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             INFO if state == "running" else WARNING,
             "the run has not reached its planned end, so its verdict is provisional",
             f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {state}",
-            "it is still training, or it was stopped",
-            "judge it again when it is done",
+            "the training is still running, or it was stopped",
+            "judge it again when it has finished",
             run.id,
         )

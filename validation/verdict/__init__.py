@@ -1,1 +1,1 @@
-"""Estimates in, claims out."""
+"""The verdict: claims with a status and a reason, from the estimates of `analysis`."""

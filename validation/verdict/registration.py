@@ -1,4 +1,4 @@
-"""Whether a run is judged by what was registered before its first step, or by thresholds chosen after the fact."""
+"""The registration of thresholds before the first step: used as registered, changed afterwards, altered, or missing."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ AS_REGISTERED, CHANGED, ALTERED, NOT_REGISTERED = "as_registered", "changed", "a
 
 @dataclass(frozen=True)
 class Registration:
-    """What one run registered, beside what it is judged by."""
+    """The thresholds that one run registered, compared with those that judge it."""
 
     run: str
     status: str
     because: str
     differences: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    """By threshold, the registered value and the one that is used."""
+    """By name, the registered and the used value of each threshold that differs."""
 
 
 def thresholds_of(runs: Sequence[Run]) -> Thresholds:
-    """What the runs registered, if those that registered anything agree; else the defaults."""
+    """Return the registered thresholds if all runs that registered any agree, else the defaults."""
     found = [read_registration(run.facts) for run in runs]
     usable = {one.thresholds for one in found if one is not None and one.thresholds is not None}
     return usable.pop() if len(usable) == 1 else Thresholds()
 
 
 def registration_of(run: Run, used: Thresholds) -> Registration:
-    """The run's registration beside the thresholds that it is judged by."""
+    """Return the registration of a run, compared with the thresholds that judge it."""
     found = read_registration(run.facts)
     if found is None:
         return Registration(
-            run.id, NOT_REGISTERED, "the file registers no thresholds: they were chosen when it was read"
+            run.id, NOT_REGISTERED, "the file registers no thresholds; these were chosen when it was read"
         )
     if not found.intact:
-        because = "the registered thresholds do not match the hash written with them: the file was altered afterwards"
+        because = "the registered thresholds do not match their hash: the file was altered afterwards"
         return Registration(run.id, ALTERED, because, found.differences(used))
     differences = found.differences(used)
     if found.rules != RULES:
-        because = f"registered under version {found.rules} of the rules; this is version {RULES}"
-        return Registration(run.id, CHANGED, f"{because}{_told(differences)}", differences)
+        because = f"registered under version {found.rules} of the rules, judged under version {RULES}"
+        return Registration(run.id, CHANGED, f"{because}{_listed(differences)}", differences)
     if differences:
-        return Registration(run.id, CHANGED, f"changed after the fact{_told(differences)}", differences)
+        return Registration(run.id, CHANGED, f"changed after the fact{_listed(differences)}", differences)
     return Registration(run.id, AS_REGISTERED, f"as registered before the first step (sha256 {_short(found)})")
 
 
-def _told(differences: Mapping[str, tuple[float | None, float | None]]) -> str:
+def _listed(differences: Mapping[str, tuple[float | None, float | None]]) -> str:
     def number(value: float | None) -> str:
         return "nothing" if value is None else f"{value:g}"
 

@@ -1,4 +1,4 @@
-"""A claim's numbers in words: the same digits on the terminal, in a table, in a page and in a test report."""
+"""The format of a claim's numbers (digits, unit, interval) in every output, and the question behind each claim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RATIO = "ratio"
 
 
 def estimated(claim: Claim) -> str:
-    """The estimate with its interval, as a researcher writes it: "1.50x [1.47, 1.53]"; empty where there is none."""
+    """Return the estimate with its interval, such as "1.50x [1.47, 1.53]"; empty without an estimate."""
     if claim.estimate is None:
         return ""
     shown = f"{digits(claim.estimate, claim)}{_mark(claim)}"
@@ -23,12 +23,12 @@ def estimated(claim: Claim) -> str:
 
 
 def threshold(claim: Claim) -> str:
-    """The threshold in the estimate's own unit; empty where there is none."""
+    """Return the threshold in the unit of the estimate; empty without a threshold."""
     return "" if claim.threshold is None else f"{digits(claim.threshold, claim)}{_mark(claim)}{_unit(claim)}"
 
 
 def digits(value: float, claim: Claim) -> str:
-    """A claim's number without its unit: a share as per cent, a ratio with two decimals, else three digits."""
+    """Return a number of the claim without unit: a share in per cent, a ratio with two decimals, else three digits."""
     if claim.name == "sustainment":
         return f"{value:.0%}"
     return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
@@ -41,7 +41,7 @@ def interval(effect: Estimate, scale: Callable[[float], float] = float) -> str:
 
 
 def has_interval(claim: Claim) -> bool:
-    """Whether it was estimated with an interval, which may be without bounds; the reading as written has none."""
+    """Return True if the estimate has an interval, which may be unbounded; the reading as written has none."""
     return claim.estimate is not None and claim.points is not None
 
 
@@ -64,6 +64,6 @@ MEANING = {
     "supported": "The data shows all three claims, beyond routing and control.",
     "refuted": "The data speaks against the hypothesis.",
     "inconclusive": "The data does not decide.",
-    "confounded": "What looks like an effect is explained by something else, so the data cannot answer.",
+    "confounded": "Something other than the perturbation explains the effect, so the data cannot answer.",
     "invalid": "The data cannot carry a verdict.",
 }
