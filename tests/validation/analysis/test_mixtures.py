@@ -8,12 +8,12 @@ import pytest
 
 from examples import lora, topk_moe
 from prismatic.contract.schema import MIXTURES
+from tests.support.report_readers import as_text
 from tests.support.simulated_runs import simulated_run
 from validation.analysis import series
 from validation.diagnostics import diagnose
 from validation.files.sources import read_sources
 from validation.judgement.judge import Judgement, judge
-from validation.report.text_report import as_text
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED
 from validation.verdict.decide import decide
 from validation.verdict.reasons import BY_CHANCE

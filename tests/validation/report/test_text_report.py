@@ -117,7 +117,7 @@ def test_the_first_screen_has_all_that_a_person_needs(name):
         assert short_reason(claim, judgement) in row
         assert all(number in row for number in estimated(claim).replace(" kept", "").split(" ", 1))
     assert re.search(r"^(error|warning|info): .*\n  seen:  ", text, re.MULTILINE)
-    assert text.count("call it after backward()") == (name == "zero-norms")
+    assert text.count("log after backward()") == (name == "zero-norms")
     assert ("next: " in text) == bool(judgement.advice)
     assert ("premise: " in text) == bool(judgement.verdict.premises)
     assert judgement.verdict.as_written.status in lines[-1]
