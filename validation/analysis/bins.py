@@ -1,0 +1,124 @@
+"""Bins of time: the logging grid, the warm-up, and which rows and which bins of a run count.
+
+The run from the end of its warm-up to its planned end is cut into bins of equal time, and every estimate is a mean of
+bin means: the order, the density and the repetition of rows inside a bin change nothing.
+Axis letters: T logged rows, K bins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from validation.analysis.statistics import Array
+
+BINS = 6
+WARMUP_AT_MOST = 1 / 3  # of the planned steps, however long the learning rate warms up
+OUTLIER = math.log(10)  # of a bottom level, from the median of its bin; honest rows stay within 0.6
+MISSING_BINS = 1  # that a usable run may have
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a run logs: what its rows are checked against."""
+
+    first: int
+    """Step of the first row of the grid."""
+    every: int
+    """Steps between two rows of the grid."""
+    planned: int
+    """Steps of the whole run."""
+    warmup: float
+    """Step at which the warm-up ends."""
+
+    @property
+    def edges(self) -> Array:
+        """[K + 1] steps between the bins."""
+        return np.linspace(self.warmup, self.planned, BINS + 1)
+
+    def on_grid(self, steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[T] rows that the plan has."""
+        return np.asarray((steps_T >= self.first) & ((steps_T - self.first) % self.every == 0))
+
+    @property
+    def rows_K(self) -> NDArray[np.int64]:
+        """[K] rows that the plan has in each bin."""
+        places = np.ceil((self.edges - self.first) / self.every).clip(min=0)
+        return np.diff(places).astype(np.int64)
+
+
+def plan_of(
+    steps_T: NDArray[np.int64], *, planned: int, frequencies: tuple[int | None, ...], share: float, warmup_steps: float
+) -> Plan:
+    """Return the plan of a run.
+
+    frequencies: of the logger and, for isolated rows, of the probe; None where the file declares none, and then the
+    median gap between its steps stands for it. share: of the planned steps that belong to the warm-up at least.
+    warmup_steps: of the learning rate.
+    """
+    declared = [one for one in frequencies if one]
+    gap = int(np.median(np.diff(np.unique(steps_T)))) if len(steps_T) > 1 else 1
+    every, first = (math.lcm(*declared), 0) if declared else (max(gap, 1), int(steps_T.min()) if len(steps_T) else 0)
+    warmup = min(max(share * planned, warmup_steps), WARMUP_AT_MOST * planned)
+    return Plan(first, every, planned, warmup)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Which rows of a run count, in which bin."""
+
+    place_T: NDArray[np.int64]
+    """[T] the bin of each row that counts, -1 for all others."""
+    missing_K: NDArray[np.bool_]
+    """[K] bins with fewer rows than they need."""
+    rows_K: NDArray[np.int64]
+    """[K] rows that the plan has."""
+
+    @property
+    def usable(self) -> bool:
+        """True if the run has enough rows of its plan."""
+        return int(self.missing_K.sum()) <= MISSING_BINS
+
+    @property
+    def enough_planned(self) -> bool:
+        """True if the plan itself has a row for each bin."""
+        return bool((self.rows_K > 0).all())
+
+    def mean(self, values: Array) -> Array:
+        """[..., K] means over the rows of each bin of values [..., T]; NaN for missing bins."""
+        means = [
+            np.full(values.shape[:-1], np.nan) if self.missing_K[k] else values[..., self.place_T == k].mean(axis=-1)
+            for k in range(BINS)
+        ]
+        return np.stack(means, axis=-1)
+
+
+def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], bottom: Array, *, share: float) -> Bins:
+    """Return the bins of a run.
+
+    sound_T: rows in which every needed value of every expert is finite, and every norm above zero. bottom: [..., T]
+    bottom levels of all experts in all layers, by which outliers are found. share: of the planned rows of a bin that it
+    needs. Of several rows of one step the last counts.
+    """
+    place_T = np.digitize(steps_T, plan.edges) - 1
+    place_T[(place_T < 0) | (place_T >= BINS) | ~sound_T | ~plan.on_grid(steps_T) | _repeated(steps_T)] = -1
+    flat = bottom.reshape(-1, len(steps_T))
+    for k in range(BINS):
+        rows = np.flatnonzero(place_T == k)
+        if len(rows):
+            apart = np.abs(flat[:, rows] - np.median(flat[:, rows], axis=1, keepdims=True)).max(axis=0)
+            place_T[rows[apart > OUTLIER]] = -1
+    rows_K = plan.rows_K
+    found_K = np.bincount(place_T[place_T >= 0], minlength=BINS)
+    return Bins(place_T, found_K < np.maximum(np.ceil(share * rows_K), 1), rows_K)
+
+
+def _repeated(steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[T] rows whose step comes once more after them."""
+    later = np.ones(len(steps_T), dtype=bool)
+    _, last = np.unique(steps_T[::-1], return_index=True)
+    later[len(steps_T) - 1 - last] = False
+    return later

@@ -1,0 +1,126 @@
+"""Intervals over seeds and over experts: Student, Welch, Fieller, Holm, and how many seeds would decide.
+
+Units are independent draws: runs with seeds of their own, or experts of one run. Steps and layers are not. An interval
+at alpha holds the truth with probability 1 - alpha if the effects of the units are normal.
+Axis letters: S seeds, U units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from validation.analysis.statistics import Array
+
+POWER = 0.8
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval."""
+
+    mid: float
+    low: float
+    high: float
+    units: int
+
+    @property
+    def bounded(self) -> bool:
+        """True if both ends are finite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def beyond(self, margin: float, *, two_sided: bool) -> bool:
+        """True if the whole interval lies above the margin, or on one side of both margins."""
+        return self.low > margin or (two_sided and self.high < -margin)
+
+    def inside(self, margin: float, *, two_sided: bool) -> bool:
+        """True if the interval rules out an effect as large as the margin."""
+        return self.high < margin and (not two_sided or self.low > -margin)
+
+
+def t_quantile(alpha: float, freedom: float) -> float:
+    """Return the factor of a two-sided t interval at alpha."""
+    return float(special.stdtrit(freedom, 1 - alpha / 2))
+
+
+def student(x_U: Array, alpha: float) -> Interval:
+    """Return the mean of independent units with Student's t interval; without bounds for fewer than two units."""
+    units, mid = len(x_U), float(x_U.mean()) if len(x_U) else math.nan
+    if units < 2:
+        return Interval(mid, -math.inf, math.inf, units)
+    half = t_quantile(alpha, units - 1) * float(x_U.std(ddof=1)) / math.sqrt(units)
+    return Interval(mid, mid - half, mid + half, units)
+
+
+def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
+    """Return mean(x) - mean(y) with the interval of Welch 1947, for two groups of their own variance."""
+    mid = float(x_U.mean() - y_U.mean()) if len(x_U) and len(y_U) else math.nan
+    units = len(x_U) + len(y_U)
+    if min(len(x_U), len(y_U)) < 2:
+        return Interval(mid, -math.inf, math.inf, units)
+    squares = [float(one.var(ddof=1)) / len(one) for one in (x_U, y_U)]
+    error2 = sum(squares)
+    if error2 == 0:
+        return Interval(mid, mid, mid, units)
+    freedom = error2**2 / sum(s**2 / (len(one) - 1) for s, one in zip(squares, (x_U, y_U), strict=True))
+    half = t_quantile(alpha, freedom) * math.sqrt(error2)
+    return Interval(mid, mid - half, mid + half, units)
+
+
+def fieller(first_S: Array, last_S: Array, alpha: float) -> Interval:
+    """Return mean(last) / mean(first) over paired seeds with the interval of Fieller 1954.
+
+    Without bounds where the mean of the first is not surely different from zero.
+    """
+    seeds = len(first_S)
+    x, y = (float(one.mean()) if seeds else math.nan for one in (first_S, last_S))
+    mid = y / x if x else math.nan
+    if seeds < 2:
+        return Interval(mid, -math.inf, math.inf, seeds)
+    q = t_quantile(alpha, seeds - 1) ** 2 / seeds
+    (s_xx, s_xy), (_, s_yy) = np.cov(first_S, last_S).tolist()
+    a, b, c = x * x - q * s_xx, x * y - q * s_xy, y * y - q * s_yy
+    if a <= 0:
+        return Interval(mid, -math.inf, math.inf, seeds)
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    return Interval(mid, (b - root) / a, (b + root) / a, seeds)
+
+
+def p_beyond(x_U: Array, margin: float, *, two_sided: bool) -> float:
+    """Return the smallest alpha at which the Student interval of the units lies beyond the margin."""
+    if len(x_U) < 2:
+        return 1.0
+    mid, error = float(x_U.mean()), float(x_U.std(ddof=1)) / math.sqrt(len(x_U))
+    distance = max(mid - margin, -mid - margin if two_sided else -math.inf)
+    if distance <= 0:
+        return 1.0
+    return 0.0 if error == 0 else float(2 * special.stdtr(len(x_U) - 1, -distance / error))
+
+
+def holm(p_G: Sequence[float]) -> list[float]:
+    """Return the p-values of several groups adjusted for having looked at all of them: Holm 1979."""
+    order = np.argsort(p_G)
+    raised = np.asarray(p_G, dtype=float)[order] * np.arange(len(p_G), 0, -1)
+    adjusted = np.empty(len(p_G))
+    adjusted[order] = np.maximum.accumulate(raised).clip(max=1.0)
+    return [float(p) for p in adjusted]
+
+
+def seeds_that_decide(mid: float, sd: float, margin: float, *, alpha: float, at_least: int = 6) -> int | None:
+    """Return how many seeds decide an effect of this size with probability 0.8; None if more than a thousand.
+
+    Power by the shifted t approximation: t(1 - alpha / 2) + t(0.8) standard errors between the effect and the margin.
+    """
+    distance = abs(abs(mid) - margin)
+    if not (distance > 0 and math.isfinite(sd)):
+        return None
+    for seeds in range(at_least, MOST_SEEDS + 1):
+        needed = t_quantile(alpha, seeds - 1) + float(special.stdtrit(seeds - 1, POWER))
+        if distance >= needed * sd / math.sqrt(seeds):
+            return seeds
+    return None
