@@ -1,1 +1,1 @@
-"""The verdict and the diagnostics of a set of runs, joined."""
+"""The judgement: diagnostics, verdict, advice and baseline of run files together."""

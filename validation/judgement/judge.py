@@ -28,7 +28,7 @@ from validation.verdict.registration import Registration, registration_of, thres
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What is known of a selection of run files."""
+    """The findings, verdict, registrations and advice of a selection of run files."""
 
     files: tuple[RunFile, ...]
     rejected: tuple[Rejected, ...]
@@ -36,9 +36,9 @@ class Judgement:
     findings: tuple[Finding, ...]
     verdict: Verdict
     registrations: tuple[Registration, ...]
-    """Of every run: whether it is judged by the thresholds that it registered."""
+    """One for each run, in the order of `runs`."""
     advice: tuple[Advice, ...]
-    """What to do next, the most important first."""
+    """Next steps, the most important first."""
 
     @cached_property
     def _findings_by_run(self) -> dict[str | None, list[Finding]]:
@@ -48,24 +48,24 @@ class Judgement:
         return found
 
     def findings_of(self, run: str | None) -> list[Finding]:
-        """What is wrong with a run; with None what is about no run, such as a file that is none."""
+        """Return the findings about a run; None: those about no run, such as an unreadable file."""
         return self._findings_by_run.get(run, [])
 
     @cached_property
     def con(self) -> duckdb.DuckDBPyConnection:
-        """The relations `runs`, `dynamics`, `layers` over all files; take a cursor per thread.
+        """A connection with the relations `runs`, `dynamics`, `layers` over all files; take one cursor per thread.
 
-        Raises RunFileError if they do not fit into memory together.
+        Raises RunFileError if the files do not fit into memory together.
         """
         return connect(self.files)
 
 
 @dataclass(frozen=True)
 class RunJudgement:
-    """Everything that is known of one run, beside its sham runs."""
+    """The findings, claims, registration and advice of one run."""
 
     findings: tuple[Finding, ...]
-    own: RunClaims
+    claims: RunClaims
     registration: Registration
     advice: tuple[Advice, ...]
 
@@ -73,10 +73,10 @@ class RunJudgement:
 def judge(
     files: Sequence[RunFile], rejected: Sequence[Rejected] = (), changed: Mapping[str, float] | None = None
 ) -> Judgement:
-    """Diagnose and judge runs that were read; files that could not be read become findings.
+    """Return the judgement of run files; rejected files become findings.
 
-    Runs are judged by the thresholds that they registered, if they agree, else by the defaults; `changed` by name lays
-    others over them. Raises ConfigError for a threshold that does not exist or cannot be.
+    The thresholds are those that the runs registered, if they agree, else the defaults; `changed` replaces some by
+    name. Raises ConfigError for an unknown threshold or an impossible value.
     """
     runs = load_runs(files)
     thresholds = thresholds_of(runs).changed(changed or {})
@@ -90,31 +90,31 @@ def judge_each(
     company: Sequence[Run] | None = None,
     spreads: Spreads | None = None,
 ) -> list[RunJudgement]:
-    """Each run diagnosed and judged. company, spreads: see `claims_of_each`."""
+    """Return the judgement of each run. company, spreads: see `claims_of_each`."""
     try:
         findings = [diagnose(run, thresholds) for run in runs]
         each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
-    except Exception:  # a run that breaks our own code must not take the others with it
-        findings = [_breaks(run, thresholds) or diagnose(run, thresholds) for run in runs]
+    except Exception:  # a run that breaks our code must not stop the others
+        findings = [_unexpected(run, thresholds) or diagnose(run, thresholds) for run in runs]
         each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
-    return [_single(run, found, own, thresholds) for run, found, own in zip(runs, findings, each, strict=True)]
+    return [_judgement(*one, thresholds) for one in zip(runs, findings, each, strict=True)]
 
 
-def _single(run: Run, findings: Sequence[Finding], own: RunClaims, thresholds: Thresholds) -> RunJudgement:
-    whole = {claim.name: claim for claim in own.controlled if claim.expert is None}
-    advice = tuple(advise_run(run, whole, own.premise, findings, thresholds))
-    return RunJudgement(tuple(findings), own, registration_of(run, thresholds), advice)
+def _judgement(run: Run, findings: Sequence[Finding], claims: RunClaims, thresholds: Thresholds) -> RunJudgement:
+    whole = {claim.name: claim for claim in claims.controlled if claim.expert is None}
+    advice = tuple(advise_run(run, whole, claims.premise, findings, thresholds))
+    return RunJudgement(tuple(findings), claims, registration_of(run, thresholds), advice)
 
 
-def _breaks(run: Run, thresholds: Thresholds) -> list[Finding]:
-    """Empty, or the finding that this run cannot be judged because our own code fails on it."""
+def _unexpected(run: Run, thresholds: Thresholds) -> list[Finding]:
+    """Return the finding that our code fails on this run; empty if it does not."""
     try:
         claims_of_each([run], invalidating(diagnose(run, thresholds)), thresholds)
     except Exception as error:
-        seen = f"{type(error).__name__}: {printable(error, 200)}"
-        cause = "this is a mistake of this program, or a file that it has never met"
-        fix = "please report it with the file; the other runs are judged"
-        return [Finding("unexpected", ERROR, "this run could not be judged", seen, cause, fix, run.id)]
+        evidence = f"{type(error).__name__}: {printable(error, 200)}"
+        cause = "this is a fault of prismatic, or a kind of file that it does not know"
+        fix = "report it with the file; the other runs are judged"
+        return [Finding("unexpected", ERROR, "this run could not be judged", evidence, cause, fix, run.id)]
     return []
 
 
@@ -122,12 +122,12 @@ def combine_judgements(
     files: Sequence[RunFile],
     rejected: Sequence[Rejected],
     runs: Sequence[Run],
-    singles: Sequence[RunJudgement],
+    each: Sequence[RunJudgement],
     thresholds: Thresholds,
 ) -> Judgement:
-    """What is known of each run, together. Of the runs only what they say of themselves is needed, and their steps."""
-    verdict = combine_runs(runs, [single.own for single in singles], thresholds)
-    findings = (*map(of_rejected, rejected), *(finding for single in singles for finding in single.findings))
-    advice = deduplicate([*(one for single in singles for one in single.advice), *advise_groups(verdict)])
-    registrations = tuple(single.registration for single in singles)
+    """Return the judgement over runs from that of each. The runs need no series here, only their facts and steps."""
+    verdict = combine_runs(runs, [run.claims for run in each], thresholds)
+    findings = (*map(of_rejected, rejected), *(finding for run in each for finding in run.findings))
+    advice = deduplicate([*(step for run in each for step in run.advice), *advise_groups(verdict)])
+    registrations = tuple(run.registration for run in each)
     return Judgement(tuple(files), tuple(rejected), tuple(runs), findings, verdict, registrations, tuple(advice))
