@@ -2,13 +2,13 @@
 
     python benchmarks/judging.py [--quick] [--json FILE]
 
-The runs are the set of benchmarks/reading.py: 500 rows of two experts each, five doses, a seed for each. A figure is
-that of one whole command, `python -m validation check --json SET`, with `--ray local` for the cluster, which Ray starts
-on this machine with a worker for each core: so its start, some seconds, counts too. Memory is the largest sum of
-resident bytes of the process and its children; pages that Ray's processes share count for each of them.
+The runs are the set of benchmarks/reading.py: 500 rows of two experts each, five doses, a seed for each. Each figure is
+one whole command, `prismatic check --json SET`, with `--ray local` for the cluster, which Ray starts on this machine
+with a worker for each core; its start of some seconds counts too. Memory is the largest sum of resident bytes of the
+process and its children; pages that Ray's processes share count for each of them.
 
-Exits 0 only if every goal holds. Without --quick the figures go to benchmarks/results/judging.json. `--quick` judges a
-tenth of the runs, of which Ray's start is a larger part, so that there only the answers are compared.
+The exit code is 0 only if every goal holds. Without --quick the figures go to benchmarks/results/judging.json.
+`--quick` judges a tenth of the runs and compares only the answers, because Ray's start dominates its time.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ NEEDED = 8 << 30  # bytes of memory that must be free
 
 @dataclass
 class Report(Skips):
-    """Everything measured: by who judged and how many runs."""
+    """The figures, by command and number of runs."""
 
     figures: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     different: int = 0
 
 
 def main() -> int:
-    """Measure, print, and say which goals hold."""
+    """Measure, print the table, and return the exit code."""
     chosen = arguments(__doc__, "a tenth of the runs; only the answers have a goal")
     DATA.mkdir(parents=True, exist_ok=True)
     report = Report()
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def measure(sizes: tuple[int, ...], report: Report) -> None:
-    """Each number of runs by one process and by the cluster."""
+    """Judge each number of runs by one process and by the cluster."""
     for runs in sizes:
         with report.skipping(f"ours, {runs:,} runs"):
             require_memory(NEEDED)
@@ -62,13 +62,13 @@ def measure(sizes: tuple[int, ...], report: Report) -> None:
             alone = command(report, "one process", runs, str(folder))
             with report.skipping("Ray"):
                 if importlib.util.find_spec("ray") is None:
-                    raise Skipped("it is not installed: pip install 'ray>=2.40,<3'")
+                    raise Skipped("Ray is not installed: pip install 'ray>=2.40,<3'")
                 spread = command(report, "Ray, 2 workers", runs, "--ray", "local", str(folder))
                 report.different += alone != spread
 
 
 def command(report: Report, who: str, runs: int, *words: str) -> dict[str, Any]:
-    """What `check --json` says; how long it took, and how much memory."""
+    """Run `check --json`, record its time and memory, and return its report."""
     output = BUILD / "judging.json"
     line = [sys.executable, "-m", "validation", "check", "--json", *words]
     started = time.perf_counter()
@@ -80,12 +80,12 @@ def command(report: Report, who: str, runs: int, *words: str) -> dict[str, Any]:
         memory.start()
         try:
             with kill_after(process, PATIENCE):
-                _, said = process.communicate()
+                _, errors = process.communicate()
         finally:
             memory.stop()
     seconds = time.perf_counter() - started
     if process.returncode not in (0, 1, 3, 4):
-        raise Skipped(said.decode().strip().splitlines()[-1] if said.strip() else f"it ended with {process.returncode}")
+        raise Skipped(errors.decode().strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}")
     found: dict[str, Any] = json.loads(output.read_bytes())
     figure = {"seconds": seconds, "peak": memory.peak, "bytes": output.stat().st_size, "status": found["status"]}
     report.figures.setdefault(who, {})[runs] = figure
@@ -93,7 +93,7 @@ def command(report: Report, who: str, runs: int, *words: str) -> dict[str, Any]:
 
 
 def print_table(report: Report) -> None:
-    """A line for each command."""
+    """Print a line for each command."""
     print(f"\n{'runs judged':<32}{'seconds':>10}{'ms a run':>10}{'peak MiB':>10}  status")
     for who, by_size in report.figures.items():
         for runs, figure in by_size.items():
@@ -105,24 +105,24 @@ def print_table(report: Report) -> None:
 
 
 def goals(sizes: tuple[int, ...], report: Report, *, quick: bool) -> list[dict[str, Any]]:
-    """The limits."""
+    """Return the goals and whether they hold."""
     few, many = sizes
 
     def seconds(who: str, runs: int) -> float:
         return float(report.figures.get(who, {}).get(runs, {}).get("seconds", math.nan))
 
     growth = seconds("one process", many) / many / (seconds("one process", few) / few)
-    at_most = [("answers of the cluster that are not those of one process", report.different, 0)]
+    at_most = [("answers of the cluster that differ from one process", report.different, 0)]
     if not quick:
         at_most += [
-            (f"a run of {many:,} by one process, as a multiple of one of {few:,}", growth, 1.25),
+            (f"time per run of {many:,} by one process, as a multiple of {few:,}", growth, 1.25),
             (
-                f"{many:,} runs by the cluster, as a multiple of one process",
+                f"time of {many:,} runs by the cluster, as a multiple of one process",
                 seconds("Ray, 2 workers", many) / seconds("one process", many),
-                1.25,  # on the same cores, which Ray's own processes need too
+                1.25,  # on the same cores, which Ray's processes need too
             ),
         ]
-    at_most.append(("times that ours failed", report.failures_of_ours(), 0))
+    at_most.append(("failures of ours", report.failures_of_ours(), 0))
     return judged([], at_most)
 
 

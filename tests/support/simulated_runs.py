@@ -1,7 +1,6 @@
-"""Runs whose truth is known: gradient norms drawn with a given effect, routing and noise, as arrays or as a real file.
+"""Simulated runs of known truth: gradient norms with a given effect, routing and noise, as arrays or as a run file.
 
-The noise is what training shows: neighbouring steps are alike (AR(1)), part of it is common to all experts, and norms
-decline.
+The noise is like that of training: AR(1) over steps, partly common to all experts, with declining norms.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ LEVEL = {"top": 0.2, "bottom": 0.2, "middle": 0.9}
 
 
 def ar1(rng: np.random.Generator, steps: int, *, rho: float, sd: float) -> Array:
-    """A stationary AR(1) series of standard deviation sd."""
+    """Return a stationary AR(1) series of standard deviation sd."""
     noise = rng.normal(size=steps) * sd * np.sqrt(1 - rho**2)
     series = np.empty(steps)
     series[0] = rng.normal() * sd
@@ -45,11 +44,11 @@ def simulated_run(
     seed: int = 0,
     facts: Mapping[str, Any] | None = None,
 ) -> Run:
-    """A clean and a perturbed expert (and a control), logged every step.
+    """Return a run of a clean and a perturbed expert (and a control), logged at every step.
 
     awakening: factor on the perturbed expert's bottom norm. divergence: added to the log of all its norms, beyond
-    routing. routing_ratio: p_1 / p_0. scale: factor on every gradient, as another scale of the loss would give.
-    collinear: one common gradient, exactly.
+    routing. routing_ratio: p_1 / p_0. scale: factor on every gradient, like another scale of the loss. collinear: one
+    common gradient, exactly.
     """
     rng = np.random.default_rng(seed)
     common = {tier: ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
@@ -91,13 +90,13 @@ def _add_divergence(experts: dict[int, Expert]) -> None:
 
 
 def with_norms(run: Run, expert: int, **norms: Array) -> Run:
-    """The same run with some columns of one expert replaced."""
+    """Return the run with some columns of one expert replaced."""
     changed = Expert(expert, run.experts[expert].role, {**run.experts[expert].columns, **norms})
     return Run(**{**vars(run), "experts": {**run.experts, expert: changed}})
 
 
 def write(run: Run, path: Path, **facts: Any) -> Path:
-    """The run as a file, by the real logger."""
+    """Write the run to a file with the logger, and return its path."""
     with DynamicsLogger(path, num_experts=len(run.experts), flush_seconds=1e9) as logger:
         roles = [{"expert": e.index, "role": e.role} for e in run.experts.values()]
         logger.log_table("experts", roles)

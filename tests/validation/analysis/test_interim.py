@@ -1,4 +1,4 @@
-"""Live runs: looks at doubling points, alpha that is spent, a verdict that stands in between."""
+"""Interim looks at unfinished runs: doubling numbers of steps, a share of alpha each, one verdict in between."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from validation.verdict.decide import decide
 
 
 def growing(rows, *, planned=10_000, **made):
-    """The first rows of a run that is planned to be longer."""
+    """Return the first rows of a run that is planned to be longer."""
     run = simulated_run(steps=6000, **made)
     return Run(**{**vars(run.until(rows - 1)), "facts": {"planned_steps": planned, "exit_state": "running"}})
 
@@ -34,10 +34,10 @@ def test_looks_are_at_doubling_numbers_of_points_after_the_planned_warmup(rows, 
     assert look.run.after_warmup(0.1).sum() == points
 
 
-def test_alpha_is_spent_and_never_more_than_all_of_it():
-    spent = [interim_look(growing(1000 + 100 * 2**k), Thresholds()).thresholds.alpha for k in range(6)]
-    assert spent == pytest.approx([0.05 / ((k + 1) * (k + 2)) for k in range(6)])
-    assert sum(spent) < 0.05
+def test_the_looks_never_use_more_than_alpha():
+    levels = [interim_look(growing(1000 + 100 * 2**k), Thresholds()).thresholds.alpha for k in range(6)]
+    assert levels == pytest.approx([0.05 / ((k + 1) * (k + 2)) for k in range(6)])
+    assert sum(levels) < 0.05
 
 
 def test_between_looks_the_last_verdict_stands():
@@ -52,13 +52,15 @@ def test_before_the_first_look_the_missing_points_are_named():
     assert "50 more are needed" in claim.because
 
 
-def test_watching_a_null_run_grow_seldom_shows_a_yes():
+def test_watching_a_null_run_grow_seldom_shows_support():
     wrong = 0
     for seed in range(40):
         run = simulated_run(steps=1600, rho=0.9, sd=0.3, seed=seed)
         facts = {"planned_steps": 1601}
-        shown = {awakening(Run(**{**vars(run.until(rows)), "facts": facts})).status for rows in range(250, 1600, 150)}
-        wrong += SUPPORTED in shown
+        statuses = {
+            awakening(Run(**{**vars(run.until(rows)), "facts": facts})).status for rows in range(250, 1600, 150)
+        }
+        wrong += SUPPORTED in statuses
     assert wrong <= 2  # a t-test at every look: more than half
 
 
@@ -68,7 +70,7 @@ def test_a_run_that_was_stopped_early_counts_as_unfinished():
     assert interim_look(stopped, Thresholds()).points == 400
 
 
-def test_a_cut_run_has_every_series_cut_alike():
+def test_a_cut_run_has_every_series_cut_at_the_same_step():
     run = growing(1500)
     cut = run.until(1000)
     assert len(cut.steps) == 1001

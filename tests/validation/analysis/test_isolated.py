@@ -1,4 +1,4 @@
-"""The verdict prefers what each expert's gradient is alone, where the probe has measured enough of it."""
+"""The verdict prefers isolated gradients where the probe measured enough of them."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from validation.verdict.decide import decide
 
 
 def probed(direction, *, control=0.02, floor=0.05, steps=600):
-    """A run whose merged gradients are parallel and whose isolated ones differ in direction."""
+    """Return a run whose merged gradients are parallel and whose isolated gradients differ in direction."""
     merged = simulated_run(collinear=True, routing_ratio=2.3, control=True, steps=600)
     alone = simulated_run(control=True, steps=steps, seed=1)
     rng = np.random.default_rng(0)
@@ -30,13 +30,13 @@ def divergence(run):
     return next(claim for claim in claims if claim.name == "divergence" and claim.expert == 1)
 
 
-def test_a_divergence_that_merging_hides_is_found_alone():
+def test_a_divergence_that_merging_hides_is_found_in_isolated_gradients():
     claim = divergence(probed(0.4))
     assert (claim.status, claim.source, claim.unit) == (SUPPORTED, "isolated", "1 - cosine")
     assert claim.because.startswith("by isolated gradients")
 
 
-def test_a_direction_below_the_noise_of_the_batch_is_no_difference():
+def test_a_direction_below_the_noise_of_the_batch_is_not_a_difference():
     claim = divergence(probed(0.15, floor=0.2))
     assert claim.status == INCONCLUSIVE
     assert "noise" in claim.because
@@ -68,7 +68,7 @@ def test_a_run_with_a_probe_holds_isolated_rows_that_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("frequency", [0, 7])
-def test_weights_are_compared_as_often_as_was_asked(tmp_path, frequency):
+def test_weights_are_compared_at_the_chosen_frequency(tmp_path, frequency):
     config = RunConfig(
         hidden_size=16,
         num_layers=1,

@@ -1,4 +1,4 @@
-"""Intervals that hold what they promise, checked by simulation and against statsmodels-free obvious formulas."""
+"""Intervals against slower formulas, and their coverage by simulation."""
 
 import math
 
@@ -13,7 +13,7 @@ from validation.analysis.statistics import across_runs, batched, mean_weights, m
 
 
 def obvious_interval(series, weights, trend):
-    """STATISTICS section 3, line by line, with loops and no shortcuts."""
+    """Return the interval of docs/verdict.md, line by line, with loops and no shortcuts."""
     batches = len(weights)
     size = len(series) // batches
     kept = list(series[len(series) - size * batches :])
@@ -51,7 +51,7 @@ def test_an_autocorrelated_series_without_effect_is_rarely_outside_its_interval(
     assert above / 400 < 0.06
 
 
-def test_a_sure_effect_is_found():
+def test_a_clear_effect_is_found():
     series = 0.4 + ar1(np.random.default_rng(5), 1000, rho=0.9, sd=0.3)
     assert batched(series).mean().low > 0
 
@@ -91,11 +91,11 @@ def test_the_interval_over_runs_is_students():
     assert (across_runs(values).low, across_runs(values).high) == pytest.approx((low, high))
 
 
-def test_one_run_says_nothing_about_other_runs():
+def test_one_run_has_an_infinite_interval_over_runs():
     assert across_runs(np.array([1.5])).low == -math.inf
 
 
-def test_about_as_many_more_points_as_are_said_would_decide():
+def test_the_predicted_number_of_points_would_decide():
     rng = np.random.default_rng(4)
     short = 0.15 + ar1(rng, 400, rho=0.5, sd=0.5)
     effect = batched(short).mean()
@@ -118,7 +118,7 @@ def test_an_independent_uncertainty_adds_in_squares():
 
 
 @pytest.mark.parametrize("life", [1 / 8, 1 / 4, 1 / 2])
-def test_a_steady_decay_is_no_noise_however_much_data_there_is(life):
+def test_a_steady_decay_does_not_count_as_noise(life):
     time = np.linspace(0, 1, 9000)
     series = 0.7 * 2 ** (-time / life) + ar1(np.random.default_rng(6), 9000, rho=0.5, sd=0.04)
     change = batched(series, trend=3).contrast(third_weights(-1, 1))
@@ -134,14 +134,14 @@ def test_slow_noise_is_not_taken_for_a_trend(steps):
     assert np.mean([not e.low <= 0 <= e.high for e in outside]) < 0.1
 
 
-def test_relatives_keep_a_lucky_series_from_looking_sure():
+def test_related_series_raise_a_low_correlation_found_by_chance():
     rng = np.random.default_rng(8)
 
     def misses(related):
         wrong = 0
         for _ in range(400):
-            kin = [ar1(rng, 180, rho=0.99, sd=0.3) for _ in range(3)]
-            estimates = [batched(one, related=kin if related else ()).mean(0.05 / 3) for one in kin]
+            series = [ar1(rng, 180, rho=0.99, sd=0.3) for _ in range(3)]
+            estimates = [batched(one, related=series if related else ()).mean(0.05 / 3) for one in series]
             wrong += any(not e.low <= 0 <= e.high for e in estimates)
         return wrong / 400
 

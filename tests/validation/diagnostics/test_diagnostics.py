@@ -1,4 +1,4 @@
-"""Every finding from a run that shows it, and from none that does not."""
+"""Every check finds its problem in a run that has it, and nothing in a sound run."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
 
 
 def found(run):
-    """What is found, with its severity."""
+    """Return the severity of each finding by its id."""
     return {finding.id: finding.severity for finding in diagnose(run)}
 
 
@@ -28,7 +28,7 @@ def changed(run, **fields):
 
 
 def cut(run, rows):
-    """Only some of the rows."""
+    """Return the run with some of its rows."""
     from validation.analysis.run import Expert
 
     experts = {
@@ -96,8 +96,8 @@ def test_fewer_experts_than_the_model_has_are_named():
 
 def test_an_expert_that_equals_the_clean_one_is_invalid():
     run = simulated_run()
-    twin = with_norms(run, 1, **{name: run.experts[0][name] for name in TIER_NORMS})
-    assert found(twin)["identical_experts"] == ERROR
+    same = with_norms(run, 1, **{name: run.experts[0][name] for name in TIER_NORMS})
+    assert found(same)["identical_experts"] == ERROR
 
 
 def test_an_expert_of_which_nothing_was_changed_is_invalid():
@@ -106,7 +106,7 @@ def test_an_expert_of_which_nothing_was_changed_is_invalid():
     assert found(unchanged)["identical_experts"] == ERROR
 
 
-def test_a_sham_run_is_not_blamed_for_being_one():
+def test_a_sham_run_may_equal_the_clean_expert():
     run = simulated_run(facts={"config.perturbation_scale": 0.0})
     unchanged = changed(run, changed={1: {"top": 0.0, "bottom": 0.0, "middle": 0.0}})
     assert "identical_experts" not in found(unchanged)
@@ -134,7 +134,7 @@ def test_a_short_run_is_a_warning_that_counts_the_usable_rows():
     assert "60 logged steps, 54 after the warm-up; 100 are needed" in finding.evidence
 
 
-def test_a_long_gap_is_an_error_and_a_regular_distance_is_none():
+def test_a_long_gap_is_an_error_and_a_regular_distance_is_not():
     run = simulated_run(steps=400)
     rows = np.r_[0:100, 300:400]
     assert found(cut(run, rows))["step_gaps"] == ERROR
@@ -145,7 +145,7 @@ def test_a_short_run_with_few_rows_has_no_gap():
     assert "step_gaps" not in found(cut(simulated_run(steps=31), np.array([0, 10, 20, 30])))
 
 
-def test_replaced_rows_are_told():
+def test_replaced_rows_are_reported():
     assert found(changed(simulated_run(), duplicates=3))["duplicate_steps"] == INFO
 
 
@@ -153,7 +153,7 @@ def test_a_wal_file_that_may_lack_rows_is_invalid():
     assert found(changed(simulated_run(), wal=True))["wal_missing"] == ERROR
 
 
-def test_a_wal_file_that_says_it_is_whole_is_believed():
+def test_a_wal_file_of_a_finished_run_is_only_informed_about():
     whole = simulated_run(facts={"exit_state": "finished", "planned_steps": 600})
     assert found(changed(whole, wal=True))["wal_missing"] == INFO
 
@@ -184,7 +184,7 @@ def test_a_logger_that_is_stuck_is_invalid():
     assert found(changed(stuck, steps=np.arange(300)))["constant_rows"] == ERROR
 
 
-def test_a_huge_number_of_experts_in_a_file_is_named_and_not_counted_up_to():
+def test_a_huge_number_of_experts_is_named_in_short():
     finding = next(f for f in diagnose(simulated_run(facts={"config.num_experts": 1e14})) if f.id == "missing_experts")
     assert finding.evidence.endswith("and more; the file has 2 experts")
 
@@ -208,7 +208,7 @@ def test_a_positive_control_is_marked():
     assert found(simulated_run(facts={"config.positive_control": 1.5}))["positive_control"] == WARNING
 
 
-def test_a_run_that_is_not_done_is_provisional():
+def test_an_unfinished_run_is_provisional():
     assert found(simulated_run(facts={"planned_steps": 5000}))["unfinished"] == WARNING
     assert found(simulated_run(facts={"planned_steps": 5000, "exit_state": "running"}))["unfinished"] == INFO
 
@@ -225,7 +225,7 @@ def test_facts_of_the_wrong_kind_break_no_check():
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_every_check_bears_an_empty_run_and_explains_itself(check):
+def test_every_check_accepts_an_empty_run_and_has_a_docstring(check):
     assert check.__doc__
     for finding in check(cut(simulated_run(), slice(0, 0)), Thresholds()):
         assert all((finding.symptom, finding.evidence, finding.cause, finding.fix))
@@ -250,14 +250,14 @@ def test_a_file_that_could_not_be_read_becomes_a_finding(tmp_path: Path):
 
 
 @pytest.mark.parametrize("code", ["dropped", "measurement_failed", "refused_row"])
-def test_what_the_logger_lost_is_told(code):
+def test_lost_steps_are_reported(code):
     finding = next(f for f in diagnose(changed(simulated_run(), events={code: 3})) if f.id == "rows_lost")
     assert finding.severity == WARNING
     assert "3 events" in finding.evidence
 
 
 def broken(kind):
-    """A run in which a check of this name finds something, and the events of its file."""
+    """Return a run in which the check of this name finds something, and the events of its file."""
     run, half = simulated_run(), np.arange(600) < 300
     sound = run.experts[1]["bottom_norm"]
     share = np.where(half, 0.5, 0.99)
@@ -285,15 +285,15 @@ def broken(kind):
 
 
 @pytest.mark.parametrize("kind", CHARTS)
-def test_every_finding_that_can_be_seen_is_drawn_from_the_run_itself(kind):
+def test_every_finding_with_a_chart_is_drawn_from_the_run(kind):
     run, events = broken(kind)
-    own = [finding for finding in diagnose(run) if finding.id == kind]
-    assert own
-    for finding in own:
+    findings = [finding for finding in diagnose(run) if finding.id == kind]
+    assert findings
+    for finding in findings:
         chart = finding_chart(finding, run, Thresholds(), events)
-        told = chart.to_dict()  # which checks it against the schema of charts
-        assert any(rows for rows in told.get("datasets", {}).values())
-        assert kind != "nonfinite" or vl_convert.vegalite_to_svg(told, allowed_base_urls=[]).startswith("<svg")
+        spec = chart.to_dict()  # checked against the schema of charts
+        assert any(rows for rows in spec.get("datasets", {}).values())
+        assert kind != "nonfinite" or vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).startswith("<svg")
 
 
 def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
@@ -305,7 +305,7 @@ def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
 
 
 def lines(run):
-    """The checklist by what is asked."""
+    """Return the lines of the checklist by title."""
     themes = checklist(run, diagnose(run), Thresholds())
     return {line.title: line for theme in themes.values() for line in theme}
 
@@ -315,33 +315,36 @@ def test_the_checklist_has_every_check_once():
     assert sorted(names) == sorted(check.__name__ for check in CHECKS)
 
 
-def test_the_checklist_tells_what_was_seen_and_what_nothing_says():
-    told = lines(simulated_run())
-    assert (told["Steps were logged"].result, told["Steps were logged"].seen) == (PASSED, "600 logged steps, 0 to 599")
-    assert told["No logged step was lost"].result == UNCHECKED  # the file has no record of events
-    assert told["Enough steps for an interval"].seen == "540 after the warm-up; 100 are needed"
+def test_the_checklist_shows_numbers_and_names_what_the_file_lacks():
+    checked = lines(simulated_run())
+    assert (checked["Steps were logged"].result, checked["Steps were logged"].seen) == (
+        PASSED,
+        "600 logged steps, 0 to 599",
+    )
+    assert checked["No logged step was lost"].result == UNCHECKED  # the file has no record of events
+    assert checked["Enough steps for an interval"].seen == "540 after the warm-up; 100 are needed"
 
 
 @pytest.mark.parametrize("kind", CHARTS)
-def test_what_is_found_is_never_told_as_passed(kind):
+def test_a_finding_is_never_listed_as_passed(kind):
     run, _ = broken(kind)
     found_ids = {finding.id for finding in diagnose(run)}
-    told = lines(run)
+    checked = lines(run)
     for checks in CHECKED.values():
         for name, (title, _) in checks.items():
-            assert (told[title].result in (ERROR, WARNING, INFO)) == (name in found_ids)
+            assert (checked[title].result in (ERROR, WARNING, INFO)) == (name in found_ids)
 
 
-def test_an_empty_run_is_not_told_to_have_passed_what_needs_rows():
-    told = lines(cut(simulated_run(), slice(0, 0)))
-    assert told["No norm is NaN, infinite or missing"].result == UNCHECKED
-    assert told["Steps were logged"].result == ERROR
+def test_an_empty_run_does_not_pass_checks_that_need_rows():
+    checked = lines(cut(simulated_run(), slice(0, 0)))
+    assert checked["No norm is NaN, infinite or missing"].result == UNCHECKED
+    assert checked["Steps were logged"].result == ERROR
 
 
 def test_the_documented_troubleshooting_names_what_was_found():
     run = all_zero(all_zero(simulated_run(), 0), 1)
-    told = {line.title: line.result for line in troubleshooting(run, diagnose(run), Thresholds())}
-    assert told == {
+    results = {line.title: line.result for line in troubleshooting(run, diagnose(run), Thresholds())}
+    assert results == {
         "“No data” message in the Dynamics tab": PASSED,
         "Missing experts in the chart": PASSED,
         "All gradient norms are zero": ERROR,

@@ -1,4 +1,4 @@
-"""What to do next: from the run's own numbers, and as options that the trainer takes."""
+"""Advice: from the numbers of the run, with options that the trainer accepts."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ EVERY_KIND = [
 
 
 @pytest.mark.parametrize("run", EVERY_KIND, ids=range(len(EVERY_KIND)))
-def test_every_line_is_one_that_the_trainer_takes(run):
+def test_the_trainer_accepts_every_line(run):
     lines = [one for one in advised(run) if one.options]
     assert lines
     for one in lines:
@@ -52,7 +52,7 @@ def test_a_refuted_run_gets_the_documented_advice():
     assert advice["adjust_sparsity"].options == ("sparsity=0.2",)
 
 
-def test_a_run_at_two_is_not_told_to_go_to_two():
+def test_a_run_at_scale_two_is_advised_a_larger_scale():
     advice = named(advised(configured(simulated_run(control=True), perturbation_scale=2.0)))
     assert advice["raise_scale"].options == ("perturbation_scale=4",)
 
@@ -66,7 +66,7 @@ def test_the_router_comes_first_when_it_collapsed_and_the_step_is_named():
     assert "from step 120 on" in first.text
 
 
-def test_a_run_that_shares_one_gradient_is_told_how_to_see_a_direction():
+def test_a_run_of_one_common_gradient_gets_options_that_show_a_direction():
     advice = named(advised(configured(simulated_run(collinear=True, routing_ratio=2.3))))
     assert advice["see_direction"].options == ("merge=example", "probe_freq=10")
 
@@ -80,7 +80,7 @@ def test_too_few_points_are_mended_by_logging_more_often():
     assert int(option.removeprefix("log_freq=")) <= 5
 
 
-def test_a_premise_that_fails_is_said():
+def test_a_failed_premise_is_named():
     assert "nothing dormant to awaken" in named(advised(configured(simulated_run(sd=0.02))))["premise_fails"].text
 
 
@@ -107,7 +107,7 @@ def test_two_seeds_ask_for_more():
     assert "at least 1 more seed; 3 to expect an answer" in named(advised(*runs))["more_seeds"].text
 
 
-def test_what_experts_differ_by_by_chance_is_not_mended_by_more_steps():
+def test_differences_by_chance_do_not_ask_for_more_steps():
     run = configured(simulated_run(steps=300))
     for because, longer in ((f"both sides: {BY_CHANCE}; seeds would decide", False), ("both sides", True)):
         own = {name: Claim(name, INCONCLUSIVE, because) for name in CLAIMS}
@@ -115,7 +115,7 @@ def test_what_experts_differ_by_by_chance_is_not_mended_by_more_steps():
         assert ("train_longer" in ids) is longer
 
 
-def test_a_run_that_the_trainer_did_not_make_is_not_told_its_options():
+def test_a_run_of_another_trainer_gets_no_options():
     facts = {"config.seed": 1, "config.perturbation_scale": 1.0, "config.sparsity": 0.1, "mixture": "top_k"}
     for run in (simulated_run(divergence=0.6, facts=facts), simulated_run(steps=90, facts=facts)):
         advice = advised(run)
@@ -124,7 +124,7 @@ def test_a_run_that_the_trainer_did_not_make_is_not_told_its_options():
     assert "a control expert" in named(advised(simulated_run(divergence=0.6, facts=facts)))["add_control"].text
 
 
-def test_parallel_gradients_of_experts_that_nothing_merges_are_told_so():
+def test_advice_for_separate_outputs_does_not_mention_merging():
     run = simulated_run(collinear=True, routing_ratio=2.3, facts={"mixture": "outputs"})
     text = named(advised(run))["see_direction"].text
     assert "parallel to expert 0's" in text

@@ -1,4 +1,4 @@
-"""Runs trained and judged on a Ray cluster of two machines, which here are two sets of processes; one is lost."""
+"""Runs trained and judged on a Ray cluster of two machines, here two sets of processes, one of which is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from validation.judgement.judge import judge
 from validation.judgement.on_ray import Share, _read, check
 from validation.report.json_report import as_json
 
-# Ray's own, about itself, when it is imported and started.
+# Warnings of Ray about itself, when it is imported and started.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -38,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[list]:
-    """The cluster, and its second machine."""
+    """Yield the cluster and its second machine."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -52,9 +52,9 @@ def machines() -> Iterator[list]:
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A set in several parts, run files beside it, of which two are in the set as well, and what is no run.
+    """Return a set in several parts, run files of which two are also in the set, and sources that are not runs.
 
-    Every kind of run that is judged by others: sham runs, seeds, a run that only the probe saw, an unfinished one.
+    The runs depend on each other in every way: sham runs, seeds, options, an unfinished run.
     """
     folder = tmp_path / "runs"
     for seed in range(4):
@@ -79,7 +79,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [*files, str(tmp_path / "set"), str(tmp_path / "notes.db"), str(tmp_path / "nowhere")]
 
 
-def test_the_cluster_says_what_one_process_says_to_the_last_digit(machines: list, sources: list[str]):
+def test_the_cluster_agrees_with_one_process_to_the_last_digit(machines: list, sources: list[str]):
     local = judge(*read_sources(sources), {"awakening_ratio": 1.2})
     spread = check(sources, machines[0].address, changed={"awakening_ratio": 1.2})
     assert as_json(spread) == as_json(local)
@@ -88,24 +88,24 @@ def test_the_cluster_says_what_one_process_says_to_the_last_digit(machines: list
     assert any(claim.control == "sham_run" for claim in spread.verdict.controlled.claims)
 
 
-def test_what_is_said_of_runs_travels_without_their_rows(sources: list[str]):
+def test_facts_are_sent_without_rows(sources: list[str]):
     place = sets.SetLocation.parse(next(source for source in sources if source.endswith("/set")))
-    (said, _), runs = _read(Share(part=(place.uri, next(iter(sets.list_parts(place))))), ReadLimits(), cached=False)
-    assert len(said) == len(runs) >= 1
+    (facts, _), runs = _read(Share(part=(place.uri, next(iter(sets.list_parts(place))))), ReadLimits(), cached=False)
+    assert len(facts) == len(runs) >= 1
     rows = sum(values.nbytes for run in runs for expert in run.experts.values() for values in expert.columns.values())
-    assert len(pickle.dumps(said)) < 20_000 + rows / 10
+    assert len(pickle.dumps(facts)) < 20_000 + rows / 10
 
 
-def test_a_damaged_set_is_told_as_in_one_process(machines: list, sources: list[str], tmp_path: Path):
+def test_a_damaged_set_is_reported_as_in_one_process(machines: list, sources: list[str], tmp_path: Path):
     parts = sorted((tmp_path / "set" / "facts").rglob("*.parquet"))
     parts[1].write_bytes(b"damaged")
-    told = [as_json(judge(*read_sources(sources))), as_json(check(sources, machines[0].address))]
-    assert told[0] == told[1]
-    assert "not_a_set" in {finding["id"] for finding in told[0]["diagnostics"]}
+    reports = [as_json(judge(*read_sources(sources))), as_json(check(sources, machines[0].address))]
+    assert reports[0] == reports[1]
+    assert "not_a_set" in {finding["id"] for finding in reports[0]["diagnostics"]}
 
 
 def test_a_sweep_outlives_the_loss_of_a_machine(machines: list, tmp_path: Path):
-    """Both machines train a run each when the second is lost; its run goes on at the first one."""
+    """Each machine trains a run when the second machine is lost; the first one resumes its run."""
     cluster, second = machines
     options = ["hidden_size=16", "num_layers=1", "num_heads=2", "sequence_length=16", "batch_size=2", "steps=400"]
     sweep = plan(None, ["seed=0,1"], overrides=options, runs=tmp_path / "runs", checkpoint_freq=50)
@@ -115,19 +115,19 @@ def test_a_sweep_outlives_the_loss_of_a_machine(machines: list, tmp_path: Path):
     outcome = run_sweep(sweep, OnRay(cluster.address, None), Progress(), retries=1)
     lost.join()
     assert (sorted(outcome.finished, key=str), outcome.failed) == ([*sweep.jobs], [])
-    assert [_asked(path, "SELECT count(*) FROM dynamics") for path in files] == [41, 41]
-    assert sum(_asked(path, "SELECT count(*) FROM events WHERE code = 'resumed'") for path in files) == 1
+    assert [_number(path, "SELECT count(*) FROM dynamics") for path in files] == [41, 41]
+    assert sum(_number(path, "SELECT count(*) FROM events WHERE code = 'resumed'") for path in files) == 1
 
 
 def _lose(cluster, machine, files: list[Path]) -> None:
-    """Take the machine away as soon as both runs are on their way."""
+    """Remove the machine as soon as both runs have logged steps."""
     deadline = time.monotonic() + 120
-    while not all(_asked(path, "SELECT count(*) FROM dynamics") for path in files) and time.monotonic() < deadline:
+    while not all(_number(path, "SELECT count(*) FROM dynamics") for path in files) and time.monotonic() < deadline:
         pass
     cluster.remove_node(machine, allow_graceful=False)
 
 
-def _asked(path: Path, question: str) -> int:
+def _number(path: Path, question: str) -> int:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             return db.execute(question).fetchone()[0]
@@ -135,7 +135,7 @@ def _asked(path: Path, question: str) -> int:
         return 0
 
 
-def test_a_cluster_that_nobody_answers_for_is_an_error_and_code_2(capsys):
+def test_an_unreachable_cluster_is_an_error_with_code_2(capsys):
     assert main(["check", "--ray", "127.0.0.1:1", "--json", "examples"]) == 2
     captured = capsys.readouterr()
     assert "Ray at 127.0.0.1:1 cannot be reached" in captured.err

@@ -1,4 +1,4 @@
-"""Several runs: grouped, never averaged blindly, paired with their shams, ordered by dose."""
+"""Groups of runs: averaged over seeds only, paired with sham runs, ordered by dose."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from validation.verdict.claims import INCONCLUSIVE, REFUTED, SUPPORTED
 from validation.verdict.decide import decide
 
 
-def member(name, *, seed, scale=1.0, **rest):
-    """A simulated run that says how it was made; `rest` beyond the simulation's own arguments are options."""
-    made = {key: rest.pop(key) for key in ("awakening", "divergence", "control", "rho", "sd", "steps") if key in rest}
-    run = simulated_run(seed=seed + 1000 * int(100 * scale), **made)
+def member(name, *, seed, scale=1.0, **options):
+    """Return a simulated run with the options that made it; further arguments are options of the run."""
+    simulated = {
+        key: options.pop(key) for key in ("awakening", "divergence", "control", "rho", "sd", "steps") if key in options
+    }
+    run = simulated_run(seed=seed + 1000 * int(100 * scale), **simulated)
     facts = {"config.seed": seed, "config.perturbation_scale": scale}
-    facts |= {f"config.{key}": value for key, value in rest.items()}
+    facts |= {f"config.{key}": value for key, value in options.items()}
     return Run(**{**vars(run), "id": name, "facts": facts})
 
 
@@ -48,19 +50,19 @@ def test_the_interval_over_seeds_is_students_on_the_runs_own_estimates():
     assert (over_all(verdict, "awakening").low, over_all(verdict, "awakening").high) == pytest.approx((low, high))
 
 
-def test_too_few_seeds_are_told_how_many_more_would_decide():
+def test_too_few_seeds_name_how_many_more_would_decide():
     values = np.array([0.05, 0.25, 0.15])
     more = more_runs(values, 0.095)
     half = [stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) for n in (3 + more - 1, 3 + more)]
     assert half[1] < values.mean() - 0.095 <= half[0]
 
 
-def test_a_shift_that_the_sham_of_the_same_seed_shows_as_well_is_taken_out():
-    lucky = [1.0, 1.35, 0.8, 1.6]  # what each seed's draw does, perturbed or not
-    treated = [member(f"t{s}", seed=s, awakening=draw) for s, draw in enumerate(lucky)]
-    shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(lucky)]
-    together, alone = decide([*treated, *shams], {}), decide(treated, {})
-    claim = over_all(together, "awakening")
+def test_a_shift_of_the_sham_run_with_the_same_seed_is_subtracted():
+    draws = [1.0, 1.35, 0.8, 1.6]  # what each seed's draw does, perturbed or not
+    treated = [member(f"t{s}", seed=s, awakening=draw) for s, draw in enumerate(draws)]
+    shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(draws)]
+    paired, alone = decide([*treated, *shams], {}), decide(treated, {})
+    claim = over_all(paired, "awakening")
     assert claim.estimate == pytest.approx(1.0, abs=0.06)
     assert claim.high - claim.low < 0.5 * (over_all(alone, "awakening").high - over_all(alone, "awakening").low)
     assert claim.status != SUPPORTED
@@ -82,9 +84,9 @@ def test_runs_that_were_measured_in_different_ways_are_not_averaged():
     assert "different ways" in claim.because
 
 
-def test_the_threshold_rises_with_what_sham_runs_differ_by():
-    lucky = [1.0, 1.5, 0.7, 1.3]
-    shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(lucky)]
+def test_the_threshold_rises_with_the_spread_of_sham_runs():
+    draws = [1.0, 1.5, 0.7, 1.3]
+    shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(draws)]
     verdict = decide([member("treated", seed=9, awakening=1.5), *shams], {})
     claim = next(c for c in verdict.controlled.claims if c.run == "treated" and c.name == "awakening")
     assert claim.threshold > 2
@@ -92,7 +94,7 @@ def test_the_threshold_rises_with_what_sham_runs_differ_by():
     assert "the spread between sham runs" in claim.because
 
 
-def test_sham_runs_are_controls_and_answer_no_question_of_their_own():
+def test_sham_runs_beside_others_are_only_controls():
     runs = [member("treated", seed=0, awakening=1.5), member("sham", seed=0, scale=0.0)]
     verdict = decide(runs, {})
     assert [group.role for group in verdict.groups] == ["treated", "sham"]
@@ -135,7 +137,7 @@ def test_a_trend_needs_two_seeds_and_three_doses(shape):
 
 
 def divergent(run, gains, seed):
-    """The run with further experts of both roles: each whole gradient scaled by its own factor, one draw each."""
+    """Return the run with more experts of both roles, each one draw: its gradient scaled by its own factor."""
     experts = dict(run.experts)
     for number, (role, gain) in enumerate(gains, start=1):
         noisy = simulated_run(seed=seed + number).experts[1]
@@ -157,7 +159,7 @@ def test_an_effect_far_beyond_the_spread_of_draws_is_found():
     assert {c.status for c in verdict.controlled.claims if c.name == "divergence"} == {SUPPORTED}
 
 
-def test_experts_with_other_layers_are_left_out_of_the_spread_between_draws():
+def test_experts_with_other_layers_are_skipped_in_the_spread_between_draws():
     gains = [("perturbed", 1.5), ("perturbed", 0.9), ("control", 1.0), ("control", 0.7)]
     run = divergent(simulated_run(), gains, seed=50)
     layers = [run.experts, {number: e for number, e in run.experts.items() if number != 2}]
@@ -178,14 +180,14 @@ def test_zero_norms_in_one_run_leave_the_others_pooled_as_they_are():
 
 
 def directional(run, towards, noise):
-    """The run as the probe would see it: the perturbed expert's direction, and the clean expert's noise floor."""
+    """Return the run by isolated gradients: the perturbed expert's direction and the clean expert's noise floor."""
     rng = np.random.default_rng(run.seed)
     with_direction = with_norms(run, 1, direction=towards + 0.01 * rng.normal(size=len(run.steps)))
     return with_norms(with_direction, 0, noise_direction=np.full(len(run.steps), noise))
 
 
 @pytest.mark.parametrize(("noise", "status"), [(0.02, SUPPORTED), (0.3, INCONCLUSIVE)])
-def test_a_direction_below_the_noise_floor_is_none_over_seeds_as_in_each_run(noise, status):
+def test_a_direction_below_the_noise_floor_is_not_supported_over_seeds_either(noise, status):
     runs = [
         directional(member(f"r{s}", seed=s, merge="example", routing="frozen"), 0.15 + 0.01 * s, noise)
         for s in range(4)
@@ -216,8 +218,8 @@ def test_positive_controls_beside_them_leave_the_dose_response_as_it_is():
         for k in (0.0, 0.5, 1.0)
         for s in (0, 1)
     ]
-    yes = [member(f"yes-{s}", seed=s, scale=0.5, awakening=3.0, positive_control=1.5) for s in (0, 1)]
-    alone, beside = decide(runs, {}), decide([*runs, *yes], {})
+    positive = [member(f"positive-{s}", seed=s, scale=0.5, awakening=3.0, positive_control=1.5) for s in (0, 1)]
+    alone, beside = decide(runs, {}), decide([*runs, *positive], {})
     assert alone.doses == beside.doses != ()
     assert [group.name for group in beside.groups][1:] == [
         "perturbation_scale=0.5",

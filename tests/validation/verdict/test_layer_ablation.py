@@ -30,7 +30,7 @@ def left(judged):
     return ablate_layers(run, [], judged.verdict.controlled.claims, Thresholds())
 
 
-def test_the_mean_of_all_layers_is_what_the_trainer_wrote(judged):
+def test_the_mean_of_all_layers_is_the_mean_that_the_trainer_wrote(judged):
     run = judged.runs[0]
     whole = keep_layers(run, range(len(run.layers)))
     assert whole.experts[1]["bottom_norm"] == pytest.approx(run.experts[1]["bottom_norm"])
@@ -44,18 +44,18 @@ def test_the_layer_that_drives_a_claim_is_found(judged, left):
     assert awake[0].claim.estimate == pytest.approx(np.sqrt(2.0), rel=0.05)
 
 
-def test_p_values_are_adjusted_for_every_layer_that_was_looked_at(left):
+def test_p_values_are_adjusted_for_every_tested_layer(left):
     raw = [one.p for one in left["awakening"]]
     assert min(raw) < 0.001
     expected = stats.false_discovery_control(raw, method="by")
     assert [one.adjusted_p for one in left["awakening"]] == pytest.approx(expected)
 
 
-def test_layers_that_are_alike_are_not_told_apart(folder):
+def test_equal_layers_are_not_distinguished(folder):
     judged = judge(*read_sources([write_layers(folder / "alike.db", gain=1.0, layers=4, steps=160, seed=3)]))
     left = ablate_layers(judged.runs[0], [], judged.verdict.controlled.claims, Thresholds())
     assert min(one.adjusted_p for one in left["awakening"]) > 0.05
 
 
-def test_one_layer_cannot_be_left_out(judged):
+def test_a_run_of_one_layer_has_no_ablation(judged):
     assert ablate_layers(keep_layers(judged.runs[0], [0]), [], [], Thresholds()) == {}

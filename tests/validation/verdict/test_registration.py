@@ -1,4 +1,4 @@
-"""Thresholds that stand in the run file before the first step, and what is said when others are used."""
+"""Thresholds that a run file registers before the first step, and reports of changed ones."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_training_registers_its_thresholds_before_the_first_step(tmp_path):
     assert found.thresholds == Thresholds(awakening_ratio=1.3)
 
 
-def test_a_resume_does_not_register_anew(tmp_path):
+def test_a_resume_does_not_register_again(tmp_path):
     model, path = ByteLM(RunConfig(**TINY)), tmp_path / "dynamics.db"
     for ratio in (1.3, 1.01):
         with DynamicsLogger(path) as logger:
@@ -39,41 +39,41 @@ def test_a_resume_does_not_register_anew(tmp_path):
     assert read_registration(read_facts(path)).values["awakening_ratio"] == 1.3
 
 
-def test_thresholds_are_no_part_of_the_experiment():
+def test_thresholds_are_not_part_of_the_experiment():
     assert parse_config({"thresholds": {"alpha": 0.01}}).run_hash("x") == RunConfig().run_hash("x")
 
 
 @pytest.mark.parametrize(("name", "value"), [("awakening", 1.2), ("alpha", 1.5), ("alpha", 0.0), ("min_points", -1)])
-def test_thresholds_that_cannot_be_are_refused_by_name(name, value):
+def test_impossible_thresholds_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
         parse_config({"thresholds": {name: value}})
 
 
-def test_as_registered_is_said_with_the_hash():
-    told = registration_of(run_with(Thresholds().registration()), Thresholds())
-    assert told.status == "as_registered"
-    assert Thresholds().sha256[:12] in told.because
+def test_as_registered_names_the_hash():
+    registration = registration_of(run_with(Thresholds().registration()), Thresholds())
+    assert registration.status == "as_registered"
+    assert Thresholds().sha256[:12] in registration.because
 
 
-def test_a_change_after_the_fact_is_said_from_what_to_what():
-    told = registration_of(run_with(Thresholds().registration()), Thresholds(awakening_ratio=1.05))
-    assert told.status == "changed"
-    assert told.because == "changed after the fact: awakening_ratio from 1.1 to 1.05"
+def test_a_change_after_the_fact_names_both_values():
+    registration = registration_of(run_with(Thresholds().registration()), Thresholds(awakening_ratio=1.05))
+    assert registration.status == "changed"
+    assert registration.because == "changed after the fact: awakening_ratio from 1.1 to 1.05"
 
 
 def test_an_altered_registration_does_not_match_its_hash():
     facts = Thresholds().registration() | {"registered.awakening_ratio": 1.01}
-    told = registration_of(run_with(facts), Thresholds())
-    assert told.status == "altered"
+    registration = registration_of(run_with(facts), Thresholds())
+    assert registration.status == "altered"
     assert thresholds_of([run_with(facts)]) == Thresholds()
 
 
-def test_other_rules_are_said():
+def test_other_rules_without_a_new_hash_count_as_altered():
     facts = Thresholds().registration() | {"registered.rules": RULES + 1}
     assert registration_of(run_with(facts), Thresholds()).status == "altered"
 
 
-def test_a_file_without_registration_says_so():
+def test_a_file_without_registration_is_not_registered():
     assert registration_of(run_with({}), Thresholds()).status == "not_registered"
 
 
@@ -84,6 +84,6 @@ def test_runs_are_judged_by_what_they_registered_if_they_agree():
 
 
 @pytest.mark.parametrize("junk", [{"registered.sha256": 3}, {"registered.rules": "x"}, {"registered.alpha": [1]}])
-def test_junk_in_place_of_a_registration_is_none_or_altered(junk):
-    told = registration_of(run_with(Thresholds().registration() | junk), Thresholds())
-    assert told.status in ("altered", "not_registered")
+def test_junk_in_place_of_a_registration_is_altered_or_missing(junk):
+    registration = registration_of(run_with(Thresholds().registration() | junk), Thresholds())
+    assert registration.status in ("altered", "not_registered")

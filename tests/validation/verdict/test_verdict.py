@@ -1,4 +1,4 @@
-"""The rules, by cases whose truth is known, and the two things that fool a person who looks at the chart."""
+"""The rules on simulated runs of known truth, and the effects that mislead readers of the chart: routing and scale."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from validation.verdict.decide import decide
 
 
 def controlled(*runs, claim, run=0, invalid=()):
-    """Status of a claim about a whole run in the controlled reading."""
+    """Return the status of a claim about a whole run in the controlled reading."""
     verdict = decide(runs, dict(invalid))
     return {c.name: c for c in verdict.controlled.claims if c.expert is None and c.run == runs[run].id}[claim].status
 
@@ -44,7 +44,7 @@ def test_routing_alone_is_called_awakening_by_the_rules_as_written():
     assert as_written(simulated_run(routing_ratio=2.3), "awakening") == SUPPORTED
 
 
-def test_a_confounded_awakening_says_what_a_naive_reader_saw():
+def test_a_confounded_awakening_names_the_bottom_ratio():
     verdict = decide([simulated_run(routing_ratio=2.3)], {})
     claim = next(c for c in verdict.controlled.claims if c.name == "awakening" and c.expert == 1)
     assert claim.status == CONFOUNDED
@@ -77,7 +77,7 @@ def test_an_awakening_of_one_and_a_half_is_supported():
     assert controlled(simulated_run(awakening=1.5, routing_ratio=0.4), claim="awakening") == SUPPORTED
 
 
-def test_too_few_points_are_inconclusive_and_say_how_many_are_missing():
+def test_too_few_points_are_inconclusive_and_name_the_missing_number():
     verdict = decide([simulated_run(awakening=1.5, steps=100)], {})
     claim = next(c for c in verdict.controlled.claims if c.name == "awakening")
     assert claim.status == INCONCLUSIVE
@@ -103,26 +103,26 @@ def test_divergence_beyond_the_control_is_supported_and_sustained():
     assert controlled(run, claim="sustainment") == SUPPORTED
 
 
-def test_divergence_without_a_control_is_inconclusive_and_says_what_to_add():
+def test_divergence_without_a_control_is_inconclusive_and_names_a_control():
     verdict = decide([simulated_run(divergence=0.6, facts={"config.merge": "example"})], {})
     claim = next(c for c in verdict.controlled.claims if c.name == "divergence")
     assert claim.status == INCONCLUSIVE
     assert "control_experts: 2" in claim.because
 
 
-def test_divergence_that_the_control_shows_as_well_is_not_the_perturbations():
+def test_divergence_that_the_control_shows_too_is_not_supported():
     run = simulated_run(divergence=0.6, control=True)
     same = with_norms(run, 2, **{f"{t}_norm": run.experts[1][f"{t}_norm"] for t in ("top", "bottom", "middle")})
     assert controlled(same, claim="divergence") in (REFUTED, CONFOUNDED)
 
 
-def test_a_matching_sham_run_in_the_selection_is_a_control():
+def test_a_matching_sham_run_is_a_control():
     treated = named(simulated_run(divergence=0.6, seed=1), "treated", perturbation_scale=1.0, seed=0, merge="batch")
     sham = named(simulated_run(seed=2), "sham", perturbation_scale=0.0, seed=0, merge="batch")
     assert controlled(treated, sham, claim="divergence") == SUPPORTED
 
 
-def test_a_sham_run_of_another_model_is_no_control():
+def test_a_sham_run_of_another_model_is_not_a_control():
     treated = named(simulated_run(divergence=0.6, seed=1), "treated", perturbation_scale=1.0, hidden_size=96)
     sham = named(simulated_run(seed=2), "sham", perturbation_scale=0.0, hidden_size=32)
     assert controlled(treated, sham, claim="divergence") == INCONCLUSIVE
@@ -133,7 +133,7 @@ def test_nothing_is_ever_supported_for_a_run_in_which_nothing_was_perturbed():
     assert controlled(sham, claim="divergence") == INCONCLUSIVE
 
 
-def test_a_collapse_is_no_sustainment():
+def test_a_collapse_is_not_sustainment():
     decay = 1.2 * 0.5 ** (np.arange(600) / 150)  # half-life: a quarter of the run
     run = simulated_run(divergence=decay, control=True, sd=0.03)
     assert controlled(run, claim="sustainment") == REFUTED
@@ -189,7 +189,7 @@ def test_zero_norms_are_dropped_and_not_taken_for_small_gradients():
         ([], INVALID),
     ],
 )
-def test_several_statuses_make_one(statuses, expected):
+def test_several_statuses_combine_to_one(statuses, expected):
     assert combine_statuses(statuses) == expected
 
 
@@ -208,14 +208,14 @@ def test_three_seeds_that_agree_support_a_claim_across_runs():
     assert across[0].status == SUPPORTED
 
 
-def test_copies_of_one_run_are_not_replicas():
+def test_copies_of_one_run_are_not_replicates():
     runs = [named(simulated_run(awakening=1.5, seed=0), f"run{s}", seed=0) for s in range(3)]
     across = next(c for c in decide(runs, {}).controlled.claims if c.run is None and c.name == "awakening")
     assert across.status == INCONCLUSIVE
     assert "more than once" in across.because
 
 
-def test_files_that_do_not_say_how_they_were_made_are_not_averaged():
+def test_files_without_options_are_not_averaged():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}") for s in range(3)]
     verdict = decide(runs, {})
     across = next(c for c in verdict.controlled.claims if c.run is None and c.name == "awakening")
@@ -224,7 +224,7 @@ def test_files_that_do_not_say_how_they_were_made_are_not_averaged():
     assert "not averaged" in across.because
 
 
-def test_an_invalid_run_does_not_leave_the_pool_in_silence():
+def test_an_invalid_run_is_named_and_not_dropped():
     runs = [named(simulated_run(awakening=1.5, seed=s), f"run{s}", seed=s) for s in range(4)]
     verdict = decide(runs, {("run3", None): "broken"})
     across = next(c for c in verdict.controlled.claims if c.run is None and c.name == "awakening")
@@ -238,14 +238,14 @@ def test_no_claim_about_a_sham_run_is_supported_however_its_scale_is_written(sca
     assert SUPPORTED not in {claim.status for claim in decide([sham], {}).controlled.claims}
 
 
-def test_parallel_gradients_with_wrong_shares_are_no_divergence():
+def test_parallel_gradients_with_wrong_shares_are_not_divergence():
     run = simulated_run(collinear=True, control=True)
     wrong = with_norms(run, 1, routing_weight=run.experts[1]["routing_weight"] / 2)
     assert controlled(wrong, claim="divergence") in (REFUTED, CONFOUNDED)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_interval_of_what_is_kept_agrees_with_the_status(seed):
+def test_the_interval_of_the_kept_share_agrees_with_the_status(seed):
     run = simulated_run(divergence=np.linspace(0.9, 0.5, 600), control=True, sd=0.15, seed=seed)
     _, diverged, claim = [c for c in decide([run], {}).controlled.claims if c.expert == 1]
     kept = claim.low is not None and claim.low > claim.threshold
