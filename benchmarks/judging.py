@@ -112,17 +112,17 @@ def goals(sizes: tuple[int, ...], report: Report, *, quick: bool) -> list[dict[s
         return float(report.figures.get(who, {}).get(runs, {}).get("seconds", math.nan))
 
     growth = seconds("one process", many) / many / (seconds("one process", few) / few)
-    at_most = [("answers of the cluster that differ from one process", report.different, 0)]
+    at_most = [("answers of the cluster that are not those of one process", report.different, 0)]
     if not quick:
         at_most += [
-            (f"time per run of {many:,} by one process, as a multiple of {few:,}", growth, 1.25),
+            (f"a run of {many:,} by one process, as a multiple of one of {few:,}", growth, 1.25),
             (
-                f"time of {many:,} runs by the cluster, as a multiple of one process",
+                f"{many:,} runs by the cluster, as a multiple of one process",
                 seconds("Ray, 2 workers", many) / seconds("one process", many),
                 1.25,  # on the same cores, which Ray's processes need too
             ),
         ]
-    at_most.append(("failures of ours", report.failures_of_ours(), 0))
+    at_most.append(("times that ours failed", report.failures_of_ours(), 0))
     return judged([], at_most)
 
 

@@ -65,7 +65,7 @@ def parallel_bottom_norms(run: Run, bottom_ratio: float, left: str | None) -> st
     """
     seen = "" if math.isnan(bottom_ratio) else f" ({bottom_ratio:.2f}x)"
     found = f"the bottom norms differ{seen} only {common_factor(run)}: {parallel(run)}"
-    return found if left is None else f"{found}; beyond that factor, bottom weights receive {left}"
+    return found if left is None else f"{found}; beyond that factor, bottom weights receive {left} the gradient"
 
 
 def bottom_gained(left: str) -> str:
