@@ -1,4 +1,4 @@
-"""The frame of every page: browser title, login, and the order and names of the pages in the sidebar.
+"""The frame of every page: browser title, login, and PAGES, the order and names of the pages in the sidebar.
 
 It imports only Streamlit, so that a page shows its title while the server still loads the rest.
 """
