@@ -68,7 +68,7 @@ def plan_of(
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Which rows of a run count, in which bin."""
+    """The rows of a run count, in which bin."""
 
     place_T: NDArray[np.int64]
     """[T] the bin of each row that counts, -1 for all others."""

@@ -1,4 +1,4 @@
-"""The number of points that each chart draws, and the choice of points: smallest and largest value of each bucket, so that no spike is lost."""
+"""The number of points that each chart draws, and which: the extremes of each bucket; no spike is lost."""
 
 from __future__ import annotations
 
