@@ -62,7 +62,7 @@ def claim_card(claim: Claim, written: Claim) -> None:
 
 def number(value: float | None, claim: Claim) -> str:
     """Return a value in the unit of a claim, or "unbounded" for a missing bound."""
-    return "unbounded" if value is None else estimated(replace(claim, estimate=value, points=None))
+    return "unbounded" if value is None else estimated(replace(claim, estimate=value), bare=True)
 
 
 def findings_summary(judgement: Judgement, run: Run) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -139,7 +137,7 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
     for claim in group.claims:
         row[claim.name] = claim.status
         if claim.estimate is not None:
-            row[claim.name] = f"{claim.status}, {estimated(replace(claim, points=len(group.runs)))}"
+            row[claim.name] = f"{claim.status}, {estimated(claim)}"
     row["kind"] = spaced(group.role)
     return row
 

@@ -23,7 +23,7 @@ MISSING_BINS = 1  # that a usable run may have
 
 @dataclass(frozen=True)
 class Plan:
-    """When a run logs: what its rows are checked against."""
+    """The plan by which a run logs, against which its rows are checked."""
 
     first: int
     """Step of the first row of the grid."""

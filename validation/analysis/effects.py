@@ -27,7 +27,7 @@ LOGGED = 0.8  # of the rows that a column needs to count as logged
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Where each expert of a run lies, by effect and bin."""
+    """The levels of the experts of a run, by effect and bin."""
 
     bins: Bins
     experts: tuple[int, ...]

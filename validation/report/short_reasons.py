@@ -34,7 +34,7 @@ ONE_GRADIENT_REASONS = {
 SHARED_GRADIENT = "all experts share one gradient, scaled by their routing shares"
 DECIDED_REASONS = {
     ("awakening", SUPPORTED): "bottom weights receive {estimate} the gradient, beyond the middle tier's gain",
-    ("awakening", CONFOUNDED): "the bottom norm is higher, but the middle tier gained as much",
+    ("awakening", CONFOUNDED): "the bottom norm is higher, but its gain over the middle tier is below the threshold",
     ("awakening", REFUTED): "the bottom tier gained no more than the middle tier",
     ("divergence", SUPPORTED): "gradients differ by more than the threshold, compared to {control}",
     ("divergence", CONFOUNDED): "the documented score is high, but gradients differ by less than the threshold",
@@ -172,6 +172,6 @@ def _decided(claim: Claim) -> str:
     if claim.status == INCONCLUSIVE:
         return UNCERTAIN
     value = "" if claim.estimate is None else digits(claim.estimate, claim)
-    estimate = value if claim.name == "sustainment" else estimated(replace(claim, points=None))
+    estimate = value if claim.name == "sustainment" else estimated(claim, bare=True)
     control = CONTROLS.get(claim.control or "", spaced(claim.control or "the threshold"))
     return DECIDED_REASONS[claim.name, claim.status].format(estimate=estimate, control=control)

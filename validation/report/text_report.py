@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -89,7 +88,7 @@ def _tables(judgement: Judgement) -> Iterator[RenderableType]:
                 {
                     "claim": claim.name,
                     "status": _line(_status(claim.status)),
-                    "estimate": estimated(replace(claim, points=None)),
+                    "estimate": estimated(claim, bare=True),
                     interval: _interval(claim),
                     "threshold": threshold(claim),
                     "reason": _line(short_reason(claim, judgement)),
@@ -110,7 +109,7 @@ def _group_row(group: Group) -> dict[str, object]:
     runs = pluralize(len(group.runs), RUNS[group.role])
     row: dict[str, object] = {"experiment": _line(printable(group.name, LONGEST_NAME)), "runs": runs}
     for claim in (claims[name] for name in CLAIMS):
-        row[claim.name] = _line(_status(claim.status), f" {estimated(replace(claim, points=None))}".rstrip())
+        row[claim.name] = _line(_status(claim.status), f" {estimated(claim, bare=True)}".rstrip())
     return row
 
 

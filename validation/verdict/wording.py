@@ -10,12 +10,15 @@ from validation.verdict.claims import Claim
 RATIO = "ratio"
 
 
-def estimated(claim: Claim) -> str:
-    """Return the estimate with its interval, such as "1.50x [1.47, 1.53]"; empty without an estimate."""
+def estimated(claim: Claim, *, bare: bool = False) -> str:
+    """Return the estimate with its interval, such as "1.50x [1.47, 1.53]"; empty without an estimate.
+
+    bare: without the interval.
+    """
     if claim.estimate is None:
         return ""
     shown = f"{digits(claim.estimate, claim)}{_mark(claim)}"
-    if has_interval(claim):
+    if has_interval(claim) and not bare:
         low = "-∞" if claim.low is None else digits(claim.low, claim)
         high = "∞" if claim.high is None else digits(claim.high, claim)
         shown += f" [{low}, {high}]"
@@ -42,7 +45,8 @@ def interval(effect: Estimate, scale: Callable[[float], float] = float) -> str:
 
 def has_interval(claim: Claim) -> bool:
     """Return True if the estimate has an interval, which may be unbounded; the reading as written has none."""
-    return claim.estimate is not None and claim.points is not None
+    bounds = (claim.points, claim.low, claim.high)  # over several runs there are no points, but a bound or two
+    return claim.estimate is not None and any(bound is not None for bound in bounds)
 
 
 def _mark(claim: Claim) -> str:

@@ -21,7 +21,7 @@ from tests.support import bad_files
 from tests.support.oracles import ask_oracle
 from tests.support.simulated_runs import simulated_run, write
 from validation.files import cache as caching
-from validation.files import parquet_set as sets
+from validation.files import parquet_set
 from validation.files.cache import Cache
 from validation.files.errors import NotASet
 from validation.files.parquet_set import is_set, read_set, write_set
@@ -159,7 +159,7 @@ def test_a_set_holds_the_runs_as_their_files_do(runs: list[RunFile], folder: Pat
 
 
 def test_runs_of_different_shapes_share_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sets, "PART_RUNS", 2)
+    monkeypatch.setattr(parquet_set, "PART_RUNS", 2)
     for number, experts in enumerate((2, 5, 3)):
         with DynamicsLogger(tmp_path / str(number) / "dynamics.db") as logger:
             logger.log_run({"config.perturbation_scale": 0.5 * number, "config.seed": number})

@@ -21,7 +21,7 @@ from prismatic.sweep.runner import run_sweep
 from tests.support.report_readers import as_text
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
-from validation.files import parquet_set as sets
+from validation.files import parquet_set
 from validation.files.limits import ReadLimits
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
@@ -71,9 +71,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             }
             (folder / f"{seed}-{scale}").mkdir(parents=True)
             write(run, folder / f"{seed}-{scale}" / "dynamics.db", **facts)
-    monkeypatch.setattr(sets, "PART_RUNS", 3)
+    monkeypatch.setattr(parquet_set, "PART_RUNS", 3)
     runs, _ = read_sources([folder])
-    sets.write_set(runs[:8], tmp_path / "set")
+    parquet_set.write_set(runs[:8], tmp_path / "set")
     (tmp_path / "notes.db").write_text("no run at all")
     files = [str(run.path) for run in runs[6:]]
     return [*files, str(tmp_path / "set"), str(tmp_path / "notes.db"), str(tmp_path / "nowhere")]
@@ -89,8 +89,10 @@ def test_the_cluster_agrees_with_one_process_to_the_last_digit(machines: list, s
 
 
 def test_facts_are_sent_without_rows(sources: list[str]):
-    place = sets.SetLocation.parse(next(source for source in sources if source.endswith("/set")))
-    (facts, _), runs = _read(Share(part=(place.uri, next(iter(sets.list_parts(place))))), ReadLimits(), cached=False)
+    place = parquet_set.SetLocation.parse(next(source for source in sources if source.endswith("/set")))
+    (facts, _), runs = _read(
+        Share(part=(place.uri, next(iter(parquet_set.list_parts(place))))), ReadLimits(), cached=False
+    )
     assert len(facts) == len(runs) >= 1
     rows = sum(values.nbytes for run in runs for expert in run.experts.values() for values in expert.columns.values())
     assert len(pickle.dumps(facts)) < 20_000 + rows / 10

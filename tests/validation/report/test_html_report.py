@@ -21,7 +21,7 @@ from validation.charts.interval_bar import interval_bar
 from validation.charts.theme import GREY
 from validation.cli.main import main
 from validation.judgement.baseline import compare
-from validation.report import html_report as document
+from validation.report import html_report
 from validation.report.html_report import SYMBOLS, as_html, as_markdown
 from validation.verdict.claims import Claim
 
@@ -45,7 +45,7 @@ def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, u
 def seeds_html(seeds):
     """The page of nine runs, the first of them in full."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document, "DETAILED", 1)
+        patch.setattr(html_report, "DETAILED", 1)
         return as_html(judged(*seeds), now=NOW, command="COMMAND")
 
 
