@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help app test lint format faults fuzz calibrate docs tutorial examples lock clean
+.PHONY: help app test lint format faults fuzz calibrate docs tutorial examples pictures lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ tutorial:  ## follow the tutorial with an installed wheel
 
 examples: $(VENV)/.all  ## train the example runs again
 	$(BIN)/python -m examples.make
+
+pictures: $(VENV)/.all  ## take the pictures of the app again that the docs show
+	$(BIN)/python docs/pictures.py
 
 # Local versions such as 2.13.0+cpu name a build, and other machines have another one.
 lock:  ## renew constraints.txt: the newest versions that the requirements allow

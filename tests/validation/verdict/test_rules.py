@@ -1,0 +1,173 @@
+"""The decision table of version 2, line by line, and how often it errs on effects of known size."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
+from validation.analysis.measurements import Effect, Measurements
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
+from validation.verdict.rules import Decision, Reason, awakening, divergence, overall, sustainment
+
+MARGINS = {BOTTOM: (math.log(1.1), False), SIZE: (math.log(1.1), True), DIRECTION: (0.05, False)}
+Z = np.array([-1.2, -0.6, -0.1, 0.1, 0.6, 1.2])  # six seeds around their mean
+
+
+def effect(name, mean, sd=0.02, kept=1.0, z=Z):
+    margin, two_sided = MARGINS[name]
+    x = mean + sd * z
+    return Effect(name, margin, two_sided, x, first_U=x, last_U=kept * x + 0.001 * z[::-1])
+
+
+def measured(bottom=0.0, size=0.0, direction=0.0, sd=0.02, kept=1.0, **changed):
+    means = {BOTTOM: bottom, SIZE: size, DIRECTION: direction}
+    effects = {name: effect(name, mean, sd, kept) for name, mean in means.items()}
+    return Measurements(**{"alpha": 0.05, "effects": effects, "units": 6, "units_needed": 6, "runs": 6, **changed})
+
+
+def test_nothing_is_refuted_where_nothing_differs():
+    found = [rule(measured()) for rule in (awakening, divergence, sustainment)]
+    assert [one.status for one in found] == [REFUTED, REFUTED, INCONCLUSIVE]
+    assert found[2].reason == Reason.NOTHING_TO_SUSTAIN
+    assert overall(found) == REFUTED
+
+
+def test_an_effect_in_every_component_that_lasts_supports_all_three_claims():
+    found = [rule(measured(0.3, 0.4, 0.3)) for rule in (awakening, divergence, sustainment)]
+    assert {one.status for one in found} == {SUPPORTED}
+    assert overall(found) == SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("size", "direction", "status"),
+    [(-0.4, 0.0, SUPPORTED), (0.0, 0.3, SUPPORTED), (0.0, -0.3, REFUTED), (0.09, 0.0, INCONCLUSIVE)],
+)
+def test_divergence_is_a_size_on_either_side_or_a_direction_farther_away(size, direction, status):
+    assert divergence(measured(0.0, size, direction)).status == status
+
+
+def test_awakening_is_a_gain_and_not_a_loss():
+    assert awakening(measured(-0.4)).status == REFUTED
+
+
+BARRED = [
+    ({"without_verdict": 2}, INVALID, Reason.TOO_FEW_VALID_RUNS),
+    ({"replicas": False}, INVALID, Reason.NO_REPLICAS),
+    ({"sham_effects": {SIZE: effect(SIZE, -0.3)}}, INVALID, Reason.SHAM_RUNS_SHOW_AN_EFFECT),
+    ({"sham_effects": {BOTTOM: effect(BOTTOM, -0.3)}}, INVALID, Reason.SHAM_RUNS_SHOW_AN_EFFECT),
+    ({"common_gradients": 4}, CONFOUNDED, Reason.ONE_COMMON_GRADIENT),
+    ({"common_gradients": 4, "compared": False}, CONFOUNDED, Reason.ONE_COMMON_GRADIENT),
+    ({"compared": False}, CONFOUNDED, Reason.NOTHING_TO_COMPARE),
+    ({"units": 5}, INCONCLUSIVE, Reason.TOO_FEW_SEEDS),
+    ({"units": 2, "units_needed": 3, "single": True}, INCONCLUSIVE, Reason.TOO_FEW_EXPERTS),
+]
+
+
+@pytest.mark.parametrize("rule", [awakening, divergence, sustainment])
+@pytest.mark.parametrize(("changed", "status", "reason"), BARRED)
+def test_what_the_design_cannot_show_no_effect_shows(rule, changed, status, reason):
+    assert rule(measured(0.5, 0.5, 0.5, **changed)) == Decision(status, reason)
+
+
+def test_a_minority_of_common_gradients_absorbs_nothing():
+    assert awakening(measured(0.5, common_gradients=3)).status == SUPPORTED
+
+
+def test_honest_sham_runs_bar_nothing():
+    shams = {name: effect(name, 0.0) for name in MARGINS}
+    assert awakening(measured(0.5, sham_effects=shams)).status == SUPPORTED
+
+
+def test_a_direction_that_cannot_grow_refutes_nothing():
+    saturated = Effect(DIRECTION, 0.9, False, 1.0 + 0.02 * Z)
+    assert divergence(measured(control_direction=saturated)) == Decision(CONFOUNDED, Reason.DIRECTION_SATURATED)
+    assert divergence(measured(size=0.5, control_direction=saturated)).status == SUPPORTED
+    near = replace(saturated, x_U=0.9 + 0.02 * Z)
+    assert divergence(measured(control_direction=near)).status == REFUTED
+
+
+def test_without_a_direction_divergence_is_not_refuted():
+    m = measured()
+    without = replace(m, effects={name: one for name, one in m.effects.items() if name != DIRECTION})
+    assert divergence(without) == Decision(CONFOUNDED, Reason.DIRECTION_NOT_MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "reason"),
+    [
+        (0.9, SUPPORTED, Reason.LASTS),
+        (0.3, REFUTED, Reason.COLLAPSES),
+        (0.5, INCONCLUSIVE, Reason.SHARE_UNDECIDED),
+    ],
+)
+def test_sustainment_is_the_share_of_the_first_effect_that_is_left(kept, status, reason):
+    assert sustainment(measured(0.4, kept=kept)) == Decision(status, reason)
+
+
+def test_an_effect_that_was_there_at_the_beginning_alone_collapses():
+    m = measured()
+    gone = Effect(BOTTOM, math.log(1.1), False, 0.05 + 0.02 * Z, first_U=0.4 + 0.02 * Z, last_U=0.01 * Z)
+    assert sustainment(replace(m, effects={**m.effects, BOTTOM: gone})) == Decision(REFUTED, Reason.COLLAPSES)
+
+
+def test_a_status_that_hangs_on_the_runs_without_a_verdict_is_undecided():
+    sure = measured(0.5, runs=7, without_verdict=1)
+    assert awakening(sure).status == SUPPORTED
+    close = measured(0.145, sd=0.05, runs=7, without_verdict=1)
+    assert awakening(replace(close, without_verdict=0)).status == SUPPORTED
+    assert awakening(close) == Decision(INCONCLUSIVE, Reason.DEPENDS_ON_INVALID_RUNS)
+
+
+def test_experts_of_one_run_are_compared_by_welch():
+    x, y = 0.4 + 0.05 * np.array([-1, 0, 1.0]), 0.05 * np.array([-1, 0, 1.0])
+    m = measured(units=3, units_needed=3, single=True)
+    one_run = replace(m, effects={BOTTOM: Effect(BOTTOM, math.log(1.1), False, x, y)})
+    assert awakening(one_run).status == SUPPORTED
+    assert sustainment(one_run).reason == Reason.NOTHING_TO_SUSTAIN
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ((SUPPORTED, SUPPORTED, SUPPORTED), SUPPORTED),
+        ((SUPPORTED, SUPPORTED, INCONCLUSIVE), INCONCLUSIVE),
+        ((SUPPORTED, CONFOUNDED, REFUTED), CONFOUNDED),
+        ((REFUTED, INCONCLUSIVE, INCONCLUSIVE), REFUTED),
+        ((INVALID, SUPPORTED, SUPPORTED), INVALID),
+    ],
+)
+def test_all_three_together(statuses, expected):
+    assert overall([Decision(status, Reason.ABOVE_MARGIN) for status in statuses]) == expected
+
+
+@pytest.mark.parametrize("seeds", [6, 10, 20])
+def test_an_effect_at_the_margin_is_supported_in_at_most_one_of_40(seeds):
+    rng = np.random.default_rng(seeds)
+    found = 0
+    for _ in range(4000):
+        own = {BOTTOM: effect(BOTTOM, math.log(1.1), 0.15, z=rng.normal(size=seeds))}
+        found += awakening(measured(effects=own, units=seeds)).status == SUPPORTED
+    assert found / 4000 <= 0.025 + 0.005
+
+
+def test_more_seeds_never_support_a_true_effect_less_often():
+    rng = np.random.default_rng(0)
+    share = []
+    for seeds in (6, 10, 20):
+        draws = [effect(BOTTOM, math.log(1.2), 0.14, z=rng.normal(size=seeds)) for _ in range(1000)]
+        share.append(
+            np.mean([awakening(measured(effects={BOTTOM: e}, units=seeds)).status == SUPPORTED for e in draws])
+        )
+    assert share[0] < share[1] < share[2]
+
+
+def test_a_coin_toss_between_two_experts_is_divergent_in_at_most_3_of_100_at_six_seeds():
+    """One of two experts wins by chance in each run, an effect of +a or -a: all six agree with probability 1/32."""
+    rng = np.random.default_rng(1)
+    found = 0
+    for _ in range(3000):
+        x = 0.5 * rng.choice([-1.0, 1.0], 6) + rng.normal(0, 0.01, 6)
+        found += divergence(measured(effects={SIZE: Effect(SIZE, math.log(1.1), True, x)})).status == SUPPORTED
+    assert found / 3000 <= 1 / 32 + 0.01
