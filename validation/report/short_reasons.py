@@ -34,7 +34,7 @@ ONE_GRADIENT_REASONS = {
 SHARED_GRADIENT = "all experts share one gradient, scaled by their routing shares"
 DECIDED_REASONS = {
     ("awakening", SUPPORTED): "bottom weights receive {estimate} the gradient, beyond the middle tier's gain",
-    ("awakening", CONFOUNDED): "the bottom norm is higher, but its gain over the middle tier is below the threshold",
+    ("awakening", CONFOUNDED): "the bottom norm is higher, but the gain beyond the middle tier is too small",
     ("awakening", REFUTED): "the bottom tier gained no more than the middle tier",
     ("divergence", SUPPORTED): "gradients differ by more than the threshold, compared to {control}",
     ("divergence", CONFOUNDED): "the documented score is high, but gradients differ by less than the threshold",

@@ -61,7 +61,7 @@ def doses(tmp_path_factory):
 RUNS = {
     "bottom weights receive": {"awakening": 1.5, "divergence": 0.5, "control": True},
     "gained no more than the middle tier": {"routing_ratio": 1.0, "scale": 0.01, "control": True},
-    "the middle tier gained as much": {"divergence": 0.5, "control": True, "seed": 1},
+    "the gain beyond the middle tier is too small": {"divergence": 0.5, "control": True, "seed": 1},
     "differ by less than the threshold": {"routing_ratio": 1.0, "scale": 0.01, "control": True},
     "compared to the control expert": {"awakening": 1.5, "divergence": 0.5, "control": True},
     "no control shows": {"awakening": 1.5, "divergence": 0.5},
