@@ -57,6 +57,14 @@ MEASURES = {
         centred=False,
         log=False,
     ),
+    "weights": Measure(
+        "Weight distance",
+        "share of |w|",
+        "Distance between the weights of this expert and of expert 0, as a share of their norm, |w - w_0| / |w_0|; "
+        "it is measured every weight_freq steps, and the last value stands until then",
+        centred=False,
+        log=False,
+    ),
     "norm": Measure("Norm", "loss / weight", "Gradient norm of the tier, routing share included", centred=False),
 }
 
@@ -153,6 +161,8 @@ def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Ar
         if measure == "size":
             for tier, values_T in series.ratio_beyond_routing(one_layer, number).items():
                 yield number, tier, values_T
+        elif measure == "weights":
+            yield number, ALL_TIERS, _last_known(expert["weight_distance"])
         elif measure == "direction":
             yield number, ALL_TIERS, expert["direction"]
         else:
@@ -161,6 +171,12 @@ def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Ar
 
 def _log(values_T: Array) -> Array:
     return np.asarray(np.log(np.where(values_T > 0, values_T, np.nan)))
+
+
+def _last_known(values_T: Array) -> Array:
+    """Return at each row the newest finite value so far; NaN before the first."""
+    place_T = np.maximum.accumulate(np.where(np.isfinite(values_T), np.arange(len(values_T)), -1))
+    return np.where(place_T >= 0, values_T[place_T], np.nan) if len(values_T) else values_T
 
 
 def _edges(rows: int, most: int) -> NDArray[np.int64]:

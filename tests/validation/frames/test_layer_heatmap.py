@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,13 @@ from prismatic import DynamicsLogger
 from prismatic.contract.schema import TIERS
 from tests.support.layered_runs import write_layers
 from tests.support.oracles import ask_oracle
+from tests.support.source_tree import ROOT
 from validation.analysis import series
+from validation.analysis.load import load_runs
 from validation.analysis.run import Expert
+from validation.files.read_files import read_files
 from validation.files.sources import read_sources
-from validation.frames.layer_heatmap import color_range, heatmap_frames, histogram_rows, layer_names
+from validation.frames.layer_heatmap import cell_rows, color_range, heatmap_frames, histogram_rows, layer_names
 from validation.judgement.judge import judge
 from validation.query.database import connect
 
@@ -87,3 +92,18 @@ def test_the_heatmap_has_the_norm_of_each_layer_expert_and_tier(tmp_path: Path):
         assert np.exp(shown["value"]).to_numpy() == pytest.approx(shown["norm"].to_numpy())
         top = shown[shown["tier"] == "top"]
         assert top["norm"].tolist() == (step + top["layer"] + top["expert"] / 2).tolist()
+
+
+def test_the_distance_of_weights_stands_until_it_is_measured_again():
+    path = ROOT / "examples" / "as-is.db"
+    (file,), _ = read_files([path])
+    (run,) = load_runs([file])
+    with closing(sqlite3.connect(path)) as db:
+        where = "layer = 1 AND expert = 2 AND weight_distance IS NOT NULL"
+        logged = dict(db.execute(f"SELECT step, weight_distance FROM layers WHERE {where}"))
+    rows = cell_rows(run, "weights", 1, 2, most=len(run.steps))
+    expected = [
+        next((logged[at] for at in sorted(logged, reverse=True) if at <= step), np.nan) for step in rows["step"]
+    ]
+    assert len(logged) < len(rows)
+    assert rows["value"].tolist() == pytest.approx(expected, nan_ok=True)
