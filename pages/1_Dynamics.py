@@ -28,7 +28,7 @@ if not len(run.steps):
     st.info("This file has no logged rows, so there is nothing to draw. The Diagnostics page says why.")
     st.stop()
 if (missing := VIEWS[view].missing(seen)) is not None:
-    st.info(f"This file does not log {missing}. Choose another view.")
+    st.info(f"This run did not log {missing}. Choose another view.")
     st.stop()
 
 experts = choose_experts(seen)

@@ -54,7 +54,7 @@ def settings() -> Settings:
 def parse_arguments(words: Sequence[str]) -> None:
     """Read the options after `streamlit run app.py --`, which override all other settings. Raises ConfigError."""
     parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="Read the verdict of training runs.")
-    parser.add_argument("--alert-url", help="post to this address when a watched run turns bad")
+    parser.add_argument("--alert-url", help="address to which errors of runs in training are posted")
     given = parser.parse_args(words)
     if given.alert_url is not None:
         os.environ["PRISMATIC_ALERT_URL"] = given.alert_url

@@ -87,7 +87,7 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
 def test_a_series_that_is_not_logged_is_said(files):
     at = opened(PAGE, *((file, file.name) for file in files[:2]))
     at.selectbox(key="course").set_value("direction").run()
-    assert "do not log direction" in at.info[0].value
+    assert "did not log direction" in at.info[0].value
 
 
 def test_doses_are_drawn_with_pages_p_and_the_slope(shown, judged):

@@ -55,7 +55,7 @@ def spec(page):
 def test_each_view_has_its_overview_its_axis_and_its_export(file, view):
     page = dynamics_page(file, view=view, axis="Hours", smooth=True, batches=True)
     assert not page.exception
-    if view not in ("Direction", "Loss"):  # which this file does not log
+    if view not in ("Direction", "Loss"):  # which this run did not log
         assert page.get("popover")
         assert len(page.get("vega_lite_chart")) == 3  # with the scores and the overview
         panels = {"By tier": 3, "Together": 3}.get(view, 1)  # together without the loss
@@ -142,7 +142,7 @@ def test_a_metric_that_is_not_logged_is_said_and_not_drawn(tmp_path):
     at = opened("pages/1_Dynamics.py", (write(simulated_run(), tmp_path / "x.db"), "x"))
     group = at.get("button_group")[0]
     group.set_value(["Direction"] if isinstance(group.value, list) else "Direction").run()
-    assert "does not log direction" in at.info[0].value
+    assert "did not log direction" in at.info[0].value
     assert len(at.get("vega_lite_chart")) == 1  # the scores
 
 

@@ -13,7 +13,7 @@ from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.charts.interval_bar import interval_bar
 from validation.judgement.judge import Judgement
-from validation.text import spaced
+from validation.text import pluralize, spaced
 from validation.verdict.claims import CLAIMS, Claim, combine_statuses
 from validation.verdict.wording import MEANING, QUESTIONS, estimated
 
@@ -73,7 +73,8 @@ def findings_summary(judgement: Judgement, run: Run) -> None:
         return
     finding_card(found[0])
     if len(found) > 1:
-        st.page_link("pages/5_Diagnostics.py", label=f"See {len(found) - 1} more on the Diagnostics page")
+        more = pluralize(len(found) - 1, "more finding")
+        st.page_link("pages/5_Diagnostics.py", label=f"See {more} on the Diagnostics page")
 
 
 def runs_table(judgement: Judgement) -> None:

@@ -89,7 +89,7 @@ def groups(judgement: Judgement) -> None:
         )
     shown = {letter: group for letter, group in by_letter.items() if letter in picked[:MAX_GROUPS]}
     if len(picked) > len(shown):
-        st.caption(f"{len(shown)} of the {len(picked)} chosen groups are drawn, since more lines cannot be told apart.")
+        st.caption(f"The first {len(shown)} of the {len(picked)} chosen groups are drawn, so that lines stay readable.")
     if shown:
         metric_charts(judgement, shown, metric, show_seeds)
     else:
@@ -147,7 +147,7 @@ def metric_charts(judgement: Judgement, shown: dict[str, Group], metric: str, sh
     group_of = {run: letter for letter, group in shown.items() for run in group.runs}
     data = metric_series(judgement.con, list(group_of))
     if data.empty or not data[metric].notna().any():
-        st.info(f"These runs do not log {COMPARED_METRICS[metric].title.lower()}. Choose another series.")
+        st.info(f"These runs did not log {COMPARED_METRICS[metric].title.lower()}. Choose another series.")
         return
     seeds_of = {
         run.id: "seed unknown" if run.seed is None else f"seed {run.seed}"
@@ -195,7 +195,7 @@ def dose_response(judgement: Judgement) -> None:
                     "Page's p",
                     f"{dose.p:.2g}",
                     border=True,
-                    help="Probability of this order of the scales in all seeds by chance",
+                    help="Page's trend test: the probability that chance alone makes the effect rise this clearly",
                 )
                 st.metric(
                     f"Slope ({dose.unit} per unit)",
@@ -268,7 +268,7 @@ def sham_pairs(judgement: Judgement) -> None:
         "low": "Lower bound of the estimate's 95 % interval",
         "high": "Upper bound of the estimate's 95 % interval",
         "of the sham": "Estimate of the sham run",
-        "threshold": "A difference counts above this value",
+        "threshold": "The claim needs an interval above this value",
     }
     show_table(
         pairs[pairs["claim"] == claim].drop(columns="claim"),

@@ -45,7 +45,7 @@ def checks(judgement: Judgement, run: Run, found: Sequence[Finding]) -> None:
     thresholds = judgement.verdict.thresholds
     st.subheader("Documented troubleshooting", anchor=False)
     chosen = len(judgement.files) + len(judgement.rejected)
-    seen = f"{len(judgement.files)} of {chosen} chosen could be read"
+    seen = f"{len(judgement.files)} of {pluralize(chosen, 'chosen file')} could be read"
     read = Checked("Database errors", "error" if judgement.rejected else PASSED, seen)
     lines = troubleshooting(run, found, thresholds)
     _checks_table([lines[0], read, *lines[1:]])
@@ -67,7 +67,7 @@ def _checks_table(lines: Sequence[Checked]) -> None:
         )
         for line in lines
     ]
-    head = [("Check", "Result", "What was seen"), ("---",) * 3]
+    head = [("Check", "Result", "Evidence"), ("---",) * 3]
     st.markdown("\n".join("| " + " | ".join(row).replace("\n", " ") + " |" for row in head + rows))
 
 

@@ -208,8 +208,8 @@ def choose_style() -> tuple[bool, bool]:
         "Batches and warm-up",
         key="batches",
         bind="query-params",
-        help="The verdict skips the warm-up and averages the rest in 20 equal batches. Each bar is the mean of a "
-        "batch, for norms the geometric mean, since the verdict compares logarithms.",
+        help="The verdict skips the warm-up and averages the other logged steps in 20 equal batches. Each bar is the "
+        "mean of a batch: for norms the geometric mean, because the verdict compares logarithms.",
     )
     return smooth, batches
 

@@ -112,11 +112,11 @@ def choose_uploads() -> None:
     kind = st.segmented_control("Upload", ["Files", "A folder"], default="Files", required=True, key="what")
     folder = kind == "A folder"
     files = st.file_uploader(
-        "A folder of runs, or a compacted set" if folder else "Upload run files",
+        "A folder of runs, or a set" if folder else "Upload run files",
         accept_multiple_files="directory" if folder else True,
         type=IN_FOLDERS if folder else None,
         key=f"upload-{'folder' if folder else 'files'}-{library().generation}",
-        help="Files named dynamics.db, or a zip of them or of a compacted set. They are removed when the session ends.",
+        help="Files named dynamics.db, or a zip of them or of a set. Uploads are removed when the session ends.",
     )
     if not files:
         return
@@ -140,7 +140,8 @@ def limit_exceeded(files: int, size: int) -> str:
     if size + chosen.uploaded_bytes() > limits.session_megabytes << 20:
         return (
             f"A session holds at most {limits.session_megabytes:,} MB of uploads: it has "
-            f"{chosen.uploaded_bytes() / 2**20:,.0f} MB, and {size / 2**20:,.0f} MB more do not fit. Upload fewer."
+            f"{chosen.uploaded_bytes() / 2**20:,.0f} MB, and {size / 2**20:,.0f} MB more do not fit. "
+            "Upload fewer files."
         )
     return ""
 

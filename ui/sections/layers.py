@@ -74,7 +74,8 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
     names, seen = layer_names(file), run.from_source(source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
-        st.info(f"This file does not log the metrics for “{MEASURES[measure].title.lower()}” by layer. Choose another.")
+        title = MEASURES[measure].title.lower()
+        st.info(f"This run did not log the metrics for “{title}” by layer. Choose another measure.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         frame = _choose_frame(table)
@@ -96,8 +97,8 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
             alt=f"{MEASURES[measure].title} of every layer and expert at one step",
         )
         st.caption(
-            f"{MEASURES[measure].meaning}. Click a cell to see its series; an empty cell has no finite value, and the "
-            "most extreme 1 % of all cells share the colour at the end of the scale."
+            f"{MEASURES[measure].meaning}. Click a cell to see its series. An empty cell has no finite value. The most "
+            "extreme 1 % of all cells share the colour at the end of the scale."
         )
     with right:
         span = int(table.first_F[frame]), int(table.last_F[frame])

@@ -75,8 +75,9 @@ def evidence(judgement: Judgement, run: Run) -> None:
                     alt=f"Series, batch means, interval and threshold of {name} for expert {expert}",
                 )
     st.caption(
-        "Dots are means of 20 equal batches; the band is the 95 % interval of their mean, widened for correlated steps "
-        "and for the spread between draws of experts. Faint dots (warm-up and unusable rows) do not count."
+        "Dots are means over 20 equal batches of logged steps. The band is the 95 % interval of their mean, widened "
+        "for correlated steps and for the spread between draws of experts. Faint dots (warm-up and unusable rows) do "
+        "not count."
     )
 
 
@@ -113,7 +114,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
             "points": st.column_config.NumberColumn(help="Usable logged steps after the warm-up"),
             "independent batches": st.column_config.NumberColumn(
                 format="%.1f",
-                help="Independent batches that the 20 batches are worth: neighbouring steps are correlated",
+                help="Number of independent batches with as much information as the 20 batches of correlated steps",
             ),
             "because": st.column_config.TextColumn(width="large"),
         },

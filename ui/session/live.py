@@ -1,4 +1,4 @@
-"""Runs in training: pages that follow them, the badge of their age, and alerts when one turns bad."""
+"""Runs in training: pages that follow them, the badge of their age, and alerts about their errors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _show(findings: list[Finding]) -> None:
         return
     with st.container(border=True, key="alerts"):
         for finding in findings[:ALERTS_SHOWN]:
-            st.error(f"Run {escape_markdown(str(finding.run))} has turned bad: {escape_markdown(finding.symptom)}.")
+            st.error(f"Run {escape_markdown(str(finding.run))} has an error: {escape_markdown(finding.symptom)}.")
             st.text(f"Seen: {finding.evidence}.\nFix: {finding.fix}.")
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Mark as read", key="alerts-read"):
