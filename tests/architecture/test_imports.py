@@ -1,4 +1,4 @@
-"""What may be loaded when. The direction of imports between folders is import-linter's: pyproject.toml, `make lint`."""
+"""Libraries that commands and pages may load, and when. `make lint` checks imports between folders."""
 
 import subprocess
 import sys

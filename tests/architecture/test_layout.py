@@ -1,4 +1,4 @@
-"""A tree that can be read: few files in a folder, functions that fit a screen."""
+"""The shape of the code: files in a folder, length of functions, and a first line that names each file."""
 
 import ast
 

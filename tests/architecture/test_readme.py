@@ -1,4 +1,4 @@
-"""What the README and its companions promise: commands that exist, links that lead somewhere, a short first screen."""
+"""The README and its companions: commands exist, links lead somewhere, and the answer of `check` is the real one."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What is installed: bounded requirements, pinned versions, promised extras."""
+"""Requirements: bounds, pinned versions, and extras."""
 
 import re
 import tomllib
@@ -33,7 +33,7 @@ def test_every_requirement_is_pinned_to_an_exact_version():
 
 
 def test_the_versions_under_test_are_the_pinned_ones():
-    """Else CI is green for versions that no user installs."""
+    """Otherwise CI would test versions that no user installs."""
     other = {}
     for name, exact in pinned().items():
         try:

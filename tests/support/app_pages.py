@@ -1,4 +1,4 @@
-"""Pages of the app in Streamlit's own test harness: open one with chosen files, and read its words."""
+"""Pages of the app in Streamlit's test harness: open one with chosen files, and read its text."""
 
 from pathlib import Path
 

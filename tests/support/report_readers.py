@@ -1,4 +1,4 @@
-"""Helpers of the tests of reports: judgements of files, the JSON schema, and what a reader sees of each format."""
+"""Helpers for tests of reports: judgements of files, the JSON schema, and the text of each format."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What a logger registers for the end of its process: nothing before its first record, nothing after close()."""
+"""Exit hooks and signal handlers of a logger: none before its first record, none after close()."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interim looks at unfinished runs: doubling numbers of steps, a share of alpha each, one verdict in between."""
+"""Interim analyses of unfinished runs: at doubling numbers of steps, each with a share of alpha."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Intervals over units against SciPy, against their own definition, and against how often they hold the truth."""
+"""Intervals over units, compared to SciPy and to their definition, and their coverage."""
 
 import math
 
@@ -93,7 +93,7 @@ def test_the_interval_over_seeds_holds_the_truth_in_95_of_100(units, spread):
 
 
 def test_as_many_seeds_as_said_decide_with_a_power_of_80_percent():
-    """Section 7 of the statistics: a true 1.3x, sd 0.14 over seeds, margin 1.10."""
+    """Simulate a true effect of 1.3x, with sd 0.14 over seeds, against the margin 1.10."""
     seeds = seeds_that_decide(math.log(1.3), 0.14, math.log(1.1), alpha=0.05)
     rng = np.random.default_rng(5)
     found = [student(rng.normal(math.log(1.3), 0.14, seeds), 0.05).low > math.log(1.1) for _ in range(4000)]

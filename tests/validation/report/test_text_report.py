@@ -1,4 +1,4 @@
-"""What `prismatic check` prints for a person: the headline, the table of claims, short reasons, and --verbose."""
+"""The text of `prismatic check`: the headline, the table of claims, short reasons, and --verbose."""
 
 import io
 import re
@@ -22,7 +22,7 @@ HOSTILE = "\x1b[2J[bold red]SUPPORTED[/] :smile:\n# yes\u202e"
 
 
 class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self):
         return True
