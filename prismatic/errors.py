@@ -17,6 +17,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 
+TRAINING_LIBRARIES = ("torch", "pydantic", "yaml")  # which the judging side is installed without
+
 
 class PrismaticError(Exception):
     """The base of all errors that this package raises on purpose."""
@@ -59,6 +61,11 @@ def exit_code(command: Callable[[Namespace], int], options: Namespace) -> int:
         return command(options)
     except PrismaticError as error:
         message, code = f"error: {error}", 2
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_LIBRARIES:
+            raise
+        remedy = 'Install the training side: pip install "prismatic-dynamics[train]", or -e ".[train]" in a clone.'
+        message, code = f"error: this command needs {error.name}, which is not installed. {remedy}", 2
     except KeyboardInterrupt:
         message, code = "interrupted; what was logged is kept", 130
     if is_first_process():
