@@ -69,7 +69,7 @@ QUICK = Work(rounds=1, rows=200_000, load_seconds=20.0, forget_after=2)
 
 @dataclass
 class Report(Skips):
-    """All measurements, in seconds and bytes."""
+    """The measurements, in seconds and bytes."""
 
     start: list[float] = field(default_factory=list)
     start_of_nothing: list[float] = field(default_factory=list)

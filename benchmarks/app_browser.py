@@ -61,7 +61,7 @@ VERDICT = """
 
 
 class Server:
-    """`streamlit run app.py` on a free port, with its output in `log`. root: the folder of app.py."""
+    """A `streamlit run app.py` on a free port, with its output in `log`. root: the folder of app.py."""
 
     def __init__(self, log: Path, runs: Path, *options: str, root: Path = ROOT) -> None:
         with socket.socket() as probe:
@@ -92,7 +92,7 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Resident bytes of the server and its children."""
+        """Return the resident bytes of the server and its children."""
         return resident(self.process.pid)
 
     def has_loaded(self, package: str) -> bool:
@@ -123,7 +123,7 @@ async def served(log: Path, runs: Path, *options: str, root: Path = ROOT) -> Asy
 
 @dataclass
 class Visitor:
-    """One page in a private context, with the bytes it received and its errors."""
+    """A page in a private context, with the bytes it received and its errors."""
 
     page: Page
     address: str

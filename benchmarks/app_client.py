@@ -27,7 +27,7 @@ DONE = {
 
 @dataclass
 class Client:
-    """One session: its page, its widgets, its errors, and words of other sessions that it received."""
+    """A session: its page, its widgets, its errors, and words of other sessions that it received."""
 
     server: Server
     socket: ClientConnection

@@ -56,7 +56,7 @@ CHUNK = 25  # runs per task of a worker
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One kind of noise: n steps, rho between neighbours, standard deviation sd."""
+    """A kind of noise: n steps, rho between neighbours, standard deviation sd."""
 
     n: int
     rho: float

@@ -143,7 +143,7 @@ QUICK = Load(
 
 @dataclass
 class Report(Skips):
-    """All figures, by work and reader, and the readers that were skipped, with reasons."""
+    """The figures, by work and reader, and the readers that were skipped, with reasons."""
 
     figures: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     sizes: dict[int, dict[str, Any]] = field(default_factory=dict)

@@ -358,7 +358,7 @@ READERS: dict[str, type[Reader]] = {
 
 
 class Clock:
-    """Seconds by the name of the task; `cpu` of all tasks, threads and ended children included."""
+    """The seconds by the name of the task; `cpu` of all tasks, threads and ended children included."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {"seconds": 0.0, "cpu": 0.0}

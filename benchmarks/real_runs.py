@@ -61,7 +61,7 @@ ENOUGH = 30.0  # effective independent steps from which a positive must be found
 
 @dataclass(frozen=True)
 class Experiment:
-    """One configuration in several seeds. kind: null, perturbed or positive."""
+    """A configuration in several seeds. kind: null, perturbed or positive."""
 
     name: str
     kind: str

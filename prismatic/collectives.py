@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 class World:
-    """All processes of this training. Every method is a collective: each process must call it, in the same order.
+    """The processes of this training. Each method is a collective: all processes must call it, in the same order.
 
-    In a world of one process every method runs locally and communicates with nobody.
+    With one process, the methods run locally and do not communicate.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None):
@@ -31,9 +31,9 @@ class World:
         self.group = group
 
     def all_reduce(self, make: Callable[[], NDArray[np.float64]], count: int) -> NDArray[np.float64]:
-        """Return the sum over all processes of the `count` numbers that each one makes, by one small all_reduce.
+        """Return the sum over all processes of the `count` numbers that `make` returns, by one small all_reduce.
 
-        Raises what `make` raises, and RuntimeError in the processes where it succeeded while it failed in another.
+        Raises the error of `make`, and RuntimeError in processes where `make` succeeded while it failed in another.
         """
         if self.size == 1:
             return make()
@@ -60,7 +60,7 @@ class World:
         return gathered
 
     def all_or_raise(self, make: Callable[[], T]) -> T:
-        """Return what this process made, once all have finished; raise in all of them if one fails."""
+        """Return the result of `make` in this process once all have finished; raise in all of them if one fails."""
         if self.size == 1:
             return make()
         made: T | None = None
@@ -75,7 +75,7 @@ class World:
         return made  # type: ignore[return-value]
 
     def from_rank_zero(self, make: Callable[[], T]) -> T:
-        """Return to every process what rank 0 made, which alone calls `make`; its error is raised in all of them."""
+        """Call `make` in rank 0 only; return its result, or raise its error, in all processes."""
         made: list[Any] = [None]
 
         def make_on_rank_zero() -> None:

@@ -20,7 +20,7 @@ def log_failures(*reraise: type[Exception]) -> Iterator[None]:
 
 
 def warn(message: str, *, stacklevel: int = 4) -> None:
-    """Warn; where warnings are errors, print to stderr instead, because a log must not end a training."""
+    """Issue a warning, or print it to stderr where warnings are errors: a log must not end a training."""
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
     except RuntimeWarning:

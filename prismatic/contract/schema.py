@@ -31,7 +31,7 @@ EXPERT_COLUMN = re.compile(r"expert_(\d{1,4})_([a-z][a-z_]*)")
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its SQL type, the unit of its values, and their meaning."""
+    """A column: its SQL type, the unit of its values, and their meaning."""
 
     name: str
     type: str

@@ -17,7 +17,7 @@ from prismatic.errors import ModelError
 
 
 class Tiers(NamedTuple):
-    """Flat indices of a tensor's largest and smallest weights; all others are the middle tier."""
+    """The flat indices of a tensor's largest and smallest weights; all others are the middle tier."""
 
     top: Tensor
     bottom: Tensor

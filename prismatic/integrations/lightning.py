@@ -148,7 +148,7 @@ def _optimizer_of_experts(trainer: Trainer, model: nn.Module) -> torch.optim.Opt
 
 
 def _planned_steps(trainer: Trainer, module: LightningModule) -> int | None:
-    """Return how many steps the training will take; None if Lightning cannot know."""
+    """Return the number of steps that the training will take; None if Lightning cannot know."""
     if not module.automatic_optimization:
         return None
     try:

@@ -22,7 +22,7 @@ def options_of(routers: list[Any]) -> dict[str, Any]:
 
 
 def parallel_of(model: nn.Module) -> str | None:
-    """Return how processes share the model: "fsdp2", "ddp", or None for one process."""
+    """Return the kind of parallel training: "fsdp2", "ddp", or None for one process."""
     if any(map(is_sharded, model.parameters())):
         return "fsdp2"
     return "ddp" if world().size > 1 else None

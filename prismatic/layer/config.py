@@ -11,7 +11,7 @@ Mode = Literal["noise", "attractive", "repulsive"]
 
 
 class RouterConfig(BaseModel):
-    """Options of one Prismatic router."""
+    """The options of one Prismatic router."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -26,7 +26,7 @@ from prismatic.layer.perturbation import noise_seed, perturb
 
 
 class Prismatic(nn.Module):
-    """Experts made from one block, merged by a router: `forward(x [B, S, D]) -> [B, S, D]`.
+    """A layer of experts made from one block and merged by a router: `forward(x [B, S, D]) -> [B, S, D]`.
 
     block: the initialised module to copy, [B, S, D] -> [B, S, D]; it becomes expert 0. hidden_size: D.
     layer: this layer's index in the model; it varies the noise.
@@ -148,7 +148,7 @@ class Prismatic(nn.Module):
             alone = {name: self._parameter(self.forced, name) for name in self.parameter_names}
             return functional_call(self.experts[0], alone, (x,))
         p_BE = self.route(x)
-        if torch.is_grad_enabled():  # an evaluation has no gradient that shares belong to
+        if torch.is_grad_enabled():  # an evaluation has no gradient, so its shares do not count
             self._remember(p_BE.detach().mean(0))
         if self.config.merge == "batch":
             return functional_call(self.experts[0], self._merged(self._batch_mean(p_BE)), (x,))

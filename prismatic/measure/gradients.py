@@ -79,7 +79,7 @@ def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One layer's gradients: the entries that this process counts, by parameter tensor."""
+    """The gradients of one layer: the entries that this process counts, by parameter tensor."""
 
     tensors: Sequence[TensorGradients]
     missing: Sequence[int]
@@ -112,7 +112,7 @@ class _Layer:
 
     @staticmethod
     def count(router: RoutedExperts) -> int:
-        """Return how many numbers `numbers` gives for a layer of this router."""
+        """Return the length of `numbers` for a layer of this router."""
         experts = len(router.experts)
         tensors = sum(1 for _ in router.experts[0].parameters()) * (1 if tier_basis(router) == "base" else experts)
         return (tensors * len(SUMS) + 2) * experts
@@ -171,7 +171,7 @@ class _Layer:
         ]
 
     def _count_nonfinite(self, sums_PE: Sums, expert: int) -> int:
-        """Return how many gradient entries are NaN or infinite: a second pass, made only if the sums are not finite."""
+        """Return the number of NaN or infinite gradient entries: a second pass, only if the sums are not finite."""
         if math.isfinite(sums_PE[:, expert, :3].sum()):
             return 0
         stride = len(self.missing) if self.own_tiers else 1

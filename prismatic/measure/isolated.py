@@ -126,7 +126,7 @@ def _half_losses(loss: Loss, batch_B: Any) -> list[Callable[[], Tensor]]:
     def half_loss(parity: int) -> Tensor:
         rows = slice((parity - before) % 2, max(min(own, 2 * half - before), 0), 2)
         share = len(range(own)[rows]) * world().size / half
-        part = _part(batch_B, rows if share else slice(1))  # a process without any joins with one
+        part = _part(batch_B, rows if share else slice(1))  # a process without any sequence joins with one
         return share * loss(part)
 
     return [partial(half_loss, parity) for parity in (0, 1)] if half else []
@@ -163,10 +163,10 @@ def _half_products(
 def _own_products(
     router: Any, expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
 ) -> NDArray[np.float64]:
-    """Return, over the entries counted by this process, the product of both halves and of each half with a clean one.
+    """Return four sums over the entries that this process counts: products of half-batch gradients, and a count.
 
-    The clean one is the clean expert's other half, and for the clean expert itself the same half. The fourth number is
-    that of the tensors with gradients.
+    The products are that of both halves, and that of each half with the clean expert's other half (for the clean expert
+    itself, with the same half). The count is that of the tensors with gradients.
     """
     if expert >= len(router.experts):
         return np.zeros(4)

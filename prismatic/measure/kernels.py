@@ -43,7 +43,7 @@ class TensorGradients:
 
     @property
     def size(self) -> int:
-        """P; 0 for a tensor without any gradient."""
+        """The number of weights, P; 0 for a tensor without any gradient."""
         return next((len(g) for g in self.gradients if g is not None), 0)
 
 

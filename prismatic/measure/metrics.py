@@ -16,7 +16,7 @@ from prismatic.contract.schema import TIERS
 
 @dataclass(frozen=True)
 class ExpertDynamics:
-    """One expert of one layer at one step. Norms are L2 over all its parameters; NaN where a gradient is NaN."""
+    """The metrics of an expert in one layer at one step. Norms are L2 over all its parameters; NaN if a gradient is."""
 
     top_norm: float
     bottom_norm: float

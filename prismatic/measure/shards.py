@@ -73,7 +73,7 @@ def _part_of(name: str, weight: Tensor, processes: World) -> Part:
 
 
 def _own_numel(tensor: Any) -> int:
-    """Return how many entries of a DTensor this process counts: its shard, or 0 if another replica counts it."""
+    """Return the number of entries of a DTensor that this process counts: its shard, or 0 if another replica does."""
     coordinate = tensor.device_mesh.get_coordinate()
     first = coordinate is not None and all(
         index == 0 for index, placement in zip(coordinate, tensor.placements, strict=True) if placement.is_replicate()

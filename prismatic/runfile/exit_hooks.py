@@ -24,7 +24,7 @@ _writers: dict[Writer, int] = {}  # the process that each belongs to; a fork inh
 
 
 def flush_on_sigterm(writer: Writer) -> None:
-    """On SIGTERM, write what waits and then let the process end as it would have; `stop_flushing` undoes this.
+    """Write waiting records on SIGTERM, then let the process end as it would have; `stop_flushing` undoes this.
 
     Schedulers end a job by SIGTERM, which ends Python without `atexit`. The handler is installed from the main thread
     only, as Python requires, and only if SIGTERM has no other handler.

@@ -70,8 +70,8 @@ class DynamicsLogger:
         """Send the metrics of later steps to a tracker, too, under names that begin with `prismatic/`.
 
         tracker: a SummaryWriter, a run of wandb or trackio, a logger of Lightning, MLflow or Comet, or a function of
-        (step, metrics). A separate thread calls it; if it fails or hangs, only its own copy is lost, and an event says
-        so. Raises ConfigError for anything else.
+        (step, metrics). A separate thread calls it; if it fails or hangs, only its own copy is lost, and an event
+        records it. Raises ConfigError for anything else.
         """
         self._begin_mirror(as_tracker(tracker))
 
@@ -163,7 +163,7 @@ class DynamicsLogger:
         return written
 
     def close(self) -> None:
-        """Write what waits and close the file; warn of what could not be written, which `dropped` counts."""
+        """Write waiting records and close the file; warn of steps that could not be written, which `dropped` counts."""
         self._end_mirror()
         self._open = False
         # An interrupted close() is called again: until the thread has ended there is something left to do.
@@ -187,7 +187,7 @@ class DynamicsLogger:
         return True
 
     def _report_mirror(self, mirror: Mirror) -> None:
-        """Record why the tracker did not get some metrics, once for each reason."""
+        """Record the reasons why the tracker did not get some metrics, each once."""
         while not mirror.warnings.empty():
             message = f"metrics did not reach the mirror: {mirror.warnings.get()}"
             self.event("mirror_failed", message, level="warning")

@@ -37,7 +37,7 @@ class NullLogger(DynamicsLogger):
 
     @property
     def last_step(self) -> int | None:
-        """Always None."""
+        """None: nothing is logged in this process."""
         return None
 
     def mirror_to(self, tracker: object) -> None:
@@ -45,7 +45,7 @@ class NullLogger(DynamicsLogger):
 
     @property
     def dropped(self) -> int:
-        """Always 0."""
+        """Zero: nothing is logged in this process, so nothing is lost."""
         return 0
 
     def log(self, step: int, dynamics: Mapping[str, Any] | None, **metrics: SupportsFloat) -> None:

@@ -24,7 +24,7 @@ class Refused(str):
 
 
 class StepRecord(NamedTuple):
-    """One logged step: scalars of the wide table, and rows of `layers` and `histograms`."""
+    """A logged step: scalars of the wide table, and rows of `layers` and `histograms`."""
 
     step: int
     shape: tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]
@@ -48,7 +48,7 @@ class InsertRow(NamedTuple):
 
 
 class Rewind(NamedTuple):
-    """Training was rewound: delete the rows from `step` to `last`, the newest step so far."""
+    """A rewind of the training: delete the rows from `step` to `last`, the newest step so far."""
 
     step: int
     last: int

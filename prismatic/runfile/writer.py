@@ -102,14 +102,14 @@ class Writer:
         return request.done.wait(seconds) and request.written
 
     def finish(self, seconds: float) -> None:
-        """Write what waits before the process ends, also if it interrupted close()."""
+        """Write waiting records before the process ends, also if it interrupted close()."""
         if self._deadline is None:
             self.flush(seconds)
         else:
             self._thread.join(seconds)
 
     def close(self) -> bool:
-        """Write what waits, for up to CLOSE_SECONDS, and close the file; False if rows were lost."""
+        """Write waiting records, for up to CLOSE_SECONDS, and close the file; False if rows were lost."""
         self._deadline = self._deadline or time.monotonic() + CLOSE_SECONDS
         self._wake.put(None)
         self._thread.join()
@@ -243,7 +243,7 @@ class _Batch:
         self._wide: list[Sequence[Any]] = []
 
     def write(self, records: list[Record]) -> None:
-        """Write records in order; add what can never be written to `faults`."""
+        """Write records in order; add to `faults` what no retry can write."""
         for record in records:
             match record:
                 case StepRecord():

@@ -27,7 +27,7 @@ STOP_SECONDS = 20.0  # an interrupted run has this long to write its rows and ch
 
 @dataclass(frozen=True)
 class Task:
-    """One training command for an engine, and the file for its output."""
+    """A training command for an engine, and the file for its output."""
 
     name: str
     words: tuple[str, ...]
@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Start or queue tasks."""
 
     def ended(self) -> list[tuple[str, str]]:
-        """Return the tasks that ended since the last call: their names and why they failed, "" if they did not."""
+        """Return the tasks that ended since the last call: their names and the reason of a failure, else ""."""
 
     def stop(self) -> None:
         """Interrupt running tasks, wait for them to complete their files, and free the engine.
@@ -156,7 +156,7 @@ def _output_to(log: IO[bytes]) -> Iterator[None]:
 
 
 class OnRay:
-    """Tasks on a Ray cluster whose machines share the folder of the runs. Ray restarts tasks of lost machines."""
+    """A Ray cluster whose machines share the folder of the runs. Ray restarts the tasks of a lost machine."""
 
     def __init__(self, address: str | None, workers: int | None, *, cpus: float = 1, gpus: float = 0):
         self.max_running = workers
@@ -201,7 +201,7 @@ def _call(task: RemoteTask) -> int:
 
 
 class OnSlurm:
-    """Slurm jobs by submitit, on nodes that share the folder of the runs. submitit queues preempted jobs again."""
+    """Slurm, by submitit, on nodes that share the folder of the runs. submitit queues preempted jobs again."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep."""
+    """A run of a sweep."""
 
     run_hash: str
     options: Values
@@ -54,7 +54,7 @@ class Sweep:
 
     @cached_property
     def name(self) -> str:
-        """Nine hex digits that identify the set of runs, in any order."""
+        """The nine hex digits that identify the set of runs, in any order."""
         return hashlib.sha256("".join(sorted(job.run_hash for job in self.jobs)).encode()).hexdigest()[:9]
 
     @property
@@ -124,10 +124,10 @@ def _axes(grid: Sequence[str], overridden: set[str], has_data: bool) -> dict[str
         if not equals:
             raise ConfigError(f"--grid {given}: expected NAME=VALUES, such as --grid perturbation_scale=0,0.5,1,2.")
         if name in axes:
-            raise ConfigError(f"--grid {name}: is given twice; give all of its values at once.")
+            raise ConfigError(f"--grid {name} is given twice; give all of its values at once.")
         if name in overridden or (name == "data" and has_data):
             option = "--data" if name == "data" and has_data else f"--set {name}"
-            raise ConfigError(f"--grid {name}: already has one value by {option}; remove one of the two.")
+            raise ConfigError(f"--grid {name} already has one value by {option}; remove one of the two.")
         axes[name] = _values(given, text)
     return axes
 

@@ -19,7 +19,7 @@ Row = Mapping[str, str]
 
 
 class Progress:
-    """Shows how far a sweep is. As a context manager, it removes the live table at the end."""
+    """Shows the progress of a sweep. As a context manager, it removes the live table at the end."""
 
     def __init__(self, stream: TextIO | None = None):
         self._console = console(stream)

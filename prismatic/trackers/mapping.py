@@ -59,7 +59,7 @@ DEFAULT = {  # the names that our own mirror writes, and the columns' own names
 
 @dataclass(frozen=True)
 class Target:
-    """One of our columns: of a step, of an expert, or of an expert in a layer."""
+    """A column of ours: of a step, of an expert, or of an expert in a layer."""
 
     metric: str
     expert: int | None = None

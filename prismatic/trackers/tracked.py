@@ -14,7 +14,7 @@ NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 @dataclass
 class TrackedRun:
-    """One run as a tracker stored it."""
+    """A run as a tracker stored it."""
 
     name: str
     tracker: str
@@ -36,7 +36,7 @@ class TrackedRun:
             self.wall_times[step] = wall_time
 
     def with_steps_of(self, name: str) -> TrackedRun:
-        """Return the run with the values of one of its metrics as steps, without what has no such value."""
+        """Return the run with the values of one of its metrics as steps; drop values at steps without it."""
         steps = {old: int(new) for old, new in self.metrics[name].items() if math.isfinite(new)}
         metrics = {
             other: {steps[old]: value for old, value in values.items() if old in steps}

@@ -123,7 +123,7 @@ class Checkpoints:
 
 
 def _set_random_state(rng: torch.Tensor, cuda_rng: torch.Tensor | None) -> None:
-    """Restore the random state that one process wrote for all, as all of them draw alike."""
+    """Restore the random state that one process wrote for all, as all of them draw the same numbers."""
     torch.set_rng_state(rng.cpu())
     if cuda_rng is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda_rng.cpu())

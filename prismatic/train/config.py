@@ -22,7 +22,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class RunConfig(RouterConfig):
-    """Options of a training run."""
+    """The options of a training run."""
 
     router_type: Literal["prismatic"] = "prismatic"
 

@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class LocalLayer(nn.Module):
-    """One layer of the decoder, as `decoder.locals[i]`: its Prismatic router holds the experts."""
+    """A layer of the decoder, as `decoder.locals[i]`: its Prismatic router holds the experts."""
 
     def __init__(self, config: RunConfig, layer: int):
         super().__init__()

@@ -206,14 +206,14 @@ def evaluate(model: ByteLM, config: RunConfig, corpus: Corpus) -> float:
 
 
 def _corpus(config: RunConfig) -> Corpus:
-    """Return the text, once batch size and length are known to fit."""
+    """Return the text. Raises ConfigError for a batch that cannot be shared, and CorpusError for a text too short."""
     if config.batch_size % world().size:
         raise ConfigError(
             f"batch_size = {config.batch_size} cannot be shared evenly by {world().size} processes; "
             "choose a multiple, or start another number of processes."
         )
     corpus = Corpus.load(config.data)
-    corpus.require(config.sequence_length + 1)  # checked now, not when held-out text is first read after the last step
+    corpus.require(config.sequence_length + 1)  # now, because held-out text is first read after the last step
     return corpus
 
 

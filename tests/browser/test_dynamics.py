@@ -40,7 +40,7 @@ def red_pixels_near_the_bottom(picture: bytes) -> bool:
     return bool((low[:, :, 0] - low[:, :, 2] > 60).sum() > 20)
 
 
-def test_a_brush_draws_its_steps_anew_and_nothing_else_of_the_page(page: Page, tmp_path: Path):
+def test_a_brush_redraws_its_steps_and_nothing_else_of_the_page(page: Page, tmp_path: Path):
     frames: list[bytes] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
     page.reload()

@@ -1,4 +1,4 @@
-"""Every page in a real browser: a link restores it, nothing jumps, it fits a phone, axe-core finds no violation."""
+"""All pages in a real browser: a link restores them, nothing jumps, they fit a phone, axe-core finds no violation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every page in a real browser follows a run in training."""
+"""The pages in a real browser follow a run in training."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every page with many kinds of files. One session opens all pages, so that its files are read and judged once."""
+"""All pages with many kinds of files. One session opens all pages, so that its files are read and judged once."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Bins of time: the logging grid, the warm-up, and which rows and which bins of a run count.
+"""Bins of time: the logging grid, the warm-up, and the rows and bins of a run that are used.
 
 The run from the end of its warm-up to its planned end is cut into bins of equal time, and every estimate is a mean of
 bin means: the order, the density and the repetition of rows inside a bin change nothing.
@@ -23,7 +23,7 @@ MISSING_BINS = 1  # that a usable run may have
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan by which a run logs, against which its rows are checked."""
+    """The planned steps of a run, its warm-up, and the grid of steps at which it logs."""
 
     first: int
     """Step of the first row of the grid."""
@@ -36,16 +36,16 @@ class Plan:
 
     @property
     def edges(self) -> Array:
-        """[K + 1] steps between the bins."""
+        """The steps at which bins begin and end, [K + 1]."""
         return np.linspace(self.warmup, self.planned, BINS + 1)
 
     def on_grid(self, steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[T] rows that the plan has."""
+        """Return True for each step on the grid, [T]."""
         return np.asarray((steps_T >= self.first) & ((steps_T - self.first) % self.every == 0))
 
     @property
     def rows_K(self) -> NDArray[np.int64]:
-        """[K] rows that the plan has in each bin."""
+        """The number of grid rows in each bin, [K]."""
         places = np.ceil((self.edges - self.first) / self.every).clip(min=0)
         return np.diff(places).astype(np.int64)
 
@@ -55,11 +55,11 @@ def plan_of(
 ) -> Plan:
     """Return the plan of a run.
 
-    frequencies: of the logger and, for isolated rows, of the probe; None where the file declares none, and then the
-    median gap between its steps stands for it. share: of the planned steps that belong to the warm-up at least.
-    warmup_steps: of the learning rate.
+    frequencies: log_freq and, for isolated rows, probe_freq; if the file declares neither, the median gap between its
+    steps is used. share: the least share of the planned steps that belongs to the warm-up. warmup_steps: of the
+    learning rate.
     """
-    declared = [one for one in frequencies if one]
+    declared = [frequency for frequency in frequencies if frequency]
     gap = int(np.median(np.diff(np.unique(steps_T)))) if len(steps_T) > 1 else 1
     every, first = (math.lcm(*declared), 0) if declared else (max(gap, 1), int(steps_T.min()) if len(steps_T) else 0)
     warmup = min(max(share * planned, warmup_steps), WARMUP_AT_MOST * planned)
@@ -68,27 +68,27 @@ def plan_of(
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """The rows of a run count, in which bin."""
+    """The bin of each row of a run, and the bins that have too few rows."""
 
     place_T: NDArray[np.int64]
-    """[T] the bin of each row that counts, -1 for all others."""
+    """The bin of each usable row, -1 for all others, [T]."""
     missing_K: NDArray[np.bool_]
-    """[K] bins with fewer rows than they need."""
+    """True for bins with too few usable rows, [K]."""
     rows_K: NDArray[np.int64]
-    """[K] rows that the plan has."""
+    """The number of grid rows in each bin, [K]."""
 
     @property
     def usable(self) -> bool:
-        """True if the run has enough rows of its plan."""
+        """True if at most MISSING_BINS bins have too few rows."""
         return int(self.missing_K.sum()) <= MISSING_BINS
 
     @property
     def enough_planned(self) -> bool:
-        """True if the plan itself has a row for each bin."""
+        """True if the grid has a row in each bin."""
         return bool((self.rows_K > 0).all())
 
     def mean(self, values: Array) -> Array:
-        """[..., K] means over the rows of each bin of values [..., T]; NaN for missing bins."""
+        """Return the mean of values [..., T] over the rows of each bin, [..., K]; NaN for missing bins."""
         means = [
             np.full(values.shape[:-1], np.nan) if self.missing_K[k] else values[..., self.place_T == k].mean(axis=-1)
             for k in range(BINS)
@@ -99,9 +99,9 @@ class Bins:
 def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], bottom: Array, *, share: float) -> Bins:
     """Return the bins of a run.
 
-    sound_T: rows in which every needed value of every expert is finite, and every norm above zero. bottom: [..., T]
-    bottom levels of all experts in all layers, by which outliers are found. share: of the planned rows of a bin that it
-    needs. Of several rows of one step the last counts.
+    sound_T: rows in which every needed value of every expert is finite, and every norm above zero. bottom: the bottom
+    levels of all experts in all layers, [..., T], by which outliers are found. share: the least share of its grid rows
+    that a bin needs. Of several rows of one step, only the last is used.
     """
     place_T = np.digitize(steps_T, plan.edges) - 1
     place_T[(place_T < 0) | (place_T >= BINS) | ~sound_T | ~plan.on_grid(steps_T) | _repeated(steps_T)] = -1
@@ -109,15 +109,15 @@ def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], 
     for k in range(BINS):
         rows = np.flatnonzero(place_T == k)
         if len(rows):
-            apart = np.abs(flat[:, rows] - np.median(flat[:, rows], axis=1, keepdims=True)).max(axis=0)
-            place_T[rows[apart > OUTLIER]] = -1
+            distance = np.abs(flat[:, rows] - np.median(flat[:, rows], axis=1, keepdims=True)).max(axis=0)
+            place_T[rows[distance > OUTLIER]] = -1
     rows_K = plan.rows_K
     found_K = np.bincount(place_T[place_T >= 0], minlength=BINS)
     return Bins(place_T, found_K < np.maximum(np.ceil(share * rows_K), 1), rows_K)
 
 
 def _repeated(steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[T] rows whose step comes once more after them."""
+    """Return True for each row whose step is logged again in a later row, [T]."""
     later = np.ones(len(steps_T), dtype=bool)
     _, last = np.unique(steps_T[::-1], return_index=True)
     later[len(steps_T) - 1 - last] = False

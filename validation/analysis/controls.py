@@ -1,9 +1,9 @@
 """Controls of a divergence: control experts, frozen routing or sham runs, and the spread between draws of experts.
 
-An expert is one draw: symmetry between experts breaks differently from draw to draw, even where nothing was perturbed,
-and more steps do not add draws. So a comparison with controls has a spread between draws beside its uncertainty over
-steps, wherever the run has enough layers and experts to estimate it. Axis letters: L layers, P perturbed experts, C
-control experts, E experts.
+An expert is one random draw: experts differ by chance, even where nothing was perturbed, and more steps do not add
+draws. So a comparison with controls has a spread between draws as well as an uncertainty over steps, if the run has
+enough layers and experts to estimate it.
+Axis letters: L layers, P perturbed experts, C control experts, E experts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIN_SHAMS = 3  # values needed for a spread between sham runs
 
 @dataclass(frozen=True)
 class BetweenDraws:
-    """The uncertainty of a comparison over other draws of the experts: standard error and degrees of freedom."""
+    """The spread of a comparison between randomly drawn experts: standard error and degrees of freedom."""
 
     error: float
     freedom: float
@@ -45,7 +45,7 @@ class Control:
     baseline: dict[str, Array] | None = None
     """Series to subtract; None where the design itself is the control."""
     draws: dict[str, BetweenDraws] | None = None
-    """By series; None with too few draws for a spread."""
+    """By series; None with too few experts or layers for a spread."""
 
 
 Options = tuple[tuple[str, str], ...]
@@ -56,7 +56,7 @@ Spreads = Mapping[SpreadKey, tuple[float, int]]
 
 
 class Cohort:
-    """The runs that are judged together, and which of them are the sham runs of which others.
+    """The runs that are judged together, with the sham runs that control the others.
 
     spreads: known spreads between sham runs, where some of these runs are elsewhere.
     """

@@ -2,8 +2,8 @@
 
 `bottom` is the bottom tier's gain over the middle tier, `size` the gradient norm, `direction` 1 - cosine to the clean
 expert's gradient, corrected for the noise of the batch where half-batch products are logged (Spearman 1904). Version 2
-of the rules decides by these; version 1, which is in force, does not. Axis letters: E experts, L layers, T logged rows,
-K bins.
+of the rules decides by these; version 1, which is in force, does not.
+Axis letters: E experts, L layers, T logged rows, K bins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOGGED = 0.8  # of the rows that a column needs to count as logged
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The levels of the experts of a run, by effect and bin."""
+    """The level of each expert of a run, by effect and bin."""
 
     bins: Bins
     experts: tuple[int, ...]
@@ -38,11 +38,11 @@ class Levels:
     """Share of the squared gradient norm that both halves of the batch agree on; None where it is not logged."""
 
     def role(self, name: str) -> NDArray[np.intp]:
-        """Places of the experts of a role along E."""
+        """Return the places of the experts of a role along E."""
         return np.flatnonzero(np.array(self.roles) == name)
 
     def restricted(self, experts: Sequence[int]) -> Levels:
-        """The same of these experts alone, in this order. Raises ValueError for an expert that is not there."""
+        """Return the levels of these experts alone, in this order. Raises ValueError for an expert that is absent."""
         places = [self.experts.index(expert) for expert in experts]
         reliability = None if self.reliability_ELK is None else self.reliability_ELK[places]
         return Levels(
@@ -57,16 +57,16 @@ class Levels:
 def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float) -> Levels:
     """Return the levels of a run.
 
-    warmup: share of the planned steps that is left out at least. rows_share: of the planned rows that a bin needs.
-    reliability: below it, a bin is missing for the corrected effects.
+    warmup: the least share of the planned steps that is skipped. rows_share: the least share of its planned rows that a
+    bin needs. reliability: the least reliability of a bin for the corrected effects.
     """
     places = run.layers or [run.experts]
     experts = tuple(sorted(set.intersection(*({*place} for place in places)) & {*run.experts}))
     column = {name: _stacked(run, places, experts, name) for name in _columns(run, places, experts)}
     bottom_ELT = _bottom(column)
     norms = [column[f"{tier}_norm"] for tier in TIERS]
-    sound_T = np.all([np.isfinite(one) for one in column.values()], axis=(0, 1, 2)) & np.all(
-        [one > 0 for one in norms], axis=(0, 1, 2)
+    sound_T = np.all([np.isfinite(values) for values in column.values()], axis=(0, 1, 2)) & np.all(
+        [norm > 0 for norm in norms], axis=(0, 1, 2)
     )
     probe = run.number("config.probe_freq") if run.source == "isolated" else None
     plan = plan_of(
@@ -82,7 +82,7 @@ def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float)
 
 
 def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int]) -> list[str]:
-    """Names of the columns that the effects need and the run has."""
+    """Return the names of the columns that the effects need and the run has."""
     wanted = [*(f"{tier}_norm" for tier in TIERS), "norm"]
     optional = ["bottom_to_middle", "direction", "half_product", "half_product_clean"]
     if run.source == "merged" and run.merges_parameters:
@@ -91,7 +91,7 @@ def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence
 
 
 def _stacked(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int], name: str) -> Array:
-    """A column as [E, L, T]; the clean expert has direction 0 to itself, and no product with itself."""
+    """Return a column, [E, L, T]; the clean expert has direction 0 to itself, and no product with itself."""
     values = np.array([[place[expert].columns[name] for place in places] for expert in experts], dtype=np.float64)
     if name in ("direction", "half_product_clean") and 0 in experts:
         values[experts.index(0)] = 0.0
@@ -103,7 +103,7 @@ def _is_logged(values_ELT: Array) -> bool:
 
 
 def _bottom(column: Mapping[str, Array]) -> Array:
-    """[E, L, T] log of the bottom norm over the middle norm, per tensor where that is logged."""
+    """Return the log of the bottom norm over the middle norm, [E, L, T]; per tensor where that is logged."""
     if "bottom_to_middle" in column:
         return column["bottom_to_middle"]
     return _log(column["bottom_norm"]) - _log(column["middle_norm"])
@@ -112,7 +112,7 @@ def _bottom(column: Mapping[str, Array]) -> Array:
 def _levels(
     run: Run, column: Mapping[str, Array], bottom_ELT: Array, bins: Bins, least: float
 ) -> tuple[dict[str, Array], Array | None]:
-    """By effect, [E, L, K], and the reliability where it is known."""
+    """Return the levels by effect, [E, L, K], and the reliability if it is known."""
     share = _log(column["routing_weight"]) if "routing_weight" in column else 0.0
     found = {BOTTOM: bins.mean(bottom_ELT)}
     if "half_product" in column:
@@ -134,49 +134,49 @@ def _levels(
 
 
 def _log(values: Array) -> Array:
-    """Natural log; NaN where there is none."""
+    """Return the natural log; NaN where it does not exist."""
     return np.asarray(np.log(np.where(values > 0, values, np.nan)))
 
 
-def effect_K(levels: Levels, name: str, twin: Levels | None = None) -> Array:
-    """[K] an effect of a run: mean over perturbed minus mean over control experts, mean over layers.
+def effect_K(levels: Levels, name: str, sham: Levels | None = None) -> Array:
+    """Return an effect of a run, [K]: mean over perturbed minus mean over control experts, mean over layers.
 
-    With a sham twin its own effect is subtracted. Without control experts the twin's same experts stand for them: the
-    perturbed experts of the run minus the same experts of the twin. NaN in missing bins; all NaN without a comparison.
+    sham: the sham run with the same seed; its effect is subtracted. Without control experts, the effect is the run's
+    perturbed experts minus the same experts of the sham run. NaN in missing bins; all NaN without a comparison.
     """
     if len(levels.role("control")):
-        own = _difference(levels, name)
-        return own if twin is None else own - _difference(twin, name)
-    if twin is None:
+        effect = _difference(levels, name)
+        return effect if sham is None else effect - _difference(sham, name)
+    if sham is None:
         return np.full(levels.of[name].shape[-1], np.nan)
     perturbed = levels.role("perturbed")
-    return np.asarray((levels.of[name][perturbed] - twin.of[name][perturbed]).mean(axis=(0, 1)))
+    return np.asarray((levels.of[name][perturbed] - sham.of[name][perturbed]).mean(axis=(0, 1)))
 
 
 def _difference(levels: Levels, name: str) -> Array:
     level = levels.of[name]
-    apart = level[levels.role("perturbed")].mean(axis=0) - level[levels.role("control")].mean(axis=0)
-    return np.asarray(apart.mean(axis=0))
+    difference = level[levels.role("perturbed")].mean(axis=0) - level[levels.role("control")].mean(axis=0)
+    return np.asarray(difference.mean(axis=0))
 
 
-def of_each_expert(levels: Levels, name: str, twin: Levels | None = None) -> Array:
-    """[E] the level of each expert, mean over layers and bins, minus its twin's: the units within one run."""
-    level = levels.of[name] if twin is None else levels.of[name] - twin.of[name]
+def of_each_expert(levels: Levels, name: str, sham: Levels | None = None) -> Array:
+    """Return the level of each expert, [E], mean over layers and bins, minus its level in the sham run."""
+    level = levels.of[name] if sham is None else levels.of[name] - sham.of[name]
     kept = np.isfinite(level).all(axis=(0, 1))
     return np.asarray(level[..., kept].mean(axis=(1, 2)))
 
 
 @dataclass(frozen=True)
-class Course:
-    """An effect of one run in three numbers."""
+class EffectOverTime:
+    """The mean of an effect of one run over all bins, over the first two and over the last two."""
 
     whole: float
     first: float
     last: float
 
 
-def course(x_K: Array) -> Course:
-    """Return the mean of the bins that are there, and the means of the first two and the last two bins."""
+def effect_over_time(x_K: Array) -> EffectOverTime:
+    """Return the mean over all bins, over the first two and over the last two, without missing bins."""
     whole = float(np.nanmean(x_K)) if np.isfinite(x_K).any() else np.nan
     ends = [float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in (x_K[:2], x_K[-2:])]
-    return Course(whole, *ends)
+    return EffectOverTime(whole, *ends)

@@ -22,7 +22,7 @@ from validation.analysis.statistics import Array, Batches, Estimate, batched, ha
 
 @dataclass(frozen=True)
 class Evidence:
-    """One expert's series, restricted to the rows after the warm-up in which every tier is usable."""
+    """The series of one expert, restricted to the rows after the warm-up in which every tier is usable."""
 
     run: Run
     expert: Expert
@@ -76,7 +76,7 @@ class Evidence:
 
     @cached_property
     def related(self) -> list[Array]:
-        """Series with the same kind of noise: the tiers of this expert, or the directions of all perturbed experts."""
+        """The series with the same noise: the tiers of this expert, or the directions of all perturbed experts."""
         if not self.directional:
             return [self.usable(values) for values in self.divergence.values()]
         if self.control is None or self.control.kind != CONTROL_EXPERT or self.control.baseline is None:
@@ -98,7 +98,7 @@ class Evidence:
 
     @cached_property
     def oriented(self) -> Array:
-        """One series of divergence: the direction, or the mean over tiers after making each tier's sum positive.
+        """The divergence as one series: the direction, or the mean over tiers after making each tier's sum positive.
 
         Two tiers that differ in opposite ways would otherwise cancel.
         """

@@ -1,8 +1,8 @@
 """Interim looks: an unfinished run is judged at doubling numbers of logged steps, each with a share of alpha.
 
-Whoever checks a growing run again and again and stops at the first yes is wrong far more often than alpha. So look k
-comes after min_points x 2^k logged steps beyond the warm-up, at level alpha / ((k + 1)(k + 2)); these levels sum to
-alpha. Between two looks the last verdict stands.
+Checking a growing run again and again, and stopping at the first supported claim, errs far more often than alpha. So
+interim look k comes after min_points x 2^k logged steps beyond the warm-up, at level alpha / ((k + 1)(k + 2)); these
+levels sum to alpha. Between two interim looks the last verdict stands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class InterimLook:
 
 
 def interim_look(run: Run, thresholds: Thresholds) -> InterimLook:
-    """Return a finished run whole, at the whole alpha, and an unfinished run as of its last look.
+    """Return a finished run whole, at the whole alpha, and an unfinished run as of its last interim look.
 
     A run that was stopped early is unfinished, because the decision to stop may have depended on its results.
     """
@@ -34,8 +34,8 @@ def interim_look(run: Run, thresholds: Thresholds) -> InterimLook:
     after = run.steps[run.after_warmup(thresholds.warmup)]
     first = max(1, int(thresholds.min_points))
     number = int(np.log2(len(after) / first)) if len(after) >= first else -1
-    at_look = replace(thresholds, alpha=thresholds.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
-    if number < 0:  # nothing is decided before the first look, and the reason counts the missing steps
-        return InterimLook(run, at_look, len(after))
+    interim_thresholds = replace(thresholds, alpha=thresholds.alpha / ((max(number, 0) + 1) * (max(number, 0) + 2)))
+    if number < 0:  # nothing is decided before the first interim look, and the reason counts the missing steps
+        return InterimLook(run, interim_thresholds, len(after))
     points = first * 2**number
-    return InterimLook(run.until(int(after[points - 1])), at_look, points)
+    return InterimLook(run.until(int(after[points - 1])), interim_thresholds, points)

@@ -1,6 +1,6 @@
 """Intervals over seeds and over experts: Student, Welch, Fieller, Holm, and how many seeds would decide.
 
-Units are independent draws: runs with seeds of their own, or experts of one run. Steps and layers are not. An interval
+Units are independent: runs with different seeds, or experts of one run. Steps and layers are not. An interval
 at alpha holds the truth with probability 1 - alpha if the effects of the units are normal.
 Axis letters: S seeds, U units.
 """
@@ -58,7 +58,7 @@ def student(x_U: Array, alpha: float) -> Interval:
 
 
 def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
-    """Return mean(x) - mean(y) with the interval of Welch 1947, for two groups of their own variance."""
+    """Return mean(x) - mean(y) with the interval of Welch 1947, for two groups whose variances may differ."""
     mid = float(x_U.mean() - y_U.mean()) if len(x_U) and len(y_U) else math.nan
     units = len(x_U) + len(y_U)
     if min(len(x_U), len(y_U)) < 2:
@@ -103,7 +103,7 @@ def p_beyond(x_U: Array, margin: float, *, two_sided: bool) -> float:
 
 
 def holm(p_G: Sequence[float]) -> list[float]:
-    """Return the p-values of several groups adjusted for having looked at all of them: Holm 1979."""
+    """Return the p-values of several groups, adjusted for testing all of them: Holm 1979."""
     order = np.argsort(p_G)
     raised = np.asarray(p_G, dtype=float)[order] * np.arange(len(p_G), 0, -1)
     adjusted = np.empty(len(p_G))
@@ -112,7 +112,7 @@ def holm(p_G: Sequence[float]) -> list[float]:
 
 
 def seeds_that_decide(mid: float, sd: float, margin: float, *, alpha: float, at_least: int = 6) -> int | None:
-    """Return how many seeds decide an effect of this size with probability 0.8; None if more than a thousand.
+    """Return the number of seeds that decide an effect of this size with probability 0.8; None if more than a thousand.
 
     Power by the shifted t approximation: t(1 - alpha / 2) + t(0.8) standard errors between the effect and the margin.
     """

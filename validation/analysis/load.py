@@ -100,7 +100,7 @@ def _columns(table: pa.Table, rows: int, aligned: Callable[[Array], Array]) -> d
 
 
 def _parted(table: pa.Table, by: str) -> Iterator[tuple[int, pa.Table]]:
-    """Yield each value of the column that sorts the table, with its rows; a filter for each value takes far longer."""
+    """Yield each value of the column that sorts the table, with its rows; filtering by each value takes far longer."""
     whole, start = table.combine_chunks(), 0
     keys = pc.run_end_encode(whole[by].combine_chunks()) if len(whole) else None
     for key, end in zip(keys.values.to_pylist(), keys.run_ends.to_pylist(), strict=True) if keys else ():

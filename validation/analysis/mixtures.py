@@ -14,12 +14,12 @@ def merged_once(run: Run) -> bool:
 
 
 def common_factor(run: Run) -> str:
-    """Return what the norms of parallel gradients differ by."""
+    """Return the factor by which norms of parallel gradients differ."""
     return "by the routing shares" if run.mixture == "parameters" else "by one common factor"
 
 
 def parallel(run: Run) -> str:
-    """Return a clause that says how the gradients are parallel."""
+    """Return a clause about how the gradients are parallel."""
     if run.mixture == "parameters":
         return "every expert's gradient is its share times one common gradient"
     return "every expert's gradient is parallel to expert 0's"
@@ -43,8 +43,8 @@ def remedy_for_parallel(run: Run) -> str:
 
 
 def unseen_direction(run: Run) -> str:
-    """Return why parallel gradients cannot show a divergence, and the remedy."""
-    return f"{why_parallel(run)}, so different learning cannot be seen; {remedy_for_parallel(run)}"
+    """Return the reason why parallel gradients cannot show a divergence, and the remedy."""
+    return f"{why_parallel(run)}, so it cannot show whether the experts learn differently; {remedy_for_parallel(run)}"
 
 
 def missing_control(run: Run) -> str:
@@ -52,13 +52,13 @@ def missing_control(run: Run) -> str:
     if run.mixture == "parameters":
         return "add control_experts: 2, or judge this run together with its sham run (perturbation_scale: 0)"
     return (
-        "log a control expert (perturbed by next to nothing), or judge this run together with the same run in which "
-        "nothing is perturbed"
+        "log a control expert (with a negligible perturbation), or judge this run together with the same run "
+        "in which nothing is perturbed"
     )
 
 
 def beyond(run: Run, control: str | None) -> str:
-    """Return what a divergence is corrected for, such as " beyond routing and frozen routing"; empty for nothing."""
+    """Return the corrections of a divergence, such as " beyond routing and frozen routing"; empty without any."""
     known = [*(["routing"] if run.mixture != "separate" else []), *([control] if control else [])]
     return f" beyond {' and '.join(known)}" if known else ""
 
@@ -74,5 +74,5 @@ def unrouted(run: Run) -> str:
 
 
 def scales_with(run: Run) -> str:
-    """Return what a gradient norm is proportional to, apart from what an expert learns."""
+    """Return the quantities that a gradient norm is proportional to, whatever the expert learns."""
     return "the loss" if run.mixture == "separate" else "the loss and the routing share"

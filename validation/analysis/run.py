@@ -29,7 +29,7 @@ METRICS = (
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """One expert's columns over the run's logged steps."""
+    """The columns of one expert over the logged steps of a run."""
 
     index: int
     role: str
@@ -47,14 +47,14 @@ class Expert:
 
     @property
     def tiers_usable(self) -> NDArray[np.bool_]:
-        """The rows in which every tier norm is finite and above zero, so that its log exists."""
+        """A mask of the rows in which every tier norm is finite and above zero, so that its log exists."""
         norms = np.stack([self[f"{tier}_norm"] for tier in TIERS])
         return np.asarray(np.isfinite(norms).all(axis=0) & (norms > 0).all(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run: its logged steps, its experts, and the facts of its file."""
+    """A run: its logged steps, its experts, and the facts of its file."""
 
     id: str
     name: str

@@ -179,7 +179,7 @@ def layer_ablation(
     threshold, unit = without[0].claim.threshold, without[0].claim.unit
     rows, scale = _ablation_rows(without, names, status, [x for x in (threshold, estimate) if x is not None])
     layers = sorted(rows["layer"].unique().tolist())
-    x = alt.X("layer:O", title="Layer left out", axis=alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False))
+    x = alt.X("layer:O", title="Layer removed", axis=alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False))
     y = alt.Y("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=6))
     color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     tooltip = [alt.Tooltip("layer:O", title="Without layer"), alt.Tooltip("status:N", title="Status")]

@@ -11,7 +11,7 @@ import pandas as pd
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One plot: rows of expert, metric, series (a name of theme.SERIES, for the colour), step and value."""
+    """A plot of lines: rows of expert, metric, series (a name of theme.SERIES, for the colour), step and value."""
 
     title: str
     rows: pd.DataFrame
@@ -27,7 +27,7 @@ class Panel:
 
     @property
     def values(self) -> np.ndarray:
-        """Values of all rows; NaN for missing ones."""
+        """The values of all rows; NaN for missing ones."""
         return np.asarray(self.rows["value"].to_numpy(dtype=float, na_value=np.nan))
 
     @property
@@ -43,7 +43,7 @@ class Panel:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Lowest and highest value of the axis: all values with a margin, thresholds and included values."""
+        """The lowest and highest value of the axis: all values with a margin, thresholds and included values."""
         values = self.drawable["value"].dropna().to_numpy(dtype=float)
         marks = [*([values.min(), values.max()] if len(values) else []), *self.include]
         marks += [value for value, _ in self.thresholds]

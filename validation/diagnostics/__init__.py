@@ -92,7 +92,7 @@ def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
 
 
 def invalidating(findings: Iterable[Finding]) -> dict[tuple[str, int | None], str]:
-    """Return by run and expert (None: the whole run) why its data carries no verdict."""
+    """Return, by run and expert (None: the whole run), the reason why its data carries no verdict."""
     reasons: dict[tuple[str, int | None], str] = {}
     for finding in findings:
         if finding.severity == ERROR and finding.run is not None:

@@ -14,12 +14,12 @@ from validation.text import pluralize
 
 PASSED, UNCHECKED = "passed", "not checked"
 Describe = Callable[[Run, Thresholds], str | None]
-"""Returns what a passed check looked at, in numbers of the run; None if the file lacks the data."""
+"""Returns the numbers of the run that a passed check used; None if the file lacks the data."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One line of the checklist. result: passed, not checked, or a severity. seen: the numbers behind it."""
+    """A line of the checklist. result: passed, not checked, or a severity. seen: the numbers that decided it."""
 
     title: str
     result: str
@@ -114,7 +114,7 @@ def _events(run: Run, thresholds: Thresholds) -> str | None:
 
 
 def _changed(run: Run, thresholds: Thresholds) -> str:
-    shares = [np.mean([one["top"], one["bottom"]]) for expert, one in run.changed.items() if expert in run.experts]
+    shares = [np.mean([by["top"], by["bottom"]]) for expert, by in run.changed.items() if expert in run.experts]
     shares = [share for share in shares if share > 0]
     if run.is_sham:
         return "a sham run, in which nothing was perturbed on purpose"
@@ -123,8 +123,8 @@ def _changed(run: Run, thresholds: Thresholds) -> str:
 
 def _shares(run: Run, thresholds: Thresholds) -> str | None:
     last = max(1, len(run.steps) // 5)
-    ends = {e: one["routing_weight"][-last:] for e, one in run.experts.items()}
-    means = {e: float(np.nanmean(values)) for e, values in ends.items() if np.isfinite(values).any()}
+    ends = {index: expert["routing_weight"][-last:] for index, expert in run.experts.items()}
+    means = {index: float(np.nanmean(values)) for index, values in ends.items() if np.isfinite(values).any()}
     if not means:
         return None
     largest = max(means, key=lambda expert: means[expert])
@@ -140,7 +140,7 @@ def _scores(run: Run, thresholds: Thresholds) -> str | None:
     means = [float(np.nanmean(values)) for values in logged if np.isfinite(values).any()]
     if not means:
         return None
-    return f"mean score {means[0]:.3g}, more than ten times away from {thresholds.divergence_supported:g}"
+    return f"mean score {means[0]:.3g}, more than a factor of ten from {thresholds.divergence_supported:g}"
 
 
 def _gain(run: Run, thresholds: Thresholds) -> str | None:
@@ -177,9 +177,9 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
 }
 
 IMPLIED = dict.fromkeys(("zero_tier", "constant_rows", "identical_experts", "collinear_gradients"), "zero_norms")
-"""Checks that mean nothing after a finding of another check."""
+"""Checks that are skipped after a finding of another check."""
 
-# The headings of the documentation's troubleshooting, and the checks for each, the most telling one first.
+# The headings of the documentation's troubleshooting, and the checks for each, the most likely one first.
 DOCUMENTED = {
     "“No data” message in the Dynamics tab": ("no_data", "wal_missing"),
     "Missing experts in the chart": ("missing_experts", "missing_columns"),

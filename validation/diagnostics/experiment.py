@@ -61,7 +61,7 @@ def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 f"its share is above {COLLAPSED_SHARE:.0%} from step {since}, {float(np.nanmean(last)):.1%} at the end",
                 "nothing keeps the router from preferring the expert that learns first; the others hardly train, which "
                 "looks like divergence",
-                f"mend the router before judging the perturbation: {remedy}",
+                f"fix the router before you judge the perturbation: {remedy}",
                 run.id,
             )
 

@@ -16,7 +16,7 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a run, or of one of its experts. An error means that its data carries no verdict."""
+    """A problem of a run, or of one of its experts. An error means that its data carries no verdict."""
 
     id: str
     severity: str

@@ -20,7 +20,7 @@ from validation.text import printable
 
 
 class RunFileError(Exception):
-    """A file that cannot be judged: what was found, the likely cause, what to do."""
+    """A file that cannot be judged: the evidence, the likely cause and the fix."""
 
     id = "unreadable"
 
@@ -85,7 +85,7 @@ COPY_AGAIN = f"Copy or upload it again; {WHOLE_COPY} makes a complete copy of a 
 CHOOSE = "Choose the unpacked dynamics.db in build/runs/HASH/"
 WRITE_FLOATS = "Write float(value), as DynamicsLogger does"
 
-# Code of sqlite_worker.py, zip_worker.py or this package -> class, what was found, the likely cause, what to do.
+# Code of sqlite_worker.py, zip_worker.py or this package -> class, evidence, likely cause, fix.
 CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
     "checkpoint": (
         NotARun,
@@ -227,25 +227,25 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
     ),
     "together": (
         TooLarge,
-        "expected them to fit into {most} of memory, but they do not",
+        "expected runs that fit into {most} of memory together, found larger ones",
         "many long runs were chosen at once",
         "Choose fewer runs",
     ),
     "timeout": (
         Unreadable,
-        "expected to read it within {seconds} seconds (limit `seconds`), but reading did not end",
+        "expected a file that can be read within {seconds} seconds (limit `seconds`), but reading did not end",
         "the file is very large, damaged, or made to be slow",
         "Try again on an idle machine, or log less often (log_freq)",
     ),
     "died": (
         Unreadable,
-        "expected values, but the process that reads files ended ({problem})",
+        "expected logged rows, but the process that reads files ended ({problem})",
         "the file is damaged or hostile, or the machine ran out of memory",
         COPY_AGAIN,
     ),
     "locked": (
         Unreadable,
-        "expected to read it, found it locked by another program",
+        "expected a readable file, found it locked by another program",
         "a program that writes it keeps a transaction open",
         "Try again when that program has finished",
     ),
@@ -275,7 +275,7 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
     ),
     "system": (
         Unreadable,
-        "expected to read it, but the system refuses ({problem})",
+        "expected a readable file, but the system refuses to read it ({problem})",
         "permissions or the disk forbid it",
         "Allow this program to read it, or copy it",
     ),

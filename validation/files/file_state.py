@@ -1,4 +1,4 @@
-"""FileState: the stat of a file, which tells whether it was written or replaced since it was last read."""
+"""FileState: the identity, size and time of a file, which show if it was written or replaced since the last reading."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class SetLocation:
 
 
 def is_set(uri: str | Path) -> bool:
-    """Return whether a set is there. Any s3:// address is taken for one."""
+    """Return whether the location holds a set. An s3:// address always counts as one."""
     return str(uri).startswith("s3://") or Path(uri, MANIFEST).is_file()
 
 
@@ -94,7 +94,7 @@ def is_set(uri: str | Path) -> bool:
 
 
 def write_set(runs: Iterable[RunFile], uri: str | Path) -> int:
-    """Write runs as a set, and return how many. Raises NotASet if a set is there already, or if there is no run.
+    """Write runs as a set, and return their number. Raises NotASet if the location holds a set, or without any run.
 
     The manifest is written last: an interrupted set has none, and is not taken for a set.
     """

@@ -17,7 +17,7 @@ RUN_TABLES = tuple(table for table in schema.SIDE_TABLES if table not in ("run",
 
 @dataclass(frozen=True, eq=False)
 class RunFile:
-    """One run as its file holds it. All names and texts are the author's: data, never markup, SQL or a path."""
+    """A run as its file holds it. All names and texts are the author's: data, never markup, SQL or a path."""
 
     id: str  # short, unique among the files that were read together
     name: str  # the name to show for the file
@@ -57,7 +57,7 @@ class RunFile:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that could not be read, and the error that says why."""
+    """A file that could not be read, and the error with the reason."""
 
     name: str  # the path as it was given, or the name given with it
     path: Path

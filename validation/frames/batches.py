@@ -22,7 +22,7 @@ BATCH_METRICS = (*LOG_METRICS, "divergence", "direction", "routing_weight")
 
 @dataclass(frozen=True, eq=False)
 class VerdictBatches:
-    """Batches of one run, and its skipped steps."""
+    """The batches of a run, and its skipped steps."""
 
     skipped: tuple[tuple[float, float, str], ...]
     """First step, last step and reason of each skipped span."""

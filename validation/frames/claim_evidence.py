@@ -21,7 +21,7 @@ from validation.frames.downsample import EVIDENCE_POINTS, min_max_indices
 
 @dataclass(frozen=True, eq=False)
 class ClaimEvidence:
-    """The series behind one claim, on the scale of its estimate, downsampled. Axis letter: B batches."""
+    """The series that a claim was judged by, on the scale of its estimate, downsampled. Axis letter: B batches."""
 
     claim: str
     title: str
@@ -43,11 +43,11 @@ class ClaimEvidence:
 
 def claim_evidence(run: Run, expert: int, runs: Sequence[Run], thresholds: Thresholds) -> dict[str, ClaimEvidence]:
     """Return the evidence of one perturbed expert by claim; empty if the file lacks what the claims compare."""
-    looks = [interim_look(each, thresholds) for each in runs]
-    own = next(look for look in looks if look.run.id == run.id)
+    judged = [interim_look(each, thresholds) for each in runs]
+    own = next(interim for interim in judged if interim.run.id == run.id)
     if not {0, expert} <= own.run.experts.keys() or not len(own.run.steps):
         return {}
-    cohort = Cohort([look.run for look in looks], thresholds)
+    cohort = Cohort([interim.run for interim in judged], thresholds)
     e = evidence_of(own.run, own.run.experts[expert], cohort, own.thresholds)
     past = beyond(e.run, e.control.label if e.control else None)
     found = {

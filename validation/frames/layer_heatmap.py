@@ -76,7 +76,7 @@ def layer_names(file: RunFile) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class HeatmapFrames:
-    """Every cell of a heatmap in every frame."""
+    """The values of all cells of a heatmap in all frames."""
 
     cells: pd.DataFrame
     """One row per cell: layer, expert, role, tier."""

@@ -24,7 +24,7 @@ MOST_SPARSITY = 0.5
 
 @dataclass(frozen=True)
 class Advice:
-    """One next step and its reason. options: for `prismatic train --set`; empty where the trainer has none for it."""
+    """A next step and its reason. options: for `prismatic train --set`; empty if the trainer has no option for it."""
 
     id: str
     text: str
@@ -70,7 +70,7 @@ def _advise_run(
 
 
 def _collapse(run: Run) -> Iterator[Advice]:
-    """Yield advice if the router collapsed: until that is mended, neither scale nor steps help."""
+    """Yield advice if the router collapsed: until that is fixed, neither a larger scale nor more steps help."""
     shares = (
         np.stack([expert["routing_weight"] for expert in run.experts.values()]) if run.experts else np.empty((0, 0))
     )
@@ -81,7 +81,7 @@ def _collapse(run: Run) -> Iterator[Advice]:
     first = int(run.steps[below[-1] + 1]) if len(below) else int(run.steps[0])
     text = (
         f"the router gives one expert more than {COLLAPSED_SHARE:.0%} from step {first:,} on, so the others hardly "
-        "train. Mend the router first, by a load-balancing loss or by frozen routing"
+        "train. Fix the router first, by a load-balancing loss or by frozen routing"
     )
     yield Advice("router_first", text, ("load_balancing=0.01",), run.id)
     if run.by_trainer:
@@ -101,7 +101,7 @@ def _confounded(run: Run, claims: dict[str, Claim], findings: Sequence[Finding])
         text += "add control experts" if run.mixture == "parameters" else missing_control(run)
         yield Advice("add_control", text, ("control_experts=2",), run.id)
     elif len(run.of_role("control")) == 1 and claims["divergence"].status == INCONCLUSIVE:
-        text = "one control expert is one draw: more control experts and more seeds show the differences by chance"
+        text = "one control expert is one draw: more of them, and more seeds, show how much experts differ by chance"
         yield Advice("more_controls", text, ("control_experts=3",), run.id)
 
 
@@ -163,7 +163,7 @@ def advise_groups(verdict: Verdict) -> Iterator[Advice]:
 
 
 def deduplicate(advice: Iterable[Advice]) -> list[Advice]:
-    """Merge the same advice for many runs into one about the first run, with their number."""
+    """Merge equal advice about many runs into one about the first run, with their number."""
     same: dict[tuple[str, tuple[str, ...], str | None], list[Advice]] = {}
     for step in advice:
         same.setdefault((step.id, step.options, None if step.run else step.text), []).append(step)

@@ -18,7 +18,7 @@ from validation.verdict.wording import estimated, has_interval
 
 @dataclass(frozen=True)
 class Change:
-    """One claim of the controlled reading, and the same claim of the baseline."""
+    """A claim of the controlled reading, and the same claim of the baseline."""
 
     where: str
     """The run, the name of the group, or "all runs"."""

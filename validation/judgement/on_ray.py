@@ -232,8 +232,8 @@ def _read_part(address: str, part: str) -> tuple[list[RunFile], list[Rejected]]:
 def _measure_shams(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresholds) -> Any:
     """Return the values that each sham run adds to the spreads, followed by each sham run."""
     shams = [_with_id(runs[place], run) for place, run in places]
-    looks = [interim_look(run, thresholds).run for run in shams]
-    values = [Cohort([look], thresholds).spread_values(look) for look in looks]
+    judged = [interim_look(run, thresholds).run for run in shams]
+    values = [Cohort([run], thresholds).spread_values(run) for run in judged]
     return (values, *shams)
 
 

@@ -27,7 +27,7 @@ COUNTS = {"failure": "failures", "skipped": "skipped", "error": "errors"}
 
 @dataclass(frozen=True)
 class Case:
-    """One test case. outcome: failure, skipped, error, or None for a pass."""
+    """A test case. outcome: failure, skipped, error, or None for a pass."""
 
     name: str
     outcome: str | None

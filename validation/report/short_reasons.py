@@ -68,7 +68,7 @@ def headline_claims(judgement: Judgement) -> dict[str, Claim]:
 
 
 def short_reason(claim: Claim, judgement: Judgement) -> str:
-    """Return why one of the headline claims has its status, in at most 15 words."""
+    """Return the reason for the status of a headline claim, in at most 15 words."""
     groups = deciding_groups(judgement.verdict.groups)
     if len(groups) > 1:
         counts = Counter(other.status for group in groups for other in group.claims if other.name == claim.name)
@@ -123,7 +123,7 @@ def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
     if claim.name == "sustainment" and divergence.status != SUPPORTED and not values:
         return _not_judged(divergence)
     if counts[CONFOUNDED]:
-        return f"{counts[CONFOUNDED]} of {count} are confounded, which averaging does not mend"
+        return f"{counts[CONFOUNDED]} of {count} are confounded, which averaging does not fix"
     if claim.estimate is None and claim.status == REFUTED:
         return f"refuted in each of {count}"
     missing = int(judgement.verdict.thresholds.min_runs) - len(values)
@@ -142,7 +142,7 @@ def _reason_of_seeds(claim: Claim, group: Group, judgement: Judgement) -> str:
 
 
 def _invalid(run: Run, judgement: Judgement) -> str:
-    """Return the gravest finding of a run that carries no verdict."""
+    """Return the reason of an invalid run: its gravest finding."""
     grave = next((finding for finding in judgement.findings_of(run.id) if finding.severity == ERROR), None)
     if grave is None:
         return "there is no perturbed expert to judge"
@@ -159,7 +159,7 @@ def _beyond(claim: Claim) -> bool:
 
 
 def _not_enough(claim: Claim, divergence: Claim) -> str:
-    """Return why a claim is undecided although its interval lies above the threshold."""
+    """Return the reason why a claim is undecided although its interval lies above the threshold."""
     if claim.name == "sustainment":
         return f"it lasts, but divergence itself is {divergence.status}"
     if claim.name == "divergence" and claim.control is None:

@@ -135,7 +135,7 @@ def _divergence(e: Evidence, naive: bool) -> Claim:
 
 def _decide_divergence(e: Evidence, name: str, effect: Estimate, highest: float, naive: bool) -> tuple[str, str]:
     """Return status and reason. effect: of the part that differs most; highest: upper bound over all parts."""
-    what = "direction" if e.directional else f"{name} norm"
+    quantity = "direction" if e.directional else f"{name} norm"
     size = reasons.difference(effect) if e.directional else reasons.ratio(effect)
     threshold = e.margin if e.directional else exp(e.margin)
     control = e.control.label if e.control else None
@@ -145,13 +145,13 @@ def _decide_divergence(e: Evidence, name: str, effect: Estimate, highest: float,
         return INCONCLUSIVE, reasons.too_short(effect.points, int(e.thresholds.min_points))
     if effect.low > e.margin:
         if e.above_noise is not None and e.estimate(e.above_noise).low <= 0:
-            return INCONCLUSIVE, reasons.batch_noise(what, size)
+            return INCONCLUSIVE, reasons.batch_noise(quantity, size)
         if e.control is None:
-            return INCONCLUSIVE, reasons.no_control(e.run, what, size)
-        return SUPPORTED, reasons.diverged(e.run, what, size, control)
+            return INCONCLUSIVE, reasons.no_control(e.run, quantity, size)
+        return SUPPORTED, reasons.diverged(e.run, quantity, size, control)
     if highest < e.margin:
-        return CONFOUNDED if naive else REFUTED, reasons.alike(e.run, what, size, threshold, control)
-    return INCONCLUSIVE, reasons.undecided(effect, f"{what} {size}", e.margin, threshold)
+        return CONFOUNDED if naive else REFUTED, reasons.below_threshold(e.run, quantity, size, threshold, control)
+    return INCONCLUSIVE, reasons.undecided(effect, f"{quantity} {size}", e.margin, threshold)
 
 
 def _sustainment(e: Evidence, divergence: Claim, naive: bool) -> Claim:

@@ -28,7 +28,7 @@ Invalid = Mapping[tuple[str, int | None], str]
 
 @dataclass(frozen=True)
 class Reading:
-    """One of the two readings, as written or controlled: its overall status, the reason, and every claim."""
+    """A reading, as written or controlled: its overall status, the reason, and every claim."""
 
     status: str
     because: str
@@ -52,7 +52,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Both readings of one or many runs, the premise of each run, and the groups and dose-responses of many."""
+    """The two readings of one or many runs, the premise of each run, and the groups and dose-responses of many."""
 
     as_written: Reading
     controlled: Reading
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def status(self) -> str:
-        """The headline: the status of the controlled reading."""
+        """The overall status, which is that of the controlled reading."""
         return self.controlled.status
 
     @cached_property
@@ -98,23 +98,23 @@ def claims_of_each(
 ) -> list[RunClaims]:
     """Return the claims about each of these runs.
 
-    For a part of a larger selection, company: these runs and their sham runs, in the order of the selection; spreads:
-    between all sham runs of the selection.
+    Both options are for runs that are a part of a larger selection. company: these runs and their sham runs, in the
+    order of the selection. spreads: those between all sham runs of the selection.
     """
-    looks = {run.id: interim_look(run, thresholds) for run in (runs if company is None else company)}
-    cohort = Cohort([look.run for look in looks.values()], thresholds, spreads)
+    judged = {run.id: interim_look(run, thresholds) for run in (runs if company is None else company)}
+    cohort = Cohort([interim.run for interim in judged.values()], thresholds, spreads)
 
     def judge_controlled(run: Run, expert: Expert) -> list[Claim]:
-        look = looks[run.id]
-        claims = controlled(look.run, look.run.experts[expert.index], cohort, look.thresholds)
-        return [replace(claim, look=look.points) for claim in claims]
+        interim = judged[run.id]
+        claims = controlled(interim.run, interim.run.experts[expert.index], cohort, interim.thresholds)
+        return [replace(claim, look=interim.points) for claim in claims]
 
     def judge(run: Run) -> RunClaims:
         valid = (run.id, None) not in invalid and 0 in run.experts
         return RunClaims(
             tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, thresholds))),
             tuple(_claims(run, invalid, judge_controlled)),
-            judge_premise(looks[run.id].run, thresholds) if valid else None,
+            judge_premise(judged[run.id].run, thresholds) if valid else None,
         )
 
     return [judge(run) for run in runs]

@@ -48,7 +48,7 @@ class Group:
     options: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     values: Mapping[str, Mapping[str, Parts]] = field(default_factory=dict)
-    """By claim and run, the pooled values, less those of the sham run of the same seed."""
+    """By claim and run, the pooled values, less those of the sham run with the same seed."""
 
     @property
     def options_beside_scale(self) -> dict[str, str]:
@@ -119,7 +119,7 @@ def _name(options: Mapping[str, str], group: Sequence[Run], groups: int) -> str:
     if groups == 1:
         return "all runs"
     if not group[0].config:
-        return f"run {group[0].id} (says nothing of its options)"
+        return f"run {group[0].id} (options unknown)"
     shown = [f"{name}={value[:40]}" for name, value in options.items()]
     more = f" and {len(shown) - NAMED_OPTIONS} more options" if len(shown) > NAMED_OPTIONS else ""
     return ", ".join(shown[:NAMED_OPTIONS]) + more
@@ -155,7 +155,7 @@ def _beyond_shams(
     values: Mapping[tuple[str, str], Parts],
     shams: Mapping[int, str],
 ) -> dict[str, Parts]:
-    """Return by run its values, less those of the sham run of the same seed unless that run was its control."""
+    """Return the values of each run, less those of the sham run with the same seed unless that run was its control."""
     found = {}
     # All runs or none: a mean over paired and single runs would mix two quantities.
     every_sham = all(run.seed in shams for run in group)
@@ -196,7 +196,7 @@ def _over_seeds(
         pooled = replace(pooled, status=INCONCLUSIVE, because=because)
     confounded = sum(claim.status == CONFOUNDED for claim in each)
     if confounded:
-        because = f"{confounded} of {pluralize(len(each), 'run')} are confounded, which averaging does not mend"
+        because = f"{confounded} of {pluralize(len(each), 'run')} are confounded, which averaging does not fix"
         because += f" ({pooled.because})" if pooled else ""
         return replace(pooled or Claim(name, CONFOUNDED, because), status=CONFOUNDED, because=because)
     return pooled or _too_few_runs(name, each, values, thresholds)
@@ -224,7 +224,7 @@ def _too_few_runs(name: str, each: Sequence[Claim], values: Mapping[str, Parts],
 def _not_replicates(group: Sequence[Run]) -> str:
     """Return the reason why runs of the same options are not replicates; empty if they are."""
     if any(run.seed is None for run in group):
-        return "some runs have no known seed, so copies cannot be told from replicates"
+        return "some runs have no known seed, so they may be copies instead of replicates"
     repeated = [seed for seed, count in Counter(run.seed for run in group).items() if count > 1]
     return f"seed {repeated[0]} appears more than once, and runs of one seed are not replicates" if repeated else ""
 

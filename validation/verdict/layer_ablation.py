@@ -27,7 +27,7 @@ JUDGED = ("awakening", "divergence")
 
 @dataclass(frozen=True)
 class LayerAblation:
-    """One claim about a run, judged without one of its layers."""
+    """A claim about a run, judged without one of its layers."""
 
     layer: int
     """Index of the layer in `Run.layers`."""
@@ -88,10 +88,10 @@ def _leading_part(claims: Sequence[Claim]) -> str | None:
 
 def _effect(name: str, part: str | None, runs: Sequence[Run], thresholds: Thresholds) -> Array:
     """Return the series of a claim about the first run, mean over its perturbed experts; NaN in unused rows."""
-    looks = [interim_look(one, thresholds).run for one in runs]
-    cohort, found = Cohort(looks, thresholds), []
-    for expert in looks[0].of_role("perturbed"):
-        evidence = evidence_of(looks[0], looks[0].experts[expert.index], cohort, thresholds)
+    judged = [interim_look(run, thresholds).run for run in runs]
+    cohort, found = Cohort(judged, thresholds), []
+    for expert in judged[0].of_role("perturbed"):
+        evidence = evidence_of(judged[0], judged[0].experts[expert.index], cohort, thresholds)
         effect = evidence.bottom_gain if name == "awakening" else evidence.divergence.get(part or "")
         if effect is not None:
             found.append(np.where(evidence.rows, effect, np.nan))

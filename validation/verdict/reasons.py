@@ -63,8 +63,8 @@ def parallel_bottom_norms(run: Run, bottom_ratio: float, left: str | None) -> st
 
     bottom_ratio: NaN before the end of the warm-up. left: the gain beyond the factor, None with too few steps.
     """
-    seen = "" if math.isnan(bottom_ratio) else f" ({bottom_ratio:.2f}x)"
-    found = f"the bottom norms differ{seen} only {common_factor(run)}: {parallel(run)}"
+    size = "" if math.isnan(bottom_ratio) else f" ({bottom_ratio:.2f}x)"
+    found = f"the bottom norms differ{size} only {common_factor(run)}: {parallel(run)}"
     return found if left is None else f"{found}; beyond that factor, bottom weights receive {left} the gradient"
 
 
@@ -94,27 +94,27 @@ def raised_by_shams(threshold: float) -> str:
 # Divergence
 
 
-def diverged(run: Run, what: str, size: str, control: str | None) -> str:
-    """Return the reason for a supported divergence. what: the direction, or the norm of a tier."""
-    return f"the {what} differs by {size}{beyond(run, control)}"
+def diverged(run: Run, quantity: str, size: str, control: str | None) -> str:
+    """Return the reason for a supported divergence. quantity: the direction, or the norm of a tier."""
+    return f"the {quantity} differs by {size}{beyond(run, control)}"
 
 
-def batch_noise(what: str, size: str) -> str:
+def batch_noise(quantity: str, size: str) -> str:
     """Return the reason for a direction that differs no more than between two halves of one batch."""
-    return f"the {what} differs by {size}, no more than between two halves of one batch: this may be noise"
+    return f"the {quantity} differs by {size}, no more than between two halves of one batch: this may be noise"
 
 
-def no_control(run: Run, what: str, size: str) -> str:
-    """Return the reason for a divergence of unknown cause, and what would show the cause."""
+def no_control(run: Run, quantity: str, size: str) -> str:
+    """Return the reason for a divergence of unknown cause, and the control that would show the cause."""
     return (
-        f"the {what} differs by {size}{beyond(run, None)}, but no control shows that the perturbation caused it; "
+        f"the {quantity} differs by {size}{beyond(run, None)}, but no control shows that the perturbation caused it; "
         f"{missing_control(run)}"
     )
 
 
-def alike(run: Run, what: str, size: str, threshold: float, control: str | None) -> str:
+def below_threshold(run: Run, quantity: str, size: str, threshold: float, control: str | None) -> str:
     """Return the reason for gradients that differ by less than the threshold."""
-    return f"the gradients differ by less than {threshold:.3g}{beyond(run, control)} ({what} {size})"
+    return f"the gradients differ by less than {threshold:.3g}{beyond(run, control)} ({quantity} {size})"
 
 
 # Sustainment

@@ -1,4 +1,4 @@
-"""The format of a claim's numbers (digits, unit, interval) in every output, and the question behind each claim."""
+"""The format of a claim's numbers (digits, unit, interval) in every output, and the question of each claim."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "app.py" and not page.endswith("Runs.py")])
 def test_charts_are_in_the_grammar_and_none_leaves_altair_to_guess_what_a_channel_is(page, files, monkeypatch):
-    """Each guess reads Altair's whole grammar: `y="value:Q"` costs more than the chart around it."""
+    """A guess reads Altair's whole grammar: `y="value:Q"` costs more than the chart around it."""
     guessed = []
     monkeypatch.setattr(SchemaBase, "from_dict", classmethod(lambda cls, found, validate=True: guessed.append(found)))
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)

@@ -11,8 +11,8 @@ from validation.analysis.effects import (
     BOTTOM,
     DIRECTION,
     SIZE,
-    course,
     effect_K,
+    effect_over_time,
     levels_of,
     of_each_expert,
 )
@@ -99,15 +99,15 @@ def test_an_effect_is_perturbed_minus_control_experts_bin_by_bin(name):
 
 
 def test_the_effect_of_a_sham_run_with_the_same_seed_is_subtracted():
-    run, twin = run_of(gain=0.3), run_of(seed=1, gain=0.0)
-    found = effect_K(levels_of(run, **RULES), BOTTOM, levels_of(twin, **RULES))
-    assert found == pytest.approx(np.array(slowly(run, BOTTOM)) - slowly(twin, BOTTOM))
+    run, sham = run_of(gain=0.3), run_of(seed=1, gain=0.0)
+    found = effect_K(levels_of(run, **RULES), BOTTOM, levels_of(sham, **RULES))
+    assert found == pytest.approx(np.array(slowly(run, BOTTOM)) - slowly(sham, BOTTOM))
 
 
 def test_without_control_experts_the_same_experts_of_the_sham_run_stand_for_them():
     roles = ("clean", "perturbed", "perturbed")
-    run, twin = run_of(roles=roles), run_of(seed=0, gain=0.0, roles=roles)
-    assert effect_K(levels_of(run, **RULES), BOTTOM, levels_of(twin, **RULES)) == pytest.approx([0.3] * BINS)
+    run, sham = run_of(roles=roles), run_of(seed=0, gain=0.0, roles=roles)
+    assert effect_K(levels_of(run, **RULES), BOTTOM, levels_of(sham, **RULES)) == pytest.approx([0.3] * BINS)
     assert np.isnan(effect_K(levels_of(run, **RULES), BOTTOM)).all()
 
 
@@ -217,7 +217,7 @@ def test_units_within_a_run_are_experts_averaged_over_layers_and_bins():
 
 
 def test_first_and_last_are_the_two_bins_at_each_end():
-    found = course(np.array([1.0, 3.0, 5.0, np.nan, 7.0, 9.0]))
+    found = effect_over_time(np.array([1.0, 3.0, 5.0, np.nan, 7.0, 9.0]))
     assert (found.whole, found.first, found.last) == (5.0, 2.0, 8.0)
 
 

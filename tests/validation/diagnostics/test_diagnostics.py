@@ -1,4 +1,4 @@
-"""Every check finds its problem in a run that has it, and nothing in a sound run."""
+"""The checks of diagnostics: each finds its problem in a run that has it, and nothing in a sound run."""
 
 from pathlib import Path
 

@@ -455,7 +455,7 @@ def test_a_file_that_kills_or_hangs_the_child_does_not_affect_the_others(
 
 
 def lie(**changes: object) -> str:
-    """Return a header as a child that was taken over could send it."""
+    """Return a header that a child under a hostile file's control could send."""
     header = {"ok": True, "application_id": 0, "version": 1, "wal": False, "lost": False, "notes": [], "ignored": []}
     header |= {"damage": None, "ignored_count": 0}
     return json.dumps({**header, "tables": {"dynamics": [0, [["step", "q"]]]}, **changes})
@@ -666,7 +666,7 @@ def test_runs_that_do_not_fit_into_memory_together_are_too_large(
 ) -> None:
     monkeypatch.setattr("validation.query.database.DUCKDB_MEMORY", "1MB")
     files = [answer for answer in answers.values() if isinstance(answer, RunFile)]
-    with pytest.raises(errors.TooLarge, match="all runs together: expected them to fit into 1MB of memory"):
+    with pytest.raises(errors.TooLarge, match="all runs together: expected runs that fit into 1MB of memory together"):
         connect(files)
 
 

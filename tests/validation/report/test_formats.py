@@ -17,23 +17,23 @@ from validation.verdict.wording import digits, estimated, threshold
 def test_every_output_shows_the_same_numbers_and_statuses(example, undrawn):
     judgement = judged(example)
     report = as_json(judgement)
-    told = {
+    outputs = {
         "text": as_text(judgement, verbose=True),
         "html": read(as_html(judgement, now=NOW)).text,
         "markdown": unquoted(as_markdown(judgement, now=NOW)),
         "junit": as_junit(judgement),
     }
-    for name, text in told.items():
+    for name, text in outputs.items():
         head = text if name == "junit" else text[: text.lower().index(report["status"]) + 20]
         assert report["status"] in head.lower(), name
     of_runs = [as_claim(claim) for claim in report["controlled"]["claims"] if claim["expert"] is None]
     for claim in of_runs:
-        for name, text in told.items():
+        for name, text in outputs.items():
             assert claim.status in text, name
             assert estimated(claim) in text, name
     for claim in (as_claim(one) for reading in ("controlled", "as_written") for one in report[reading]["claims"]):
-        assert estimated(claim) in told["html"]
-        assert estimated(claim) in told["markdown"]
+        assert estimated(claim) in outputs["html"]
+        assert estimated(claim) in outputs["markdown"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

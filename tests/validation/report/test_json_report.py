@@ -46,8 +46,11 @@ def test_thresholds_changed_after_the_fact_are_named(tmp_path, undrawn):
 
     file = write(simulated_run(), tmp_path / "x.db", **Thresholds().registration())
     changed = judge(*read_sources([file]), {"awakening_ratio": 1.3})
-    told = as_json(changed)["runs"][0]["registered"]
-    assert (told["status"], told["differences"]) == ("changed", {"awakening_ratio": {"registered": 1.1, "used": 1.3}})
+    registered = as_json(changed)["runs"][0]["registered"]
+    assert (registered["status"], registered["differences"]) == (
+        "changed",
+        {"awakening_ratio": {"registered": 1.1, "used": 1.3}},
+    )
     words = "changed after the fact, from 1.1 to 1.3"
     assert words in read(as_html(changed, now=NOW)).text
     assert words in as_markdown(changed, now=NOW)

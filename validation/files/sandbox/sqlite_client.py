@@ -1,6 +1,6 @@
 """The parent's end of sqlite_worker.py: start the child process that opens run files, and check what it returns.
 
-A file that takes the child over could make it return anything. So names, types and sizes are checked again here before
+A hostile file may take control of the child. So names, types and sizes are checked again here before
 they are used, and a child that exceeds its time is killed.
 """
 
@@ -158,7 +158,7 @@ class SqliteClient:
             return parse(process.stdout, self.limits)
         except RunFileError as error:
             raise error.renamed(name) from None
-        except Exception as error:  # a child that was taken over may send anything
+        except Exception as error:  # a child under a hostile file's control may send anything
             self.close()
             late = time.monotonic() - started > self.limits.seconds
             problem = f"{str(error) or type(error).__name__}, exit code {process.returncode}"

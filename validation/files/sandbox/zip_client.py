@@ -39,7 +39,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ArchivedRun:
-    """One run file of an archive: its unpacked copy, or the error."""
+    """A run file of an archive: its unpacked copy, or the error."""
 
     inner_name: str  # its place in the archive, for showing only
     path: Path
@@ -118,7 +118,7 @@ def _run_worker(script: Path, request: dict[str, Any], unpacking: _Unpacking, na
             return _receive(process.stdout, unpacking, name, set_name)
         except (RunFileError, OSError):
             raise
-        except Exception as error:  # a child that was taken over may send anything
+        except Exception as error:  # a child under a hostile file's control may send anything
             process.kill()
             late = time.monotonic() - started > limits.seconds
             problem = str(error) or type(error).__name__
