@@ -67,7 +67,7 @@ def measure(sizes: tuple[int, ...], report: Report) -> None:
                 report.different += alone != spread
 
 
-def command(report: Report, who: str, runs: int, *words: str) -> dict[str, Any]:
+def command(report: Report, name: str, runs: int, *words: str) -> dict[str, Any]:
     """Run `check --json`, record its time and memory, and return its report."""
     output = BUILD / "judging.json"
     line = [sys.executable, "-m", "validation", "check", "--json", *words]
@@ -88,28 +88,27 @@ def command(report: Report, who: str, runs: int, *words: str) -> dict[str, Any]:
         raise Skipped(errors.decode().strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}")
     found: dict[str, Any] = json.loads(output.read_bytes())
     figure = {"seconds": seconds, "peak": memory.peak, "bytes": output.stat().st_size, "status": found["status"]}
-    report.figures.setdefault(who, {})[runs] = figure
+    report.figures.setdefault(name, {})[runs] = figure
     return found
 
 
 def print_table(report: Report) -> None:
     """Print a line for each command."""
     print(f"\n{'runs judged':<32}{'seconds':>10}{'ms a run':>10}{'peak MiB':>10}  status")
-    for who, by_size in report.figures.items():
+    for name, by_size in report.figures.items():
         for runs, figure in by_size.items():
             each = 1000 * figure["seconds"] / runs
             peak = figure["peak"] / 2**20
-            print(
-                f"  {f'{runs:,} by {who}':<30}{figure['seconds']:>10.1f}{each:>10.2f}{peak:>10,.0f}  {figure['status']}"
-            )
+            seconds, judged = figure["seconds"], f"{runs:,} by {name}"
+            print(f"  {judged:<30}{seconds:>10.1f}{each:>10.2f}{peak:>10,.0f}  {figure['status']}")
 
 
 def goals(sizes: tuple[int, ...], report: Report, *, quick: bool) -> list[dict[str, Any]]:
     """Return the goals and whether they hold."""
     few, many = sizes
 
-    def seconds(who: str, runs: int) -> float:
-        return float(report.figures.get(who, {}).get(runs, {}).get("seconds", math.nan))
+    def seconds(name: str, runs: int) -> float:
+        return float(report.figures.get(name, {}).get(runs, {}).get("seconds", math.nan))
 
     growth = seconds("one process", many) / many / (seconds("one process", few) / few)
     at_most = [("answers of the cluster that are not those of one process", report.different, 0)]

@@ -79,5 +79,5 @@ def _own_numel(tensor: Any) -> int:
         index == 0 for index, placement in zip(coordinate, tensor.placements, strict=True) if placement.is_replicate()
     )
     # A mesh without rank 0 is a replica of the mesh with rank 0.
-    counted = first and bool((tensor.device_mesh.mesh == 0).any())
-    return int(tensor.to_local().numel()) if counted else 0
+    is_first_replica = first and bool((tensor.device_mesh.mesh == 0).any())
+    return int(tensor.to_local().numel()) if is_first_replica else 0

@@ -176,7 +176,7 @@ def control_of(run: Run, expert: Expert, cohort: Cohort) -> Control | None:
     controls = run.of_role("control")
     if controls:
         each = [series.divergence(run, control) for control in controls]
-        baseline = {name: np.asarray(np.mean([one[name] for one in each], axis=0)) for name in each[0]}
+        baseline = {name: np.asarray(np.mean([values[name] for values in each], axis=0)) for name in each[0]}
         label = "the control expert" if len(controls) == 1 else f"{len(controls)} control experts"
         return Control(CONTROL_EXPERT, label, baseline, _draws_of_experts(run, cohort))
     if run.config.get("routing") == "frozen":
@@ -232,9 +232,9 @@ def _draws_of_pairs(run: Run, sham: Run, cohort: Cohort) -> dict[str, BetweenDra
     draws = {}
     treated, untreated = cohort.layer_means(run), cohort.layer_means(sham)
     for name in treated.keys() & untreated.keys():
-        ours, theirs = treated[name], untreated[name]
-        both = [e.index for e in run.of_role("perturbed") if e.index in ours and e.index in theirs]
-        pairs = [ours[e] - theirs[e] for e in both if len(ours[e]) == len(theirs[e])]
+        of_run, of_sham = treated[name], untreated[name]
+        both = [e.index for e in run.of_role("perturbed") if e.index in of_run and e.index in of_sham]
+        pairs = [of_run[e] - of_sham[e] for e in both if len(of_run[e]) == len(of_sham[e])]
         differences = np.concatenate(pairs) if pairs else np.empty(0)
         differences = differences[np.isfinite(differences)]
         if len(differences) > 1:

@@ -63,11 +63,11 @@ def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
     units = len(x_U) + len(y_U)
     if min(len(x_U), len(y_U)) < 2:
         return Interval(mid, -math.inf, math.inf, units)
-    squares = [float(one.var(ddof=1)) / len(one) for one in (x_U, y_U)]
+    squares = [float(group.var(ddof=1)) / len(group) for group in (x_U, y_U)]
     error2 = sum(squares)
     if error2 == 0:
         return Interval(mid, mid, mid, units)
-    freedom = error2**2 / sum(s**2 / (len(one) - 1) for s, one in zip(squares, (x_U, y_U), strict=True))
+    freedom = error2**2 / sum(s**2 / (len(group) - 1) for s, group in zip(squares, (x_U, y_U), strict=True))
     half = t_quantile(alpha, freedom) * math.sqrt(error2)
     return Interval(mid, mid - half, mid + half, units)
 
@@ -78,7 +78,7 @@ def fieller(first_S: Array, last_S: Array, alpha: float) -> Interval:
     Without bounds where the mean of the first is not surely different from zero.
     """
     seeds = len(first_S)
-    x, y = (float(one.mean()) if seeds else math.nan for one in (first_S, last_S))
+    x, y = (float(values.mean()) if seeds else math.nan for values in (first_S, last_S))
     mid = y / x if x else math.nan
     if seeds < 2:
         return Interval(mid, -math.inf, math.inf, seeds)

@@ -68,12 +68,12 @@ def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
     layers = _layers(table, roles, steps)
     # Each expert alone has the whole layer, so its share is 1.
     layers = [
-        {e: Expert(e, one.role, {**one.columns, "routing_weight": np.ones(len(steps))}) for e, one in layer.items()}
+        {e: Expert(e, x.role, {**x.columns, "routing_weight": np.ones(len(steps))}) for e, x in layer.items()}
         for layer in layers
     ]
     experts = {
-        e: Expert(e, one.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
-        for e, one in layers[0].items()
+        e: Expert(e, x.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
+        for e, x in layers[0].items()
     }
     return replace(run, steps=steps, experts=experts, layers=layers, source="isolated", step_columns={})
 

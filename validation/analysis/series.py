@@ -48,11 +48,11 @@ def ratio_beyond_routing(run: Run, expert: int) -> dict[str, Array]:
     """Return per tier the log ratio of the norms beyond the routing ratio, or beyond the middle tier's without shares.
 
     It is taken in each logged layer and then averaged: layers have their own routers, and a mean of norms over layers
-    is no longer a share times one gradient. Only for merged parameters is a gradient proportional to the share; a
+    is no longer a share times one gradient. A gradient is proportional to the share only if parameters are merged; a
     router of tokens gives an expert different tokens, not only more of them.
     """
     per_layer = [_ratio_beyond_routing(layer[expert], layer[0], run) for layer in _comparable_layers(run, expert)]
-    return {tier: np.mean([one[tier] for one in per_layer], axis=0) for tier in TIERS}
+    return {tier: np.mean([ratios[tier] for ratios in per_layer], axis=0) for tier in TIERS}
 
 
 def _ratio_beyond_routing(expert: Expert, clean: Expert, run: Run) -> dict[str, Array]:

@@ -120,7 +120,7 @@ def batched(series_T: Array, *, trend: int = 1, related: Sequence[Array] = (), b
     if squares <= (1e-12 * (1 + float(np.abs(mean_B).max()))) ** 2:
         return Batches(mean_B, points, 0.0, float(batches), batches - trend, points)
     r = _correlation(residual_B[None], trend)
-    related_KB = [batch_means(one, batches) for one in related if len(one) >= batches]
+    related_KB = [batch_means(other_T, batches) for other_T in related if len(other_T) >= batches]
     if len(related_KB) > 1:
         r = max(r, _correlation(np.stack(related_KB) @ _detrend(batches, trend), trend))
     effective = batches * (1 - r) / (1 + r)

@@ -31,8 +31,9 @@ class Finding:
 def group_same(findings: Sequence[Finding]) -> list[list[Finding]]:
     """Return the findings grouped by all but their evidence, run and expert, in order of appearance."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
-    for one in findings:
-        groups.setdefault((one.id, one.severity, one.symptom, one.cause, one.fix), []).append(one)
+    for finding in findings:
+        key = (finding.id, finding.severity, finding.symptom, finding.cause, finding.fix)
+        groups.setdefault(key, []).append(finding)
     return list(groups.values())
 
 

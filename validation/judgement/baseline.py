@@ -78,7 +78,7 @@ def compare(judgement: Judgement, baseline: Judgement) -> Comparison:
     changes = [*_over_all(judgement, baseline), *_by_group(judgement, baseline)]
     for after, before in pairs:
         both = ((baseline, before), (judgement, after))
-        changes += _aligned(f"run {after.id}", *(one.verdict.controlled.of(run.id) for one, run in both))
+        changes += _aligned(f"run {after.id}", *(judged.verdict.controlled.of(run.id) for judged, run in both))
     paired = {run.id for run, _ in pairs}, {run.id for _, run in pairs}
     unmatched = [f"run {run.id} is not in the baseline" for run in judgement.runs if run.id not in paired[0]]
     unmatched += [f"run {run.id} is only in the baseline" for run in baseline.runs if run.id not in paired[1]]
@@ -108,7 +108,7 @@ def _over_all(judgement: Judgement, baseline: Judgement) -> list[Change]:
     """Return the changes over all runs; none if both judgements are of a single run, which `compare` pairs."""
     if max(len(judgement.runs), len(baseline.runs)) < 2:
         return []
-    return _aligned("all runs", *(_overall(one) for one in (baseline, judgement)))
+    return _aligned("all runs", *(_overall(judged) for judged in (baseline, judgement)))
 
 
 def _overall(judgement: Judgement) -> list[Claim]:

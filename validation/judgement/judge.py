@@ -97,7 +97,7 @@ def judge_each(
     except Exception:  # a run that breaks our code must not stop the others
         findings = [_unexpected(run, thresholds) or diagnose(run, thresholds) for run in runs]
         each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
-    return [_judgement(*one, thresholds) for one in zip(runs, findings, each, strict=True)]
+    return [_judgement(*of_run, thresholds) for of_run in zip(runs, findings, each, strict=True)]
 
 
 def _judgement(run: Run, findings: Sequence[Finding], claims: RunClaims, thresholds: Thresholds) -> RunJudgement:

@@ -97,12 +97,14 @@ class _RayJudge:
         self.rejected: list[Rejected] = []
         self.placed_runs = list(self._placed_runs(shares, [facts for facts, _ in results]))
         self.runs = [placed.run for placed in self.placed_runs]
-        self.rejected += [Rejected(one, Path(one), self._not_sets[one]) for one in sources if one in self._not_sets]
+        self.rejected += [
+            Rejected(name, Path(name), self._not_sets[name]) for name in sources if name in self._not_sets
+        ]
 
     def _files(self, sources: Sequence[str]) -> Iterator[Share]:
-        files = (file.path for file in find_files([one for one in sources if not is_set(one)]))
-        while some := tuple(islice(files, FILES_PER_SHARE)):
-            yield Share(files=some)
+        files = (file.path for file in find_files([source for source in sources if not is_set(source)]))
+        while batch := tuple(islice(files, FILES_PER_SHARE)):
+            yield Share(files=batch)
 
     def _parts(self, sources: Sequence[str]) -> Iterator[Share]:
         for source in filter(is_set, sources):
@@ -158,7 +160,7 @@ class _RayJudge:
         shams: dict[str, Any] = {}
         measured: dict[str, Any] = {}
         for share, placed in self._by_share(wanted):
-            places = [(one.place, one.run.id) for one in placed]
+            places = [(member.place, member.run.id) for member in placed]
             values, *runs = measure.options(num_returns=1 + len(places)).remote(self.shares[share], places, thresholds)
             shams |= {run: reference for (_, run), reference in zip(places, runs, strict=True)}
             measured |= {run: (values, number) for number, (_, run) in enumerate(places)}
@@ -166,8 +168,8 @@ class _RayJudge:
         results = {reference: self.ray.get(reference) for reference in {values for values, _ in measured.values()}}
         for run in (run.id for run in self.runs if run.id in measured):
             values, number = measured[run]
-            for key, some in results[values][number].items():
-                pooled.setdefault(key, []).extend(some)
+            for key, means in results[values][number].items():
+                pooled.setdefault(key, []).extend(means)
         return shams, {key: spread_of(values) for key, values in pooled.items()}
 
     def _judge_each(self, thresholds: Thresholds, shams: Mapping[str, Any], spreads: Spreads) -> list[RunJudgement]:
@@ -177,16 +179,16 @@ class _RayJudge:
         order = {run.id: number for number, run in enumerate(self.runs)}
         results: list[tuple[list[PlacedRun], Any]] = []
         for share, placed in self._by_share(order):
-            controls = {*chain(*(_shams_compared_to(cohort, one.run) for one in placed))}
-            elsewhere = sorted(controls - {one.run.id for one in placed}, key=order.__getitem__)
-            places = [(one.place, one.run.id, order[one.run.id]) for one in placed]
+            controls = {*chain(*(_shams_compared_to(cohort, member.run) for member in placed))}
+            elsewhere = sorted(controls - {member.run.id for member in placed}, key=order.__getitem__)
+            places = [(member.place, member.run.id, order[member.run.id]) for member in placed]
             positions, references = [order[sham] for sham in elsewhere], [shams[sham] for sham in elsewhere]
             result = judge.remote(self.shares[share], places, thresholds, everywhere, positions, *references)
             results.append((placed, result))
         found = {
-            one.run.id: judgement
+            member.run.id: judgement
             for placed, result in results
-            for one, judgement in zip(placed, self.ray.get(result), strict=True)
+            for member, judgement in zip(placed, self.ray.get(result), strict=True)
         }
         return [found[run.id] for run in self.runs]
 

@@ -111,8 +111,8 @@ def _options_beside_seed(run: Run) -> Options:
 
 
 def _differing(options: Sequence[Mapping[str, str]]) -> list[str]:
-    names = sorted({name for one in options for name in one})
-    return [name for name in names if len({one.get(name) for one in options}) > 1]
+    names = sorted({name for group in options for name in group})
+    return [name for name in names if len({group.get(name) for group in options}) > 1]
 
 
 def _name(options: Mapping[str, str], group: Sequence[Run], groups: int) -> str:
@@ -241,12 +241,12 @@ def _pooled(
     if not parts:
         return Claim(name, INCONCLUSIVE, "the runs were measured in different ways and cannot be averaged")
     alpha = thresholds.alpha / len(parts)
-    by_part = {part: np.array([one[part] for one in values]) for part in sorted(parts)}
-    signed = {part: across_runs(some, alpha=alpha) for part, some in by_part.items()}
+    by_part = {part: np.array([of_run[part] for of_run in values]) for part in sorted(parts)}
+    signed = {part: across_runs(of_runs, alpha=alpha) for part, of_runs in by_part.items()}
     sizes = log and name == "divergence"
-    effects = {part: one.absolute() if sizes else one for part, one in signed.items()}
+    effects = {part: estimate.absolute() if sizes else estimate for part, estimate in signed.items()}
     part, effect = max(effects.items(), key=lambda item: item[1].low)
-    highest = max(one.high for one in effects.values())
+    highest = max(estimate.high for estimate in effects.values())
     shown: Estimate = effect.transformed(exp) if log else effect
     because = f"over {len(values)} runs {shown.mid:.3g} {interval(shown)}, threshold {threshold:.3g}"
     status = INCONCLUSIVE

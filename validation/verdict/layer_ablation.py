@@ -50,12 +50,12 @@ def ablate_layers(
     layers = range(len(run.layers))
     if len(layers) < 2:
         return {}
-    judged = [run, *(sham for sham in shams if len(sham.layers) == len(layers))]
+    cohort = [run, *(sham for sham in shams if len(sham.layers) == len(layers))]
     parts = {name: _leading_part([c for c in claims if c.name == name and c.expert is not None]) for name in JUDGED}
     found: dict[str, list[LayerAblation]] = {name: [] for name in JUDGED}
     for layer in layers:
-        without = [keep_layers(one, [other for other in layers if other != layer]) for one in judged]
-        alone = [keep_layers(one, [layer]) for one in judged]
+        without = [keep_layers(member, [other for other in layers if other != layer]) for member in cohort]
+        alone = [keep_layers(member, [layer]) for member in cohort]
         verdict = decide(without, {}, thresholds).controlled.whole(run.id)
         for name in JUDGED:
             alone_T, without_T = (_effect(name, parts[name], runs, thresholds) for runs in (alone, without))
@@ -76,7 +76,7 @@ def keep_layers(run: Run, indices: Sequence[int]) -> Run:
 def _mean(expert: Expert, layers: Sequence[Mapping[int, Expert]]) -> Expert:
     """Return the mean over layers, as the trainer writes it into `dynamics`."""
     each = [layer[expert.index] for layer in layers if expert.index in layer]
-    columns = {metric: np.mean([one[metric] for one in each], axis=0) for metric in METRICS} if each else expert.columns
+    columns = {metric: np.mean([e[metric] for e in each], axis=0) for metric in METRICS} if each else expert.columns
     return Expert(expert.index, expert.role, columns)
 
 
@@ -122,6 +122,6 @@ def _p_value(alone_T: Array, without_T: Array) -> float | None:
 
 def _adjusted(ablations: Sequence[LayerAblation]) -> list[LayerAblation]:
     """Return the ablations with p-values adjusted for testing every layer."""
-    known = [one.p for one in ablations if one.p is not None]
+    known = [ablation.p for ablation in ablations if ablation.p is not None]
     adjusted = iter(benjamini_yekutieli(np.array(known)).tolist())
-    return [one if one.p is None else replace(one, adjusted_p=next(adjusted)) for one in ablations]
+    return [each if each.p is None else replace(each, adjusted_p=next(adjusted)) for each in ablations]

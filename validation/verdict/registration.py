@@ -25,7 +25,7 @@ class Registration:
 def thresholds_of(runs: Sequence[Run]) -> Thresholds:
     """Return the registered thresholds if all runs that registered any agree, else the defaults."""
     found = [read_registration(run.facts) for run in runs]
-    usable = {one.thresholds for one in found if one is not None and one.thresholds is not None}
+    usable = {each.thresholds for each in found if each is not None and each.thresholds is not None}
     return usable.pop() if len(usable) == 1 else Thresholds()
 
 
