@@ -1,4 +1,4 @@
-"""One writer among several processes: rank_zero_logger(), and the NullLogger that the other processes get."""
+"""The only writer among several processes: rank_zero_logger(), and the NullLogger of the other processes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from validation.analysis.statistics import Array
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """One effect: its value in each unit, and the margin that it is compared to.
+    """An effect: its value in each unit, and the margin that it is compared to.
 
     Over seeds a unit is a run, x_U its effect, and first_U and last_U the effect early and late. Within one run a unit
     is an expert: x_U are the perturbed ones, y_U the control experts, and there is no first and last.

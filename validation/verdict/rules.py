@@ -62,7 +62,7 @@ def sustainment(m: Measurements) -> Decision:
 
 
 def overall(decisions: Sequence[Decision]) -> str:
-    """Return the status of all three claims together."""
+    """Return the overall status of the three claims."""
     statuses = {decision.status for decision in decisions}
     if INVALID in statuses or statuses == {SUPPORTED}:
         return INVALID if INVALID in statuses else SUPPORTED
@@ -70,7 +70,7 @@ def overall(decisions: Sequence[Decision]) -> str:
 
 
 def _barred(m: Measurements) -> Decision | None:
-    """Return what the design or the data decides, whatever the effects are; lines 1 to 6."""
+    """Return the decision that follows from the design or the data alone, lines 1 to 6; None if there is none."""
     if m.without_verdict > MOST_WITHOUT_VERDICT * m.runs:
         return Decision(INVALID, Reason.TOO_FEW_VALID_RUNS)
     if not m.replicas:
@@ -107,9 +107,9 @@ def _level(m: Measurements, effects: Sequence[Effect]) -> Decision:
 
 
 def _found(effects: Sequence[Effect], alpha: float, *, both_sides: bool = False) -> list[bool]:
-    """Return for each effect if it surely exceeds its margin, for having looked at all of them."""
-    looked = [replace(effect, two_sided=effect.two_sided or both_sides) for effect in effects]
-    return [effect.beyond(alpha / len(looked)) for effect in looked]
+    """Return for each effect if it surely exceeds its margin, at an alpha shared by all of them."""
+    tested = [replace(effect, two_sided=effect.two_sided or both_sides) for effect in effects]
+    return [effect.beyond(alpha / len(tested)) for effect in tested]
 
 
 def _sustainment(m: Measurements) -> Decision:
@@ -125,7 +125,7 @@ def _sustainment(m: Measurements) -> Decision:
 
 
 def _robust(m: Measurements, decide: Callable[[Measurements], Decision]) -> Decision:
-    """Decide; where runs carry no verdict, keep the status only if it does not depend on what they would have shown."""
+    """Decide; if runs carry no verdict, keep the status only if no result of theirs could have changed it."""
     decision = decide(m)
     if not m.without_verdict or decision.status not in (SUPPORTED, REFUTED):
         return decision
