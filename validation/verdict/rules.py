@@ -125,7 +125,7 @@ def _sustainment(m: Measurements) -> Decision:
 
 
 def _robust(m: Measurements, decide: Callable[[Measurements], Decision]) -> Decision:
-    """Decide; if runs carry no verdict, keep the status only if no result of theirs could have changed it."""
+    """Decide; if runs carry no verdict, keep the status only if their least favourable results would not change it."""
     decision = decide(m)
     if not m.without_verdict or decision.status not in (SUPPORTED, REFUTED):
         return decision
