@@ -28,6 +28,7 @@ from common import BUILD, ROOT, Skips, conclude, judged, options
 sys.path.insert(0, str(ROOT))
 
 from prismatic.contract.thresholds import Thresholds
+from prismatic.runfile.manage import summarize
 from prismatic.terminal import print_out, table
 from prismatic.train.config import RunConfig, parse_config
 from prismatic.train.corpus import Corpus
@@ -130,6 +131,8 @@ def _text(name: str) -> Path:
 def trained(kind: Kind, config: RunConfig) -> Path:
     """Return the run file of a config; train it in a process of its own if it does not exist."""
     path = RUNS / config.run_hash(Corpus.load(config.data).sha256) / "dynamics.db"
+    if path.exists() and summarize(path).status == "finished":
+        return path
     changed = [f"{name}={value}" for name, value in config.facts().items() if value is not None and name != "data"]
     parallel = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={kind.processes}"]
     command = [sys.executable, *(parallel if kind.processes > 1 else []), "-m", "prismatic", "train"]
