@@ -27,7 +27,7 @@ def test_the_reporting_side_starts_without_torch(statement):
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
-def test_the_server_answers_before_it_loads_what_judges_and_draws_and_nobody_loads_all_of_scipy():
+def test_the_server_answers_before_it_loads_the_libraries_that_judge_and_draw():
     """The first browser does not wait for these libraries: it loads its own part meanwhile."""
     judge = "validation.judgement.judge"
     code = f"""

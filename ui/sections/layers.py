@@ -214,7 +214,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     st.subheader("Which layers drive the verdict", anchor=False)
     claims = judgement.verdict.controlled.whole(run.id)
     if len(names) < 2:
-        st.caption("The run has only one layer, so no layer can be left out.")
+        st.caption("The run has only one layer, so no layer can be removed.")
         return
     if all(claim.status == INVALID for claim in claims.values()):
         st.caption("The run is invalid, so no layer drives its verdict. The Diagnostics page says why.")
@@ -254,7 +254,7 @@ def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -
         if ablation.claim.status != status:
             changed.setdefault(ablation.claim.status, []).append(str(names[ablation.layer]))
     if not changed:
-        return f"It stays {status} if any one layer is left out."
+        return f"It stays {status} if any one layer is removed."
     parts = [
         f"{other} without {'layer' if len(layers) == 1 else 'any one of layers'} {', '.join(layers[:LAYERS_NAMED])}"
         + (f" and {len(layers) - LAYERS_NAMED} more" if len(layers) > LAYERS_NAMED else "")

@@ -71,7 +71,7 @@ def follow(judgement: Judgement, shown_keys: tuple[Key, ...]) -> None:
 
 
 def update_alerts(judgement: Judgement, live: list[Run]) -> None:
-    """Update the alerts about live runs: on the page until read or mended, and once to the operator."""
+    """Update the alerts about live runs: on the page until read or resolved, and once to the operator."""
     started = {run.id: f"{run.id} {run.facts.get('started')}" for run in live}
     raised: dict[tuple[str, str], Finding] = st.session_state.setdefault("alerts", {})
     read: set[tuple[str, str]] = st.session_state.setdefault("alerts_read", set())
@@ -85,7 +85,7 @@ def update_alerts(judgement: Judgement, live: list[Run]) -> None:
             raised[key] = finding
             if sender := _alert_sender(settings().alert_url):
                 sender.send_once(started[finding.run], finding)
-    for key in [key for key in raised if key not in wrong]:  # mended, or the run is not chosen any more
+    for key in [key for key in raised if key not in wrong]:  # resolved, or the run is not chosen any more
         del raised[key]
         read.discard(key)
     _show([finding for key, finding in raised.items() if key not in read])
