@@ -1,10 +1,12 @@
-"""New folders for runs, cache and secrets in each test: no test reads the checkout or the user's home.
+"""New folders for runs, cache and secrets in each test, and Ctrl-C as at a terminal.
 
-Processes that a test starts inherit them, including the server of the browser tests.
+No test reads the checkout or the user's home. Processes that a test starts inherit the folders, including the server of
+the browser tests.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ import pytest
 from streamlit import config
 
 from ui.settings import NAMES
+
+# A shell starts background jobs with SIGINT ignored, and every process of ours would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
