@@ -41,18 +41,6 @@ class Levels:
         """Return the places of the experts of a role along E."""
         return np.flatnonzero(np.array(self.roles) == name)
 
-    def restricted(self, experts: Sequence[int]) -> Levels:
-        """Return the levels of these experts alone, in this order. Raises ValueError for an expert that is absent."""
-        places = [self.experts.index(expert) for expert in experts]
-        reliability = None if self.reliability_ELK is None else self.reliability_ELK[places]
-        return Levels(
-            self.bins,
-            tuple(experts),
-            tuple(self.roles[place] for place in places),
-            {name: level[places] for name, level in self.of.items()},
-            reliability,
-        )
-
 
 def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float) -> Levels:
     """Return the levels of a run.
@@ -62,7 +50,7 @@ def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float)
     """
     places = run.layers or [run.experts]
     experts = tuple(sorted(set.intersection(*({*place} for place in places)) & {*run.experts}))
-    column = {name: _stacked(run, places, experts, name) for name in _columns(run, places, experts)}
+    column = _columns(run, places, experts)
     bottom_ELT = _bottom(column)
     norms = [column[f"{tier}_norm"] for tier in TIERS]
     sound_T = np.all([np.isfinite(values) for values in column.values()], axis=(0, 1, 2)) & np.all(
@@ -81,13 +69,16 @@ def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float)
     return Levels(bins, experts, tuple(run.experts[e].role for e in experts), of, reliable)
 
 
-def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int]) -> list[str]:
-    """Return the names of the columns that the effects need and the run has."""
-    wanted = [*(f"{tier}_norm" for tier in TIERS), "norm"]
-    optional = ["bottom_to_middle", "direction", "half_product", "half_product_clean"]
+def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int]) -> dict[str, Array]:
+    """Return the columns that the effects need and the run has, by name, [E, L, T]."""
+    optional = ["bottom_to_middle", "direction"]
+    if 0 in experts:  # directions of halves are relative to the clean expert, which comes first
+        optional += ["half_product", "half_product_clean"]
     if run.source == "merged" and run.merges_parameters:
         optional.append("routing_weight")
-    return wanted + [name for name in optional if _is_logged(_stacked(run, places, experts, name))]
+    names = (*(f"{tier}_norm" for tier in TIERS), "norm", *optional)
+    column = {name: _stacked(run, places, experts, name) for name in names}
+    return {name: values for name, values in column.items() if name not in optional or _is_logged(values)}
 
 
 def _stacked(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int], name: str) -> Array:
@@ -115,7 +106,7 @@ def _levels(
     """Return the levels by effect, [E, L, K], and the reliability if it is known."""
     share = _log(column["routing_weight"]) if "routing_weight" in column else 0.0
     found = {BOTTOM: bins.mean(bottom_ELT)}
-    if "half_product" in column:
+    if "half_product" in column and "half_product_clean" in column:
         product, whole = bins.mean(column["half_product"]), bins.mean(column["norm"] ** 2)
         reliable = product / whole
         clear_K = (reliable >= least).all(axis=(0, 1))

@@ -8,27 +8,13 @@ from torch.distributed.fsdp import fully_shard
 
 from prismatic import DynamicsLoggerCallback, Prismatic, RouterConfig
 from prismatic.errors import ModelError
+from tests.support.small_layers import Mixture
 
 
 def network(**options):
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Linear(8, 30), nn.Tanh(), nn.Linear(30, 8)) for _ in range(2)]
     return nn.Sequential(*(Prismatic(b, 8, RouterConfig(**options), layer=i) for i, b in enumerate(blocks)))
-
-
-class Mixture(nn.Module):
-    """A custom mixture of experts, with `experts` and `routing_weights` only."""
-
-    def __init__(self):
-        super().__init__()
-        self.experts = nn.ModuleList([nn.Linear(20, 20) for _ in range(4)])
-        self.gate = nn.Linear(20, 4)
-        self.routing_weights = torch.full((4,), 0.25)
-
-    def forward(self, x):
-        shares = self.gate(x).softmax(-1)
-        self.routing_weights = shares.detach().mean((0, 1))
-        return sum(shares[..., i, None] * expert(x) for i, expert in enumerate(self.experts))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from torch import nn
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback, Prismatic, RouterConfig
 from tests.support.run_file import rows as table
+from tests.support.small_layers import Mixture
 from tests.support.source_tree import ROOT
 
 STEPS = 6
@@ -183,21 +184,6 @@ def test_the_wrong_order_of_calls_is_recognised(tmp_path, order, code):
 def test_the_right_order_is_no_event(tmp_path):
     train(tmp_path / "x.db")
     assert table(tmp_path / "x.db", "SELECT code FROM events") == []
-
-
-class Mixture(nn.Module):
-    """A custom mixture of experts, with `experts` and `routing_weights` only."""
-
-    def __init__(self):
-        super().__init__()
-        self.experts = nn.ModuleList([nn.Linear(20, 20) for _ in range(4)])
-        self.gate = nn.Linear(20, 4)
-        self.routing_weights = torch.full((4,), 0.25)
-
-    def forward(self, x):
-        shares = self.gate(x).softmax(-1)
-        self.routing_weights = shares.detach().mean((0, 1))
-        return sum(shares[..., i, None] * expert(x) for i, expert in enumerate(self.experts))
 
 
 def test_a_custom_mixture_of_experts_is_logged_by_the_protocol(tmp_path):

@@ -6,25 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from prismatic import Prismatic, RouterConfig
 from prismatic.experts.tiers import tier_indices
 from prismatic.layer.router import load_balancing_loss, load_imbalance
 from prismatic.measure.gradients import measure
-
-
-def layer(**options):
-    torch.manual_seed(0)
-    return Prismatic(nn.Sequential(nn.Linear(8, 40), nn.Tanh(), nn.Linear(40, 8)), 8, RouterConfig(**options))
-
-
-def inputs():
-    return torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(1))
-
-
-def with_gradients(**options):
-    made = layer(merge="example", **options)
-    made(inputs()).square().mean().backward()
-    return made
+from tests.support.small_layers import inputs, layer, with_gradients
 
 
 def test_dropped_experts_have_no_share_and_the_others_share_the_whole():

@@ -1,25 +1,9 @@
 """Histograms of gradient entries: every entry is in the bin of its size."""
 
 import torch
-from torch import nn
 
-from prismatic import Prismatic, RouterConfig
 from prismatic.measure.histograms import histogram_rows
-
-
-def layer(**options):
-    torch.manual_seed(0)
-    return Prismatic(nn.Sequential(nn.Linear(8, 40), nn.Tanh(), nn.Linear(40, 8)), 8, RouterConfig(**options))
-
-
-def inputs():
-    return torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(1))
-
-
-def with_gradients(**options):
-    made = layer(merge="example", **options)
-    made(inputs()).square().mean().backward()
-    return made
+from tests.support.small_layers import with_gradients
 
 
 def test_a_histogram_holds_every_entry_of_every_tier_in_the_bin_of_its_size():
