@@ -49,6 +49,11 @@ class Plan:
         places = np.ceil((self.edges - self.first) / self.every).clip(min=0)
         return np.diff(places).astype(np.int64)
 
+    def complete(self, last: int) -> int:
+        """Return the number of bins that get no more grid rows after a row of this step."""
+        next_row = self.first + ((last - self.first) // self.every + 1) * self.every
+        return int((self.edges[1:] <= next_row).sum())
+
 
 def plan_of(
     steps_T: NDArray[np.int64], *, planned: int, frequencies: tuple[int | None, ...], share: float, warmup_steps: float
@@ -76,11 +81,15 @@ class Bins:
     """True for bins with too few usable rows, [K]."""
     rows_K: NDArray[np.int64]
     """The number of grid rows in each bin, [K]."""
+    edges: Array
+    """The steps at which bins begin and end, [K + 1]."""
+    complete: int
+    """The number of bins that the run has passed."""
 
     @property
     def usable(self) -> bool:
-        """True if at most MISSING_BINS bins have too few rows."""
-        return int(self.missing_K.sum()) <= MISSING_BINS
+        """True if at most MISSING_BINS of the complete bins have too few rows."""
+        return int(self.missing_K[: self.complete].sum()) <= MISSING_BINS
 
     @property
     def enough_planned(self) -> bool:
@@ -113,7 +122,8 @@ def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], 
             place_T[rows[distance > OUTLIER]] = -1
     rows_K = plan.rows_K
     found_K = np.bincount(place_T[place_T >= 0], minlength=BINS)
-    return Bins(place_T, found_K < np.maximum(np.ceil(share * rows_K), 1), rows_K)
+    missing_K = found_K < np.maximum(np.ceil(share * rows_K), 1)
+    return Bins(place_T, missing_K, rows_K, plan.edges, plan.complete(int(steps_T.max())) if len(steps_T) else 0)
 
 
 def _repeated(steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -1,33 +1,35 @@
-"""Effects of one run: perturbed minus control experts, minus the sham run of the same seed, in six bins of time.
+"""Levels of every expert of a run in six bins of time, and effects: perturbed minus control experts, minus the twin.
 
 `bottom` is the bottom tier's gain over the middle tier, `size` the gradient norm, `direction` 1 - cosine to the clean
-expert's gradient, corrected for the noise of the batch where half-batch products are logged (Spearman 1904). Version 2
-of the rules decides by these; version 1, which is in force, does not.
-Axis letters: E experts, L layers, T logged rows, K bins.
+expert's gradient, corrected for the noise of the batch where half-batch products are logged (Spearman 1904). The twin
+is the sham run with the same seed.
+Axis letters: E experts, L layers, T logged rows, K bins; 3: the whole run, its beginning, its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prismatic.contract.schema import TIERS
-from validation.analysis.bins import Bins, bins_of, plan_of
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.bins import MISSING_BINS, Bins, bins_of, plan_of
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
 
 BOTTOM, SIZE, DIRECTION = "bottom", "size", "direction"
 TIER_SIZES = tuple(f"{tier}_size" for tier in TIERS)
 TWO_SIDED = {SIZE, *TIER_SIZES}
-LOGGED = 0.8  # of the rows that a column needs to count as logged
+LOGGED = 0.5  # of the rows that a column needs to count as logged; the other rows are then missing
+ENDS = 2  # bins at the beginning and at the end that sustainment compares
 
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The level of each expert of a run, by effect and bin."""
+    """The level of each expert of a run, by effect, layer and bin."""
 
     bins: Bins
     experts: tuple[int, ...]
@@ -36,22 +38,55 @@ class Levels:
     """By effect, [E, L, K]; NaN where a bin is missing."""
     reliability_ELK: Array | None = None
     """Share of the squared gradient norm that both halves of the batch agree on; None where it is not logged."""
+    clean_is_control: bool = False
+    """True where no symmetry breaks and all experts see the same batch, so that the clean expert is one of a kind."""
+
+    @property
+    def layers(self) -> int:
+        """The number of layers."""
+        return int(self.of[BOTTOM].shape[1])
 
     def role(self, name: str) -> NDArray[np.intp]:
         """Return the places of the experts of a role along E."""
         return np.flatnonzero(np.array(self.roles) == name)
 
+    @property
+    def controls(self) -> NDArray[np.intp]:
+        """The places of the experts that the perturbed ones are compared to, along E."""
+        controls = self.role("control")
+        return controls if len(controls) or not self.clean_is_control else self.role("clean")
 
-def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float) -> Levels:
-    """Return the levels of a run.
+    def measured(self, bins: int) -> set[str]:
+        """Return the effects that at most MISSING_BINS of the first bins lack."""
+        absent = {name: np.isnan(level[..., :bins]).any(axis=(0, 1)).sum() for name, level in self.of.items()}
+        return {name for name, count in absent.items() if count <= MISSING_BINS < bins}
 
-    warmup: the least share of the planned steps that is skipped. rows_share: the least share of its planned rows that a
-    bin needs. reliability: the least reliability of a bin for the corrected effects.
-    """
+    def until(self, bins: int) -> Levels:
+        """Return the levels of the first bins; the others are missing."""
+        later = np.arange(len(self.bins.rows_K)) >= bins
+        return replace(self, of={name: np.where(later, np.nan, level) for name, level in self.of.items()})
+
+    def of_layers(self, layers: Sequence[int]) -> Levels:
+        """Return the levels of some layers."""
+        return replace(self, of={name: level[:, list(layers)] for name, level in self.of.items()})
+
+
+def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
+    """Return the levels of a run; None without rows, a clean or a perturbed expert."""
     places = run.layers or [run.experts]
     experts = tuple(sorted(set.intersection(*({*place} for place in places)) & {*run.experts}))
+    roles = tuple(run.experts[e].role for e in experts)
+    if not len(run.steps) or 0 not in experts or "perturbed" not in roles:
+        return None
     column = _columns(run, places, experts)
     bottom_ELT = _bottom(column)
+    bins = _bins(run, column, bottom_ELT, thresholds)
+    of, reliable = _levels(column, bottom_ELT, bins, thresholds.reliability)
+    frozen = run.config.get("routing") == "frozen" and run.same_batch
+    return Levels(bins, experts, roles, of, reliable, frozen)
+
+
+def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: Thresholds) -> Bins:
     norms = [column[f"{tier}_norm"] for tier in TIERS]
     sound_T = np.all([np.isfinite(values) for values in column.values()], axis=(0, 1, 2)) & np.all(
         [norm > 0 for norm in norms], axis=(0, 1, 2)
@@ -60,31 +95,32 @@ def levels_of(run: Run, *, warmup: float, rows_share: float, reliability: float)
     plan = plan_of(
         run.steps,
         planned=run.planned_steps,
-        frequencies=tuple(int(f) if f else None for f in (run.number("config.log_freq"), probe)),
-        share=warmup,
+        frequencies=tuple(int(f) if f and f >= 1 else None for f in (run.log_freq, probe)),
+        share=thresholds.warmup,
         warmup_steps=run.number("warmup_steps") or 0.0,
     )
-    bins = bins_of(plan, run.steps, sound_T, bottom_ELT, share=rows_share)
-    of, reliable = _levels(run, column, bottom_ELT, bins, reliability)
-    return Levels(bins, experts, tuple(run.experts[e].role for e in experts), of, reliable)
+    return bins_of(plan, run.steps, sound_T, bottom_ELT, share=thresholds.rows_share)
 
 
 def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int]) -> dict[str, Array]:
     """Return the columns that the effects need and the run has, by name, [E, L, T]."""
-    optional = ["bottom_to_middle", "direction"]
-    if 0 in experts:  # directions of halves are relative to the clean expert, which comes first
-        optional += ["half_product", "half_product_clean"]
+
+    def logged(*names: str) -> dict[str, Array]:
+        found = {name: _stacked(places, experts, name) for name in names}
+        return found if all(map(_is_logged, found.values())) else {}
+
+    columns = {name: _stacked(places, experts, name) for name in (*(f"{tier}_norm" for tier in TIERS), "norm")}
+    columns |= logged("bottom_to_middle")
+    columns |= logged("half_product", "half_product_clean") or logged("direction")
     if run.source == "merged" and run.merges_parameters:
-        optional.append("routing_weight")
-    names = (*(f"{tier}_norm" for tier in TIERS), "norm", *optional)
-    column = {name: _stacked(run, places, experts, name) for name in names}
-    return {name: values for name, values in column.items() if name not in optional or _is_logged(values)}
+        columns |= logged("routing_weight")
+    return columns
 
 
-def _stacked(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int], name: str) -> Array:
+def _stacked(places: Sequence[Mapping[int, Expert]], experts: Sequence[int], name: str) -> Array:
     """Return a column, [E, L, T]; the clean expert has direction 0 to itself, and no product with itself."""
     values = np.array([[place[expert].columns[name] for place in places] for expert in experts], dtype=np.float64)
-    if name in ("direction", "half_product_clean") and 0 in experts:
+    if name in ("direction", "half_product_clean"):
         values[experts.index(0)] = 0.0
     return values
 
@@ -101,12 +137,12 @@ def _bottom(column: Mapping[str, Array]) -> Array:
 
 
 def _levels(
-    run: Run, column: Mapping[str, Array], bottom_ELT: Array, bins: Bins, least: float
+    column: Mapping[str, Array], bottom_ELT: Array, bins: Bins, least: float
 ) -> tuple[dict[str, Array], Array | None]:
     """Return the levels by effect, [E, L, K], and the reliability if it is known."""
     share = _log(column["routing_weight"]) if "routing_weight" in column else 0.0
     found = {BOTTOM: bins.mean(bottom_ELT)}
-    if "half_product" in column and "half_product_clean" in column:
+    if "half_product" in column:
         product, whole = bins.mean(column["half_product"]), bins.mean(column["norm"] ** 2)
         reliable = product / whole
         clear_K = (reliable >= least).all(axis=(0, 1))
@@ -129,45 +165,39 @@ def _log(values: Array) -> Array:
     return np.asarray(np.log(np.where(values > 0, values, np.nan)))
 
 
-def effect_K(levels: Levels, name: str, sham: Levels | None = None) -> Array:
+def effect_K(levels: Levels, name: str, twin: Levels | None = None) -> Array:
     """Return an effect of a run, [K]: mean over perturbed minus mean over control experts, mean over layers.
 
-    sham: the sham run with the same seed; its effect is subtracted. Without control experts, the effect is the run's
-    perturbed experts minus the same experts of the sham run. NaN in missing bins; all NaN without a comparison.
+    twin: the sham run with the same seed; its effect is subtracted. Without control experts, the effect is the run's
+    perturbed experts minus the same experts of the twin. NaN in missing bins; all NaN without a comparison.
     """
-    if len(levels.role("control")):
+    if len(levels.controls):
         effect = _difference(levels, name)
-        return effect if sham is None else effect - _difference(sham, name)
-    if sham is None:
+        return effect if twin is None else effect - _difference(twin, name)
+    if twin is None:
         return np.full(levels.of[name].shape[-1], np.nan)
     perturbed = levels.role("perturbed")
-    return np.asarray((levels.of[name][perturbed] - sham.of[name][perturbed]).mean(axis=(0, 1)))
+    return np.asarray((levels.of[name][perturbed] - twin.of[name][perturbed]).mean(axis=(0, 1)))
 
 
 def _difference(levels: Levels, name: str) -> Array:
     level = levels.of[name]
-    difference = level[levels.role("perturbed")].mean(axis=0) - level[levels.role("control")].mean(axis=0)
+    difference = level[levels.role("perturbed")].mean(axis=0) - level[levels.controls].mean(axis=0)
     return np.asarray(difference.mean(axis=0))
 
 
-def of_each_expert(levels: Levels, name: str, sham: Levels | None = None) -> Array:
-    """Return the level of each expert, [E], mean over layers and bins, minus its level in the sham run."""
-    level = levels.of[name] if sham is None else levels.of[name] - sham.of[name]
-    kept = np.isfinite(level).all(axis=(0, 1))
-    return np.asarray(level[..., kept].mean(axis=(1, 2)))
+def expert_levels(levels: Levels, name: str, twin: Levels | None = None) -> Array:
+    """Return the level of each expert, mean over layers, minus its level in the twin, over time, [E, 3]."""
+    level = levels.of[name] if twin is None else levels.of[name] - twin.of[name]
+    return over_time(np.asarray(level.mean(axis=1)))
 
 
-@dataclass(frozen=True)
-class EffectOverTime:
-    """The mean of an effect of one run over all bins, over the first two and over the last two."""
+def over_time(x: Array) -> Array:
+    """Return the means of x [..., K] over all bins, over the first two and over the last two, [..., 3].
 
-    whole: float
-    first: float
-    last: float
-
-
-def effect_over_time(x_K: Array) -> EffectOverTime:
-    """Return the mean over all bins, over the first two and over the last two, without missing bins."""
-    whole = float(np.nanmean(x_K)) if np.isfinite(x_K).any() else np.nan
-    ends = [float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in (x_K[:2], x_K[-2:])]
-    return EffectOverTime(whole, *ends)
+    Bins that are missing anywhere are skipped; NaN if none is left.
+    """
+    there = x[..., np.isfinite(x).all(axis=tuple(range(x.ndim - 1)))]
+    if not there.shape[-1]:
+        return np.full((*x.shape[:-1], 3), np.nan)
+    return np.stack([part.mean(axis=-1) for part in (there, there[..., :ENDS], there[..., -ENDS:])], axis=-1)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
-from validation.analysis.statistics import Array
-
+Array = NDArray[np.float64]
 POWER = 0.8
 MOST_SEEDS = 1000
 
@@ -72,23 +72,28 @@ def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
     return Interval(mid, mid - half, mid + half, units)
 
 
-def fieller(first_S: Array, last_S: Array, alpha: float) -> Interval:
-    """Return mean(last) / mean(first) over paired seeds with the interval of Fieller 1954.
+def fieller(x_U2: Array, alpha: float, y_V2: Array | None = None) -> Interval:
+    """Return the ratio of the second mean to the first over paired units with the interval of Fieller 1954.
 
-    Without bounds where the mean of the first is not surely different from zero.
+    y_V2: units of another group, whose means are subtracted; the degrees of freedom are then those of the smaller
+    group. Without bounds where the first mean is not surely different from zero.
     """
-    seeds = len(first_S)
-    x, y = (float(values.mean()) if seeds else math.nan for values in (first_S, last_S))
-    mid = y / x if x else math.nan
-    if seeds < 2:
-        return Interval(mid, -math.inf, math.inf, seeds)
-    q = t_quantile(alpha, seeds - 1) ** 2 / seeds
-    (s_xx, s_xy), (_, s_yy) = np.cov(first_S, last_S).tolist()
-    a, b, c = x * x - q * s_xx, x * y - q * s_xy, y * y - q * s_yy
+    groups = [x_U2] if y_V2 is None else [x_U2, y_V2]
+    units, fewest = sum(map(len, groups)), min(map(len, groups))
+    if not fewest:
+        return Interval(math.nan, -math.inf, math.inf, units)
+    x, y = x_U2.mean(axis=0) - (0.0 if y_V2 is None else y_V2.mean(axis=0))
+    mid = float(y / x) if x else math.nan
+    if fewest < 2:
+        return Interval(mid, -math.inf, math.inf, units)
+    q = t_quantile(alpha, fewest - 1) ** 2
+    covariances = [np.cov(group, rowvar=False)[[0, 0, 1], [0, 1, 1]] / len(group) for group in groups]
+    xx, xy, yy = np.sum(covariances, axis=0)
+    a, b, c = float(x * x - q * xx), float(x * y - q * xy), float(y * y - q * yy)
     if a <= 0:
-        return Interval(mid, -math.inf, math.inf, seeds)
+        return Interval(mid, -math.inf, math.inf, units)
     root = math.sqrt(max(b * b - a * c, 0.0))
-    return Interval(mid, (b - root) / a, (b + root) / a, seeds)
+    return Interval(mid, (b - root) / a, (b + root) / a, units)
 
 
 def p_beyond(x_U: Array, margin: float, *, two_sided: bool) -> float:

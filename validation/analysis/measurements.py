@@ -1,39 +1,40 @@
 """Measurements: an experiment as the numbers that a decision needs, effects over seeds or over the experts of one run.
 
-They are computed once and never change. Version 2 of the rules (verdict/rules.py) decides by them; version 1, which is
-in force, does not. Axis letters: S seeds, U units.
+They are computed once and never change.
+Axis letters: U units, V units of the other group; 3: the whole run, its beginning, its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from validation.analysis.intervals import Interval, fieller, student, welch
+from validation.analysis.intervals import Interval, fieller, p_beyond, student, welch
 from validation.analysis.statistics import Array
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """An effect: its value in each unit, and the margin that it is compared to.
+    """An effect: its values in each unit, and the margin that it is compared to.
 
-    Over seeds a unit is a run, x_U its effect, and first_U and last_U the effect early and late. Within one run a unit
-    is an expert: x_U are the perturbed ones, y_U the control experts, and there is no first and last.
+    Over seeds a unit is a run. Within one run a unit is an expert: x_U3 are the perturbed ones, y_V3 the controls.
     """
 
     name: str
     margin: float
     two_sided: bool
-    x_U: Array
-    y_U: Array | None = None
-    first_U: Array = field(default_factory=lambda: np.empty(0))
-    last_U: Array = field(default_factory=lambda: np.empty(0))
+    x_U3: Array
+    y_V3: Array | None = None
 
-    def interval(self, alpha: float) -> Interval:
-        """Return the estimate with its interval at alpha: Student over seeds, Welch within one run."""
-        return student(self.x_U, alpha) if self.y_U is None else welch(self.x_U, self.y_U, alpha)
+    def interval(self, alpha: float, column: int = 0) -> Interval:
+        """Return the estimate with its interval at alpha: Student over seeds, Welch within one run.
+
+        column: 0 for the whole run, 1 for its beginning, 2 for its end.
+        """
+        x_U = self.x_U3[:, column]
+        return student(x_U, alpha) if self.y_V3 is None else welch(x_U, self.y_V3[:, column], alpha)
 
     def beyond(self, alpha: float) -> bool:
         """Return True if the effect surely exceeds its margin."""
@@ -45,30 +46,20 @@ class Effect:
 
     def early(self, alpha: float) -> bool:
         """Return True if the effect surely exceeded its margin at the beginning."""
-        return student(self.first_U, alpha).beyond(self.margin, two_sided=self.two_sided)
+        return self.interval(alpha, 1).beyond(self.margin, two_sided=self.two_sided)
 
     def kept(self, alpha: float) -> Interval:
-        """Return the share of the first effect that is left at the end: Fieller's interval over the paired seeds."""
-        return fieller(self.first_U, self.last_U, alpha)
+        """Return the share of the first effect that is left at the end: Fieller's interval over the paired units."""
+        return fieller(self.x_U3[:, 1:], alpha, None if self.y_V3 is None else self.y_V3[:, 1:])
+
+    def p(self) -> float:
+        """Return the smallest alpha at which the effect over seeds surely exceeds its margin."""
+        return p_beyond(self.x_U3[:, 0], self.margin, two_sided=self.two_sided) if self.y_V3 is None else 1.0
 
     def with_least_favourable(self, missing: int) -> tuple[Effect, Effect]:
-        """Return the effect as if `missing` more units had the smallest value of all, and the largest."""
-
-        def extended(values: Array, filler: float) -> Array:
-            return np.append(values, np.full(missing if len(values) else 0, filler))
-
-        low, high = (
-            Effect(
-                self.name,
-                self.margin,
-                self.two_sided,
-                extended(self.x_U, float(pick(self.x_U))),
-                self.y_U,
-                extended(self.first_U, float(pick(self.first_U)) if len(self.first_U) else 0.0),
-                extended(self.last_U, float(pick(self.last_U)) if len(self.last_U) else 0.0),
-            )
-            for pick in (np.min, np.max)
-        )
+        """Return the effect as if `missing` more units had the smallest values of all, and the largest."""
+        ends = (self.x_U3.min(axis=0), self.x_U3.max(axis=0))
+        low, high = (replace(self, x_U3=np.vstack([self.x_U3, np.tile(end, (missing, 1))])) for end in ends)
         return low, high
 
 
@@ -87,14 +78,34 @@ class Measurements:
     runs: int = 1
     without_verdict: int = 0
     """Runs whose data carries no verdict."""
-    replicas: bool = True
-    """False if a seed is unknown or there twice, or if two runs are copies."""
+    valid: tuple[str, ...] = ()
+    """Ids of the runs that carry one, in the order of the units of effects over seeds."""
+    copies: str = ""
+    """The reason why runs are no replicas of each other; empty if they are."""
+    sham: bool = False
+    """True if nothing was perturbed in these runs."""
     sham_effects: Mapping[str, Effect] = field(default_factory=dict)
-    """What the sham runs show by themselves; empty without sham runs."""
-    compared: bool = True
-    """False without control experts and without sham runs of the same seeds."""
+    """What the sham runs show by themselves; empty without enough of them."""
+    control: str | None = None
+    """What the perturbed experts are compared to: control_expert, frozen_routing, sham_run; None without any."""
+    twins: bool = False
+    """True if the sham run of the same seed is subtracted from every run."""
     common_gradients: int = 0
     """Runs in which all experts share one gradient."""
     control_direction: Effect | None = None
     """Direction of the control experts, with the margin above which it cannot show more; None where not measured."""
+    source: str = "merged"
+    """Source of the gradients: merged, or isolated."""
+    noisy: bool = False
+    """True if experts see batches of their own, and directions are not corrected for the noise of these batches."""
+    corrected: bool = False
+    """True if sizes and directions are corrected for the noise of the batch."""
+    unclear: bool = False
+    """True if directions were measured, but are mostly noise."""
+    means_only: bool = False
+    """True if a run of several layers holds nothing but means over them."""
+    bins: int = 6
+    """Bins of time that are judged; fewer than six at an interim look at unfinished runs."""
+    planned_rows: bool = True
+    """False if a run plans fewer rows than bins."""
     sustained_share: float = 0.5

@@ -146,6 +146,16 @@ class Run:
         return self.mixture in (None, "parameters")
 
     @property
+    def same_batch(self) -> bool:
+        """True if every expert's gradient is of the same examples; routed and separate experts see their own."""
+        return self.source == "isolated" or self.mixture not in ("top_k", "separate")
+
+    @property
+    def log_freq(self) -> float | None:
+        """Steps between two logged steps; None if unknown."""
+        return self.number("config.log_freq") or self.number("log_freq")
+
+    @property
     def by_trainer(self) -> bool:
         """True for runs of `prismatic train`, whose options can be given to `--set`."""
         return self.config.get("router_type") == "prismatic"
@@ -155,26 +165,11 @@ class Run:
         """True if the run reached its planned end, or has no plan."""
         return not len(self.steps) or int(self.steps[-1]) + 1 >= self.planned_steps
 
-    def until(self, step: int) -> Run:
-        """Return the run with the rows up to this step; its facts stay, such as the planned length."""
-        rows = self.steps <= step
-        if rows.all():
-            return self
-
-        def cut(experts: Mapping[int, Expert]) -> dict[int, Expert]:
-            return {
-                number: replace(expert, columns={name: values[rows] for name, values in expert.columns.items()})
-                for number, expert in experts.items()
-            }
-
-        return replace(
-            self,
-            steps=self.steps[rows],
-            experts=cut(self.experts),
-            layers=[cut(layer) for layer in self.layers],
-            isolated=self.isolated.until(step) if self.isolated is not None else None,
-            step_columns={name: values[rows] for name, values in self.step_columns.items()},
-        )
+    def without_rows(self) -> Run:
+        """Return the facts, steps and roles of the run, without the columns of its experts."""
+        experts = {index: Expert(index, expert.role, {}) for index, expert in self.experts.items()}
+        isolated = self.isolated.without_rows() if self.isolated is not None else None
+        return replace(self, experts=experts, layers=(), isolated=isolated, step_columns={})
 
     def step_column(self, name: str) -> Array:
         """Return a column of the step, [T]; NaN in every row if the file does not have it."""

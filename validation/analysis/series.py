@@ -1,6 +1,6 @@
-"""The series that the verdict compares: bottom gain, norms beyond routing, direction, dormancy; collinear gradients.
+"""Series of a run that charts show, its dormancy, and the structural test of one common gradient.
 
-Formulas: docs/verdict.md, "Series". Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
+Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
 """
 
 from __future__ import annotations
@@ -31,19 +31,6 @@ def bottom_gain(expert: Expert, clean: Expert) -> Array:
     return bottom_ratio(expert, clean) - (expert.log("middle_norm") - clean.log("middle_norm"))
 
 
-def related_gains(run: Run) -> list[Array]:
-    """Return the gains of every expert's bottom and top tier beyond the middle tier.
-
-    Their noise is of the same kind as that of `bottom_gain`, whatever their level is.
-    """
-    clean, found = run.experts[0], []
-    for expert in run.experts.values():
-        if expert.role != "clean":
-            middle = expert.log("middle_norm") - clean.log("middle_norm")
-            found += [expert.log(f"{t}_norm") - clean.log(f"{t}_norm") - middle for t in ("bottom", "top")]
-    return found
-
-
 def ratio_beyond_routing(run: Run, expert: int) -> dict[str, Array]:
     """Return per tier the log ratio of the norms beyond the routing ratio, or beyond the middle tier's without shares.
 
@@ -62,54 +49,9 @@ def _ratio_beyond_routing(expert: Expert, clean: Expert, run: Run) -> dict[str, 
     return {tier: ratio - reference for tier, ratio in ratios.items()}
 
 
-def divergence(run: Run, expert: Expert) -> dict[str, Array]:
-    """Return the difference between an expert's gradient and the clean one's: its direction, else the norms by tier.
-
-    The direction is meaningful for isolated gradients, for experts that are not merged, and for one merge per example.
-    With one merge per batch all experts share one gradient, and a cosine below 1 has other causes.
-    """
-    if _directional(run, expert):
-        return {"direction": expert["direction"]}
-    return ratio_beyond_routing(run, expert.index)
-
-
-def _directional(run: Run, expert: Expert) -> bool:
-    meaningful = run.source == "isolated" or run.config.get("merge") == "example" or not run.merges_parameters
-    return meaningful and _mostly_finite(expert["direction"])
-
-
-def by_layer(run: Run, expert: int) -> list[dict[str, Array]]:
-    """Return the series of `divergence` and `bottom_gain` in each logged layer; of the whole run without layers.
-
-    Layers without this expert or the clean one have no series.
-    """
-    if not any(expert in layer and 0 in layer for layer in run.layers):
-        return [_compared(run, run.experts[expert], run.experts[0])]
-    directional = _directional(run, run.experts[expert])
-    return [
-        _compared(run, layer[expert], layer[0], directional=directional) if expert in layer and 0 in layer else {}
-        for layer in run.layers
-    ]
-
-
-def _compared(run: Run, expert: Expert, clean: Expert, *, directional: bool | None = None) -> dict[str, Array]:
-    directional = _directional(run, expert) if directional is None else directional
-    diverged = {"direction": expert["direction"]} if directional else _ratio_beyond_routing(expert, clean, run)
-    return {**diverged, "bottom_gain": bottom_gain(expert, clean)}
-
-
 def _comparable_layers(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:
     """Return the layers that have this expert and the clean one, or the means over layers if there are none."""
     return [layer for layer in run.layers if expert in layer and 0 in layer] or [run.experts]
-
-
-def above_noise(run: Run, expert: Expert) -> Array | None:
-    """Return the direction beyond its noise floor: that between the clean expert's gradients on two halves of a batch.
-
-    None if the floor was not measured.
-    """
-    floor = run.experts[0]["noise_direction"]
-    return expert["direction"] - floor if _mostly_finite(floor) else None
 
 
 def dormancy(run: Run) -> Array:

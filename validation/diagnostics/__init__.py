@@ -91,10 +91,10 @@ def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
-def invalidating(findings: Iterable[Finding]) -> dict[tuple[str, int | None], str]:
-    """Return, by run and expert (None: the whole run), the reason why its data carries no verdict."""
-    reasons: dict[tuple[str, int | None], str] = {}
+def invalidating(findings: Iterable[Finding]) -> dict[str, str]:
+    """Return by run the reason why its data carries no verdict."""
+    reasons: dict[str, str] = {}
     for finding in findings:
         if finding.severity == ERROR and finding.run is not None:
-            reasons.setdefault((finding.run, finding.expert), f"{finding.symptom} ({finding.id})")
+            reasons.setdefault(finding.run, f"{finding.symptom} ({finding.id})")
     return reasons

@@ -87,7 +87,7 @@ def _widest(run: Run, thresholds: Thresholds) -> str | None:
 
 
 def _usable(run: Run, thresholds: Thresholds) -> str:
-    return f"{int(run.after_warmup(thresholds.warmup).sum()):,} after the warm-up; {thresholds.min_points:g} are needed"
+    return f"{int(run.after_warmup(thresholds.warmup).sum()):,} after the warm-up; {100:g} are needed"
 
 
 def _end(run: Run, thresholds: Thresholds) -> str | None:

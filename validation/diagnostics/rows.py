@@ -149,13 +149,12 @@ def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find a run with too few rows for an interval."""
     usable = int(run.after_warmup(thresholds.warmup).sum())
-    if len(run.steps) and usable < thresholds.min_points:
+    if len(run.steps) and usable < 100:
         yield Finding(
             "too_short",
             WARNING,
             "the run is too short to decide",
-            f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; "
-            f"{thresholds.min_points:g} are needed",
+            f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; {100:g} are needed",
             "training is still running, stopped early, or was logged too rarely",
             "train longer (--set steps=1500) or log more often (--set log_freq=5)"
             if run.by_trainer

@@ -1,25 +1,27 @@
-"""Advice on the next step: add a control, train longer, raise the scale, train more seeds, with options for `--set`."""
+"""Advice on the next step: mend the data, add a control, train more seeds, raise the scale, with options for `--set`.
+
+It asks the reasons of the claims, never their words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from prismatic.contract.thresholds import Thresholds
+from validation.analysis.cohort import MeasuredRun
 from validation.analysis.mixtures import merged_once, missing_control, unseen_direction
 from validation.analysis.run import Run
-from validation.diagnostics import COLLAPSED_SHARE, ERROR, Finding
+from validation.diagnostics import ERROR, Finding
 from validation.text import pluralize
-from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim
+from validation.verdict.claims import REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
-from validation.verdict.groups import TREATED
-from validation.verdict.premise import Premise
-from validation.verdict.reasons import BY_CHANCE
+from validation.verdict.groups import TREATED, Group
+from validation.verdict.premise import NOT_DORMANT, Premise
 
 STRONGER = 2.0  # perturbation_scale that the protocol asks for after a negative result
 MOST_SPARSITY = 0.5
+SEEDS, CONTROLS = 6, 3  # of a study that can be decided
+ROWS_PER_BIN = 10  # logged steps in each of six bins, so that a few lost ones do no harm
 
 
 @dataclass(frozen=True)
@@ -37,91 +39,121 @@ class Advice:
         return f"--set {' '.join(self.options)}" if self.options else ""
 
 
-def advise_run(
-    run: Run, claims: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], thresholds: Thresholds
-) -> Iterator[Advice]:
-    """Yield the advice about one run, most important first: on the data, the design, the length, the next experiment.
+def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
+    """Yield the advice about each group of runs, most important first: on the data, the design, the next experiment.
 
-    claims: about the run as a whole, by name. findings: about this run, the gravest first. Sham runs and positive
-    controls get no advice, and runs of other trainers get no options.
+    Sham runs and positive controls get advice on their data only, and runs of other trainers get no options.
     """
-    if claims and not run.is_sham and not run.is_positive_control:
-        advice = _advise_run(run, claims, premise, findings, thresholds)
-        yield from advice if run.by_trainer else (replace(step, options=()) for step in advice)
+    by_id = {each.run.id: each.run for each in runs}
+    of_run: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.run is not None:
+            of_run.setdefault(finding.run, []).append(finding)
+    for group in verdict.groups:
+        members = [by_id[name] for name in group.runs]
+        steps = [*_mend(members, of_run)]
+        if group.role == TREATED and len(steps) < len(members):
+            steps += _advise_group(group, members[0], [f for m in members for f in of_run.get(m.id, [])])
+        yield from steps if members[0].by_trainer else (replace(step, options=()) for step in steps)
 
 
-def _advise_run(
-    run: Run, claims: dict[str, Claim], premise: Premise | None, findings: Sequence[Finding], thresholds: Thresholds
-) -> Iterator[Advice]:
-    grave = next((finding for finding in findings if finding.severity == ERROR), None)
-    if grave is not None:
-        yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.id)
+def _mend(members: Sequence[Run], of_run: Mapping[str, Sequence[Finding]]) -> Iterator[Advice]:
+    """Yield the remedy for each run whose data carries no verdict."""
+    for run in members:
+        grave = next((finding for finding in of_run.get(run.id, []) if finding.severity == ERROR), None)
+        if grave is not None:
+            yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.id)
+
+
+def _advise_group(group: Group, run: Run, findings: Sequence[Finding]) -> Iterator[Advice]:
+    claims = {claim.name: claim for claim in group.claims}
+    reasons = {claim.reason for claim in group.claims}
+    if all(claim.status == SUPPORTED for claim in group.claims):
+        if len(group.runs) == 1:
+            text = "one run is one draw: train more seeds and judge them together"
+            yield Advice("replicate", text, (_next_seed(run),), run.id)
         return
-    if all(claim.status == SUPPORTED for claim in claims.values()):
-        text = "one run is one draw: train more seeds and judge them together"
-        yield Advice("replicate", text, (_next_seed(run),), run.id)
-        return
-    yield from _collapse(run)
-    yield from _confounded(run, claims, findings)
-    yield from _too_short(run, claims, thresholds)
-    yield from _premise(run, premise)
-    if any(claim.status in (REFUTED, INCONCLUSIVE) for claim in claims.values()):
+    yield from _collapse(run, findings)
+    yield from _design(run, claims, reasons)
+    yield from _length(run, reasons)
+    yield from _seeds(group, run, claims)
+    yield from _premise(run, group.premise)
+    if any(claim.status == REFUTED for claim in group.claims):
         yield from _stronger(run)
 
 
-def _collapse(run: Run) -> Iterator[Advice]:
-    """Yield advice if the router collapsed: until that is fixed, neither a larger scale nor more steps help."""
-    shares = (
-        np.stack([expert["routing_weight"] for expert in run.experts.values()]) if run.experts else np.empty((0, 0))
-    )
-    largest_T = np.nan_to_num(shares, nan=0.0).max(axis=0, initial=0.0)
-    if not len(largest_T) or largest_T[-1] <= COLLAPSED_SHARE:
+def _collapse(run: Run, findings: Sequence[Finding]) -> Iterator[Advice]:
+    """Yield advice if the router collapsed: until that is fixed, neither a larger scale nor more seeds help."""
+    found = next((finding for finding in findings if finding.id == "router_collapse"), None)
+    if found is None:
         return
-    below = np.flatnonzero(largest_T <= COLLAPSED_SHARE)
-    first = int(run.steps[below[-1] + 1]) if len(below) else int(run.steps[0])
-    text = (
-        f"the router gives one expert more than {COLLAPSED_SHARE:.0%} from step {first:,} on, so the others hardly "
-        "train. Fix the router first, by a load-balancing loss or by frozen routing"
-    )
-    yield Advice("router_first", text, ("load_balancing=0.01",), run.id)
+    text = f"{found.symptom} ({found.evidence}), so the others hardly train. Fix the router first, by a load-balancing "
+    yield Advice("router_first", f"{text}loss or by frozen routing", ("load_balancing=0.01",), run.id)
     if run.by_trainer:
         text = "or freeze the routing, so that the router has no part in the result"
         yield Advice("frozen_routing", text, ("routing=frozen",), run.id)
 
 
-def _confounded(run: Run, claims: dict[str, Claim], findings: Sequence[Finding]) -> Iterator[Advice]:
+def _design(run: Run, claims: Mapping[str, Claim], reasons: set[Reason]) -> Iterator[Advice]:
     """Yield advice if a better design could answer the question."""
-    if merged_once(run) and any(claim.status in (CONFOUNDED, REFUTED) for claim in claims.values()):
-        text = "one merge per batch gives all experts one gradient: merge per example, and measure each expert alone"
-        yield Advice("see_direction", text, ("merge=example", "probe_freq=10"), run.id)
-    elif any(finding.id == "collinear_gradients" for finding in findings):
-        yield Advice("see_direction", unseen_direction(run), run=run.id)
-    if claims["divergence"].control is None and not run.of_role("control"):
-        text = "no control shows how much of the divergence the perturbation caused: "
-        text += "add control experts" if run.mixture == "parameters" else missing_control(run)
-        yield Advice("add_control", text, ("control_experts=2",), run.id)
-    elif len(run.of_role("control")) == 1 and claims["divergence"].status == INCONCLUSIVE:
-        text = "one control expert is one draw: more of them, and more seeds, show how much experts differ by chance"
-        yield Advice("more_controls", text, ("control_experts=3",), run.id)
+    controls = len(run.of_role("control"))
+    more = (f"control_experts={CONTROLS}",) if controls < CONTROLS else ()
+    if Reason.ONE_COMMON_GRADIENT in reasons:
+        text = unseen_direction(run)
+        if merged_once(run):
+            text = "one merge per batch gives all experts one gradient: merge per example, and measure each alone"
+        yield Advice("see_direction", text, ("merge=example", "probe_freq=10", *more), run.id)
+    elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
+        text = f"{claims['divergence'].because}: measure each expert alone on the same batch"
+        larger = int(2 * (run.number("config.batch_size") or 8))
+        probed = run.number("config.probe_freq")
+        yield Advice("see_direction", text, (f"batch_size={larger}",) if probed else ("probe_freq=10",), run.id)
+    elif Reason.DIRECTION_SATURATED in reasons:
+        text = "unperturbed experts point elsewhere by themselves: frozen routing keeps them alike"
+        yield Advice("frozen_routing", text, ("routing=frozen",), run.id)
+    if claims["divergence"].control is None and Reason.ONE_COMMON_GRADIENT not in reasons:
+        text = "no control shows how much of a difference the perturbation caused: "
+        text += f"add {CONTROLS} control experts" if run.mixture == "parameters" else missing_control(run)
+        yield Advice("add_control", text, more, run.id)
+    elif 0 < controls < CONTROLS and SUPPORTED not in {claim.status for claim in claims.values()}:
+        text = f"{CONTROLS} control experts show better how much experts differ by chance"
+        yield Advice("more_controls", text, more, run.id)
 
 
-def _too_short(run: Run, claims: dict[str, Claim], thresholds: Thresholds) -> Iterator[Advice]:
-    """Yield advice if more logged steps could decide a claim."""
-    if not any(claim.status == INCONCLUSIVE and BY_CHANCE not in claim.because for claim in claims.values()):
-        return
-    log_freq = run.number("log_freq") or run.number("config.log_freq") or 1
-    usable = int(run.after_warmup(thresholds.warmup).sum())
-    if usable < thresholds.min_points and log_freq > 1:
-        finer = max(1, int(log_freq * usable / thresholds.min_points))
-        text = f"{usable} logged steps after the warm-up are too few: log more often, which costs little"
+def _length(run: Run, reasons: set[Reason]) -> Iterator[Advice]:
+    """Yield advice if too little of the training is logged."""
+    if Reason.TOO_FEW_PLANNED_ROWS in reasons:
+        finer = max(1, run.planned_steps // (6 * ROWS_PER_BIN))
+        text = "too few logged steps are planned: log more often, which costs little"
         yield Advice("log_more", text, (f"log_freq={finer}",), run.id)
-    elif (steps := run.planned_steps) and run.finished:
-        text = "the interval includes the threshold: a longer run narrows it"
-        yield Advice("train_longer", text, (f"steps={2 * steps}",), run.id)
+    elif {Reason.BEFORE_FIRST_LOOK, Reason.NOT_FINISHED} & reasons:
+        yield Advice("finish_training", "the training has not reached its planned end: judge it again then", run=run.id)
+
+
+def _seeds(group: Group, run: Run, claims: Mapping[str, Claim]) -> Iterator[Advice]:
+    """Yield the number of seeds that would decide, and the sham runs that make them count more."""
+    few = {Reason.TOO_FEW_SEEDS, Reason.TOO_FEW_EXPERTS, Reason.BOTH_SIDES_OF_MARGIN}
+    undecided = [claim for claim in claims.values() if claim.reason in few]
+    if not undecided:
+        return
+    there = len(group.runs)
+    if Reason.BOTH_SIDES_OF_MARGIN in {claim.reason for claim in undecided} and there > 1:
+        for claim in undecided:
+            wanted = f"about {claim.seeds_needed}" if claim.seeds_needed else "more than a thousand"
+            yield Advice(
+                "more_seeds", f"{claim.name} needs {wanted} seeds to be decided; there are {there}", run=run.id
+            )
+    else:
+        missing = pluralize(max(1, SEEDS - there), "more seed")
+        text = f"train {missing} and judge all {max(SEEDS, there + 1)} together"
+        yield Advice("more_seeds", text, (_next_seed(run),), run.id)
+    if not claims["divergence"].twins and run.config:
+        text = "train a sham run with each seed: twins take away what the seed does by itself"
+        yield Advice("add_twins", text, ("perturbation_scale=0",), run.id)
 
 
 def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
-    if premise is None or premise.status != "not_dormant":
+    if premise is None or premise.status != NOT_DORMANT:
         return
     sparsity = run.number("config.sparsity")
     size = f"{premise.estimate:.2f}x" if premise.estimate is not None else "as much"
@@ -147,30 +179,6 @@ def _stronger(run: Run) -> Iterator[Advice]:
     if sparsity is not None and sparsity < MOST_SPARSITY:
         text = "or perturb more weights by a larger sparsity"
         yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.id)
-
-
-def advise_groups(verdict: Verdict) -> Iterator[Advice]:
-    """Yield for each group the number of seeds that would decide its claims."""
-    least = int(verdict.thresholds.min_runs)
-    for group in verdict.groups:
-        missing = least - len(group.runs)
-        if group.role == TREATED and missing > 0:
-            more = pluralize(missing, "more seed")
-            yield Advice("more_seeds", f"the group of {group.name}: at least {more}; {missing + 2} to expect an answer")
-        for claim in group.claims if missing <= 0 else ():
-            if claim.run is None and "more seed" in claim.because and claim.status == INCONCLUSIVE:
-                yield Advice("more_seeds", f"the group of {group.name}, {claim.name}: {claim.because}")
-
-
-def deduplicate(advice: Iterable[Advice]) -> list[Advice]:
-    """Merge equal advice about many runs into one about the first run, with their number."""
-    same: dict[tuple[str, tuple[str, ...], str | None], list[Advice]] = {}
-    for step in advice:
-        same.setdefault((step.id, step.options, None if step.run else step.text), []).append(step)
-    return [
-        replace(first, text=f"{first.text} (this and {pluralize(len(others), 'other run')})") if others else first
-        for first, *others in same.values()
-    ]
 
 
 def _next_seed(run: Run) -> str:

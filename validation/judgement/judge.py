@@ -1,7 +1,7 @@
 """The judgement of run files: diagnostics, verdict, registered thresholds and advice, for the CLI and the pages.
 
-`judge_each` judges every run by itself; `combine_judgements` then adds what the runs show together. Runs on many
-machines are judged by the same two functions.
+`judge_each` measures every run by itself; `combine_judgements` decides what the runs show. Runs on many machines are
+judged by the same two functions.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from itertools import chain
 import duckdb
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.controls import Spreads
+from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
 from validation.analysis.load import load_runs
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
 from validation.files.run_file import Rejected, RunFile
-from validation.judgement.advice import Advice, advise_groups, advise_run, deduplicate
+from validation.judgement.advice import Advice, advise
 from validation.query.database import connect
 from validation.text import printable
-from validation.verdict.decide import RunClaims, Verdict, claims_of_each, combine_runs
+from validation.verdict.as_written import as_written
+from validation.verdict.claims import Claim
+from validation.verdict.decide import Verdict, decide
 from validation.verdict.registration import Registration, registration_of, thresholds_of
 
 
@@ -32,13 +34,23 @@ class Judgement:
 
     files: tuple[RunFile, ...]
     rejected: tuple[Rejected, ...]
-    runs: tuple[Run, ...]
+    measured: tuple[MeasuredRun, ...]
     findings: tuple[Finding, ...]
     verdict: Verdict
     registrations: tuple[Registration, ...]
     """One for each run, in the order of `runs`."""
     advice: tuple[Advice, ...]
     """Next steps, the most important first."""
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs, in the order of the files."""
+        return tuple(each.run for each in self.measured)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The runs with the sham runs that control others."""
+        return Cohort(self.measured, [*invalidating(self.findings)])
 
     @cached_property
     def _findings_by_run(self) -> dict[str | None, list[Finding]]:
@@ -60,14 +72,14 @@ class Judgement:
         return connect(self.files)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunJudgement:
-    """The findings, claims, registration and advice of one run."""
+    """One run by itself: its findings, levels, claims as written and registration."""
 
     findings: tuple[Finding, ...]
-    claims: RunClaims
+    measured: MeasuredRun
+    as_written: tuple[Claim, ...]
     registration: Registration
-    advice: tuple[Advice, ...]
 
 
 def judge(
@@ -76,58 +88,52 @@ def judge(
     """Return the judgement of run files; rejected files become findings.
 
     The thresholds are those that the runs registered, if they agree, else the defaults; `changed` replaces some by
-    name. Raises ConfigError for an unknown threshold or an impossible value.
+    name. Raises ConfigError for an unknown threshold or a value outside of its bounds.
     """
     runs = load_runs(files)
     thresholds = thresholds_of(runs).changed(changed or {})
-    return combine_judgements(files, rejected, runs, judge_each(runs, thresholds), thresholds)
+    return combine_judgements(files, rejected, judge_each(runs, thresholds), thresholds)
 
 
-def judge_each(
-    runs: Sequence[Run],
-    thresholds: Thresholds,
-    *,
-    company: Sequence[Run] | None = None,
-    spreads: Spreads | None = None,
-) -> list[RunJudgement]:
-    """Return the judgement of each run. company, spreads: see `claims_of_each`."""
+def judge_each(runs: Sequence[Run], thresholds: Thresholds) -> list[RunJudgement]:
+    """Return what each run shows by itself, which is all that a verdict over runs needs."""
+    return [_judge_run(run, thresholds) for run in runs]
+
+
+def _judge_run(run: Run, thresholds: Thresholds) -> RunJudgement:
+    registration = registration_of(run, thresholds)
     try:
-        findings = [diagnose(run, thresholds) for run in runs]
-        each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
-    except Exception:  # a run that breaks our code must not stop the others
-        findings = [_unexpected(run, thresholds) or diagnose(run, thresholds) for run in runs]
-        each = claims_of_each(runs, invalidating(chain(*findings)), thresholds, company=company, spreads=spreads)
-    return [_judgement(*of_run, thresholds) for of_run in zip(runs, findings, each, strict=True)]
+        measured = measure_run(run, thresholds)
+        findings = [*diagnose(run, thresholds)]
+        written = as_written(run, thresholds, invalidating(findings).get(run.id))
+    except Exception as error:  # a run that breaks our code must not stop the others
+        findings = [_unexpected(run, error)]
+        measured = MeasuredRun.without_levels(run)
+        written = as_written(run, thresholds, findings[0].symptom)
+    return RunJudgement(tuple(findings), measured, written, registration)
 
 
-def _judgement(run: Run, findings: Sequence[Finding], claims: RunClaims, thresholds: Thresholds) -> RunJudgement:
-    whole = {claim.name: claim for claim in claims.controlled if claim.expert is None}
-    advice = tuple(advise_run(run, whole, claims.premise, findings, thresholds))
-    return RunJudgement(tuple(findings), claims, registration_of(run, thresholds), advice)
-
-
-def _unexpected(run: Run, thresholds: Thresholds) -> list[Finding]:
-    """Return the finding that our code fails on this run; empty if it does not."""
-    try:
-        claims_of_each([run], invalidating(diagnose(run, thresholds)), thresholds)
-    except Exception as error:
-        evidence = f"{type(error).__name__}: {printable(error, 200)}"
-        cause = "this is a fault of prismatic, or a kind of file that it does not know"
-        fix = "report it with the file; the other runs are judged"
-        return [Finding("unexpected", ERROR, "this run could not be judged", evidence, cause, fix, run.id)]
-    return []
+def _unexpected(run: Run, error: Exception) -> Finding:
+    """Return the finding that our code fails on this run."""
+    evidence = f"{type(error).__name__}: {printable(error, 200)}"
+    cause = "this is a fault of prismatic, or a kind of file that it does not know"
+    fix = "report it with the file; the other runs are judged"
+    return Finding("unexpected", ERROR, "this run could not be judged", evidence, cause, fix, run.id)
 
 
 def combine_judgements(
-    files: Sequence[RunFile],
-    rejected: Sequence[Rejected],
-    runs: Sequence[Run],
-    each: Sequence[RunJudgement],
-    thresholds: Thresholds,
+    files: Sequence[RunFile], rejected: Sequence[Rejected], each: Sequence[RunJudgement], thresholds: Thresholds
 ) -> Judgement:
-    """Return the judgement over runs from that of each. The runs need no series here, only their facts and steps."""
-    verdict = combine_runs(runs, [run.claims for run in each], thresholds)
-    findings = (*map(of_rejected, rejected), *(finding for run in each for finding in run.findings))
-    advice = deduplicate([*(step for run in each for step in run.advice), *advise_groups(verdict)])
-    registrations = tuple(run.registration for run in each)
-    return Judgement(tuple(files), tuple(rejected), tuple(runs), findings, verdict, registrations, tuple(advice))
+    """Return the judgement over runs from what each shows by itself. The runs need no rows here."""
+    measured = tuple(run.measured for run in each)
+    findings = (*map(of_rejected, rejected), *chain(*(run.findings for run in each)))
+    verdict = decide(measured, [run.as_written for run in each], invalidating(findings), thresholds)
+    return Judgement(
+        tuple(files),
+        tuple(rejected),
+        measured,
+        findings,
+        verdict,
+        tuple(run.registration for run in each),
+        tuple(advise(measured, verdict, findings)),
+    )

@@ -1,18 +1,18 @@
 """Judging on a Ray cluster: `prismatic check --ray` reads and judges a share of the runs on each machine.
 
-There are three rounds of tasks over shares of the runs: read the files, measure the sham runs, judge. The series stay
-in the cluster's object store; only claims and facts come back. The tasks call the functions of `judge`, so the numbers
-are the same.
+There are two rounds of tasks over shares of the runs: read the files, then measure each run. The rows stay in the
+cluster's object store; only levels and facts come back. The tasks call the functions of `judge`, so the numbers are the
+same.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ import pyarrow as pa
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import SweepError
 from prismatic.ray_cluster import MAX_RETRIES, connected
-from validation.analysis.controls import Cohort, Spreads, spread_of
-from validation.analysis.interim import interim_look
 from validation.analysis.load import load_runs
-from validation.analysis.run import Expert, Run
+from validation.analysis.run import Run
 from validation.files.cache import Cache
 from validation.files.errors import NotASet, RunFileError
 from validation.files.limits import ReadLimits
@@ -147,67 +145,25 @@ class _RayJudge:
     def judge(self, changed: Mapping[str, float]) -> Judgement:
         """Return the judgement of all runs."""
         thresholds = thresholds_of(self.runs).changed(changed)
-        shams, spreads = self._shams(thresholds)
-        each = self._judge_each(thresholds, shams, spreads)
-        files = [placed.file for placed in self.placed_runs]
-        return combine_judgements(files, self.rejected, self.runs, each, thresholds)
-
-    def _shams(self, thresholds: Thresholds) -> tuple[dict[str, Any], Spreads]:
-        """Return references to the sham runs that are controls, by id, and the spreads between all of them."""
-        measure = self.ray.remote(max_retries=MAX_RETRIES)(_measure_shams)
-        cohort = Cohort(self.runs, thresholds)
-        wanted = {sham.id for run in self.runs for sham in cohort.shams_of(run)}
-        shams: dict[str, Any] = {}
-        measured: dict[str, Any] = {}
-        for share, placed in self._by_share(wanted):
-            places = [(member.place, member.run.id) for member in placed]
-            values, *runs = measure.options(num_returns=1 + len(places)).remote(self.shares[share], places, thresholds)
-            shams |= {run: reference for (_, run), reference in zip(places, runs, strict=True)}
-            measured |= {run: (values, number) for number, (_, run) in enumerate(places)}
-        pooled: dict[Any, list[float]] = {}
-        results = {reference: self.ray.get(reference) for reference in {values for values, _ in measured.values()}}
-        for run in (run.id for run in self.runs if run.id in measured):
-            values, number = measured[run]
-            for key, means in results[values][number].items():
-                pooled.setdefault(key, []).extend(means)
-        return shams, {key: spread_of(values) for key, values in pooled.items()}
-
-    def _judge_each(self, thresholds: Thresholds, shams: Mapping[str, Any], spreads: Spreads) -> list[RunJudgement]:
-        """Return the judgement of each run, in order."""
-        judge = self.ray.remote(max_retries=MAX_RETRIES)(_judge)
-        cohort, everywhere = Cohort(self.runs, thresholds), self.ray.put(dict(spreads))
-        order = {run.id: number for number, run in enumerate(self.runs)}
-        results: list[tuple[list[PlacedRun], Any]] = []
-        for share, placed in self._by_share(order):
-            controls = {*chain(*(_shams_compared_to(cohort, member.run) for member in placed))}
-            elsewhere = sorted(controls - {member.run.id for member in placed}, key=order.__getitem__)
-            places = [(member.place, member.run.id, order[member.run.id]) for member in placed]
-            positions, references = [order[sham] for sham in elsewhere], [shams[sham] for sham in elsewhere]
-            result = judge.remote(self.shares[share], places, thresholds, everywhere, positions, *references)
-            results.append((placed, result))
+        measure = self.ray.remote(max_retries=MAX_RETRIES)(_judge)
+        results = [
+            (placed, measure.remote(self.shares[share], [(each.place, each.run.id) for each in placed], thresholds))
+            for share, placed in self._by_share()
+        ]
         found = {
-            member.run.id: judgement
+            each.run.id: judgement
             for placed, result in results
-            for member, judgement in zip(placed, self.ray.get(result), strict=True)
+            for each, judgement in zip(placed, self.ray.get(result), strict=True)
         }
-        return [found[run.id] for run in self.runs]
+        files = [placed.file for placed in self.placed_runs]
+        return combine_judgements(files, self.rejected, [found[run.id] for run in self.runs], thresholds)
 
-    def _by_share(self, wanted: Iterable[str]) -> Iterator[tuple[int, list[PlacedRun]]]:
-        """Return the wanted runs by the index of their share."""
-        known = set(wanted)
+    def _by_share(self) -> Iterator[tuple[int, list[PlacedRun]]]:
+        """Return the runs by the index of their share."""
         found: dict[int, list[PlacedRun]] = {}
         for placed in self.placed_runs:
-            if placed.run.id in known:
-                found.setdefault(placed.share, []).append(placed)
+            found.setdefault(placed.share, []).append(placed)
         return iter(found.items())
-
-
-def _shams_compared_to(cohort: Cohort, run: Run) -> Iterator[str]:
-    """Yield the ids of the sham runs that control a run, for its merged and its isolated gradients."""
-    for measured in (run, run.isolated):
-        sham = cohort.sham_of(measured) if measured is not None else None
-        if sham is not None:
-            yield sham.id
 
 
 def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[Facts], list[Rejected]], list[Run]]:
@@ -217,7 +173,7 @@ def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[Fa
     else:
         files, rejected = read_files(share.files, limits=limits, cache=Cache() if cached else None)
     runs = load_runs(files)
-    facts = [(_without_tables(file), _without_series(run)) for file, run in zip(files, runs, strict=True)]
+    facts = [(_without_tables(file), run.without_rows()) for file, run in zip(files, runs, strict=True)]
     return (facts, rejected), runs
 
 
@@ -231,39 +187,16 @@ def _read_part(address: str, part: str) -> tuple[list[RunFile], list[Rejected]]:
     return files, []
 
 
-def _measure_shams(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresholds) -> Any:
-    """Return the values that each sham run adds to the spreads, followed by each sham run."""
-    shams = [_with_id(runs[place], run) for place, run in places]
-    judged = [interim_look(run, thresholds).run for run in shams]
-    values = [Cohort([run], thresholds).spread_values(run) for run in judged]
-    return (values, *shams)
-
-
-def _judge(
-    runs: list[Run],
-    places: Sequence[tuple[int, str, int]],
-    thresholds: Thresholds,
-    spreads: Spreads,
-    positions: Sequence[int],
-    *shams: Run,
-) -> list[RunJudgement]:
-    """Return the judgements of the runs at these places. positions: of the sham runs among all runs."""
-    judged = {number: _with_id(runs[place], run) for place, run, number in places}
-    company = judged | dict(zip(positions, shams, strict=True))
-    in_order = [company[number] for number in sorted(company)]
-    return judge_each([*judged.values()], thresholds, company=in_order, spreads=spreads)
+def _judge(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresholds) -> list[RunJudgement]:
+    """Return what the runs at these places show by themselves, without their rows."""
+    each = judge_each([_with_id(runs[place], run) for place, run in places], thresholds)
+    return [replace(one, measured=one.measured.without_rows()) for one in each]
 
 
 def _with_id(run: Run, unique: str) -> Run:
     if run.id == unique:
         return run
     return replace(run, id=unique, isolated=replace(run.isolated, id=unique) if run.isolated is not None else None)
-
-
-def _without_series(run: Run) -> Run:
-    experts = {number: Expert(number, expert.role, {}) for number, expert in run.experts.items()}
-    isolated = _without_series(run.isolated) if run.isolated is not None else None
-    return replace(run, experts=experts, layers=(), isolated=isolated, step_columns={})
 
 
 def _without_tables(file: RunFile) -> RunFile:

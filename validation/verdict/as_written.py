@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,37 @@ import numpy as np
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array, finite
-from validation.verdict.claims import INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.claims import CLAIMS, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, combine_statuses
 
 
-def as_written(run: Run, expert: Expert, thresholds: Thresholds) -> list[Claim]:
-    """Return the three claims about one perturbed expert."""
+def as_written(run: Run, thresholds: Thresholds, invalid: str | None = None) -> tuple[Claim, ...]:
+    """Return the claims about every perturbed expert, followed by the same claims for the whole run.
+
+    invalid: the reason why the data carries no verdict.
+    """
+    experts = run.of_role("perturbed") if 0 in run.experts else []
+    why = invalid or (None if experts else "the run has no perturbed expert to compare with a clean one")
+    if why is not None:
+        return tuple(Claim(name, INVALID, why, run=run.id) for name in CLAIMS)
+    claims = [claim for expert in experts for claim in _of_expert(run, expert, thresholds)]
+    return (*claims, *(_of_run([claim for claim in claims if claim.name == name]) for name in CLAIMS))
+
+
+def _of_expert(run: Run, expert: Expert, thresholds: Thresholds) -> list[Claim]:
     score_T = expert["divergence"][np.isfinite(expert["divergence"])]
     claims = [_awakening(run, expert), _divergence(score_T, thresholds), _sustainment(score_T)]
     return [replace(claim, run=run.id, expert=expert.index) for claim in claims]
+
+
+def _of_run(claims: Sequence[Claim]) -> Claim:
+    """Return one claim for the whole run, which every perturbed expert must support."""
+    status = combine_statuses([claim.status for claim in claims])
+    same = [claim for claim in claims if claim.status == status] or claims
+    shown = min(same, key=lambda claim: math.inf if claim.estimate is None else claim.estimate)
+    because = shown.because
+    if len(claims) > 1:
+        because = f"{len(same)} of {len(claims)} perturbed experts {status}; expert {shown.expert}: {because}"
+    return replace(shown, status=status, because=because, expert=None)
 
 
 def _awakening(run: Run, expert: Expert) -> Claim:

@@ -1,56 +1,113 @@
-"""Claims and their statuses: supported, refuted, inconclusive, confounded, invalid, and how several combine."""
+"""Claims, their statuses (supported, refuted, inconclusive, confounded, invalid) and the reasons for these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 CONFOUNDED, INVALID = "confounded", "invalid"
 CLAIMS = ("awakening", "divergence", "sustainment")
 
 
+class Reason(StrEnum):
+    """The line of the decision table that applied; docs/verdict.md lists them in the same order."""
+
+    TOO_FEW_VALID_RUNS = "too_few_valid_runs"
+    NO_REPLICAS = "no_replicas"
+    SHAM_RUNS_SHOW_AN_EFFECT = "sham_runs_show_an_effect"
+    NOTHING_PERTURBED = "nothing_perturbed"
+    ONE_COMMON_GRADIENT = "one_common_gradient"
+    NOTHING_TO_COMPARE = "nothing_to_compare"
+    TOO_FEW_PLANNED_ROWS = "too_few_planned_rows"
+    BEFORE_FIRST_LOOK = "before_first_look"
+    TOO_FEW_SEEDS = "too_few_seeds"
+    TOO_FEW_EXPERTS = "too_few_experts"
+    ABOVE_MARGIN = "above_margin"
+    MEANS_OVER_LAYERS = "means_over_layers"
+    DIRECTION_NOT_MEASURED = "direction_not_measured"
+    DIRECTION_SATURATED = "direction_saturated"
+    NOISE_NOT_CORRECTED = "noise_not_corrected"
+    INSIDE_MARGIN = "inside_margin"
+    BOTH_SIDES_OF_MARGIN = "both_sides_of_margin"
+    DEPENDS_ON_INVALID_RUNS = "depends_on_invalid_runs"
+    NOT_FINISHED = "not_finished"
+    COLLAPSES = "collapses"
+    LASTS = "lasts"
+    NOTHING_TO_SUSTAIN = "nothing_to_sustain"
+    SHARE_UNDECIDED = "share_undecided"
+    SAME_IN_EVERY_GROUP = "same_in_every_group"
+    GROUPS_DIFFER = "groups_differ"
+    AS_WRITTEN = "as_written"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The status of a claim, and the line of the table that gave it."""
+
+    status: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Component:
+    """An effect of a claim with its interval, in the unit of the claim."""
+
+    name: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    threshold: float
+
+
 @dataclass(frozen=True)
 class Claim:
-    """The status, numbers and reason of one claim, about one expert, one run (expert None) or all runs (run None)."""
+    """The status, reason and numbers of one claim, about one run or over the seeds of several (run None)."""
 
     name: str
     status: str
     because: str
+    """The reason as a sentence with the numbers that decide."""
+    reason: Reason = Reason.AS_WRITTEN
+    headline: str = ""
+    """The reason in at most 14 words."""
     expert: int | None = None
+    """The expert, for claims as written; None for a whole run."""
     run: str | None = None
     estimate: float | None = None
+    """Of the component that decides, or lies farthest out."""
     low: float | None = None
     high: float | None = None
     unit: str = "ratio"
     threshold: float | None = None
-    points: int | None = None
-    """Logged steps of one run, or the number of runs."""
-    effective: float | None = None
-    """Independent batches that the estimate is worth."""
-    detectable: float | None = None
-    """Smallest effect that would be found with 80 % probability."""
-    information: float | None = None
-    """Independent steps that the correlated ones are worth, or the number of runs."""
+    units: int | None = None
+    """Seeds, or experts of the rarer role in one run."""
     source: str = "merged"
-    """Source of the gradients: merged, or isolated where the probe measured enough steps."""
+    """Source of the gradients: merged, or isolated where the probe measured them."""
     control: str | None = None
-    """Kind of the control: control_expert, frozen_routing, sham_run or middle_tier; None without one."""
-    parts: Mapping[str, float] = field(default_factory=dict)
-    """Signed estimates that several runs pool: log ratios by tier, or {"direction": 1 - cosine}."""
-    above_noise: float | None = None
-    """Mean direction beyond the difference between two halves of one batch; None if not measured."""
-    path: tuple[str, ...] = ()
-    """Decisions that led to the status, in order."""
-    look: int | None = None
-    """Logged steps after the warm-up at the interim look that decided an unfinished run."""
+    """What the perturbed experts are compared to: control_expert, frozen_routing, sham_run; None without any."""
+    twins: bool = False
+    """True if the sham run of the same seed is subtracted from every run."""
+    components: tuple[Component, ...] = ()
+    seeds_needed: int | None = None
+    """Seeds that would decide an undecided claim with probability 0.8; None if more than a thousand, or unknown."""
+    bins: int | None = None
+    """Bins of time that are judged; fewer than six at an interim look."""
+
+
+def overall(statuses: Sequence[str]) -> str:
+    """Return the status of three claims together."""
+    if INVALID in statuses or not statuses:
+        return INVALID
+    if all(status == SUPPORTED for status in statuses):
+        return SUPPORTED
+    return next((status for status in (CONFOUNDED, REFUTED) if status in statuses), INCONCLUSIVE)
 
 
 def combine_statuses(statuses: Sequence[str]) -> str:
-    """Return one status for several: supported only if all are; confounded, then refuted, override the others."""
+    """Return one status for several experiments: supported only if all are; an invalid one leaves it undecided."""
     if not statuses or all(status == INVALID for status in statuses):
         return INVALID
-    for status in (CONFOUNDED, REFUTED):
-        if status in statuses:
-            return status
-    return SUPPORTED if all(status == SUPPORTED for status in statuses) else INCONCLUSIVE
+    return overall([INCONCLUSIVE if status == INVALID else status for status in statuses])

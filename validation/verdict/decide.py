@@ -1,29 +1,29 @@
-"""The verdict of runs: the claims per expert, per run and over all runs, as written and controlled, and one status.
+"""The verdict of runs: the claims about each run, over the seeds of each group, and over all; and one status.
 
-The controlled reading is the headline. The claims about a run depend only on this run and on its sham runs
-(`claims_of_each`), so that many machines can judge at once. `combine_runs` then adds what the runs show together.
+The controlled reading is the headline. A verdict needs only measured runs (their levels in six bins of time) and the
+claims as written, so that many machines can measure and one decides.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.controls import Cohort, Spreads
-from validation.analysis.interim import interim_look
-from validation.analysis.run import Expert, Run
+from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
+from validation.analysis.experiment import effects_of_shams, measure
+from validation.analysis.run import Run
 from validation.verdict.as_written import as_written
-from validation.verdict.claims import CLAIMS, INVALID, Claim, combine_statuses
-from validation.verdict.controlled import controlled
+from validation.verdict.claims import CLAIMS, SUPPORTED, Claim, overall
 from validation.verdict.dose_response import Dose, doses
-from validation.verdict.groups import Group, combine_groups, group_runs
+from validation.verdict.experiment_claims import claims_of, p_of, values_of
+from validation.verdict.groups import Group, check_of, combine_groups, combine_written, group_runs
 from validation.verdict.premise import Premise, judge_premise
 
-Invalid = Mapping[tuple[str, int | None], str]
-"""By run and expert (None: the whole run), the reason why its data carries no verdict."""
+ALL_SUPPORTED = "The perturbation awakens the bottom weights, turns the gradients, and it lasts"
+Invalid = Mapping[str, str]
+"""By run id, the reason why its data carries no verdict."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class Reading:
     status: str
     because: str
     claims: tuple[Claim, ...]
+    """About each run, and then over all runs, also of a single one."""
+    headline: str = ""
+    """The reason in at most 14 words."""
 
     @cached_property
     def _by_run(self) -> dict[str | None, list[Claim]]:
@@ -59,7 +62,7 @@ class Verdict:
     premises: tuple[Premise, ...]
     thresholds: Thresholds
     groups: tuple[Group, ...] = ()
-    """Groups of the controlled reading; empty for a single run."""
+    """Groups of the controlled reading."""
     doses: tuple[Dose, ...] = ()
 
     @property
@@ -67,112 +70,66 @@ class Verdict:
         """The overall status, which is that of the controlled reading."""
         return self.controlled.status
 
+    @property
+    def headlines(self) -> dict[str, Claim]:
+        """The claims that the headline is about, by name: over all runs, or about the only run."""
+        return {claim.name: claim for claim in self.controlled.of(None)}
+
     @cached_property
     def premise_of(self) -> dict[str, Premise]:
         """The premise by run id; runs whose data carries no verdict have none."""
-        return {premise.run: premise for premise in self.premises}
+        return {premise.run: premise for premise in self.premises if premise.run}
 
 
-@dataclass(frozen=True)
-class RunClaims:
-    """The claims about one run and its experts, and its premise (None where the data carries no verdict)."""
-
-    as_written: tuple[Claim, ...]
-    controlled: tuple[Claim, ...]
-    premise: Premise | None
-
-
-def decide(runs: Sequence[Run], invalid: Invalid, thresholds: Thresholds | None = None) -> Verdict:
-    """Return the verdict of runs, by the default thresholds if none are given."""
+def judge_runs(runs: Sequence[Run], invalid: Invalid, thresholds: Thresholds | None = None) -> Verdict:
+    """Return the verdict of loaded runs, by the default thresholds if none are given."""
     used = thresholds or Thresholds()
-    return combine_runs(runs, claims_of_each(runs, invalid, used), used)
+    written = [as_written(run, used, invalid.get(run.id)) for run in runs]
+    return decide([measure_run(run, used) for run in runs], written, invalid, used)
 
 
-def claims_of_each(
-    runs: Sequence[Run],
-    invalid: Invalid,
-    thresholds: Thresholds,
-    *,
-    company: Sequence[Run] | None = None,
-    spreads: Spreads | None = None,
-) -> list[RunClaims]:
-    """Return the claims about each of these runs.
-
-    Both options are for runs that are a part of a larger selection. company: these runs and their sham runs, in the
-    order of the selection. spreads: those between all sham runs of the selection.
-    """
-    judged = {run.id: interim_look(run, thresholds) for run in (runs if company is None else company)}
-    cohort = Cohort([interim.run for interim in judged.values()], thresholds, spreads)
-
-    def judge_controlled(run: Run, expert: Expert) -> list[Claim]:
-        interim = judged[run.id]
-        claims = controlled(interim.run, interim.run.experts[expert.index], cohort, interim.thresholds)
-        return [replace(claim, look=interim.points) for claim in claims]
-
-    def judge(run: Run) -> RunClaims:
-        valid = (run.id, None) not in invalid and 0 in run.experts
-        return RunClaims(
-            tuple(_claims(run, invalid, lambda run, expert: as_written(run, expert, thresholds))),
-            tuple(_claims(run, invalid, judge_controlled)),
-            judge_premise(judged[run.id].run, thresholds) if valid else None,
+def decide(
+    runs: Sequence[MeasuredRun], written: Sequence[Sequence[Claim]], invalid: Invalid, thresholds: Thresholds
+) -> Verdict:
+    """Return the verdict of measured runs. written: the claims as written about each, without those it invalidates."""
+    cohort = Cohort(runs, [*invalid])
+    groups, each = [], {}
+    for members, group in group_runs(runs):
+        shams = effects_of_shams(members[0], cohort, thresholds)
+        alone = [measure([member], cohort, thresholds, shams) for member in members]
+        m = measure(members, cohort, thresholds, shams) if len(members) > 1 else alone[0]
+        for member, own in zip(members, alone, strict=True):
+            each[member.run.id] = claims_of(own, [member.run], invalid)
+        groups.append(
+            replace(
+                group,
+                claims=claims_of(m, [member.run for member in members], invalid),
+                values=values_of(m),
+                p=p_of(m),
+                check=check_of(group.role, m),
+                premise=_premise(members, cohort, thresholds),
+            )
         )
-
-    return [judge(run) for run in runs]
-
-
-def combine_runs(runs: Sequence[Run], each: Sequence[RunClaims], thresholds: Thresholds) -> Verdict:
-    """Return the verdict over runs from the claims about each. The runs need no series here, only their facts."""
-    written = [claim for run in each for claim in run.as_written]
-    beyond = [claim for run in each for claim in run.controlled]
-    several = len(runs) > 1
-    written_groups, groups = (group_runs(runs, claims, thresholds) if several else [] for claims in (written, beyond))
+    controlled = [claim for member in runs for claim in each[member.run.id]]
     return Verdict(
-        _reading(written, written_groups),
-        _reading(beyond, groups),
-        tuple(run.premise for run in each if run.premise is not None),
+        _reading(*combine_written(runs, written, groups)),
+        _reading(controlled, [combine_groups(name, groups, thresholds) for name in CLAIMS] if groups else []),
+        tuple(judge_premise([r], thresholds) for r in runs if r.run.id not in cohort.invalid and r.merged is not None),
         thresholds,
         tuple(groups),
-        tuple(doses(groups, runs, thresholds)),
+        tuple(doses(groups, cohort, thresholds)),
     )
 
 
-def _claims(run: Run, invalid: Invalid, judge: Callable[[Run, Expert], list[Claim]]) -> list[Claim]:
-    """Return the claims of every perturbed expert, followed by the same claims for the whole run."""
-    claims: list[Claim] = []
-    for expert in run.of_role("perturbed"):
-        reason = invalid.get((run.id, None)) or invalid.get((run.id, expert.index))
-        claims += [Claim(c, INVALID, reason, expert.index, run.id) for c in CLAIMS] if reason else judge(run, expert)
-    reason = invalid.get((run.id, None), "the run has no perturbed expert")
-    return [*claims, *(_for_run(run, name, claims, reason) for name in CLAIMS)]
+def _premise(members: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thresholds) -> Premise | None:
+    valid = [each for each in members if each.run.id not in cohort.invalid and each.merged is not None]
+    return judge_premise(valid, thresholds) if valid else None
 
 
-def _for_run(run: Run, name: str, claims: Sequence[Claim], without_experts: str) -> Claim:
-    """Return one claim for the whole run, which every perturbed expert must support."""
-    experts = [claim for claim in claims if claim.name == name]
-    status = combine_statuses([claim.status for claim in experts])
-    if not experts:
-        return Claim(name, INVALID, without_experts, run=run.id)
-    same = [claim for claim in experts if claim.status == status]
-    if not same:
-        each = ", ".join(f"expert {claim.expert} {claim.status}" for claim in experts)
-        return Claim(name, status, f"the experts differ: {each}", run=run.id)
-    shown = min(same, key=lambda claim: math.inf if claim.estimate is None else claim.estimate)
-    because = shown.because
-    if len(experts) > 1:
-        because = f"expert {shown.expert} ({len(same)} of {len(experts)} perturbed experts {status}): {because}"
-    if run.is_positive_control:
-        because += " (positive control: the effect was put in by hand)"
-    return replace(shown, status=status, because=because, expert=None)
-
-
-def _reading(claims: list[Claim], groups: Sequence[Group]) -> Reading:
-    """Return the reading of these claims, and of the claims over all runs where there are groups."""
-    if groups:
-        deciding = [combine_groups(name, groups) for name in CLAIMS]
-        claims = [*claims, *deciding]
-    else:
-        deciding = [claim for claim in claims if claim.expert is None]
-    status = combine_statuses([claim.status for claim in deciding])
-    shown = next((claim for claim in deciding if claim.status == status), None)
-    because = f"{shown.name}: {shown.because}" if shown else "no run could be judged"
-    return Reading(status, because, tuple(claims))
+def _reading(claims: Sequence[Claim], over_all: Sequence[Claim]) -> Reading:
+    """Return the reading of claims about runs, and of those over all runs, which decide."""
+    status = overall([claim.status for claim in over_all])
+    first = next((claim for claim in over_all if claim.status == status), None)
+    because = f"{first.name}: {first.because}" if first else "no run could be judged"
+    headline = ALL_SUPPORTED if status == SUPPORTED else first.headline if first else "No run could be judged"
+    return Reading(status, because, (*claims, *over_all), headline)

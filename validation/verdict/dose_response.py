@@ -1,19 +1,25 @@
-"""The dose-response: does the effect of awakening or divergence rise with perturbation_scale, over several seeds?"""
+"""The dose-response: does the effect of awakening or divergence rise with perturbation_scale, over several seeds?
+
+Axis letters: S seeds, D doses.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.run import Run
+from validation.analysis.cohort import SCALE, Cohort, MeasuredRun
+from validation.analysis.effects import BOTTOM, DIRECTION, TIER_SIZES, effect_K
 from validation.analysis.statistics import Array, dose_response, finite
 from validation.text import pluralize
-from validation.verdict.claims import CLAIMS
-from validation.verdict.groups import POSITIVE, SCALE, Group
-from validation.verdict.wording import interval
+from validation.verdict.groups import POSITIVE, Group
+
+EFFECTS = {"awakening": (BOTTOM,), "divergence": (DIRECTION, *TIER_SIZES)}
+"""The effects whose trend a claim asks for: the first that is measured, or the mean of the sizes of the tiers."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Dose:
     because: str
     options: Mapping[str, str] = field(default_factory=dict)
     """The options, other than the scale, in which these groups differ from the other groups."""
+    values: tuple[tuple[float, ...], ...] = ()
+    """The effect by seed and scale: perturbed minus control experts; without those, minus the clean expert."""
 
     @property
     def title(self) -> str:
@@ -38,50 +46,67 @@ class Dose:
         return ", ".join([self.claim, *(f"{name}={value[:40]}" for name, value in self.options.items())])
 
 
-def doses(groups: Sequence[Group], runs: Sequence[Run], thresholds: Thresholds) -> list[Dose]:
+def doses(groups: Sequence[Group], cohort: Cohort, thresholds: Thresholds) -> list[Dose]:
     """Return the dose-responses of awakening and divergence over groups that differ only in perturbation_scale.
 
     Each is Page's test over seeds x scales, with sham runs as the lowest dose, and the interval of the seeds' slopes.
+    No twin is subtracted: the ranks within a seed would not change.
     """
-    by_run = {run.id: run for run in runs}
+    by_run = {each.run.id: each for each in cohort.runs if each.run.id not in cohort.invalid}
     comparable: dict[tuple[tuple[str, str], ...], list[Group]] = {}
     for group in groups:
         if group.role != POSITIVE:
             comparable.setdefault(tuple(group.options_beside_scale.items()), []).append(group)
-    return [dose for some in comparable.values() for dose in _doses(some, by_run, thresholds)]
-
-
-def _doses(groups: Sequence[Group], by_run: Mapping[str, Run], thresholds: Thresholds) -> list[Dose]:
-    order = sorted((by_run[g.runs[0]].number(f"config.{SCALE}") or 0.0, index) for index, g in enumerate(groups))
-    found = []
-    for name in CLAIMS[:2]:
-        by_seed: list[dict[int, float]] = []
-        for _, index in order:
-            values = groups[index].values.get(name, {})
-            seeds = {run: by_run[run].seed for run in values}
-            means = {run: float(np.mean(list(parts.values()))) for run, parts in values.items()}
-            by_seed.append({seed: means[run] for run, seed in seeds.items() if seed is not None})
-        common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
-        if len(order) < 3 or len(common) < 2 or len({scale for scale, _ in order}) < len(order):
-            continue
-        scales = np.array([scale for scale, _ in order])
-        table_SD = np.array([[values[seed] for values in by_seed] for seed in common])
-        found.append(_dose(name, scales, common, table_SD, groups, thresholds))
-    return found
+    found = (_dose(claim, some, by_run, thresholds) for some in comparable.values() for claim in EFFECTS)
+    return [dose for dose in found if dose is not None]
 
 
 def _dose(
-    name: str, scales: Array, seeds: Sequence[int], table_SD: Array, groups: Sequence[Group], thresholds: Thresholds
+    claim: str, groups: Sequence[Group], by_run: Mapping[str, MeasuredRun], thresholds: Thresholds
+) -> Dose | None:
+    by_scale: dict[float, dict[int, float]] = {}
+    for group in groups:
+        for each in (by_run[name] for name in group.runs if name in by_run):
+            value = _effect(each, claim)
+            if each.run.seed is not None and math.isfinite(value):
+                by_scale.setdefault(each.run.number(f"config.{SCALE}") or 0.0, {})[each.run.seed] = value
+    scales = tuple(sorted(by_scale))
+    seeds = tuple(sorted(set.intersection(*(set(values) for values in by_scale.values())))) if by_scale else ()
+    if len(scales) < 3 or len(scales) < len(groups) or len(seeds) < 2:
+        return None
+    table_SD = np.array([[by_scale[scale][seed] for scale in scales] for seed in seeds])
+    return _with_trend(claim, scales, seeds, table_SD, groups[0].options_beside_scale, thresholds)
+
+
+def _effect(each: MeasuredRun, claim: str) -> float:
+    """Return the mean effect of a run over its bins; NaN without one."""
+    levels = each.levels(each.source)
+    if levels is None:
+        return math.nan
+    compared = levels if len(levels.controls) else replace(levels, clean_is_control=True)
+    names = [name for name in EFFECTS[claim] if name in levels.of]
+    values = [effect_K(compared, name) for name in (names[:1] if DIRECTION in names else names)]
+    known = [float(np.nanmean(value_K)) for value_K in values if np.isfinite(value_K).any()]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _with_trend(
+    claim: str,
+    scales: tuple[float, ...],
+    seeds: tuple[int, ...],
+    table_SD: Array,
+    options: Mapping[str, str],
+    thresholds: Thresholds,
 ) -> Dose:
-    trend = dose_response(table_SD, scales, alpha=thresholds.alpha)
-    unit = next((c.unit for g in groups for c in g.claims if c.name == name), "ratio")
-    unit = "log ratio" if unit == "ratio" else unit
+    trend = dose_response(table_SD, np.array(scales), alpha=thresholds.alpha)
     low, high = finite(trend.slope.low), finite(trend.slope.high)
-    options = groups[0].options_beside_scale
-    dose = Dose(name, tuple(scales.tolist()), tuple(seeds), trend.p, trend.slope.mid, low, high, unit, "", options)
+    unit = "log ratio" if claim == "awakening" else "1 - cosine or log ratio"
+    values = tuple(tuple(row) for row in table_SD.tolist())
+    dose = Dose(claim, scales, seeds, trend.p, trend.slope.mid, low, high, unit, "", options, values)
     because = (
         f"{dose.title} {'rises' if trend.p < thresholds.alpha else 'does not clearly rise'} with {SCALE} "
         f"({', '.join(f'{scale:g}' for scale in scales)}): Page's p = {trend.p:.2g}, "
-        f"slope {trend.slope.mid:.3g} {interval(trend.slope)} {unit} per unit, {pluralize(len(seeds), 'seed')}"
+        f"slope {trend.slope.mid:.3g} [{trend.slope.low:.2f}, {trend.slope.high:.2f}] {unit} per unit, "
+        f"{pluralize(len(seeds), 'seed')}"
     )
     return replace(dose, because=because)

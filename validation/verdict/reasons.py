@@ -1,154 +1,192 @@
-"""The reasons of the controlled verdict: sentences on awakening, divergence and sustainment for `Claim.because`."""
+"""The words of each reason: a headline of at most 14 words, and one sentence with the numbers that decide.
+
+Pages and reports print them, and nothing parses them.
+"""
 
 from __future__ import annotations
 
 import math
 
-from validation.analysis.mixtures import beyond, common_factor, missing_control, other_cause, parallel
+from validation.analysis.bins import BINS
+from validation.analysis.effects import BOTTOM, DIRECTION
+from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN
+from validation.analysis.intervals import Interval
+from validation.analysis.measurements import Effect, Measurements
+from validation.analysis.mixtures import common_factor, missing_control, why_parallel
 from validation.analysis.run import Run
-from validation.analysis.statistics import Estimate, exp, more_points
-from validation.verdict.wording import interval
+from validation.text import pluralize
+from validation.verdict.claims import Decision, Reason
+from validation.verdict.wording import QUANTITIES, measured, shown
 
-BY_CHANCE = "experts differ by this much by chance"
-"""The part of a reason that rules out more steps as a remedy; `judgement.advice` looks for it."""
+MOST_WORDS = 14
+POSITIVE = " (positive control: the effect was put in by hand)"
+AGAINST = {
+    CONTROL_EXPERT: "that of the control experts",
+    FROZEN_ROUTING: "that of the clean expert",
+    SHAM_RUN: "that of the sham runs",
+}
+HEADLINES = {
+    Reason.TOO_FEW_VALID_RUNS: "Too much of the data carries no verdict",
+    Reason.NO_REPLICAS: "These runs do not repeat the experiment independently",
+    Reason.SHAM_RUNS_SHOW_AN_EFFECT: "Runs in which nothing was perturbed show an effect too",
+    Reason.NOTHING_PERTURBED: "Nothing was perturbed in these runs: they serve as controls",
+    Reason.ONE_COMMON_GRADIENT: "All experts share one gradient, so they cannot learn differently",
+    Reason.NOTHING_TO_COMPARE: "No unperturbed expert shows what the perturbation caused",
+    Reason.TOO_FEW_PLANNED_ROWS: "Too few logged steps were planned to decide",
+    Reason.BEFORE_FIRST_LOOK: "Too early to say: training has only begun",
+    Reason.TOO_FEW_SEEDS: "Too few seeds to decide",
+    Reason.TOO_FEW_EXPERTS: "One run with so few experts cannot decide",
+    Reason.MEANS_OVER_LAYERS: "There is a difference, but the file hides its layers",
+    Reason.DIRECTION_NOT_MEASURED: "The direction of the gradients was not measured",
+    Reason.DIRECTION_SATURATED: "Unperturbed experts already differ as much as experts can",
+    Reason.NOISE_NOT_CORRECTED: "The noise of separate batches hides what the experts share",
+    Reason.DEPENDS_ON_INVALID_RUNS: "The answer hangs on runs that carry no verdict",
+    Reason.NOT_FINISHED: "Only a finished training shows whether the effect lasts",
+    Reason.COLLAPSES: "The effect of the perturbation fades during training",
+    Reason.LASTS: "The effect of the perturbation lasts until the end of training",
+    Reason.NOTHING_TO_SUSTAIN: "There is no sure effect that could last",
+    Reason.SHARE_UNDECIDED: "It is not clear how much of the effect lasts",
+}
+HEADLINES_OF_CLAIMS = {
+    ("awakening", Reason.ABOVE_MARGIN): "The perturbation awakens the bottom weights",
+    ("divergence", Reason.ABOVE_MARGIN): "The perturbed experts follow gradients of their own",
+    ("awakening", Reason.INSIDE_MARGIN): "The perturbation does not awaken the bottom weights",
+    ("divergence", Reason.INSIDE_MARGIN): "The perturbed experts learn like unperturbed ones",
+    ("awakening", Reason.BOTH_SIDES_OF_MARGIN): "It is not clear whether the bottom weights awaken",
+    ("divergence", Reason.BOTH_SIDES_OF_MARGIN): "It is not clear whether the gradients differ",
+}
 
 
-def ratio(effect: Estimate) -> str:
-    """Return a log ratio as a factor with its interval: "1.53x [1.50, 1.56]"."""
-    return f"{exp(effect.mid):.2f}x {interval(effect, exp)}"
+def headline(claim: str, decision: Decision, m: Measurements) -> str:
+    """Return the reason in at most 14 words."""
+    if m.single and decision.reason == Reason.TOO_FEW_VALID_RUNS:
+        return "The data of this run carries no verdict"
+    return HEADLINES.get(decision.reason) or HEADLINES_OF_CLAIMS[claim, decision.reason]
 
 
-def difference(effect: Estimate) -> str:
-    """Return 1 - cosine with its interval: "0.12 [0.10, 0.14]"."""
-    return f"{effect.mid:.2f} {interval(effect)}"
+def sentence(
+    claim: str, decision: Decision, m: Measurements, deciding: tuple[Effect, Interval] | None, run: Run, invalid: str
+) -> str:
+    """Return the reason as a sentence with its numbers.
 
-
-# Any claim
-
-
-def too_short(points: int, needed: int) -> str:
-    """Return the reason for a run with too few usable steps."""
-    return f"{points} usable logged steps after the warm-up; {needed - points} more are needed to decide"
-
-
-def undecided(effect: Estimate, size: str, margin: float, threshold: float) -> str:
-    """Return the reason for an interval that includes the threshold, and how many more steps would decide.
-
-    margin: the threshold on the scale of the effect.
+    deciding: the effect that decides, or lies farthest out, with its interval. run: any run of the group. invalid: the
+    problem of the first run that carries no verdict.
     """
-    found = f"the interval of {size} includes the threshold {threshold:.3g}"
-    if effect.spread > abs(effect.mid - margin):
-        return f"{found}: {BY_CHANCE}, so other seeds or more experts would decide, not more steps"
-    if effect.effective < 2:
-        return f"{found}; neighbouring steps are so correlated that only a very large effect could be seen"
-    more = more_points(effect, margin)
-    return found if more is None else f"{found}; about {more:,} more logged steps would decide"
+    text = _design(decision.reason, m, run, invalid)
+    if text is None and deciding is None:
+        text = "nothing could be measured"
+    elif text is None and deciding is not None:
+        text = (
+            _of_sustainment(decision.reason, m, *deciding)
+            if claim == "sustainment"
+            else _of_effect(decision.reason, m, *deciding)
+        )
+    elif deciding is not None and decision.reason in WITH_ESTIMATE:
+        text = f"{text}; {_found(m, *deciding)}"
+    if 0 < m.bins < BINS:
+        text = f"{text} (interim look at {m.bins} of {BINS} parts of the training)"
+    return f"{text}{POSITIVE}" if run.is_positive_control else str(text)
 
 
-def from_isolated_gradients(reason: str) -> str:
-    """Return the reason, marked as decided from isolated gradients."""
-    return f"by isolated gradients, {reason}"
+def _of_effect(reason: Reason, m: Measurements, effect: Effect, interval: Interval) -> str:
+    found, limit = _found(m, effect, interval), _threshold(effect, interval)
+    return {
+        Reason.ABOVE_MARGIN: f"{found}, beyond the threshold {limit}",
+        Reason.INSIDE_MARGIN: f"{found}, which rules out {limit}",
+    }.get(reason, f"{found}, on both sides of the threshold {limit}")
 
 
-def nothing_perturbed(reason: str, run: Run) -> str:
-    """Return the reason for a sham run that would otherwise support a claim."""
-    return f"{reason}; but nothing was perturbed in this sham run, so the cause is {other_cause(run)}"
+WITH_ESTIMATE = {
+    Reason.NOTHING_PERTURBED,
+    Reason.NOTHING_TO_COMPARE,
+    Reason.TOO_FEW_SEEDS,
+    Reason.TOO_FEW_EXPERTS,
+    Reason.MEANS_OVER_LAYERS,
+    Reason.DIRECTION_SATURATED,
+    Reason.NOISE_NOT_CORRECTED,
+    Reason.DEPENDS_ON_INVALID_RUNS,
+}
 
 
-# Awakening
+def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | None:
+    """Return the sentence of a reason that lies in the design or the data; None for one that lies in the effect."""
+    return {
+        Reason.TOO_FEW_VALID_RUNS: lambda: (
+            invalid if m.single else f"{m.without_verdict} of {pluralize(m.runs, 'run')} carry no verdict: {invalid}"
+        ),
+        Reason.NO_REPLICAS: lambda: f"{m.copies}, and copies are no repetitions",
+        Reason.SHAM_RUNS_SHOW_AN_EFFECT: lambda: _shams(m),
+        Reason.NOTHING_PERTURBED: lambda: "the runs of scale 0 show what experts do by chance",
+        Reason.ONE_COMMON_GRADIENT: lambda: (
+            f"{why_parallel(run)}: norms can differ only {common_factor(run)}"
+            + ("; there is no control either" if m.control is None else "")
+        ),
+        Reason.NOTHING_TO_COMPARE: lambda: f"experts differ by chance too; {missing_control(run)}",
+        Reason.TOO_FEW_PLANNED_ROWS: lambda: "each of six equal parts of the training needs a logged step",
+        Reason.BEFORE_FIRST_LOOK: lambda: "the first interim look comes when two of six parts of the training are done",
+        Reason.TOO_FEW_SEEDS: lambda: f"{pluralize(m.units, 'seed')}, and {m.units_needed} are needed",
+        Reason.TOO_FEW_EXPERTS: lambda: _experts(m, run),
+        Reason.MEANS_OVER_LAYERS: lambda: "a mean over layers can hide that only one layer differs; log table `layers`",
+        Reason.DIRECTION_NOT_MEASURED: lambda: (
+            "two halves of a batch hardly agree on a gradient; larger probe batches show more"
+            if m.unclear
+            else "no size differs, and directions are not logged, so a difference cannot be ruled out"
+        ),
+        Reason.DIRECTION_SATURATED: lambda: _saturated(m),
+        Reason.NOISE_NOT_CORRECTED: lambda: "each expert sees its own batch, and half-batch products are not logged",
+        Reason.DEPENDS_ON_INVALID_RUNS: lambda: (
+            f"{m.without_verdict} of {pluralize(m.runs, 'run')} carry no verdict, and what they could show matters"
+        ),
+        Reason.NOT_FINISHED: lambda: "the last third of the training is not logged yet",
+        Reason.NOTHING_TO_SUSTAIN: lambda: "no effect is surely beyond its threshold, over the run or at its beginning",
+    }.get(reason, lambda: None)()
 
 
-def parallel_bottom_norms(run: Run, bottom_ratio: float, left: str | None) -> str:
-    """Return the reason where all tiers differ by one common factor.
-
-    bottom_ratio: NaN before the end of the warm-up. left: the gain beyond the factor, None with too few steps.
-    """
-    size = "" if math.isnan(bottom_ratio) else f" ({bottom_ratio:.2f}x)"
-    found = f"the bottom norms differ{size} only {common_factor(run)}: {parallel(run)}"
-    return found if left is None else f"{found}; beyond that factor, bottom weights receive {left} the gradient"
-
-
-def bottom_gained(left: str) -> str:
-    """Return the reason for a supported awakening."""
-    return f"bottom weights receive {left} the gradient, beyond the middle tier's gain"
+def _found(m: Measurements, effect: Effect, interval: Interval) -> str:
+    """Return an effect with its interval, and what it is compared to."""
+    notes = [] if m.source == "isolated" else ["of the merged gradients"]
+    notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
+    note = f" ({', '.join(notes)})" if notes else ""
+    against = AGAINST.get(m.control or "", "that of the clean expert")
+    against += ", beyond the sham runs" if m.twins and m.control != SHAM_RUN else ""
+    value, quantity = measured(effect.name, interval), QUANTITIES[effect.name]
+    relation = f"differs by {value} more than" if effect.name == DIRECTION else f"is {value}"
+    return f"{quantity}{note} {relation} {against} {_where(m)}"
 
 
-def bottom_norm_explained(bottom_ratio: float, left: str) -> str:
-    """Return the reason for a higher bottom norm that the middle tier, or the spread of sham runs, explains."""
-    return (
-        f"the bottom norm is {bottom_ratio:.2f}x expert 0's, but beyond the middle tier's gain "
-        f"bottom weights receive only {left} the gradient"
-    )
+def _where(m: Measurements) -> str:
+    return "in this run" if m.single else f"over {pluralize(m.units, 'seed')}"
 
 
-def bottom_gained_no_more(left: str) -> str:
-    """Return the reason for a refuted awakening."""
-    return f"bottom weights receive {left} the gradient, no more than the middle tier"
+def _threshold(effect: Effect, interval: Interval) -> str:
+    below = effect.two_sided and interval.mid < 0
+    value = shown(effect.name, -effect.margin if below else effect.margin)
+    return f"{value:.2f}" if effect.name == DIRECTION else f"{value:.2f}x"
 
 
-def raised_by_shams(threshold: float) -> str:
-    """Return the remark on a threshold that the spread between sham runs raised."""
-    return f" (threshold {threshold:.2f}: the spread between sham runs)"
+def _of_sustainment(reason: Reason, m: Measurements, effect: Effect, kept: Interval) -> str:
+    low, high = (f"{end:.0%}" if math.isfinite(end) else "unknown" for end in (kept.low, kept.high))
+    quantity = QUANTITIES[effect.name]
+    share = f"{kept.mid:.0%} [{low}, {high}]"
+    found = f"the end of training keeps {share} of the first difference in {quantity} {_where(m)}"
+    limit = f"{m.sustained_share:.0%}"
+    return {
+        Reason.COLLAPSES: f"{found}, less than {limit}",
+        Reason.LASTS: f"{found}, more than {limit}",
+    }.get(reason, f"{found}, on both sides of {limit}")
 
 
-# Divergence
+def _shams(m: Measurements) -> str:
+    worst = max(m.sham_effects.values(), key=lambda e: abs(e.interval(m.alpha).mid) / e.margin)
+    found = measured(worst.name, worst.interval(m.alpha))
+    return f"in {len(worst.x_U3)} sham runs {QUANTITIES[worst.name]} differs by {found}, where nothing was done"
 
 
-def diverged(run: Run, quantity: str, size: str, control: str | None) -> str:
-    """Return the reason for a supported divergence. quantity: the direction, or the norm of a tier."""
-    return f"the {quantity} differs by {size}{beyond(run, control)}"
+def _experts(m: Measurements, run: Run) -> str:
+    perturbed, controls = (pluralize(len(run.of_role(role)), f"{role} expert") for role in ("perturbed", "control"))
+    return f"one run with {perturbed} and {controls}; six seeds, or {m.units_needed} of each, are needed"
 
 
-def batch_noise(quantity: str, size: str) -> str:
-    """Return the reason for a direction that differs no more than between two halves of one batch."""
-    return f"the {quantity} differs by {size}, no more than between two halves of one batch: this may be noise"
-
-
-def no_control(run: Run, quantity: str, size: str) -> str:
-    """Return the reason for a divergence of unknown cause, and the control that would show the cause."""
-    return (
-        f"the {quantity} differs by {size}{beyond(run, None)}, but no control shows that the perturbation caused it; "
-        f"{missing_control(run)}"
-    )
-
-
-def below_threshold(run: Run, quantity: str, size: str, threshold: float, control: str | None) -> str:
-    """Return the reason for gradients that differ by less than the threshold."""
-    return f"the gradients differ by less than {threshold:.3g}{beyond(run, control)} ({quantity} {size})"
-
-
-# Sustainment
-
-
-NO_DIVERGENCE_VISIBLE = "nothing to sustain: parallel gradients cannot show a divergence"
-LESS_THAN_HALF = "less than half of the planned steps are logged"
-
-
-def nothing_to_sustain(status: str) -> str:
-    """Return the reason where divergence itself has this status."""
-    return f"nothing to sustain: divergence is {status}"
-
-
-def kept(share: float) -> str:
-    """Return how much of the divergence the last third keeps, to which the other reasons of sustainment add."""
-    return f"the last third keeps {share:.0%} of the first third's divergence"
-
-
-def kept_but_undecided(share: float, status: str) -> str:
-    """Return the reason where divergence lasts, but is not supported."""
-    return f"{kept(share)}, but divergence itself is {status}"
-
-
-def kept_and_declining(share: float) -> str:
-    """Return the reason for a divergence that lasts and declines."""
-    return f"{kept(share)}, although it declines"
-
-
-def collapsed(share: float) -> str:
-    """Return the reason for a divergence that does not last."""
-    return f"{kept(share)}: the divergence collapses"
-
-
-def kept_uncertain(share: float, needed: float) -> str:
-    """Return the reason for a share that the interval leaves open."""
-    return f"{kept(share)}, too uncertain to say that more than {needed:.0%} is kept"
+def _saturated(m: Measurements) -> str:
+    level = m.control_direction.interval(m.alpha).mid if m.control_direction is not None else math.nan
+    return f"unperturbed experts have 1 - cosine {level:.2f} to the clean expert, and 1 is the most that chance gives"

@@ -40,6 +40,9 @@ def registration_of(run: Run, used: Thresholds) -> Registration:
         because = "the registered thresholds do not match their hash: the file was altered afterwards"
         return Registration(run.id, ALTERED, because, found.differences(used))
     differences = found.differences(used)
+    if found.rules == RULES and found.thresholds is None:
+        because = "the registered thresholds are outside of the values that may be registered; the defaults are used"
+        return Registration(run.id, ALTERED, because, differences)
     if found.rules != RULES:
         because = f"registered under version {found.rules} of the rules, judged under version {RULES}"
         return Registration(run.id, CHANGED, f"{because}{_listed(differences)}", differences)

@@ -1,54 +1,24 @@
-"""Rules of the verdict, version 2: the decision table as code. Measurements in, a status and a reason out; no sentence.
+"""Rules of the verdict: the decision table as code. Measurements in, a status and a reason out; no sentence.
 
-Each claim takes the first line that applies. Version 1, which is in force, is in controlled.py.
+Each claim takes the first line that applies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
+from validation.analysis.bins import BINS
 from validation.analysis.effects import BOTTOM, DIRECTION
 from validation.analysis.measurements import Effect, Measurements
-from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Decision, Reason
 
 MOST_WITHOUT_VERDICT = 0.2  # of the runs of a group
 
 
-class Reason(StrEnum):
-    """The line of the decision table that applied."""
-
-    TOO_FEW_VALID_RUNS = "too_few_valid_runs"
-    NO_REPLICAS = "no_replicas"
-    SHAM_RUNS_SHOW_AN_EFFECT = "sham_runs_show_an_effect"
-    ONE_COMMON_GRADIENT = "one_common_gradient"
-    NOTHING_TO_COMPARE = "nothing_to_compare"
-    TOO_FEW_SEEDS = "too_few_seeds"
-    TOO_FEW_EXPERTS = "too_few_experts"
-    ABOVE_MARGIN = "above_margin"
-    DIRECTION_NOT_MEASURED = "direction_not_measured"
-    DIRECTION_SATURATED = "direction_saturated"
-    INSIDE_MARGIN = "inside_margin"
-    BOTH_SIDES_OF_MARGIN = "both_sides_of_margin"
-    DEPENDS_ON_INVALID_RUNS = "depends_on_invalid_runs"
-    COLLAPSES = "collapses"
-    LASTS = "lasts"
-    NOTHING_TO_SUSTAIN = "nothing_to_sustain"
-    SHARE_UNDECIDED = "share_undecided"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The status of a claim, and the line of the table that gave it."""
-
-    status: str
-    reason: Reason
-
-
 def awakening(m: Measurements) -> Decision:
     """Decide if the bottom tier of perturbed experts gained more than the middle tier."""
-    return _robust(m, lambda m: _barred(m) or _level(m, [m.effects[BOTTOM]] if BOTTOM in m.effects else []))
+    return _robust(m, lambda m: _barred(m) or _level(m, effects_of(m, "awakening")))
 
 
 def divergence(m: Measurements) -> Decision:
@@ -57,71 +27,92 @@ def divergence(m: Measurements) -> Decision:
 
 
 def sustainment(m: Measurements) -> Decision:
-    """Decide if at least half of each effect of the first third is left in the last."""
+    """Decide if at least half of each effect of the beginning is left at the end."""
     return _robust(m, lambda m: _barred(m) or _sustainment(m))
 
 
-def overall(decisions: Sequence[Decision]) -> str:
-    """Return the overall status of the three claims."""
-    statuses = {decision.status for decision in decisions}
-    if INVALID in statuses or statuses == {SUPPORTED}:
-        return INVALID if INVALID in statuses else SUPPORTED
-    return next((status for status in (CONFOUNDED, REFUTED) if status in statuses), INCONCLUSIVE)
+DECIDE = {"awakening": awakening, "divergence": divergence, "sustainment": sustainment}
+
+
+def effects_of(m: Measurements, claim: str) -> list[Effect]:
+    """Return the effects that a claim is about."""
+    if claim == "sustainment":
+        return [*m.effects.values()]
+    return [effect for name, effect in m.effects.items() if (name == BOTTOM) == (claim == "awakening")]
+
+
+def found(effects: Sequence[Effect], alpha: float) -> list[bool]:
+    """Return for each effect if it surely exceeds its margin, at an alpha shared by all of them."""
+    return [effect.beyond(alpha / len(effects)) for effect in effects]
 
 
 def _barred(m: Measurements) -> Decision | None:
     """Return the decision that follows from the design or the data alone, lines 1 to 6; None if there is none."""
-    if m.without_verdict > MOST_WITHOUT_VERDICT * m.runs:
-        return Decision(INVALID, Reason.TOO_FEW_VALID_RUNS)
-    if not m.replicas:
-        return Decision(INVALID, Reason.NO_REPLICAS)
-    if any(_found(list(m.sham_effects.values()), m.alpha, both_sides=True)):
-        return Decision(INVALID, Reason.SHAM_RUNS_SHOW_AN_EFFECT)
-    if m.common_gradients > (m.runs - m.without_verdict) / 2:
-        return Decision(CONFOUNDED, Reason.ONE_COMMON_GRADIENT)
-    if not m.compared:
-        return Decision(CONFOUNDED, Reason.NOTHING_TO_COMPARE)
-    if m.units < m.units_needed:
-        return Decision(INCONCLUSIVE, Reason.TOO_FEW_EXPERTS if m.single else Reason.TOO_FEW_SEEDS)
-    return None
+    shams = [replace(effect, two_sided=True) for effect in m.sham_effects.values()]
+    lines = (
+        (m.without_verdict > MOST_WITHOUT_VERDICT * m.runs, INVALID, Reason.TOO_FEW_VALID_RUNS),
+        (bool(m.copies), INVALID, Reason.NO_REPLICAS),
+        (any(found(shams, m.alpha)), INVALID, Reason.SHAM_RUNS_SHOW_AN_EFFECT),
+        (m.sham, INCONCLUSIVE, Reason.NOTHING_PERTURBED),
+        (m.common_gradients > (m.runs - m.without_verdict) / 2, CONFOUNDED, Reason.ONE_COMMON_GRADIENT),
+        (m.control is None, CONFOUNDED, Reason.NOTHING_TO_COMPARE),
+        (not m.planned_rows, INCONCLUSIVE, Reason.TOO_FEW_PLANNED_ROWS),
+        (not m.bins, INCONCLUSIVE, Reason.BEFORE_FIRST_LOOK),
+        (m.units < m.units_needed, INCONCLUSIVE, Reason.TOO_FEW_EXPERTS if m.single else Reason.TOO_FEW_SEEDS),
+    )
+    return next((Decision(status, reason) for applies, status, reason in lines if applies), None)
 
 
 def _divergence(m: Measurements) -> Decision:
-    effects = [effect for name, effect in m.effects.items() if name != BOTTOM]
-    if any(_found(effects, m.alpha)):
-        return Decision(SUPPORTED, Reason.ABOVE_MARGIN)
+    effects = effects_of(m, "divergence")
+    if any(found(effects, m.alpha)):
+        return _level(m, effects)
     if DIRECTION not in m.effects:
         return Decision(CONFOUNDED, Reason.DIRECTION_NOT_MEASURED)
     if m.control_direction is not None and m.control_direction.beyond(m.alpha):
         return Decision(CONFOUNDED, Reason.DIRECTION_SATURATED)
-    return _level(m, effects)
+    decision = _level(m, effects)
+    if decision.status == REFUTED and m.noisy:
+        return Decision(INCONCLUSIVE, Reason.NOISE_NOT_CORRECTED)
+    return decision
 
 
 def _level(m: Measurements, effects: Sequence[Effect]) -> Decision:
     """Decide by the intervals of some effects: one beyond its margin supports, all inside refute; lines 7, 9 and 10."""
-    if any(_found(effects, m.alpha)):
+    if any(found(effects, m.alpha)):
+        if m.means_only:
+            return Decision(INCONCLUSIVE, Reason.MEANS_OVER_LAYERS)
         return Decision(SUPPORTED, Reason.ABOVE_MARGIN)
     if effects and all(effect.inside(m.alpha) for effect in effects):
         return Decision(REFUTED, Reason.INSIDE_MARGIN)
     return Decision(INCONCLUSIVE, Reason.BOTH_SIDES_OF_MARGIN)
 
 
-def _found(effects: Sequence[Effect], alpha: float, *, both_sides: bool = False) -> list[bool]:
-    """Return for each effect if it surely exceeds its margin, at an alpha shared by all of them."""
-    tested = [replace(effect, two_sided=effect.two_sided or both_sides) for effect in effects]
-    return [effect.beyond(alpha / len(tested)) for effect in tested]
-
-
 def _sustainment(m: Measurements) -> Decision:
-    effects = [effect for effect in m.effects.values() if len(effect.first_U)]
-    each = m.alpha / max(1, len(effects))
-    lasting = [effect for effect in effects if effect.beyond(each)]
-    begun = [effect for effect in effects if effect in lasting or effect.early(each)]
-    if any(effect.kept(m.alpha).high < m.sustained_share for effect in begun):
+    if m.bins < BINS:
+        return Decision(INCONCLUSIVE, Reason.NOT_FINISHED)
+    lasting, begun = sustained_effects(m)
+    fading = [effect for effect in begun if effect.name == BOTTOM or not m.noisy]
+    if any(effect.kept(m.alpha).high < m.sustained_share for effect in fading):
         return Decision(REFUTED, Reason.COLLAPSES)
-    if lasting and all(effect.kept(m.alpha).low > m.sustained_share for effect in lasting):
-        return Decision(SUPPORTED, Reason.LASTS)
-    return Decision(INCONCLUSIVE, Reason.SHARE_UNDECIDED if lasting else Reason.NOTHING_TO_SUSTAIN)
+    if not lasting:
+        return Decision(INCONCLUSIVE, Reason.NOTHING_TO_SUSTAIN)
+    if all(effect.kept(m.alpha).low > m.sustained_share for effect in lasting):
+        return Decision(INCONCLUSIVE, Reason.MEANS_OVER_LAYERS) if m.means_only else Decision(SUPPORTED, Reason.LASTS)
+    return Decision(INCONCLUSIVE, Reason.SHARE_UNDECIDED)
+
+
+def sustained_effects(m: Measurements) -> tuple[list[Effect], list[Effect]]:
+    """Return the effects that surely exceed their margin over the run, and those that did so then or early."""
+    lasting, begun = [], []
+    for claim in ("awakening", "divergence"):
+        effects = effects_of(m, claim)
+        for effect in effects:
+            each = m.alpha / len(effects)
+            surely = effect.beyond(each)
+            lasting += [effect] if surely else []
+            begun += [effect] if surely or effect.early(each) else []
+    return lasting, begun
 
 
 def _robust(m: Measurements, decide: Callable[[Measurements], Decision]) -> Decision:

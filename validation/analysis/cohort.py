@@ -1,0 +1,113 @@
+"""The runs that are judged together: measured runs, groups that differ only in the seed, and their sham runs.
+
+Axis letters: K bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis import series
+from validation.analysis.bins import BINS
+from validation.analysis.effects import Levels, levels_of
+from validation.analysis.run import Run
+from validation.analysis.statistics import Array
+
+Options = tuple[tuple[str, str], ...]
+FREE = frozenset({"seed", "device"})
+"""Options in which runs of one group may differ."""
+SCALE = "perturbation_scale"
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """A run as its levels and facts, all that a verdict needs; the rows of `run` itself may be gone."""
+
+    run: Run
+    merged: Levels | None
+    isolated: Levels | None
+    common_gradient: bool
+    """True if every perturbed expert's merged gradient is one common gradient times a factor."""
+    dormancy_K: Array
+    """Log of the gradient per bottom weight of the clean expert relative to a middle weight; NaN where missing."""
+
+    @classmethod
+    def without_levels(cls, run: Run) -> MeasuredRun:
+        """Return a run that could not be measured."""
+        return cls(run, None, None, False, np.full(BINS, np.nan))
+
+    def without_rows(self) -> MeasuredRun:
+        """Return the same levels with the run's facts alone, small enough to be sent."""
+        return replace(self, run=self.run.without_rows())
+
+    def levels(self, source: str) -> Levels | None:
+        """Return the levels from one source of gradients."""
+        return self.isolated if source == "isolated" else self.merged
+
+    def of_layers(self, layers: Sequence[int]) -> MeasuredRun:
+        """Return the run as if only these layers had been logged."""
+        merged, isolated = (levels and levels.of_layers(layers) for levels in (self.merged, self.isolated))
+        return replace(self, merged=merged, isolated=isolated)
+
+    @property
+    def source(self) -> str:
+        """The source to judge the run by: isolated if the probe planned a row in every bin."""
+        probed = self.isolated is not None and self.isolated.bins.enough_planned
+        return "isolated" if probed else "merged"
+
+
+def measure_run(run: Run, thresholds: Thresholds) -> MeasuredRun:
+    """Return the levels of a run by merged and by isolated gradients, and its structure."""
+    merged = levels_of(run, thresholds)
+    isolated = levels_of(run.isolated, thresholds) if run.isolated is not None else None
+    perturbed = [expert.index for expert in run.of_role("perturbed")]
+    common = merged is not None and all(series.is_collinear(run, expert) for expert in perturbed)
+    dormancy_K = np.full(BINS, np.nan) if merged is None else merged.bins.mean(series.dormancy(run))
+    return MeasuredRun(run, merged, isolated, common, dormancy_K)
+
+
+class Cohort:
+    """Measured runs, with the sham runs that control the others. invalid: ids of runs that carry no verdict."""
+
+    def __init__(self, runs: Sequence[MeasuredRun], invalid: Sequence[str] = ()):
+        self.runs = tuple(runs)
+        self.invalid = frozenset(invalid)
+
+    @cached_property
+    def _shams(self) -> dict[Options, list[MeasuredRun]]:
+        shams: dict[Options, list[MeasuredRun]] = {}
+        for each in self.runs:
+            if each.run.is_sham and each.run.config and each.run.id not in self.invalid:
+                shams.setdefault(options_beside_scale(each.run), []).append(each)
+        return shams
+
+    @cached_property
+    def _by_seed(self) -> dict[tuple[Options, int | None], MeasuredRun]:
+        pairs = ((options, sham) for options, shams in self._shams.items() for sham in reversed(shams))
+        return {(options, sham.run.seed): sham for options, sham in pairs}
+
+    def shams_of(self, run: Run) -> list[MeasuredRun]:
+        """Return the valid sham runs with the options of this run; none for a run without options."""
+        return self._shams.get(options_beside_scale(run), []) if run.config else []
+
+    def twin_of(self, run: Run) -> MeasuredRun | None:
+        """Return the sham run with the options and the seed of this run."""
+        if run.is_sham or not run.config or run.seed is None:
+            return None
+        return self._by_seed.get((options_beside_scale(run), run.seed))
+
+
+def options_of(run: Run) -> Options:
+    """Return the options that runs of one group have in common, with the planned length."""
+    options = {"steps": run.facts.get("planned_steps"), **run.config}
+    return tuple(sorted((name, str(value)) for name, value in options.items() if name not in FREE))
+
+
+def options_beside_scale(run: Run) -> Options:
+    """Return the options that a run has in common with its sham runs."""
+    return tuple(pair for pair in options_of(run) if pair[0] != SCALE)
