@@ -9,6 +9,7 @@ from enum import StrEnum
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 CONFOUNDED, INVALID = "confounded", "invalid"
 CLAIMS = ("awakening", "divergence", "sustainment")
+SEED, EXPERT = "seed", "expert"
 
 
 class Reason(StrEnum):
@@ -83,7 +84,9 @@ class Claim:
     unit: str = "ratio"
     threshold: float | None = None
     units: int | None = None
-    """Seeds, or experts of the rarer role in one run."""
+    """Seeds, or experts of the rarer role in one run; None for claims as written, or over several experiments."""
+    replicate: str | None = None
+    """What a unit is, and the numbers are over: seed, or expert of one run."""
     source: str = "merged"
     """Source of the gradients: merged, or isolated where the probe measured them."""
     control: str | None = None

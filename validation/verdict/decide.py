@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from prismatic.contract.thresholds import Thresholds
+from validation.analysis.bins import BINS
 from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
 from validation.analysis.experiment import effects_of_shams, measure
 from validation.analysis.run import Run
@@ -18,8 +19,17 @@ from validation.verdict.as_written import as_written
 from validation.verdict.claims import CLAIMS, SUPPORTED, Claim, overall
 from validation.verdict.dose_response import Dose, doses
 from validation.verdict.experiment_claims import claims_of, p_of, values_of
-from validation.verdict.groups import Group, check_of, combine_groups, combine_written, group_runs
+from validation.verdict.groups import (
+    POSITIVE,
+    Group,
+    check_of,
+    combine_groups,
+    combine_written,
+    deciding_groups,
+    group_runs,
+)
 from validation.verdict.premise import Premise, judge_premise
+from validation.verdict.wording import changed_thresholds
 
 ALL_SUPPORTED = "The perturbation awakens the bottom weights, turns the gradients, and it lasts"
 Invalid = Mapping[str, str]
@@ -71,8 +81,27 @@ class Verdict:
         return self.controlled.status
 
     @property
+    def headline(self) -> str:
+        """The headline of the controlled reading, with what a reader must know beside it.
+
+        That is a changed threshold, an interim look, or an effect that was put in by hand.
+        """
+        deciding = deciding_groups(self.groups)
+        bins = min((claim.bins for group in deciding for claim in group.claims if claim.bins is not None), default=BINS)
+        notes = [
+            changed_thresholds(self.thresholds),
+            f"provisional: interim look at {bins} of {BINS} parts of the training" if 0 < bins < BINS else "",
+            "provisional: before the first interim look" if not bins else "",
+            "positive control: the effect was put in by hand"
+            if deciding and all(group.role == POSITIVE for group in deciding)
+            else "",
+        ]
+        told = "; ".join(filter(None, notes))
+        return f"{self.controlled.headline} ({told})" if told else self.controlled.headline
+
+    @property
     def headlines(self) -> dict[str, Claim]:
-        """The claims that the headline is about, by name: over all runs, or about the only run."""
+        """The claims that the headline is about, by name: over all runs, also of a single one."""
         return {claim.name: claim for claim in self.controlled.of(None)}
 
     @cached_property

@@ -10,7 +10,7 @@ from validation.analysis.intervals import Interval, seeds_that_decide
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.run import Run
 from validation.analysis.statistics import finite
-from validation.verdict.claims import CLAIMS, REFUTED, Claim, Component, Decision, Reason
+from validation.verdict.claims import CLAIMS, EXPERT, REFUTED, SEED, Claim, Component, Decision, Reason
 from validation.verdict.reasons import headline, sentence
 from validation.verdict.rules import DECIDE, effects_of, sustained_effects
 from validation.verdict.wording import KEPT, RATIO, UNITS, shown
@@ -37,6 +37,7 @@ def _claim(name: str, decision: Decision, m: Measurements, runs: Sequence[Run], 
         headline(name, decision, m),
         run=runs[0].id if len(runs) == 1 else None,
         units=m.units,
+        replicate=EXPERT if m.single else SEED,
         source=m.source,
         control=m.control,
         twins=m.twins,
@@ -129,4 +130,4 @@ def values_of(m: Measurements) -> dict[str, dict[str, dict[str, float]]]:
 def p_of(m: Measurements) -> dict[str, float]:
     """Return by claim the smallest alpha at which one of its effects over seeds is surely beyond its margin."""
     effects = {name: effects_of(m, name) for name in CLAIMS[:2]}
-    return {name: min((e.p() * len(some) for e in some), default=1.0) for name, some in effects.items()}
+    return {name: min([1.0, *(e.p() * len(some) for e in some)]) for name, some in effects.items()}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+from prismatic.contract.thresholds import Thresholds
 from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
 from validation.analysis.intervals import Interval
 from validation.analysis.statistics import exp
-from validation.verdict.claims import Claim
+from validation.text import pluralize
+from validation.verdict.claims import EXPERT, Claim
 
 RATIO, COSINE, KEPT = "ratio", "1 - cosine", "kept"
+NAMED_THRESHOLDS = 3
 UNITS = {DIRECTION: COSINE}
 QUANTITIES = {
     BOTTOM: "the bottom tier's gain over the middle tier",
@@ -36,22 +41,31 @@ def estimated(claim: Claim, *, bare: bool = False) -> str:
 
 def threshold(claim: Claim) -> str:
     """Return the threshold in the unit of the estimate; empty without a threshold."""
-    return "" if claim.threshold is None else f"{digits(claim.threshold, claim)}{_mark(claim)}{_unit(claim)}"
+    if claim.threshold is None:
+        return ""
+    value = f"{claim.threshold:g}" if claim.unit == COSINE else digits(claim.threshold, claim)
+    return f"{value}{_mark(claim)}{_unit(claim)}"
 
 
 def digits(value: float, claim: Claim) -> str:
-    """Return a number of the claim without unit: a share in per cent, a ratio with two decimals, else three digits."""
+    """Return a number of the claim without unit: a share in per cent, a ratio with two decimals, else three."""
     if claim.unit == KEPT:
         return f"{value:.0%}"
+    if claim.unit == COSINE:
+        return _fixed(value, 3)
     return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
 
 
 def measured(name: str, interval: Interval) -> str:
-    """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]" or "0.12 [0.10, 0.14]"."""
-    low, mid, high = (shown(name, value) for value in (interval.low, interval.mid, interval.high))
-    mark = "" if name == DIRECTION else "x"
-    text = f"{mid:.2f}{mark} [{low:.2f}, {high:.2f}]" if interval.bounded else f"{mid:.2f}{mark}"
-    return text.replace("-0.00", "0.00").replace("inf", "∞")
+    """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]" or "0.123 [0.104, 0.142]"."""
+    decimals, mark = (3, "") if name == DIRECTION else (2, "x")
+    low, mid, high = (_fixed(shown(name, value), decimals) for value in (interval.low, interval.mid, interval.high))
+    return f"{mid}{mark} [{low}, {high}]" if interval.bounded else f"{mid}{mark}"
+
+
+def _fixed(value: float, decimals: int) -> str:
+    """Return a number with a fixed number of decimals, without the sign of a zero."""
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("inf", "∞")
 
 
 def shown(name: str, value: float) -> float:
@@ -60,8 +74,32 @@ def shown(name: str, value: float) -> float:
 
 
 def has_interval(claim: Claim) -> bool:
-    """Return True if the estimate has an interval, which may be unbounded; the reading as written has none."""
-    return claim.estimate is not None and (claim.units is not None or claim.low is not None or claim.high is not None)
+    """Return True if the estimate has an interval, which may be unbounded; a single unit has none."""
+    several = claim.units is not None and claim.units > 1
+    return claim.estimate is not None and (several or claim.low is not None or claim.high is not None)
+
+
+def replication(claim: Claim) -> str:
+    """Return the units that a claim's numbers are over: "over 6 seeds" or "in this run"; empty without units."""
+    if claim.units is None:
+        return ""
+    return "in this run" if claim.replicate == EXPERT else f"over {pluralize(claim.units, 'seed')}"
+
+
+def changed_thresholds(used: Thresholds) -> str:
+    """Return the thresholds that differ from the defaults, such as "judged with awakening_ratio 1.05 instead of 1.10".
+
+    Empty if none differs.
+    """
+    values, defaults = asdict(used), asdict(Thresholds())
+    changed = [f"{n} {_short(v)} instead of {_short(defaults[n])}" for n, v in values.items() if v != defaults[n]]
+    more = [f"{len(changed) - NAMED_THRESHOLDS} more changed"] if len(changed) > NAMED_THRESHOLDS else []
+    return f"judged with {', '.join(changed[:NAMED_THRESHOLDS] + more)}" if changed else ""
+
+
+def _short(value: float) -> str:
+    """Return a threshold with at least two decimals, unless it is a whole number."""
+    return f"{value:g}" if value == int(value) or round(value, 2) != value else f"{value:.2f}"
 
 
 def _mark(claim: Claim) -> str:
