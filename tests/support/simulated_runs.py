@@ -5,7 +5,7 @@ The noise is like that of training: AR(1) over steps, partly common to all exper
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from prismatic.runfile.logger import DynamicsLogger
 from validation.analysis.run import METRICS, Expert, Run
 from validation.analysis.statistics import Array
 
+LAYER_COLUMNS = (
+    *(f"{tier}_norm" for tier in TIERS),
+    *("norm", "routing_weight", "bottom_to_middle", "half_product", "half_product_clean"),
+)
 LEVEL = {"top": 0.2, "bottom": 0.2, "middle": 0.9}
 
 
@@ -38,41 +42,94 @@ def simulated_run(
     scale: float = 1.0,
     rho: float = 0.5,
     sd: float = 0.1,
-    control: bool = False,
+    perturbed: int = 1,
+    control: int = 0,
+    spread: float = 0.03,
     collinear: bool = False,
     shares: bool = True,
     seed: int = 0,
+    noise_seed: int | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Return a run of a clean and a perturbed expert (and a control), logged at every step.
+    """Return a run of a clean expert, perturbed and control experts, logged at every step as means over layers.
 
-    awakening: factor on the perturbed expert's bottom norm. divergence: added to the log of all its norms, beyond
-    routing. routing_ratio: p_1 / p_0. scale: factor on every gradient, like another scale of the loss. collinear: one
-    common gradient, exactly.
+    awakening: factor on the perturbed experts' bottom norms. divergence: added to the log of all their norms, beyond
+    routing. routing_ratio: p_1 / p_0. scale: factor on every gradient, like another scale of the loss. spread: sd
+    between experts that differ by their draw alone. collinear: one common gradient, exactly. seed: of the draws of the
+    experts, and of the noise unless noise_seed names another.
     """
-    rng = np.random.default_rng(seed)
-    common = {tier: ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
+    noise = seed if noise_seed is None else noise_seed
+    rng, run_rng = np.random.default_rng(noise), np.random.default_rng([noise, 1])
+    common = {tier: ar1(rng, steps, rho=rho, sd=sd) + run_rng.normal(0, 0.1) for tier in TIERS}
     trend = np.linspace(0.5, 0, steps)
-    weights = {0: 1.0, 1: routing_ratio} | ({2: 1.0} if control else {})
+    roles = ("clean", *["perturbed"] * perturbed, *["control"] * control)
+    weights = [routing_ratio if role == "perturbed" else 1.0 for role in roles]
+    draws = draws_of(len(roles), seed, noise, 0.0 if collinear else spread)
     experts = {}
-    for number, weight in weights.items():
-        role = ("clean", "perturbed", "control")[number]
+    for number, (role, weight) in enumerate(zip(roles, weights, strict=True)):
         own = {tier: 0.0 if collinear else ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
-        share = np.full(steps, weight / sum(weights.values()))
+        share = np.full(steps, weight / sum(weights))
+        changed = role == "perturbed"
         log_norm = {
             tier: np.log(LEVEL[tier] * scale * share)
             + trend
             + common[tier]
             + own[tier]
-            + (divergence if number == 1 else 0)
+            + draws["size"][number]
+            + (divergence if changed else 0)
             for tier in TIERS
         }
-        log_norm["bottom"] = log_norm["bottom"] + (np.log(awakening) if number == 1 else 0)
+        log_norm["bottom"] = log_norm["bottom"] + draws["bottom"][number] + (np.log(awakening) if changed else 0)
         experts[number] = _expert(
             number, role, {tier: np.exp(log_norm[tier]) for tier in TIERS}, share if shares else None
         )
     _add_divergence(experts)
     return Run(id="simulated", name="simulated.db", steps=np.arange(steps), experts=experts, facts=dict(facts or {}))
+
+
+def draws_of(experts: int, seed: int, noise_seed: int, spread: float) -> dict[str, Array]:
+    """Return the levels by which experts differ without any perturbation, by effect, [E].
+
+    Runs of one seed share the most of them, as a run and its sham run do, and each run adds half as much of its own.
+    """
+    both = (np.random.default_rng([seed, 2]), np.random.default_rng([noise_seed, 3]))
+    drawn = [rng.normal(size=(3, experts)) for rng in both]
+    return dict(zip(("bottom", "size", "direction"), spread * (drawn[0] + drawn[1] / 2), strict=True))
+
+
+def named(run: Run, name: str, **config: Any) -> Run:
+    """Return the run under another id, with further options of its training."""
+    options = {f"config.{key}": value for key, value in config.items()}
+    return Run(**{**vars(run), "id": name, "facts": {**run.facts, **options}})
+
+
+EFFECTS = ("awakening", "divergence", "bottom", "size", "direction")
+
+
+def study(
+    seeds: int,
+    make: Callable[..., Run] = simulated_run,
+    *,
+    scale: float = 1.0,
+    twins: bool = False,
+    config: Mapping[str, Any] | None = None,
+    **made: Any,
+) -> list[Run]:
+    """Return runs that differ only in their seed, named "0", "1", ..., and the sham run of each if asked for.
+
+    scale: perturbation_scale. config: further options of all of them. made: arguments of `make`; sham runs get no
+    effect.
+    """
+    options = {"merge": "example", "log_freq": made.get("every", 1), **(config or {})}
+    facts = {"planned_steps": made.get("steps", 600), **made.pop("facts", {})}
+
+    def run(seed: int, scale: float, name: str, noise_seed: int, **made: Any) -> Run:
+        run = make(seed=seed, noise_seed=noise_seed, facts=facts, **made)
+        return named(run, name, seed=seed, perturbation_scale=scale, **options)
+
+    of_shams = {key: value for key, value in made.items() if key not in EFFECTS}
+    treated = [run(seed, scale, f"{seed}", seed, **made) for seed in range(seeds)]
+    return treated + [run(seed, 0.0, f"sham {seed}", 1000 + seed, **of_shams) for seed in range(seeds if twins else 0)]
 
 
 def _expert(number: int, role: str, norms: Mapping[str, Array], share: Array | None) -> Expert:
@@ -111,8 +168,22 @@ def write(run: Run, path: Path, **facts: Any) -> Path:
                     "routing_weight": expert["routing_weight"][row],
                 }
             scores = {f"expert_{n}_divergence": e["divergence"][row] for n, e in run.experts.items() if n}
-            logger.log(step, {"expert_gradients": gradients, "divergence_scores": scores})
+            dynamics = {"expert_gradients": gradients, "divergence_scores": scores}
+            logger.log(step, dynamics | ({"layers": [*_layer_rows(run, step)]} if run.layers else {}))
     return path
+
+
+def _layer_rows(run: Run, step: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of table `layers` at a step, of merged and of isolated gradients."""
+    for source in (run, *([run.isolated] if run.isolated else [])):
+        for row in np.flatnonzero(source.steps == step):
+            for layer, place in enumerate(source.layers):
+                for e, expert in place.items():
+                    values = {
+                        name: float(expert[name][row]) for name in LAYER_COLUMNS if np.isfinite(expert[name][row])
+                    }
+                    cosine = {"gradient_cosine": 1 - float(expert["direction"][row])}
+                    yield {"step": step, "layer": layer, "expert": e, "source": source.source, **values, **cosine}
 
 
 def write_spiked_run(path: Path) -> Path:
