@@ -142,7 +142,9 @@ def type_name(value: dict[str, Any]) -> str:
         name = value["$ref"].rpartition("/")[2]
         return f"[{name}](#{name})"
     if "enum" in value:
-        return ", ".join(f"`{choice}`" for choice in value["enum"])
+        return ", ".join("`null`" if choice is None else f"`{choice}`" for choice in value["enum"])
+    if "anyOf" in value:
+        return " or ".join(map(type_name, value["anyOf"]))
     if "const" in value:
         return f"`{value['const']}`"
     if "items" in value:

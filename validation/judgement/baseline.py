@@ -1,5 +1,6 @@
-"""The comparison with a baseline, claim by claim: which claims changed, worsened, or have no counterpart.
+"""The comparison with a baseline: which claims and checks changed, worsened, or have no counterpart.
 
+The runs that the verdict is about are compared by their claims, and controls by the result of their check.
 The baseline is judged by the same thresholds as the runs, so that a difference comes from the data.
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import SUPPORTED, Claim
-from validation.verdict.wording import estimated, has_interval
+from validation.verdict.groups import FOUND, PASSES, Group, deciding_groups
+from validation.verdict.wording import CHECKS, estimated, has_interval
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Change:
     """The run, the name of the group, or "all runs"."""
     before: Claim
     after: Claim
+
+    @property
+    def what(self) -> str:
+        """The claim that is compared."""
+        return self.after.name
 
     @property
     def worsened(self) -> bool:
@@ -57,32 +64,68 @@ class Change:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class CheckChange:
+    """The result of a control's check, and that of the same control in the baseline."""
+
+    where: str
+    """The name of the group."""
+    role: str
+    before: str
+    after: str
+    what = "check"
+
+    @property
+    def worsened(self) -> bool:
+        """True if the baseline's check passed, or found its effect, and this one does not."""
+        return self.before in (PASSES, FOUND) and self.after != self.before
+
+    @property
+    def because(self) -> str:
+        """The change as a sentence."""
+        after = CHECKS[self.after]
+        return f"still: {after}" if self.before == self.after else f"{CHECKS[self.before]} -> {after}"
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """The changes of a judgement against the baseline's."""
 
     baseline: Judgement
     changes: tuple[Change, ...]
+    checks: tuple[CheckChange, ...]
     unmatched: tuple[str, ...]
     """Sentences about runs without a counterpart in the other judgement."""
 
     @property
+    def all(self) -> tuple[Change | CheckChange, ...]:
+        """The changes of claims, then those of checks."""
+        return *self.changes, *self.checks
+
+    @property
     def worsened(self) -> bool:
-        """True if a claim that the baseline supported is no longer supported."""
-        return any(change.worsened for change in self.changes)
+        """True if a claim that the baseline supported is lost, or a check that it passed."""
+        return any(change.worsened for change in self.all)
 
 
 def compare(judgement: Judgement, baseline: Judgement) -> Comparison:
-    """Return the comparison of every common claim: over all runs, by group name, by run and by expert."""
+    """Return the comparison of every common claim and check: over all runs, by group name, and by run."""
     pairs = list(_pairs(judgement.runs, baseline.runs))
-    changes = [*_over_all(judgement, baseline), *_by_group(judgement, baseline)]
+    groups = _matched_groups(judgement, baseline)
+    treated = [(before, after) for before, after in groups if after.check is None]
+    changes = _over_all(judgement, baseline)
+    if len(judgement.verdict.groups) > 1:
+        changes += [c for before, after in treated for c in _aligned(after.name, before.claims, after.claims)]
+    deciding = {name for group in deciding_groups(judgement.verdict.groups) for name in group.runs}
     for after, before in pairs:
-        both = ((baseline, before), (judgement, after))
-        changes += _aligned(f"run {after.id}", *(judged.verdict.controlled.of(run.id) for judged, run in both))
+        if after.id in deciding:
+            own = (judged.verdict.controlled.of(run.id) for judged, run in ((baseline, before), (judgement, after)))
+            changes += _aligned(f"run {after.id}", *own)
+    checks = [CheckChange(a.name, a.role, b.check, a.check) for b, a in groups if a.check and b.check]
     paired = {run.id for run, _ in pairs}, {run.id for _, run in pairs}
     unmatched = [f"run {run.id} is not in the baseline" for run in judgement.runs if run.id not in paired[0]]
     unmatched += [f"run {run.id} is only in the baseline" for run in baseline.runs if run.id not in paired[1]]
-    return Comparison(baseline, tuple(changes), tuple(unmatched))
+    return Comparison(baseline, tuple(changes), tuple(checks), tuple(unmatched))
 
 
 def _pairs(runs: Sequence[Run], others: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
@@ -108,25 +151,18 @@ def _over_all(judgement: Judgement, baseline: Judgement) -> list[Change]:
     """Return the changes over all runs; none if both judgements are of a single run, which `compare` pairs."""
     if max(len(judgement.runs), len(baseline.runs)) < 2:
         return []
-    return _aligned("all runs", *(_overall(judged) for judged in (baseline, judgement)))
+    return _aligned("all runs", baseline.verdict.controlled.of(None), judgement.verdict.controlled.of(None))
 
 
-def _overall(judgement: Judgement) -> list[Claim]:
-    reading = judgement.verdict.controlled
-    return reading.of(None) or [claim for claim in reading.claims if claim.expert is None]
-
-
-def _by_group(judgement: Judgement, baseline: Judgement) -> list[Change]:
-    """Return the changes of groups of the same name; none for a single group, which is all runs."""
-    groups, others = judgement.verdict.groups, {(g.role, g.name): g for g in baseline.verdict.groups}
-    matched = [(others[g.role, g.name], g) for g in groups if (g.role, g.name) in others] if len(groups) > 1 else []
-    return [change for before, after in matched for change in _aligned(after.name, before.claims, after.claims)]
+def _matched_groups(judgement: Judgement, baseline: Judgement) -> list[tuple[Group, Group]]:
+    """Return the baseline's group and ours, for each role and name that both have."""
+    others = {(group.role, group.name): group for group in baseline.verdict.groups}
+    return [(others[g.role, g.name], g) for g in judgement.verdict.groups if (g.role, g.name) in others]
 
 
 def _aligned(where: str, before: Sequence[Claim], after: Sequence[Claim]) -> list[Change]:
-    earlier = {(claim.name, claim.expert): claim for claim in before}
-    pairs = [(earlier.get((claim.name, claim.expert)), claim) for claim in after]
-    return [Change(where, old, new) for old, new in pairs if old is not None]
+    earlier = {claim.name: claim for claim in before}
+    return [Change(where, earlier[claim.name], claim) for claim in after if claim.name in earlier]
 
 
 def _bounds(claim: Claim) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from validation.diagnostics import ERROR, WARNING
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
-from validation.verdict.registration import ALTERED
+from validation.verdict.registration import ALTERED, CHANGED
 
 EXIT_CODES = {SUPPORTED: 0, REFUTED: 1, INCONCLUSIVE: 3, CONFOUNDED: 3, INVALID: 4}
 UNREADABLE, WORSENED, UNSURE = 2, 1, 3
@@ -15,8 +15,8 @@ UNREADABLE, WORSENED, UNSURE = 2, 1, 3
 def exit_code(judgement: Judgement, *, strict: bool = False, comparison: Comparison | None = None) -> int:
     """Return 0 supported, 1 refuted, 2 a file could not be read, 3 inconclusive or confounded, 4 invalid data.
 
-    comparison: return 1 also if a claim that the baseline supports is no longer supported. strict: return 3 in place of
-    0 if there is an objection.
+    comparison: return 1 also if a claim or a check that the baseline passes is lost. strict: return 3 in place of 0 if
+    there is an objection.
     """
     if judgement.rejected or (comparison is not None and comparison.baseline.rejected):
         return UNREADABLE
@@ -27,7 +27,19 @@ def exit_code(judgement: Judgement, *, strict: bool = False, comparison: Compari
 
 
 def objections(judgement: Judgement) -> list[str]:
-    """Return what keeps --strict from accepting a supported verdict: warnings, errors and altered registrations."""
+    """Return what keeps --strict from accepting a supported verdict: warnings, errors and questionable thresholds."""
     found = [f"{f.id} [{f.run or 'files'}]" for f in judgement.findings if f.severity in (ERROR, WARNING)]
-    altered = [registration.run for registration in judgement.registrations if registration.status == ALTERED]
-    return found + [f"thresholds altered [{run}]" for run in altered]
+    return found + threshold_objections(judgement)
+
+
+def threshold_objections(judgement: Judgement) -> list[str]:
+    """Return the thresholds that --strict does not accept: laxer than the defaults, or not as a run registered them.
+
+    A run registered under another version of the rules is accepted if the thresholds of the same name are the same.
+    """
+    used = judgement.verdict.thresholds
+    found = [f"{name} {getattr(used, name):g} is laxer than the default" for name in used.laxer()]
+    for registration in judgement.registrations:
+        if registration.status == ALTERED or (registration.status == CHANGED and registration.differences):
+            found.append(f"thresholds [{registration.run}]: {registration.because}")
+    return found

@@ -29,11 +29,19 @@ from validation.report import figures
 from validation.report.json_report import options, versions
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
-from validation.verdict.claims import CLAIMS, Claim, combine_statuses
-from validation.verdict.decide import Reading
-from validation.verdict.groups import Group
+from validation.verdict.claims import CLAIMS, Claim, overall
+from validation.verdict.decide import Verdict
+from validation.verdict.groups import TREATED, Group, deciding_groups
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
-from validation.verdict.wording import MEANING, QUESTIONS, estimated, has_interval, threshold
+from validation.verdict.wording import (
+    CHECKS,
+    QUESTIONS,
+    estimated,
+    has_interval,
+    parts_of,
+    replication,
+    threshold,
+)
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "confounded": "≈", "invalid": "∅"}
 DETAILED = 4  # runs with a section and charts; a table lists all
@@ -97,24 +105,28 @@ def _code(text: object) -> Markup:
 def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -> dict[str, Any]:
     """Return the values that the templates show."""
     verdict, drawable = judgement.verdict, draw and figures.can_draw()
+    deciding = deciding_groups(verdict.groups)
+    decides = {name for group in deciding for name in group.runs}
     runs = list(zip(judgement.runs, judgement.files, judgement.registrations, strict=True))
+    detailed = sorted(runs, key=lambda each: each[0].id not in decides)[:DETAILED]
     return {
         "status": verdict.status,
-        "meaning": MEANING[verdict.status],
-        "because": verdict.controlled.because,
+        "headline": verdict.headline,
+        "because": verdict.controlled.because if runs else "",
         "written": verdict.as_written.status,
         "generated": now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "rules": RULES,
-        "count": pluralize(len(judgement.runs), "run"),
-        "several": len(judgement.runs) > 1,
-        "across": _cards(verdict.controlled, verdict.as_written, None),
+        "count": pluralize(len(runs), "run"),
+        "several": len(runs) > 1,
+        "premise": deciding[0].premise if len(deciding) == 1 else None,
+        "across": _cards(verdict, None),
         "groups": [_group(group) for group in verdict.groups],
         "doses": [dose.because for dose in verdict.doses],
         "dose_charts": _figures(figures.dose_response(verdict, judgement.runs) if drawable else [], "dose"),
         "claims": CLAIMS,
-        "table": [_row(judgement, run, file) for run, file, _ in runs],
-        "runs": [_section(judgement, *run, draw=drawable) for run in runs[:DETAILED]],
+        "table": [_row(verdict, run, file) for run, file, _ in runs],
+        "runs": [_section(judgement, *run, draw=drawable) for run in detailed],
         "more_runs": max(0, len(runs) - DETAILED),
         "without_charts": draw and not drawable,
         "findings": [_finding(same) for same in group_same(judgement.findings)],
@@ -127,7 +139,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
 
 
 def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
-    """Return the changes since the baseline, claim by claim; None without a baseline."""
+    """Return the changes since the baseline; None without a baseline."""
     if comparison is None:
         return None
     other = comparison.baseline
@@ -141,25 +153,23 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
         "changes": [
             {
                 "where": change.where,
-                "claim": change.after.name,
-                "expert": "all" if change.after.expert is None else str(change.after.expert),
+                "what": change.what,
                 "because": change.because,
                 "worsened": change.worsened,
             }
-            for change in comparison.changes
+            for change in comparison.all
         ],
         "unmatched": comparison.unmatched,
         "findings": [_finding(same) for same in group_same(other.findings)],
     }
 
 
-def _cards(controlled: Reading, written: Reading, run: str | None) -> list[dict[str, Any]]:
+def _cards(verdict: Verdict, run: str | None) -> list[dict[str, Any]]:
     """Return the three claims about a run, or over all runs (None), as controlled and as written."""
-    claims, as_written = (reading.whole(run) for reading in (controlled, written))
+    controlled, written = verdict.controlled.whole(run), verdict.as_written.whole(run)
     return [
-        {**_claim(claims[name]), "question": QUESTIONS[name], "written": _claim(as_written[name])}
-        for name in CLAIMS
-        if name in claims and name in as_written
+        {**_claim(claim), "question": QUESTIONS[name], "written": _claim(written[name])}
+        for name, claim in controlled.items()
     ]
 
 
@@ -168,40 +178,39 @@ def _claim(claim: Claim) -> dict[str, Any]:
     return {
         "claim": claim.name,
         "status": claim.status,
+        "headline": claim.headline,
         "expert": claim.expert,
         "estimate": estimated(claim),
+        "over": replication(claim),
         "threshold": threshold(claim),
         "because": claim.because,
-        "data": _data(claim),
-        "path": " → ".join(claim.path),
+        "parts": [f"{spaced(part.name)} {estimated(part)}, threshold {threshold(part)}" for part in parts_of(claim)],
         "bar": Markup(bar) if bar else "",
     }
 
 
-def _data(claim: Claim) -> str:
-    """Return the data that a claim was decided from; empty where there is no estimate."""
-    if claim.estimate is None:
-        return ""
-    steps = pluralize(claim.points, "logged step") if claim.points and claim.run else ""
-    worth = f"worth {claim.effective:.0f} independent batches" if claim.effective and claim.run else ""
-    source = "isolated gradients" if claim.source == "isolated" else "the optimizer's gradients"
-    control = f"compared to {spaced(claim.control)}" if claim.control else ""
-    look = f"decided at {claim.look:,} logged steps, provisional" if claim.look else ""
-    return ", ".join(filter(None, (steps, worth, source if claim.run else "", control, look)))
-
-
 def _group(group: Group) -> dict[str, Any]:
     claims = {claim.name: _claim(claim) for claim in group.claims}
-    return {"name": group.name, "role": spaced(group.role), "runs": len(group.runs), "claims": claims}
+    return {
+        "name": group.name,
+        "role": spaced(group.role),
+        "check": CHECKS[group.check] if group.check else "",
+        "runs": len(group.runs),
+        "premise": spaced(group.premise.status) if group.premise is not None else "",
+        "claims": claims,
+    }
 
 
-def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
-    claims = {name: _claim(claim) for name, claim in judgement.verdict.controlled.whole(run.id).items()}
+def _row(verdict: Verdict, run: Run, file: RunFile) -> dict[str, Any]:
+    """Return the values of one run's line in a table. Controls have a role in place of a status."""
+    claims = verdict.controlled.whole(run.id)
+    role = next((group.role for group in verdict.groups if run.id in group.runs), TREATED)
     return {
         "run": run.id,
         "file": run.name,
-        "status": combine_statuses([claim["status"] for claim in claims.values()]),
-        "claims": claims,
+        "role": "" if role == TREATED else spaced(role),
+        "status": overall([claim.status for claim in claims.values()]),
+        "claims": {name: _claim(claim) for name, claim in claims.items()},
         "steps": len(run.steps),
         "seed": "" if run.seed is None else run.seed,
         "scale": _general(run.number("config.perturbation_scale")),
@@ -215,18 +224,13 @@ def _section(
     """Return the values of one run's section."""
     verdict = judgement.verdict
     return {
-        **_row(judgement, run, file),
+        **_row(verdict, run, file),
         "experts": len(run.experts),
         "provisional": not run.finished,
         "positive_control": run.is_positive_control,
-        "premises": [premise for premise in (verdict.premise_of.get(run.id),) if premise],
-        "cards": _cards(verdict.controlled, verdict.as_written, run.id),
-        "per_expert": [
-            {"reading": name, **_claim(claim)}
-            for name, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written))
-            for claim in reading.of(run.id)
-            if claim.expert is not None
-        ],
+        "premise": verdict.premise_of.get(run.id),
+        "cards": _cards(verdict, run.id),
+        "per_expert": [_claim(claim) for claim in verdict.as_written.of(run.id) if claim.expert is not None],
         "charts": _figures(figures.evidence(run, file, judgement.runs, verdict) if draw else [], run.id),
         "registration": registration.because,
         "events": [f"{name}: {count}" for name, count in sorted(run.events.items())],

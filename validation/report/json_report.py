@@ -12,20 +12,16 @@ from typing import Any
 from prismatic._version import __version__
 from prismatic.contract.thresholds import RULES
 from validation.analysis.run import Run
-from validation.diagnostics import Finding
 from validation.files.run_file import RunFile
-from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, Comparison
 from validation.judgement.judge import Judgement
 from validation.text import printable
 from validation.verdict.claims import Claim
 from validation.verdict.decide import Reading
-from validation.verdict.dose_response import Dose
 from validation.verdict.groups import Group
-from validation.verdict.premise import Premise
 from validation.verdict.registration import Registration
 
-SCHEMA = "prismatic-verdict/1"
+SCHEMA = "prismatic-verdict/2"
 OPTION_CHARACTERS = 500  # the longest text of an option that a file may give
 
 
@@ -45,18 +41,19 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "status": verdict.status,
+        "headline": verdict.headline,
         "because": verdict.controlled.because,
         "as_written": _reading(verdict.as_written),
         "controlled": _reading(verdict.controlled),
-        "premise": [_premise(premise) for premise in verdict.premises],
+        "premise": list(map(asdict, verdict.premises)),
         "groups": [_group(group) for group in verdict.groups],
-        "dose": [_dose(dose) for dose in verdict.doses],
-        "advice": [_advice(advice) for advice in judgement.advice],
+        "dose": list(map(asdict, verdict.doses)),
+        "advice": [{**asdict(advice), "line": advice.line} for advice in judgement.advice],
         "rules": RULES,
         "thresholds": asdict(verdict.thresholds),
         "versions": versions(),
         "runs": [_run(run, file, registration) for run, file, registration in runs],
-        "diagnostics": [_finding(finding) for finding in judgement.findings],
+        "diagnostics": list(map(asdict, judgement.findings)),
     }
     if comparison is not None:
         report["baseline"] = _baseline(comparison)
@@ -64,94 +61,23 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    return {"status": reading.status, "because": reading.because, "claims": list(map(_claim, reading.claims))}
+    return {
+        "status": reading.status,
+        "headline": reading.headline,
+        "because": reading.because,
+        "claims": list(map(_claim, reading.claims)),
+    }
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
-    return {
-        "claim": claim.name,
-        "status": claim.status,
-        "because": claim.because,
-        "expert": claim.expert,
-        "run": claim.run,
-        "estimate": claim.estimate,
-        "low": claim.low,
-        "high": claim.high,
-        "unit": claim.unit,
-        "threshold": claim.threshold,
-        "points": claim.points,
-        "effective": claim.effective,
-        "detectable": claim.detectable,
-        "information": claim.information,
-        "source": claim.source,
-        "control": claim.control,
-        "parts": claim.parts,
-        "above_noise": claim.above_noise,
-        "path": claim.path,
-        "look": claim.look,
-    }
-
-
-def _premise(premise: Premise) -> dict[str, Any]:
-    return {
-        "run": premise.run,
-        "status": premise.status,
-        "estimate": premise.estimate,
-        "low": premise.low,
-        "high": premise.high,
-        "threshold": premise.threshold,
-        "because": premise.because,
-    }
+    values = asdict(claim)
+    return {"claim": values.pop("name"), **values}
 
 
 def _group(group: Group) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "role": group.role,
-        "runs": group.runs,
-        "options": group.options,
-        "claims": list(map(_claim, group.claims)),
-        "values": group.values,
-        "status": group.status,
-    }
-
-
-def _dose(dose: Dose) -> dict[str, Any]:
-    return {
-        "claim": dose.claim,
-        "scales": dose.scales,
-        "seeds": dose.seeds,
-        "p": dose.p,
-        "slope": dose.slope,
-        "low": dose.low,
-        "high": dose.high,
-        "unit": dose.unit,
-        "because": dose.because,
-        "options": dose.options,
-    }
-
-
-def _advice(advice: Advice) -> dict[str, Any]:
-    return {
-        "id": advice.id,
-        "text": advice.text,
-        "options": advice.options,
-        "run": advice.run,
-        "line": advice.line,
-    }
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    return {
-        "id": finding.id,
-        "severity": finding.severity,
-        "symptom": finding.symptom,
-        "evidence": finding.evidence,
-        "cause": finding.cause,
-        "fix": finding.fix,
-        "run": finding.run,
-        "expert": finding.expert,
-    }
+    """Return a group; controls have the result of their check in place of a status."""
+    status = group.status if group.check is None else None
+    return {**asdict(group), "claims": list(map(_claim, group.claims)), "status": status}
 
 
 def _run(run: Run, file: RunFile, registration: Registration) -> dict[str, Any]:
@@ -195,9 +121,12 @@ def _baseline(comparison: Comparison) -> dict[str, Any]:
             {"run": run.id, "file": run.name, "sha256": file.sha256}
             for run, file in zip(other.runs, other.files, strict=True)
         ],
-        "changes": [_change(change) for change in comparison.changes],
+        "changes": list(map(_change, comparison.changes)),
+        "checks": [
+            {**asdict(check), "worsened": check.worsened, "because": check.because} for check in comparison.checks
+        ],
         "unmatched": list(comparison.unmatched),
-        "diagnostics": [_finding(finding) for finding in other.findings],
+        "diagnostics": list(map(asdict, other.findings)),
     }
 
 
@@ -205,7 +134,6 @@ def _change(change: Change) -> dict[str, Any]:
     return {
         "where": change.where,
         "claim": change.after.name,
-        "expert": change.after.expert,
         "before": _compared(change.before),
         "after": _compared(change.after),
         "difference": change.difference,

@@ -1,7 +1,7 @@
-"""The verdict as JUnit XML for build servers: a suite per run, a case per claim and per error.
+"""The verdict as JUnit XML for build servers: a suite per run and group, a case per claim, check and error.
 
 A supported claim passes and a refuted one fails. Inconclusive and confounded claims are skipped with the reason; with
---strict they fail. Invalid data and unreadable files are errors.
+--strict they fail. Invalid data and unreadable files are errors. A control passes if its check does.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from xml.etree import ElementTree as ET
 from validation.diagnostics import ERROR, WARNING, Finding
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
+from validation.report.exit_code import threshold_objections
 from validation.text import spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
-from validation.verdict.groups import Group, deciding_groups
-from validation.verdict.wording import estimated, threshold
+from validation.verdict.groups import FAILS, NOT_FOUND, UNDECIDED, Group, deciding_groups
+from validation.verdict.wording import CHECKS, estimated, replication, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 forbids, even escaped."""
 OUTCOMES = {REFUTED: "failure", INCONCLUSIVE: "skipped", CONFOUNDED: "skipped", INVALID: "error"}
+OUTCOMES |= {FAILS: "failure", UNDECIDED: "skipped", NOT_FOUND: "skipped"}
 COUNTS = {"failure": "failures", "skipped": "skipped", "error": "errors"}
 
 
@@ -47,8 +49,8 @@ def as_junit(judgement: Judgement, strict: bool = False, comparison: Comparison 
 
 
 def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -> Iterable[tuple[str, list[Case]]]:
-    reading, findings = judgement.verdict.controlled, judgement.findings_of
-    groups, controls = judgement.verdict.groups, _controls(judgement.verdict.groups)
+    reading, findings, groups = judgement.verdict.controlled, judgement.findings_of, judgement.verdict.groups
+    controls = _controls(groups)
     unread = [_finding_case(finding, strict) for finding in findings(None)]
     if unread:
         yield "files", [case for case in unread if case]
@@ -57,30 +59,43 @@ def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -
         grave = [_finding_case(finding, strict) for finding in findings(run.id)]
         yield f"run {run.id} ({run.name})", [*claims, *(case for case in grave if case)]
     for group in groups if len(groups) > 1 else ():
-        role = controls.get(group.runs[0])
-        yield f"group {group.name}", [_claim_case(claim, strict, role) for claim in group.claims]
-    across = [_claim_case(claim, strict) for claim in reading.of(None)]
-    if across:
-        yield "all runs", across
+        yield f"group {group.name}", _group_cases(group, strict)
+    if len(judgement.runs) > 1:
+        yield "all runs", [_claim_case(claim, strict) for claim in reading.of(None)]
+    thresholds = threshold_objections(judgement) if strict else []
+    if thresholds:
+        yield "thresholds", [Case("thresholds", "failure", "thresholds", objection) for objection in thresholds]
     if comparison is not None:
         yield "baseline", _comparison_cases(comparison)
 
 
 def _controls(groups: Sequence[Group]) -> dict[str, str]:
-    """Return the role of each run that serves as a control of others: a sham run is meant to be refuted."""
+    """Return the role of each run that serves as a control of others."""
     deciding = deciding_groups(groups)
     return {run: group.role for group in groups if group not in deciding for run in group.runs}
 
 
 def _claim_case(claim: Claim, strict: bool, control: str | None = None) -> Case:
     """Return the case of a claim. control: the role of the run if it serves as a control of others."""
-    outcome = OUTCOMES.get(claim.status)
-    name = claim.name if claim.expert is None else f"{claim.name}, expert {claim.expert}"
-    measured = [f"{estimated(claim)}, threshold {threshold(claim)}"] if estimated(claim) and threshold(claim) else []
-    message = "; ".join([f"{claim.status}: {claim.because}", *measured])
+    measured = f"{estimated(claim)} {replication(claim)}, threshold {threshold(claim)}"
+    numbers = [measured] if claim.estimate is not None and claim.threshold is not None else []
+    message = "; ".join([f"{claim.status}: {claim.headline}: {claim.because}", *numbers])
     if control is not None and claim.status != INVALID:
-        return Case(name, "skipped", control, f"{spaced(control)}, which is a control for the other runs; {message}")
-    return Case(name, "failure" if strict and outcome == "skipped" else outcome, claim.status, message)
+        return Case(claim.name, "skipped", control, f"{spaced(control)}, a control for the other runs; {message}")
+    return Case(claim.name, _outcome(claim.status, strict), claim.status, message)
+
+
+def _outcome(result: str, strict: bool) -> str | None:
+    outcome = OUTCOMES.get(result)
+    return "failure" if strict and outcome == "skipped" else outcome
+
+
+def _group_cases(group: Group, strict: bool) -> list[Case]:
+    """Return the claims of a treated group, or the check of a control."""
+    if group.check is None:
+        return [_claim_case(claim, strict) for claim in group.claims]
+    numbers = "; ".join(f"{claim.name}: {claim.because}" for claim in group.claims)
+    return [Case("check", _outcome(group.check, strict), group.check, f"{CHECKS[group.check]}; {numbers}")]
 
 
 def _finding_case(finding: Finding, strict: bool) -> Case | None:
@@ -93,11 +108,10 @@ def _finding_case(finding: Finding, strict: bool) -> Case | None:
 
 
 def _comparison_cases(comparison: Comparison) -> list[Case]:
-    cases = []
-    for change in comparison.changes:
-        expert = "" if change.after.expert is None else f", expert {change.after.expert}"
-        outcome = "failure" if change.worsened else None
-        cases.append(Case(f"{change.where}: {change.after.name}{expert}", outcome, "worsened", change.because))
+    cases = [
+        Case(f"{change.where}: {change.what}", "failure" if change.worsened else None, "worsened", change.because)
+        for change in comparison.all
+    ]
     unread = [_finding_case(finding, False) for finding in comparison.baseline.findings if finding.run is None]
     return [*cases, *(case for case in unread if case)]
 

@@ -1,4 +1,4 @@
-"""The verdict as text: headline, table, premise, finding and next step of `prismatic check`, and its --verbose.
+"""The verdict as text: headline, claims, premise, finding and next step of `prismatic check`, and its --verbose.
 
 STYLES has the colours of statuses on a terminal. A pipe gets the same words without colours.
 """
@@ -17,21 +17,21 @@ from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.diagnostics.finding import group_same
 from validation.judgement.advice import Advice
-from validation.judgement.baseline import Change, Comparison
+from validation.judgement.baseline import Change, CheckChange, Comparison
 from validation.judgement.judge import Judgement
-from validation.report.short_reasons import headline, headline_claims, short_reason
-from validation.text import pluralize, printable, spaced
+from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
-from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
-from validation.verdict.premise import Premise
+from validation.verdict.decide import Reading, Verdict
+from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group, deciding_groups
 from validation.verdict.registration import ALTERED, CHANGED, Registration
-from validation.verdict.wording import digits, estimated, has_interval, threshold
+from validation.verdict.wording import CHECKS, estimated, parts_of, replication, threshold
 
 LONGEST = 5000  # characters of a line
 LONGEST_NAME = 50  # characters of a group's name in a table
 SHOWN = 5  # of several that are alike
 GROUP_ROWS = 12
 RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control"}
+CHECKED = {SHAM: "A/A", POSITIVE: "effect"}
 STYLES = {
     SUPPORTED: "bold green",
     REFUTED: "bold red",
@@ -47,14 +47,15 @@ STYLES = {
 def render(
     judgement: Judgement, comparison: Comparison | None = None, *, verbose: bool = False, brief: bool = False
 ) -> list[RenderableType]:
-    """Return what `check` prints: the headline, the three claims, the premise, the gravest finding, the next step.
+    """Return what `check` prints: headline, deciding numbers, claims, premise, gravest finding and next step.
 
-    verbose: every run, both readings, every finding and every advice as well. brief: of these, nothing about single
-    runs where there are several.
+    verbose: every group, every run, both readings, every finding and every advice as well. brief: of these, nothing
+    about single runs where there are several.
     """
-    status = judgement.verdict.status
-    parts: list[RenderableType] = [_line((f"{status.upper()}: ", STYLES[status]), headline(judgement))]
-    parts += _tables(judgement)
+    verdict = judgement.verdict
+    parts: list[RenderableType] = [_line((f"{verdict.status.upper()}: ", STYLES[verdict.status]), verdict.headline)]
+    parts += [_line(sentence(verdict.controlled.because))] if judgement.runs else []
+    parts += _tables(verdict)
     if verbose:
         parts += _details(judgement, comparison, brief=brief)
     else:
@@ -75,55 +76,44 @@ def _status(status: str, width: int = 0) -> tuple[str, str]:
     return f"{status:<{width}}", STYLES[status]
 
 
-def _tables(judgement: Judgement) -> Iterator[RenderableType]:
+def _tables(verdict: Verdict) -> Iterator[RenderableType]:
     """Yield the table of the three claims and, where there are several experiments, a table of these."""
-    claims = headline_claims(judgement).values()
-    if claims:
-        alpha = judgement.verdict.thresholds.alpha
-        looked = any(claim.look is not None for claim in claims)
-        interval = "interval" if looked else f"{100 * (1 - alpha):g} % interval"
+    if verdict.headlines:
         yield ""
-        yield terminal.table(
-            [
-                {
-                    "claim": claim.name,
-                    "status": _line(_status(claim.status)),
-                    "estimate": estimated(claim, bare=True),
-                    interval: _interval(claim),
-                    "threshold": threshold(claim),
-                    "reason": _line(short_reason(claim, judgement)),
-                }
-                for claim in claims
-            ]
-        )
-    groups = judgement.verdict.groups
-    if len(groups) > 1:
+        yield terminal.table(_claim_rows(list(verdict.headlines.values())))
+    if len(verdict.groups) > 1:
         yield ""
-        yield terminal.table([_group_row(group) for group in groups[:GROUP_ROWS]])
-        if len(groups) > GROUP_ROWS:
-            yield _line(f"and {pluralize(len(groups) - GROUP_ROWS, 'more experiment')} (--verbose)")
+        yield terminal.table([_group_row(group) for group in verdict.groups[:GROUP_ROWS]])
+        if len(verdict.groups) > GROUP_ROWS:
+            yield _line(f"and {pluralize(len(verdict.groups) - GROUP_ROWS, 'more experiment')} (--verbose)")
+
+
+def _claim_rows(claims: Sequence[Claim]) -> list[dict[str, object]]:
+    """Return a row for each claim, with numbers if there are any: claims over several experiments have none."""
+    numbers = any(claim.estimate is not None for claim in claims)
+    estimate = f"estimate {replication(claims[0])}"
+    rows: list[dict[str, object]] = []
+    for claim in claims:
+        row: dict[str, object] = {"claim": claim.name, "status": _line(_status(claim.status))}
+        row |= {estimate: estimated(claim), "threshold": threshold(claim)} if numbers else {}
+        rows.append(row | {"reason": claim.headline})
+    return rows
 
 
 def _group_row(group: Group) -> dict[str, object]:
-    claims = {claim.name: claim for claim in group.claims}
-    runs = pluralize(len(group.runs), RUNS[group.role])
-    row: dict[str, object] = {"experiment": _line(printable(group.name, LONGEST_NAME)), "runs": runs}
-    for claim in (claims[name] for name in CLAIMS):
-        row[claim.name] = _line(_status(claim.status), f" {estimated(claim, bare=True)}".rstrip())
-    return row
-
-
-def _interval(claim: Claim) -> str:
-    if not has_interval(claim):
-        return ""
-    low = "-∞" if claim.low is None else digits(claim.low, claim)
-    high = "∞" if claim.high is None else digits(claim.high, claim)
-    return f"[{low}, {high}]"
+    """Return the row of an experiment. A control has the result of its check, and estimates without a status."""
+    runs, used = pluralize(len(group.runs), RUNS[group.role]), len(group.values.get(CLAIMS[0], ()))
+    row: dict[str, object] = {"experiment": _line(printable(group.name, LONGEST_NAME))}
+    row["runs"] = runs if used == len(group.runs) else f"{used} of {runs}"
+    for claim in group.claims:
+        status = [_status(claim.status)] if group.check is None else []
+        row[claim.name] = _line(*status, " " if status else "", estimated(claim, bare=True))
+    return row | {"check": f"{CHECKED[group.role]} {spaced(group.check)}" if group.check else ""}
 
 
 def _summary(judgement: Judgement, comparison: Comparison | None) -> Iterator[RenderableType]:
     """Yield the premise, changed thresholds, the gravest finding, the next step and how the baseline compares."""
-    yield from _premise(judgement)
+    yield from _premise(judgement.verdict)
     changed = [registration for registration in judgement.registrations if registration.status in (CHANGED, ALTERED)]
     for because, count in Counter(registration.because for registration in changed).items():
         yield _line(("thresholds: ", "bold"), because, f" ({pluralize(count, 'run')})" if count > 1 else "")
@@ -156,53 +146,41 @@ def _verbose_hint(judgement: Judgement, findings: int) -> str:
     return f"--verbose shows {', '.join(more)}."
 
 
-def _premise(judgement: Judgement) -> Iterator[RenderableType]:
+def _premise(verdict: Verdict) -> Iterator[RenderableType]:
     """Yield in one line whether the clean expert's bottom weights are dormant, the premise of awakening."""
-    premises = judgement.verdict.premises
+    premises = [group.premise for group in deciding_groups(verdict.groups) if group.premise is not None]
     if not premises:
         return
     if len(premises) == 1:
-        found = f"{spaced(premises[0].status)}; {_dormancy(premises[0])}"
+        found = f"{premises[0].because} (dormant: below {premises[0].threshold:.2f}x)"
     else:
         counts = Counter(spaced(premise.status) for premise in premises)
-        each = ", ".join(f"{status} in {pluralize(count, 'run')}" for status, count in counts.items())
+        each = ", ".join(f"{status} in {pluralize(count, 'experiment')}" for status, count in counts.items())
         found = f"bottom weights of the clean expert are {each}"
     yield ""
     yield _line(("premise: ", "bold"), found)
 
 
-def _dormancy(premise: Premise) -> str:
-    """Return the gradient of a bottom weight relative to a middle one, with the threshold of dormancy."""
-    if premise.estimate is None:
-        return "too few usable rows"
-    low = "0.00" if premise.low is None else f"{premise.low:.2f}"
-    high = "∞" if premise.high is None else f"{premise.high:.2f}"
-    size = f"{premise.estimate:.2f}x [{low}, {high}] a middle weight's gradient"
-    return f"bottom weights of the clean expert receive {size} (dormant: below {premise.threshold:.2f}x)"
-
-
 def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool) -> Iterator[RenderableType]:
     """Yield every run, group, dose, finding and advice, with the full reasons, and every change since the baseline."""
-    verdict = judgement.verdict
-    if not (brief and len(judgement.runs) > 1):
+    verdict, several = judgement.verdict, len(judgement.runs) > 1
+    if not (brief and several):
         for run, registration in zip(judgement.runs, judgement.registrations, strict=True):
             yield ""
             yield from _run_lines(judgement, run, registration)
-    if len(verdict.groups) > 1:
-        for group in verdict.groups:
-            yield ""
-            yield _line(f"group {group.name} ({pluralize(len(group.runs), 'run')}, {spaced(group.role)})")
-            yield from _claim_lines(group.claims)
-    if verdict.controlled.of(None):
+    for group in verdict.groups if several else ():
         yield ""
-        yield "all runs, controlled"
-        yield from _claim_lines(verdict.controlled.of(None))
+        yield from _group_lines(group)
+    for title, reading in _readings(verdict) if several else ():
+        yield ""
+        yield f"over all runs, {title}"
+        yield from _claim_lines(reading.of(None))
     for number, dose in enumerate(verdict.doses):
         yield from [] if number else [""]
         yield _line(f"dose: {dose.because}")
-    for several in group_same(judgement.findings):
+    for same in group_same(judgement.findings):
         yield ""
-        yield from _finding_lines(several)
+        yield from _finding_lines(same)
     if judgement.advice:
         yield ""
         yield "next"
@@ -213,20 +191,36 @@ def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool
         yield from _comparison_lines(comparison)
 
 
+def _readings(verdict: Verdict) -> tuple[tuple[str, Reading], ...]:
+    return ("controlled", verdict.controlled), ("as written", verdict.as_written)
+
+
 def _run_lines(judgement: Judgement, run: Run, registration: Registration) -> Iterator[RenderableType]:
     verdict = judgement.verdict
     yield _line(f"run {run.id} ({run.name}): {pluralize(len(run.steps), 'logged step')}, {len(run.experts)} experts")
     if run.id in verdict.premise_of:
         yield _line(f"  premise      {verdict.premise_of[run.id].because}")
     yield _line(f"  thresholds   {registration.because}")
-    for title, reading in (("controlled", verdict.controlled), ("as written", verdict.as_written)):
+    for title, reading in _readings(verdict):
         yield _line(f"  {title}")
         yield from _claim_lines(list(reading.whole(run.id).values()))
 
 
+def _group_lines(group: Group) -> Iterator[RenderableType]:
+    yield _line(f"group {group.name} ({pluralize(len(group.runs), RUNS[group.role])})")
+    if group.premise is not None:
+        yield _line(f"  premise      {group.premise.because}")
+    if group.check is not None:
+        yield _line(f"  check        {CHECKS[group.check]}")
+    yield from _claim_lines(group.claims)
+
+
 def _claim_lines(claims: Sequence[Claim]) -> Iterator[RenderableType]:
+    """Yield each claim with its reason, and its components where there are several."""
     for claim in claims:
         yield _line(f"    {claim.name:<12} ", _status(claim.status, 13), f" {estimated(claim):<20} {claim.because}")
+        for part in parts_of(claim):
+            yield _line(f"      {spaced(part.name):<24} {estimated(part):<20} threshold {threshold(part)}")
 
 
 def _finding_lines(
@@ -262,16 +256,14 @@ def _advice_lines(title: str, advice: Advice, *, named: bool = True) -> Iterator
 
 
 def _comparison_lines(comparison: Comparison, *, verbose: bool = True) -> Iterator[RenderableType]:
-    """Yield what became worse; verbose: every claim per run or over all runs, and runs without a counterpart too."""
+    """Yield what became worse; verbose: every claim and check, and runs without a counterpart too."""
     status = comparison.baseline.verdict.status
-    worse = "worse than the baseline" if comparison.worsened else "no claim that the baseline supports is lost"
+    worse = "worse than the baseline" if comparison.worsened else "nothing that the baseline shows is lost"
     yield _line("baseline (", _status(status), f"): {worse if comparison.baseline.runs else 'no run could be read'}")
-    changes = [change for change in comparison.changes if change.worsened or (verbose and change.after.expert is None)]
-    of_runs = [change for change in changes if change.after.expert is None]
-    shown = changes if verbose else (of_runs or changes)[:SHOWN]
-    yield from map(_change_line, shown)
-    if len(changes) > len(shown):
-        yield _line(f"    and {len(changes) - len(shown)} more (--verbose)")
+    changes = [change for change in comparison.all if change.worsened or verbose]
+    yield from map(_change_line, changes if verbose else changes[:SHOWN])
+    if len(changes) > SHOWN and not verbose:
+        yield _line(f"    and {len(changes) - SHOWN} more (--verbose)")
     if verbose:
         yield from (_line(f"    {name}") for name in comparison.unmatched[:SHOWN])
         if len(comparison.unmatched) > SHOWN:
@@ -280,7 +272,5 @@ def _comparison_lines(comparison: Comparison, *, verbose: bool = True) -> Iterat
         yield from _finding_lines([finding])
 
 
-def _change_line(change: Change) -> Text:
-    expert = "" if change.after.expert is None else f" expert {change.after.expert}"
-    mark = "!" if change.worsened else " "
-    return _line(f"  {mark} {change.where}, {change.after.name}{expert}: {change.because}")
+def _change_line(change: Change | CheckChange) -> Text:
+    return _line(f"  {'!' if change.worsened else ' '} {change.where}, {change.what}: {change.because}")

@@ -160,5 +160,7 @@ def _reading(claims: Sequence[Claim], over_all: Sequence[Claim]) -> Reading:
     status = overall([claim.status for claim in over_all])
     first = next((claim for claim in over_all if claim.status == status), None)
     because = f"{first.name}: {first.because}" if first else "no run could be judged"
-    headline = ALL_SUPPORTED if status == SUPPORTED else first.headline if first else "No run could be judged"
-    return Reading(status, because, (*claims, *over_all), headline)
+    headline = first.headline if first else "No run could be judged"
+    return Reading(
+        status, because, (*claims, *over_all), ALL_SUPPORTED if headline and status == SUPPORTED else headline
+    )

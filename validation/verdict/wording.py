@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
@@ -10,6 +10,7 @@ from validation.analysis.intervals import Interval
 from validation.analysis.statistics import exp
 from validation.text import pluralize
 from validation.verdict.claims import EXPERT, Claim
+from validation.verdict.groups import FAILS, FOUND, NOT_FOUND, PASSES, UNDECIDED
 
 RATIO, COSINE, KEPT = "ratio", "1 - cosine", "kept"
 NAMED_THRESHOLDS = 3
@@ -79,6 +80,12 @@ def has_interval(claim: Claim) -> bool:
     return claim.estimate is not None and (several or claim.low is not None or claim.high is not None)
 
 
+def parts_of(claim: Claim) -> list[Claim]:
+    """Return the components of a claim, each as a claim with its numbers; none where they are the claim's own."""
+    parts = [replace(claim, **asdict(component)) for component in claim.components]
+    return parts if len(parts) > 1 else []
+
+
 def replication(claim: Claim) -> str:
     """Return the units that a claim's numbers are over: "over 6 seeds" or "in this run"; empty without units."""
     if claim.units is None:
@@ -112,6 +119,13 @@ def _unit(claim: Claim) -> str:
     return "" if claim.unit == RATIO else f" ({claim.unit})"
 
 
+CHECKS = {
+    PASSES: "the A/A check passes",
+    FAILS: "the A/A check fails",
+    UNDECIDED: "the A/A check is undecided",
+    FOUND: "the positive control is found",
+    NOT_FOUND: "the positive control is not found",
+}
 QUESTIONS = {
     "awakening": "Do the bottom weights receive larger gradients?",
     "divergence": "Do the experts follow different gradients?",
