@@ -154,7 +154,8 @@ def conclude(
     print()
     for goal in goals:
         holds = "holds" if goal["holds"] else "FAILS"
-        print(f"{goal['goal']:<72} {goal['figure']:>9.2f}  limit {goal['limit']:<8} {holds}")
+        interval = f" [{goal['low']:.3g}, {goal['high']:.3g}]" if "low" in goal else ""
+        print(f"{goal['goal']:<72} {goal['figure']:>9.4g}{interval}  limit {goal['limit']:<8} {holds}")
     machine = {
         "device": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -164,9 +165,13 @@ def conclude(
         **report.versions,
     }
     # JSON has no NaN.
-    plain = [goal | {"figure": None if math.isnan(goal["figure"]) else goal["figure"]} for goal in goals]
+    plain = [{key: None if _is_nan(value) else value for key, value in goal.items()} for goal in goals]
     if to:
         to.parent.mkdir(parents=True, exist_ok=True)
         whole = {"machine": machine, "quick": quick, **figures, "skipped": report.skipped, "goals": plain}
         to.write_text(json.dumps(whole, indent=2) + "\n")
     return 0 if all(goal["holds"] for goal in goals) else 1
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

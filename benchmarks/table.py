@@ -43,7 +43,8 @@ def section(path: Path) -> Iterator[str]:
     yield "| goal | figure | limit | holds |\n|---|---|---|---|"
     for goal in goals(found):
         held = "yes" if goal["holds"] else "**no**"
-        yield f"| {goal['goal']} | {number(goal['figure'])} | {goal['limit']} | {held} |"
+        interval = f" [{number(goal['low'])}, {number(goal['high'])}]" if "low" in goal else ""
+        yield f"| {goal['goal']} | {number(goal['figure'])}{interval} | {goal['limit']} | {held} |"
     yield ""
 
 
@@ -65,8 +66,8 @@ def where(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in about.items() if not isinstance(value, dict | list))
 
 
-def number(figure: float) -> str:
-    return f"{figure:.3g}" if isinstance(figure, float) else str(figure)
+def number(figure: float | None) -> str:
+    return f"{figure:.3g}" if isinstance(figure, float) else "unknown" if figure is None else str(figure)
 
 
 if __name__ == "__main__":
