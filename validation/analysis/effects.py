@@ -187,9 +187,9 @@ def _difference(levels: Levels, name: str) -> Array:
 
 
 def expert_levels(levels: Levels, name: str, twin: Levels | None = None) -> Array:
-    """Return the level of each expert, mean over layers, minus its level in the twin, over time, [E, 3]."""
+    """Return the level of each expert, mean over layers, minus its level in the twin, [E, K]."""
     level = levels.of[name] if twin is None else levels.of[name] - twin.of[name]
-    return over_time(np.asarray(level.mean(axis=1)))
+    return np.asarray(level.mean(axis=1))
 
 
 def over_time(x: Array) -> Array:

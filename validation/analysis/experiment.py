@@ -1,6 +1,6 @@
 """Experiments as measurements: runs of one group over their seeds, or one run over its experts.
 
-Axis letters: S seeds, E experts; 3: the whole run, its beginning, its end.
+Axis letters: S seeds, E experts, K bins; 3: the whole run, its beginning, its end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def measure(
     if not valid:
         return m
     source, pairs, reason = _paired(valid, cohort)
-    bins = _bins_judged([levels for pair in pairs for levels in pair if levels is not None])
+    bins = bins_judged([levels for pair in pairs for levels in pair if levels is not None])
     m = _described(m, valid, [own for own, _ in pairs], source)
     pairs = [(own.until(bins), None if twin is None else twin.until(bins)) for own, twin in pairs]
     m = replace(
@@ -117,7 +117,7 @@ def _alike(own: Levels, twin: Levels) -> bool:
     return same and corrected and own.of[BOTTOM].shape == twin.of[BOTTOM].shape
 
 
-def _bins_judged(levels: Sequence[Levels]) -> int:
+def bins_judged(levels: Sequence[Levels]) -> int:
     """Return the number of bins to judge: all of finished runs, else those of the last interim look."""
     complete = min(each.bins.complete for each in levels)
     return complete if complete == BINS else max((look for look in LOOKS if look <= complete), default=0)
@@ -165,8 +165,9 @@ def _by_seed(m: Measurements, pairs: Sequence[Pair], thresholds: Thresholds) -> 
 
 
 def _over_seeds(name: str, pairs: Sequence[Pair], thresholds: Thresholds) -> Effect:
-    x_S3 = np.stack([over_time(effect_K(_comparable(*pair), name, pair[1])) for pair in pairs])
-    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3)
+    x_SK = np.stack([effect_K(_comparable(*pair), name, pair[1]) for pair in pairs])
+    x_S3 = np.stack([over_time(x_K) for x_K in x_SK])
+    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, x_UK=x_SK)
 
 
 def _comparable(own: Levels, twin: Levels | None) -> Levels:
@@ -179,9 +180,12 @@ def _by_expert(m: Measurements, pair: Pair, thresholds: Thresholds) -> Measureme
     perturbed, controls = own.role("perturbed"), own.controls
     effects = {}
     for name in _names([pair], m.bins):
-        level_E3 = expert_levels(own, name, twin)
-        y_E3 = level_E3[controls] if len(controls) else None
-        effects[name] = Effect(name, margin_of(name, thresholds), name in TWO_SIDED, level_E3[perturbed], y_E3)
+        level_EK = expert_levels(own, name, twin)
+        level_E3, y_E3, x_EK = over_time(level_EK), None, level_EK[perturbed]
+        if len(controls):
+            y_E3, x_EK = level_E3[controls], x_EK - level_EK[controls].mean(axis=0)
+        margin, two_sided = margin_of(name, thresholds), name in TWO_SIDED
+        effects[name] = Effect(name, margin, two_sided, level_E3[perturbed], y_E3, x_EK)
     controls_E3 = over_time(_control_direction(*pair).mean(axis=1)) if DIRECTION in effects else np.empty(0)
     units = min(len(perturbed), len(own.role("control")))
     return replace(

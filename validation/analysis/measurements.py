@@ -1,7 +1,7 @@
 """Measurements: an experiment as the numbers that a decision needs, effects over seeds or over the experts of one run.
 
 They are computed once and never change.
-Axis letters: U units, V units of the other group; 3: the whole run, its beginning, its end.
+Axis letters: U units, V units of the other group, K bins; 3: the whole run, its beginning, its end.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Effect:
     two_sided: bool
     x_U3: Array
     y_V3: Array | None = None
+    x_UK: Array = field(default_factory=lambda: np.empty((0, 0)))
+    """What charts show: the units by bin, within one run less the mean of the control experts."""
 
     def interval(self, alpha: float, column: int = 0) -> Interval:
         """Return the estimate with its interval at alpha: Student over seeds, Welch within one run.

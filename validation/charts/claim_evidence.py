@@ -1,4 +1,4 @@
-"""The evidence of a claim as a chart: its series, batch means, confidence interval as a band, and threshold dashed."""
+"""The evidence of a claim as a chart: an effect by bin in each seed or expert, their mean, interval and margins."""
 
 from __future__ import annotations
 
@@ -8,79 +8,98 @@ import pandas as pd
 
 from validation.charts import theme
 from validation.charts.ticks import factor_ticks, spread_labels
-from validation.frames.claim_evidence import ClaimEvidence
+from validation.frames.claim_evidence import EffectEvidence
 
 MIN_FACTOR, MIN_DIFFERENCE = 1.02, 0.01  # that the axis covers on either side of no difference
 LABEL_GAP = 0.1  # least distance of two labels, as a share of the height
-FAINT = 0.35
 
 
-def evidence_chart(evidence: ClaimEvidence) -> alt.LayerChart:
-    """Return the series (faint), unused rows (dots), batch means, the interval as a band and the margins dashed."""
-    rows = pd.DataFrame({"step": evidence.steps, "value": evidence.values, "used": evidence.used})
-    rows = rows[np.isfinite(rows["value"]) & ((rows["value"] > 0) if evidence.ratio else True)]
-    domain = _domain(evidence, rows)
+def evidence_chart(evidence: EffectEvidence) -> alt.LayerChart:
+    """Return a thin line for each seed or expert, their mean, the interval as a band and the margins dashed."""
+    domain = _domain(evidence)
+    ends = alt.Scale(domain=[float(evidence.edges[0]), float(evidence.edges[-1])], nice=False)
+    x = alt.X("step:Q", title="Training step", scale=ends, axis=alt.Axis(tickCount=6, format=",.0f"))
     y = _value_axis(evidence, domain)
-    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8))
+    each = _rows(evidence, evidence.values_UK, evidence.units)
+    mean = _rows(evidence, evidence.mean_K[None], ("mean",))
+    thin, thick = alt.Chart(each), alt.Chart(mean)
     layers: list[alt.Chart] = [
-        alt.Chart(rows[rows["used"]])
-        .mark_line(color=theme.GREY, opacity=FAINT, strokeWidth=1, clip=True, tooltip=None)
-        .encode(x=x, y=y),
-        alt.Chart(rows[~rows["used"]])
-        .mark_point(color=theme.GREY, opacity=FAINT, size=8, clip=True, tooltip=None)
-        .encode(x=x, y=y),
+        thin.mark_line(color=theme.GREY, opacity=0.7, strokeWidth=1, clip=True, tooltip=None).encode(
+            x=x, y=y, detail=alt.Detail("unit:N")
+        ),
+        thin.mark_point(color=theme.GREY, filled=True, size=22, opacity=0.9, clip=True).encode(
+            x=x, y=y, tooltip=_tooltip()
+        ),
+        *_rules(evidence, domain),
+        *_interval(evidence),
+        *_ends(evidence),
+        thick.mark_line(color=theme.ESTIMATE, strokeWidth=2.4, clip=True, tooltip=None).encode(x=x, y=y),
+        thick.mark_point(color=theme.ESTIMATE, filled=True, size=50, opacity=1, clip=True).encode(
+            x=x, y=y, tooltip=_tooltip()
+        ),
     ]
-    layers += _rules(evidence, domain) + _interval(evidence) + _thirds(evidence)
-    batches = pd.DataFrame({"step": evidence.batch_steps_B, "value": evidence.batch_means_B})
-    layers.append(
-        alt.Chart(batches)
-        .mark_point(filled=True, color=theme.ESTIMATE, size=38, opacity=1, clip=True)
-        .encode(
-            x=x,
-            y=y,
-            tooltip=[
-                alt.Tooltip("step:Q", title="Step", format=".0f"),
-                alt.Tooltip("value:Q", title="Batch mean", format=".4g"),
-            ],
-        )
+    title = alt.Title(
+        evidence.title[:1].upper() + evidence.title[1:],
+        subtitle=evidence.compared[:1].upper() + evidence.compared[1:],
+        anchor="start",
+        fontSize=13,
+        subtitleColor=theme.GREY,
     )
-    return alt.LayerChart(
-        layer=layers, height=theme.EVIDENCE_HEIGHT, title=alt.Title(evidence.title, anchor="start", fontSize=13)
-    )
+    return alt.LayerChart(layer=layers, height=theme.EVIDENCE_HEIGHT, title=title)
 
 
-def _domain(evidence: ClaimEvidence, rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the ends of the axis. Used rows fill it, unused ones may lie beyond it, rounding errors do not fill it."""
-    nothing, least = (1.0, MIN_FACTOR) if evidence.ratio else (0.0, MIN_DIFFERENCE)
-    used = rows.loc[rows["used"], "value"].to_numpy(dtype=float)
-    shown = used if len(used) else rows["value"].to_numpy(dtype=float)
-    marks = [nothing, *evidence.margins, *evidence.batch_means_B]
-    marks = [*marks, *(np.quantile(shown, [0.005, 0.995]) if len(shown) else ())]
-    marks = [mark for mark in marks if np.isfinite(mark) and (mark > 0 or not evidence.ratio)]
-    if evidence.ratio:
-        low, high = min(*marks, nothing / least), max(*marks, nothing * least)
-        pad = (high / low) ** 0.06
-        return low / pad, high * pad
-    low, high = min(*marks, nothing - least), max(*marks, nothing + least)
+def _rows(evidence: EffectEvidence, values_UK: np.ndarray, units: tuple[str, ...]) -> pd.DataFrame:
+    """Return a row for each unit and bin, at the middle of the bin; NaN for a missing bin breaks the line."""
+    first, last = evidence.edges[:-1], evidence.edges[1:]
+    parts = [
+        pd.DataFrame({"unit": unit, "step": (first + last) / 2, "first": first, "last": last, "value": values_K})
+        for unit, values_K in zip(units, values_UK, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("unit:N", title="Unit"),
+        alt.Tooltip("value:Q", title="Value", format=".4~g"),
+        alt.Tooltip("first:Q", title="From step", format=",.0f"),
+        alt.Tooltip("last:Q", title="To step", format=",.0f"),
+    ]
+
+
+def _domain(evidence: EffectEvidence) -> tuple[float, float]:
+    """Return the ends of the axis: all values, margins and no difference; rounding errors alone do not fill it.
+
+    A wide interval counts up to the spread of these, so that it does not flatten everything else.
+    """
+    scaled, back = (np.log, np.exp) if evidence.ratio else (np.asarray, np.asarray)
+    nothing, least = (1.0, np.log(MIN_FACTOR)) if evidence.ratio else (0.0, MIN_DIFFERENCE)
+    marks = scaled(np.array([nothing, *evidence.margins, *evidence.values_UK.ravel(), *evidence.mean_K]))
+    marks = marks[np.isfinite(marks)]
+    low, high = min(marks.min(), scaled(nothing) - least), max(marks.max(), scaled(nothing) + least)
+    spread = high - low
+    if evidence.interval is not None:
+        ends = scaled(np.array(evidence.interval))
+        low, high = min(low, max(ends[0], low - spread)), max(high, min(ends[2], high + spread))
     pad = 0.06 * (high - low)
-    return low - pad, high + pad
+    return float(back(low - pad)), float(back(high + pad))
 
 
-def _value_axis(evidence: ClaimEvidence, domain: tuple[float, float]) -> alt.Y:
+def _value_axis(evidence: EffectEvidence, domain: tuple[float, float]) -> alt.Y:
     """Return a logarithmic axis for factors, a linear one for differences."""
     scale = alt.Scale(type="log" if evidence.ratio else "linear", domain=list(domain), nice=False, clamp=True)
     if not evidence.ratio:
-        return alt.Y("value:Q", title="Difference", scale=scale, axis=alt.Axis(tickCount=6, format="~g"))
+        return alt.Y("value:Q", title="1 - cosine", scale=scale, axis=alt.Axis(tickCount=6, format="~g"))
     axis = alt.Axis(values=factor_ticks(*domain), labelExpr="format(datum.value, '.4~g') + '×'")
     return alt.Y("value:Q", title="Factor", scale=scale, axis=axis)
 
 
-def _rules(evidence: ClaimEvidence, domain: tuple[float, float]) -> list[alt.Chart]:
+def _rules(evidence: EffectEvidence, domain: tuple[float, float]) -> list[alt.Chart]:
     """Return a line at no difference and at each margin, with its label to the right of the plot."""
-    margin = "half of first third" if evidence.thirds else "threshold"
+    margin = "needed at the end" if evidence.ends else "threshold"
     values = [1.0 if evidence.ratio else 0.0, *evidence.margins]
     data = pd.DataFrame({"value": values, "label": ["no difference", *(margin for _ in evidence.margins)]})
-    data = data[data["value"].between(*domain)].assign(color="control bottom")
+    data = data.assign(color="control bottom")
     scaled = np.log if evidence.ratio else np.asarray
     gap = LABEL_GAP * float(scaled(domain[1]) - scaled(domain[0]))
     placed = spread_labels(scaled(data["value"].to_numpy(dtype=float)), gap)
@@ -95,23 +114,25 @@ def _rules(evidence: ClaimEvidence, domain: tuple[float, float]) -> list[alt.Cha
     ]
 
 
-def _interval(evidence: ClaimEvidence) -> list[alt.Chart]:
-    """Return the interval of the mean, from the first to the last batch."""
-    if evidence.interval is None or not len(evidence.batch_steps_B) or not np.isfinite(evidence.interval).all():
+def _interval(evidence: EffectEvidence) -> list[alt.Chart]:
+    """Return the interval of the whole run, over the bins that are judged."""
+    if evidence.interval is None:
         return []
     low, mid, high = evidence.interval
-    first, last = float(evidence.batch_steps_B[0]), float(evidence.batch_steps_B[-1])
+    judged = int(np.flatnonzero(np.isfinite(evidence.mean_K)).max()) + 1
+    first, last = float(evidence.edges[0]), float(evidence.edges[judged])
     band = pd.DataFrame({"from": [first], "to": [last], "low": [low], "mid": [mid], "high": [high]})
     chart = alt.Chart(band).encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     return [
         chart.mark_rect(color=theme.ESTIMATE, opacity=0.18, clip=True).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
-        chart.mark_rule(color=theme.ESTIMATE, strokeWidth=2, clip=True).encode(y=alt.Y("mid:Q")),
+        chart.mark_rule(color=theme.ESTIMATE, strokeWidth=1, clip=True).encode(y=alt.Y("mid:Q")),
     ]
 
 
-def _thirds(evidence: ClaimEvidence) -> list[alt.Chart]:
-    if not evidence.thirds:
+def _ends(evidence: EffectEvidence) -> list[alt.Chart]:
+    """Return the means of the first and the last two bins."""
+    if not evidence.ends:
         return []
-    data = pd.DataFrame(evidence.thirds, columns=["from", "to", "value"])
-    rule = alt.Chart(data).mark_rule(color=theme.ESTIMATE, strokeWidth=4, clip=True)
+    data = pd.DataFrame(evidence.ends, columns=["from", "to", "value"])
+    rule = alt.Chart(data).mark_rule(color=theme.ESTIMATE, strokeWidth=5, opacity=0.5, clip=True)
     return [rule.encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"), y=alt.Y("value:Q"))]

@@ -1,4 +1,4 @@
-"""Lines over the steps, in one panel or stacked: zeros, missing values, gaps, batches, thresholds, zoom and legends.
+"""Lines over the steps, in one panel or stacked: zeros, missing values, gaps, bins, thresholds, zoom and legends.
 
 Zeros and missing values have no height: zeros are triangles below a logarithmic axis, missing values are crosses at the
 top, and lines break there. Colour scales have the domain theme.SERIES and no range; the page or the report has the
@@ -17,7 +17,7 @@ import pandas as pd
 from validation.charts import theme
 from validation.charts.hover import hover_layers
 from validation.charts.panels import Panel, panel_rows
-from validation.frames.batches import VerdictBatches
+from validation.frames.bins import VerdictBins
 from validation.frames.run_dynamics import DEFAULT_STYLE, Style
 
 LineChart = alt.LayerChart | alt.VConcatChart
@@ -133,8 +133,8 @@ def _layers(
         plain = legend = alt.ColorValue(theme.GREY)
     columns = ["expert", "series", "step", "value"]
     rows = _broken(panel.drawable[columns], style.gaps)
-    batches = _batches(panel, style.batches, x, y, plain) if style.batches is not None else []
-    faint = style.smooth is not None or batches
+    bins = _bins(panel, style.bins, x, y, plain) if style.bins is not None else []
+    faint = style.smooth is not None or bins
     # Tooltips come from the pointer: a tooltip for every row would take the page longer than drawing the lines.
     line = alt.Chart(rows).mark_line(
         clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0, tooltip=None
@@ -146,8 +146,8 @@ def _layers(
         medians = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)
         layers.append(medians.encode(x=x, y=y, color=legend, strokeDash=dash))
     layers += [chart.encode(x=x, y=y, color=plain) for chart in _isolated_points(rows)]
-    if style.batches is not None:
-        layers = [*_skipped(style.batches), *layers, *batches]
+    if style.bins is not None:
+        layers = [*_skipped(style.bins), *layers, *bins]
     layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
     layers += _rails(panel, plain, height)
     return [*layers, pointer.properties(name=f"pointer{place}")]
@@ -173,14 +173,14 @@ def _isolated_points(rows: pd.DataFrame) -> list[alt.Chart]:
     return [chart.mark_point(filled=True, size=22, clip=True)] if alone.any() else []
 
 
-def _batches(panel: Panel, batches: VerdictBatches, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
-    """Return the mean of each batch as a bar from its first to its last step."""
-    means = panel_rows(batches.means, panel)
+def _bins(panel: Panel, bins: VerdictBins, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.Chart]:
+    """Return the mean of each bin as a bar from its first to its last step."""
+    means = panel_rows(bins.means, panel)
     means = means[(means["value"] > 0) | (not panel.logarithmic)].drop(columns="metric")
     if not len(means):
         return []
     tooltip = [
-        alt.Tooltip("series:N", title="Batch mean of"),
+        alt.Tooltip("series:N", title="Mean of"),
         alt.Tooltip("expert:N", title="Expert"),
         alt.Tooltip("value:Q", title="Value", format=".4g"),
         alt.Tooltip("step:Q", title="From", format=",.0f"),
@@ -190,13 +190,13 @@ def _batches(panel: Panel, batches: VerdictBatches, x: alt.X, y: alt.Y, color: a
     return [chart.encode(x=x, x2=alt.X2("last:Q"), y=y, color=color, tooltip=tooltip)]
 
 
-def _skipped(batches: VerdictBatches) -> list[alt.Chart]:
+def _skipped(bins: VerdictBins) -> list[alt.Chart]:
     """Return a shade over the steps that the verdict skips, with the reason."""
-    if not batches.skipped:
+    if not bins.skipped:
         return []
-    spans = pd.DataFrame(batches.skipped, columns=["step", "last", "why"])
+    spans = pd.DataFrame(bins.skipped, columns=["step", "last", "why"])
     # A reason is written only into a span wide enough for it; tooltips show all.
-    wide = spans["last"] - spans["step"] > 0.08 * batches.span
+    wide = spans["last"] - spans["step"] > 0.08 * bins.span
     middle = spans[wide].assign(step=(spans["step"] + spans["last"]) / 2)
     return [
         alt.Chart(spans)

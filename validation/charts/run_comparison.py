@@ -175,7 +175,7 @@ def _dose_seeds(dose: Dose, each: pd.DataFrame, x: alt.X, domain: tuple[float, f
     """Return the lines, the points and the labels of the seeds."""
     scale, gap = alt.Scale(domain=list(domain), nice=False), LABEL_GAP * (domain[1] - domain[0])
     log = dose.unit == "log ratio"
-    unit = "× clean expert" if log else dose.unit
+    unit = "factor" if log else dose.unit
     each = each.assign(
         label=[f"seed {seed}" for seed in each["seed"]],
         color=theme.GROUPS[0],
@@ -198,22 +198,22 @@ def _dose_seeds(dose: Dose, each: pd.DataFrame, x: alt.X, domain: tuple[float, f
     ]
 
 
-def sham_dumbbells(pairs: pd.DataFrame, unit: str, threshold: float | None) -> alt.LayerChart:
-    """Return a row per treated run (filled) and its sham run (hollow), joined by a line; the threshold is dashed."""
+def sham_dumbbells(pairs: pd.DataFrame, title: str) -> alt.LayerChart:
+    """Return a row per treated run (filled) and its sham run (hollow), joined by a line. title: effect and unit."""
     named = zip(pairs["scale"].fillna(np.nan), pairs["seed"], pairs["run"], strict=True)
     rows = [f"scale {scale:g}, seed {seed} ({run})" for scale, seed, run in named]
     data = pairs.assign(row=rows, untreated=pairs["of the sham"])
     axis = alt.Axis(labelLimit=220, ticks=False, domain=False)
     scale = alt.Scale(zero=False)
     y = alt.Y("row:N", title=None, sort=rows, axis=axis)
-    x = alt.X("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=8))
+    x = alt.X("treated:Q", title=title, scale=scale, axis=alt.Axis(tickCount=8))
     treated = alt.Chart(data.assign(color=theme.GROUPS[1]))
     sham = alt.Chart(data.assign(color=theme.GROUPS[5]))
     tooltip = [
-        *(alt.Tooltip(f"{name}:N", title=title) for name, title in (("run", "Run"), ("sham", "Sham run"))),
+        *(alt.Tooltip(f"{name}:N", title=text) for name, text in (("run", "Run"), ("sham", "Its sham run"))),
         *(alt.Tooltip(f"{name}:Q", title=name.capitalize()) for name in ("seed", "scale")),
-        alt.Tooltip("estimate:Q", title=f"Estimate ({unit})", format=".3~g"),
-        alt.Tooltip("untreated:Q", title=f"Estimate of the sham run ({unit})", format=".3~g"),
+        alt.Tooltip("treated:Q", title="Treated run", format=".3~g"),
+        alt.Tooltip("untreated:Q", title="Sham run", format=".3~g"),
     ]
     layers = [
         treated.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x, x2=alt.X2("untreated:Q"), y=y, color=_COLOR),
@@ -222,10 +222,6 @@ def sham_dumbbells(pairs: pd.DataFrame, unit: str, threshold: float | None) -> a
         ),
         treated.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=_COLOR, tooltip=tooltip),
     ]
-    if threshold is not None:
-        line = alt.Chart(pd.DataFrame({"estimate": [threshold]}))
-        rule = line.mark_rule(color=theme.GREY, strokeDash=theme.THRESHOLD_DASH)
-        layers.insert(0, rule.encode(x=alt.X("estimate:Q", scale=scale)))
     return alt.LayerChart(layer=layers, height=70 + 26 * len(data))
 
 

@@ -1,1 +1,1 @@
-"""Data frames that charts draw: rows, batches, cells and comparisons; no Altair."""
+"""Data frames that charts draw: rows, bins, cells and comparisons; no Altair."""

@@ -22,7 +22,6 @@ SMOOTH_POINTS = 200
 HOVER_POINTS = 200  # each costs the browser the text of a tooltip, before anybody points at it
 OVERVIEW_POINTS = 600
 # Other pages and reports:
-EVIDENCE_POINTS = 1500  # of the series of a claim
 FINDING_POINTS = 500  # of the small chart beside a finding
 CELL_POINTS = 300  # of an expert in one layer
 MAX_FRAMES = 60  # of the heatmap of layers

@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from validation.analysis.controls import options_of
-from validation.analysis.run import Run
-from validation.analysis.statistics import across_runs
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.cohort import SCALE, Cohort, MeasuredRun
+from validation.analysis.experiment import measure
+from validation.analysis.intervals import student
 from validation.frames.downsample import COMPARED_POINTS, SPARK_POINTS
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
-from validation.verdict.claims import Claim, combine_statuses
+from validation.verdict.claims import overall
 from validation.verdict.dose_response import Dose
-from validation.verdict.groups import POSITIVE, SCALE, Group
+from validation.verdict.experiment_claims import values_of
+from validation.verdict.wording import RATIO, UNITS, shown
 
 SEARCHED = ("run", "file", "verdict", "group", "kind", "merge", "routing")  # columns that a search looks through
 
@@ -88,62 +90,55 @@ def sparklines(con: duckdb.DuckDBPyConnection, runs: Sequence[str], metric: str)
     return lines
 
 
-def dose_effects(dose: Dose, groups: Sequence[Group], runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the effects that Page's test compares, and their means over seeds.
+def dose_effects(dose: Dose, alpha: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the effects that Page's test compares, and their means over seeds with Student's interval.
 
     The first table has rows of scale, seed and value; the second of scale, mean, low, high and seeds (their number).
     """
-    by_run = {run.id: run for run in runs}
-    rows = []
-    for group in groups:
-        if group.options_beside_scale == dose.options and group.role != POSITIVE:
-            for run_id, parts in group.values.get(dose.claim, {}).items():
-                run = by_run[run_id]
-                if run.seed in dose.seeds:
-                    scale = run.number(f"config.{SCALE}") or 0.0
-                    rows.append({"scale": scale, "seed": run.seed, "value": float(np.mean(list(parts.values())))})
-    each = pd.DataFrame(rows).sort_values(["seed", "scale"], ignore_index=True)
-    means = []
-    for scale, values in each.groupby("scale")["value"]:
-        over = across_runs(values.to_numpy())
-        means.append({"scale": scale, "mean": over.mid, "low": over.low, "high": over.high, "seeds": len(values)})
-    return each, pd.DataFrame(means).replace([np.inf, -np.inf], np.nan)
+    table_SD = np.array(dose.values)
+    each = pd.DataFrame(table_SD, pd.Index(dose.seeds, name="seed"), pd.Index(dose.scales, name="scale"))
+    means = [
+        {"scale": scale, "mean": over.mid, "low": over.low, "high": over.high, "seeds": over.units}
+        for scale, over in zip(dose.scales, (student(values_S, alpha) for values_S in table_SD.T), strict=True)
+    ]
+    return each.stack().rename("value").reset_index(), pd.DataFrame(means)
 
 
 def sham_pair_rows(judgement: Judgement) -> pd.DataFrame:
-    """Return a row for each treated run, its sham run and a claim whose estimates of both have the same unit.
+    """Return a row for each treated run, its sham run with the same seed, and an effect that both have by themselves.
 
-    A sham run has the same options and the same seed, with nothing perturbed.
+    An effect by itself is perturbed minus control experts in one run, before the sham run is subtracted.
     """
-    shams = {(options_of(run), run.seed): run.id for run in judgement.runs if run.is_sham and run.config}
-    claims = {(c.run, c.name): c for c in judgement.verdict.controlled.claims if c.run and c.expert is None}
-    rows = []
-    for run in judgement.runs:
-        sham = None if run.is_sham or run.seed is None or not run.config else shams.get((options_of(run), run.seed))
-        if sham is not None:
-            rows += [
-                _pair(run, sham, claims[run.id, name], claims[sham, name])
-                for name in ("awakening", "divergence")
-                if claims[run.id, name].unit == claims[sham, name].unit
-            ]
+    thresholds = judgement.verdict.thresholds
+    pairs = [(each, twin) for each in judgement.measured if (twin := judgement.cohort.twin_of(each.run)) is not None]
+    rows = [
+        {
+            "run": each.run.id,
+            "sham": twin.run.id,
+            "seed": each.run.seed,
+            "scale": each.run.number(f"config.{SCALE}"),
+            "claim": claim,
+            "effect": effect,
+            "treated": shown(effect, value),
+            "of the sham": shown(effect, untreated[claim, effect]),
+            "unit": UNITS.get(effect, RATIO),
+        }
+        for each, twin in pairs
+        for treated, untreated in [(_own_effects(each, thresholds), _own_effects(twin, thresholds))]
+        for (claim, effect), value in treated.items()
+        if (claim, effect) in untreated
+    ]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["run", "sham", "claim"])
 
 
-def _pair(run: Run, sham: str, treated: Claim, untreated: Claim) -> dict[str, object]:
+def _own_effects(each: MeasuredRun, thresholds: Thresholds) -> dict[tuple[str, str], float]:
+    """Return by claim and effect what a run shows by itself, on the scale of its levels."""
+    found = values_of(measure([each], Cohort([]), thresholds, {}))
     return {
-        "run": run.id,
-        "sham": sham,
-        "seed": run.seed,
-        "scale": run.number(f"config.{SCALE}"),
-        "claim": treated.name,
-        "estimate": treated.estimate,
-        "low": treated.low,
-        "high": treated.high,
-        "of the sham": untreated.estimate,
-        "unit": treated.unit,
-        "threshold": treated.threshold,
-        "status": treated.status,
-        "compared to": (treated.control or "nothing").replace("_", " "),
+        (claim, effect): value
+        for claim, of_runs in found.items()
+        for values in of_runs.values()
+        for effect, value in values.items()
     }
 
 
@@ -155,11 +150,8 @@ def group_labels(count: int) -> list[str]:
 def runs_table(judgement: Judgement) -> pd.DataFrame:
     """Return one row per run with its options, its group, its role in the group and its verdict, from one query."""
     table: pd.DataFrame = ask(judgement.con, "runs_table").to_pandas()
-    statuses: dict[str, dict[str, str]] = {}
-    for claim in judgement.verdict.controlled.claims:
-        if claim.run and claim.expert is None:
-            statuses.setdefault(claim.run, {})[claim.name] = claim.status
-    verdicts = {run: combine_statuses(list(own.values())) for run, own in statuses.items()}
+    controlled = judgement.verdict.controlled
+    verdicts = {run.id: overall([claim.status for claim in controlled.of(run.id)]) for run in judgement.runs}
     named = zip(group_labels(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True)
     groups = {run: (label, group.role.replace("_", " ")) for label, group in named for run in group.runs}
     table["verdict"] = table["run"].map(verdicts)

@@ -1,4 +1,4 @@
-"""Rows of the Dynamics page: the lines of one run with medians, gaps and batches, the overview, and mean scores."""
+"""Rows of the Dynamics page: the lines of one run with medians, gaps and bins, the overview, and mean scores."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prismatic.contract.schema import TIERS
-from prismatic.contract.thresholds import Thresholds
+from validation.analysis.effects import Levels
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
-from validation.frames.batches import VerdictBatches, verdict_batches
+from validation.frames.bins import VerdictBins, verdict_bins
 from validation.frames.downsample import (
     ALL_POINTS,
     HOVER_POINTS,
@@ -28,7 +28,7 @@ from validation.frames.downsample import (
     min_max_indices,
     min_max_rows,
 )
-from validation.frames.x_axis import AXES, batches_on_axis, rows_on_axis, steps_on_axis
+from validation.frames.x_axis import AXES, bins_on_axis, rows_on_axis, steps_on_axis
 
 TIER_METRICS = {f"{tier}_norm": tier for tier in TIERS}
 
@@ -45,8 +45,8 @@ class ChartOptions:
     """Unit of the horizontal axis, a key of AXES."""
     smooth: bool
     """Draw running medians over the lines."""
-    batches: bool
-    """Draw batch means and the steps that the verdict skips."""
+    bins: bool
+    """Draw the means of the verdict's bins and the steps that it skips."""
     steps: tuple[float, float] | None = None
     """Range of steps; None for all."""
 
@@ -62,19 +62,20 @@ class Style:
     """Rows that the pointer reads, with the columns of the lines; None for the drawn points."""
     gaps: Sequence[tuple[float, float]] = ()
     """Spans of the axis without logged rows."""
-    batches: VerdictBatches | None = None
+    bins: VerdictBins | None = None
 
 
 DEFAULT_STYLE = Style()
 
 
 def line_rows(
-    run: Run, options: ChartOptions, metrics: Sequence[str], thresholds: Thresholds
+    run: Run, options: ChartOptions, metrics: Sequence[str], levels: Levels | None
 ) -> tuple[pd.DataFrame, Style]:
     """Return the rows of the lines on the chosen axis, and what is drawn beside them.
 
-    Leave out the routing share of isolated gradients, each of which has the whole layer, and the norm of the whole
-    gradient, except in runs without tier norms.
+    levels: those of the run from the chosen source, whose bins are drawn if asked for. Leave out the routing share of
+    isolated gradients, each of which has the whole layer, and the norm of the whole gradient, except in runs without
+    tier norms.
     """
     seen, wanted = run.from_source(options.source), set(metrics)
     if seen.source == "isolated":
@@ -84,13 +85,13 @@ def line_rows(
     chosen: dict[str, Any] = {"metrics": sorted(wanted), "experts": options.experts}
     points = min(MAX_POINTS, max(MIN_POINTS, ALL_POINTS // max(1, len(wanted) * len(options.experts))))
     unit, steps = options.unit, options.steps
-    batches = verdict_batches(seen, thresholds, **chosen) if options.batches else None
+    bins = verdict_bins(seen, levels, **chosen) if options.bins and levels is not None else None
     style = Style(
         AXES[unit],
         smooth=rows_on_axis(median_rows(seen, SMOOTH_POINTS, steps, **chosen), run, unit) if options.smooth else None,
         hover=rows_on_axis(hover_rows(seen, HOVER_POINTS, steps, **chosen), run, unit),
         gaps=_gaps_on_axis(seen, run, options),
-        batches=batches_on_axis(batches, run, unit) if batches is not None else None,
+        bins=bins_on_axis(bins, run, unit) if bins is not None else None,
     )
     return rows_on_axis(min_max_rows(seen, points, steps, **chosen), run, unit), style
 

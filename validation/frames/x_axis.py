@@ -7,7 +7,7 @@ import pandas as pd
 
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
-from validation.frames.batches import VerdictBatches
+from validation.frames.bins import VerdictBins
 
 AXES = {"Steps": "Training step", "Tokens": "Tokens", "Hours": "Hours since the first row"}
 """Axis title by unit."""
@@ -39,11 +39,9 @@ def axis_values(run: Run, unit: str) -> Array:
     return run.steps.astype(float)
 
 
-def batches_on_axis(batches: VerdictBatches, run: Run, unit: str) -> VerdictBatches:
-    """Return the batches with their steps in the unit of the axis."""
-    skipped = [
-        (*steps_on_axis(run, unit, np.array([first, last])).tolist(), why) for first, last, why in batches.skipped
-    ]
-    steps = {name: steps_on_axis(run, unit, batches.means[name].to_numpy(dtype=float)) for name in ("step", "last")}
+def bins_on_axis(bins: VerdictBins, run: Run, unit: str) -> VerdictBins:
+    """Return the bins with their steps in the unit of the axis."""
+    skipped = [(*steps_on_axis(run, unit, np.array([first, last])).tolist(), why) for first, last, why in bins.skipped]
+    steps = {name: steps_on_axis(run, unit, bins.means[name].to_numpy(dtype=float)) for name in ("step", "last")}
     span = float(np.ptp(steps_on_axis(run, unit, run.steps.astype(float))))
-    return VerdictBatches(tuple(skipped), batches.means.assign(**steps), span)
+    return VerdictBins(tuple(skipped), bins.means.assign(**steps), span)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
+from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
 from validation.charts import run_comparison, run_dynamics, theme
 from validation.charts.claim_evidence import evidence_chart
@@ -16,7 +17,10 @@ from validation.frames.claim_evidence import claim_evidence
 from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans
 from validation.frames.run_comparison import dose_effects
 from validation.frames.run_dynamics import TIER_METRICS, Style
+from validation.judgement.judge import Judgement
+from validation.verdict.claims import Claim
 from validation.verdict.decide import Verdict
+from validation.verdict.groups import Group
 
 FONT = "Arial, Liberation Sans, sans-serif"  # their width must be known, because labels are placed here
 _TEXT = {
@@ -42,24 +46,30 @@ CONFIG = {
 }
 
 
-def evidence(run: Run, file: RunFile, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, str]]:
-    """Return (title, SVG) of the charts of one run: the evidence of each claim, then the logged metrics."""
+def evidence(judgement: Judgement, run: Run, file: RunFile) -> list[tuple[str, str]]:
+    """Return (title, SVG) of the charts of one run: the effects that its claims are about, then the logged metrics."""
     if not len(run.steps):
         return []
-    charts = [*_evidence_of_claims(run, runs, verdict), *_logged_metrics(file, verdict)]
-    return [(title, svg(chart)) for title, chart in charts]
+    own = [each for each in judgement.measured if each.run is run]
+    charts = _effects(judgement, own, judgement.verdict.controlled.of(run.id), "expert")
+    return [(title, svg(chart)) for title, chart in [*charts, *_logged_metrics(file, judgement.verdict)]]
 
 
-def _evidence_of_claims(run: Run, runs: Sequence[Run], verdict: Verdict) -> list[tuple[str, LineChart]]:
-    """Return a chart for each claim that has an estimate, of the first perturbed expert with one."""
-    claims = [c for c in verdict.controlled.of(run.id) if c.estimate is not None]
-    expert = next((c.expert for c in claims if c.expert is not None), None)
-    if expert is None:
-        return []
-    decided = {c.name for c in claims if c.expert == expert}
-    found = claim_evidence(run, expert, runs, verdict.thresholds)
-    shown = f"expert {expert}: the series, the means of its batches, the interval and the threshold"
-    return [(f"{n.capitalize()}, {shown}", evidence_chart(claim)) for n, claim in found.items() if n in decided]
+def evidence_over_seeds(judgement: Judgement, group: Group) -> list[tuple[str, str]]:
+    """Return (title, SVG) of the effects that the claims over the seeds of a group are about; empty for one run."""
+    members = [each for each in judgement.measured if each.run.id in group.runs]
+    charts = _effects(judgement, members, group.claims, "seed") if len(members) > 1 else []
+    return [(f"{group.name}: {title}", svg(chart)) for title, chart in charts]
+
+
+def _effects(
+    judgement: Judgement, runs: Sequence[MeasuredRun], claims: Iterable[Claim], unit: str
+) -> list[tuple[str, LineChart]]:
+    found = claim_evidence(runs, claims, judgement.cohort, judgement.verdict.thresholds)
+    shown = f"a line per {unit}, their mean, the interval and the threshold"
+    return [
+        (f"{n.capitalize()}, {shown}", evidence_chart(effect)) for n, effects in found.items() for effect in effects
+    ]
 
 
 def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, LineChart]]:
@@ -81,11 +91,11 @@ def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, LineChar
     return found
 
 
-def dose_response(verdict: Verdict, runs: Sequence[Run]) -> list[tuple[str, str]]:
+def dose_response(verdict: Verdict) -> list[tuple[str, str]]:
     """Return the title and the SVG of each dose-response chart."""
     found = []
     for dose in verdict.doses:
-        chart = run_comparison.dose_response(dose, *dose_effects(dose, verdict.groups, runs))
+        chart = run_comparison.dose_response(dose, *dose_effects(dose, verdict.thresholds.alpha))
         what = "a line per seed, the mean over seeds with its interval, the mean slope dashed"
         found.append((f"{dose.title} over perturbation_scale: {what}", svg(chart)))
     return found

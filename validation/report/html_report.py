@@ -122,8 +122,9 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "premise": deciding[0].premise if len(deciding) == 1 else None,
         "across": _cards(verdict, None),
         "groups": [_group(group) for group in verdict.groups],
+        "group_charts": _group_charts(judgement) if drawable else [],
         "doses": [dose.because for dose in verdict.doses],
-        "dose_charts": _figures(figures.dose_response(verdict, judgement.runs) if drawable else [], "dose"),
+        "dose_charts": _figures(figures.dose_response(verdict) if drawable else [], "dose"),
         "claims": CLAIMS,
         "table": [_row(verdict, run, file) for run, file, _ in runs],
         "runs": [_section(judgement, *run, draw=drawable) for run in detailed],
@@ -201,6 +202,12 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
+def _group_charts(judgement: Judgement) -> list[dict[str, Any]]:
+    """Return the evidence over seeds of the first groups that the verdict is about."""
+    groups = deciding_groups(judgement.verdict.groups)[:DETAILED]
+    return _figures([chart for group in groups for chart in figures.evidence_over_seeds(judgement, group)], "group")
+
+
 def _row(verdict: Verdict, run: Run, file: RunFile) -> dict[str, Any]:
     """Return the values of one run's line in a table. Controls have a role in place of a status."""
     claims = verdict.controlled.whole(run.id)
@@ -231,7 +238,7 @@ def _section(
         "premise": verdict.premise_of.get(run.id),
         "cards": _cards(verdict, run.id),
         "per_expert": [_claim(claim) for claim in verdict.as_written.of(run.id) if claim.expert is not None],
-        "charts": _figures(figures.evidence(run, file, judgement.runs, verdict) if draw else [], run.id),
+        "charts": _figures(figures.evidence(judgement, run, file) if draw else [], run.id),
         "registration": registration.because,
         "events": [f"{name}: {count}" for name, count in sorted(run.events.items())],
         "options": [f"{name}: {json.dumps(value)}" for name, value in options(run).items()],

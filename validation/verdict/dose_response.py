@@ -14,9 +14,11 @@ import numpy as np
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import SCALE, Cohort, MeasuredRun
 from validation.analysis.effects import BOTTOM, DIRECTION, TIER_SIZES, effect_K
-from validation.analysis.statistics import Array, dose_response, finite
+from validation.analysis.intervals import Interval
+from validation.analysis.statistics import dose_response, finite
 from validation.text import pluralize
 from validation.verdict.groups import POSITIVE, Group
+from validation.verdict.wording import COSINE
 
 EFFECTS = {"awakening": (BOTTOM,), "divergence": (DIRECTION, *TIER_SIZES)}
 """The effects whose trend a claim asks for: the first that is measured, or the mean of the sizes of the tiers."""
@@ -64,49 +66,57 @@ def doses(groups: Sequence[Group], cohort: Cohort, thresholds: Thresholds) -> li
 def _dose(
     claim: str, groups: Sequence[Group], by_run: Mapping[str, MeasuredRun], thresholds: Thresholds
 ) -> Dose | None:
+    members = [by_run[name] for group in groups for name in group.runs if name in by_run]
+    names = _measured(claim, members)
     by_scale: dict[float, dict[int, float]] = {}
-    for group in groups:
-        for each in (by_run[name] for name in group.runs if name in by_run):
-            value = _effect(each, claim)
-            if each.run.seed is not None and math.isfinite(value):
-                by_scale.setdefault(each.run.number(f"config.{SCALE}") or 0.0, {})[each.run.seed] = value
+    for each in members:
+        value = _effect(each, names)
+        if each.run.seed is not None and math.isfinite(value):
+            by_scale.setdefault(each.run.number(f"config.{SCALE}") or 0.0, {})[each.run.seed] = value
     scales = tuple(sorted(by_scale))
     seeds = tuple(sorted(set.intersection(*(set(values) for values in by_scale.values())))) if by_scale else ()
     if len(scales) < 3 or len(scales) < len(groups) or len(seeds) < 2:
         return None
     table_SD = np.array([[by_scale[scale][seed] for scale in scales] for seed in seeds])
-    return _with_trend(claim, scales, seeds, table_SD, groups[0].options_beside_scale, thresholds)
+    trend = dose_response(table_SD, np.array(scales), alpha=thresholds.alpha)
+    dose = Dose(
+        claim,
+        scales,
+        seeds,
+        trend.p,
+        trend.slope.mid,
+        finite(trend.slope.low),
+        finite(trend.slope.high),
+        COSINE if names == [DIRECTION] else "log ratio",
+        "",
+        groups[0].options_beside_scale,
+        tuple(tuple(row) for row in table_SD.tolist()),
+    )
+    return replace(dose, because=_because(dose, trend.slope, thresholds.alpha))
 
 
-def _effect(each: MeasuredRun, claim: str) -> float:
-    """Return the mean effect of a run over its bins; NaN without one."""
+def _measured(claim: str, runs: Sequence[MeasuredRun]) -> list[str]:
+    """Return the effects of a claim that every run has: the direction, or the sizes of the tiers."""
+    known = [levels.of.keys() for each in runs if (levels := each.levels(each.source)) is not None]
+    names = [name for name in EFFECTS[claim] if all(name in of for of in known)]
+    return names[:1] if DIRECTION in names else names
+
+
+def _effect(each: MeasuredRun, names: Sequence[str]) -> float:
+    """Return the mean of some effects of a run over its bins; NaN without one."""
     levels = each.levels(each.source)
     if levels is None:
         return math.nan
     compared = levels if len(levels.controls) else replace(levels, clean_is_control=True)
-    names = [name for name in EFFECTS[claim] if name in levels.of]
-    values = [effect_K(compared, name) for name in (names[:1] if DIRECTION in names else names)]
+    values = [effect_K(compared, name) for name in names]
     known = [float(np.nanmean(value_K)) for value_K in values if np.isfinite(value_K).any()]
     return float(np.mean(known)) if known else math.nan
 
 
-def _with_trend(
-    claim: str,
-    scales: tuple[float, ...],
-    seeds: tuple[int, ...],
-    table_SD: Array,
-    options: Mapping[str, str],
-    thresholds: Thresholds,
-) -> Dose:
-    trend = dose_response(table_SD, np.array(scales), alpha=thresholds.alpha)
-    low, high = finite(trend.slope.low), finite(trend.slope.high)
-    unit = "log ratio" if claim == "awakening" else "1 - cosine or log ratio"
-    values = tuple(tuple(row) for row in table_SD.tolist())
-    dose = Dose(claim, scales, seeds, trend.p, trend.slope.mid, low, high, unit, "", options, values)
-    because = (
-        f"{dose.title} {'rises' if trend.p < thresholds.alpha else 'does not clearly rise'} with {SCALE} "
-        f"({', '.join(f'{scale:g}' for scale in scales)}): Page's p = {trend.p:.2g}, "
-        f"slope {trend.slope.mid:.3g} [{trend.slope.low:.2f}, {trend.slope.high:.2f}] {unit} per unit, "
-        f"{pluralize(len(seeds), 'seed')}"
+def _because(dose: Dose, slope: Interval, alpha: float) -> str:
+    return (
+        f"{dose.title} {'rises' if dose.p < alpha else 'does not clearly rise'} with {SCALE} "
+        f"({', '.join(f'{scale:g}' for scale in dose.scales)}): Page's p = {dose.p:.2g}, "
+        f"slope {slope.mid:.3g} [{slope.low:.2f}, {slope.high:.2f}] {dose.unit} per unit, "
+        f"{pluralize(len(dose.seeds), 'seed')}"
     )
-    return replace(dose, because=because)
