@@ -11,14 +11,12 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.contract.schema import TIERS
-from prismatic.contract.thresholds import Thresholds
 from ui.layout.cards import number
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
 from ui.widgets.hints import LOG_HISTOGRAMS
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
-from validation.analysis.controls import Cohort
 from validation.analysis.run import Run
 from validation.charts import layer_heatmap
 from validation.files.run_file import RunFile
@@ -33,12 +31,10 @@ from validation.frames.layer_heatmap import (
 )
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import INVALID, Claim
-from validation.verdict.decide import Verdict
 from validation.verdict.layer_ablation import JUDGED, LayerAblation, ablate_layers
 
 FRAME_SECONDS = 0.7  # between two frames while it plays
 LAYERS_NAMED = 12  # in one sentence
-MAX_WITHOUT_ASKING = 1500  # layers² x experts that are judged without a click: about two seconds
 LOG_HISTOGRAMS_IN_LOOP = "DynamicsLoggerCallback(..., histogram_freq=100)"
 
 
@@ -210,41 +206,32 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
 
 
 def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
-    """Show the verdict of the run without each of its layers."""
+    """Show the verdict of the run, with the other seeds of its group, without each of its layers."""
     st.subheader("Which layers drive the verdict", anchor=False)
-    claims = judgement.verdict.controlled.whole(run.id)
+    group = judgement.group_of(run.id)
+    claims = {claim.name: claim for claim in group.claims}
     if len(names) < 2:
         st.caption("The run has only one layer, so no layer can be removed.")
         return
     if all(claim.status == INVALID for claim in claims.values()):
         st.caption("The run is invalid, so no layer drives its verdict. The Diagnostics page says why.")
         return
-    st.caption(
-        "The run is judged again without each layer in turn. This is exploratory: a layer that stands out is a hint, "
-        "not a result."
+    left = memoized(
+        judgement,
+        ("left out", group.runs),
+        lambda: ablate_layers(judgement.members_of(group), judgement.cohort, judgement.verdict.thresholds),
     )
-    file = next(file for file in judgement.files if file.id == run.id)
-    heavy = len(names) ** 2 * len(run.experts) > MAX_WITHOUT_ASKING
-    if heavy and st.button("Leave out each layer", help="With this many layers it takes a minute or more."):
-        st.session_state.leaving_out = file.sha256
-    if heavy and st.session_state.get("leaving_out") != file.sha256:
+    if not left:
+        st.caption("The runs of this group have different numbers of layers, so none can be left out of all.")
         return
-    shams = Cohort(judgement.runs, judgement.verdict.thresholds).shams_of(run)
-    left = ablations(
-        file.sha256, judgement.verdict.thresholds, tuple(sham.id for sham in shams), judgement.verdict, run, shams
+    judged = f"The {len(group.runs)} seeds are" if len(group.runs) > 1 else "The run is"
+    st.caption(
+        f"{judged} judged again without each layer in turn. This is exploratory: a layer that stands out is a hint, "
+        "not a result."
     )
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
-            claim_ablation(judgement, run, left[name], names, claims[name])
-
-
-@st.cache_resource(scope="session", max_entries=8, show_spinner="Judging without each layer…")
-def ablations(
-    sha256: str, thresholds: Thresholds, of_shams: tuple[str, ...], _verdict: Verdict, _run: Run, _shams: list[Run]
-) -> dict[str, list[LayerAblation]]:
-    """Return each claim without each layer, cached by file, thresholds and sham runs."""
-    claims = [claim for claim in _verdict.controlled.claims if claim.run == _run.id]
-    return ablate_layers(_run, _shams, claims, thresholds)
+            claim_ablation(left[name], names, claims[name])
 
 
 def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -> str:
@@ -263,51 +250,35 @@ def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -
     return f"It is {status}, but {'; '.join(parts)}."
 
 
-def claim_ablation(judgement: Judgement, run: Run, left: list[LayerAblation], names: list[int], claim: Claim) -> None:
+def claim_ablation(left: list[LayerAblation], names: list[int], claim: Claim) -> None:
     """Show one claim without each layer: a sentence, a chart and a table."""
     st.markdown(f"**{claim.name.capitalize()}** without each layer")
     st.write(ablation_summary(left, names, claim.status))
     if any(ablation.claim.estimate is not None for ablation in left):
-        chart = memoized(
-            judgement,
-            ("left out", run.id, claim.name),
-            lambda: describe(layer_heatmap.layer_ablation(left, names, claim.status, claim.estimate)),
-        )
         draw(
-            chart,
+            layer_heatmap.layer_ablation(left, names, claim),
             key=f"left-out-{claim.name}",
             alt=f"Estimate of {claim.name} without each layer",
         )
-        st.caption("Dashed line: threshold; thin line: the whole run; diamond: the status changes.")
+        st.caption("Dashed line: threshold; thin line: all layers; diamond: the status changes.")
     with st.expander("Show the numbers"):
         show_table(
             [
                 {
                     "without layer": names[ablation.layer],
                     "status": ablation.claim.status,
-                    "estimate": number(ablation.claim.estimate, ablation.claim)
-                    if ablation.claim.estimate is not None
-                    else "",
+                    "estimate": number(ablation.claim.estimate, ablation.claim),
                     "low": number(ablation.claim.low, ablation.claim),
                     "high": number(ablation.claim.high, ablation.claim),
-                    "this layer alone": number(ablation.alone, ablation.claim) if ablation.alone is not None else "",
-                    "p": ablation.p,
-                    "adjusted p": ablation.adjusted_p,
+                    "this layer alone": "" if ablation.alone is None else number(ablation.alone, ablation.claim),
                 }
                 for ablation in left
             ],
             key=f"left-out-table-{claim.name}",
             alt=f"{claim.name.capitalize()} without each layer",
             column_config={
-                "low": st.column_config.TextColumn(help="Lower bound of the estimate's 95 % interval"),
-                "high": st.column_config.TextColumn(help="Upper bound of the estimate's 95 % interval"),
-                "this layer alone": st.column_config.TextColumn(help="Mean over the perturbed experts in this layer"),
-                "p": st.column_config.NumberColumn(
-                    format="%.2g",
-                    help="Probability of such a difference from the other layers by chance, over this run's steps",
-                ),
-                "adjusted p": st.column_config.NumberColumn(
-                    format="%.2g", help="Adjusted for testing every layer (Benjamini-Yekutieli); exploratory"
-                ),
+                "low": st.column_config.TextColumn(help="Lower bound of the estimate's interval"),
+                "high": st.column_config.TextColumn(help="Upper bound of the estimate's interval"),
+                "this layer alone": st.column_config.TextColumn(help="Estimate from this layer alone"),
             },
         )

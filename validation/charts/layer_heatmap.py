@@ -12,6 +12,7 @@ import pandas as pd
 from validation.charts import theme
 from validation.charts.ticks import factor_ticks
 from validation.frames.layer_heatmap import ALL_TIERS, MEASURES, Measure
+from validation.verdict.claims import Claim
 from validation.verdict.layer_ablation import LayerAblation
 
 TIER_ORDER = (ALL_TIERS, "bottom", "middle", "top")
@@ -169,22 +170,19 @@ def cell_histogram(data: pd.DataFrame, title: str) -> alt.Chart:
     )
 
 
-def layer_ablation(
-    without: Sequence[LayerAblation], names: Sequence[int], status: str, estimate: float | None
-) -> alt.LayerChart:
-    """Return a claim's estimate and interval without each layer, the threshold (dashed) and the whole run's estimate.
+def layer_ablation(without: Sequence[LayerAblation], names: Sequence[int], claim: Claim) -> alt.LayerChart:
+    """Return a claim's estimate and interval without each layer, the threshold (dashed) and the estimate of all layers.
 
     A filled diamond marks a layer whose removal changes the status.
     """
-    threshold, unit = without[0].claim.threshold, without[0].claim.unit
-    rows, scale = _ablation_rows(without, names, status, [x for x in (threshold, estimate) if x is not None])
+    rows, scale = _ablation_rows(without, names, claim)
     layers = sorted(rows["layer"].unique().tolist())
     x = alt.X("layer:O", title="Layer removed", axis=alt.Axis(values=_ticks(layers), labelAngle=0, ticks=False))
-    y = alt.Y("estimate:Q", title=f"Estimate ({unit})", scale=scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("estimate:Q", title=f"Estimate ({claim.unit})", scale=scale, axis=alt.Axis(tickCount=6))
     color = alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
     tooltip = [alt.Tooltip("layer:O", title="Without layer"), alt.Tooltip("status:N", title="Status")]
     tooltip += [
-        alt.Tooltip(f"{name}:Q", format=".3~g", title=f"{name.capitalize()} ({unit})")
+        alt.Tooltip(f"{name}:Q", format=".3~g", title=f"{name.capitalize()} ({claim.unit})")
         for name in ("estimate", "low", "high")
     ]
     base = alt.Chart(rows)
@@ -200,7 +198,7 @@ def layer_ablation(
             tooltip=tooltip,
         ),
     ]
-    for value, dash in ((threshold, theme.THRESHOLD_DASH), (estimate, theme.SOLID)):
+    for value, dash in ((claim.threshold, theme.THRESHOLD_DASH), (claim.estimate, theme.SOLID)):
         if value is not None:
             rule = alt.Chart(pd.DataFrame({"estimate": [value]})).mark_rule(color=theme.GREY, strokeDash=dash)
             marks.insert(0, rule.encode(y=alt.Y("estimate:Q", scale=scale)))
@@ -208,7 +206,7 @@ def layer_ablation(
 
 
 def _ablation_rows(
-    without: Sequence[LayerAblation], names: Sequence[int], status: str, marks: Sequence[float]
+    without: Sequence[LayerAblation], names: Sequence[int], claim: Claim
 ) -> tuple[pd.DataFrame, alt.Scale]:
     """Return a row for each layer with an estimate, bounds cut off at the axis, and the scale of that axis."""
     rows = pd.DataFrame(
@@ -219,16 +217,17 @@ def _ablation_rows(
                 "low": each.claim.low,
                 "high": each.claim.high,
                 "status": each.claim.status,
-                "changed": each.claim.status != status,
-                "series": "perturbed bottom" if each.claim.status != status else "control bottom",
+                "changed": each.claim.status != claim.status,
+                "series": "perturbed bottom" if each.claim.status != claim.status else "control bottom",
             }
             for each in without
             if each.claim.estimate is not None
         ]
     )
+    marks = [value for value in (claim.threshold, claim.estimate) if value is not None]
     low, high = _extent([*rows["estimate"], *marks], rows["low"].tolist() + rows["high"].tolist())
-    for name, end in (("low", low), ("high", high)):
-        rows[name] = rows[name].astype(float).fillna(end).clip(low, high)
+    for name in ("low", "high"):
+        rows[name] = rows[name].astype(float).clip(low, high)
     return rows, alt.Scale(domain=[low, high], nice=False)
 
 

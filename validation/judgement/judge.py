@@ -25,6 +25,7 @@ from validation.text import printable
 from validation.verdict.as_written import as_written
 from validation.verdict.claims import Claim
 from validation.verdict.decide import Verdict, decide
+from validation.verdict.groups import Group
 from validation.verdict.registration import Registration, registration_of, thresholds_of
 
 
@@ -51,6 +52,18 @@ class Judgement:
     def cohort(self) -> Cohort:
         """The runs with the sham runs that control others."""
         return Cohort(self.measured, [*invalidating(self.findings)])
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        return {run: group for group in self.verdict.groups for run in group.runs}
+
+    def group_of(self, run: str) -> Group:
+        """Return the group of a run."""
+        return self._groups[run]
+
+    def members_of(self, group: Group) -> list[MeasuredRun]:
+        """Return the runs of a group."""
+        return [each for each in self.measured if each.run.id in group.runs]
 
     @cached_property
     def _findings_by_run(self) -> dict[str | None, list[Finding]]:

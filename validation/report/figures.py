@@ -57,7 +57,7 @@ def evidence(judgement: Judgement, run: Run, file: RunFile) -> list[tuple[str, s
 
 def evidence_over_seeds(judgement: Judgement, group: Group) -> list[tuple[str, str]]:
     """Return (title, SVG) of the effects that the claims over the seeds of a group are about; empty for one run."""
-    members = [each for each in judgement.measured if each.run.id in group.runs]
+    members = judgement.members_of(group)
     charts = _effects(judgement, members, group.claims, "seed") if len(members) > 1 else []
     return [(f"{group.name}: {title}", svg(chart)) for title, chart in charts]
 

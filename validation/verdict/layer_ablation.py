@@ -6,7 +6,7 @@ A layer that changes the verdict was found by trying every layer, so it is only 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import Cohort, MeasuredRun
@@ -24,8 +24,9 @@ class LayerAblation:
     layer: int
     """Index of the layer in `Run.layers`."""
     claim: Claim
+    """With the numbers of the effect that decides with all layers."""
     alone: float | None
-    """Estimate of the claim in this layer alone, in the unit of the claim."""
+    """Estimate of this effect in this layer alone, in the unit of the claim."""
 
 
 def ablate_layers(
@@ -38,12 +39,23 @@ def ablate_layers(
     counts = {levels.layers for each in runs if (levels := each.levels(each.source)) is not None}
     layers = range(counts.pop() if len(counts) == 1 else 0)
     found: dict[str, list[LayerAblation]] = {name: [] for name in JUDGED}
-    for layer in layers if len(layers) > 1 else ():
+    whole = _claims(runs, cohort, thresholds, layers) if len(layers) > 1 else {}
+    for layer in layers if whole else ():
         without = _claims(runs, cohort, thresholds, [other for other in layers if other != layer])
         alone = _claims(runs, cohort, thresholds, [layer])
         for name in JUDGED:
-            found[name].append(LayerAblation(layer, without[name], alone[name].estimate))
-    return found if len(layers) > 1 else {}
+            claims = [_same_effect(claim[name], whole[name]) for claim in (without, alone)]
+            found[name].append(LayerAblation(layer, claims[0], claims[1].estimate))
+    return found if whole else {}
+
+
+def _same_effect(claim: Claim, whole: Claim) -> Claim:
+    """Return the claim with the numbers of the effect that decides the whole claim; without numbers if it lacks it."""
+    deciding = next((p.name for p in whole.components if (p.estimate, p.unit) == (whole.estimate, whole.unit)), None)
+    part = next((part for part in claim.components if part.name == deciding), None)
+    if part is None:
+        return replace(claim, estimate=None, low=None, high=None)
+    return replace(claim, **{**asdict(part), "name": claim.name})
 
 
 def _claims(

@@ -5,11 +5,12 @@ import pytest
 
 from prismatic.contract.thresholds import Thresholds
 from tests.support.simulated_runs import simulated_run, with_norms, write_spiked_run
+from validation.analysis.effects import levels_of
 from validation.analysis.load import load_runs
 from validation.analysis.run import Expert, Run
 from validation.charts import run_dynamics
 from validation.files.read_files import read_files
-from validation.frames.batches import verdict_batches
+from validation.frames.bins import verdict_bins
 from validation.frames.downsample import chart_series, gaps, median_rows, min_max_rows
 from validation.frames.run_dynamics import TIER_METRICS, Style
 
@@ -55,9 +56,10 @@ def test_no_line_is_drawn_across_zeros_holes_and_gaps():
     assert own.notna().sum() == 250
 
 
-def test_batch_means_and_skipped_steps_are_drawn():
+def test_means_of_bins_and_skipped_steps_are_drawn():
     run = simulated_run(steps=1000)
-    style = Style(batches=verdict_batches(run, Thresholds()))
+    levels = levels_of(run, Thresholds())
+    style = Style(bins=verdict_bins(run, levels, metrics=[*TIER_METRICS], experts=[*run.experts]))
     drawn_layers = run_dynamics.tier_norms(min_max_rows(run, 200), style).to_dict()["layer"]
     assert {"rect", "rule", "text"} <= {layer["mark"]["type"] for layer in drawn_layers}
 

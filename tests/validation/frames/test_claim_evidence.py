@@ -1,67 +1,121 @@
-"""Evidence of a claim: the drawn interval, batch means and thirds are those of the verdict."""
+"""The evidence of a claim: its values, interval, margins and ends are those of the verdict."""
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from prismatic.contract.thresholds import Thresholds
-from tests.support.simulated_runs import simulated_run
-from validation.analysis.run import Run
-from validation.analysis.series import bottom_gain
+from tests.support.simulated_runs import simulated_run, with_norms
+from validation.analysis.cohort import Cohort, measure_run
+from validation.analysis.run import Expert
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
-from validation.frames.downsample import EVIDENCE_POINTS
-from validation.verdict.decide import decide
+from validation.verdict.decide import judge_runs
+
+FALL = np.linspace(0.9, 0.1, 600)
 
 
-def shown_and_decided(run):
-    verdict = decide([run], {})
-    claims = {c.name: c for c in verdict.controlled.claims if c.expert == 1}
-    return claim_evidence(run, 1, [run], Thresholds()), claims
+def seeds(count=6, **options):
+    """Return runs of several seeds, each with one control expert."""
+    facts = {"planned_steps": 600, **options.pop("facts", {})}
+    return [
+        replace(simulated_run(seed=s, control=True, facts={**facts, "config.seed": s}, **options), id=f"{s}{facts}")
+        for s in range(count)
+    ]
+
+
+def shown_and_decided(runs):
+    """Return the evidence and the claims over the first group of runs, by claim."""
+    group = judge_runs(runs, {}).groups[0]
+    measured = [measure_run(run, Thresholds()) for run in runs]
+    own = [each for each in measured if each.run.id in group.runs]
+    return claim_evidence(own, group.claims, Cohort(measured), Thresholds()), {c.name: c for c in group.claims}
+
+
+def bin_means(run, expert):
+    """Return the bottom level of an expert in each bin, by its rows."""
+    level = np.log(run.experts[expert]["bottom_norm"] / run.experts[expert]["middle_norm"])
+    return np.array([level[60 + 90 * k : 150 + 90 * k].mean() for k in range(6)])
+
+
+def test_each_seed_has_its_effect_in_each_bin():
+    runs = seeds(awakening=1.5)
+    (shown,) = shown_and_decided(runs)[0]["awakening"]
+    expected = np.exp([bin_means(run, 1) - bin_means(run, 2) for run in runs])
+    assert shown.values_UK == pytest.approx(expected)
+    assert shown.mean_K == pytest.approx(np.exp(np.log(expected).mean(axis=0)))
+    assert shown.units == tuple(f"seed {s}" for s in range(6))
+    assert shown.edges.tolist() == [60, 150, 240, 330, 420, 510, 600]
+
+
+def test_the_sham_run_of_the_same_seed_is_subtracted():
+    runs = seeds(awakening=1.5, facts={"config.perturbation_scale": 1.0})
+    shams = [replace(run, id=f"sham {run.id}") for run in seeds(rho=0.4, facts={"config.perturbation_scale": 0.0})]
+    (shown,) = shown_and_decided([*runs, *shams])[0]["awakening"]
+    effects = [[bin_means(run, 1) - bin_means(run, 2) for run in some] for some in (runs, shams)]
+    assert np.log(shown.values_UK) == pytest.approx(np.array(effects[0]) - np.array(effects[1]))
+    assert shown.compared == "perturbed against control experts, beyond the sham run"
+
+
+def test_one_run_shows_its_perturbed_experts_against_the_mean_of_its_controls():
+    parts = [simulated_run(seed=s, awakening=1.5, control=True) for s in range(3)]
+    experts = {0: parts[0].experts[0]}
+    for place, part in enumerate(parts):
+        experts[1 + place] = Expert(1 + place, "perturbed", part.experts[1].columns)
+        experts[4 + place] = Expert(4 + place, "control", part.experts[2].columns)
+    run = replace(parts[0], experts=experts)
+    shown, claims = shown_and_decided([run])
+    (awake,) = shown["awakening"]
+    controls = np.mean([bin_means(run, e) for e in (4, 5, 6)], axis=0)
+    assert np.log(awake.values_UK) == pytest.approx(np.array([bin_means(run, e) - controls for e in (1, 2, 3)]))
+    assert awake.units == ("expert 1", "expert 2", "expert 3")
+    assert awake.interval == (claims["awakening"].low, claims["awakening"].estimate, claims["awakening"].high)
 
 
 @pytest.mark.parametrize("claim", ["awakening", "divergence"])
-def test_the_band_is_the_interval_of_the_claim(claim):
-    shown, claims = shown_and_decided(simulated_run(awakening=1.5, divergence=0.4, control=True))
-    low, mid, high = shown[claim].interval
-    assert (low, mid, high) == pytest.approx((claims[claim].low, claims[claim].estimate, claims[claim].high))
-    assert claims[claim].threshold in shown[claim].margins
+def test_the_band_is_the_interval_that_decides(claim):
+    shown, claims = shown_and_decided(seeds(awakening=1.5, divergence=-0.4))
+    assert [effect.interval for effect in shown[claim]] == [
+        (part.low, part.estimate, part.high) for part in claims[claim].components
+    ]
+    thresholds = zip(shown[claim], claims[claim].components, strict=True)
+    assert all(part.threshold in effect.margins for effect, part in thresholds)
 
 
-def test_the_batch_means_are_those_of_the_rows_that_count():
-    run = simulated_run()
-    shown, _ = shown_and_decided(run)
-    series = bottom_gain(run.experts[1], run.experts[0])[run.steps >= 60]
-    assert np.log(shown["awakening"].batch_means_B) == pytest.approx(series.reshape(20, 27).mean(axis=1))
-    assert not shown["awakening"].used[:60].any()
-    assert shown["awakening"].used[60:].all()
+def test_the_ends_have_the_share_that_is_kept():
+    shown, claims = shown_and_decided(seeds(divergence=FALL))
+    assert claims["sustainment"].status == "refuted"
+    for effect, part in zip(shown["sustainment"], claims["sustainment"].components, strict=True):
+        (begin, until, first), (since, end, last) = effect.ends
+        assert (begin, until, since, end) == (60, 240, 420, 600)
+        assert np.log(last) / np.log(first) == pytest.approx(part.estimate)
+        assert np.log(effect.margins[0]) == pytest.approx(0.5 * np.log(first))
 
 
-def test_the_thirds_have_the_share_that_is_kept():
-    fall = np.linspace(0.9, 0.3, 600)
-    shown, claims = shown_and_decided(simulated_run(divergence=fall, control=True, sd=0.02))
-    (_, _, first), (_, _, last) = shown["sustainment"].thirds
-    assert math.log(last) / math.log(first) == pytest.approx(claims["sustainment"].estimate)
+def test_a_missing_bin_is_a_gap_of_its_seed_and_not_of_the_mean():
+    runs = seeds(awakening=1.5)
+    hole = runs[2].experts[1]["bottom_norm"].copy()
+    hole[160:230] = np.nan
+    runs[2] = with_norms(runs[2], 1, bottom_norm=hole)
+    (shown,) = shown_and_decided(runs)[0]["awakening"]
+    assert np.argwhere(np.isnan(shown.values_UK)).tolist() == [[2, 1]]
+    others = [np.log(row[1]) for place, row in enumerate(shown.values_UK) if place != 2]
+    assert np.log(shown.mean_K[1]) == pytest.approx(np.mean(others))
 
 
-def test_a_spike_is_drawn_however_long_the_run_is():
-    run = simulated_run(steps=20_000)
-    run.experts[1].columns["bottom_norm"][12_345] *= 50
-    shown, _ = shown_and_decided(run)
-    assert len(shown["awakening"].values) <= EVIDENCE_POINTS + 2
-    assert shown["awakening"].values.max() > 20
-
-
-@pytest.mark.parametrize("steps", [1, 15, 30, 600])
+@pytest.mark.parametrize("steps", [1, 15, 30, 290, 600])
 @pytest.mark.parametrize("collinear", [False, True])
-def test_every_claim_has_a_chart_at_any_length(steps, collinear):
-    shown, _ = shown_and_decided(simulated_run(steps=steps, collinear=collinear, control=True))
-    for evidence in shown.values():
-        assert evidence_chart(evidence).to_dict()["layer"]
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_every_effect_has_a_chart_at_any_length(steps, collinear, count):
+    shown, claims = shown_and_decided(seeds(count, steps=steps, collinear=collinear))
+    assert {name: len(effects) for name, effects in shown.items()} == {
+        name: len(claim.components) for name, claim in claims.items() if shown
+    }
+    for effect in (effect for effects in shown.values() for effect in effects):
+        assert evidence_chart(effect).to_dict()["layer"]
 
 
 def test_without_a_clean_expert_there_is_nothing_to_show():
     run = simulated_run()
-    headless = Run(**{**vars(run), "experts": {1: run.experts[1]}})
-    assert claim_evidence(headless, 1, [headless], Thresholds()) == {}
+    assert shown_and_decided([replace(run, experts={1: run.experts[1]})])[0] == {}

@@ -44,8 +44,8 @@ def test_a_frame_is_the_mean_of_its_steps(judged):
     assert cell == pytest.approx(np.log(2.0), abs=0.05)
 
 
-def test_frames_are_single_steps_where_there_are_few_and_nan_where_nothing_is(judged):
-    run = judged.runs[0].until(4)
+def test_frames_are_single_steps_where_there_are_few_and_nan_where_nothing_is(tmp_path):
+    (run,) = load_runs(read_sources([write_layers(tmp_path / "short.db", steps=5)])[0])
     assert heatmap_frames(run, "size", [0, 1, 2]).first_F.tolist() == [0, 1, 2, 3, 4]
     silent = {
         e: Expert(e, one.role, {**one.columns, "bottom_norm": np.full(5, np.nan)}) for e, one in run.layers[0].items()

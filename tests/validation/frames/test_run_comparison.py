@@ -14,6 +14,7 @@ from validation.frames.run_comparison import (
     group_labels,
     group_means,
     metric_series,
+    sham_pair_rows,
     sparklines,
 )
 from validation.judgement.judge import judge
@@ -26,11 +27,27 @@ def judged(tmp_path_factory):
 
 def test_the_doses_that_are_drawn_are_those_that_were_tested(judged):
     dose = judged.verdict.doses[0]
-    each, means = dose_effects(dose, judged.verdict.groups, judged.runs)
+    each, means = dose_effects(dose, 0.05)
     table_SD = each.pivot_table(index="seed", columns="scale", values="value").to_numpy()
     assert dose.p == pytest.approx(stats.page_trend_test(table_SD).pvalue)
     assert dose.slope == pytest.approx(np.mean([np.polyfit(SCALES, row, 1)[0] for row in table_SD]))
     assert means["seeds"].tolist() == [3, 3, 3]
+    expected = stats.t.interval(0.95, 2, table_SD[:, 1].mean(), stats.sem(table_SD[:, 1]))
+    assert means.loc[1, ["low", "high"]].tolist() == pytest.approx(expected)
+
+
+def test_runs_beside_their_sham_runs_show_what_each_shows_by_itself(judged):
+    pairs = sham_pair_rows(judged)
+    runs = {run.id: run for run in judged.runs}
+    awake = pairs[pairs["effect"] == "bottom"]
+    assert len(awake) == 6
+    for row in awake.itertuples():
+        for name, shown in ((row.run, row.treated), (row.sham, row[awake.columns.get_loc("of the sham") + 1])):
+            level = [
+                np.log(runs[name].experts[e]["bottom_norm"] / runs[name].experts[e]["middle_norm"]) for e in (0, 1)
+            ]
+            bins = [np.mean(level[1][k] - level[0][k]) for k in np.array_split(np.arange(15, 150), 6)]
+            assert np.log(shown) == pytest.approx(np.mean(bins), abs=0.01)
 
 
 def test_a_band_is_students_interval_over_the_runs(judged):
