@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.collectives import world
+from prismatic.contract import study
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.checks import check_model
@@ -74,6 +75,8 @@ class DynamicsLoggerCallback:
     def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
         """Record the model's experts and tiers, and any facts about the run. Warns if there is no router.
 
+        A fact `study.seeds`, the list of planned seeds, is recorded only before the first step.
+
         Raises ModelError for a model that is sharded inside a router, which would train wrongly, or whose experts have
         different shapes and cannot be compared.
         """
@@ -89,8 +92,10 @@ class DynamicsLoggerCallback:
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
         known |= {"world_size": world().size, "parallel": parallel_of(model)}
-        if self.logger.last_step is None:  # a resumed run keeps its first registration
+        if self.logger.last_step is None:
             known |= self.thresholds.registration()
+        else:  # a resumed run keeps its first registration
+            facts = {name: value for name, value in facts.items() if not name.startswith(study.PREFIX)}
         self.logger.log_run({**known, **options_of(routers), **facts})
         if not routers:
             message = "this model has no layer of experts, so nothing is logged; build it with a Prismatic layer."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--with-controls",
         action="store_true",
-        help="also train the sham runs and positive controls, with the same seeds, that a verdict needs",
+        help="also train the sham runs and positive controls, with the same seeds, that a verdict needs; six seeds "
+        "if --grid has none",
     )
     add("--retries", type=int, default=1, metavar="N", help="how often a failed run is tried again (1)")
     add("--dry-run", action="store_true", help="print the training commands without running them")
@@ -78,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     Raises ConfigError, CorpusError or SweepError before any run is trained.
     """
     # Imported here because pydantic and torch take seconds, and `--help` must not wait for them.
+    from prismatic.sweep.design import design_lines
     from prismatic.sweep.plan import plan
     from prismatic.sweep.progress import Progress
     from prismatic.sweep.runner import failure_lines, run_sweep
@@ -94,12 +97,14 @@ def run(options: argparse.Namespace) -> int:
         checkpoint_freq=max(0, options.checkpoint_freq),
     )
     if options.dry_run:
+        print("\n".join(design_lines(sweep)), file=sys.stderr)
         for job in sweep.jobs:
             print(shlex.join(["prismatic", *sweep.command(job)]))
         return 0
     engine = _engine(options, sweep)
     progress = Progress()
-    progress.print(f"sweep {sweep.name}: {len(sweep.jobs)} runs, in {sweep.runs}")
+    for line in (f"sweep {sweep.name}: {len(sweep.jobs)} runs, in {sweep.runs}", *design_lines(sweep)):
+        progress.print(line)
     try:
         outcome = run_sweep(sweep.with_copied_config(), engine, progress, retries=options.retries)
     except KeyboardInterrupt:

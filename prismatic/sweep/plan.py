@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from prismatic.contract.study import Study
 from prismatic.contract.thresholds import SHAM_SCALE
 from prismatic.errors import ConfigError
 from prismatic.train.config import RunConfig, load_config, parse_config
@@ -24,6 +25,8 @@ MAX_RUNS = 100_000
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 SCALE, SEED, POSITIVE = "perturbation_scale", "seed", "positive_control"
 POSITIVE_GAIN = 1.5
+FEWEST_SEEDS = 6
+"""Fewer seeds decide nothing: with five, 6 % of runs without any effect would be called divergent."""
 
 Values = dict[str, Any]
 
@@ -53,9 +56,15 @@ class Sweep:
     checkpoint_freq: int = 500
 
     @cached_property
+    def study(self) -> Study:
+        """The plan that each run registers: the seeds of every experiment, and the hash of all runs, in any order."""
+        digest = hashlib.sha256("".join(sorted(job.run_hash for job in self.jobs)).encode()).hexdigest()
+        return Study(tuple(sorted({job.config.seed for job in self.jobs})), len(self.jobs), digest)
+
+    @property
     def name(self) -> str:
-        """The nine hex digits that identify the set of runs, in any order."""
-        return hashlib.sha256("".join(sorted(job.run_hash for job in self.jobs)).encode()).hexdigest()[:9]
+        """The nine hex digits that identify the set of runs."""
+        return self.study.sha256[:9]
 
     @property
     def folder(self) -> Path:
@@ -73,7 +82,8 @@ class Sweep:
         words += ["--set", *options] if options else []
         words += ["--data", str(self.data)] if self.data else []
         words += ["--runs", str(self.runs), "--resume", "allow"]
-        return [*words, *(["--checkpoint-freq", str(self.checkpoint_freq)] if self.checkpoint_freq != 500 else [])]
+        words += ["--checkpoint-freq", str(self.checkpoint_freq)] if self.checkpoint_freq != 500 else []
+        return [*words, "--study", *self.study.words()]
 
     def with_copied_config(self) -> Sweep:
         """Return the same sweep with a copy of its config file, so that later edits of the file change no run."""
@@ -97,13 +107,17 @@ def plan(
 ) -> Sweep:
     """Return a sweep over all combinations of `NAME=VALUES`, the last name changing fastest, then the controls.
 
-    All runs are checked here, before any is trained. Raises ConfigError for an unknown option, a missing, repeated or
+    with_controls: also plan FEWEST_SEEDS seeds where neither the grid nor the overrides name any. All runs are checked
+    here, before any is trained. Raises ConfigError for an unknown option, a missing, repeated or
     invalid value, and CorpusError for an unreadable text.
     """
     base = load_config(config, overrides)
     if data is not None:
         base = base.model_copy(update={"data": data})
-    axes = _axes(grid, {override.partition("=")[0].strip() for override in overrides}, data is not None)
+    overridden = {override.partition("=")[0].strip() for override in overrides}
+    axes = _axes(grid, overridden, data is not None)
+    if with_controls and SEED not in {*axes, *overridden}:
+        axes[SEED] = [*range(FEWEST_SEEDS)]
     count = math.prod(len(values) for values in axes.values())
     if count > MAX_RUNS:
         raise ConfigError(f"--grid: these are {count:,} runs; at most {MAX_RUNS:,} can be one sweep.")
@@ -172,6 +186,8 @@ class _JobFactory:
 
 def _controls(base: RunConfig, jobs: Sequence[Job], make: _JobFactory) -> Iterator[Job]:
     """Yield a sham run and a positive control for each experiment and seed, unless the grid has them already.
+
+    The sham run is the twin of every treated run of that experiment and seed: the other options are the same.
 
     The positive control has the smallest perturbation scale of the treated runs.
     """

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from prismatic.contract.study import Study
 from prismatic.errors import exit_code, is_first_process
 
 
@@ -33,6 +34,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--parallel",
         choices=("ddp", "fsdp2"),
         help="how the processes of `torchrun --nproc-per-node=N -m prismatic train` share each batch",
+    )
+    train.add_argument(
+        "--study",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="the plan that this run belongs to, as `prismatic sweep` gives it; registered before the first step",
     )
     train.set_defaults(run=_train)
 
@@ -65,6 +72,7 @@ def _train(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         checkpoint_freq=max(0, options.checkpoint_freq),
         parallel=options.parallel,
+        study=Study.from_words(options.study) if options.study else None,
     )
     if not is_first_process():
         return 0

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from prismatic.collectives import mean_over_processes, world
+from prismatic.contract.study import Study
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, LoggerError
 from prismatic.guard import log_failures
@@ -54,19 +55,20 @@ def train(
     checkpoint_freq: int = 500,
     progress: bool = True,
     parallel: Parallel | None = None,
+    study: Study | None = None,
 ) -> TrainResult:
     """Train to the end of `config.steps`.
 
     resume: "allow" continues an earlier run of the same options at its last checkpoint, "must" fails without one; a
     finished run is returned as it is. overwrite: start again instead. checkpoint_freq: 0 writes no checkpoints.
     parallel: how the processes that torchrun started share each batch; the run, its hash and its numbers are those of
-    one process.
+    one process. study: the plan that the run belongs to, which a run registers that has no step yet.
     Raises LoggerError if the run exists and neither `resume` nor `overwrite` is given, or if it is being trained;
     ConfigError for a missing device or a batch that cannot be shared; CorpusError for text; CheckpointError for a
     checkpoint that cannot be used.
     """
     with process_group(parallel, config.device) as device:
-        return _train(config, device, runs, resume, overwrite, checkpoint_freq, progress, parallel)
+        return _train(config, device, runs, resume, overwrite, checkpoint_freq, progress, parallel, study)
 
 
 def _train(
@@ -78,6 +80,7 @@ def _train(
     checkpoint_freq: int,
     progress: bool,
     parallel: Parallel | None,
+    study: Study | None,
 ) -> TrainResult:
     processes = world()
     corpus = processes.all_or_raise(lambda: _corpus(config))
@@ -89,20 +92,13 @@ def _train(
     resumes = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
     training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
     with rank_zero_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
-        callback = DynamicsLoggerCallback(
-            logger,
-            log_freq=config.log_freq,
-            probe_freq=config.probe_freq,
-            weight_freq=config.weight_freq,
-            histogram_freq=config.histogram_freq,
-            last_step=config.steps - 1,
-            thresholds=Thresholds().changed(config.thresholds),
-        )
+        callback = _callback(logger, config)
         if resumes:
             training.step = training.checkpoints.load()
         else:  # of a run whose file was removed
             training.checkpoints.remove()
-        callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus))
+        plan = study.facts() if study else {}
+        callback.on_train_begin(training.model, **run_facts(config, run_hash, corpus), **plan)
         if resumes:
             record_resumed(logger, training.step)
         exit_state = "crashed"
@@ -119,6 +115,18 @@ def _train(
     if not processes.from_rank_zero(lambda: logger.dropped):
         training.checkpoints.remove()
     return TrainResult(run_hash, db_path, loss, held_out_loss)
+
+
+def _callback(logger: DynamicsLogger, config: RunConfig) -> DynamicsLoggerCallback:
+    return DynamicsLoggerCallback(
+        logger,
+        log_freq=config.log_freq,
+        probe_freq=config.probe_freq,
+        weight_freq=config.weight_freq,
+        histogram_freq=config.histogram_freq,
+        last_step=config.steps - 1,
+        thresholds=Thresholds().changed(config.thresholds),
+    )
 
 
 @dataclass

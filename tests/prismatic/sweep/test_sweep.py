@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -17,10 +19,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy import stats
 
 from prismatic.cli import main, parser
+from prismatic.contract.study import read_study
 from prismatic.errors import ConfigError, CorpusError, SweepError
 from prismatic.runfile.manage import is_being_written
+from prismatic.sweep.design import SEEDS_FOR_POWER, SPREADS, design_lines
 from prismatic.sweep.engines import Local, OnRay, OnSlurm
 from prismatic.sweep.plan import Sweep, format_value, plan
 from prismatic.sweep.progress import Progress
@@ -28,6 +33,9 @@ from prismatic.sweep.runner import last_lines, run_sweep
 from prismatic.train.config import RunConfig, load_config
 from prismatic.train.corpus import Corpus
 from prismatic.train.train import train
+from validation import read_sources
+from validation.analysis.load import load_runs
+from validation.verdict.study import registered_study
 
 TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "sequence_length": 16, "batch_size": 2}
 TINY |= {"steps": 30, "log_freq": 1, "warmup_steps": 0}
@@ -145,18 +153,105 @@ def test_controls_are_a_sham_run_and_a_positive_control_of_each_seed():
 
 
 def test_controls_that_the_grid_has_are_not_added():
-    assert len(plan(None, ["perturbation_scale=0.001,1", "positive_control=1,1.2"], with_controls=True).jobs) == 4
+    grid = ["perturbation_scale=0.001,1", "positive_control=1,1.2", "seed=0"]
+    assert len(plan(None, grid, with_controls=True).jobs) == 4
 
 
-def test_each_experiment_has_its_own_controls():
-    sweep = plan(EXPERIMENTS / "per-example.yml", ["merge=batch,example"], with_controls=True)
+def test_every_treated_run_and_positive_control_has_a_sham_run_that_differs_in_nothing_else():
+    grid = ["merge=batch,example", "perturbation_scale=0.5,1"]
+    sweep = plan(EXPERIMENTS / "per-example.yml", grid, with_controls=True)
+    assert len(sweep.jobs) == 6 * 2 * (2 + 1 + 1)
+
+    def others(config: RunConfig) -> RunConfig:
+        return config.model_copy(update={"perturbation_scale": 0.0, "positive_control": 1.0})
+
     shams = [job.config for job in sweep.jobs if job.config.perturbation_scale == 0]
-    assert [sham.merge for sham in shams] == ["batch", "example"]
-    assert all(sham.control_experts == 1 for sham in shams)
+    treated = [job.config for job in sweep.jobs if job.config.perturbation_scale > 0]
+    assert all(sham.positive_control == 1 for sham in shams)
+    assert all(shams.count(others(config)) == 1 for config in treated)
 
 
 def test_a_sweep_of_sham_runs_needs_no_controls():
     assert len(plan(EXPERIMENTS / "sham.yml", ["seed=0,1"], with_controls=True).jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [
+        ({"with_controls": True}, (0, 1, 2, 3, 4, 5)),
+        ({"with_controls": True, "overrides": ["seed=3"]}, (3,)),
+        ({"with_controls": True, "grid": ["seed=7,9"]}, (7, 9)),
+        ({}, (0,)),
+    ],
+)
+def test_controls_come_with_six_seeds_unless_the_user_names_seeds(options: dict, seeds: tuple):
+    sweep = plan(EXPERIMENTS / "per-example.yml", **{"grid": []} | options)
+    assert sweep.study.seeds == seeds
+    assert {job.config.seed for job in sweep.jobs} == {*seeds}
+
+
+def test_the_first_lines_say_what_is_trained_and_what_it_can_decide():
+    sweep = plan(EXPERIMENTS / "per-example.yml", [], with_controls=True)
+    runs, power, refuting = design_lines(sweep)
+    assert runs == "6 treated runs, 6 sham runs, 6 positive controls; seeds 0..5"
+    assert power.endswith(": 1.2x: 8 / 13 / 23 / 44; 1.3x: 6 / 6 / 8 / 14; 1.5x: 6 / 6 / 6 / 6")
+    assert "more than 100 without" in refuting
+
+
+def test_too_few_seeds_and_control_experts_are_said_before_training():
+    few, controls = design_lines(plan(EXPERIMENTS / "prismatic.yml", ["seed=0..2"]))[3:]
+    assert few == "3 seeds: fewer than six decide nothing over seeds; --grid seed=0..5 trains six"
+    assert controls == "fewer than three control experts (0): effects vary more; --set control_experts=3"
+
+
+def test_a_sweep_of_sham_runs_only_names_its_runs():
+    assert design_lines(plan(EXPERIMENTS / "sham.yml", ["seed=4"])) == ["1 sham run; seeds 4"]
+
+
+def test_the_seeds_for_80_percent_power_are_those_of_students_test():
+    """Compute the power exactly, by the noncentral t distribution."""
+    for effect, row in SEEDS_FOR_POWER.items():
+        for spread, seeds in zip(SPREADS, row, strict=True):
+
+            def power(seeds: int, distance: float = math.log(effect / 1.1) / spread) -> float:
+                needed = stats.t.ppf(0.975, seeds - 1)
+                return float(stats.nct.sf(needed, seeds - 1, distance * math.sqrt(seeds)))
+
+            assert power(seeds) >= 0.8
+            assert seeds == 6 or power(seeds - 1) < 0.8
+
+
+# -- Registration
+
+
+def test_the_study_is_the_same_for_the_same_runs_in_any_order():
+    studies = [plan(None, [f"seed={seeds}"]).study for seeds in ("0,1,2", "2,0..1", "0,1,3")]
+    assert studies[0] == studies[1]
+    assert studies[0].sha256 != studies[2].sha256
+    hashes = sorted(job.run_hash for job in plan(None, ["seed=0..2"]).jobs)
+    assert studies[0].sha256 == hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def test_each_run_of_a_sweep_registers_the_study_and_a_selection_of_its_files_is_found_out(
+    config: Path, tmp_path: Path
+):
+    sweep = plan(config, ["seed=0..2"], runs=tmp_path / "runs")
+    assert run_sweep(sweep, Local(2), Progress(), retries=0).failed == []
+    paths = [sweep.db_path(job) for job in sweep.jobs]
+    assert all(read_study(facts(path)) == sweep.study for path in paths)
+    assert facts(paths[0])["run_hash"] == sweep.jobs[0].run_hash
+    runs = load_runs(read_sources(paths)[0])
+    assert registered_study(runs).status == "as_registered"
+    assert registered_study(runs[1:]).because == "2 of 3 planned seeds are here; missing: 0"
+
+
+def test_a_resumed_run_keeps_the_study_that_it_registered_first(config: Path, tmp_path: Path):
+    first, later = (plan(config, [f"seed={seeds}"]) for seeds in ("0..1", "0..5"))
+    path = _interrupted(first.jobs[0].config, tmp_path, study=first.study)
+    train(later.jobs[0].config, runs=tmp_path, resume="must", study=later.study)
+    assert read_study(facts(path)) == first.study
+    train(later.jobs[0].config, runs=tmp_path, overwrite=True, study=later.study)
+    assert read_study(facts(path)) == later.study
 
 
 # -- Training
@@ -177,6 +272,8 @@ def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path
     assert output.count("\nfinished ") == 1
     assert [result.db_path.stat().st_mtime_ns for result in finished] == before
     assert "resumed" in events(interrupted)
+    assert read_study(facts(interrupted)) is None  # it had steps before this study was planned
+    assert "2 sham runs, 4 treated runs; seeds 0..1" in output
     assert (interrupted.with_name("train.log")).read_text().startswith("run ")
     assert re.search(r"^perturbation_scale=0.5 +2 runs ", output, re.MULTILINE)
     assert "--verbose shows each run, the dose-response" in output
@@ -185,7 +282,7 @@ def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path
     assert facts(interrupted)["exit_state"] == "finished"
 
 
-def _interrupted(config: RunConfig, runs: Path) -> Path:
+def _interrupted(config: RunConfig, runs: Path, **options) -> Path:
     """Train a run that is stopped at step 20 of 30, with a checkpoint, and return its file."""
     batch = Corpus.batch
 
@@ -197,7 +294,7 @@ def _interrupted(config: RunConfig, runs: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Corpus, "batch", until_20)
         with pytest.raises(KeyboardInterrupt):
-            train(config, runs=runs, checkpoint_freq=10)
+            train(config, runs=runs, checkpoint_freq=10, **options)
     return runs / config.run_hash(Corpus.load().sha256) / "dynamics.db"
 
 
@@ -240,7 +337,9 @@ def _steps(path: Path) -> int:
 
 def test_a_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path, capsys):
     assert main(["sweep", "--grid", "seed=0..1", "--runs", str(tmp_path / "runs"), "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert output.err.startswith("2 treated runs; seeds 0..1\n")
     assert [line.split(" --set ")[0] for line in lines] == ["prismatic train"] * 2
     assert not (tmp_path / "runs").exists()
 
@@ -284,6 +383,7 @@ def test_submitit_trains_a_sweep(config: Path, tmp_path: Path, capsys):
     assert (outcome.finished, outcome.failed) == ([*sweep.jobs], [])
     db_path = sweep.db_path(sweep.jobs[0])
     assert facts(db_path)["exit_state"] == "finished"
+    assert read_study(facts(db_path)) == sweep.study
     assert str(db_path) in db_path.with_name("train.log").read_text()
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
 from prismatic.layer.config import RouterConfig
 from prismatic.train.config import RunConfig, load_config, parse_config
+from validation.analysis.bins import plan_of
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
@@ -32,6 +35,23 @@ def test_the_experiments_that_are_shipped_load(experiment: Path):
 
 def test_the_defaults_are_the_documented_experiment():
     assert load_config(EXPERIMENTS / "prismatic.yml") == RunConfig()
+
+
+@pytest.mark.parametrize("name", ["per-example", "sham", "positive-control"])
+def test_one_run_of_the_other_experiments_can_be_decided(name: str):
+    """It has three experts of both roles, and at least ten planned probes in each bin of time."""
+    config = load_config(EXPERIMENTS / f"{name}.yml")
+    assert min(config.roles.count(role) for role in ("perturbed", "control")) == 3
+    frequencies = (config.log_freq, config.probe_freq)
+    steps, warmup = np.arange(config.steps), config.warmup_steps
+    bins = plan_of(steps, planned=config.steps, frequencies=frequencies, share=Thresholds().warmup, warmup_steps=warmup)
+    assert bins.rows_K.min() >= 10
+
+
+def test_the_controls_differ_from_the_experiment_in_one_option():
+    config = load_config(EXPERIMENTS / "per-example.yml")
+    for name, change in (("sham", {"perturbation_scale": 0.0}), ("positive-control", {"positive_control": 1.5})):
+        assert load_config(EXPERIMENTS / f"{name}.yml") == config.model_copy(update=change)
 
 
 def test_overrides_replace_the_files_options_and_the_last_one_counts(path: Path):
