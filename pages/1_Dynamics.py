@@ -34,5 +34,5 @@ if (missing := VIEWS[view].missing(seen)) is not None:
 experts = choose_experts(seen)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     unit = choose_axis(run)
-    smooth, batches = choose_style()
-fragment(judgement, run, partial(chart, options=ChartOptions(view, source, tuple(experts), unit, smooth, batches)))
+    smooth, bins = choose_style()
+fragment(judgement, run, partial(chart, options=ChartOptions(view, source, tuple(experts), unit, smooth, bins)))

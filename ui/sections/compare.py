@@ -28,9 +28,9 @@ from validation.query.questions import ask
 from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS
 from validation.verdict.groups import Group
-from validation.verdict.wording import estimated
+from validation.verdict.wording import CHECKS, QUANTITIES, RATIO, estimated
 
-SEEDS = "seed=0..4 --with-controls"
+SEEDS = "seed=0..5 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
 FACTS = """callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0.5})
 prismatic import ... --set seed=1 perturbation_scale=0.5"""
@@ -47,7 +47,7 @@ def too_few_runs(judgement: Judgement) -> None:
     """Show how to get more runs, if there is only one."""
     st.info("Compare needs at least two runs. Train more seeds, and sham runs, in which nothing is perturbed:")
     how_to_train(judgement, SEEDS)
-    st.caption("Then choose all their files on the home page. Five seeds of each usually give an answer.")
+    st.caption("Then choose all their files on the home page. Six seeds of each can be decided.")
     st.page_link("app.py", label="Choose more files on the home page")
 
 
@@ -75,9 +75,7 @@ def groups(judgement: Judgement) -> None:
         column_config={
             "options": st.column_config.TextColumn(width="medium", help="Options in which the groups differ"),
             **{
-                claim: st.column_config.TextColumn(
-                    help=f"{claim.capitalize()}: estimate over seeds with its 95 % interval"
-                )
+                claim: st.column_config.TextColumn(help=f"{claim.capitalize()}: estimate over seeds with its interval")
                 for claim in CLAIMS
             },
         },
@@ -132,13 +130,11 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
         "group": letter,
         "options": group.name,
         "runs": len(group.runs),
-        "verdict": group.status,
+        "kind": spaced(group.role),
+        "verdict": CHECKS[group.check] if group.check else group.status,
     }
     for claim in group.claims:
-        row[claim.name] = claim.status
-        if claim.estimate is not None:
-            row[claim.name] = f"{claim.status}, {estimated(claim)}"
-    row["kind"] = spaced(group.role)
+        row[claim.name] = ", ".join(filter(None, ["" if group.check else claim.status, estimated(claim)]))
     return row
 
 
@@ -203,7 +199,7 @@ def dose_response(judgement: Judgement) -> None:
                     border=True,
                     help="Mean of the seeds' slopes, per unit of perturbation_scale",
                 )
-            each, means = dose_effects(dose, judgement.verdict.groups, judgement.runs)
+            each, means = dose_effects(dose, judgement.verdict.thresholds.alpha)
             draw(
                 run_comparison.dose_response(dose, each, means),
                 key=f"dose-{dose.title}",
@@ -252,26 +248,22 @@ def sham_pairs(judgement: Judgement) -> None:
     claim = st.segmented_control(
         "Claim", ["awakening", "divergence"], default="awakening", required=True, key="claim", bind="query-params"
     )
-    drawn = pairs[(pairs["claim"] == claim) & pairs["estimate"].notna() & pairs["of the sham"].notna()]
-    drawn = drawn.sort_values(["scale", "seed"])
-    for unit, rows in drawn.groupby("unit"):
-        threshold = rows["threshold"].iloc[0] if rows["threshold"].nunique() == 1 else None
+    own = pairs[pairs["claim"] == claim].drop(columns="claim").sort_values(["scale", "seed"])
+    for effect, rows in own.groupby("effect", sort=False):
+        unit = "factor" if rows["unit"].iloc[0] == RATIO else rows["unit"].iloc[0]
         draw(
-            run_comparison.sham_dumbbells(rows.head(MAX_PAIRS), str(unit), threshold),
-            key=f"twins-{unit}",
+            run_comparison.sham_dumbbells(rows.head(MAX_PAIRS), f"{sentence(QUANTITIES[effect])[:-1]} ({unit})"),
+            key=f"twins-{effect}",
             alt=f"{claim} of treated runs and of their sham runs",
         )
         cut = f" The first {MAX_PAIRS} of {len(rows)} pairs are drawn." if len(rows) > MAX_PAIRS else ""
-        st.caption(f"Filled: treated run; hollow: its sham run; dashed line: threshold.{cut}")
+        st.caption(f"Filled: treated run; hollow: its sham run.{cut}")
     columns = {
-        "estimate": "Estimate of the treated run, in the unit of its row",
-        "low": "Lower bound of the estimate's 95 % interval",
-        "high": "Upper bound of the estimate's 95 % interval",
-        "of the sham": "Estimate of the sham run",
-        "threshold": "The claim needs an interval above this value",
+        "treated": "Effect of the treated run by itself: perturbed against control experts",
+        "of the sham": "The same in its sham run, which the verdict subtracts if every seed has one",
     }
     show_table(
-        pairs[pairs["claim"] == claim].drop(columns="claim"),
+        own,
         key="twins",
         column_config={name: st.column_config.NumberColumn(format="%.3g", help=text) for name, text in columns.items()},
         alt=f"{claim.capitalize()} of each treated run and of its sham run",

@@ -10,7 +10,7 @@ import streamlit as st
 from ui.layout.shell import SEVERITY_COLORS, show_finding
 from ui.widgets.charts import draw
 from ui.widgets.hints import LOG_HISTOGRAMS
-from ui.widgets.markdown import escape_markdown
+from ui.widgets.markdown import escape_markdown, markdown_table
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.charts.findings import finding_chart
@@ -58,7 +58,7 @@ def checks(judgement: Judgement, run: Run, found: Sequence[Finding]) -> None:
 
 
 def _checks_table(lines: Sequence[Checked]) -> None:
-    """Show checks as a Markdown table: `st.table` loads code in the browser first, and the page would jump."""
+    """Show checks with their results."""
     rows = [
         (
             escape_markdown(line.title),
@@ -67,8 +67,7 @@ def _checks_table(lines: Sequence[Checked]) -> None:
         )
         for line in lines
     ]
-    head = [("Check", "Result", "Evidence"), ("---",) * 3]
-    st.markdown("\n".join("| " + " | ".join(row).replace("\n", " ") + " |" for row in head + rows))
+    st.markdown(markdown_table([("Check", "Result", "Evidence"), *rows]))
 
 
 def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:

@@ -15,6 +15,7 @@ from prismatic.contract.thresholds import Thresholds
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
+from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
 from validation.charts import run_dynamics
 from validation.charts.lines import LineChart
@@ -102,9 +103,9 @@ class ChartWithRows:
     described: Described
 
     @classmethod
-    def of(cls, run: Run, options: ChartOptions, thresholds: Thresholds) -> ChartWithRows:
+    def of(cls, each: MeasuredRun, options: ChartOptions, thresholds: Thresholds) -> ChartWithRows:
         """Compute the rows and describe the chart, which takes a moment."""
-        rows, style = line_rows(run, options, VIEWS[options.view].metrics, thresholds)
+        rows, style = line_rows(each.run, options, VIEWS[options.view].metrics, each.levels(options.source))
         chart = VIEWS[options.view].draw(rows, style, thresholds)
         return cls(rows, chart, describe(chart))
 
@@ -197,21 +198,21 @@ def choose_axis(run: Run) -> str:
 
 
 def choose_style() -> tuple[bool, bool]:
-    """Return two switches: draw running medians, and show batches and warm-up."""
+    """Return two switches: draw running medians, and show bins and warm-up."""
     smooth: bool = st.toggle(
         "Smooth",
         key="smooth",
         bind="query-params",
         help=f"A running median of {SMOOTH_WINDOW} logged steps or more, over the raw lines. The verdict ignores it.",
     )
-    batches: bool = st.toggle(
-        "Batches and warm-up",
-        key="batches",
+    bins: bool = st.toggle(
+        "Bins and warm-up",
+        key="bins",
         bind="query-params",
-        help="The verdict skips the warm-up and averages the other logged steps in 20 equal batches. Each bar is the "
-        "mean of a batch: for norms the geometric mean, because the verdict compares logarithms.",
+        help="The verdict skips the warm-up and cuts the rest of the planned training into six bins of equal time. "
+        "Each bar is the mean of a bin: for norms the geometric mean, because the verdict compares logarithms.",
     )
-    return smooth, batches
+    return smooth, bins
 
 
 def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
@@ -232,8 +233,9 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
 def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
     """Draw the chart over the steps under the brush; a new brush runs only this part of the page again."""
     options = replace(options, steps=choose_range(judgement, run))
+    each = next(each for each in judgement.measured if each.run is run)
     thresholds = judgement.verdict.thresholds
-    picture = memoized(judgement, (run.id, options), lambda: ChartWithRows.of(run, options, thresholds))
+    picture = memoized(judgement, (run.id, options), lambda: ChartWithRows.of(each, options, thresholds))
     draw(
         picture.described,
         width="stretch",

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from ui.layout.cards import claim_cards, findings_summary, headline, runs_table
+from ui.layout.cards import findings_summary, headline, overall_cards, runs_table
 from ui.layout.frame import icon
 from ui.layout.shell import REJECTED_SHOWN, TRAIN, judge_library, pick_run, run_header, show_rejected
 from ui.session.address import forget, restore
@@ -46,7 +46,7 @@ def home() -> None:
 
 
 def answer() -> None:
-    """Show what was read, then the verdict of the picked run."""
+    """Show what was read, the verdict of all runs, and the picked run."""
     judgement = judge_library()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(read_counts(judgement))
@@ -59,9 +59,15 @@ def answer() -> None:
         return
     rejected_summary(judgement)
     run = pick_run(judgement)
-    run_header(run)
-    headline(judgement, run)
-    claim_cards(judgement, run)
+    if len(judgement.runs) > 1:
+        headline(judgement)
+        overall_cards(judgement)
+        st.subheader("The picked run", anchor=False)
+        run_header(run)
+    else:
+        run_header(run)
+        headline(judgement)
+        overall_cards(judgement)
     findings_summary(judgement, run)
     runs_table(judgement)
 

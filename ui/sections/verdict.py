@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -16,9 +16,10 @@ from prismatic.errors import ConfigError
 from ui.layout.cards import number
 from ui.layout.shell import Color, session_thresholds, status_badge
 from ui.widgets.charts import Described, describe, draw
-from ui.widgets.markdown import escape_markdown, markdown_sentence
+from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
 from ui.widgets.memo import memoized
 from ui.widgets.tables import fact_text, height, show_table
+from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
@@ -26,16 +27,35 @@ from validation.judgement.judge import Judgement
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
 from validation.text import spaced
-from validation.verdict.claims import CLAIMS, Claim
+from validation.verdict.claims import Claim
 from validation.verdict.registration import AS_REGISTERED, CHANGED
+from validation.verdict.wording import QUANTITIES, estimated, parts_of, threshold
 
+SEEDS, ALONE = "All seeds", "This run alone"
+CHARTS_PER_ROW = 2  # of the effects of a claim
 MAX_CLAIM_ROWS = 24  # visible in the table of claims
 REGISTRATION_COLORS: dict[str, Color] = {AS_REGISTERED: "green", CHANGED: "orange"}
 
 
+def choose_runs(judgement: Judgement, run: Run) -> tuple[list[MeasuredRun], Sequence[Claim]]:
+    """Return the runs that are shown together and their claims: the seeds of the run's group, or the run alone."""
+    group = judgement.group_of(run.id)
+    if len(judgement.verdict.groups) > 1:
+        st.text(f"Group of the picked run: {group.name}")
+    if len(group.runs) > 1:
+        chosen = st.segmented_control(
+            "Judged", [SEEDS, ALONE], default=SEEDS, required=True, key="judged", bind="query-params"
+        )
+        if chosen == SEEDS:
+            return judgement.members_of(group), group.claims
+    own = [each for each in judgement.measured if each.run is run]
+    return own, judgement.verdict.controlled.of(run.id)
+
+
 def advice(judgement: Judgement, run: Run) -> None:
     """Show the next steps, each with its options for `prismatic train`."""
-    steps = [step for step in judgement.advice if step.run in (run.id, None)]
+    runs = (None, *judgement.group_of(run.id).runs)
+    steps = [step for step in judgement.advice if step.run in runs]
     if not steps:
         return
     st.subheader("What to do next", anchor=False)
@@ -47,92 +67,94 @@ def advice(judgement: Judgement, run: Run) -> None:
         st.caption("Add the options to the command that trained this run: `prismatic train ... --set ...`")
 
 
-def evidence(judgement: Judgement, run: Run) -> None:
-    """Show each claim of one expert: the decisions up to its status, and its series, interval and margin."""
-    perturbed = [expert.index for expert in run.of_role("perturbed")]
-    if not perturbed:
+def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence[Claim]) -> None:
+    """Show each effect that a claim is about: its numbers, and its course in every seed or expert."""
+    named = tuple(each.run.id for each in runs)
+    shown = memoized(judgement, ("evidence", named), lambda: evidence_charts(judgement, runs, claims))
+    if not any(shown.values()):
         return
     st.subheader("Evidence", anchor=False)
-    expert = perturbed[0]
-    if len(perturbed) > 1:
-        expert = st.segmented_control(
-            "Expert", perturbed, default=perturbed[0], required=True, key="evidence-expert", bind="query-params"
-        )
-    claims = {c.name: c for c in judgement.verdict.controlled.claims if c.run == run.id and c.expert == expert}
-    shown = memoized(judgement, ("evidence", run.id, expert), lambda: evidence_charts(judgement, run, expert))
-    for name in CLAIMS:
-        if name not in claims:
+    for claim in claims:
+        if not (charts := shown[claim.name]):
             continue
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{name.capitalize()}**")
-                status_badge(claims[name].status)
-            st.caption(_decision_path(claims[name]))
-            if name in shown:
-                draw(
-                    shown[name],
-                    key=f"evidence-{name}",
-                    alt=f"Series, batch means, interval and threshold of {name} for expert {expert}",
-                )
+                st.markdown(f"**{claim.name.capitalize()}**")
+                status_badge(claim.status)
+            for place, (part, chart) in enumerate(zip(claim.components, charts, strict=True)):
+                if place % CHARTS_PER_ROW == 0:  # a new row for each pair keeps their order when a phone stacks them
+                    row = st.columns(CHARTS_PER_ROW, gap="medium")
+                with row[place % CHARTS_PER_ROW]:
+                    draw(
+                        chart,
+                        key=f"evidence-{claim.name}-{part.name}",
+                        alt=f"{QUANTITIES[part.name]} by bin, with interval and threshold",
+                    )
+            _effects_table(claim)
+    unit = "seed" if len(runs) > 1 else "perturbed expert"
     st.caption(
-        "Dots are means over 20 equal batches of logged steps. The band is the 95 % interval of their mean, widened "
-        "for correlated steps and for the spread between draws of experts. Faint dots (warm-up and unusable rows) do "
-        "not count."
+        f"Training after the warm-up is cut into six bins of equal time. Each dot is the mean of one {unit} in a bin; "
+        "the blue line is their mean, the band its interval over the whole run."
     )
 
 
-def evidence_charts(judgement: Judgement, run: Run, expert: int) -> dict[str, Described]:
-    """Return the chart of the evidence by claim."""
-    found = claim_evidence(run, expert, judgement.runs, judgement.verdict.thresholds)
-    return {name: describe(evidence_chart(evidence)) for name, evidence in found.items()}
+def evidence_charts(
+    judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence[Claim]
+) -> dict[str, list[Described]]:
+    """Return the charts of the evidence by claim, one for each effect."""
+    found = claim_evidence(runs, claims, judgement.cohort, judgement.verdict.thresholds)
+    return {claim.name: [describe(evidence_chart(e)) for e in found.get(claim.name, [])] for claim in claims}
 
 
-def _decision_path(claim: Claim) -> str:
-    """Return the decisions of a claim in order, as one line."""
-    return " → ".join(escape_markdown(step) for step in claim.path) if claim.path else markdown_sentence(claim.because)
+def _effects_table(claim: Claim) -> None:
+    """Show the effects of a claim that has several, with their intervals and thresholds."""
+    rows = [[spaced(part.name), estimated(part), threshold(part)] for part in parts_of(claim)]
+    if rows:
+        st.markdown(markdown_table([("Effect", "Estimate", "Threshold"), *(map(escape_markdown, row) for row in rows)]))
 
 
 def claims_table(judgement: Judgement, run: Run) -> None:
-    """Show all claims of both readings, by expert and for the run."""
-    readings = {"controlled": judgement.verdict.controlled, "as written": judgement.verdict.as_written}
-    rows = [
-        {"reading": title, **_claim_row(claim)}
-        for title, reading in readings.items()
-        for claim in reading.claims
-        if claim.run == run.id
-    ]
+    """Show all claims of both readings: over seeds, about the run, and as written by expert."""
+    group = judgement.group_of(run.id)
+    readings = {
+        f"controlled, {len(group.runs)} seeds": group.claims if len(group.runs) > 1 else (),
+        "controlled": judgement.verdict.controlled.of(run.id),
+        "as written": judgement.verdict.as_written.of(run.id),
+    }
     show_table(
-        rows,
+        [
+            _claim_row(title, part)
+            for title, claims in readings.items()
+            for claim in claims
+            for part in [claim, *parts_of(claim)]
+        ],
         most=MAX_CLAIM_ROWS,
         placeholder="",
         key="claims",
         column_config={
-            "expert": st.column_config.TextColumn(help="All: the run, decided from all its perturbed experts"),
+            "expert": st.column_config.TextColumn(help="The expert of a claim as written; all: the whole run"),
             "estimate": st.column_config.TextColumn(width=120, help="Estimate in the unit of the claim"),
-            "low": st.column_config.TextColumn(help="Lower bound of the 95 % interval of the estimate"),
-            "high": st.column_config.TextColumn(help="Upper bound of the 95 % interval of the estimate"),
-            "points": st.column_config.NumberColumn(help="Usable logged steps after the warm-up"),
-            "independent batches": st.column_config.NumberColumn(
-                format="%.1f",
-                help="Number of independent batches with as much information as the 20 batches of correlated steps",
-            ),
+            "low": st.column_config.TextColumn(help="Lower bound of the interval"),
+            "high": st.column_config.TextColumn(help="Upper bound of the interval"),
+            "units": st.column_config.NumberColumn(help="Seeds, or in one run the experts of the rarer role"),
             "because": st.column_config.TextColumn(width="large"),
         },
         alt="All claims of both readings with status, estimate, interval and reason",
     )
 
 
-def _claim_row(claim: Claim) -> dict[str, object]:
-    known = claim.estimate is not None
+def _claim_row(reading: str, claim: Claim) -> dict[str, object]:
+    """Return a row about a claim, or about one of its effects, which carry its status but no name of a claim."""
     return {
-        "claim": claim.name,
+        "reading": reading,
+        "claim": spaced(claim.name),
         "expert": "all" if claim.expert is None else str(claim.expert),
         "status": claim.status,
-        "estimate": number(claim.estimate, claim) if known else "",
-        "low": number(claim.low, claim) if known and claim.low is not None else "",
-        "high": number(claim.high, claim) if known and claim.high is not None else "",
-        "points": claim.points,
-        "independent batches": claim.effective,
+        "estimate": estimated(claim, bare=True),
+        "low": number(claim.low, claim),
+        "high": number(claim.high, claim),
+        "threshold": threshold(claim),
+        "units": claim.units,
         "because": claim.because,
     }
 
@@ -199,7 +221,7 @@ def details(judgement: Judgement, run: Run) -> None:
     st.subheader("Details", anchor=False)
     registration(judgement, run)
     _on_request("thresholds", "See or change the thresholds", lambda: edit_thresholds(judgement, run))
-    _on_request("claims", "All claims by expert", lambda: claims_table(judgement, run))
+    _on_request("claims", "All claims", lambda: claims_table(judgement, run))
     _on_request("facts", "How this run was trained", lambda: run_facts(run))
 
 

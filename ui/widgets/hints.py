@@ -9,7 +9,7 @@ HINTS = {
     "Dynamics": "Blue is the clean expert, red and orange are the perturbed ones. Hover over the lines to read values.",
     "Verdict": "Each claim is judged twice: as written and controlled. Trust the controlled reading.",
     "Layers": "Orange: a larger gradient than the clean expert's; blue: a smaller one. Click a cell for its series.",
-    "Compare": "Runs that differ only in the seed form a group. A group needs at least three seeds for a decision.",
+    "Compare": "Runs that differ only in the seed form a group. A group needs six seeds for a decision.",
     "Diagnostics": "Errors make a run invalid, warnings do not. Each finding says what to change.",
     "Runs": "Everything the file records about its run, and your own questions in SQL.",
 }

@@ -11,7 +11,7 @@ from typing import cast
 
 from validation.charts import theme
 from validation.verdict.claims import Claim
-from validation.verdict.wording import RATIO, digits
+from validation.verdict.wording import KEPT, RATIO, digits
 
 
 def interval_bar(claim: Claim) -> str | None:
@@ -27,14 +27,14 @@ def interval_bar(claim: Claim) -> str | None:
     parts = [
         _part("none", none, f"top:20px;height:28px;border-left:1px solid var(--quiet,{theme.GREY})"),
         _part("limit", limit, f"top:20px;height:28px;border-left:2px dashed var(--ink,{theme.GREY})"),
-        _part("interval", low, f"top:30px;height:8px;min-width:2px;{_band(high - low)}"),
+        _part("interval", low, f"top:30px;height:8px;min-width:2px;width:{high - low:.1f}%;{_band(low, high)}"),
         _part(
             "point",
             middle,
             f"top:28px;width:12px;height:12px;margin-left:-6px;border-radius:50%;background:var(--mark,{theme.GREY})",
         ),
         _label(limit, 0, f"threshold {digits(claim.threshold, claim)}"),
-        _label(none, 50, f"{_no_effect(claim, log)} {digits(nothing, claim)}"),
+        _label(none, 50, f"{_no_effect(claim)} {digits(nothing, claim)}"),
     ]
     # Screen readers skip it: the same numbers stand beside it in words.
     style = "position:relative;height:68px;max-width:26rem;margin:0 8px;font-size:12px;line-height:18px"
@@ -46,8 +46,11 @@ def _part(name: str, left: float, style: str) -> str:
     return f'<span class="{name}" style="position:absolute;left:{left:.1f}%;{style}"></span>'
 
 
-def _band(width: float) -> str:
-    return f"width:{width:.1f}%;background:var(--band,color-mix(in srgb,{theme.GREY} 50%,transparent))"
+def _band(low: float, high: float) -> str:
+    """Return the colour of the interval, which fades at an end that is unbounded or beyond the picture."""
+    color = f"var(--band,color-mix(in srgb,{theme.GREY} 50%,transparent))"
+    ends = ("transparent" if low <= 0 else color, "transparent" if high >= 100 else color)
+    return f"background:linear-gradient(90deg,{ends[0]},{color} 20%,{color} 80%,{ends[1]})"
 
 
 def _label(left: float, top: int, text: str) -> str:
@@ -60,11 +63,9 @@ def _label(left: float, top: int, text: str) -> str:
     return f'<span style="position:absolute;top:{top}px;white-space:nowrap;{where}">{text}</span>'
 
 
-def _no_effect(claim: Claim, log: bool) -> str:
+def _no_effect(claim: Claim) -> str:
     """Return the label of no effect."""
-    if claim.name != "sustainment":
-        return "no effect"
-    return "all kept" if log else "nothing left"
+    return "nothing left" if claim.unit == KEPT else "no effect"
 
 
 def _positions(claim: Claim, nothing: float, log: bool) -> Callable[[float], float]:
@@ -73,7 +74,8 @@ def _positions(claim: Claim, nothing: float, log: bool) -> Callable[[float], flo
     A bound far from the other values lies at the edge, so that those keep apart.
     """
     centre = [cast(float, claim.estimate), cast(float, claim.threshold), nothing]
-    reach = (min(centre) / 4, max(centre) * 4) if log else (-math.inf, math.inf)
+    spread = 3 * (max(centre) - min(centre))
+    reach = (min(centre) / 4, max(centre) * 4) if log else (min(centre) - spread, max(centre) + spread)
     bounds = [bound for bound in (claim.low, claim.high) if bound is not None and reach[0] < bound < reach[1]]
     marks = [math.log(mark) for mark in centre + bounds] if log else centre + bounds
     pad = 0.1 * max(max(marks) - min(marks), 1e-9)

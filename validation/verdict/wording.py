@@ -131,10 +131,3 @@ QUESTIONS = {
     "divergence": "Do the experts follow different gradients?",
     "sustainment": "Does the effect last?",
 }
-MEANING = {
-    "supported": "The data shows all three claims, beyond routing and control.",
-    "refuted": "The data speaks against the hypothesis.",
-    "inconclusive": "The data does not decide.",
-    "confounded": "The design of the experiment cannot show the effect, however much data there is.",
-    "invalid": "The data cannot carry a verdict.",
-}
