@@ -40,7 +40,7 @@ def shown(files):
     [
         (
             {"config.router_type": "prismatic"},
-            "prismatic sweep --config experiments/per-example.yml --grid seed=0..4 --with-controls",
+            "prismatic sweep --config experiments/per-example.yml --grid seed=0..5 --with-controls",
         ),
         ({}, '"config.seed": 1, "config.perturbation_scale": 0.5'),
     ],

@@ -3,12 +3,14 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 
 from prismatic.runfile.logger import DynamicsLogger
 from tests.support.app_pages import EXAMPLES, HARMFUL, opened, texts
 from tests.support.layered_runs import write_layers
-from tests.support.simulated_runs import simulated_run, write
+from tests.support.probed_runs import probed_run
+from tests.support.simulated_runs import simulated_run, study, write
 from ui.layout.frame import PAGES
 
 
@@ -23,6 +25,14 @@ def of_group(folder, *, seeds=3, scales=(0.0, 1.0, 2.0)):
         )
         for place, scale in enumerate(scales)
         for seed in range(seeds)
+    ]
+
+
+def of_study(folder, **made):
+    """Write six seeds with layers and a probe, and their sham runs."""
+    return [
+        write(run, folder / f"{run.id}.db", run_hash=f"{place:x}" * 9)
+        for place, run in enumerate(study(6, probed_run, twins=True, steps=120, **made))
     ]
 
 
@@ -41,6 +51,9 @@ CHOSEN = {
     "positive-control": lambda folder: [EXAMPLES / "positive-control.db"],
     "zero-norms": lambda folder: [EXAMPLES / "zero-norms.db"],
     "many runs": of_group,
+    "a study": lambda folder: of_study(folder, bottom=0.5, direction=np.linspace(0.3, 0, 24)),
+    "an unfinished study": lambda folder: of_study(folder, facts={"planned_steps": 250}),
+    "one run that decides": lambda folder: of_study(folder, bottom=0.5)[:1],
     "many runs, one with layers": lambda folder: [
         write_layers(folder / "layers.db", steps=10, run_hash="abc123abc"),
         *of_group(folder, seeds=2, scales=(1.0,)),

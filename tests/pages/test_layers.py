@@ -4,7 +4,8 @@ import pytest
 
 from tests.support.app_pages import opened, texts
 from tests.support.layered_runs import write_layers
-from tests.support.simulated_runs import simulated_run, write
+from tests.support.probed_runs import probed_run
+from tests.support.simulated_runs import simulated_run, study, write
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 
@@ -18,8 +19,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def three(folder):
-    """Write a run whose bottom tier gains in layer 1 of three only."""
-    return write_layers(folder / "three.db", gaining=1, gain=2.0, steps=160, histograms=True)
+    """Write a run whose bottom tier gains in layer 1 of three only, with three experts of each role."""
+    return write_layers(folder / "three.db", experts=7, control=3, gaining=1, gain=2.0, steps=160, histograms=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,19 @@ def test_runs_of_our_trainer_are_told_of_its_options(folder):
     assert at.get("code")[0].value == "--set histogram_freq=100"
 
 
-def test_many_layers_and_experts_are_drawn_and_left_out_only_when_asked(folder):
-    at = opened(PAGE, (write_layers(folder / "many.db", layers=64, experts=4, steps=3), "many"))
+def test_many_layers_are_drawn_and_each_is_left_out(folder):
+    at = opened(PAGE, (write_layers(folder / "many.db", layers=64, experts=4, steps=12), "many"))
     assert not at.exception
-    assert "Leave out each layer" in [button.label for button in at.button]
+    assert [len(table.value) for table in at.dataframe] == [64, 64]
+
+
+def test_layers_are_left_out_of_all_seeds_of_a_group(folder):
+    runs = study(6, probed_run, bottom=0.5, steps=300)
+    files = [write(run, folder / f"seed {run.id}.db", run_hash=run.id * 9) for run in runs]
+    at = opened(PAGE, *((file, file.name) for file in files))
+    assert not at.exception
+    assert "The 6 seeds are judged again" in texts(at)
+    assert texts(at).count("It stays supported if any one layer is removed.") == 1
 
 
 def test_each_measure_of_each_run_is_drawn_whatever_was_chosen_before(three, folder):

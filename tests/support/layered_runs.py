@@ -22,18 +22,18 @@ def write_layers(
     gain: float = 1.5,
     gaining: int = 0,
     histograms: bool = False,
-    control: bool = True,
+    control: int = 1,
     seed: int = 0,
     **facts: Any,
 ) -> Path:
     """Write a run file with the real logger.
 
-    gain: factor on the bottom norms of perturbed experts in layer `gaining`. control: the last expert is a control.
+    gain: factor on the bottom norms of perturbed experts in layer `gaining`. control: the number of control experts.
     """
     rng = np.random.default_rng(seed)
     roles = ["clean", *["perturbed"] * (experts - 1)]
-    if control and experts > 2:
-        roles[-1] = "control"
+    if control and experts > 1 + control:
+        roles[-control:] = ["control"] * control
     norms = {
         (layer, e, tier): LEVEL[tier]
         / experts

@@ -151,7 +151,7 @@ def _bullet(value: float, needed: float, title: str, label: str) -> FindingChart
 
 
 def _too_short(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
-    usable, needed = float(run.after_warmup(thresholds.warmup).sum()), thresholds.min_points
+    usable, needed = float(run.after_warmup(thresholds.warmup).sum()), 100.0
     return _bullet(usable, needed, "Logged steps after the warm-up", f"{needed:g} needed")
 
 

@@ -6,23 +6,13 @@ import numpy as np
 import pytest
 
 from prismatic.contract.thresholds import Thresholds
-from tests.support.simulated_runs import simulated_run, with_norms
+from tests.support.simulated_runs import simulated_run, study, with_norms
 from validation.analysis.cohort import Cohort, measure_run
-from validation.analysis.run import Expert
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
 from validation.verdict.decide import judge_runs
 
 FALL = np.linspace(0.9, 0.1, 600)
-
-
-def seeds(count=6, **options):
-    """Return runs of several seeds, each with one control expert."""
-    facts = {"planned_steps": 600, **options.pop("facts", {})}
-    return [
-        replace(simulated_run(seed=s, control=True, facts={**facts, "config.seed": s}, **options), id=f"{s}{facts}")
-        for s in range(count)
-    ]
 
 
 def shown_and_decided(runs):
@@ -40,7 +30,7 @@ def bin_means(run, expert):
 
 
 def test_each_seed_has_its_effect_in_each_bin():
-    runs = seeds(awakening=1.5)
+    runs = study(6, awakening=1.5, control=1)
     (shown,) = shown_and_decided(runs)[0]["awakening"]
     expected = np.exp([bin_means(run, 1) - bin_means(run, 2) for run in runs])
     assert shown.values_UK == pytest.approx(expected)
@@ -50,21 +40,15 @@ def test_each_seed_has_its_effect_in_each_bin():
 
 
 def test_the_sham_run_of_the_same_seed_is_subtracted():
-    runs = seeds(awakening=1.5, facts={"config.perturbation_scale": 1.0})
-    shams = [replace(run, id=f"sham {run.id}") for run in seeds(rho=0.4, facts={"config.perturbation_scale": 0.0})]
-    (shown,) = shown_and_decided([*runs, *shams])[0]["awakening"]
-    effects = [[bin_means(run, 1) - bin_means(run, 2) for run in some] for some in (runs, shams)]
+    runs = study(6, twins=True, awakening=1.5, control=1)
+    (shown,) = shown_and_decided(runs)[0]["awakening"]
+    effects = [[bin_means(run, 1) - bin_means(run, 2) for run in some] for some in (runs[:6], runs[6:])]
     assert np.log(shown.values_UK) == pytest.approx(np.array(effects[0]) - np.array(effects[1]))
     assert shown.compared == "perturbed against control experts, beyond the sham run"
 
 
 def test_one_run_shows_its_perturbed_experts_against_the_mean_of_its_controls():
-    parts = [simulated_run(seed=s, awakening=1.5, control=True) for s in range(3)]
-    experts = {0: parts[0].experts[0]}
-    for place, part in enumerate(parts):
-        experts[1 + place] = Expert(1 + place, "perturbed", part.experts[1].columns)
-        experts[4 + place] = Expert(4 + place, "control", part.experts[2].columns)
-    run = replace(parts[0], experts=experts)
+    run = simulated_run(awakening=1.5, perturbed=3, control=3)
     shown, claims = shown_and_decided([run])
     (awake,) = shown["awakening"]
     controls = np.mean([bin_means(run, e) for e in (4, 5, 6)], axis=0)
@@ -75,7 +59,7 @@ def test_one_run_shows_its_perturbed_experts_against_the_mean_of_its_controls():
 
 @pytest.mark.parametrize("claim", ["awakening", "divergence"])
 def test_the_band_is_the_interval_that_decides(claim):
-    shown, claims = shown_and_decided(seeds(awakening=1.5, divergence=-0.4))
+    shown, claims = shown_and_decided(study(6, awakening=1.5, divergence=-0.4, control=1))
     assert [effect.interval for effect in shown[claim]] == [
         (part.low, part.estimate, part.high) for part in claims[claim].components
     ]
@@ -84,7 +68,7 @@ def test_the_band_is_the_interval_that_decides(claim):
 
 
 def test_the_ends_have_the_share_that_is_kept():
-    shown, claims = shown_and_decided(seeds(divergence=FALL))
+    shown, claims = shown_and_decided(study(6, divergence=FALL, control=1))
     assert claims["sustainment"].status == "refuted"
     for effect, part in zip(shown["sustainment"], claims["sustainment"].components, strict=True):
         (begin, until, first), (since, end, last) = effect.ends
@@ -94,7 +78,7 @@ def test_the_ends_have_the_share_that_is_kept():
 
 
 def test_a_missing_bin_is_a_gap_of_its_seed_and_not_of_the_mean():
-    runs = seeds(awakening=1.5)
+    runs = study(6, awakening=1.5, control=1)
     hole = runs[2].experts[1]["bottom_norm"].copy()
     hole[160:230] = np.nan
     runs[2] = with_norms(runs[2], 1, bottom_norm=hole)
@@ -108,7 +92,7 @@ def test_a_missing_bin_is_a_gap_of_its_seed_and_not_of_the_mean():
 @pytest.mark.parametrize("collinear", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_every_effect_has_a_chart_at_any_length(steps, collinear, count):
-    shown, claims = shown_and_decided(seeds(count, steps=steps, collinear=collinear))
+    shown, claims = shown_and_decided(study(count, steps=steps, collinear=collinear, control=1))
     assert {name: len(effects) for name, effects in shown.items()} == {
         name: len(claim.components) for name, claim in claims.items() if shown
     }
