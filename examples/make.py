@@ -2,7 +2,7 @@
 
 as-is.db             the documented experiment, merge: batch
 per-example.db       one merge per sequence, three perturbed and three control experts
-positive-control.db  the same with an artificial effect: bottom-tier gradients of the perturbed experts times 1.5
+positive-control.db  frozen routing, and an artificial effect: bottom-tier gradients of the perturbed experts times 4
 zero-norms.db        a training loop that logs after zero_grad(), the most common mistake
 """
 

@@ -48,9 +48,10 @@ def test_one_run_of_the_other_experiments_can_be_decided(name: str):
     assert bins.rows_K.min() >= 10
 
 
-def test_the_controls_differ_from_the_experiment_in_one_option():
+def test_the_controls_differ_from_the_experiment_in_one_idea():
     config = load_config(EXPERIMENTS / "per-example.yml")
-    for name, change in (("sham", {"perturbation_scale": 0.0}), ("positive-control", {"positive_control": 1.5})):
+    positive = {"positive_control": 4.0, "routing": "frozen"}
+    for name, change in (("sham", {"perturbation_scale": 0.0}), ("positive-control", positive)):
         assert load_config(EXPERIMENTS / f"{name}.yml") == config.model_copy(update=change)
 
 
