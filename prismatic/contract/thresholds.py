@@ -20,6 +20,7 @@ RULES = 2
 SHAM_SCALE = 0.001
 """Largest perturbation scale of a sham run, whose experts differ by chance only."""
 PREFIX = "registered."
+LARGEST = 1e15  # of a registered number; a whole number of JSON may be too large for a float
 
 
 def _value(default: float, meaning: str, *, least: float = 0.0, most: float = math.inf, lax: int = 0) -> float:
@@ -154,7 +155,7 @@ def read_registration(facts: Mapping[str, Any]) -> RegisteredThresholds | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _sha256(values: Mapping[str, float], rules: int) -> str:

@@ -120,12 +120,11 @@ def study(
     scale: perturbation_scale. config: further options of all of them. made: arguments of `make`; sham runs get no
     effect.
     """
-    options = {"merge": "example", "log_freq": made.get("every", 1), **(config or {})}
-    facts = {"planned_steps": made.get("steps", 600), **made.pop("facts", {})}
+    facts = {"planned_steps": made.get("steps", 600), "config.merge": "example", **made.pop("facts", {})}
 
     def run(seed: int, scale: float, name: str, noise_seed: int, **made: Any) -> Run:
         run = make(seed=seed, noise_seed=noise_seed, facts=facts, **made)
-        return named(run, name, seed=seed, perturbation_scale=scale, **options)
+        return named(run, name, seed=seed, perturbation_scale=scale, **(config or {}))
 
     of_shams = {key: value for key, value in made.items() if key not in EFFECTS}
     treated = [run(seed, scale, f"{seed}", seed, **made) for seed in range(seeds)]

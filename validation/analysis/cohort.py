@@ -49,10 +49,11 @@ class MeasuredRun:
         """Return the levels from one source of gradients."""
         return self.isolated if source == "isolated" else self.merged
 
-    def of_layers(self, layers: Sequence[int]) -> MeasuredRun:
-        """Return the run as if only these layers had been logged."""
-        merged, isolated = (levels and levels.of_layers(layers) for levels in (self.merged, self.isolated))
-        return replace(self, merged=merged, isolated=isolated)
+    def of_layers(self, layers: Sequence[int], source: str) -> MeasuredRun:
+        """Return the run as if only these layers had been logged, in gradients of this source."""
+        if source == "isolated":
+            return replace(self, isolated=self.isolated and self.isolated.of_layers(layers))
+        return replace(self, merged=self.merged and self.merged.of_layers(layers))
 
     @property
     def source(self) -> str:
@@ -79,27 +80,23 @@ class Cohort:
         self.invalid = frozenset(invalid)
 
     @cached_property
-    def _shams(self) -> dict[Options, list[MeasuredRun]]:
-        shams: dict[Options, list[MeasuredRun]] = {}
+    def _shams(self) -> dict[Options, dict[int | None, MeasuredRun]]:
+        """The valid sham runs by options and seed: two of one seed, of scales 0 and 0.001, are no two units."""
+        shams: dict[Options, dict[int | None, MeasuredRun]] = {}
         for each in self.runs:
             if each.run.is_sham and each.run.config and each.run.id not in self.invalid:
-                shams.setdefault(options_beside_scale(each.run), []).append(each)
+                shams.setdefault(options_beside_scale(each.run), {}).setdefault(each.run.seed, each)
         return shams
 
-    @cached_property
-    def _by_seed(self) -> dict[tuple[Options, int | None], MeasuredRun]:
-        pairs = ((options, sham) for options, shams in self._shams.items() for sham in reversed(shams))
-        return {(options, sham.run.seed): sham for options, sham in pairs}
-
     def shams_of(self, run: Run) -> list[MeasuredRun]:
-        """Return the valid sham runs with the options of this run; none for a run without options."""
-        return self._shams.get(options_beside_scale(run), []) if run.config else []
+        """Return a valid sham run of each seed with the options of this run; none for a run without options."""
+        return [*self._shams.get(options_beside_scale(run), {}).values()] if run.config else []
 
     def twin_of(self, run: Run) -> MeasuredRun | None:
         """Return the sham run with the options and the seed of this run."""
         if run.is_sham or not run.config or run.seed is None:
             return None
-        return self._by_seed.get((options_beside_scale(run), run.seed))
+        return self._shams.get(options_beside_scale(run), {}).get(run.seed)
 
 
 def options_of(run: Run) -> Options:

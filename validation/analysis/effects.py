@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.bins import MISSING_BINS, Bins, bins_of, plan_of
-from validation.analysis.run import Expert, Run
+from validation.analysis.run import Expert, Run, is_measured
 from validation.analysis.statistics import Array
 
 BOTTOM, SIZE, DIRECTION = "bottom", "size", "direction"
@@ -38,6 +38,8 @@ class Levels:
     """By effect, [E, L, K]; NaN where a bin is missing."""
     reliability_ELK: Array | None = None
     """Share of the squared gradient norm that both halves of the batch agree on; None where it is not logged."""
+    means_only: bool = False
+    """True if only means over several layers are logged."""
     clean_is_control: bool = False
     """True where no symmetry breaks and all experts see the same batch, so that the clean expert is one of a kind."""
 
@@ -82,14 +84,15 @@ def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     bottom_ELT = _bottom(column)
     bins = _bins(run, column, bottom_ELT, thresholds)
     of, reliable = _levels(column, bottom_ELT, bins, thresholds.reliability)
+    means_only = not run.layers and (run.number("config.num_layers") or 1) > 1
     frozen = run.config.get("routing") == "frozen" and run.same_batch
-    return Levels(bins, experts, roles, of, reliable, frozen)
+    return Levels(bins, experts, roles, of, reliable, means_only, frozen)
 
 
 def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: Thresholds) -> Bins:
-    norms = [column[f"{tier}_norm"] for tier in TIERS]
+    positive = [values for name, values in column.items() if name.endswith("norm") or name == "routing_weight"]
     sound_T = np.all([np.isfinite(values) for values in column.values()], axis=(0, 1, 2)) & np.all(
-        [norm > 0 for norm in norms], axis=(0, 1, 2)
+        [values > 0 for values in positive], axis=(0, 1, 2)
     )
     probe = run.number("config.probe_freq") if run.source == "isolated" else None
     plan = plan_of(
@@ -109,17 +112,21 @@ def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence
         found = {name: _stacked(places, experts, name) for name in names}
         return found if all(map(_is_logged, found.values())) else {}
 
-    columns = {name: _stacked(places, experts, name) for name in (*(f"{tier}_norm" for tier in TIERS), "norm")}
+    columns = {name: _stacked(places, experts, name) for name in (f"{tier}_norm" for tier in TIERS)}
     columns |= logged("bottom_to_middle")
-    columns |= logged("half_product", "half_product_clean") or logged("direction")
+    columns |= logged("norm", "half_product", "half_product_clean") or logged("norm", "direction")
     if run.source == "merged" and run.merges_parameters:
         columns |= logged("routing_weight")
     return columns
 
 
 def _stacked(places: Sequence[Mapping[int, Expert]], experts: Sequence[int], name: str) -> Array:
-    """Return a column, [E, L, T]; the clean expert has direction 0 to itself, and no product with itself."""
+    """Return a column, [E, L, T]; NaN where it is not measured.
+
+    The clean expert has direction 0 to itself, and no product with itself.
+    """
     values = np.array([[place[expert].columns[name] for place in places] for expert in experts], dtype=np.float64)
+    values[~is_measured(values)] = np.nan
     if name in ("direction", "half_product_clean"):
         values[experts.index(0)] = 0.0
     return values
@@ -140,23 +147,23 @@ def _levels(
     column: Mapping[str, Array], bottom_ELT: Array, bins: Bins, least: float
 ) -> tuple[dict[str, Array], Array | None]:
     """Return the levels by effect, [E, L, K], and the reliability if it is known."""
-    share = _log(column["routing_weight"]) if "routing_weight" in column else 0.0
+    share = bins.mean(_log(column["routing_weight"])) if "routing_weight" in column else 0.0
     found = {BOTTOM: bins.mean(bottom_ELT)}
     if "half_product" in column:
         product, whole = bins.mean(column["half_product"]), bins.mean(column["norm"] ** 2)
         reliable = product / whole
         clear_K = (reliable >= least).all(axis=(0, 1))
         with np.errstate(invalid="ignore", divide="ignore"):
-            cosine = bins.mean(column["half_product_clean"]) / np.sqrt(product * product[:1])
-            found[SIZE] = np.where(clear_K, np.log(product) / 2, np.nan)
+            cosine = bins.mean(column["half_product_clean"]) / (np.sqrt(product) * np.sqrt(product[:1]))
+            found[SIZE] = np.where(clear_K, np.log(product) / 2 - share, np.nan)
         cosine[0] = 1.0
         found[DIRECTION] = np.where(clear_K, 1 - cosine, np.nan)
         return found, reliable
     if "direction" in column:
-        found[SIZE] = bins.mean(_log(column["norm"]) - share)
+        found[SIZE] = bins.mean(_log(column["norm"])) - share
         found[DIRECTION] = bins.mean(column["direction"])
     else:
-        found |= {f"{tier}_size": bins.mean(_log(column[f"{tier}_norm"]) - share) for tier in TIERS}
+        found |= {f"{tier}_size": bins.mean(_log(column[f"{tier}_norm"])) - share for tier in TIERS}
     return found, None
 
 

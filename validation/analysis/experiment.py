@@ -80,12 +80,13 @@ def measure(
         alpha=thresholds.alpha * (1.0 if bins == BINS else LOOK_SHARE),
     )
     m = _by_expert(m, pairs[0], thresholds) if m.single else _by_seed(m, pairs, thresholds)
-    return replace(m, unclear=DIRECTION not in m.effects and bins > 0 and all(DIRECTION in own.of for own, _ in pairs))
+    return replace(m, unclear=m.corrected and bins > 0 and DIRECTION not in m.effects)
 
 
-def effects_of_shams(run: MeasuredRun, cohort: Cohort, thresholds: Thresholds) -> dict[str, Effect]:
-    """Return the effects that the sham runs with the options of a run show by themselves; none for too few of them."""
-    levels = [own for sham in cohort.shams_of(run.run) if (own := sham.levels(run.source)) is not None]
+def effects_of_shams(runs: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thresholds) -> dict[str, Effect]:
+    """Return the effects that the sham runs of a group show by themselves; none for too few of them."""
+    source = source_of([each for each in runs if each.run.id not in cohort.invalid])
+    levels = [own for sham in cohort.shams_of(runs[0].run) if (own := sham.levels(source)) is not None]
     pairs: list[Pair] = [(own, None) for own in levels if len(own.controls) and own.bins.complete == BINS]
     if len(pairs) < thresholds.min_seeds:
         return {}
@@ -97,7 +98,7 @@ def _paired(runs: Sequence[MeasuredRun], cohort: Cohort) -> tuple[str, list[Pair
 
     All runs are judged by isolated gradients or none, and all have a twin or none is subtracted.
     """
-    source = "isolated" if all(each.source == "isolated" for each in runs) else "merged"
+    source = source_of(runs)
     own = [levels for each in runs if (levels := each.levels(source)) is not None]
     shams = [cohort.twin_of(each.run) for each in runs]
     twins = [None if sham is None else sham.levels(source) for sham in shams]
@@ -108,6 +109,11 @@ def _paired(runs: Sequence[MeasuredRun], cohort: Cohort) -> tuple[str, list[Pair
     reason = reason or no_replicas([sham for sham in shams if sham], [twin for _, twin in paired if twin])
     copied = [each.run.id for each, (o, t) in zip(runs, paired, strict=True) if t and false_twin(each, o, t)]
     return source, paired, reason or (f"the sham run of run {copied[0]} is a copy of it" if copied else "")
+
+
+def source_of(runs: Sequence[MeasuredRun]) -> str:
+    """Return the one source of gradients that all runs of a group are judged by."""
+    return "isolated" if runs and all(each.source == "isolated" for each in runs) else "merged"
 
 
 def _alike(own: Levels, twin: Levels) -> bool:
@@ -133,7 +139,7 @@ def _described(m: Measurements, valid: Sequence[MeasuredRun], own: Sequence[Leve
         common_gradients=sum(each.common_gradient for each in valid) if source == "merged" else 0,
         corrected=corrected,
         noisy=not corrected and source == "merged" and not all(run.same_batch for run in runs),
-        means_only=any(not run.layers and (run.number("config.num_layers") or 1) > 1 for run in runs),
+        means_only=any(levels.means_only for levels in own),
         planned_rows=all(levels.bins.enough_planned for levels in own),
     )
 
@@ -147,13 +153,20 @@ def _control(pairs: Sequence[Pair]) -> str | None:
 
 
 def _names(pairs: Sequence[Pair], bins: int) -> list[str]:
-    """Return the effects that every run and twin has, measured in one way."""
+    """Return the effects that every run and twin has, measured in one way and in a common bin."""
     levels = [each for pair in pairs for each in pair if each is not None]
     common = set.intersection(*(each.measured(bins) for each in levels))
+    common -= {name for name in common for own, twin in pairs if not _common_bins(name, own, twin)}
     if len({each.reliability_ELK is None for each in levels}) > 1:
         common &= {BOTTOM}
     divergence = [SIZE, DIRECTION] if {SIZE, DIRECTION} <= common else [*TIER_SIZES]
     return [name for name in (BOTTOM, *divergence) if name in common]
+
+
+def _common_bins(name: str, own: Levels, twin: Levels | None) -> int:
+    """Return the number of bins in which the effect of a run and of its twin is known."""
+    known = [np.isfinite(each.of[name]).all(axis=(0, 1)) for each in (own, twin) if each is not None]
+    return int(np.all(known, axis=0).sum())
 
 
 def _by_seed(m: Measurements, pairs: Sequence[Pair], thresholds: Thresholds) -> Measurements:

@@ -67,7 +67,7 @@ def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
     error2 = sum(squares)
     if error2 == 0:
         return Interval(mid, mid, mid, units)
-    freedom = error2**2 / sum(s**2 / (len(group) - 1) for s, group in zip(squares, (x_U, y_U), strict=True))
+    freedom = 1 / sum((s / error2) ** 2 / (len(group) - 1) for s, group in zip(squares, (x_U, y_U), strict=True))
     half = t_quantile(alpha, freedom) * math.sqrt(error2)
     return Interval(mid, mid - half, mid + half, units)
 
@@ -82,14 +82,14 @@ def fieller(x_U2: Array, alpha: float, y_V2: Array | None = None) -> Interval:
     units, fewest = sum(map(len, groups)), min(map(len, groups))
     if not fewest:
         return Interval(math.nan, -math.inf, math.inf, units)
-    x, y = x_U2.mean(axis=0) - (0.0 if y_V2 is None else y_V2.mean(axis=0))
-    mid = float(y / x) if x else math.nan
+    x, y = (x_U2.mean(axis=0) - (0.0 if y_V2 is None else y_V2.mean(axis=0))).tolist()
+    mid = y / x if x else math.nan
     if fewest < 2:
         return Interval(mid, -math.inf, math.inf, units)
     q = t_quantile(alpha, fewest - 1) ** 2
     covariances = [np.cov(group, rowvar=False)[[0, 0, 1], [0, 1, 1]] / len(group) for group in groups]
-    xx, xy, yy = np.sum(covariances, axis=0)
-    a, b, c = float(x * x - q * xx), float(x * y - q * xy), float(y * y - q * yy)
+    xx, xy, yy = np.sum(covariances, axis=0).tolist()
+    a, b, c = x * x - q * xx, x * y - q * xy, y * y - q * yy
     if a <= 0:
         return Interval(mid, -math.inf, math.inf, units)
     root = math.sqrt(max(b * b - a * c, 0.0))

@@ -71,10 +71,11 @@ def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
         {e: Expert(e, x.role, {**x.columns, "routing_weight": np.ones(len(steps))}) for e, x in layer.items()}
         for layer in layers
     ]
-    experts = {
-        e: Expert(e, x.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
-        for e, x in layers[0].items()
-    }
+    with np.errstate(over="ignore"):  # of a damaged file; infinity counts as missing
+        experts = {
+            e: Expert(e, x.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
+            for e, x in layers[0].items()
+        }
     return replace(run, steps=steps, experts=experts, layers=layers, source="isolated", step_columns={})
 
 

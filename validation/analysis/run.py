@@ -19,6 +19,7 @@ from prismatic.contract.thresholds import SHAM_SCALE
 from validation.analysis.statistics import Array
 
 MAX_NUMBER = 1e15  # larger than any real option; files may come from anyone
+LARGEST = 1e50  # of a measured number; 1 / LARGEST is the smallest beside zero, so that squares of both are finite
 OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
@@ -47,9 +48,9 @@ class Expert:
 
     @property
     def tiers_usable(self) -> NDArray[np.bool_]:
-        """A mask of the rows in which every tier norm is finite and above zero, so that its log exists."""
+        """A mask of the rows in which every tier norm is measured and above zero, so that its log exists."""
         norms = np.stack([self[f"{tier}_norm"] for tier in TIERS])
-        return np.asarray(np.isfinite(norms).all(axis=0) & (norms > 0).all(axis=0))
+        return np.asarray((is_measured(norms) & (norms > 0)).all(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +118,11 @@ class Run:
     @property
     def seed(self) -> int | None:
         """The seed of the training; None if unknown."""
-        seed = self.number("config.seed")
-        return None if seed is None else int(seed)
+        seed = self.facts.get("config.seed")
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            return seed  # of any size: two seeds of 64 bits may be one number as floats
+        number = self.number("config.seed")
+        return None if number is None else int(number)
 
     @property
     def is_sham(self) -> bool:
@@ -162,8 +166,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True if the run reached its planned end, or has no plan."""
-        return not len(self.steps) or int(self.steps[-1]) + 1 >= self.planned_steps
+        """True if the run logged the last row of its plan, or has no plan."""
+        every = max(1, int(self.log_freq or 1))
+        return not len(self.steps) or int(self.steps[-1]) + every >= self.planned_steps
 
     def without_rows(self) -> Run:
         """Return the facts, steps and roles of the run, without the columns of its experts."""
@@ -193,6 +198,12 @@ def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]
         return np.full(len(onto_T), np.nan)
     place = np.minimum(np.searchsorted(steps_T, onto_T), len(steps_T) - 1)
     return np.where(steps_T[place] == onto_T, values_T[place], np.nan)
+
+
+def is_measured(values: Array) -> NDArray[np.bool_]:
+    """Return True for each number that is finite, and whose square is finite too."""
+    size = np.abs(values)
+    return np.asarray((size < LARGEST) & ((size > 1 / LARGEST) | (size == 0)))
 
 
 def log(values: Array) -> Array:

@@ -59,7 +59,8 @@ def dormancy(run: Run) -> Array:
     clean = run.experts[0]
     sparsity = run.number("config.sparsity")
     half = (sparsity if sparsity and 0 < sparsity < 1 else 0.1) / 2
-    weights = run.weights or {"bottom": half, "middle": 1 - 2 * half}
+    known = run.weights and min(run.weights.values()) > 0
+    weights = run.weights if known else {"bottom": half, "middle": 1 - 2 * half}
     per_weight = {tier: clean.log(f"{tier}_norm") - 0.5 * np.log(weights[tier]) for tier in ("bottom", "middle")}
     return np.asarray(per_weight["bottom"] - per_weight["middle"])
 

@@ -53,7 +53,7 @@ def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Fin
         members = [by_id[name] for name in group.runs]
         steps = [*_mend(members, of_run)]
         if group.role == TREATED and len(steps) < len(members):
-            steps += _advise_group(group, members[0], [f for m in members for f in of_run.get(m.id, [])])
+            steps += _advise_group(group, members, [f for m in members for f in of_run.get(m.id, [])])
         yield from steps if members[0].by_trainer else (replace(step, options=()) for step in steps)
 
 
@@ -65,18 +65,19 @@ def _mend(members: Sequence[Run], of_run: Mapping[str, Sequence[Finding]]) -> It
             yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.id)
 
 
-def _advise_group(group: Group, run: Run, findings: Sequence[Finding]) -> Iterator[Advice]:
+def _advise_group(group: Group, members: Sequence[Run], findings: Sequence[Finding]) -> Iterator[Advice]:
+    run = members[0]
     claims = {claim.name: claim for claim in group.claims}
     reasons = {claim.reason for claim in group.claims}
     if all(claim.status == SUPPORTED for claim in group.claims):
         if len(group.runs) == 1:
             text = "one run is one draw: train more seeds and judge them together"
-            yield Advice("replicate", text, (_next_seed(run),), run.id)
+            yield Advice("replicate", text, (_next_seed(members),), run.id)
         return
     yield from _collapse(run, findings)
     yield from _design(run, claims, reasons)
     yield from _length(run, reasons)
-    yield from _seeds(group, run, claims)
+    yield from _seeds(members, claims)
     yield from _premise(run, group.premise)
     if any(claim.status == REFUTED for claim in group.claims):
         yield from _stronger(run)
@@ -130,13 +131,13 @@ def _length(run: Run, reasons: set[Reason]) -> Iterator[Advice]:
         yield Advice("finish_training", "the training has not reached its planned end: judge it again then", run=run.id)
 
 
-def _seeds(group: Group, run: Run, claims: Mapping[str, Claim]) -> Iterator[Advice]:
+def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advice]:
     """Yield the number of seeds that would decide, and the sham runs that make them count more."""
     few = {Reason.TOO_FEW_SEEDS, Reason.TOO_FEW_EXPERTS, Reason.BOTH_SIDES_OF_MARGIN}
     undecided = [claim for claim in claims.values() if claim.reason in few]
     if not undecided:
         return
-    there = len(group.runs)
+    run, there = members[0], len(members)
     if Reason.BOTH_SIDES_OF_MARGIN in {claim.reason for claim in undecided} and there > 1:
         for claim in undecided:
             wanted = f"about {claim.seeds_needed}" if claim.seeds_needed else "more than a thousand"
@@ -146,7 +147,7 @@ def _seeds(group: Group, run: Run, claims: Mapping[str, Claim]) -> Iterator[Advi
     else:
         missing = pluralize(max(1, SEEDS - there), "more seed")
         text = f"train {missing} and judge all {max(SEEDS, there + 1)} together"
-        yield Advice("more_seeds", text, (_next_seed(run),), run.id)
+        yield Advice("more_seeds", text, (_next_seed(members),), run.id)
     if not claims["divergence"].twins and run.config:
         text = "train a sham run with each seed: twins take away what the seed does by itself"
         yield Advice("add_twins", text, ("perturbation_scale=0",), run.id)
@@ -181,5 +182,5 @@ def _stronger(run: Run) -> Iterator[Advice]:
         yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.id)
 
 
-def _next_seed(run: Run) -> str:
-    return f"seed={(run.seed or 0) + 1}"
+def _next_seed(members: Sequence[Run]) -> str:
+    return f"seed={max(run.seed or 0 for run in members) + 1}"

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.run import Expert, Run
+from validation.analysis.run import Expert, Run, is_measured
 from validation.analysis.statistics import Array, finite
 from validation.verdict.claims import CLAIMS, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, combine_statuses
 
@@ -28,7 +26,7 @@ def as_written(run: Run, thresholds: Thresholds, invalid: str | None = None) -> 
 
 
 def _of_expert(run: Run, expert: Expert, thresholds: Thresholds) -> list[Claim]:
-    score_T = expert["divergence"][np.isfinite(expert["divergence"])]
+    score_T = expert["divergence"][is_measured(expert["divergence"])]
     claims = [_awakening(run, expert), _divergence(score_T, thresholds), _sustainment(score_T)]
     return [replace(claim, run=run.id, expert=expert.index) for claim in claims]
 
@@ -46,7 +44,7 @@ def _of_run(claims: Sequence[Claim]) -> Claim:
 
 def _awakening(run: Run, expert: Expert) -> Claim:
     """Judge whether the mean bottom norm is higher in the perturbed expert than in the clean one."""
-    both = [e["bottom_norm"][np.isfinite(e["bottom_norm"])] for e in (expert, run.experts[0])]
+    both = [e["bottom_norm"][is_measured(e["bottom_norm"])] for e in (expert, run.experts[0])]
     if not all(map(len, both)):
         return Claim("awakening", INVALID, "the file lacks a bottom norm to compare")
     perturbed, clean = (float(norms.mean()) for norms in both)

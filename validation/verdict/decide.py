@@ -124,7 +124,7 @@ def decide(
     cohort = Cohort(runs, [*invalid])
     groups, each = [], {}
     for members, group in group_runs(runs):
-        shams = effects_of_shams(members[0], cohort, thresholds)
+        shams = effects_of_shams(members, cohort, thresholds)
         alone = [measure([member], cohort, thresholds, shams) for member in members]
         m = measure(members, cohort, thresholds, shams) if len(members) > 1 else alone[0]
         for member, own in zip(members, alone, strict=True):

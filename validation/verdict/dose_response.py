@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from prismatic.contract.thresholds import Thresholds
+from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from validation.analysis.cohort import SCALE, Cohort, MeasuredRun
 from validation.analysis.effects import BOTTOM, DIRECTION, TIER_SIZES, effect_K
 from validation.analysis.intervals import Interval
@@ -75,7 +75,7 @@ def _dose(
             by_scale.setdefault(each.run.number(f"config.{SCALE}") or 0.0, {})[each.run.seed] = value
     scales = tuple(sorted(by_scale))
     seeds = tuple(sorted(set.intersection(*(set(values) for values in by_scale.values())))) if by_scale else ()
-    if len(scales) < 3 or len(scales) < len(groups) or len(seeds) < 2:
+    if len(scales) < 3 or len(scales) < len(groups) or len(seeds) < 2 or scales[-1] <= SHAM_SCALE:
         return None
     table_SD = np.array([[by_scale[scale][seed] for scale in scales] for seed in seeds])
     trend = dose_response(table_SD, np.array(scales), alpha=thresholds.alpha)

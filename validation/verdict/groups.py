@@ -72,10 +72,12 @@ def check_of(role: str, m: Measurements) -> str | None:
         return FOUND if awakening(m).status == SUPPORTED else NOT_FOUND
     if role != SHAM:
         return None
-    if awakening(m).reason == Reason.SHAM_RUNS_SHOW_AN_EFFECT:
+    decision = awakening(m)
+    if decision.reason == Reason.SHAM_RUNS_SHOW_AN_EFFECT:
         return FAILS
     both_sides = [replace(effect, two_sided=True) for effect in m.effects.values()]
-    return PASSES if both_sides and all(effect.inside(m.alpha) for effect in both_sides) else UNDECIDED
+    within = both_sides and all(effect.inside(m.alpha) for effect in both_sides)
+    return PASSES if within and decision.status != INVALID else UNDECIDED
 
 
 def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Group]]:
@@ -125,7 +127,11 @@ def combine_groups(name: str, groups: Sequence[Group], thresholds: Thresholds) -
     more = f"; and {len(claims) - 2 * NAMED_OPTIONS} more" if len(claims) > 2 * NAMED_OPTIONS else ""
     because = f"{len(claims)} experiments are judged apart: {each}{more}"
     adjusted = holm([group.p.get(name, 1.0) for group, _ in claims])
-    surely = [group.name for (group, claim), p in zip(claims, adjusted, strict=True) if p <= thresholds.alpha]
+    surely = [
+        group.name
+        for (group, claim), p in zip(claims, adjusted, strict=True)
+        if claim.status == SUPPORTED and p <= thresholds.alpha
+    ]
     if surely and status != SUPPORTED:
         names = ", ".join(surely[:NAMED_OPTIONS])
         because += f"; supported in some of them, corrected for {len(claims)} experiments: {names}"

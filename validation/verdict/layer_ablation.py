@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import Cohort, MeasuredRun
-from validation.analysis.experiment import measure
+from validation.analysis.experiment import measure, source_of
 from validation.verdict.claims import Claim
 from validation.verdict.experiment_claims import claims_of
 
@@ -36,13 +36,23 @@ def ablate_layers(
 
     The sham runs lose the same layer.
     """
-    counts = {levels.layers for each in runs if (levels := each.levels(each.source)) is not None}
+    valid = [each for each in runs if each.run.id not in cohort.invalid and each.merged is not None]
+    source = source_of(valid)
+    twins = [twin for each in valid if (twin := cohort.twin_of(each.run)) is not None]
+    counts = {levels.layers for each in (*valid, *twins) if (levels := each.levels(source)) is not None}
     layers = range(counts.pop() if len(counts) == 1 else 0)
+
+    def judged(kept: Sequence[int]) -> dict[str, Claim]:
+        """Return the claims of the experiment as if only these layers had been logged."""
+        cut = [each.of_layers(kept, source) if each in valid else each for each in runs]
+        others = [twin.of_layers(kept, source) for twin in twins]
+        m = measure(cut, Cohort([*cut, *others], [*cohort.invalid]), thresholds, {})
+        return {claim.name: claim for claim in claims_of(m, [each.run for each in cut], {})}
+
     found: dict[str, list[LayerAblation]] = {name: [] for name in JUDGED}
-    whole = _claims(runs, cohort, thresholds, layers) if len(layers) > 1 else {}
+    whole = judged(layers) if len(layers) > 1 else {}
     for layer in layers if whole else ():
-        without = _claims(runs, cohort, thresholds, [other for other in layers if other != layer])
-        alone = _claims(runs, cohort, thresholds, [layer])
+        without, alone = judged([other for other in layers if other != layer]), judged([layer])
         for name in JUDGED:
             claims = [_same_effect(claim[name], whole[name]) for claim in (without, alone)]
             found[name].append(LayerAblation(layer, claims[0], claims[1].estimate))
@@ -56,13 +66,3 @@ def _same_effect(claim: Claim, whole: Claim) -> Claim:
     if part is None:
         return replace(claim, estimate=None, low=None, high=None)
     return replace(claim, **{**asdict(part), "name": claim.name})
-
-
-def _claims(
-    runs: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thresholds, layers: Sequence[int]
-) -> dict[str, Claim]:
-    """Return the claims of the experiment as if only these layers had been logged."""
-    kept = [each.of_layers(layers) for each in runs]
-    twins = [twin.of_layers(layers) for each in runs if (twin := cohort.twin_of(each.run)) is not None]
-    m = measure(kept, Cohort([*kept, *twins], [*cohort.invalid]), thresholds, {})
-    return {claim.name: claim for claim in claims_of(m, [each.run for each in kept], {})}

@@ -46,8 +46,9 @@ def judge_premise(runs: Sequence[MeasuredRun], thresholds: Thresholds) -> Premis
     Bottom weights are dormant if they receive less than the threshold in each third of the training, not dormant if
     they receive more in each.
     """
-    dormancy_SK = np.stack([each.dormancy_K for each in runs])
     run = runs[0].run.id if len(runs) == 1 else None
+    known = [each.dormancy_K for each in runs if np.isfinite(each.dormancy_K).any()]
+    dormancy_SK = np.stack(known) if known else np.full((1, BINS), np.nan)
     thirds = [part[np.isfinite(part)] for part in np.split(dormancy_SK, BINS // 2, axis=1)]
     if not all(map(len, thirds)):
         because = "too few usable rows to say whether the clean expert's bottom weights are dormant"

@@ -165,9 +165,9 @@ def _threshold(effect: Effect, interval: Interval) -> str:
 
 
 def _of_sustainment(reason: Reason, m: Measurements, effect: Effect, kept: Interval) -> str:
-    low, high = (f"{end:.0%}" if math.isfinite(end) else "unknown" for end in (kept.low, kept.high))
+    mid, low, high = (f"{x:.0%}" if math.isfinite(x) else "unknown" for x in (kept.mid, kept.low, kept.high))
     quantity = QUANTITIES[effect.name]
-    share = f"{kept.mid:.0%} [{low}, {high}]"
+    share = f"{mid} [{low}, {high}]"
     found = f"the end of training keeps {share} of the first difference in {quantity} {_where(m)}"
     limit = f"{m.sustained_share:.0%}"
     return {

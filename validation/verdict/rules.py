@@ -92,8 +92,7 @@ def _sustainment(m: Measurements) -> Decision:
     if m.bins < BINS:
         return Decision(INCONCLUSIVE, Reason.NOT_FINISHED)
     lasting, begun = sustained_effects(m)
-    fading = [effect for effect in begun if effect.name == BOTTOM or not m.noisy]
-    if any(effect.kept(m.alpha).high < m.sustained_share for effect in fading):
+    if any(effect.kept(m.alpha).high < m.sustained_share for effect in begun):
         return Decision(REFUTED, Reason.COLLAPSES)
     if not lasting:
         return Decision(INCONCLUSIVE, Reason.NOTHING_TO_SUSTAIN)
@@ -103,7 +102,10 @@ def _sustainment(m: Measurements) -> Decision:
 
 
 def sustained_effects(m: Measurements) -> tuple[list[Effect], list[Effect]]:
-    """Return the effects that surely exceed their margin over the run, and those that did so then or early."""
+    """Return the effects that surely exceed their margin over the run, and those that could be seen to fade.
+
+    The latter exceed their margin over the run or early, and no noise makes them shrink as training converges.
+    """
     lasting, begun = [], []
     for claim in ("awakening", "divergence"):
         effects = effects_of(m, claim)
@@ -111,7 +113,8 @@ def sustained_effects(m: Measurements) -> tuple[list[Effect], list[Effect]]:
             each = m.alpha / len(effects)
             surely = effect.beyond(each)
             lasting += [effect] if surely else []
-            begun += [effect] if surely or effect.early(each) else []
+            clear = effect.name == BOTTOM or not m.noisy
+            begun += [effect] if clear and (surely or effect.early(each)) else []
     return lasting, begun
 
 
