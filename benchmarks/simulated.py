@@ -60,6 +60,7 @@ class Design:
     sd: float = 0.15
     effects: dict[str, Course] = field(default_factory=dict)
     twin: dict[str, float] = field(default_factory=lambda: TWIN)
+    steps: int = STEPS
     sham: bool = False
     """True if the runs themselves are sham runs."""
 
@@ -80,7 +81,7 @@ class Design:
             **more,
         }
         named = {f"config.{name}": value for name, value in options.items()}
-        return {"planned_steps": STEPS, "exit_state": "finished", **named}
+        return {"planned_steps": self.steps, "exit_state": "finished", **named}
 
 
 def levels_by_draw(design: Design, u_U: Array, rng: np.random.Generator) -> dict[str, Array]:
@@ -155,16 +156,17 @@ class Rows:
 
 def runs_of_group(design: Design, rows: Rows, rng: np.random.Generator) -> list[Run]:
     """Return the runs of a group with all their rows, then their twins."""
-    steps = np.arange(0, STEPS, rows.every)
-    found = {name: level[: 1 + design.twins] for name, level in levels_by_draw(design, steps / STEPS, rng).items()}
+    steps = np.arange(0, design.steps, rows.every)
+    u_T = steps / design.steps
+    found = {name: level[: 1 + design.twins] for name, level in levels_by_draw(design, u_T, rng).items()}
     shape = found[BOTTOM].shape
-    size = found[SIZE] + ar1(rng, shape, rows) + ar1(rng, (*shape[:2], 1, 1, shape[-1]), rows) - 0.7 * steps / STEPS
+    size = found[SIZE] + ar1(rng, shape, rows) + ar1(rng, (*shape[:2], 1, 1, shape[-1]), rows) - 0.7 * u_T
     bottom = found[BOTTOM] + ar1(rng, shape, rows)
     transient = np.array(design.roles) == "perturbed"
-    bottom[:, :, transient] += np.exp(-steps / STEPS / 0.02)  # over within the warm-up
+    bottom[:, :, transient] += np.exp(-u_T / 0.02)  # over within the warm-up
     columns = _gradients(size, found[DIRECTION], rows, rng)
     columns |= _tiers(columns["norm"], bottom, TOP + ar1(rng, shape, rows))
-    share = drifting(rng, shape[:3], steps / STEPS)[..., None, :]
+    share = drifting(rng, shape[:3], u_T)[..., None, :]
     return [
         _run(
             design,

@@ -117,7 +117,7 @@ def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], 
     flat = bottom.reshape(-1, len(steps_T))
     for k in range(BINS):
         rows = np.flatnonzero(place_T == k)
-        if len(rows):
+        if len(rows) and np.ptp(flat[:, rows], axis=1).max() > OUTLIER:  # else no row can be as far from the median
             distance = np.abs(flat[:, rows] - np.median(flat[:, rows], axis=1, keepdims=True)).max(axis=0)
             place_T[rows[distance > OUTLIER]] = -1
     rows_K = plan.rows_K

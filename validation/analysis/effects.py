@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prismatic.contract.schema import TIERS
+from prismatic.contract.schema import ROLES, TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.bins import MISSING_BINS, Bins, bins_of, plan_of
 from validation.analysis.run import Expert, Run, is_measured
@@ -48,9 +49,14 @@ class Levels:
         """The number of layers."""
         return int(self.of[BOTTOM].shape[1])
 
+    @cached_property
+    def _places(self) -> dict[str, NDArray[np.intp]]:
+        roles = np.array(self.roles)
+        return {name: np.flatnonzero(roles == name) for name in ROLES}
+
     def role(self, name: str) -> NDArray[np.intp]:
         """Return the places of the experts of a role along E."""
-        return np.flatnonzero(np.array(self.roles) == name)
+        return self._places[name]
 
     @property
     def controls(self) -> NDArray[np.intp]:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class Run:
         at_probes = np.interp(self.isolated.steps, self.steps, self.step_column("loss")) if len(self.steps) else None
         return replace(self.isolated, step_columns={} if at_probes is None else {"loss": at_probes})
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The options of the training; empty for files without a run table."""
         names = {key: OPTION.fullmatch(key) for key in self.facts}
