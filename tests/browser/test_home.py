@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 def test_an_uploaded_file_gives_a_verdict_charts_diagnostics_and_reports(page: Page):
     upload(page, EXAMPLES / "as-is.db")
     expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
-    expect(page.get_by_text("one common gradient").first).to_be_visible()
+    expect(page.get_by_text("All experts share one gradient").first).to_be_visible()
     visit(page, "Dynamics")
     drawn(page)
     page.get_by_role("button", name="Export").click()
@@ -26,7 +26,7 @@ def test_an_uploaded_file_gives_a_verdict_charts_diagnostics_and_reports(page: P
     assert Image.open(io.BytesIO(downloaded(page, "Picture as PNG"))).width > 900
     page.keyboard.press("Escape")
     visit(page, "Verdict")
-    assert b'"schema": "prismatic-verdict/1"' in downloaded(page, "Download the verdict (JSON)")
+    assert b'"schema": "prismatic-verdict/2"' in downloaded(page, "Download the verdict (JSON)")
     assert b"</html>" in downloaded(page, "Report (HTML)")
     assert b"confounded" in downloaded(page, "Report (Markdown)")
     visit(page, "Diagnostics")

@@ -143,8 +143,8 @@ def _bullet(value: float, needed: float, title: str, label: str) -> FindingChart
     layers = [
         base.mark_bar(color=theme.GREY, size=26).encode(x=x),
         base.mark_rule(color=theme.BAD, strokeWidth=3).encode(x=alt.X("needed:Q")),
-        base.mark_text(align="right", dx=-6, dy=-26, color=theme.BAD, fontSize=12).encode(
-            x=alt.X("needed:Q"), text=alt.Text("label:N")
+        base.mark_text(align="right", baseline="top", dx=-6, color=theme.BAD, fontSize=12).encode(
+            x=alt.X("needed:Q"), y=alt.YValue(0), text=alt.Text("label:N")
         ),
     ]
     return alt.LayerChart(layer=layers, height=theme.BULLET_HEIGHT)

@@ -148,10 +148,14 @@ def group_labels(count: int) -> list[str]:
 
 
 def runs_table(judgement: Judgement) -> pd.DataFrame:
-    """Return one row per run with its options, its group, its role in the group and its verdict, from one query."""
+    """Return one row per run with its options, its group, its role in the group and its verdict, from one query.
+
+    Sham runs and positive controls have no verdict.
+    """
     table: pd.DataFrame = ask(judgement.con, "runs_table").to_pandas()
     controlled = judgement.verdict.controlled
-    verdicts = {run.id: overall([claim.status for claim in controlled.of(run.id)]) for run in judgement.runs}
+    treated = [run for group in judgement.verdict.groups if not group.check for run in group.runs]
+    verdicts = {run: overall([claim.status for claim in controlled.of(run)]) for run in treated}
     named = zip(group_labels(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True)
     groups = {run: (label, group.role.replace("_", " ")) for label, group in named for run in group.runs}
     table["verdict"] = table["run"].map(verdicts)
