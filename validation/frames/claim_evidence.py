@@ -68,9 +68,9 @@ def claim_evidence(
 
 
 def _evidence(effect: Effect, part: Component, m: Measurements, levels: Levels, units: Sequence[str]) -> EffectEvidence:
-    known_K = np.isfinite(effect.x_UK).any(axis=0)
-    mean_K = np.full(len(known_K), np.nan)
-    mean_K[known_K] = np.nanmean(effect.x_UK[:, known_K], axis=0)
+    known_UK = np.isfinite(effect.x_UK)
+    with np.errstate(invalid="ignore"):
+        mean_K = np.where(known_UK, effect.x_UK, 0.0).sum(axis=0) / known_UK.sum(axis=0)
     sides = (1, -1) if effect.two_sided else (1,)
     bounds = (part.low, part.estimate, part.high)
     compared = COMPARED.get(m.control or "", "perturbed experts against the clean expert")
