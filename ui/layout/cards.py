@@ -71,18 +71,12 @@ def claim_card(claim: Claim) -> None:
         st.markdown(f"### {escape_markdown(estimated(claim, bare=True))}")
         interval = "No interval: too few experts"
         if has_interval(claim):
-            interval = f"Interval {replication(claim)}: {number(claim.low, claim)} to {number(claim.high, claim)}"
+            ends = ("unbounded" if end is None else digits(end, claim) for end in (claim.low, claim.high))
+            interval = f"Interval {replication(claim)}: {' to '.join(ends)}"
         st.caption(f"{interval}. Threshold: {escape_markdown(threshold(claim))}.")
         if has_interval(claim) and (picture := interval_bar(claim)):
             st.html(picture)
     st.write(markdown_sentence(claim.because))
-
-
-def number(value: float | None, claim: Claim) -> str:
-    """Return a bound in the unit of a claim; "unbounded" for a missing one, and nothing without an interval."""
-    if value is None:
-        return "unbounded" if has_interval(claim) else ""
-    return digits(value, claim)
 
 
 def _as_written(claims: Sequence[Claim]) -> str:

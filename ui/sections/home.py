@@ -59,15 +59,14 @@ def answer() -> None:
         return
     rejected_summary(judgement)
     run = pick_run(judgement)
-    if len(judgement.runs) > 1:
-        headline(judgement)
-        overall_cards(judgement)
+    several = len(judgement.runs) > 1
+    if not several:
+        run_header(run)
+    headline(judgement)
+    overall_cards(judgement)
+    if several:
         st.subheader("The picked run", anchor=False)
         run_header(run)
-    else:
-        run_header(run)
-        headline(judgement)
-        overall_cards(judgement)
     findings_summary(judgement, run)
     runs_table(judgement)
 

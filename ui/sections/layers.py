@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,6 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.contract.schema import TIERS
-from ui.layout.cards import number
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
 from ui.widgets.hints import LOG_HISTOGRAMS
@@ -32,6 +32,7 @@ from validation.frames.layer_heatmap import (
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.layer_ablation import JUDGED, LayerAblation, ablate_layers
+from validation.verdict.wording import estimated
 
 FRAME_SECONDS = 0.7  # between two frames while it plays
 LAYERS_NAMED = 12  # in one sentence
@@ -267,18 +268,11 @@ def claim_ablation(left: list[LayerAblation], names: list[int], claim: Claim) ->
                 {
                     "without layer": names[ablation.layer],
                     "status": ablation.claim.status,
-                    "estimate": number(ablation.claim.estimate, ablation.claim),
-                    "low": number(ablation.claim.low, ablation.claim),
-                    "high": number(ablation.claim.high, ablation.claim),
-                    "this layer alone": "" if ablation.alone is None else number(ablation.alone, ablation.claim),
+                    "estimate": estimated(ablation.claim),
+                    "this layer alone": estimated(replace(ablation.claim, estimate=ablation.alone), bare=True),
                 }
                 for ablation in left
             ],
             key=f"left-out-table-{claim.name}",
             alt=f"{claim.name.capitalize()} without each layer",
-            column_config={
-                "low": st.column_config.TextColumn(help="Lower bound of the estimate's interval"),
-                "high": st.column_config.TextColumn(help="Upper bound of the estimate's interval"),
-                "this layer alone": st.column_config.TextColumn(help="Estimate from this layer alone"),
-            },
         )

@@ -13,7 +13,6 @@ import streamlit as st
 
 from prismatic.contract.thresholds import Thresholds, read_registration
 from prismatic.errors import ConfigError
-from ui.layout.cards import number
 from ui.layout.shell import Color, session_thresholds, status_badge
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
@@ -133,9 +132,6 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         key="claims",
         column_config={
             "expert": st.column_config.TextColumn(help="The expert of a claim as written; all: the whole run"),
-            "estimate": st.column_config.TextColumn(width=120, help="Estimate in the unit of the claim"),
-            "low": st.column_config.TextColumn(help="Lower bound of the interval"),
-            "high": st.column_config.TextColumn(help="Upper bound of the interval"),
             "units": st.column_config.NumberColumn(help="Seeds, or in one run the experts of the rarer role"),
             "because": st.column_config.TextColumn(width="large"),
         },
@@ -144,15 +140,13 @@ def claims_table(judgement: Judgement, run: Run) -> None:
 
 
 def _claim_row(reading: str, claim: Claim) -> dict[str, object]:
-    """Return a row about a claim, or about one of its effects, which carry its status but no name of a claim."""
+    """Return a row about a claim, or about one of its effects."""
     return {
         "reading": reading,
         "claim": spaced(claim.name),
         "expert": "all" if claim.expert is None else str(claim.expert),
         "status": claim.status,
-        "estimate": estimated(claim, bare=True),
-        "low": number(claim.low, claim),
-        "high": number(claim.high, claim),
+        "estimate": estimated(claim),
         "threshold": threshold(claim),
         "units": claim.units,
         "because": claim.because,

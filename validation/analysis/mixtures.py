@@ -57,17 +57,6 @@ def missing_control(run: Run) -> str:
     )
 
 
-def beyond(run: Run, control: str | None) -> str:
-    """Return the corrections of a divergence, such as " beyond routing and frozen routing"; empty without any."""
-    known = [*(["routing"] if run.mixture != "separate" else []), *([control] if control else [])]
-    return f" beyond {' and '.join(known)}" if known else ""
-
-
-def other_cause(run: Run) -> str:
-    """Return the cause of an effect where nothing was perturbed."""
-    return "the setup" if run.mixture == "separate" else "the routing or the setup"
-
-
 def unrouted(run: Run) -> str:
     """Return the likeliest cause of an absent gradient in routed mixtures, with a comma; empty for other mixtures."""
     return "no token was routed to the expert in these steps, " if run.mixture == "top_k" else ""

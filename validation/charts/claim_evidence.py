@@ -124,7 +124,7 @@ def _interval(evidence: EffectEvidence) -> list[alt.Chart]:
     band = pd.DataFrame({"from": [first], "to": [last], "low": [low], "mid": [mid], "high": [high]})
     chart = alt.Chart(band).encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     return [
-        chart.mark_rect(color=theme.ESTIMATE, opacity=0.18, clip=True).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        chart.mark_rect(color=theme.ESTIMATE, opacity=0.25, clip=True).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         chart.mark_rule(color=theme.ESTIMATE, strokeWidth=1, clip=True).encode(y=alt.Y("mid:Q")),
     ]
 
