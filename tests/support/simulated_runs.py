@@ -54,11 +54,13 @@ def simulated_run(
     common = {tier: ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
     trend = np.linspace(0.5, 0, steps)
     weights = {0: 1.0, 1: routing_ratio} | ({2: 1.0} if control else {})
+    # A trained router never repeats a share exactly.
+    chosen = {number: weight * (1 + 1e-4 * np.sin(np.arange(steps) + number)) for number, weight in weights.items()}
     experts = {}
-    for number, weight in weights.items():
+    for number in weights:
         role = ("clean", "perturbed", "control")[number]
         own = {tier: 0.0 if collinear else ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
-        share = np.full(steps, weight / sum(weights.values()))
+        share = chosen[number] / sum(chosen.values())
         log_norm = {
             tier: np.log(LEVEL[tier] * scale * share)
             + trend
@@ -90,8 +92,11 @@ def _add_divergence(experts: dict[int, Expert]) -> None:
 
 
 def with_norms(run: Run, expert: int, **norms: Array) -> Run:
-    """Return the run with some columns of one expert replaced."""
-    changed = Expert(expert, run.experts[expert].role, {**run.experts[expert].columns, **norms})
+    """Return the run with some columns of one expert replaced; its whole norm follows from its tier norms."""
+    columns = {**run.experts[expert].columns, **norms}
+    if any(f"{tier}_norm" in norms for tier in TIERS) and "norm" not in norms:
+        columns["norm"] = np.sqrt(sum(columns[f"{tier}_norm"] ** 2 for tier in TIERS))
+    changed = Expert(expert, run.experts[expert].role, columns)
     return Run(**{**vars(run), "experts": {**run.experts, expert: changed}})
 
 
@@ -120,7 +125,7 @@ def write_spiked_run(path: Path) -> Path:
     run = simulated_run(steps=3000)
     spiked = run.experts[1]["bottom_norm"].copy()
     spiked[1777] *= 100
-    return write(with_norms(run, 1, bottom_norm=spiked), path)
+    return write(with_norms(run, 1, bottom_norm=spiked, norm=run.experts[1]["norm"]), path)
 
 
 SCALES = (0.0, 1.0, 2.0)
