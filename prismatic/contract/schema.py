@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: tells a run file from any other database
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_COLUMNS = 1990  # of the wide table: SQLite allows 2000, and one statement binds them all
 TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
@@ -95,6 +95,16 @@ LAYERS_COLUMNS = (
     Column("weight_distance", "REAL", "1", "|w - w_0| / |w_0| of the weights; every weight_freq"),
 )
 
+PAIRS_COLUMNS = (
+    Column("step", "INTEGER", "optimizer steps", "as in dynamics; only steps of the isolated probe"),
+    Column("layer", "INTEGER", "index", "as in layers"),
+    Column("expert", "INTEGER", "index", "number of one expert"),
+    Column("other", "INTEGER", "index", "number of the other expert; the larger one"),
+    Column("half_product", "REAL", GRADIENT_SQUARED, "product of the two isolated gradients on different half batches"),
+    Column("weight_distance", "REAL", "1", "|w_e - w_f| / sqrt((|w_e|^2 + |w_f|^2) / 2) of the weights"),
+    Column("output_distance", "REAL", "1 - cosine", "between the layer's outputs by each alone, mean over tokens"),
+)
+
 EXPERTS_COLUMNS = (
     Column("expert", "INTEGER", "index", "number of the expert"),
     Column("role", "TEXT", "name", "clean, perturbed, or control (perturbed by a negligible amount)"),
@@ -144,6 +154,7 @@ EVENTS_COLUMNS = (
 # Every table but `dynamics`, whose columns depend on the number of experts: (columns, primary key).
 TABLES = {
     "layers": (LAYERS_COLUMNS, ("step", "layer", "expert", "source")),
+    "pairs": (PAIRS_COLUMNS, ("step", "layer", "expert", "other")),
     "histograms": (HISTOGRAMS_COLUMNS, ("step", "layer", "expert", "tier", "bin")),
     "scalars": (SCALARS_COLUMNS, ("step", "name")),
     "experts": (EXPERTS_COLUMNS, ("expert",)),
@@ -151,10 +162,10 @@ TABLES = {
     "run": (RUN_COLUMNS, ("key",)),
     "events": (EVENTS_COLUMNS, ("id",)),
 }
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "pairs", "histograms")
 """Every table but `dynamics`, in the order of reading: the largest come last and cannot use up the others' time."""
 
-STEP_TABLES = ("dynamics", "layers", "histograms", "scalars")  # each row belongs to a step
+STEP_TABLES = ("dynamics", "layers", "pairs", "histograms", "scalars")  # each row belongs to a step
 
 
 def expert_metrics(expert: int) -> list[Column]:

@@ -26,7 +26,8 @@ from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unsca
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import Probe, isolated_dynamics
-from prismatic.measure.metrics import aggregate, layer_rows
+from prismatic.measure.metrics import aggregate, layer_rows, pair_rows
+from prismatic.measure.pairs import left_out
 from prismatic.measure.weights import with_weights
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.rank_zero import rank_zero_logger
@@ -103,6 +104,8 @@ class DynamicsLoggerCallback:
             self.logger.event("no_router", message, level="warning")
             return
         self.logger._ensure_schema(max(len(router.experts) for router in routers))
+        if self.probe_freq and (message := left_out(routers)):
+            self.logger.event("pairs_left_out", message)
         self.logger.log_table("experts", expert_rows(routers), replace=True)
         tiers = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
         self.logger.log_table("tiers", tiers, replace=True)
@@ -155,7 +158,9 @@ class DynamicsLoggerCallback:
                 dynamics["histograms"] = histogram_rows(routers, gradient)
         if probe is not None and self._due(step, self.probe_freq):
             with self._failures_recorded("the isolated probe", step):
-                dynamics["layers"] += layer_rows(isolated_dynamics(model, *probe), "isolated")
+                isolated = isolated_dynamics(model, *probe)
+                dynamics["layers"] += layer_rows(isolated.layers, "isolated")
+                dynamics["pairs"] = pair_rows(isolated.pairs)
         return dynamics
 
     @contextmanager

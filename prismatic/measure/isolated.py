@@ -7,69 +7,87 @@ Axis letters: B sequences of a batch, E experts, L layers.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prismatic.collectives import world
 from prismatic.experts.protocol import find_routers
 from prismatic.experts.tiers import is_sharded
 from prismatic.measure.gradients import measure
-from prismatic.measure.kernels import inner_products
-from prismatic.measure.metrics import ExpertDynamics
-from prismatic.measure.shards import parts_of
+from prismatic.measure.metrics import ExpertDynamics, PairDynamics
+from prismatic.measure.outputs import compared_outputs, output_distances
+from prismatic.measure.pairs import (
+    Gradients,
+    HalfProducts,
+    PairValues,
+    half_products,
+    noise_directions,
+    weight_distances,
+)
 
 Loss = Callable[[Any], Tensor]
 Probe = tuple[Loss, Any]
 """The training loss as a function of a batch, and the batch: tensors [B, ...], alone or in a mapping or sequence."""
-Gradients = dict[nn.Parameter, Tensor | None]
 
 
-def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> list[list[ExpertDynamics]]:
-    """Return the dynamics of every expert of every router, [L][E], each with all routers forced to that expert.
+class IsolatedDynamics(NamedTuple):
+    """The dynamics of every expert of every layer, [L][E], and the comparison of its pairs of experts, [L][pairs]."""
+
+    layers: list[list[ExpertDynamics]]
+    pairs: list[list[PairDynamics]]
+
+
+def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDynamics:
+    """Return the dynamics of every expert of every router, each with all routers forced to that expert.
 
     A custom layer without `forced` is skipped. loss, batch_B: see `Probe`; the loss is a mean over sequences. Routing
     weights are None. Each gradient is the mean over two halves of the batch, sequences of even and of odd number, and
-    the products between halves tell a direction from the noise of the batch: `half_product` of every expert, and
-    `half_product_clean` of every expert but 0. `noise_direction` of expert 0 is 1 - cosine between its halves. All
+    the products between halves tell a direction from the noise of the batch: `half_product` of every expert and pair,
+    and `half_product_clean` of every expert but 0. `noise_direction` of expert 0 is 1 - cosine between its halves. All
     are None if the batch has no two sequences; of an odd number the last sequence is not used.
     If several processes train the model, every process must call it with its own share of the batch, in rank order.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
     routers = [router for router in find_routers(model) if hasattr(router, "forced")]
     if not routers:
-        return []
-    gradients: Gradients = {}
-    clean: list[Gradients] = []
-    products: list[NDArray[np.float64]] = []
+        return IsolatedDynamics([], [])
+    means: Gradients = {}
+    products = [HalfProducts(router) for router in routers]
     with _unchanged(model):
-        losses = _half_losses(loss, batch_B) or [lambda: loss(batch_B)]
-        for expert in range(max(len(router.experts) for router in routers)):
-            halves = [_alone(model, routers, expert, half) for half in losses]
-            clean = clean or halves
-            products.append(_half_products(routers, expert, halves, clean))
-            gradients |= _mean_of(halves)
-        layers = measure(routers, gradients.get)
-    return [
-        [_with_products(dynamics, *products[expert][layer]) for expert, dynamics in enumerate(experts)]
+        halves = _halves(loss, batch_B) or [_Half(lambda: loss(batch_B), counted=True)]
+        with compared_outputs(routers) as outputs:
+            for expert in range(max(len(router.experts) for router in routers)):
+                found = [_alone(model, routers, expert, half.loss) for half in halves]
+                means |= _mean_of(found)
+                if len(found) == 2:
+                    half_products(products, expert, found[0], means)
+        layers = measure(routers, means.get)
+        noise = noise_directions(products)
+        distances = weight_distances(routers), output_distances(outputs, counted=halves[0].counted)
+    found_layers = [
+        [_with_products(dynamics, e, products[layer].values, noise[layer]) for e, dynamics in enumerate(experts)]
         for layer, experts in enumerate(layers)
     ]
+    values = zip((each.values for each in products), *distances, strict=True)
+    found_pairs = [[PairDynamics(*pair, *(each.get(pair) for each in layer)) for pair in layer[1]] for layer in values]
+    return IsolatedDynamics(found_layers, found_pairs)
 
 
-def _with_products(dynamics: ExpertDynamics, own: float, clean: float, noise: float) -> ExpertDynamics:
-    known = [None if math.isnan(value) else float(value) for value in (own, clean, noise)]
+def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues, noise: float | None) -> ExpertDynamics:
     return replace(
-        dynamics, routing_weight=None, half_product=known[0], half_product_clean=known[1], noise_direction=known[2]
+        dynamics,
+        routing_weight=None,
+        half_product=products.get((expert, expert)),
+        half_product_clean=products.get((0, expert)) if expert else None,
+        noise_direction=None if expert else noise,
     )
 
 
@@ -78,7 +96,8 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
 
     They are means over all processes, as the optimizer's gradients are.
     """
-    parameters = [p for router in routers for p in router.experts[expert].parameters() if p.requires_grad]
+    alone = [router.experts[expert] for router in routers if expert < len(router.experts)]
+    parameters = [p for one in alone for p in one.parameters() if p.requires_grad]
     if not parameters:  # all frozen
         return {}
     with _forced(routers, expert), torch.enable_grad():
@@ -113,8 +132,15 @@ def _averaged(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if grad is None else next(means).view(grad.shape) for grad in grads]
 
 
-def _half_losses(loss: Loss, batch_B: Any) -> list[Callable[[], Tensor]]:
-    """Return the loss of each half of the batch, as functions; none if the batch has no two sequences.
+class _Half(NamedTuple):
+    """Half of the batch: its loss, and True if this process has a share of it."""
+
+    loss: Callable[[], Tensor]
+    counted: bool
+
+
+def _halves(loss: Loss, batch_B: Any) -> list[_Half]:
+    """Return the halves of the batch, the even sequences first; none if the batch has no two sequences.
 
     The halves are those of the whole batch, whatever share of it this process has, and the mean over all processes is
     the mean over the half's sequences. Even and odd numbers spread the work of each half over all processes.
@@ -123,13 +149,13 @@ def _half_losses(loss: Loss, batch_B: Any) -> list[Callable[[], Tensor]]:
     own, before = lengths[world().rank], sum(lengths[: world().rank])
     half = sum(lengths) // 2
 
-    def half_loss(parity: int) -> Tensor:
+    def half_of(parity: int) -> _Half:
         rows = slice((parity - before) % 2, max(min(own, 2 * half - before), 0), 2)
         share = len(range(own)[rows]) * world().size / half
         part = _part(batch_B, rows if share else slice(1))  # a process without any sequence joins with one
-        return share * loss(part)
+        return _Half(lambda: share * loss(part), counted=share > 0)
 
-    return [partial(half_loss, parity) for parity in (0, 1)] if half else []
+    return [half_of(parity) for parity in (0, 1)] if half else []
 
 
 def _mean_of(halves: Sequence[Gradients]) -> Gradients:
@@ -141,45 +167,6 @@ def _mean_of(halves: Sequence[Gradients]) -> Gradients:
         second = halves[1][parameter]
         means[parameter] = None if first is None or second is None else (first + second) / 2
     return means
-
-
-def _half_products(
-    routers: Sequence[Any], expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
-) -> NDArray[np.float64]:
-    """Return half_product, half_product_clean and noise_direction of an expert, [L, 3]; NaN where there is none."""
-    if len(halves) == 1:
-        return np.full((len(routers), 3), np.nan)
-    products = world().all_reduce(
-        lambda: np.concatenate([_own_products(router, expert, halves, clean) for router in routers]), 4 * len(routers)
-    )
-    own_L, second_L, third_L, found_L = products.reshape(-1, 4).T
-    own_L, none_L = np.where(found_L > 0, own_L, np.nan), np.full(len(routers), np.nan)
-    if expert:
-        return np.stack([own_L, np.where(found_L > 0, (second_L + third_L) / 2, np.nan), none_L], axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):  # the clean expert's other products are its halves' squares
-        return np.stack([own_L, none_L, 1 - own_L / np.sqrt(second_L * third_L)], axis=1)
-
-
-def _own_products(
-    router: Any, expert: int, halves: Sequence[Gradients], clean: Sequence[Gradients]
-) -> NDArray[np.float64]:
-    """Return four sums over the entries that this process counts: products of half-batch gradients, and a count.
-
-    The products are that of both halves, and that of each half with the clean expert's other half (for the clean expert
-    itself, with the same half). The count is that of the tensors with gradients.
-    """
-    if expert >= len(router.experts):
-        return np.zeros(4)
-    weights, of_clean = (dict(router.experts[number].named_parameters()) for number in (expert, 0))
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for part in parts_of(of_clean):
-        first, second = (half.get(weights[part.name]) for half in halves)
-        others = [half.get(of_clean[part.name]) for half in (clean if expert == 0 else reversed(clean))]
-        if first is None or second is None or others[0] is None or others[1] is None:
-            continue
-        values = [part.values(grad) for grad in (first, second, others[0], others[1])]
-        pairs += [(values[0], values[1]), (values[0], values[2]), (values[1], values[3])]
-    return np.array([*inner_products(pairs).reshape(-1, 3).sum(axis=0), len(pairs) / 3])
 
 
 def _sequences(batch_B: Any) -> int:

@@ -9,8 +9,9 @@ Axis letters: P weights of one tensor, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +26,10 @@ CHUNK = 1 << 17  # weights: a chunk of one expert and the same chunk of the clea
 # whole, and sums near the smallest float32 have lost digits: such a tensor is summed again in float64.
 MIDDLE_SHARE, SMALLEST = 0.5, 1e-30
 EXACT = 1 << 14  # weights: a smaller tensor is summed in float64 at once, at no cost
+MOST_AT_ONCE = 1 << 24  # weights that a GPU compares at once: 128 MiB in float64
 
 Sums = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,30 +67,74 @@ def measure_tensors(
     return [sums[place] for place in range(len(tensors))], fetched
 
 
-def inner_products(pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
-    """Return the inner product of each pair of gradients [P], as float64 [N]."""
-    queued = {n: _product_gpu(*pair) for n, pair in enumerate(pairs) if pair[0].device.type not in ("cpu", "mps")}
-    arrived = _read_back([list(queued.values())])[0]
-    products = dict(zip(queued, map(float, arrived), strict=True))
-    products |= {n: _product_cpu(*pair) for n, pair in enumerate(pairs) if n not in products}
-    return np.array([products[n] for n in range(len(pairs))])
+class Compared(NamedTuple):
+    """A tensor [P], and other tensors of its size to compare it with."""
+
+    one: Tensor
+    others: Sequence[Tensor]
 
 
-def _product_cpu(one: Tensor, other: Tensor) -> float:
-    first, second = (_at_least_single(grad).cpu().numpy() for grad in (one, other))
-    starts = range(0, len(first), CHUNK)
+def inner_products(compared: Sequence[Compared]) -> list[NDArray[np.float64]]:
+    """Return the inner products of each tensor with its others, as float64 [others]."""
+    return _sums(compared, _products_cpu, torch.mul)
+
+
+def square_distances(compared: Sequence[Compared]) -> list[NDArray[np.float64]]:
+    """Return the sums of squared differences between each tensor and its others, as float64 [others]."""
+    return _sums(compared, _square_distances_cpu, lambda one, others: (one - others).square())
+
+
+def _sums(
+    compared: Sequence[Compared],
+    on_cpu: Callable[[Floats, Sequence[Floats]], list[float]],
+    entrywise: Callable[[Tensor, Tensor], Tensor],
+) -> list[NDArray[np.float64]]:
+    """Return the sums over the entries of each comparison; a CPU adds up chunks that stay in its cache."""
+    queued = {n: _sums_gpu(*c, entrywise) for n, c in enumerate(compared) if c.one.device.type not in ("cpu", "mps")}
+    found = dict(zip(queued, _read_back([list(queued.values())])[0], strict=True))
+    for n, (one, others) in enumerate(compared):
+        if n not in found:
+            arrays = [_as_numpy(tensor) for tensor in (one, *others)]
+            if len(one) <= EXACT:
+                arrays = [array.astype(np.float64) for array in arrays]
+            found[n] = np.zeros(len(others))
+            for at in range(0, len(one), CHUNK):
+                first, *seconds = (array[at : at + CHUNK] for array in arrays)
+                found[n] += on_cpu(first, seconds)
+    return [found[n] for n in range(len(compared))]
+
+
+def _products_cpu(one: Floats, others: Sequence[Floats]) -> list[float]:
+    """Return the inner products of chunks; in float64 where float32 overflows or loses a tiny one's digits."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = float(sum(float(first[at : at + CHUNK] @ second[at : at + CHUNK]) for at in starts))
-        if math.isfinite(total) and abs(total) > SMALLEST and len(first) > EXACT:
-            return total
-        return float(sum(first[at : at + CHUNK].astype(np.float64) @ second[at : at + CHUNK] for at in starts))
+        products = [float(one @ other) for other in others]
+        return [
+            product if SMALLEST < abs(product) < math.inf else float(one.astype(np.float64) @ other)
+            for product, other in zip(products, others, strict=True)
+        ]
 
 
-def _product_gpu(one: Tensor, other: Tensor) -> Tensor:
-    """Return the product on its device, without waiting for it; in units of the largest entries, as tier sums are."""
-    scales = [torch.where((largest := _at_least_single(g).abs().amax()) > 0, largest, 1.0) for g in (one, other)]
-    units = [_at_least_single(g) / scale for g, scale in zip((one, other), scales, strict=True)]
-    return (units[0] * units[1]).sum(dtype=torch.float64) * (scales[0].double() * scales[1].double())
+def _square_distances_cpu(one: Floats, others: Sequence[Floats]) -> list[float]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        differences = [one - other for other in others]
+        return [float(each @ each) for each in differences]
+
+
+def _as_numpy(tensor: Tensor) -> Floats:
+    return np.asarray(_at_least_single(tensor).cpu().numpy())
+
+
+def _sums_gpu(one: Tensor, others: Sequence[Tensor], entrywise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the sum of `entrywise` over all entries, [others] float64 on its device, without waiting for it.
+
+    In float64, so that neither the squares of tiny gradients nor the differences of nearly equal weights are lost.
+    """
+    size = max(MOST_AT_ONCE // max(len(others), 1), 1)
+    total = torch.zeros(len(others), dtype=torch.float64, device=one.device)
+    for at in range(0, len(one) if others else 0, size):
+        chunk = slice(at, at + size)
+        total += entrywise(one[chunk].double(), torch.stack([other[chunk] for other in others]).double()).sum(1)
+    return total
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:
@@ -105,7 +152,7 @@ def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float
 
 def tier_sums_cpu(tensor: TensorGradients) -> Sums:
     """Return the sums of a tensor on the CPU, reading each gradient from memory once."""
-    grads = [None if g is None else _at_least_single(g).cpu().numpy() for g in tensor.gradients]
+    grads = [None if g is None else _as_numpy(g) for g in tensor.gradients]
     top, bottom = (indices.cpu().numpy() for indices in tensor.tiers)
     length = max((len(g) for g in grads if g is not None), default=0)
     starts = np.arange(0, length + CHUNK, CHUNK)

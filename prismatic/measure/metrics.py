@@ -36,6 +36,18 @@ class ExpertDynamics:
     weight_distance: float | None = None
 
 
+@dataclass(frozen=True)
+class PairDynamics:
+    """The comparison of two experts of one layer by the isolated probe; see `pairs` and `outputs`."""
+
+    expert: int
+    other: int
+    half_product: float | None
+    """Product of the two experts' isolated gradients on different halves of the batch, mean over both ways."""
+    weight_distance: float | None
+    output_distance: float | None
+
+
 def cosine(product: float, norm: float, other: float) -> float | None:
     """Return the cosine of two gradients from their product and norms; None if one of them is zero or not finite."""
     both = norm * other
@@ -111,6 +123,11 @@ def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[
         for layer, experts in enumerate(layers)
         for i, expert in enumerate(experts)
     ]
+
+
+def pair_rows(layers: Sequence[Sequence[PairDynamics]]) -> list[dict[str, Any]]:
+    """Return a row of the `pairs` table for each layer and pair, by column name, without the step."""
+    return [{"layer": layer, **vars(pair)} for layer, pairs in enumerate(layers) for pair in pairs]
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:

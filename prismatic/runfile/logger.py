@@ -120,7 +120,7 @@ class DynamicsLogger:
         for name, value in metrics.items():
             others[name] = to_python(value)
         tables = {}
-        for table in ("layers", "histograms"):
+        for table in ("layers", "pairs", "histograms"):
             if table in dynamics:
                 tables[table] = [*map(frozen_copy, dynamics[table])]
         if self._last_step is not None and step <= self._last_step:

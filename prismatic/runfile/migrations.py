@@ -74,5 +74,11 @@ def with_half_products(connection: sqlite3.Connection) -> None:
             connection.execute(f"ALTER TABLE layers ADD COLUMN {name} REAL")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_documented_table, with_half_products)
+def with_pairs(connection: sqlite3.Connection) -> None:
+    """Upgrade 2 to 3: add the table `pairs`, which earlier probes did not write."""
+    for statement in create_statements(0):
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_documented_table, with_half_products, with_pairs)
 assert len(MIGRATIONS) == SCHEMA_VERSION, "each version needs a migration from the version before"

@@ -24,7 +24,7 @@ class Refused(str):
 
 
 class StepRecord(NamedTuple):
-    """A logged step: scalars of the wide table, and rows of `layers` and `histograms`."""
+    """A logged step: scalars of the wide table, and rows of `layers`, `pairs` and `histograms`."""
 
     step: int
     shape: tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]

@@ -21,7 +21,7 @@ class TrackedRun:
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     """For each metric, its value at each step; of several values at one step, the last."""
     wall_times: dict[int, float] = field(default_factory=dict)
-    """When each step was logged, in seconds since 1970, if the tracker stores it."""
+    """When each step was first logged, in seconds since 1970, if the tracker stores it."""
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences about what the reader skipped."""
@@ -32,8 +32,8 @@ class TrackedRun:
             number = as_number(value)
             if number is not None:
                 self.metrics.setdefault(name, {})[step] = number
-        if wall_time is not None:
-            self.wall_times[step] = wall_time
+        if wall_time is not None:  # an evaluation of the step may be logged much later
+            self.wall_times[step] = min(wall_time, self.wall_times.get(step, wall_time))
 
     def with_steps_of(self, name: str) -> TrackedRun:
         """Return the run with the values of one of its metrics as steps; drop values at steps without it."""

@@ -98,6 +98,8 @@ def _log(path: Path, *, steps: int, experts: int, layers: int, extra: bool) -> P
             }
             if extra:
                 bins = [{"tier": tier, "bin": -dice.randrange(9), "count": 5} for tier in schema.TIERS]
+                products = [("half_product", dice.random()), ("output_distance", dice.random())]
+                dynamics["pairs"] = [{"layer": n, "expert": 0, "other": 1, **dict(products)} for n in range(layers)]
                 dynamics["histograms"] = [{"layer": 0, "expert": 0, **one} for one in bins]
             logger.log(step, dynamics, loss=dice.random())
     return path
@@ -328,7 +330,7 @@ def dropped_table(db: sqlite3.Connection, dice: Random, columns: list[str]) -> I
 
 def other_types(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
     """Change the declared types, without converting a value."""
-    table = dice.choice(["dynamics", "dynamics", "layers", "run", "experts", "histograms"])
+    table = dice.choice(["dynamics", "dynamics", "layers", "pairs", "run", "experts", "histograms"])
     old = dice.choice([" REAL", " INTEGER", " TEXT", " INTEGER PRIMARY KEY"])
     new = dice.choice([" TEXT", " BLOB", " INTEGER", " REAL", "", " ANY", " DATE", " REAL UNIQUE", " REAL NOT NULL"])
     _rewrite(db, table, lambda sql: sql.replace(old, new, dice.choice([1, -1])))
@@ -388,7 +390,7 @@ def injected(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterab
 
 
 def replaced_by_a_view(db: sqlite3.Connection, dice: Random, columns: list[str]) -> Iterable[str] | None:
-    table = dice.choice(["dynamics", "layers", "run", "histograms"])
+    table = dice.choice(["dynamics", "layers", "pairs", "run", "histograms"])
     db.execute(f"ALTER TABLE {table} RENAME TO spare")
     db.execute(f"CREATE VIEW {table} AS SELECT * FROM spare")
     return None if table == "dynamics" else ()
@@ -482,7 +484,7 @@ for line in sys.stdin:
         answer["integrity"] = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
     except Exception as error:
         answer["integrity"] = [str(error)]
-    for table in ("dynamics", "experts", "tiers", "events", "layers", "histograms", "scalars", "run"):
+    for table in ("dynamics", "experts", "tiers", "events", "layers", "pairs", "histograms", "scalars", "run"):
         try:
             rows = db.execute(f"SELECT * FROM {table} NOT INDEXED")
             names = [str(one[0]) for one in rows.description]

@@ -64,11 +64,13 @@ def simulated_run(
     trend = np.linspace(0.5, 0, steps)
     roles = ("clean", *["perturbed"] * perturbed, *["control"] * control)
     weights = [routing_ratio if role == "perturbed" else 1.0 for role in roles]
+    # A trained router never repeats a share exactly.
+    chosen_ET = np.array([w * (1 + 1e-4 * np.sin(np.arange(steps) + e)) for e, w in enumerate(weights)])
     draws = draws_of(len(roles), seed, noise, 0.0 if collinear else spread)
     experts = {}
-    for number, (role, weight) in enumerate(zip(roles, weights, strict=True)):
+    for number, role in enumerate(roles):
         own = {tier: 0.0 if collinear else ar1(rng, steps, rho=rho, sd=sd) for tier in TIERS}
-        share = np.full(steps, weight / sum(weights))
+        share = chosen_ET[number] / chosen_ET.sum(axis=0)
         changed = role == "perturbed"
         log_norm = {
             tier: np.log(LEVEL[tier] * scale * share)
@@ -146,8 +148,11 @@ def _add_divergence(experts: dict[int, Expert]) -> None:
 
 
 def with_norms(run: Run, expert: int, **norms: Array) -> Run:
-    """Return the run with some columns of one expert replaced."""
-    changed = Expert(expert, run.experts[expert].role, {**run.experts[expert].columns, **norms})
+    """Return the run with some columns of one expert replaced; its whole norm follows from its tier norms."""
+    columns = {**run.experts[expert].columns, **norms}
+    if any(f"{tier}_norm" in norms for tier in TIERS) and "norm" not in norms:
+        columns["norm"] = np.sqrt(sum(columns[f"{tier}_norm"] ** 2 for tier in TIERS))
+    changed = Expert(expert, run.experts[expert].role, columns)
     return Run(**{**vars(run), "experts": {**run.experts, expert: changed}})
 
 
@@ -190,7 +195,7 @@ def write_spiked_run(path: Path) -> Path:
     run = simulated_run(steps=3000)
     spiked = run.experts[1]["bottom_norm"].copy()
     spiked[1777] *= 100
-    return write(with_norms(run, 1, bottom_norm=spiked), path)
+    return write(with_norms(run, 1, bottom_norm=spiked, norm=run.experts[1]["norm"]), path)
 
 
 SCALES = (0.0, 1.0, 2.0)

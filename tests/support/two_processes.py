@@ -38,6 +38,8 @@ TINY = SHAPE | {"batch_size": 4, "log_freq": 1, "sparsity": 0.5}
 CASES = {
     "batch": {"steps": 3, "load_balancing": 0.1, "expert_dropout": 0.3, "control_experts": 1},
     "example": {"steps": 3, "merge": "example", "max_grad_norm": 0.5, "tier_basis": "current"},
+    # A sequence for each process: the halves of the probe's batch lie in different processes.
+    "single": {"steps": 1, "merge": "example", "batch_size": 2},
 }
 FREQUENCIES = {"probe_freq": 2, "weight_freq": 2, "histogram_freq": 2}
 RESUMED = {"steps": 8, "expert_dropout": 0.3, "warmup_steps": 4}

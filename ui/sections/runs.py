@@ -143,6 +143,7 @@ def schema_table(file: RunFile) -> None:
     rows = {
         "dynamics": len(file.wide),
         "layers": len(file.layers),
+        "pairs": len(file.pairs),
         "histograms": len(file.histograms),
         "experts": len(file.experts),
         "tiers": len(file.tiers),

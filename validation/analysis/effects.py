@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from prismatic.contract.schema import ROLES, TIERS
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.bins import MISSING_BINS, Bins, bins_of, plan_of
+from validation.analysis.bins import MISSING_BINS, Bins, bins_of
 from validation.analysis.run import Expert, Run, is_measured
 from validation.analysis.statistics import Array
 
@@ -90,9 +90,8 @@ def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     bottom_ELT = _bottom(column)
     bins = _bins(run, column, bottom_ELT, thresholds)
     of, reliable = _levels(column, bottom_ELT, bins, thresholds.reliability)
-    means_only = not run.layers and (run.number("config.num_layers") or 1) > 1
     frozen = run.config.get("routing") == "frozen" and run.same_batch
-    return Levels(bins, experts, roles, of, reliable, means_only, frozen)
+    return Levels(bins, experts, roles, of, reliable, run.has_means_only, frozen)
 
 
 def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: Thresholds) -> Bins:
@@ -100,15 +99,7 @@ def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: 
     sound_T = np.all([np.isfinite(values) for values in column.values()], axis=(0, 1, 2)) & np.all(
         [values > 0 for values in positive], axis=(0, 1, 2)
     )
-    probe = run.number("config.probe_freq") if run.source == "isolated" else None
-    plan = plan_of(
-        run.steps,
-        planned=run.planned_steps,
-        frequencies=tuple(int(f) if f and f >= 1 else None for f in (run.log_freq, probe)),
-        share=thresholds.warmup,
-        warmup_steps=run.number("warmup_steps") or 0.0,
-    )
-    return bins_of(plan, run.steps, sound_T, bottom_ELT, share=thresholds.rows_share)
+    return bins_of(run.plan(thresholds.warmup), run.steps, sound_T, bottom_ELT, share=thresholds.rows_share)
 
 
 def _columns(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int]) -> dict[str, Array]:

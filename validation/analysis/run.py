@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from prismatic.contract.schema import MIXTURES, TIERS
 from prismatic.contract.thresholds import SHAM_SCALE
+from validation.analysis.bins import Plan, plan_of
 from validation.analysis.statistics import Array
 
 MAX_NUMBER = 1e15  # larger than any real option; files may come from anyone
@@ -156,20 +157,38 @@ class Run:
         return self.source == "isolated" or self.mixture not in ("top_k", "separate")
 
     @property
-    def log_freq(self) -> float | None:
-        """Steps between two logged steps; None if unknown."""
-        return self.number("config.log_freq") or self.number("log_freq")
-
-    @property
     def by_trainer(self) -> bool:
         """True for runs of `prismatic train`, whose options can be given to `--set`."""
         return self.config.get("router_type") == "prismatic"
 
     @property
+    def every(self) -> int | None:
+        """Steps between two rows by the declared `log_freq`, of isolated gradients also by `probe_freq`; else None."""
+        probe_freq = self.number("config.probe_freq") if self.source == "isolated" else None
+        known = (self.number("config.log_freq") or self.number("log_freq"), probe_freq)
+        declared = [int(frequency) for frequency in known if frequency is not None and frequency >= 1]
+        return min(math.lcm(*declared), int(MAX_NUMBER)) if declared else None
+
+    def plan(self, warmup: float) -> Plan:
+        """Return the steps at which the run logs, and its bins of time. warmup: the least share that is skipped."""
+        return plan_of(
+            self.steps,
+            planned=self.planned_steps,
+            frequencies=(self.every,),
+            share=warmup,
+            warmup_steps=self.number("warmup_steps") or 0.0,
+        )
+
+    @property
     def finished(self) -> bool:
-        """True if the run logged the last row of its plan, or has no plan."""
-        every = max(1, int(self.log_freq or 1))
-        return not len(self.steps) or int(self.steps[-1]) + every >= self.planned_steps
+        """True if no further row was planned, or nothing was: the next step of the grid is beyond the planned end."""
+        return not len(self.steps) or int(self.steps[-1]) + self.plan(0.0).every >= self.planned_steps
+
+    @property
+    def has_means_only(self) -> bool:
+        """True if the model has several layers of experts, and the file holds means over them and no layer."""
+        layers = self.number("routers") or self.number("config.num_layers") or 1
+        return layers > 1 and not self.layers and self.isolated is None
 
     def without_rows(self) -> Run:
         """Return the facts, steps and roles of the run, without the columns of its experts."""

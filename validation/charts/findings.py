@@ -151,8 +151,8 @@ def _bullet(value: float, needed: float, title: str, label: str) -> FindingChart
 
 
 def _too_short(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
-    usable, needed = float(run.after_warmup(thresholds.warmup).sum()), 100.0
-    return _bullet(usable, needed, "Logged steps after the warm-up", f"{needed:g} needed")
+    rows_K = (run.isolated or run).plan(thresholds.warmup).rows_K
+    return _bullet(float((rows_K > 0).sum()), len(rows_K), "Bins of time with a planned row", f"{len(rows_K)} needed")
 
 
 def _unfinished(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:

@@ -19,7 +19,7 @@ from validation.query.set_database import connect_sets
 from validation.query.user_sql import ROWS, SECONDS, format_rows, run_query
 from validation.report.exit_code import UNREADABLE
 
-TABLES = "tables: runs, facts (run, key, value), dynamics (a row per run, step and expert), layers, histograms"
+TABLES = "tables: runs, facts (run, key, value), dynamics (a row per run, step and expert), layers, pairs, histograms"
 
 
 def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

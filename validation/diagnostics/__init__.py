@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Run
+from validation.diagnostics.consistency import constant_shares, tiers_disagree
 from validation.diagnostics.experiment import (
     COLLAPSED_SHARE,
     collinear_gradients,
     identical_experts,
+    not_a_control,
     positive_control,
     router_collapse,
     scale_dependent_threshold,
@@ -28,14 +30,21 @@ from validation.diagnostics.gradients import (
     zero_norms,
     zero_tier,
 )
+from validation.diagnostics.plan import (
+    means_only,
+    missing_probe,
+    no_plan,
+    off_grid,
+    too_short,
+    unfinished,
+    wall_time_falls,
+)
 from validation.diagnostics.rows import (
     duplicate_steps,
     missing_columns,
     missing_experts,
     no_data,
     step_gaps,
-    too_short,
-    unfinished,
     wal_missing,
 )
 from validation.files.run_file import Rejected
@@ -65,10 +74,18 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     rows_lost,
     logging_order,
     step_gaps,
+    off_grid,
+    wall_time_falls,
     duplicate_steps,
+    missing_probe,
+    tiers_disagree,
+    constant_shares,
+    not_a_control,
     identical_experts,
     positive_control,
     too_short,
+    means_only,
+    no_plan,
     collinear_gradients,
     router_collapse,
     scale_dependent_threshold,
@@ -86,8 +103,12 @@ def of_rejected(rejected: Rejected) -> Finding:
 
 def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
     """Return the findings of all checks of a run, errors first."""
+    return errors_first(finding for check in CHECKS for finding in check(run, thresholds or Thresholds()))
+
+
+def errors_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings by severity."""
     order = (ERROR, WARNING, INFO)
-    findings = [finding for check in CHECKS for finding in check(run, thresholds or Thresholds())]
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 

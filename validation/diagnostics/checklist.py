@@ -86,8 +86,34 @@ def _widest(run: Run, thresholds: Thresholds) -> str | None:
     return f"at most {widest:,.0f} steps between two rows, of {float(run.steps[-1]) - float(run.steps[0]):,.0f}"
 
 
-def _usable(run: Run, thresholds: Thresholds) -> str:
-    return f"{int(run.after_warmup(thresholds.warmup).sum()):,} after the warm-up; {100:g} are needed"
+def _grid(run: Run, thresholds: Thresholds) -> str | None:
+    return None if run.every is None else f"a row every {pluralize(run.every, 'step')}, as declared"
+
+
+def _clock(run: Run, thresholds: Thresholds) -> str | None:
+    wall_time = run.step_column("wall_time")
+    known = wall_time[np.isfinite(wall_time)]
+    return f"measured within {known.max() - known.min():,.0f} s, in order" if len(known) else None
+
+
+def _probes(run: Run, thresholds: Thresholds) -> str | None:
+    if run.isolated is not None:
+        return f"{pluralize(len(run.isolated.steps), 'row')} of isolated gradients"
+    return None if run.number("config.probe_freq") is None else "no probe was planned, or none is due yet"
+
+
+def _layers(run: Run, thresholds: Thresholds) -> str | None:
+    layers = (run.isolated or run).layers
+    return f"{pluralize(len(layers), 'layer')} in the file" if layers else None
+
+
+def _planned(run: Run, thresholds: Thresholds) -> str:
+    return f"{run.planned_steps:,} steps were planned"
+
+
+def _binned(run: Run, thresholds: Thresholds) -> str:
+    rows_K = (run.isolated or run).plan(thresholds.warmup).rows_K
+    return f"at least {pluralize(int(rows_K.min()), 'planned row')} in each of {len(rows_K)} bins of time"
 
 
 def _end(run: Run, thresholds: Thresholds) -> str | None:
@@ -131,6 +157,16 @@ def _shares(run: Run, thresholds: Thresholds) -> str | None:
     return f"the largest share at the end is {means[largest]:.0%}, of expert {largest}"
 
 
+def _routed(run: Run, thresholds: Thresholds) -> str | None:
+    routing = run.config.get("routing")
+    return f"the routing is {routing}" if routing in ("trained", "frozen") else None
+
+
+def _controls(run: Run, thresholds: Thresholds) -> str | None:
+    controls = run.of_role("control")
+    return f"{pluralize(len(controls), 'control expert')}, unlike the others and with tokens" if controls else None
+
+
 def _parallel(run: Run, thresholds: Thresholds) -> str:
     return "the tiers differ by more than one common factor"
 
@@ -154,13 +190,19 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
         "missing_experts": ("Every expert was logged", _experts),
         "missing_columns": ("Every expert has all three tiers", _columns),
         "step_gaps": ("No long stretch of training without a row", _widest),
+        "off_grid": ("Rows lie at the declared steps", _grid),
+        "wall_time_falls": ("Rows are in the order of their measurement", _clock),
         "duplicate_steps": ("No step was logged twice", lambda run, thresholds: "each step has one row"),
-        "too_short": ("Enough steps for an interval", _usable),
+        "missing_probe": ("The planned isolated gradients are there", _probes),
+        "means_only": ("Each layer was logged", _layers),
+        "no_plan": ("The planned length was declared", _planned),
+        "too_short": ("Enough planned rows for the bins of time", _binned),
         "unfinished": ("The run reached its planned end", _end),
     },
     "Gradients": {
         "zero_norms": ("Gradients were there when they were measured", _smallest),
         "zero_tier": ("No tier's gradient is exactly zero", _values),
+        "tiers_disagree": ("An expert's numbers agree with its tier norms", _values),
         "constant_rows": ("Norms change from row to row", _values),
         "nonfinite": ("No norm is NaN, infinite or missing", _values),
         "missing_gradients": ("Every trained parameter had a gradient", _tensors),
@@ -169,6 +211,8 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
     },
     "Experiment": {
         "identical_experts": ("Perturbed experts differ from the clean one", _changed),
+        "not_a_control": ("Control experts are controls", _controls),
+        "constant_shares": ("The shares of a trained router change", _routed),
         "router_collapse": ("The router uses more than one expert", _shares),
         "collinear_gradients": ("Gradients of the experts can differ in more than size", _parallel),
         "scale_dependent_threshold": ("The documented score does not depend on the scale of the loss", _scores),
@@ -176,7 +220,9 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
     },
 }
 
-IMPLIED = dict.fromkeys(("zero_tier", "constant_rows", "identical_experts", "collinear_gradients"), "zero_norms")
+IMPLIED = dict.fromkeys(
+    ("zero_tier", "tiers_disagree", "constant_rows", "identical_experts", "collinear_gradients"), "zero_norms"
+)
 """Checks that are skipped after a finding of another check."""
 
 # The headings of the documentation's troubleshooting, and the checks for each, the most likely one first.

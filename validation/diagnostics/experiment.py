@@ -1,49 +1,137 @@
-"""Checks of the experiment: identical experts, a collapsed router, collinear gradients, positive controls."""
+"""Checks of the experiment: identical experts, false controls, a collapsed router, collinear gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.mixtures import common_factor, remedy_for_parallel, scales_with, why_parallel
-from validation.analysis.run import Run
+from validation.analysis.run import Expert, Run
+from validation.analysis.statistics import Array
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
 
 COLLAPSED_SHARE = 0.95
+CONTROL_SCALE = 0.01
+"""Largest perturbation of a control: it changes a gradient by about as much, a tenth of the margin of awakening."""
+ROUNDING = 1e-5  # of norms in single precision
+DEAD_SHARE, DEAD_ROWS = 0.1, 10  # of the rows, at the end, without a token: more than chance
 
 
 def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find perturbed experts that are the same as the clean expert."""
+    """Find perturbed experts that are the same as the clean expert, or as another one."""
     if 0 not in run.experts or not len(run.steps) or run.is_sham:
         return
+    copies = _copies(run)
     for expert in run.of_role("perturbed"):
         changed = run.changed.get(expert.index)
         unchanged = changed is not None and not any(changed.values())
-        alive = np.nan_to_num(tier_norms(run, 0)).any()
-        same = (
-            alive
-            and bool(np.array_equal(tier_norms(run, expert.index), tier_norms(run, 0), equal_nan=True))
-            and len(run.steps) > 1
-        )
-        if unchanged or (same and changed is None):
-            evidence = f"its norms equal expert 0's to the last digit in all {len(run.steps)} rows"
+        clean = unchanged or (changed is None and _equal_norms(run, 0, expert.index))
+        same = [0] if clean else [other for other in copies.get(expert.index, ()) if 0 < other < expert.index]
+        if same:
+            evidence = f"its norms equal expert {same[0]}'s to the last digit in all rows"
             evidence = "the file says that 0 % of its weights were changed" if unchanged else evidence
             yield Finding(
                 "identical_experts",
                 ERROR,
-                f"expert {expert.index} is the same as the clean expert",
+                f"expert {expert.index} is the same as {'the clean expert' if clean else f'expert {same[0]}'}",
                 evidence,
                 "perturbation_scale or sparsity is too small to change a weight, the weights were initialised again "
-                "after perturbing, or expert 0 was logged under two numbers",
+                "after perturbing, or one expert was logged under two numbers",
                 "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation"
                 if run.mixture == "parameters"
                 else "give each expert its own weights, and log each under its own number",
                 run.id,
                 expert.index,
             )
+
+
+def not_a_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
+    """Find control experts that were perturbed, are copies of another expert, or get no token from some step on."""
+    copies = _copies(run) if run.of_role("control") else {}
+    for control in run.of_role("control"):
+        others = copies.get(control.index)
+        copied = f"its norms equal expert {others[0]}'s to the last digit in all rows" if others else ""
+        evidence = _perturbed(run, control.index) or copied or _dead(run, control.index)
+        if evidence:
+            yield Finding(
+                "not_a_control",
+                ERROR,
+                f"expert {control.index} is named a control and is not one",
+                evidence,
+                "an expert has the wrong role, was logged under two numbers, or lost its tokens to others",
+                f"give a control its own weights, changed by at most {CONTROL_SCALE:g} of their magnitude, and tokens "
+                "until the end",
+                run.id,
+                control.index,
+            )
+
+
+def _perturbed(run: Run, control: int) -> str:
+    """Return the evidence that a control was perturbed by more than a control may be; else ""."""
+    scale = run.scales.get(control, run.number("config.control_scale"))
+    return "" if scale is None or abs(scale) <= CONTROL_SCALE else f"its weights were perturbed by up to {scale:g}"
+
+
+def _dead(run: Run, control: int) -> str:
+    """Return the evidence that the router stops choosing a control; else ""."""
+    last = max(DEAD_ROWS, round(DEAD_SHARE * len(run.steps)))
+    for place in (run.experts, *run.layers):
+        share = place[control]["routing_weight"] if control in place else np.empty(0)
+        if len(share) >= last and not np.any(share[-last:] != 0):  # NaN differs from 0
+            since = run.steps[np.flatnonzero(share != 0)[-1] + 1] if share.any() else run.steps[0]
+            return f"its routing share is 0 from step {since} to the end"
+    return ""
+
+
+def _copies(run: Run) -> dict[int, list[int]]:
+    """Return by expert those whose norms equal its own in all rows; isolated norms, if they were measured.
+
+    Equal experts are honest, and left out, if all experts have one gradient and one share, or if no router tells them
+    apart and each is perturbed by the same or by nothing.
+    """
+    source = run.isolated or run
+    places = source.layers or [source.experts]
+    norms = {e: np.stack([_tiers(place[e]) for place in places if e in place]) for e in source.experts}
+    norms = {e: found for e, found in norms.items() if len(source.steps) > 1 and np.nan_to_num(found).any()}
+    if _all_close(list(norms.values())):
+        return {}
+    frozen = run.config.get("routing") == "frozen"
+    same: dict[bytes, list[int]] = {}
+    for expert, found in norms.items():
+        if not (frozen and _perturbed_alike(run, expert)):
+            same.setdefault(found.tobytes(), []).append(expert)
+    return {expert: [e for e in equal if e != expert] for equal in same.values() for expert in equal}
+
+
+def _tiers(expert: Expert) -> Array:
+    return np.stack([expert[f"{tier}_norm"] for tier in TIERS])
+
+
+def _all_close(arrays: Sequence[Array]) -> bool:
+    """Return True if all arrays are equal up to rounding."""
+    return all(
+        array.shape == arrays[0].shape and np.allclose(array, arrays[0], rtol=ROUNDING, atol=0, equal_nan=True)
+        for array in arrays
+    )
+
+
+def _perturbed_alike(run: Run, expert: int) -> bool:
+    """Return True if an expert's perturbation changed nothing, or is no noise and the same for all perturbed ones."""
+    if not any(run.changed.get(expert, {"": 1.0}).values()):
+        return True
+    perturbed = run.experts[expert].role == "perturbed"
+    return perturbed and run.config.get("perturbation_mode") in ("attractive", "repulsive")
+
+
+def _equal_norms(run: Run, one: int, other: int) -> bool:
+    """Return True if the tier norms of two experts, means over layers, are equal in at least two rows."""
+    norms = tier_norms(run, one)
+    alive = len(run.steps) > 1 and bool(np.nan_to_num(norms).any())
+    return alive and bool(np.array_equal(norms, tier_norms(run, other), equal_nan=True))
 
 
 def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:

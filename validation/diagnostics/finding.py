@@ -37,6 +37,11 @@ def group_same(findings: Sequence[Finding]) -> list[list[Finding]]:
     return list(groups.values())
 
 
+def sources(run: Run) -> list[Run]:
+    """Return the run by its merged gradients and, if they were measured, by its isolated ones."""
+    return [run] if run.isolated is None else [run, run.isolated]
+
+
 def logged_norms(run: Run, expert: int) -> Array:
     """Return the tier norms of one expert, [3, T], or the norm of its whole gradient, [1, T], if it has no tiers."""
     tiers = tier_norms(run, expert)

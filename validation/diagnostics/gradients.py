@@ -10,10 +10,10 @@ from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import unrouted
 from validation.analysis.run import Run
-from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, tier_norms
+from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, sources, tier_norms
 from validation.text import pluralize
 
-BROKEN_SHARE = 0.20  # of the rows; the intervals of the verdict are right up to 10 %
+BROKEN_SHARE = 0.20  # of the rows: a bin of time needs the other 80 %
 STUCK_ROWS = 10
 ORDER_FIXES = {
     "no_gradients": ("logged when no expert had a gradient", "log after backward() and before zero_grad()"),
@@ -41,17 +41,23 @@ LOST = {
 
 
 def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find experts whose gradients were zero whenever they were measured."""
+    """Find experts whose gradients were zero whenever they were measured, merged or isolated."""
+    for source in sources(run):
+        yield from _zero_norms(source)
+
+
+def _zero_norms(run: Run) -> Iterator[Finding]:
     logged = {expert: logged_norms(run, expert) for expert in run.experts}
     zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
+    rows = f"in all {len(run.steps)} {run.source} rows"
     cause = "gradients were logged before loss.backward() or after optimizer.zero_grad()"
     fix = "log after backward() and before optimizer.step(), and call zero_grad() only after that"
     if len(zero) == len(run.experts) and zero:
-        evidence = f"the gradient norms of {len(zero)} experts are 0 in all {len(run.steps)} rows"
+        evidence = f"the gradient norms of {len(zero)} experts are 0 {rows}"
         yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.id)
         return
     for expert in zero:
-        evidence = f"its gradient norms are 0 in all {len(run.steps)} rows; other experts have gradients"
+        evidence = f"its gradient norms are 0 {rows}; other experts have gradients"
         cause = "the router never chose the expert, or its parameters do not require gradients"
         fix = "check requires_grad of its parameters and its routing weight"
         fix += "; routing=frozen gives every expert a share" if run.mixture == "parameters" else ""
@@ -60,22 +66,25 @@ def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find tiers with a gradient of exactly zero, which has no logarithm, so that the row is not used."""
-    for expert in run.experts.values():
-        norms = tier_norms(run, expert.index)
-        if not np.nan_to_num(norms).any():
-            continue  # found by zero_norms
-        for tier, zero in zip(TIERS, norms == 0, strict=True):
-            if zero.any():
+    """Find tiers with a gradient of exactly zero in a layer, which has no logarithm, so that the row is not used."""
+    for source in sources(run):
+        for number, expert in source.experts.items():
+            if not np.nan_to_num(tier_norms(source, number)).any():
+                continue  # found by zero_norms
+            layers = [layer[number] for layer in source.layers if number in layer] or [expert]
+            zero = {tier: np.any([layer[f"{tier}_norm"] == 0 for layer in layers], axis=0) for tier in TIERS}
+            zero = {tier: rows_T for tier, rows_T in zero.items() if rows_T.any()}
+            if zero:
+                rows = int(np.any([*zero.values()], axis=0).sum())
                 yield Finding(
                     "zero_tier",
-                    ERROR if zero.all() else WARNING,
-                    f"the {tier} norm of expert {expert.index} is zero",
-                    f"in {int(zero.sum())} of {pluralize(len(zero), 'row')}, which the verdict skips",
+                    ERROR if any(rows_T.all() for rows_T in zero.values()) else WARNING,
+                    f"the {' and '.join(zero)} norm of expert {number} is zero",
+                    f"in {rows} of {len(source.steps)} {source.source} rows, which the verdict skips",
                     f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
                     "check the loss scale, and whether the output depends on these weights",
                     run.id,
-                    None if expert.index == 0 else expert.index,
+                    None if number == 0 else number,
                 )
 
 

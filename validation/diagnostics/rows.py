@@ -1,4 +1,4 @@
-"""Checks of rows, experts and columns: missing, duplicate or too few rows, an absent -wal file, an unfinished run."""
+"""Checks of rows, experts and columns: missing or duplicate rows, an absent -wal file, missing experts and tiers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 
 from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
+from validation.analysis.bins import BINS, MISSING_BINS, Bins
 from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
 from validation.files.errors import WHOLE_COPY
-from validation.text import pluralize, printable
+from validation.text import pluralize
 
 GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence
@@ -146,33 +147,23 @@ def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         )
 
 
-def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find a run with too few rows for an interval."""
-    usable = int(run.after_warmup(thresholds.warmup).sum())
-    if len(run.steps) and usable < 100:
-        yield Finding(
-            "too_short",
-            WARNING,
-            "the run is too short to decide",
-            f"{pluralize(len(run.steps), 'logged step')}, {usable} after the warm-up; {100:g} are needed",
-            "training is still running, stopped early, or was logged too rarely",
-            "train longer (--set steps=1500) or log more often (--set log_freq=5)"
-            if run.by_trainer
-            else "train longer or log more often",
-            run.id,
-        )
+def rows_missing(run: Run, bins: Bins, complete_bins: int) -> Iterator[Finding]:
+    """Find a run that lacks too many of its planned rows, in the source of gradients that it is judged by.
 
-
-def unfinished(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find a run that has not reached its planned end."""
-    if len(run.steps) and not run.finished:
-        state = printable(run.facts.get("exit_state", "unknown"), 20)
-        yield Finding(
-            "unfinished",
-            INFO if state == "running" else WARNING,
-            "the run has not reached its planned end, so its verdict is provisional",
-            f"last logged step {run.steps[-1]} of {run.planned_steps} planned; state: {state}",
-            "the training is still running, or it was stopped",
-            "judge it again when it has finished",
-            run.id,
-        )
+    bins: those of the run. complete_bins: the number of bins that have ended. Not in CHECKS, because the bins are known
+    only when the run has been measured. A run with fewer planned rows than bins is too short instead.
+    """
+    missing = np.flatnonzero(bins.missing_K[:complete_bins])
+    if len(missing) <= MISSING_BINS or not bins.enough_planned:
+        return
+    found_K = np.bincount(bins.place_T[bins.place_T >= 0], minlength=BINS)
+    counts = ", ".join(f"{found_K[k]} of {bins.rows_K[k]} in bin {k + 1}" for k in missing)
+    yield Finding(
+        "rows_missing",
+        ERROR,
+        "too few of the planned rows are there",
+        f"of the planned {run.source} rows with a value of every expert: {counts}",
+        "steps were not logged, rows were removed, or the norm of an expert is zero, NaN or far off in them",
+        "log every step of the plan, and judge the whole file of the training",
+        run.id,
+    )

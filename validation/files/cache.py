@@ -1,9 +1,9 @@
 """The cache of runs, keyed by the hash of their files' bytes: a file that was read once is not opened again.
 
-One Arrow file per run holds its wide table, with everything small in its metadata; `layers` and `histograms` lie beside
-it if the run has any. The tables are uncompressed and memory-mapped: norms hardly repeat, so compressing them would
-save little space and cost time. The cache never makes a reading fail: an entry that cannot be written or read counts as
-missing.
+One Arrow file per run holds its wide table, with everything small in its metadata; `layers`, `pairs` and `histograms`
+lie beside it if the run has any. The tables are uncompressed and memory-mapped: norms hardly repeat, so compressing
+them would save little space and cost time. The cache never makes a reading fail: an entry that cannot be written or
+read counts as missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prismatic.contract import schema
 from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 
 MAX_BYTES = 2 << 30
-LARGE_TABLES = ("layers", "histograms")
+LARGE_TABLES = ("layers", "pairs", "histograms")
 SMALL_TABLES = tuple(table for table in RUN_TABLES if table not in LARGE_TABLES)
 PLAIN_FIELDS = ("id", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version")
 METADATA_KEY = b"prismatic"

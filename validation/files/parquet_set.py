@@ -4,9 +4,9 @@
     SET/{table}/perturbation_scale={scale}/part-{n}.parquet  rows of some runs, ordered by run
 
 `runs` has a row per run with everything that is known of its file, `dynamics` a row per run, expert and step, `steps`
-the columns that belong to no expert, `facts` the table `run`; `layers`, `histograms`, `experts`, `tiers`, `events` are
-as in a run file. A set lies in a folder, or in an object store under s3://BUCKET/PREFIX; the AWS_* environment
-variables give the credentials, region and endpoint.
+the columns that belong to no expert, `facts` the table `run`; `layers`, `pairs`, `histograms`, `experts`, `tiers` and
+`events` are as in a run file. A set lies in a folder, or in an object store under s3://BUCKET/PREFIX; the AWS_*
+environment variables give the credentials, region and endpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from validation.files.errors import NotASet
 from validation.files.run_file import RUN_TABLES, RunFile
 from validation.files.tidy import COMPARED, COPIED, RUNS, summary, tidy
 
-FORMAT = "prismatic-set/1"
+FORMAT = "prismatic-set/2"
 MANIFEST = "prismatic-set.json"
 TABLES = ("runs", "dynamics", "steps", "facts", *RUN_TABLES)
 PART_RUNS = 500  # runs in one part: this many are in memory at once while a set is written

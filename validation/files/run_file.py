@@ -29,6 +29,7 @@ class RunFile:
     tiers: pa.Table
     events: pa.Table
     layers: pa.Table
+    pairs: pa.Table
     histograms: pa.Table
     duplicates: int  # rows dropped because a later row has the same step
     ignored: tuple[str, ...]  # columns that were not read

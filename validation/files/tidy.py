@@ -27,6 +27,7 @@ DYNAMICS = pa.schema(
 )
 PER_STEP = pa.schema([field for field in DYNAMICS if field.name not in ("run", "expert", "role")])
 LAYERS = pa.schema([("run", pa.string()), *arrow_schema("layers")])
+PAIRS = pa.schema([("run", pa.string()), *arrow_schema("pairs")])
 HISTOGRAMS = pa.schema([("run", pa.string()), *arrow_schema("histograms")])
 
 Columns = dict[str, pa.ChunkedArray]

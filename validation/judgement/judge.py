@@ -6,7 +6,7 @@ judged by the same two functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,7 +17,9 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
 from validation.analysis.load import load_runs
 from validation.analysis.run import Run
-from validation.diagnostics import ERROR, Finding, diagnose, invalidating, of_rejected
+from validation.diagnostics import ERROR, Finding, diagnose, errors_first, invalidating, of_rejected
+from validation.diagnostics.consistency import find_copies, numbers_hash
+from validation.diagnostics.rows import rows_missing
 from validation.files.run_file import Rejected, RunFile
 from validation.judgement.advice import Advice, advise
 from validation.query.database import connect
@@ -93,6 +95,8 @@ class RunJudgement:
     measured: MeasuredRun
     as_written: tuple[Claim, ...]
     registration: Registration
+    numbers: str
+    """Hash of the gradient norms, by which copies of a run are found."""
 
 
 def judge(
@@ -117,13 +121,19 @@ def _judge_run(run: Run, thresholds: Thresholds) -> RunJudgement:
     registration = registration_of(run, thresholds)
     try:
         measured = measure_run(run, thresholds)
-        findings = [*diagnose(run, thresholds)]
+        findings = errors_first([*diagnose(run, thresholds), *_missing_rows(measured)])
         written = as_written(run, thresholds, invalidating(findings).get(run.id))
     except Exception as error:  # a run that breaks our code must not stop the others
         findings = [_unexpected(run, error)]
         measured = MeasuredRun.without_levels(run)
         written = as_written(run, thresholds, findings[0].symptom)
-    return RunJudgement(tuple(findings), measured, written, registration)
+    return RunJudgement(tuple(findings), measured, written, registration, numbers_hash(run))
+
+
+def _missing_rows(measured: MeasuredRun) -> Iterator[Finding]:
+    for run, levels in ((measured.run, measured.merged), (measured.run.isolated, measured.isolated)):
+        if run is not None and levels is not None:
+            yield from rows_missing(run, levels.bins, levels.bins.complete)
 
 
 def _unexpected(run: Run, error: Exception) -> Finding:
@@ -139,7 +149,8 @@ def combine_judgements(
 ) -> Judgement:
     """Return the judgement over runs from what each shows by itself. The runs need no rows here."""
     measured = tuple(run.measured for run in each)
-    findings = (*map(of_rejected, rejected), *chain(*(run.findings for run in each)))
+    copies = find_copies([run.measured.run for run in each], [run.numbers for run in each])
+    findings = (*map(of_rejected, rejected), *chain(*(run.findings for run in each)), *copies)
     verdict = decide(measured, [run.as_written for run in each], invalidating(findings), thresholds)
     return Judgement(
         tuple(files),

@@ -3,6 +3,7 @@
 runs        a row per file: its name, its length, the options that runs are grouped by
 dynamics    tidy: a row per run, step and expert
 layers      a row per run, step, layer, expert and source
+pairs       a row per run, step, layer and pair of experts, measured by the isolated probe
 histograms  a row per run, step, layer, expert, tier and bin
 facts       a row per run and fact; options are called config.NAME
 """
@@ -20,7 +21,7 @@ import pyarrow as pa
 from validation.files.errors import rejection
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RunFile
-from validation.files.tidy import DYNAMICS, HISTOGRAMS, LAYERS, PER_STEP, RUNS, by_expert, expert_roles, summary
+from validation.files.tidy import DYNAMICS, HISTOGRAMS, LAYERS, PAIRS, PER_STEP, RUNS, by_expert, expert_roles, summary
 
 DUCKDB_MEMORY = "4GB"
 # `dynamics` is a view: run, expert and role are stored once per series, in place of once per row.
@@ -33,6 +34,7 @@ RELATIONS = {
     "runs": RUNS.names,
     "dynamics": DYNAMICS.names,
     "layers": LAYERS.names,
+    "pairs": PAIRS.names,
     "histograms": HISTOGRAMS.names,
     "facts": FACTS.names,
 }
@@ -52,6 +54,7 @@ def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
         "series": (SERIES, [pa.Table.from_pylist([{"series": i, **row} for i, row in enumerate(series)], SERIES)]),
         "measured": (MEASURED, _measured(runs)),
         "layers": (LAYERS, (_with_run(run, run.layers, LAYERS) for run in runs)),
+        "pairs": (PAIRS, (_with_run(run, run.pairs, PAIRS) for run in runs)),
         "histograms": (HISTOGRAMS, (_with_run(run, run.histograms, HISTOGRAMS) for run in runs)),
     }
     try:

@@ -56,12 +56,12 @@ def test_layers_of_different_kinds_have_no_common_mixture():
 
 def test_the_isolated_probe_measures_a_layer_that_obeys_forced():
     layer, batch = Small(forced=None), torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
-    (experts,) = isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch)
+    (experts,) = isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch).layers
     for expert, dynamics in enumerate(experts):
         alone = torch.autograd.grad(layer.experts[expert](batch).square().mean(), [*layer.experts[expert].parameters()])
         assert dynamics.norm == pytest.approx(torch.cat([g.flatten() for g in alone]).norm().item(), rel=1e-5)
     assert layer.forced is None
-    assert isolated_dynamics(Small(), lambda x: layer(x).square().mean(), batch) == []
+    assert isolated_dynamics(Small(), lambda x: layer(x).square().mean(), batch) == ([], [])
 
 
 def test_layers_with_and_without_shares_are_measured_together():

@@ -5,27 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
-from prismatic.measure.kernels import _product_cpu, _product_gpu
-from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
-from prismatic.train.model import ByteLM
-
-TINY = {"hidden_size": 16, "num_heads": 2, "sequence_length": 16, "batch_size": 4}
-
-
-def model_and_batch(**options):
-    config = RunConfig(**TINY, **options)
-    torch.manual_seed(0)
-    model = ByteLM(config)
-    return model, Corpus.load().batch(0, batch_size=4, length=17, seed=0)
+from tests.support.byte_models import gradients_alone, model_and_batch
 
 
 def trained(steps=8, probe=False, **options):
@@ -67,7 +54,7 @@ def test_random_states_are_restored():
 @pytest.mark.parametrize("merge", ["batch", "example"])
 def test_each_expert_is_measured_as_if_it_were_the_whole_layer(merge):
     model, batch = model_and_batch(merge=merge)
-    measured = isolated_dynamics(model, model.loss, batch)
+    measured = isolated_dynamics(model, model.loss, batch).layers
     for expert in range(3):
         for layer in model.decoder.locals:
             layer.router.forced = expert
@@ -94,32 +81,23 @@ def test_routers_route_again_after_a_probe_that_failed():
 
 def test_experts_that_are_equal_are_parallel_when_measured_alone():
     model, batch = model_and_batch(perturbation_scale=0.0)
-    cosines = [expert.gradient_cosine for layer in isolated_dynamics(model, model.loss, batch) for expert in layer]
+    cosines = [
+        expert.gradient_cosine for layer in isolated_dynamics(model, model.loss, batch).layers for expert in layer
+    ]
     assert cosines == pytest.approx([1.0] * 6)
 
 
 def test_a_perturbed_expert_has_another_direction_and_a_control_does_not():
     model, batch = model_and_batch(control_experts=1)
-    _, perturbed, _, control = isolated_dynamics(model, model.loss, batch)[0]
+    _, perturbed, _, control = isolated_dynamics(model, model.loss, batch).layers[0]
     assert 1 - perturbed.gradient_cosine > 1e-3
     assert 1 - control.gradient_cosine < 1e-6
-
-
-def gradients_alone(model, expert, batch, layer=1):
-    """The obvious version: one flat float64 gradient of an expert of a layer, with every router forced to it."""
-    for one in model.decoder.locals:
-        one.router.forced = expert
-    weights = list(model.decoder.locals[layer].router.experts[expert].parameters())
-    flat = torch.cat([g.flatten() for g in torch.autograd.grad(model.loss(batch), weights)]).double()
-    for one in model.decoder.locals:
-        one.router.forced = None
-    return flat
 
 
 @pytest.mark.parametrize("merge", ["batch", "example"])
 def test_products_are_between_the_even_and_the_odd_sequences_of_the_batch(merge):
     model, batch = model_and_batch(merge=merge)
-    measured = isolated_dynamics(model, model.loss, batch)[1]
+    measured = isolated_dynamics(model, model.loss, batch).layers[1]
     clean = [gradients_alone(model, 0, half) for half in (batch[0::2], batch[1::2])]
     apart = 1 - torch.cosine_similarity(*clean, dim=0).item()
     assert measured[0].noise_direction == pytest.approx(apart, abs=1e-5)
@@ -138,7 +116,7 @@ def test_of_an_odd_number_of_sequences_the_last_is_not_used():
 
 def test_a_batch_of_one_has_no_halves():
     model, batch = model_and_batch()
-    measured = isolated_dynamics(model, model.loss, batch[:1])[0]
+    measured = isolated_dynamics(model, model.loss, batch[:1]).layers[0]
     assert {(own.half_product, own.half_product_clean, own.noise_direction) for own in measured} == {(None,) * 3}
     assert measured[1].norm == pytest.approx(gradients_alone(model, 1, batch[:1], layer=0).norm().item(), rel=1e-5)
 
@@ -155,39 +133,38 @@ def test_a_batch_may_be_a_mapping_or_a_sequence(wrap):
 
 def test_a_batch_that_cannot_be_halved_is_measured_whole():
     model, batch = model_and_batch()
-    measured = isolated_dynamics(model, lambda _: model.loss(batch), "unknown")[1]
+    measured = isolated_dynamics(model, lambda _: model.loss(batch), "unknown").layers[1]
     assert measured[0].half_product is None
     assert measured[2].norm == pytest.approx(gradients_alone(model, 2, batch).norm().item(), rel=1e-5)
+
+
+def test_layers_may_have_different_numbers_of_experts():
+    torch.manual_seed(0)
+    layers = [Prismatic(nn.Linear(4, 4), 4, RouterConfig(num_experts=experts)) for experts in (2, 4)]
+    model = nn.Sequential(*layers)
+    probed = isolated_dynamics(model, lambda x: model(x).square().mean(), torch.randn(4, 3, 4))
+    assert [len(experts) for experts in probed.layers] == [2, 4]
+    assert [len(pairs) for pairs in probed.pairs] == [1, 6]
+    assert all(dynamics.half_product is not None for experts in probed.layers for dynamics in experts)
 
 
 def test_a_frozen_expert_has_no_products():
     model, batch = model_and_batch()
     for layer in model.decoder.locals:
         layer.router.experts[2].requires_grad_(False)
-    measured = isolated_dynamics(model, model.loss, batch)[0]
+    measured = isolated_dynamics(model, model.loss, batch).layers[0]
     assert measured[2].half_product is None
     assert measured[1].half_product > 0
 
 
-@given(size=st.sampled_from([1, 7, 1 << 14, (1 << 17) + 3]), dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
-@settings(max_examples=12, deadline=None)
-def test_an_inner_product_is_that_of_float64(size, dtype):
-    torch.manual_seed(size)
-    pair = [(torch.randn(size) * 1e3).to(getattr(torch, dtype)) for _ in range(2)]
-    exact = (pair[0].double() @ pair[1].double()).item()
-    reach = pair[0].double().norm().item() * pair[1].double().norm().item()
-    for product in (_product_cpu(*pair), float(_product_gpu(*pair))):
-        assert product == pytest.approx(exact, abs=1e-6 * reach)
-
-
 def test_a_model_without_routers_has_nothing_to_probe():
-    assert isolated_dynamics(nn.Linear(2, 2), lambda x: x.sum(), torch.ones(2)) == []
+    assert isolated_dynamics(nn.Linear(2, 2), lambda x: x.sum(), torch.ones(2)) == ([], [])
 
 
 def test_frozen_parameters_are_skipped():
     layer = Prismatic(nn.Linear(4, 4), 4, RouterConfig())
     layer.experts[1].bias.requires_grad_(False)
-    probed = isolated_dynamics(nn.Sequential(layer), lambda x: layer(x).sum(), torch.randn(4, 3, 4))
+    probed = isolated_dynamics(nn.Sequential(layer), lambda x: layer(x).sum(), torch.randn(4, 3, 4)).layers
     assert probed[0][1].norm > 0
     assert probed[0][1].missing_gradients == 0
 

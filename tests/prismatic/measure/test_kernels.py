@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismatic.experts.tiers import Tiers, tier_indices
-from prismatic.measure.kernels import CHUNK, SUMS, TensorGradients, measure_tensors, tier_sums_cpu, tier_sums_gpu
+from prismatic.measure import kernels
+from prismatic.measure.kernels import (
+    CHUNK,
+    SUMS,
+    Compared,
+    TensorGradients,
+    inner_products,
+    measure_tensors,
+    square_distances,
+    tier_sums_cpu,
+    tier_sums_gpu,
+)
 
 WAYS = {"cpu": tier_sums_cpu, "gpu": lambda tensor: tier_sums_gpu(tensor).numpy()}
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -134,3 +145,40 @@ def test_many_tensors_keep_their_order_and_small_ones_are_fetched_with_them():
 
 def test_no_tensors_have_no_sums():
     assert measure_tensors([]) == ([], [])
+
+
+def on_both(monkeypatch, compared):
+    """Return the products and the square distances of a comparison, [2, others], by the CPU's way and by the GPU's."""
+    by_cpu = [function([compared])[0] for function in (inner_products, square_distances)]
+    monkeypatch.setattr(kernels, "MOST_AT_ONCE", 1000)  # so that it takes several chunks
+    ways = (torch.mul, lambda one, others: (one - others).square())
+    return np.array(by_cpu), np.array([kernels._sums_gpu(*compared, way).numpy() for way in ways])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 14, (1 << 17) + 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_products_and_square_distances_are_those_of_float64(monkeypatch, size, dtype):
+    torch.manual_seed(size)
+    one, *others = ((torch.randn(size) * 1e3).to(dtype) for _ in range(4))
+    exact = [[(one.double() @ o.double()).item() for o in others]]
+    exact += [[(one.double() - o.double()).square().sum().item() for o in others]]
+    reach = [one.double().norm().item() * o.double().norm().item() for o in others]
+    for found in on_both(monkeypatch, Compared(one, others)):
+        assert np.abs(found[0] - exact[0]) == pytest.approx(0, abs=1e-6 * max(reach))
+        assert found[1] == pytest.approx(exact[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("size", [5, 40_000])
+def test_products_of_tiny_and_of_huge_gradients_are_not_lost(monkeypatch, scale, size):
+    one, other = torch.full((size,), scale), torch.full((size,), 3 * scale)
+    expected = 3.0 * float(torch.tensor(scale)) ** 2 * size
+    for found in on_both(monkeypatch, Compared(one, [other])):
+        assert found[0] == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_small_difference_of_large_weights_keeps_its_digits(monkeypatch):
+    one = torch.full((100_000,), 1.0)
+    other = one + torch.finfo(torch.float32).eps
+    for found in on_both(monkeypatch, Compared(one, [other, one])):
+        assert found[1] == pytest.approx([100_000 * torch.finfo(torch.float32).eps ** 2, 0.0], rel=1e-5)

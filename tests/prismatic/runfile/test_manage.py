@@ -225,6 +225,23 @@ def test_a_run_of_version_1_gets_the_columns_of_version_2_and_keeps_its_rows(pat
     assert rows(path, "PRAGMA user_version") == [(schema.SCHEMA_VERSION,)]
 
 
+def test_a_run_of_version_2_gets_the_table_of_version_3_and_keeps_its_rows(path: Path):
+    written(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO layers (step, layer, expert, source, norm) VALUES (0, 0, 1, 'isolated', 0.5)")
+        connection.execute("DROP TABLE pairs")
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+    (file,), _ = read_files([path])
+    assert (len(file.pairs), file.notes) == (0, ())
+    with DynamicsLogger(path) as logger:
+        logger.log(100, STEP | {"pairs": [{"layer": 0, "expert": 0, "other": 1, "half_product": 0.25}]})
+    assert rows(path, "SELECT norm FROM layers") == [(0.5,)]
+    assert rows(path, "SELECT step, other, half_product, output_distance FROM pairs") == [(100, 1, 0.25, None)]
+    assert rows(path, "PRAGMA user_version") == [(schema.SCHEMA_VERSION,)]
+    assert rows(path, "SELECT message FROM events") == [("upgraded from schema version 2 to 3",)]
+
+
 def test_a_table_without_a_key_gets_one_and_the_last_row_of_a_step_stays(path: Path):
     migrate(documented(path, *WITHOUT_A_KEY))
     assert rows(path, 'SELECT step, "odd ""name", expert_1_top_norm FROM dynamics ORDER BY step') == [

@@ -336,6 +336,14 @@ def test_an_earlier_import_is_kept_unless_overwrite_is_set(tmp_path: Path):
     assert len(rows(tmp_path / "x.db")) == len(STEPS)
 
 
+def test_an_evaluation_that_is_logged_late_leaves_the_time_of_its_step():
+    run = TrackedRun("mine", "test")
+    for step in range(3):
+        run.add(step, {"train/loss": 1.0}, wall_time=100.0 + step)
+    run.add(0, {"eval/loss": 1.0}, wall_time=500.0)  # by a process beside the training
+    assert run.wall_times == {0: 100.0, 1: 101.0, 2: 102.0}
+
+
 def test_more_rows_than_fit_into_memory_are_all_imported(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("prismatic.runfile.writer.MAX_WAITING", 2000)
     monkeypatch.setattr("prismatic.trackers.convert.ROWS_AT_ONCE", 100)

@@ -28,7 +28,8 @@ def numbers(path: Path) -> list[dict]:
     """Return every measured number of a run."""
     wide = rows(path, "SELECT * FROM dynamics ORDER BY step")
     layers = rows(path, "SELECT * FROM layers ORDER BY step, layer, expert, source")
-    return [{name: value for name, value in row.items() if name not in UNLIKE} for row in wide + layers]
+    pairs = rows(path, "SELECT * FROM pairs ORDER BY step, layer, expert, other")
+    return [{name: value for name, value in row.items() if name not in UNLIKE} for row in wide + layers + pairs]
 
 
 def assert_alike(found: Path, expected: Path) -> None:
@@ -105,6 +106,17 @@ def test_two_processes_measure_what_one_measures(together: Path, alone: dict[str
     assert_alike(found, expected)
     assert {row["source"] for row in numbers(found) if "source" in row} == {"merged", "isolated"}
     assert events(found) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_compare_pairs_as_one_does(together: Path, alone: dict[str, TrainResult], mode: str, case: str):
+    query = "SELECT * FROM pairs ORDER BY step, layer, expert, other"
+    found, expected = (rows(path, query) for path in (the_run(together / f"{mode}-{case}"), alone[case].db_path))
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+        assert None not in one.values()
 
 
 @pytest.mark.parametrize("mode", MODES)

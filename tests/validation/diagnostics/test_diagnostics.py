@@ -1,5 +1,6 @@
 """The checks of diagnostics: each finds its problem in a run that has it, and nothing in a sound run."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def all_zero(run, expert):
 
 
 def test_a_sound_run_has_no_error_and_no_warning():
-    assert not {ERROR, WARNING} & set(found(simulated_run(control=True)).values())
+    assert not {ERROR, WARNING} & set(found(simulated_run(control=True, facts={"planned_steps": 600})).values())
 
 
 def test_a_file_without_rows_is_no_data():
@@ -129,9 +130,10 @@ def test_one_common_gradient_is_found():
     assert found(simulated_run(collinear=True, routing_ratio=2.0))["collinear_gradients"] == WARNING
 
 
-def test_a_short_run_is_a_warning_that_counts_the_usable_rows():
-    finding = next(f for f in diagnose(simulated_run(steps=60)) if f.id == "too_short")
-    assert "60 logged steps, 54 after the warm-up; 100 are needed" in finding.evidence
+def test_a_short_run_is_a_warning_that_counts_the_bins_without_a_row():
+    finding = next(f for f in diagnose(simulated_run(steps=6)) if f.id == "too_short")
+    assert finding.severity == WARNING
+    assert "6 steps, with a row every 1: 1 of 6 bins" in finding.evidence
 
 
 def test_a_long_gap_is_an_error_and_a_regular_distance_is_not():
@@ -170,7 +172,7 @@ def test_rows_with_a_zero_tier_are_counted():
     holed = run.experts[1]["bottom_norm"].copy()
     holed[:30] = 0.0
     finding = next(f for f in diagnose(with_norms(run, 1, bottom_norm=holed)) if f.id == "zero_tier")
-    assert (finding.severity, finding.evidence[:18]) == (WARNING, "in 30 of 600 rows,")
+    assert (finding.severity, finding.evidence[:24]) == (WARNING, "in 30 of 600 merged rows")
 
 
 def test_a_tier_that_is_always_zero_invalidates_that_expert():
@@ -190,7 +192,9 @@ def test_a_huge_number_of_experts_is_named_in_short():
 
 
 def test_the_thresholds_reach_the_checks():
-    assert "too_short" not in {f.id for f in diagnose(simulated_run(steps=60), Thresholds(min_points=20))}
+    short = simulated_run(steps=7)
+    assert "too_short" in {f.id for f in diagnose(short, Thresholds(warmup=0.3))}
+    assert "too_short" not in {f.id for f in diagnose(short, Thresholds(warmup=0.01))}
 
 
 def test_parameters_without_gradients_are_counted():
@@ -273,7 +277,7 @@ def broken(kind):
         "rows_lost": changed(run, events={"dropped": 1}),
         "logging_order": changed(run, events={"repeated_step": 1}),
         "step_gaps": cut(run, np.r_[0:100, 500:600]),
-        "too_short": simulated_run(steps=60),
+        "too_short": simulated_run(steps=6),
         "unfinished": simulated_run(facts={"planned_steps": 5000}),
         "identical_experts": with_norms(run, 1, **{name: run.experts[0][name] for name in TIER_NORMS}),
         "collinear_gradients": simulated_run(collinear=True, routing_ratio=2.0),
@@ -298,7 +302,9 @@ def test_every_finding_with_a_chart_is_drawn_from_the_run(kind):
 
 def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
     names = {check.__name__ for check in CHECKS}
-    assert names - CHARTS.keys() == {"no_data", "wal_missing", "duplicate_steps"}
+    undrawn = {"no_data", "wal_missing", "duplicate_steps", "off_grid", "wall_time_falls", "missing_probe", "no_plan"}
+    undrawn |= {"means_only", "tiers_disagree", "constant_shares", "not_a_control"}
+    assert names - CHARTS.keys() == undrawn
     assert CHARTS.keys() <= names
     empty = cut(simulated_run(), slice(0, 0))
     assert all(finding_chart(finding, empty, Thresholds()) is None for finding in diagnose(empty))
@@ -308,6 +314,13 @@ def lines(run):
     """Return the lines of the checklist by title."""
     themes = checklist(run, diagnose(run), Thresholds())
     return {line.title: line for theme in themes.values() for line in theme}
+
+
+def test_the_documentation_has_every_check_once():
+    page = (Path(__file__).parents[3] / "docs" / "diagnostics.md").read_text()
+    documented = re.findall(r"^\| `([a-z_]+)`", page, re.MULTILINE)
+    by_run = [check.__name__ for check in CHECKS]
+    assert sorted(documented) == sorted([*by_run, "rows_missing", "copied_run"])  # these two are not of one run alone
 
 
 def test_the_checklist_has_every_check_once():
@@ -322,7 +335,7 @@ def test_the_checklist_shows_numbers_and_names_what_the_file_lacks():
         "600 logged steps, 0 to 599",
     )
     assert checked["No logged step was lost"].result == UNCHECKED  # the file has no record of events
-    assert checked["Enough steps for an interval"].seen == "540 after the warm-up; 100 are needed"
+    assert checked["Enough planned rows for the bins of time"].seen.startswith("at least 90 planned rows in each")
 
 
 @pytest.mark.parametrize("kind", CHARTS)

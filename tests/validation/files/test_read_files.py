@@ -623,7 +623,7 @@ def test_the_newest_events_are_kept(answers: Answers) -> None:
 def test_side_tables_come_with_the_columns_of_the_schema(tmp_path: Path) -> None:
     run = read_one(bad_files.good(tmp_path / "dynamics.db"))
     assert isinstance(run, RunFile)
-    for table in ("experts", "tiers", "events", "layers", "histograms"):
+    for table in ("experts", "tiers", "events", "layers", "pairs", "histograms"):
         assert getattr(run, table).column_names == [column.name for column in schema.TABLES[table][0]]
     assert run.experts["seed"].to_pylist() == [None, 2**62 + 1, 3]
     assert run.layers["source"].to_pylist() == ["merged"] * 120

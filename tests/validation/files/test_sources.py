@@ -34,7 +34,7 @@ from validation.query.set_database import connect_sets
 from validation.report.json_report import as_json
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.db"))
-TABLES = ("wide", "layers", "histograms", "experts", "tiers", "events")
+TABLES = ("wide", "layers", "pairs", "histograms", "experts", "tiers", "events")
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,7 @@ def test_relations_of_a_set_are_those_of_its_files(runs: list[RunFile], folder: 
         "SELECT run, steps, experts, seed, perturbation_scale, merge FROM runs ORDER BY run",
         "SELECT * FROM facts ORDER BY run, key",
         "SELECT run, layer, expert, source, sum(norm) FROM layers GROUP BY ALL ORDER BY ALL",
+        "SELECT run, layer, expert, other, sum(weight_distance) FROM pairs GROUP BY ALL ORDER BY ALL",
         "SELECT count(*) FROM histograms",
     ):
         assert files.sql(question).fetchall() == lazily.sql(question).fetchall(), question
@@ -331,7 +332,7 @@ def test_facts_are_asked_for_by_name(runs: list[RunFile]):
 
 
 def test_the_manifest_names_the_format_and_the_number_of_runs(folder: Path, runs: list[RunFile]):
-    assert json.loads((folder / "prismatic-set.json").read_text()) == {"format": "prismatic-set/1", "runs": len(runs)}
+    assert json.loads((folder / "prismatic-set.json").read_text()) == {"format": "prismatic-set/2", "runs": len(runs)}
 
 
 def test_a_file_with_a_journal_beside_it_is_not_cached(tmp_path: Path):

@@ -104,7 +104,7 @@ def bomb() -> bytes:
         ("runs", None, "not_a_set"),
         ("facts", bomb(), "too_large"),
         (MANIFEST, b"{}", "not_a_set"),
-        (MANIFEST, json.dumps({"format": "prismatic-set/1", "runs": 10**9}).encode(), "not_a_set"),
+        (MANIFEST, json.dumps({"format": "prismatic-set/2", "runs": 10**9}).encode(), "not_a_set"),
         (MANIFEST, b'{"format": "prismatic-set/9", "runs": 3}', "not_a_set"),
     ],
     ids=["not parquet", "a part is missing", "no runs", "bomb", "no format", "too few runs", "version"],

@@ -18,9 +18,12 @@ def advised(*runs):
     return combine_judgements((), (), runs, judge_each(runs, thresholds), thresholds).advice
 
 
-def configured(run, **options):
-    config = {f"config.{name}": value for name, value in {**RunConfig().facts(), **options}.items()}
-    return Run(**{**vars(run), "facts": {**config, "planned_steps": len(run.steps)}})
+def configured(run, log_freq=1, **options):
+    """Return the run with the options of the trainer, and with a row at every log_freq steps."""
+    options = {**RunConfig().facts(), "log_freq": log_freq, **options}
+    facts = {f"config.{name}": value for name, value in options.items()}
+    facts |= {"planned_steps": len(run.steps) * log_freq}
+    return Run(**{**vars(run), "steps": run.steps * log_freq, "facts": facts})
 
 
 def named(advice):

@@ -20,7 +20,8 @@ def test_strict_takes_no_yes_beside_a_warning(capsys):
 
 
 def test_strict_takes_a_yes_with_nothing_beside_it(tmp_path):
-    good = write(simulated_run(awakening=1.5, divergence=0.5, control=True), tmp_path / "dynamics.db")
+    run = simulated_run(awakening=1.5, divergence=0.5, control=True)
+    good = write(run, tmp_path / "dynamics.db", planned_steps=len(run.steps))
     assert exit_code(judged(good), strict=True) == 0
 
 

@@ -30,7 +30,7 @@ from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; one that is still alive after this is killed
-LONG_TABLES = ("dynamics", "layers", "scalars", "histograms")  # may have as many rows as ReadLimits allows
+LONG_TABLES = ("dynamics", "layers", "pairs", "scalars", "histograms")  # may have as many rows as ReadLimits allows
 HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in sqlite_worker.py
 INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # Python needs them to start

@@ -37,8 +37,8 @@ WHOLE_NORMS = ("clean_norm", "perturbed_norm", "grad_norm")  # of an expert; in 
 TIER_MEANS = ("top_mean", "bottom_mean", "middle_mean")
 TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
 # As in contract/schema.py, in the order of reading: the largest come last and cannot use up the others' time.
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "histograms")
-LONG_TABLES = ("events", "scalars", "layers", "histograms")  # may have as many rows as `dynamics`
+SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "pairs", "histograms")
+LONG_TABLES = ("events", "scalars", "layers", "pairs", "histograms")  # may have as many rows as `dynamics`
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
 # Problems of values are not damage: the values are checked one by one.
 VALUE_PROBLEM = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")

@@ -1,0 +1,173 @@
+"""Checks of numbers against each other: an expert's numbers and its tier norms, shares, and the numbers of two runs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from prismatic.contract.schema import ROLES
+from prismatic.contract.thresholds import Thresholds
+from validation.analysis.run import Expert, Run, log
+from validation.analysis.statistics import Array
+from validation.diagnostics.finding import ERROR, Finding, sources, tier_norms
+from validation.diagnostics.gradients import STUCK_ROWS
+from validation.text import pluralize
+
+EXACT, OFF = 1e-5, 0.01
+"""Differences of two logs: at most that of single precision, and more than any rounding."""
+HOLDS = 0.9  # of an expert's rows: two numbers that agree so often are the same number
+EXCEPTIONS = 0.01  # of an expert's rows, such as norms whose squares underflow
+OFFSET, MERGED_OFFSET = math.log(2), math.log(1.1)
+"""Of perturbed beyond control experts. In 170 honest trainings it was below 0.42, of merged parameters below 0.05."""
+JUMP = 1.5  # of one row from the median row; no more than 0.9 in the same trainings, but where tiers have one weight
+SPREADS = 3, 6
+"""An offset and a jump are beyond these multiples of the rows' spread as well: tiers of few weights are noisy."""
+
+
+def tiers_disagree(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
+    """Find numbers of an expert that its tier norms contradict.
+
+    A whole norm is the root of the squared tier norms, and in a layer of one tensor `bottom_to_middle` is the log of
+    bottom over middle norm. Each holds to the last digits for all experts of a layer, or for none. In a layer of
+    several tensors the two differ, but about equally for perturbed and control experts.
+    """
+    for source in sources(run):
+        for name, identity in IDENTITIES.items():
+            places = source.layers or [source.experts]
+            broken = [(rows, layer) for layer, place in enumerate(places) for rows in _broken(place, identity)]
+            if broken:
+                (off, rows, expert), layer = max(broken)
+                evidence = f"they differ by more than {OFF:.0%} in {off} of {rows} {source.source} rows"
+                evidence += f" of layer {layer}" if source.layers else ""
+                evidence += ", and agree to the last digits for another expert"
+                yield _contradiction(source, f"the {name} of expert {expert}", evidence, expert or None)
+        if evidence := _shifted(source):
+            yield _contradiction(source, "bottom_to_middle of the perturbed experts", evidence, None)
+
+
+def _contradiction(run: Run, what: str, evidence: str, expert: int | None) -> Finding:
+    return Finding(
+        "tiers_disagree",
+        ERROR,
+        f"{what} contradicts the tier norms",
+        evidence,
+        "columns of one file were changed, or come from different trainings or loggers",
+        "judge the file as the training wrote it",
+        run.id,
+        expert,
+    )
+
+
+def _norm_gap(expert: Expert) -> Array:
+    """Return by how much the log of the whole norm exceeds what the tier norms give, [T]."""
+    with np.errstate(over="ignore"):
+        whole = np.hypot(np.hypot(expert["top_norm"], expert["bottom_norm"]), expert["middle_norm"])
+    return expert.log("norm") - log(whole)
+
+
+def _ratio_gap(expert: Expert) -> Array:
+    """Return by how much `bottom_to_middle` exceeds the log of bottom over middle norm, [T]."""
+    return np.asarray(expert["bottom_to_middle"] - (expert.log("bottom_norm") - expert.log("middle_norm")))
+
+
+IDENTITIES = {"whole norm": _norm_gap, "bottom_to_middle": _ratio_gap}
+
+
+def _broken(place: Mapping[int, Expert], identity: Callable[[Expert], Array]) -> list[tuple[int, int, int]]:
+    """Return (rows that break it, rows, expert) for experts that break an identity which holds for another one."""
+    gaps = {number: np.abs(gap[np.isfinite(gap)]) for number, gap in ((e.index, identity(e)) for e in place.values())}
+    if not any(len(gap) >= STUCK_ROWS and np.mean(gap < EXACT) >= HOLDS for gap in gaps.values()):
+        return []
+    off = [(int((gap > OFF).sum()), len(gap), number) for number, gap in gaps.items()]
+    return [rows for rows in off if rows[0] > EXCEPTIONS * rows[1]]
+
+
+def _shifted(run: Run) -> str:
+    """Return how the perturbed experts' `bottom_to_middle` is shifted beyond the control experts'; else ""."""
+    shift_T = _shift(run)
+    if len(shift_T) < STUCK_ROWS:
+        return ""
+    centre = float(np.median(shift_T))
+    spread = 1.4826 * float(np.median(np.abs(shift_T - centre)))  # a standard deviation that no single row moves
+    most = MERGED_OFFSET if run.source == "merged" and run.mixture == "parameters" else OFFSET
+    if abs(centre) > max(most, SPREADS[0] * spread):
+        return (
+            f"by {centre:+.2f} more than that of the experts they are compared to, in {pluralize(len(shift_T), 'row')} "
+            f"of {run.source} gradients; honest runs stay within {most:.2f}"
+        )
+    jumps = int((np.abs(shift_T - centre) > max(JUMP, SPREADS[1] * spread)).sum())
+    if jumps > EXCEPTIONS * len(shift_T):
+        return f"by more than {JUMP:g} from the median in {jumps} of {len(shift_T)} {run.source} rows"
+    return ""
+
+
+def _shift(run: Run) -> Array:
+    """Return by row how far the gap of the perturbed experts exceeds the controls' (or the clean expert's), [T]."""
+    by_layer = []
+    for place in run.layers:
+        gaps = {role: [_ratio_gap(e) for e in place.values() if e.role == role] for role in ROLES}
+        others = gaps["control"] or gaps["clean"]
+        if gaps["perturbed"] and others:
+            by_layer.append(np.mean(gaps["perturbed"], axis=0) - np.mean(others, axis=0))
+    shift_T = np.mean(by_layer, axis=0) if by_layer else np.empty(0)
+    return np.asarray(shift_T[np.isfinite(shift_T)])
+
+
+def constant_shares(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
+    """Find routing shares that never change although the router is trained, and sees another batch in each step."""
+    if run.config.get("routing") != "trained":
+        return
+    for place in (run.experts, *run.layers):
+        shares_ET = np.array([expert["routing_weight"] for expert in place.values()])
+        shares_ET = shares_ET[:, np.isfinite(shares_ET).all(axis=0)] if len(place) else np.empty((0, 0))
+        if shares_ET.shape[-1] >= STUCK_ROWS and not np.ptp(shares_ET, axis=-1).any():
+            yield Finding(
+                "constant_shares",
+                ERROR,
+                "the routing shares never change although the router is trained",
+                f"the share of each of {pluralize(len(place), 'expert')} is the same in {shares_ET.shape[-1]} rows",
+                "the shares were written by hand, or were not measured again in each step",
+                "log routing_weights of the batch whose gradients are logged, or declare routing: frozen",
+                run.id,
+            )
+            return
+
+
+def numbers_hash(run: Run) -> str:
+    """Return a hash of the tier norms of all experts, whatever the experts' order; "" for a run without any."""
+    norms = [tier_norms(run, expert) for expert in run.experts]
+    if not any(np.nan_to_num(norm).any() for norm in norms):
+        return ""
+    digests = sorted(hashlib.sha256(np.where(np.isnan(norm), np.nan, norm).tobytes()).digest() for norm in norms)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def find_copies(runs: Sequence[Run], hashes: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Find runs whose numbers are those of another run, which no second training gives.
+
+    hashes: `numbers_hash` of each run, if their rows are elsewhere. Equal seeds and scales are no finding: options
+    without effect, such as the mode of a perturbation by 0, may differ.
+    """
+    same: dict[str, list[Run]] = {}
+    for run, digest in zip(runs, map(numbers_hash, runs) if hashes is None else hashes, strict=True):
+        if digest:
+            same.setdefault(digest, []).append(run)
+    for copies in same.values():
+        declared = {(run.seed, run.number("config.perturbation_scale")) for run in copies}
+        if len(copies) < 2 or (len(declared) == 1 and None not in next(iter(declared))):
+            continue
+        for run in copies:
+            others = [other.id for other in copies if other is not run]
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            yield Finding(
+                "copied_run",
+                ERROR,
+                "the run has the numbers of another run",
+                f"every tier norm of every expert equals that of {', '.join(others[:3])}{more}",
+                "a file was copied, and given another seed or scale",
+                "train each seed, and judge each training once",
+                run.id,
+            )
