@@ -19,6 +19,7 @@ BINS = 6
 WARMUP_AT_MOST = 1 / 3  # of the planned steps, however long the learning rate warms up
 OUTLIER = math.log(10)  # of a bottom level, from the median of its bin; honest rows stay within 0.6
 MISSING_BINS = 1  # that a usable run may have
+LARGEST_GAP = 2**62  # between two rows; options come from anyone, and steps have 64 bits
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,20 @@ class Plan:
 def plan_of(
     steps_T: NDArray[np.int64], *, planned: int, frequencies: tuple[int | None, ...], share: float, warmup_steps: float
 ) -> Plan:
-    """Return the plan of a run.
+    """Return the plan of a run that has rows.
 
     frequencies: log_freq and, for isolated rows, probe_freq; if the file declares neither, the median gap between its
     steps is used. share: the least share of the planned steps that belongs to the warm-up. warmup_steps: of the
     learning rate.
     """
     declared = [frequency for frequency in frequencies if frequency]
-    gap = int(np.median(np.diff(np.unique(steps_T)))) if len(steps_T) > 1 else 1
-    every, first = (math.lcm(*declared), 0) if declared else (max(gap, 1), int(steps_T.min()) if len(steps_T) else 0)
+    gaps = np.diff(np.unique(steps_T))
+    gaps = gaps[gaps > 0]  # a difference of more than 63 bits has lost its sign
+    if declared:
+        every, first = min(math.lcm(*declared), LARGEST_GAP), 0
+    else:
+        every, first = int(np.median(gaps)) if len(gaps) else 1, int(steps_T.min())
+    planned = max(planned, 0)
     warmup = min(max(share * planned, warmup_steps), WARMUP_AT_MOST * planned)
     return Plan(first, every, planned, warmup)
 
@@ -123,7 +129,7 @@ def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], 
     rows_K = plan.rows_K
     found_K = np.bincount(place_T[place_T >= 0], minlength=BINS)
     missing_K = found_K < np.maximum(np.ceil(share * rows_K), 1)
-    return Bins(place_T, missing_K, rows_K, plan.edges, plan.complete(int(steps_T.max())) if len(steps_T) else 0)
+    return Bins(place_T, missing_K, rows_K, plan.edges, plan.complete(int(steps_T.max())))
 
 
 def _repeated(steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:

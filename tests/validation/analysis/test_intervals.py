@@ -1,12 +1,16 @@
 """Intervals over units, compared to SciPy and to their definition, and their coverage."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from validation.analysis.intervals import (
+    Interval,
     fieller,
     holm,
     p_beyond,
@@ -37,7 +41,8 @@ def test_a_single_unit_has_no_bounds(units):
     for found in (
         student(DRAWS[:units], 0.05),
         welch(DRAWS, OTHERS[:units], 0.05),
-        fieller(*[DRAWS[:units]] * 2, 0.05),
+        fieller(np.stack([DRAWS[:units]] * 2, axis=1), 0.05),
+        fieller(np.stack([DRAWS] * 2, axis=1), 0.05, np.stack([DRAWS[:units]] * 2, axis=1)),
     ):
         assert (found.low, found.high) == (-math.inf, math.inf)
 
@@ -46,15 +51,67 @@ def test_fieller_holds_every_ratio_that_a_paired_t_test_does_not_reject():
     """The definition: last - ratio * first has a mean that may be zero."""
     rng = np.random.default_rng(2)
     first, last = rng.normal(1.0, 0.2, 9), rng.normal(0.6, 0.2, 9)
-    found = fieller(first, last, 0.05)
+    found = fieller(np.stack([first, last], axis=1), 0.05)
     ratios = np.linspace(0.2, 1.2, 20_001)
     kept = ratios[stats.ttest_1samp(last[:, None] - ratios * first[:, None], 0).pvalue > 0.05]
     assert (found.low, found.high) == pytest.approx((kept[0], kept[-1]), abs=1e-4)
 
 
+def test_fieller_of_two_groups_holds_every_ratio_that_their_means_do_not_reject():
+    """The definition with the variances of both groups, and the degrees of freedom of the smaller one."""
+    rng = np.random.default_rng(2)
+    one, other = rng.normal((1.5, 0.9), 0.2, (4, 2)), rng.normal((0.3, 0.2), 0.1, (3, 2))
+    found = fieller(one, 0.05, other)
+    ratios = np.linspace(-0.5, 2, 20_001)
+    left = [group[:, 1:] - ratios * group[:, :1] for group in (one, other)]
+    error = np.sqrt(sum(group.var(axis=0, ddof=1) / len(group) for group in left))
+    t = (left[0].mean(axis=0) - left[1].mean(axis=0)) / error
+    kept = ratios[np.abs(t) < stats.t.ppf(0.975, 2)]
+    assert (found.low, found.high) == pytest.approx((kept[0], kept[-1]), abs=2e-4)
+    assert found.units == 7
+
+
 def test_a_ratio_to_what_may_be_zero_has_no_bounds():
     first = np.array([0.1, -0.1, 0.05, -0.02, 0.03, 0.01])
-    assert fieller(first, first + 1, 0.05).low == -math.inf
+    assert fieller(np.stack([first, first + 1], axis=1), 0.05).low == -math.inf
+
+
+def test_the_interval_of_a_share_holds_the_truth_in_95_of_100():
+    """Effects of 0.4 that end at 0.2, whose beginnings and ends go together in each seed."""
+    rng = np.random.default_rng(6)
+    found = []
+    for _ in range(3000):
+        first = rng.normal(0.4, 0.08, 8)
+        found.append(fieller(np.stack([first, 0.5 * first + rng.normal(0, 0.04, 8)], axis=1), 0.05))
+    assert np.mean([one.low <= 0.5 <= one.high for one in found]) == pytest.approx(0.95, abs=0.012)
+
+
+NUMBERS = st.floats(-1e50, 1e50) | st.floats(-1e-50, 1e-50) | st.just(0.0)
+PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=6).map(lambda rows: np.array(rows, dtype=float).reshape(-1, 2))
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(PAIRS, PAIRS, st.floats(1e-4, 0.1), st.floats(1e-3, 1))
+def test_numbers_of_any_size_neither_raise_nor_warn(x_U2, y_V2, alpha, margin):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [
+            student(x_U2[:, 0], alpha),
+            welch(x_U2[:, 0], y_V2[:, 0], alpha),
+            fieller(x_U2, alpha),
+            fieller(x_U2, alpha, y_V2),
+        ]
+        p = p_beyond(x_U2[:, 0], margin, two_sided=True)
+    assert 0 <= p <= 1
+    for one in found[:2]:
+        assert not one.units or math.isnan(one.mid) or one.low <= one.mid <= one.high
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.floats(-2, 2), st.floats(0, 2), st.floats(0.01, 1), st.booleans())
+def test_an_interval_is_never_both_beyond_its_margin_and_inside(mid, half, margin, two_sided):
+    one = Interval(mid, mid - half, mid + half, 6)
+    assert not (one.beyond(margin, two_sided=two_sided) and one.inside(margin, two_sided=two_sided))
 
 
 @pytest.mark.parametrize("two_sided", [True, False])
