@@ -70,8 +70,8 @@ def probed_run(
         for expert in (expert for place in places for expert in place.values()):
             expert.columns["routing_weight"][:] = share
         means = {e: Expert(e, role, _means([place[e] for place in places])) for e, role in enumerate(roles)}
-        known = {"config.log_freq": every, "planned_steps": steps, "config.merge": "example", **(facts or {})}
-        known |= {"config.probe_freq": every} if probe else {}
+        known = {"config.log_freq": every, "planned_steps": steps, "config.merge": "example"}
+        known |= ({"config.probe_freq": every} if probe else {}) | dict(facts or {})
         return Run("probed", "probed.db", steps_T, means, layers=places, source=source, facts=known)
 
     run = made("merged", 1 / len(roles), None)

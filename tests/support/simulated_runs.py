@@ -102,7 +102,8 @@ def draws_of(experts: int, seed: int, noise_seed: int, spread: float) -> dict[st
 def named(run: Run, name: str, **config: Any) -> Run:
     """Return the run under another id, with further options of its training."""
     options = {f"config.{key}": value for key, value in config.items()}
-    return Run(**{**vars(run), "id": name, "facts": {**run.facts, **options}})
+    isolated = run.isolated and named(run.isolated, name, **config)
+    return Run(**{**vars(run), "id": name, "facts": {**run.facts, **options}, "isolated": isolated})
 
 
 EFFECTS = ("awakening", "divergence", "bottom", "size", "direction")
