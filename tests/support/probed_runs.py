@@ -6,6 +6,7 @@ Axis letters: T logged steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def probed_run(
         return Run("probed", "probed.db", steps_T, means, layers=places, source=source, facts=known)
 
     run = made("merged", 1 / len(roles), None)
-    return Run(**{**vars(run), "isolated": made("isolated", 1.0, reliability)}) if probe else run
+    return replace(run, isolated=made("isolated", 1.0, reliability)) if probe else run
 
 
 def _layer(

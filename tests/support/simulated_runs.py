@@ -6,6 +6,7 @@ The noise is like that of training: AR(1) over steps, partly common to all exper
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def named(run: Run, name: str, **config: Any) -> Run:
     """Return the run under another id, with further options of its training."""
     options = {f"config.{key}": value for key, value in config.items()}
     isolated = run.isolated and named(run.isolated, name, **config)
-    return Run(**{**vars(run), "id": name, "facts": {**run.facts, **options}, "isolated": isolated})
+    return replace(run, id=name, facts={**run.facts, **options}, isolated=isolated)
 
 
 EFFECTS = ("awakening", "divergence", "bottom", "size", "direction")
@@ -154,7 +155,7 @@ def with_norms(run: Run, expert: int, **norms: Array) -> Run:
     if any(f"{tier}_norm" in norms for tier in TIERS) and "norm" not in norms:
         columns["norm"] = np.sqrt(sum(columns[f"{tier}_norm"] ** 2 for tier in TIERS))
     changed = Expert(expert, run.experts[expert].role, columns)
-    return Run(**{**vars(run), "experts": {**run.experts, expert: changed}})
+    return replace(run, experts={**run.experts, expert: changed})
 
 
 def write(run: Run, path: Path, **facts: Any) -> Path:

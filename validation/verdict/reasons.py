@@ -79,17 +79,17 @@ def sentence(
         text = (
             _of_sustainment(decision.reason, m, *deciding)
             if claim == "sustainment"
-            else _of_effect(decision.reason, m, *deciding)
+            else _of_effect(decision.reason, m, run, *deciding)
         )
     elif deciding is not None and decision.reason in WITH_ESTIMATE:
-        text = f"{text}; {_found(m, *deciding)}"
+        text = f"{text}; {_found(m, run, *deciding)}"
     if 0 < m.bins < BINS:
         text = f"{text} (interim look at {m.bins} of {BINS} parts of the training)"
     return f"{text}{POSITIVE}" if run.is_positive_control else str(text)
 
 
-def _of_effect(reason: Reason, m: Measurements, effect: Effect, interval: Interval) -> str:
-    found, limit = _found(m, effect, interval), _threshold(effect, interval)
+def _of_effect(reason: Reason, m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
+    found, limit = _found(m, run, effect, interval), _threshold(effect, interval)
     return {
         Reason.ABOVE_MARGIN: f"{found}, beyond the threshold {limit}",
         Reason.INSIDE_MARGIN: f"{found}, which rules out {limit}",
@@ -142,9 +142,9 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
     }.get(reason, lambda: None)()
 
 
-def _found(m: Measurements, effect: Effect, interval: Interval) -> str:
+def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
     """Return an effect with its interval, and what it is compared to."""
-    notes = [] if m.source == "isolated" else ["of the merged gradients"]
+    notes = ["of the merged gradients"] if m.source == "merged" and run.merges_parameters else []
     notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
     note = f" ({', '.join(notes)})" if notes else ""
     against = AGAINST.get(m.control or "", "that of the clean expert")
