@@ -14,7 +14,8 @@ from validation.analysis.cohort import SCALE, MeasuredRun
 from validation.analysis.effects import BOTTOM, DIRECTION, Levels
 from validation.analysis.statistics import Array
 
-SAME_RUN = 0.03  # root mean square between levels of two runs; honest seeds differ by 0.05 and more
+SAME_RUN = 0.03  # root mean square between levels of two runs; honest seeds differ by 0.064 and more
+SAME_BUT_SCALE = 0.01  # the same less one factor on every gradient; honest seeds differ by 0.048 and more
 SAME_TWIN = 0.01  # the same for a run of scale 1 and its sham run
 
 
@@ -27,9 +28,10 @@ def no_replicas(runs: Sequence[MeasuredRun], levels: Sequence[Levels]) -> str:
     if repeated:
         return f"seed {repeated[0]} is there twice"
     for places in _by_shape(levels).values():
-        distance_SS = _distances([levels[place] for place in places])
-        first, second = np.unravel_index(np.argmin(distance_SS), distance_SS.shape)
-        if distance_SS[first, second] < SAME_RUN:
+        whole_SS, scaled_SS = _distances([levels[place] for place in places])
+        share_SS = np.minimum(whole_SS / SAME_RUN, scaled_SS / SAME_BUT_SCALE)
+        first, second = np.unravel_index(np.argmin(share_SS), share_SS.shape)
+        if share_SS[first, second] < 1:
             names = [runs[places[place]].run.id for place in (first, second)]
             return f"runs {names[0]} and {names[1]} are copies under two seeds"
     return ""
@@ -38,7 +40,7 @@ def no_replicas(runs: Sequence[MeasuredRun], levels: Sequence[Levels]) -> str:
 def false_twin(run: MeasuredRun, own: Levels, twin: Levels) -> bool:
     """Return True if the sham run is the run itself: a perturbation changes levels in proportion to its scale."""
     scale = run.run.number(f"config.{SCALE}")
-    return bool(_distances([own, twin])[0, 1] < SAME_TWIN * min(1.0, 1.0 if scale is None else scale))
+    return bool(_distances([own, twin])[0][0, 1] < SAME_TWIN * min(1.0, 1.0 if scale is None else scale))
 
 
 def _by_shape(levels: Sequence[Levels]) -> dict[tuple[object, ...], list[int]]:
@@ -50,21 +52,21 @@ def _by_shape(levels: Sequence[Levels]) -> dict[tuple[object, ...], list[int]]:
 
 
 def _distances(levels: Sequence[Levels]) -> Array:
-    """Return the root mean square between the levels of each two runs, [S, S]; infinite on the diagonal.
+    """Return the root mean square between the levels of each two runs, [2, S, S]; infinite on the diagonal.
 
-    One factor on every gradient of a run makes no difference.
+    First that of the levels, then that which one factor on every gradient of a run leaves.
     """
-    total_SS, shared_SS = np.zeros((2, len(levels), len(levels)))
+    whole_SS, common_SS, shared_SS = np.zeros((3, len(levels), len(levels)))
     for name in levels[0].of:
         level_SN = np.stack([each.of[name].ravel() for each in levels])
         known_SN = np.isfinite(level_SN).astype(float)
         value_SN = np.nan_to_num(level_SN - np.nan_to_num(level_SN[0]))
         squares_SS, sums_SS = value_SN**2 @ known_SN.T, value_SN @ known_SN.T
         count_SS = known_SN @ known_SN.T
-        total_SS += squares_SS + squares_SS.T - 2 * value_SN @ value_SN.T
-        total_SS -= 0.0 if name == DIRECTION else (sums_SS - sums_SS.T) ** 2 / np.maximum(count_SS, 1)
+        whole_SS += squares_SS + squares_SS.T - 2 * value_SN @ value_SN.T
+        common_SS += 0.0 if name == DIRECTION else (sums_SS - sums_SS.T) ** 2 / np.maximum(count_SS, 1)
         shared_SS += count_SS
-    distance_SS = np.sqrt(np.maximum(total_SS, 0) / np.maximum(shared_SS, 1))
-    distance_SS[shared_SS == 0] = np.inf
-    np.fill_diagonal(distance_SS, np.inf)
-    return np.asarray(distance_SS)
+    squares = np.stack([whole_SS, whole_SS - common_SS])
+    distances = np.sqrt(np.maximum(squares, 0) / np.maximum(shared_SS, 1))
+    distances[:, (shared_SS == 0) | np.eye(len(levels), dtype=bool)] = np.inf
+    return np.asarray(distances)
