@@ -88,7 +88,6 @@ LAYERS_COLUMNS = (
     Column("relative_divergence", "REAL", "1", "as in dynamics, this layer alone; NULL for expert 0"),
     Column("nonfinite", "INTEGER", "entries", "gradient entries that are NaN or infinite"),
     Column("missing_gradients", "INTEGER", "tensors", "trained parameters without any gradient"),
-    Column("noise_direction", "REAL", "1 - cosine", "between expert 0's isolated gradients on two half batches"),
     Column("half_product", "REAL", GRADIENT_SQUARED, "product of this expert's isolated gradients on two half batches"),
     Column("half_product_clean", "REAL", GRADIENT_SQUARED, "the same with expert 0 on the other half; NULL for it"),
     Column("weight_cosine", "REAL", "cosine", "cosine between this expert's weights and expert 0's; every weight_freq"),

@@ -29,7 +29,6 @@ from prismatic.measure.pairs import (
     HalfProducts,
     PairValues,
     half_products,
-    noise_directions,
     weight_distances,
 )
 
@@ -51,8 +50,8 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     A custom layer without `forced` is skipped. loss, batch_B: see `Probe`; the loss is a mean over sequences. Routing
     weights are None. Each gradient is the mean over two halves of the batch, sequences of even and of odd number, and
     the products between halves tell a direction from the noise of the batch: `half_product` of every expert and pair,
-    and `half_product_clean` of every expert but 0. `noise_direction` of expert 0 is 1 - cosine between its halves. All
-    are None if the batch has no two sequences; of an odd number the last sequence is not used.
+    and `half_product_clean` of every expert but 0.
+    All are None if the batch has no two sequences; of an odd number the last sequence is not used.
     If several processes train the model, every process must call it with its own share of the batch, in rank order.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
@@ -70,10 +69,9 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
                 if len(found) == 2:
                     half_products(products, expert, found[0], means)
         layers = measure(routers, means.get)
-        noise = noise_directions(products)
         distances = weight_distances(routers), output_distances(outputs, counted=halves[0].counted)
     found_layers = [
-        [_with_products(dynamics, e, products[layer].values, noise[layer]) for e, dynamics in enumerate(experts)]
+        [_with_products(dynamics, e, products[layer].values) for e, dynamics in enumerate(experts)]
         for layer, experts in enumerate(layers)
     ]
     values = zip((each.values for each in products), *distances, strict=True)
@@ -81,13 +79,12 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     return IsolatedDynamics(found_layers, found_pairs)
 
 
-def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues, noise: float | None) -> ExpertDynamics:
+def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues) -> ExpertDynamics:
     return replace(
         dynamics,
         routing_weight=None,
         half_product=products.get((expert, expert)),
         half_product_clean=products.get((0, expert)) if expert else None,
-        noise_direction=None if expert else noise,
     )
 
 

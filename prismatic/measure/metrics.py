@@ -31,7 +31,6 @@ class ExpertDynamics:
     """Product of the expert's isolated gradients on the two halves of the batch; see `isolated`."""
     half_product_clean: float | None = None
     """The same between this expert and expert 0, mean over both pairs of halves."""
-    noise_direction: float | None = None
     weight_cosine: float | None = None
     weight_distance: float | None = None
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from prismatic.collectives import world
 from prismatic.measure.kernels import Compared, inner_products, square_distances
-from prismatic.measure.metrics import cosine
 from prismatic.measure.shards import parts_of
 
 NEIGHBOURS = 8  # on each side of an expert
@@ -121,16 +120,6 @@ class HalfProducts:
         for expert in [e for e in self._kept if pairs and NEIGHBOURS <= e <= pairs[-1][1] - NEIGHBOURS]:
             del self._kept[expert]
 
-    def local_noise(self) -> NDArray[np.float64]:
-        """Return the squares of the clean expert's gradients on both halves and their product, as counted here."""
-        if not self._kept:
-            return np.zeros(3)
-        clean = self._kept[0]
-        means = [Compared(m, [m, d]) for m, d in zip(clean.means, clean.differences, strict=True)]
-        mean, both = _total(inner_products(means), 2)
-        (half,) = _total(inner_products([Compared(d, [d]) for d in clean.differences]), 1)
-        return np.array([mean + half + 2 * both, mean + half - 2 * both, mean - half])
-
 
 def _total(sums: Sequence[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
     """Return the sum of arrays [count] over tensors; zeros without any tensor."""
@@ -146,13 +135,6 @@ def half_products(layers: Sequence[HalfProducts], expert: int, first: Gradients,
     )
     for layer, own, products in zip(layers, pairs, np.split(sums, np.cumsum([*map(len, pairs)])[:-1]), strict=True):
         layer.store(own, products)
-
-
-def noise_directions(layers: Sequence[HalfProducts]) -> list[float | None]:
-    """Return 1 - cosine between the clean expert's gradients on the two halves, by layer."""
-    sums = world().all_reduce(lambda: np.concatenate([layer.local_noise() for layer in layers]), 3 * len(layers))
-    cosines = [cosine(product, math.sqrt(one), math.sqrt(other)) for one, other, product in sums.reshape(-1, 3)]
-    return [None if found is None else 1 - found for found in cosines]
 
 
 @torch.no_grad()

@@ -75,7 +75,9 @@ def with_half_products(connection: sqlite3.Connection) -> None:
 
 
 def with_pairs(connection: sqlite3.Connection) -> None:
-    """Upgrade 2 to 3: add the table `pairs`, which earlier probes did not write."""
+    """Upgrade 2 to 3: add the table `pairs`; the noise of a batch is in the half products, no longer a column."""
+    if any(name == "noise_direction" for _, name, *_ in connection.execute("PRAGMA table_info(layers)")):
+        connection.execute("ALTER TABLE layers DROP COLUMN noise_direction")
     for statement in create_statements(0):
         connection.execute(statement)
 

@@ -26,7 +26,7 @@ OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
     *("norm", "routing_weight", "bottom_to_middle", "divergence", "relative_divergence", "direction"),
-    *("noise_direction", "half_product", "half_product_clean", "weight_distance"),
+    *("half_product", "half_product_clean", "weight_distance"),
 )
 
 

@@ -44,7 +44,7 @@ def measured_training(decay: float, noise: float) -> dict[str, np.ndarray]:
     rows = []
     for _ in range(STEPS):
         goal_BP = noise * torch.randn(SEQUENCES, PARAMETERS, generator=rng)
-        clean, perturbed = isolated_dynamics(model, model.loss, goal_BP)[0]
+        clean, perturbed = isolated_dynamics(model, model.loss, goal_BP).layers[0]
         crossed = perturbed.half_product_clean
         rows.append((clean.half_product, perturbed.half_product, crossed, clean.norm, perturbed.gradient_cosine))
         optimizer.zero_grad()

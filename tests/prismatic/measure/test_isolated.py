@@ -99,8 +99,6 @@ def test_products_are_between_the_even_and_the_odd_sequences_of_the_batch(merge)
     model, batch = model_and_batch(merge=merge)
     measured = isolated_dynamics(model, model.loss, batch).layers[1]
     clean = [gradients_alone(model, 0, half) for half in (batch[0::2], batch[1::2])]
-    apart = 1 - torch.cosine_similarity(*clean, dim=0).item()
-    assert measured[0].noise_direction == pytest.approx(apart, abs=1e-5)
     for expert in range(3):
         even, odd = (gradients_alone(model, expert, half) for half in (batch[0::2], batch[1::2]))
         assert measured[expert].half_product == pytest.approx((even @ odd).item(), rel=1e-5)
@@ -117,7 +115,7 @@ def test_of_an_odd_number_of_sequences_the_last_is_not_used():
 def test_a_batch_of_one_has_no_halves():
     model, batch = model_and_batch()
     measured = isolated_dynamics(model, model.loss, batch[:1]).layers[0]
-    assert {(own.half_product, own.half_product_clean, own.noise_direction) for own in measured} == {(None,) * 3}
+    assert {(own.half_product, own.half_product_clean) for own in measured} == {(None,) * 2}
     assert measured[1].norm == pytest.approx(gradients_alone(model, 1, batch[:1], layer=0).norm().item(), rel=1e-5)
 
 
