@@ -2,7 +2,7 @@
 
     make pictures
 
-Trains the runs of the dose-response under build/pictures on the first call (about five minutes); the other pictures
+Trains the runs of the dose-response under build/pictures on the first call (minutes); the other pictures
 show the example runs. Needs a Chromium on the PATH.
 """
 
@@ -25,8 +25,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SWEEP = ROOT / "build" / "pictures"
-WORDS = "sweep --config experiments/per-example.yml --grid perturbation_scale=0.5,1 seed=0..2 --with-controls"
-WORDS += " --set hidden_size=32 sequence_length=48 steps=600 log_freq=2"
+WORDS = "sweep --config experiments/per-example.yml --grid perturbation_scale=0.5,1 --with-controls"
+WORDS += " --set hidden_size=32 sequence_length=48 steps=600 log_freq=10 probe_freq=10"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 READY = "[data-testid=stApp][data-test-script-state=notRunning]"
 SECONDS = 60_000
