@@ -25,14 +25,18 @@ def console(stream: TextIO | None = None) -> Console:
     )
 
 
-def table(rows: Sequence[Mapping[str, object]], *, wrap: bool = True) -> Table:
+def table(rows: Sequence[Mapping[str, object]], *, wrap: bool = True, whole: Sequence[str] = ()) -> Table:
     """Return rows under their column names. Cells that are `Text` keep their style.
 
     wrap: break long cells into several lines where the terminal is narrow; otherwise cut them with an ellipsis.
+    whole: names of columns, such as those of numbers, whose cells stay whole while others can be broken.
     """
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for name in rows[0] if rows else ():
-        drawn.add_column(_cell(name, wrap), overflow="fold" if wrap else "ellipsis")
+        cells = [_cell(cell, wrap) for cell in (name, *(row[name] for row in rows))]
+        # A column of a given width, and not one that may not wrap: that would be cropped where all are too wide.
+        width = max(cell.cell_len for cell in cells) if name in whole else None
+        drawn.add_column(cells[0], overflow="fold" if wrap else "ellipsis", width=width)
     for row in rows:
         drawn.add_row(*(_cell(cell, wrap) for cell in row.values()))
     return drawn

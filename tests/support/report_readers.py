@@ -15,7 +15,7 @@ from prismatic import terminal
 from validation.files.sources import read_sources
 from validation.judgement.judge import Judgement, judge
 from validation.report.text_report import render
-from validation.verdict.claims import Claim
+from validation.verdict.claims import Claim, Component
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.db"))
@@ -53,7 +53,9 @@ def validated(report):
 
 def as_claim(values):
     """Return a claim of the JSON as a Claim."""
-    return Claim(name=values["claim"], **{key: value for key, value in values.items() if key != "claim"})
+    components = tuple(Component(**component) for component in values["components"])
+    kept = {key: value for key, value in values.items() if key != "claim"}
+    return Claim(name=values["claim"], **kept | {"components": components})
 
 
 class Words(HTMLParser):

@@ -23,9 +23,9 @@ from validation.report.text_report import render
 from validation.verdict.claims import SUPPORTED
 
 EXIT_CODES = (
-    "exit codes: 0 supported, 1 refuted (with --baseline, also if a claim that the baseline supports is lost), "
-    "2 usage error or unreadable file, 3 inconclusive or confounded (with --strict, also supported with a warning), "
-    "4 invalid data"
+    "exit codes: 0 supported, 1 refuted (with --baseline, also if a claim that the baseline supports or a check that "
+    "it passes is lost), 2 usage error or unreadable file, 3 inconclusive or confounded (with --strict, also "
+    "supported with an objection), 4 invalid data"
 )
 
 
@@ -36,11 +36,13 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add_judging_options(check)
     check.add_argument("--json", action="store_true", help="print one JSON object")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for a build server")
-    check.add_argument("--strict", action="store_true", help="exit with 3 if supported comes with a warning")
+    check.add_argument(
+        "--strict", action="store_true", help="exit with 3 if supported comes with a warning, or by other thresholds"
+    )
     check.add_argument(
         "--ray", metavar="ADDRESS", help="judge on a Ray cluster that can read the runs: ray://..., auto or local"
     )
-    check.add_argument("--verbose", action="store_true", help="print every run, both readings, all findings and steps")
+    check.add_argument("--verbose", action="store_true", help="print every group and run, both readings, all findings")
     check.add_argument("--brief", action="store_true", help="with --verbose: skip single runs where there are several")
     check.set_defaults(run=_check)
 

@@ -59,7 +59,7 @@ def evidence_over_seeds(judgement: Judgement, group: Group) -> list[tuple[str, s
     """Return (title, SVG) of the effects that the claims over the seeds of a group are about; empty for one run."""
     members = judgement.members_of(group)
     charts = _effects(judgement, members, group.claims, "seed") if len(members) > 1 else []
-    return [(f"{group.name}: {title}", svg(chart)) for title, chart in charts]
+    return [(f"{title} ({group.name})", svg(chart)) for title, chart in charts]
 
 
 def _effects(

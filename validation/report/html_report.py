@@ -31,7 +31,7 @@ from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS, Claim, overall
 from validation.verdict.decide import Verdict
-from validation.verdict.groups import TREATED, Group, deciding_groups
+from validation.verdict.groups import Group, deciding_groups
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
 from validation.verdict.wording import (
     CHECKS,
@@ -126,7 +126,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "doses": [dose.because for dose in verdict.doses],
         "dose_charts": _figures(figures.dose_response(verdict) if drawable else [], "dose"),
         "claims": CLAIMS,
-        "table": [_row(verdict, run, file) for run, file, _ in runs],
+        "table": [_row(judgement, run, file) for run, file, _ in runs],
         "runs": [_section(judgement, *run, draw=drawable) for run in detailed],
         "more_runs": max(0, len(runs) - DETAILED),
         "without_charts": draw and not drawable,
@@ -208,14 +208,13 @@ def _group_charts(judgement: Judgement) -> list[dict[str, Any]]:
     return _figures([chart for group in groups for chart in figures.evidence_over_seeds(judgement, group)], "group")
 
 
-def _row(verdict: Verdict, run: Run, file: RunFile) -> dict[str, Any]:
+def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
     """Return the values of one run's line in a table. Controls have a role in place of a status."""
-    claims = verdict.controlled.whole(run.id)
-    role = next((group.role for group in verdict.groups if run.id in group.runs), TREATED)
+    claims, group = judgement.verdict.controlled.whole(run.id), judgement.group_of(run.id)
     return {
         "run": run.id,
         "file": run.name,
-        "role": "" if role == TREATED else spaced(role),
+        "role": spaced(group.role) if group.check else "",
         "status": overall([claim.status for claim in claims.values()]),
         "claims": {name: _claim(claim) for name, claim in claims.items()},
         "steps": len(run.steps),
@@ -231,7 +230,7 @@ def _section(
     """Return the values of one run's section."""
     verdict = judgement.verdict
     return {
-        **_row(verdict, run, file),
+        **_row(judgement, run, file),
         "experts": len(run.experts),
         "provisional": not run.finished,
         "positive_control": run.is_positive_control,

@@ -80,7 +80,8 @@ def _tables(verdict: Verdict) -> Iterator[RenderableType]:
     """Yield the table of the three claims and, where there are several experiments, a table of these."""
     if verdict.headlines:
         yield ""
-        yield terminal.table(_claim_rows(list(verdict.headlines.values())))
+        rows = _claim_rows(list(verdict.headlines.values()))
+        yield terminal.table(rows, whole=[name for name in rows[0] if name.startswith("estimate")])
     if len(verdict.groups) > 1:
         yield ""
         yield terminal.table([_group_row(group) for group in verdict.groups[:GROUP_ROWS]])
@@ -95,7 +96,7 @@ def _claim_rows(claims: Sequence[Claim]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for claim in claims:
         row: dict[str, object] = {"claim": claim.name, "status": _line(_status(claim.status))}
-        row |= {estimate: estimated(claim), "threshold": threshold(claim)} if numbers else {}
+        row |= {estimate: estimated(claim, unit=False), "threshold": threshold(claim)} if numbers else {}
         rows.append(row | {"reason": claim.headline})
     return rows
 
@@ -172,9 +173,10 @@ def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool
         yield ""
         yield from _group_lines(group)
     for title, reading in _readings(verdict) if several else ():
-        yield ""
-        yield f"over all runs, {title}"
-        yield from _claim_lines(reading.of(None))
+        if reading is verdict.as_written or len(deciding_groups(verdict.groups)) > 1:
+            yield ""
+            yield f"over all runs, {title}"
+            yield from _claim_lines(reading.of(None))
     for number, dose in enumerate(verdict.doses):
         yield from [] if number else [""]
         yield _line(f"dose: {dose.because}")
@@ -218,9 +220,9 @@ def _group_lines(group: Group) -> Iterator[RenderableType]:
 def _claim_lines(claims: Sequence[Claim]) -> Iterator[RenderableType]:
     """Yield each claim with its reason, and its components where there are several."""
     for claim in claims:
-        yield _line(f"    {claim.name:<12} ", _status(claim.status, 13), f" {estimated(claim):<20} {claim.because}")
+        yield _line(f"    {claim.name:<12} ", _status(claim.status, 13), f" {estimated(claim):<34} {claim.because}")
         for part in parts_of(claim):
-            yield _line(f"      {spaced(part.name):<24} {estimated(part):<20} threshold {threshold(part)}")
+            yield _line(f"      {spaced(part.name):<24} {estimated(part):<34} threshold {threshold(part)}")
 
 
 def _finding_lines(

@@ -25,10 +25,10 @@ QUANTITIES = {
 }
 
 
-def estimated(claim: Claim, *, bare: bool = False) -> str:
+def estimated(claim: Claim, *, bare: bool = False, unit: bool = True) -> str:
     """Return the estimate with its interval, such as "1.50x [1.47, 1.53]"; empty without an estimate.
 
-    bare: without the interval.
+    bare: without the interval. unit: False beside a threshold that shows the unit.
     """
     if claim.estimate is None:
         return ""
@@ -37,7 +37,7 @@ def estimated(claim: Claim, *, bare: bool = False) -> str:
         low = "-∞" if claim.low is None else digits(claim.low, claim)
         high = "∞" if claim.high is None else digits(claim.high, claim)
         shown += f" [{low}, {high}]"
-    return shown + _unit(claim)
+    return shown + _unit(claim) if unit else shown
 
 
 def threshold(claim: Claim) -> str:

@@ -9,11 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.simulated_runs import simulated_run, write
+from tests.support.probed_runs import probed_run
+from tests.support.simulated_runs import simulated_run, study, write
 from validation.cli.main import main
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-CLAIM_KEYS = {"claim", "status", "expert", "run", "estimate", "low", "high", "unit", "threshold", "because"}
+CLAIM_KEYS = {
+    "claim",
+    "status",
+    "reason",
+    "headline",
+    "because",
+    "estimate",
+    "low",
+    "high",
+    "unit",
+    "threshold",
+    "units",
+}
+THREE_EACH = {"perturbed": 3, "control": 3}
 
 
 @pytest.fixture
@@ -47,31 +61,35 @@ def documented_file(path: Path) -> Path:
 
 def test_the_object_has_the_documented_keys(check, tmp_path):
     _, report = check(write(simulated_run(), tmp_path / "dynamics.db"))
-    assert report["schema"] == "prismatic-verdict/1"
-    assert {"status", "because", "as_written", "controlled", "runs", "diagnostics"} <= report.keys()
+    assert report["schema"] == "prismatic-verdict/2"
+    assert {"status", "headline", "because", "as_written", "controlled", "runs", "diagnostics"} <= report.keys()
     assert {"run", "file", "steps", "experts", "seed", "perturbation_scale"} <= report["runs"][0].keys()
     assert all(
         claim.keys() >= CLAIM_KEYS for reading in ("as_written", "controlled") for claim in report[reading]["claims"]
     )
 
 
-def test_claims_come_per_expert_then_per_run(check, tmp_path):
+def test_claims_come_per_run_then_over_all_of_them(check, tmp_path):
     _, report = check(documented_file(tmp_path / "dynamics.db"))
-    experts = [claim["expert"] for claim in report["controlled"]["claims"]]
-    assert experts == [1, 1, 1, 2, 2, 2, None, None, None]
-    assert [c["claim"] for c in report["controlled"]["claims"]][:3] == ["awakening", "divergence", "sustainment"]
+    run = report["runs"][0]["run"]
+    claims = [(claim["claim"], claim["run"]) for claim in report["controlled"]["claims"]]
+    names = ("awakening", "divergence", "sustainment")
+    assert claims == [(name, place) for place in (run, None) for name in names]
+    assert [claim["expert"] for claim in report["as_written"]["claims"]] == [1, 1, 1, 2, 2, 2, *[None] * 6]
 
 
-def test_several_runs_add_claims_over_all_of_them(check, tmp_path):
-    files = [write(simulated_run(seed=s), tmp_path / f"{s}.db", **{"config.seed": s}) for s in range(2)]
-    _, report = check(*files)
-    assert [(c["run"], c["expert"]) for c in report["controlled"]["claims"]][-3:] == [(None, None)] * 3
+def test_several_runs_are_judged_over_their_seeds(check, tmp_path):
+    runs = study(6, awakening=1.5, divergence=0.5, control=1, steps=200)
+    code, report = check(*(write(run, tmp_path / f"{run.seed}.db") for run in runs))
+    assert (code, report["status"]) == (0, "supported")
+    over_all = report["controlled"]["claims"][-3:]
+    assert [(claim["run"], claim["units"], claim["replicate"]) for claim in over_all] == [(None, 6, "seed")] * 3
 
 
 def test_a_hand_written_file_of_the_documented_schema_is_judged(check, tmp_path):
     code, report = check(documented_file(tmp_path / "dynamics.db"))
-    assert code in (1, 3)
-    assert {claim["status"] for claim in report["controlled"]["claims"]} <= {"refuted", "inconclusive", "confounded"}
+    assert code == 3
+    assert {claim["reason"] for claim in report["controlled"]["claims"]} == {"nothing_to_compare"}
     assert {claim["status"] for claim in report["as_written"]["claims"] if claim["claim"] == "divergence"} == {
         "supported"
     }
@@ -80,14 +98,15 @@ def test_a_hand_written_file_of_the_documented_schema_is_judged(check, tmp_path)
 @pytest.mark.parametrize(
     ("run", "code", "status"),
     [
-        ({"awakening": 1.5, "divergence": 0.5, "control": True}, 0, "supported"),
-        ({"routing_ratio": 1.0, "scale": 0.01, "control": True}, 1, "refuted"),
-        ({"awakening": 1.5}, 3, "inconclusive"),
-        ({"collinear": True, "routing_ratio": 2.3}, 3, "confounded"),
+        (simulated_run(awakening=1.5, divergence=0.5, **THREE_EACH), 0, "supported"),
+        (probed_run(spread=0.005, scale=0.01), 1, "refuted"),
+        (simulated_run(awakening=1.5, control=1), 3, "inconclusive"),
+        (simulated_run(collinear=True, routing_ratio=2.3), 3, "confounded"),
     ],
+    ids=["supported", "refuted", "inconclusive", "confounded"],
 )
 def test_exit_codes_are_the_documented_ones(check, tmp_path, run, code, status):
-    seen_code, report = check(write(simulated_run(**run), tmp_path / "dynamics.db"))
+    seen_code, report = check(write(run, tmp_path / "dynamics.db"))
     assert (seen_code, report["status"]) == (code, status)
 
 
@@ -113,11 +132,12 @@ def test_the_object_is_printed_even_when_no_file_could_be_read(check, tmp_path):
 
 
 def test_a_threshold_can_be_set_and_is_shown(check, tmp_path):
-    file = write(simulated_run(awakening=1.5), tmp_path / "dynamics.db")
+    file = write(simulated_run(awakening=1.5, **THREE_EACH), tmp_path / "dynamics.db")
     _, report = check(file, "--set", "awakening_ratio=2.0")
     assert report["thresholds"]["awakening_ratio"] == 2.0
     awakening = report["controlled"]["claims"][0]
-    assert (awakening["status"], awakening["threshold"]) == ("refuted", 2.0)
+    assert (awakening["status"], awakening["threshold"]) == ("refuted", pytest.approx(2.0))
+    assert report["headline"].endswith("(judged with awakening_ratio 2 instead of 1.10)")
 
 
 @pytest.mark.parametrize("override", ["awakening=2", "alpha=1.5", "alpha=x", "alpha=-1", "alpha"])
@@ -163,7 +183,7 @@ def test_words_of_a_file_put_no_line_and_no_escape_into_the_terminal(capsys, tmp
 
 
 def test_a_positive_control_says_so_in_its_first_line(capsys):
-    assert main(["check", str(EXAMPLES / "positive-control.db")]) == 0
+    main(["check", str(EXAMPLES / "positive-control.db")])
     assert "put in by hand" in capsys.readouterr().out.splitlines()[0]
 
 
@@ -183,7 +203,7 @@ def test_python_minus_m_prints_one_object(tmp_path):
     command = [sys.executable, "-m", "validation", "check", str(file), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["runs"][0]["steps"] == 600
-    assert (done.stderr, done.returncode) == ("", 1)
+    assert (done.stderr, done.returncode) == ("", 3)
 
 
 def test_a_reader_that_has_enough_is_no_verdict_and_no_traceback(tmp_path):

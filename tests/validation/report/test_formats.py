@@ -4,13 +4,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.support.report_readers import EXAMPLES, NOW, ROOT, as_claim, as_text, judged, read, unquoted
-from ui.layout.cards import number
 from ui.session.library import Library, Source
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
+from validation.text import spaced
 from validation.verdict.claims import Claim
-from validation.verdict.wording import digits, estimated, threshold
+from validation.verdict.wording import estimated, parts_of, threshold
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -44,29 +44,25 @@ def test_the_page_shows_the_numbers_of_the_json(example):
     at.session_state["see-claims"] = True
     at.switch_page("pages/2_Verdict.py").run()
     table = next(shown.value for shown in at.dataframe if "estimate" in shown.value)
-    page = [tuple(row) for row in table[["claim", "status", "estimate", "low", "high"]].to_numpy()]
-    claims = [as_claim(c) for r in ("controlled", "as_written") for c in as_json(judged(example))[r]["claims"]]
-    assert page == [(c.name, c.status, *(_on_page(v, c) for v in (c.estimate, c.low, c.high))) for c in claims]
-    for claim in claims:
-        for value in (claim.estimate, claim.low, claim.high):
-            assert value is None or digits(value, claim) in number(value, claim)
-
-
-def _on_page(value, claim):
-    return "" if value is None else number(value, claim)
+    page = [tuple(row) for row in table[["claim", "status", "estimate", "threshold"]].to_numpy()]
+    report = as_json(judged(example))
+    claims = [as_claim(c) for r in ("controlled", "as_written") for c in report[r]["claims"] if c["run"] is not None]
+    shown = [part for claim in claims for part in (claim, *parts_of(claim))]
+    assert page == [(spaced(part.name), part.status, estimated(part), threshold(part)) for part in shown]
 
 
 @pytest.mark.parametrize(
     ("claim", "words"),
     [
-        (Claim("awakening", "", "", estimate=1.5, low=1.474, high=1.53, points=9), "1.50x [1.47, 1.53]"),
-        (Claim("awakening", "", "", estimate=1.5, points=9), "1.50x [-∞, ∞]"),
+        (Claim("awakening", "", "", estimate=1.5, low=1.474, high=1.53, units=9), "1.50x [1.47, 1.53]"),
+        (Claim("awakening", "", "", estimate=1.5, units=9), "1.50x [-∞, ∞]"),
+        (Claim("awakening", "", "", estimate=1.5, units=1), "1.50x"),
         (Claim("awakening", "", "", estimate=0.84), "0.84x"),
         (Claim("awakening", "", ""), ""),
-        (Claim("sustainment", "", "", estimate=0.98, low=0.9, high=None, points=9), "98% [90%, ∞] kept"),
+        (Claim("sustainment", "", "", estimate=0.98, low=0.9, units=9, unit="kept"), "98% [90%, ∞] kept"),
         (
-            Claim("divergence", "", "", estimate=0.12345, low=0.1, high=0.2, points=9, unit="1 - cosine"),
-            "0.123 [0.1, 0.2] (1 - cosine)",
+            Claim("divergence", "", "", estimate=0.12345, low=0.1, high=0.2, units=9, unit="1 - cosine"),
+            "0.123 [0.100, 0.200] (1 - cosine)",
         ),
     ],
 )
@@ -76,4 +72,5 @@ def test_an_estimate_is_written_in_one_way(claim, words):
 
 def test_a_threshold_has_the_unit_of_its_estimate():
     assert threshold(Claim("awakening", "", "", threshold=1.1)) == "1.10x"
-    assert threshold(Claim("sustainment", "", "", threshold=0.5)) == "50% kept"
+    assert threshold(Claim("sustainment", "", "", threshold=0.5, unit="kept")) == "50% kept"
+    assert threshold(Claim("divergence", "", "", threshold=0.05, unit="1 - cosine")) == "0.05 (1 - cosine)"

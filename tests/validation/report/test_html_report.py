@@ -24,6 +24,7 @@ from validation.judgement.baseline import compare
 from validation.report import html_report
 from validation.report.html_report import SYMBOLS, as_html, as_markdown
 from validation.verdict.claims import Claim
+from validation.verdict.wording import estimated, parts_of, replication
 
 
 def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, undrawn):
@@ -31,10 +32,10 @@ def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, u
     for name, words in (("a.html", lambda text: read(text).text), ("a.md", unquoted)):
         assert main(["report", after, "--baseline", before, "-o", str(tmp_path / name)]) == 0
         text = words((tmp_path / name).read_text())
-        assert "A claim that" in text
+        assert "that the baseline shows is lost" in text.replace("it shows", "the baseline shows")
         assert f"--baseline {before}" in text
         comparison = compare(judged(after), judged(before))
-        assert all(change.because[1:] in text for change in comparison.changes)  # a sentence has its capital
+        assert all(change.because[1:] in text for change in comparison.all)  # a sentence has its capital
         assert comparison.baseline.files[0].sha256 in text
     assert main(["report", after, "--baseline", "absent.db", "-o", str(tmp_path / "a.json")]) == 2
     validated(json.loads((tmp_path / "a.json").read_text()))
@@ -43,7 +44,7 @@ def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, u
 
 @pytest.fixture(scope="module")
 def seeds_html(seeds):
-    """The page of nine runs, the first of them in full."""
+    """The page of eighteen runs, one of them in full."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(html_report, "DETAILED", 1)
         return as_html(judged(*seeds), now=NOW, command="COMMAND")
@@ -84,16 +85,35 @@ def test_the_report_has_all_that_reproduces_it(seeds, seeds_html):
     for text in (read(seeds_html).text, as_markdown(judgement, now=NOW, command="COMMAND")):
         assert all(file.sha256 in text for file in judgement.files)
         assert "2026-01-02 00:00 UTC" in text
-        assert "rules version 1" in text
+        assert "rules version 2" in text
         assert "COMMAND" in text
         assert all(word in text for word in ("duckdb", "numpy", "scipy", "Page's p", "0.05"))
 
 
+def test_the_page_says_the_headline_first_and_the_units_of_every_number(kinds, undrawn):
+    for name in ("study", "single", "unfinished", "two seeds", "one positive"):
+        verdict = kinds[name].verdict
+        for text in (read(as_html(kinds[name], now=NOW)).text, unquoted(as_markdown(kinds[name], now=NOW))):
+            assert text.index(verdict.headline) < text.index(verdict.controlled.because[1:])
+            for claim in verdict.headlines.values():
+                assert claim.headline in text
+                assert not estimated(claim) or replication(claim) in text.lower()
+                assert all(estimated(part) in text for part in parts_of(claim))
+
+
+def test_controls_have_a_check_in_place_of_a_status(kinds, undrawn):
+    for text in (read(as_html(kinds["positives"], now=NOW)).text, as_markdown(kinds["positives"], now=NOW)):
+        assert "the A/A check passes" in text
+        assert "the positive control is found" in text
+    rows = re.findall(r"<tr>.*?</tr>", as_html(kinds["study"], now=NOW), re.DOTALL)
+    for row in (row for row in rows if "sham" in row):
+        assert "badge" not in row
+
+
 def test_charts_are_drawn_for_the_first_runs_and_for_doses(seeds_html):
-    assert (
-        seeds_html.count('<svg xmlns="http://www.w3.org/2000/svg"') == 2 + 2 + 3
-    )  # doses, claims that have an estimate, what was logged
-    assert "8 more runs are in the table above" in read(seeds_html).text
+    doses, over_seeds, in_run, logged = 2, 1 + 3 + 4, 1 + 3, 3  # one run with one control expert sustains nothing
+    assert seeds_html.count('<svg xmlns="http://www.w3.org/2000/svg"') == doses + over_seeds + in_run + logged
+    assert "17 more runs are in the table above" in read(seeds_html).text
     assert "hover" not in seeds_html.partition("</style>")[2]
 
 
@@ -124,9 +144,9 @@ def test_advice_names_a_config_that_the_report_holds(tmp_path, undrawn):
         assert load_config(config, line.partition("--set ")[2].split()).sequence_length == 96
 
 
-def test_without_the_drawing_library_the_report_says_so(monkeypatch):
+def test_without_the_drawing_library_the_report_says_so(monkeypatch, seeds):
     monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
-    html = as_html(judged(ROOT / "examples" / "as-is.db"), now=NOW)
+    html = as_html(judged(*seeds[6:12]), now=NOW)
     assert "vl-convert-python" in html
     assert 'class="bar"' in html
 
@@ -161,7 +181,7 @@ def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
 @pytest.mark.parametrize("high", [None, 1e300, 1.6])
 @pytest.mark.parametrize("name", ["awakening", "sustainment"])
 def test_an_interval_is_drawn_inside_its_picture(low, high, name):
-    claim = Claim(name, "supported", "", estimate=1.5, low=low, high=high, threshold=1.1, points=9)
+    claim = Claim(name, "supported", "", estimate=1.5, low=low, high=high, threshold=1.1, units=9)
     places = {}
     for part in ET.fromstring(interval_bar(claim)):
         style = dict(re.findall(r"([\w-]+):([^;]+)", part.get("style")))

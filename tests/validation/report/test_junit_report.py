@@ -1,4 +1,4 @@
-"""JUnit XML: which claims and findings pass, fail, are skipped, or are errors."""
+"""JUnit XML: which claims, checks and findings pass, fail, are skipped, or are errors."""
 
 import pytest
 
@@ -8,12 +8,14 @@ from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.report.junit_report import as_junit
 
+THREE_EACH = {"perturbed": 3, "control": 3}
+
 
 @pytest.mark.parametrize(
     ("run", "outcome", "strictly"),
     [
-        ({"awakening": 1.5, "divergence": 0.5, "control": True}, [], []),
-        ({"routing_ratio": 1.0, "scale": 0.01, "control": True}, ["failure"], ["failure"]),
+        ({"awakening": 1.5, "divergence": 0.5, **THREE_EACH}, [], []),
+        ({"spread": 0.01, **THREE_EACH}, ["failure"], ["failure"]),
         ({"collinear": True, "routing_ratio": 2.3}, ["skipped"], ["failure"]),
     ],
 )
@@ -22,7 +24,6 @@ def test_a_status_is_an_outcome(tmp_path, run, outcome, strictly):
     for strict, expected in ((False, outcome), (True, strictly)):
         (suite,) = suites(as_junit(judgement, strict=strict)).values()
         assert outcomes(suite)["awakening"] == expected
-        assert "awakening, expert 1" in outcomes(suite)
 
 
 def test_invalid_data_and_unreadable_files_are_errors(tmp_path):
@@ -35,16 +36,32 @@ def test_invalid_data_and_unreadable_files_are_errors(tmp_path):
 
 def test_there_is_a_suite_per_run_per_group_and_for_all(seeds):
     names = list(suites(as_junit(judged(*seeds))))
-    assert sum(name.startswith("run ") for name in names) == 9
+    assert sum(name.startswith("run ") for name in names) == 18
     assert next(name for name in names if name.startswith("group ")) == "group perturbation_scale=0.0"
     assert names[-1] == "all runs"
 
 
-def test_a_sham_run_beside_others_fails_nothing_by_being_refuted(seeds):
+def test_a_control_passes_if_its_check_does(seeds, study_of_positives):
     report = suites(as_junit(judged(*seeds), strict=True))
-    assert outcomes(report["group perturbation_scale=0.0"])["awakening"] == ["skipped"]
+    assert outcomes(report["group perturbation_scale=0.0"]) == {"check": []}
     assert outcomes(report["group perturbation_scale=2.0"])["awakening"] == []
-    assert "for the other runs" not in as_junit(judged(*seeds[:3]))
+    (of_sham,) = [suite for name, suite in report.items() if name.startswith("run 00abcdef0 ")]
+    assert outcomes(of_sham)["awakening"] == ["skipped"]
+    assert "for the other runs" not in as_junit(judged(*seeds[:6]))
+    single = suites(as_junit(judged(*seeds[6:12], study_of_positives[-1]), strict=True))
+    assert [outcomes(suite) for suite in single.values() if "check" in outcomes(suite)] == [{"check": ["failure"]}]
+
+
+def test_strict_fails_what_the_exit_code_objects_to(seeds):
+    lax = judge(*read_sources(seeds[6:12]), {"awakening_ratio": 1.05})
+    assert outcomes(suites(as_junit(lax, strict=True))["thresholds"]) == {"thresholds": ["failure"]}
+    assert "thresholds" not in suites(as_junit(lax))
+
+
+def test_numbers_name_their_units(seeds):
+    text = as_junit(judged(*seeds[6:12]))
+    assert "over 6 seeds, threshold 1.10x" in text
+    assert "in this run, threshold 1.10x" in text
 
 
 def test_no_word_of_a_file_breaks_the_xml(hostile):

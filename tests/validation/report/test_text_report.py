@@ -1,23 +1,21 @@
-"""The text of `prismatic check`: the headline, the table of claims, short reasons, and --verbose."""
+"""The text of `prismatic check`: the headline, the deciding numbers, the table of claims, and --verbose."""
 
 import io
 import re
-from pathlib import Path
 
 import pytest
 
 from prismatic.terminal import print_out
-from tests.support.report_readers import as_text
-from tests.support.simulated_runs import simulated_run, write
+from tests.support.report_readers import EXAMPLES, ROOT, as_text, judged
+from tests.support.simulated_runs import simulated_run, study, write
 from validation.cli.main import main
 from validation.files.sources import read_sources
 from validation.judgement.baseline import compare
 from validation.judgement.judge import judge
-from validation.report.short_reasons import MOST_WORDS, headline, headline_claims, short_reason
 from validation.report.text_report import GROUP_ROWS, render
-from validation.verdict.wording import estimated
+from validation.text import sentence
+from validation.verdict.wording import estimated, parts_of
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 HOSTILE = "\x1b[2J[bold red]SUPPORTED[/] :smile:\n# yes\u202e"
 
 
@@ -28,21 +26,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def judged(*paths, changed=None):
+def read(*paths, changed=None):
     return judge(*read_sources(list(paths)), changed)
 
 
-def written(folder, *runs, **facts):
-    """Run files of simulated runs with a seed each, as one judgement."""
-    files = []
-    for seed, run in enumerate(runs):
-        about = {"config.seed": seed, "run_hash": f"{seed}abcdef00", **facts}
-        files.append(write(run, folder / f"{seed}.db", **about))
-    return judged(*files)
-
-
-def reasons(judgement):
-    return {name: short_reason(claim, judgement) for name, claim in headline_claims(judgement).items()}
+def in_colour(judgement, comparison=None, **how):
+    """Return what `check` prints on a terminal, with and without its colours."""
+    stream = Terminal()
+    print_out(*render(judgement, comparison, **how), stream=stream)
+    return stream.getvalue(), re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -51,92 +43,93 @@ def doses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doses")
     files = []
     for scale in range(GROUP_ROWS + 2):
-        for seed in range(2):
-            run = simulated_run(seed=seed + 10 * scale, awakening=1 + scale / 9, control=True, steps=150)
-            about = {"config.seed": seed, "config.perturbation_scale": scale, "run_hash": f"{scale:02}{seed}abcdef"}
-            files.append(write(run, folder / f"{scale:02}-{seed}.db", **about))
+        for run in study(2, scale=float(scale), awakening=1 + scale / 9, control=1, steps=60):
+            name = f"{scale:02}{run.seed}abcdef"
+            files.append(write(run, folder / f"{name}.db", run_hash=name))
     return judged(*files)
 
 
-RUNS = {
-    "bottom weights receive": {"awakening": 1.5, "divergence": 0.5, "control": True},
-    "gained no more than the middle tier": {"routing_ratio": 1.0, "scale": 0.01, "control": True},
-    "the gain beyond the middle tier is too small": {"divergence": 0.5, "control": True, "seed": 1},
-    "differ by less than the threshold": {"routing_ratio": 1.0, "scale": 0.01, "control": True},
-    "compared to the control expert": {"awakening": 1.5, "divergence": 0.5, "control": True},
-    "no control shows": {"awakening": 1.5, "divergence": 0.5},
-    "not judged, because divergence is": {"awakening": 1.5},
-    "the last third keeps": {"awakening": 1.5, "divergence": 0.5, "control": True},
-    "gradients are parallel": {"collinear": True, "routing_ratio": 2.3},
-    "more are needed": {"steps": 60},
-}
-
-
-@pytest.mark.parametrize("words", RUNS)
-def test_a_reason_says_what_decided_in_few_words(tmp_path, words):
-    judgement = written(tmp_path, simulated_run(**RUNS[words]))
-    assert any(words in reason for reason in reasons(judgement).values())
-    assert all(len(reason.split()) <= MOST_WORDS for reason in reasons(judgement).values())
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_reasons_over_seeds_count_the_runs(tmp_path, count):
-    runs = [simulated_run(seed=s, awakening=1.5, divergence=0.5, control=True, steps=200) for s in range(count)]
-    found = reasons(written(tmp_path, *runs))
-    expected = "2 runs with an estimate; 1 more seed needed" if count == 2 else "compared to the control expert"
-    assert expected in found["divergence"]
-
-
-def test_one_seed_twice_is_named(tmp_path):
-    judgement = written(tmp_path, *(simulated_run(seed=s, control=True) for s in range(3)), **{"config.seed": 7})
-    assert reasons(judgement)["awakening"] == "the runs need a seed each, known and different"
-
-
-def test_shared_gradients_are_named_where_parameters_are_merged(tmp_path):
-    facts = {"config.router_type": "prismatic", "config.merge": "batch"}
-    judgement = written(tmp_path, simulated_run(collinear=True, routing_ratio=2.3), **facts)
-    assert "scaled by their routing shares" in reasons(judgement)["awakening"]
-
-
-def test_a_sham_run_is_not_the_cause(tmp_path):
-    facts = {"config.perturbation_scale": 0.0}
-    judgement = written(tmp_path, simulated_run(awakening=1.5, divergence=0.5, control=True), **facts)
-    assert "nothing was perturbed" in reasons(judgement)["awakening"]
-
-
-@pytest.mark.parametrize("name", ["as-is", "positive-control", "zero-norms"])
-def test_the_first_screen_has_all_that_a_person_needs(name):
-    judgement = judged(EXAMPLES / f"{name}.db")
-    text = as_text(judgement)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_first_screen_has_all_that_a_person_needs(example):
+    judgement = judged(example)
+    verdict, text = judgement.verdict, as_text(judgement)
     lines = text.splitlines()
-    assert lines[0].startswith(f"{judgement.verdict.status.upper()}: {headline(judgement)}")
-    assert len(lines) <= 18
-    for claim in headline_claims(judgement).values():
+    assert lines[:2] == [f"{verdict.status.upper()}: {verdict.headline}", sentence(verdict.controlled.because)]
+    assert len(lines) <= 20
+    for claim in verdict.headlines.values():
         (row,) = [line for line in lines if line.startswith(claim.name)]
         assert claim.status in row
-        assert short_reason(claim, judgement) in row
-        assert all(number in row for number in estimated(claim).replace(" kept", "").split(" ", 1))
+        assert row.endswith(claim.headline)
+        assert estimated(claim, unit=False) in row
     assert re.search(r"^(error|warning|info): .*\n  seen:  ", text, re.MULTILINE)
-    assert text.count("log after backward()") == (name == "zero-norms")
+    assert text.count("log after backward()") == (example.stem == "zero-norms")
     assert ("next: " in text) == bool(judgement.advice)
-    assert ("premise: " in text) == bool(judgement.verdict.premises)
-    assert judgement.verdict.as_written.status in lines[-1]
+    assert ("premise: " in text) == bool(verdict.premises)
+    assert verdict.as_written.status in lines[-1]
+
+
+def test_numbers_name_their_units(kinds):
+    assert "estimate over 6 seeds" in as_text(kinds["study"])
+    assert "over 6 seeds, beyond the threshold 1.10x." in as_text(kinds["study"]).splitlines()[1]
+    assert "estimate in this run" in as_text(kinds["single"])
+    assert "in this run, beyond the threshold 1.10x." in as_text(kinds["single"]).splitlines()[1]
+    assert "estimate" not in as_text(kinds["doses"]).splitlines()[3]  # over several experiments there is none
+
+
+def test_controls_show_their_check_and_estimates_without_a_status(kinds):
+    (sham,) = [line for line in as_text(kinds["study"]).splitlines() if line.startswith("perturbation_scale=0.0")]
+    assert re.fullmatch(r"perturbation_scale=0\.0 +6 sham runs +\d\.\d\dx +\d\.\d\dx +A/A passes", sham)
+    (positive,) = [line for line in as_text(kinds["positives"]).splitlines() if "positive_control=1.5" in line]
+    assert re.search(r" 6 positive controls +1\.\d\dx .* effect found$", positive)
+
+
+def test_what_a_reader_must_know_stands_in_the_headline(kinds, seeds):
+    def first(judgement):
+        return as_text(judgement).splitlines()[0]
+
+    assert first(kinds["unfinished"]).endswith("(provisional: interim look at 4 of 6 parts of the training)")
+    assert first(kinds["one positive"]).endswith("(positive control: the effect was put in by hand)")
+    assert "(" not in first(kinds["study"])
+    lax = read(*seeds[6:12], changed={"awakening_ratio": 1.05, "alpha": 0.1, "min_seeds": 5})
+    told = "judged with awakening_ratio 1.05 instead of 1.10, alpha 0.10 instead of 0.05, min_seeds 5 instead of 6"
+    assert first(lax).endswith(f"({told})")
 
 
 def test_a_terminal_shows_the_same_words_in_colour():
-    judgement, stream = judged(EXAMPLES / "as-is.db"), Terminal()
-    print_out(*render(judgement), stream=stream)
-    assert "\x1b[1;33mconfounded" in stream.getvalue()
-    seen = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    judgement = judged(ROOT / "examples" / "as-is.db")
+    coloured, seen = in_colour(judgement)
+    assert "\x1b[1;33mconfounded" in coloured
     assert sorted(seen.split()) == sorted(as_text(judgement).split())
 
 
-def test_verbose_has_every_full_reason_and_finding(doses):
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_estimate_is_broken_or_cut_on_a_terminal(kinds, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, seen = in_colour(kinds["study"])
+    assert all(len(line) <= width for line in seen.splitlines())
+    assert all(estimated(claim, unit=False) in seen for claim in kinds["study"].verdict.headlines.values())
+
+
+def test_verbose_has_every_full_reason_finding_check_and_component(kinds):
+    for judgement in (kinds["doses"], kinds["positives"], kinds["single"]):
+        text, verdict = as_text(judgement, verbose=True), judgement.verdict
+        claims = [claim for claim in verdict.controlled.claims if claim.expert is None]
+        claims += [claim for group in verdict.groups for claim in group.claims]
+        assert all(claim.because in text for claim in claims)
+        assert all(estimated(part) in text for claim in claims for part in parts_of(claim))
+        assert all(group.premise.because in text for group in verdict.groups)
+        assert all(finding.cause in text for finding in judgement.findings)
+        assert all(advice.text in text for advice in judgement.advice)
+        assert all(each.because in text for each in judgement.registrations)
+        assert all(claim.because in text for claim in verdict.as_written.of(None))
+    assert "the A/A check passes" in as_text(kinds["positives"], verbose=True)
+    assert "the positive control is found" in as_text(kinds["positives"], verbose=True)
+    single = as_text(kinds["single"], verbose=True)
+    assert single.count(kinds["single"].verdict.headlines["sustainment"].because) == 1
+
+
+def test_brief_leaves_out_single_runs_where_there_are_several(doses):
     text = as_text(doses, verbose=True)
-    claims = [claim for claim in doses.verdict.controlled.claims if claim.expert is None]
-    assert all(claim.because in text for claim in claims)
-    assert all(finding.cause in text for finding in doses.findings)
-    assert all(advice.text in text for advice in doses.advice)
     assert f"run {doses.runs[0].id} " in text
     assert f"run {doses.runs[0].id} " not in as_text(doses, verbose=True, brief=True)
     assert as_text(doses, brief=True) == as_text(doses)
@@ -155,28 +148,24 @@ def test_names_of_a_file_are_no_markup_and_no_line(tmp_path):
     for number, scale in enumerate((1.0, 0.0)):
         facts = {"config.merge": HOSTILE, "exit_state": HOSTILE, "config.perturbation_scale": scale}
         files.append(write(simulated_run(seed=number, steps=150), tmp_path / f"{number}.db", **facts))
-    judgement, stream = judged(*((file, HOSTILE) for file in files)), Terminal()
-    print_out(*render(judgement, compare(judgement, judgement), verbose=True), stream=stream)
-    text = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    judgement = read(*((file, HOSTILE) for file in files))
+    _, text = in_colour(judgement, compare(judgement, judgement), verbose=True)
     assert "[bold red]SUPPORTED[/] :smile:" in text
     assert not set("\x1b\u202e") & set(text)
     assert not any(line.startswith(("# yes", "SUPPORTED")) for line in text.splitlines())
 
 
-def test_thresholds_changed_after_the_fact_are_on_the_first_screen():
-    changed = judged(EXAMPLES / "as-is.db", changed={"awakening_ratio": 1.3})
-    assert "thresholds: changed after the fact: awakening_ratio from 1.1 to 1.3" in as_text(changed)
-    assert "thresholds: " not in as_text(judged(EXAMPLES / "as-is.db"))
+def test_a_registration_that_differs_is_on_the_first_screen(tmp_path):
+    file = write(simulated_run(), tmp_path / "x.db", **{"registered.alpha": 0.01, "registered.rules": 2})
+    assert "thresholds: " not in as_text(read(file))  # without a hash, nothing is registered
+    file = write(
+        simulated_run(), tmp_path / "y.db", **{"registered.rules": 2, "registered.sha256": "", "registered.alpha": 0.01}
+    )
+    assert "thresholds: the registered thresholds do not match their hash" in as_text(read(file))
 
 
 def test_a_missing_file_is_named_as_it_was_given(capsys):
     assert main(["check", "/absent/dynamics.db"]) == 2
     text = capsys.readouterr().out
-    assert text.startswith("INVALID: no run could be read")
+    assert text.startswith("INVALID: No run could be judged")
     assert "expected a file, found nothing there" in text
-
-
-def test_a_run_that_is_still_training_is_provisional(tmp_path):
-    judgement = written(tmp_path, simulated_run(awakening=1.5, divergence=0.5, control=True), planned_steps=900)
-    assert "provisional" in headline(judgement)
-    assert "95 % interval" not in as_text(judgement)
