@@ -58,11 +58,12 @@ class Effect:
         """Return the smallest alpha at which the effect over seeds surely exceeds its margin."""
         return p_beyond(self.x_U3[:, 0], self.margin, two_sided=self.two_sided) if self.y_V3 is None else 1.0
 
-    def with_least_favourable(self, missing: int) -> tuple[Effect, Effect]:
-        """Return the effect as if `missing` more units had the smallest values of all, and the largest."""
-        ends = (self.x_U3.min(axis=0), self.x_U3.max(axis=0))
-        low, high = (replace(self, x_U3=np.vstack([self.x_U3, np.tile(end, (missing, 1))])) for end in ends)
-        return low, high
+    def with_least_favourable(self, missing: int) -> list[Effect]:
+        """Return the effect as if `missing` more units were the smallest of all, the largest, fading or growing."""
+        low, high = self.x_U3.min(axis=0), self.x_U3.max(axis=0)
+        fading, growing = np.stack([low, high, low]).diagonal(), np.stack([high, low, high]).diagonal()
+        ends = (low, high, fading, growing)
+        return [replace(self, x_U3=np.vstack([self.x_U3, np.tile(end, (missing, 1))])) for end in ends]
 
 
 @dataclass(frozen=True, eq=False)

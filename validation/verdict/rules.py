@@ -123,8 +123,9 @@ def _robust(m: Measurements, decide: Callable[[Measurements], Decision]) -> Deci
     decision = decide(m)
     if not m.without_verdict or decision.status not in (SUPPORTED, REFUTED):
         return decision
-    for side in (0, 1):
-        effects = {name: effect.with_least_favourable(m.without_verdict)[side] for name, effect in m.effects.items()}
-        if decide(replace(m, effects=effects)).status != decision.status:
+    for effects in zip(
+        *(effect.with_least_favourable(m.without_verdict) for effect in m.effects.values()), strict=True
+    ):
+        if decide(replace(m, effects=dict(zip(m.effects, effects, strict=True)))).status != decision.status:
             return Decision(INCONCLUSIVE, Reason.DEPENDS_ON_INVALID_RUNS)
     return decision

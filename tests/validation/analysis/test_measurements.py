@@ -54,10 +54,10 @@ def test_p_is_that_of_the_effect_over_seeds_and_one_run_has_none():
     assert in_one_run([0.9, 1.0, 1.1], [0.1, 0.2, 0.3]).p() == 1.0
 
 
-def test_runs_without_a_verdict_stand_at_both_ends_of_the_others():
-    effect = over_seeds(first=SEEDS, last=-SEEDS)
-    low, high = effect.with_least_favourable(2)
-    assert low.x_U3[6:] == pytest.approx(np.array([[0.22, 0.44, -0.0]] * 2))
-    assert high.x_U3[6:] == pytest.approx(np.array([[0.35, 0.70, 0.0]] * 2))
-    for worst in (low, high):
-        assert worst.x_U3[:6] == pytest.approx(effect.x_U3)
+def test_runs_without_a_verdict_stand_at_the_ends_of_the_others_and_fade_or_grow():
+    effect = over_seeds(first=SEEDS, last=0.1)
+    worst = effect.with_least_favourable(2)
+    ends = [(0.22, 0.44, 0.32), (0.35, 0.70, 0.45), (0.22, 0.70, 0.32), (0.35, 0.44, 0.45)]
+    for one, end in zip(worst, ends, strict=True):
+        assert one.x_U3[6:] == pytest.approx(np.array([end] * 2))
+        assert one.x_U3[:6] == pytest.approx(effect.x_U3)

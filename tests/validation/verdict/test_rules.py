@@ -198,6 +198,15 @@ def test_a_status_that_hangs_on_the_runs_without_a_verdict_is_undecided():
     assert awakening(close) == Decision(INCONCLUSIVE, Reason.DEPENDS_ON_INVALID_RUNS)
 
 
+def test_a_run_without_a_verdict_may_have_faded():
+    """Of seven runs, the known six keep 55 %; the seventh may have had the most of all and kept the least."""
+    m = measured(0.4, 0.0, 0.0, sd=0.06, kept=0.55)
+    assert sustainment(m).status == SUPPORTED
+    assert sustainment(replace(m, runs=7, without_verdict=1)).reason == Reason.DEPENDS_ON_INVALID_RUNS
+    sure = measured(0.4, 0.0, 0.0, sd=0.01, kept=0.9)
+    assert sustainment(replace(sure, runs=7, without_verdict=1)).status == SUPPORTED
+
+
 def test_experts_of_one_run_are_compared_by_welch():
     x, y = 0.4 + 0.05 * np.array([-1, 0, 1.0]), 0.05 * np.array([-1, 0, 1.0])
     m = measured(units=3, units_needed=3, single=True)
