@@ -12,6 +12,7 @@ import pandas as pd
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
+from validation.analysis.cohort import measure_run
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
 from validation.charts import run_dynamics, theme
@@ -113,6 +114,59 @@ def _events(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataF
     return encoded
 
 
+def _off_grid(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
+    """Draw the steps of rows that are on the declared grid, and of those that are not."""
+    on = run.steps % max(1, int(run.log_freq or 1)) == 0
+    parts = [
+        pd.DataFrame({"step": steps, "row": row}) for steps, row in ((run.steps[on], "on"), (run.steps[~on], "off"))
+    ]
+    data = pd.concat([part.iloc[:: 1 + len(part) // 1000] for part in parts], ignore_index=True)
+    chart = alt.Chart(data, height=theme.FINDING_HEIGHT)
+    color = alt.ColorValue(theme.GREY, condition={"test": "datum.row == 'off'", "value": theme.BAD})
+    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False))
+    y = alt.Y("row:N", title="Declared grid", sort=["on", "off"])
+    encoded: alt.Chart = chart.mark_tick(thickness=2).encode(x=x, y=y, color=color)
+    return encoded
+
+
+def _clock(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
+    """Draw the time at which each row was measured, and mark rows that are earlier than the row before."""
+    wall_time = run.step_column("wall_time")
+    known = np.isfinite(wall_time)
+    hours = (wall_time[known] - np.nanmin(wall_time)) / 3600
+    data = pd.DataFrame({"step": run.steps[known], "hours": hours, "earlier": np.diff(hours, prepend=-np.inf) < 0})
+    x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False))
+    y = alt.Y("hours:Q", title="Hours since the first row")
+    rows = alt.Chart(data.iloc[min_max_indices(hours, FINDING_POINTS)].reset_index(drop=True))
+    earlier = alt.Chart(data[data["earlier"]].head(1000).reset_index(drop=True))
+    layers = [
+        rows.mark_line(color=theme.GREY, strokeWidth=1).encode(x=x, y=y),
+        earlier.mark_point(color=theme.BAD, filled=True, size=40, opacity=1).encode(x=x, y=y),
+    ]
+    return alt.LayerChart(layer=layers, height=theme.FINDING_HEIGHT)
+
+
+def _rows_by_bin(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart | None:
+    """Draw the share of its planned rows that each bin of time has, and the share that it needs."""
+    each = measure_run(run, thresholds)
+    levels = each.levels(each.source)
+    if levels is None:
+        return None
+    bins = levels.bins
+    found_K = np.bincount(bins.place_T[bins.place_T >= 0], minlength=len(bins.rows_K))
+    share_K = found_K / np.maximum(bins.rows_K, 1)
+    data = pd.DataFrame({"bin": np.arange(1, len(share_K) + 1), "share": share_K, "missing": bins.missing_K})
+    needed = alt.Chart(pd.DataFrame({"share": [thresholds.rows_share]}))
+    color = alt.ColorValue(theme.GREY, condition={"test": "datum.missing", "value": theme.BAD})
+    x = alt.X("bin:O", title="Bin of time", axis=alt.Axis(labelAngle=0))
+    y = alt.Y("share:Q", title="Planned rows that are there", axis=alt.Axis(format=".0%", tickCount=5))
+    layers = [
+        alt.Chart(data).mark_bar().encode(x=x, y=y, color=color, tooltip=alt.Tooltip("share:Q", format=".0%")),
+        needed.mark_rule(color=theme.BAD, strokeDash=theme.THRESHOLD_DASH, strokeWidth=2).encode(y=alt.Y("share:Q")),
+    ]
+    return alt.LayerChart(layer=layers, height=theme.FINDING_HEIGHT)
+
+
 def _widest_gap(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
     """Draw the number of logged rows over the steps, and shade the widest gap."""
     steps = run.steps.astype(float)
@@ -209,6 +263,12 @@ def _collapse(finding: Finding, run: Run, thresholds: Thresholds, events: pd.Dat
     return draw_panels([replace(run_dynamics.routing_panel(rows), thresholds=collapsed)], _style(run), small=True)
 
 
+def _shares(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
+    """Draw the routing shares of a few experts."""
+    rows = min_max_rows(run, FINDING_POINTS, metrics=("routing_weight",), experts=_concerned(finding, run))
+    return draw_panels([run_dynamics.routing_panel(rows)], _style(run), small=True)
+
+
 def _scaled_score(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
     """Draw the mean divergence score as logged, and with the loss divided and multiplied by 10."""
     logged = [e for e in run.of_role("perturbed") if np.isfinite(e["divergence"]).any()][:MAX_EXPERTS]
@@ -267,11 +327,16 @@ CHARTS: dict[str, Callable[[Finding, Run, Thresholds, pd.DataFrame], FindingChar
     "rows_lost": _events,
     "logging_order": _events,
     "step_gaps": _widest_gap,
+    "off_grid": _off_grid,
+    "wall_time_falls": _clock,
+    "rows_missing": _rows_by_bin,
     "too_short": _too_short,
     "unfinished": _unfinished,
     "identical_experts": _identical,
     "collinear_gradients": _collinear,
     "router_collapse": _collapse,
+    "constant_shares": _shares,
+    "not_a_control": _norms,
     "scale_dependent_threshold": _scaled_score,
     "positive_control": _positive_control,
 }
