@@ -116,7 +116,7 @@ def _events(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataF
 
 def _off_grid(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart:
     """Draw the steps of rows that are on the declared grid, and of those that are not."""
-    on = run.steps % max(1, int(run.log_freq or 1)) == 0
+    on = run.steps % (run.every or 1) == 0
     parts = [
         pd.DataFrame({"step": steps, "row": row}) for steps, row in ((run.steps[on], "on"), (run.steps[~on], "off"))
     ]

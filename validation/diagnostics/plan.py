@@ -116,10 +116,11 @@ def no_plan(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 def too_short(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find a run that plans fewer rows after its warm-up than there are bins of time."""
-    source = run.isolated or run
-    plan = source.plan(thresholds.warmup)
+    if not len(run.steps):
+        return
+    plan = (run.isolated or run).plan(thresholds.warmup)
     empty = int((plan.rows_K == 0).sum())
-    if len(run.steps) and empty:
+    if empty:
         yield Finding(
             "too_short",
             WARNING,
