@@ -20,7 +20,7 @@ from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, CheckChange, Comparison
 from validation.judgement.judge import Judgement
 from validation.text import pluralize, printable, sentence, spaced
-from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
 from validation.verdict.decide import Reading, Verdict
 from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group, deciding_groups
 from validation.verdict.registration import ALTERED, CHANGED, Registration
@@ -84,7 +84,8 @@ def _tables(verdict: Verdict) -> Iterator[RenderableType]:
         yield terminal.table(rows, whole=[name for name in rows[0] if name.startswith("estimate")])
     if len(verdict.groups) > 1:
         yield ""
-        yield terminal.table([_group_row(group) for group in verdict.groups[:GROUP_ROWS]])
+        checked = any(group.check for group in verdict.groups)
+        yield terminal.table([_group_row(group, checked=checked) for group in verdict.groups[:GROUP_ROWS]])
         if len(verdict.groups) > GROUP_ROWS:
             yield _line(f"and {pluralize(len(verdict.groups) - GROUP_ROWS, 'more experiment')} (--verbose)")
 
@@ -101,15 +102,20 @@ def _claim_rows(claims: Sequence[Claim]) -> list[dict[str, object]]:
     return rows
 
 
-def _group_row(group: Group) -> dict[str, object]:
-    """Return the row of an experiment. A control has the result of its check, and estimates without a status."""
-    runs, used = pluralize(len(group.runs), RUNS[group.role]), len(group.values.get(CLAIMS[0], ()))
+def _group_row(group: Group, *, checked: bool) -> dict[str, object]:
+    """Return the row of an experiment. A control has the result of its check, and estimates without a status.
+
+    checked: with a column for that result.
+    """
+    runs, used = pluralize(len(group.runs), RUNS[group.role]), group.claims[0].units
+    some = len(group.runs) > 1 and used != len(group.runs)  # the units of a single run are its experts
     row: dict[str, object] = {"experiment": _line(printable(group.name, LONGEST_NAME))}
-    row["runs"] = runs if used == len(group.runs) else f"{used} of {runs}"
+    row["runs"] = f"{used} of {runs}" if some else runs
     for claim in group.claims:
         status = [_status(claim.status)] if group.check is None else []
         row[claim.name] = _line(*status, " " if status else "", estimated(claim, bare=True))
-    return row | {"check": f"{CHECKED[group.role]} {spaced(group.check)}" if group.check else ""}
+    check = f"{CHECKED[group.role]} {spaced(group.check)}" if group.check else ""
+    return row | ({"check": check} if checked else {})
 
 
 def _summary(judgement: Judgement, comparison: Comparison | None) -> Iterator[RenderableType]:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -81,6 +83,18 @@ def test_controls_show_their_check_and_estimates_without_a_status(kinds):
     assert re.fullmatch(r"perturbation_scale=0\.0 +6 sham runs +\d\.\d\dx +\d\.\d\dx +A/A passes", sham)
     (positive,) = [line for line in as_text(kinds["positives"]).splitlines() if "positive_control=1.5" in line]
     assert re.search(r" 6 positive controls +1\.\d\dx .* effect found$", positive)
+
+
+def test_runs_without_a_verdict_are_counted(seeds, tmp_path):
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(seeds[6].read_bytes())
+    with closing(sqlite3.connect(broken)) as db, db:
+        norms = [f"expert_{e}_{tier}_norm = 0" for e in range(3) for tier in ("top", "bottom", "middle")]
+        db.execute(f"UPDATE dynamics SET {', '.join(norms)}")
+    lines = as_text(read(broken, *seeds[7:])).splitlines()
+    rows = [line for line in lines if line.startswith("perturbation_scale=")]
+    assert [re.search(r"\d of \d runs|\d runs", row)[0] for row in rows] == ["5 of 6 runs", "6 runs"]
+    assert not [line for line in lines if line.startswith("experiment") and "check" in line]
 
 
 def test_what_a_reader_must_know_stands_in_the_headline(kinds, seeds):
