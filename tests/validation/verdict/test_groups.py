@@ -1,228 +1,198 @@
-"""Groups of runs: averaged over seeds only, paired with sham runs, ordered by dose."""
+"""Groups of runs: what makes one, their names and roles, the checks of controls, and claims over several groups."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from tests.support.simulated_runs import simulated_run, with_norms
+from prismatic.contract.thresholds import Thresholds
+from tests.support.probed_runs import probed_run
+from tests.support.simulated_runs import named, simulated_run, study
+from validation.analysis.cohort import MeasuredRun
+from validation.analysis.intervals import holm
 from validation.analysis.run import Run
-from validation.analysis.statistics import dose_response, more_runs
-from validation.verdict.claims import INCONCLUSIVE, REFUTED, SUPPORTED
-from validation.verdict.decide import decide
+from validation.verdict.claims import (
+    CONFOUNDED,
+    INCONCLUSIVE,
+    INVALID,
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Reason,
+    combine_statuses,
+)
+from validation.verdict.decide import judge_runs
+from validation.verdict.groups import SHAM, TREATED, Group, combine_groups, deciding_groups, group_runs
+
+STUDY = {"perturbed": 3, "control": 3}
 
 
-def member(name, *, seed, scale=1.0, **options):
-    """Return a simulated run with the options that made it; further arguments are options of the run."""
-    simulated = {
-        key: options.pop(key) for key in ("awakening", "divergence", "control", "rho", "sd", "steps") if key in options
-    }
-    run = simulated_run(seed=seed + 1000 * int(100 * scale), **simulated)
-    facts = {"config.seed": seed, "config.perturbation_scale": scale}
-    facts |= {f"config.{key}": value for key, value in options.items()}
-    return Run(**{**vars(run), "id": name, "facts": facts})
+def renamed(prefix: str, runs: list[Run], **config) -> list[Run]:
+    return [named(run, f"{prefix}{run.id}", **config) for run in runs]
 
 
-def over_all(verdict, claim):
-    return next(c for c in verdict.controlled.claims if c.run is None and c.name == claim)
+def grouped(*facts: dict) -> list[Group]:
+    """Return the groups of short runs with these facts."""
+    runs = [replace(simulated_run(steps=5), id=f"r{number}", facts=each) for number, each in enumerate(facts)]
+    return [group for _, group in group_runs([MeasuredRun.without_levels(run) for run in runs])]
 
 
-def test_runs_are_grouped_by_everything_but_the_seed():
-    runs = [member(f"s{s}-{n}", seed=s, num_layers=n) for n in (2, 4) for s in range(3)]
-    groups = decide(runs, {}).groups
-    assert [group.name for group in groups] == ["num_layers=2", "num_layers=4"]
-    assert groups[0].runs == ("s0-2", "s1-2", "s2-2")
+def options(**config) -> dict:
+    return {f"config.{name}": value for name, value in config.items()}
 
 
-def test_seeds_too_noisy_alone_decide_together():
-    runs = [member(f"run{s}", seed=s, awakening=1.5, rho=0.95, sd=0.3, steps=500) for s in range(8)]
-    verdict = decide(runs, {})
-    alone = [c.status for c in verdict.controlled.claims if c.name == "awakening" and c.run and c.expert is None]
-    assert INCONCLUSIVE in alone
-    assert over_all(verdict, "awakening").status == SUPPORTED
-    assert over_all(verdict, "awakening").points == 8
+def test_runs_are_grouped_by_everything_but_the_seed_and_the_device():
+    groups = grouped(
+        options(num_layers=2, seed=0),
+        options(num_layers=4, seed=0),
+        options(num_layers=2, seed=1, device="cuda"),
+        options(num_layers=4, seed=1) | {"planned_steps": 50},
+    )
+    assert [group.runs for group in groups] == [("r0", "r2"), ("r1",), ("r3",)]
+    assert groups[0].name == "num_layers=2, steps=None"
 
 
-def test_the_interval_over_seeds_is_students_on_the_runs_own_estimates():
-    runs = [member(f"run{s}", seed=s, awakening=1.5) for s in range(4)]
-    verdict = decide(runs, {})
-    logs = [np.log(c.estimate) for c in verdict.controlled.claims if c.name == "awakening" and c.expert == 1]
-    low, high = np.exp(stats.t.interval(0.95, 3, loc=np.mean(logs), scale=stats.sem(logs)))
-    assert (over_all(verdict, "awakening").low, over_all(verdict, "awakening").high) == pytest.approx((low, high))
+def test_a_run_of_unknown_options_is_a_group_of_its_own():
+    groups = grouped({}, {"planned_steps": 5}, options(seed=1), options(seed=2))
+    assert [group.name for group in groups] == [
+        "run r0 (options unknown)",
+        "run r1 (options unknown)",
+        "the runs of known options",
+    ]
 
 
-def test_too_few_seeds_name_how_many_more_would_decide():
-    values = np.array([0.05, 0.25, 0.15])
-    more = more_runs(values, 0.095)
-    half = [stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) for n in (3 + more - 1, 3 + more)]
-    assert half[1] < values.mean() - 0.095 <= half[0]
+def test_a_single_group_is_all_runs_and_many_differing_options_are_counted():
+    assert grouped(options(seed=1), options(seed=2))[0].name == "all runs"
+    many = grouped(*(options(**{f"option_{n}": value for n in range(8)}) for value in "ab"))
+    assert many[0].name == "option_0=a, option_1=a, option_2=a, option_3=a, option_4=a and 3 more options"
+    assert len(grouped(options(name="x" * 500), options(name="y"))[0].name) < 60
 
 
-def test_a_shift_of_the_sham_run_with_the_same_seed_is_subtracted():
-    draws = [1.0, 1.35, 0.8, 1.6]  # what each seed's draw does, perturbed or not
-    treated = [member(f"t{s}", seed=s, awakening=draw) for s, draw in enumerate(draws)]
-    shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(draws)]
-    paired, alone = decide([*treated, *shams], {}), decide(treated, {})
-    claim = over_all(paired, "awakening")
-    assert claim.estimate == pytest.approx(1.0, abs=0.06)
-    assert claim.high - claim.low < 0.5 * (over_all(alone, "awakening").high - over_all(alone, "awakening").low)
-    assert claim.status != SUPPORTED
+def test_roles_are_those_of_the_perturbation():
+    facts = [options(perturbation_scale=s) for s in (1.0, 0.0, "0.001", 0.002)] + [options(positive_control=2.0)]
+    assert [group.role for group in grouped(*facts)] == [TREATED, SHAM, SHAM, TREATED, "positive_control"]
 
 
-def test_runs_are_paired_with_their_shams_only_if_each_has_one():
-    treated = [member(f"t{s}", seed=s, awakening=1.5) for s in range(4)]
-    alone = over_all(decide(treated, {}), "awakening")
-    partly = decide([*treated, member("s0", seed=0, scale=0.0, awakening=1.4)], {})
-    assert over_all(partly, "awakening").estimate == pytest.approx(alone.estimate)
+def test_only_positive_controls_are_named_by_their_gain():
+    groups = grouped(options(sparsity=0.1), options(sparsity=0.2), options(sparsity=0.1, positive_control=2.0))
+    assert [group.name for group in groups] == ["sparsity=0.1", "sparsity=0.2", "positive_control=2.0, sparsity=0.1"]
 
 
-def test_runs_that_were_measured_in_different_ways_are_not_averaged():
-    runs = [member(f"r{s}", seed=s, divergence=0.6, control=True, merge="example") for s in range(3)]
-    sure = np.full(600, 0.5)
-    runs[2] = with_norms(with_norms(runs[2], 1, direction=sure), 2, direction=sure / 5)
-    claim = over_all(decide(runs, {}), "divergence")
-    assert claim.status == INCONCLUSIVE
-    assert "different ways" in claim.because
+def test_the_verdict_is_about_treated_runs_or_else_about_their_controls():
+    groups = [Group(role, role, ()) for role in (SHAM, "positive_control", TREATED)]
+    assert [group.role for group in deciding_groups(groups)] == [TREATED]
+    assert [group.role for group in deciding_groups(groups[:2])] == ["positive_control"]
+    assert [group.role for group in deciding_groups(groups[:1])] == [SHAM]
+    assert deciding_groups([]) == []
 
 
-def test_the_threshold_rises_with_the_spread_of_sham_runs():
-    draws = [1.0, 1.5, 0.7, 1.3]
-    shams = [member(f"s{s}", seed=s, scale=0.0, awakening=draw) for s, draw in enumerate(draws)]
-    verdict = decide([member("treated", seed=9, awakening=1.5), *shams], {})
-    claim = next(c for c in verdict.controlled.claims if c.run == "treated" and c.name == "awakening")
-    assert claim.threshold > 2
-    assert claim.status != SUPPORTED
-    assert "the spread between sham runs" in claim.because
+def checks(runs: list[Run], invalid: dict[str, str] | None = None) -> dict[str, str | None]:
+    return {group.role: group.check for group in judge_runs(runs, invalid or {}).groups}
 
 
-def test_sham_runs_beside_others_are_only_controls():
-    runs = [member("treated", seed=0, awakening=1.5), member("sham", seed=0, scale=0.0)]
-    verdict = decide(runs, {})
-    assert [group.role for group in verdict.groups] == ["treated", "sham"]
-    assert over_all(verdict, "awakening").status == SUPPORTED
+def test_honest_sham_runs_pass_the_check():
+    assert checks(study(6, twins=True, **STUDY)) == {TREATED: None, SHAM: "passes"}
+
+
+def test_sham_runs_that_show_an_effect_fail_the_check_and_the_study_with_it():
+    treated = study(6, **STUDY, awakening=1.5, divergence=0.5)
+    shams = renamed("sham ", study(6, **STUDY, awakening=0.7), perturbation_scale=0.0)
+    verdict = judge_runs([*treated, *shams], {})
+    assert {group.role: group.check for group in verdict.groups} == {TREATED: None, SHAM: "fails"}
+    assert {claim.reason for claim in verdict.headlines.values()} == {Reason.SHAM_RUNS_SHOW_AN_EFFECT}
+    assert verdict.status == INVALID
+
+
+def test_few_or_scattered_sham_runs_leave_the_check_undecided():
+    wide = renamed("sham ", study(6, **STUDY, spread=0.6), perturbation_scale=0.0)
+    assert checks(wide) == {SHAM: "undecided"}
+
+
+def test_copies_pass_no_check():
+    """Six copies of one sham run have an interval of no width, inside every margin."""
+    one = simulated_run(**STUDY, spread=0.0, sd=0.01, facts=study(1, **STUDY)[0].facts)
+    copies = [named(one, f"copy {seed}", seed=seed, perturbation_scale=0.0) for seed in range(6)]
+    assert checks(copies) == {SHAM: "undecided"}
+
+
+def test_a_positive_control_is_found_or_not():
+    for gain, check in ((1.5, "found"), (1.0, "not_found")):
+        runs = [named(run, run.id, positive_control=1.5) for run in study(6, **STUDY, awakening=gain)]
+        assert checks(runs) == {"positive_control": check}
 
 
 def test_sham_runs_alone_are_never_supported():
-    runs = [member(f"s{s}", seed=s, scale=0.0, awakening=1.5) for s in range(5)]
-    assert over_all(decide(runs, {}), "awakening").status == INCONCLUSIVE
+    runs = renamed("sham ", study(6, **STUDY, awakening=1.5, divergence=0.5), perturbation_scale=0.0)
+    verdict = judge_runs(runs, {})
+    assert SUPPORTED not in {claim.status for claim in verdict.controlled.claims}
+    honest = judge_runs(renamed("sham ", study(6, **STUDY), perturbation_scale=0.0), {})
+    assert {claim.reason for claim in honest.headlines.values()} == {Reason.NOTHING_PERTURBED}
 
 
-def test_an_effect_that_grows_with_the_scale_is_a_dose_response():
-    doses = {0.0: 1.0, 0.5: 1.2, 1.0: 1.4, 2.0: 1.9}
-    cells = [(scale, effect, seed) for scale, effect in doses.items() for seed in range(3)]
-    runs = [member(f"{scale}-{seed}", seed=seed, scale=scale, awakening=effect) for scale, effect, seed in cells]
-    (dose, *_) = decide(runs, {}).doses
-    assert (dose.claim, dose.scales, dose.seeds) == ("awakening", (0.0, 0.5, 1.0, 2.0), (0, 1, 2))
-    assert dose.p < 0.001
-    assert dose.low > 0
-    assert "rises with perturbation_scale" in dose.because
+def test_several_groups_are_judged_apart_and_their_claims_combined():
+    runs = [
+        *renamed("a", study(6, **STUDY, awakening=1.5), width=2),
+        *renamed("b", study(6, **STUDY), width=4),
+        *renamed("c", study(2, **STUDY), width=6),
+    ]
+    verdict = judge_runs(runs, {})
+    assert [group.claims[0].status for group in verdict.groups] == [SUPPORTED, REFUTED, INCONCLUSIVE]
+    claim = verdict.headlines["awakening"]
+    assert (claim.status, claim.reason, claim.estimate, claim.units) == (REFUTED, Reason.GROUPS_DIFFER, None, None)
+    assert claim.headline == "The experiments differ: 1 supported, 1 refuted, 1 inconclusive"
+    assert claim.because.startswith("3 experiments are judged apart: width=2: supported; width=4: refuted")
+    assert claim.because.endswith("supported in some of them, corrected for 3 experiments: width=2")
 
 
-def test_no_dose_response_is_claimed_for_runs_that_differ_in_more_than_the_scale():
-    runs = [member(f"{k}-{s}", seed=s, scale=k, num_layers=int(k)) for k in (1.0, 2.0, 3.0) for s in (0, 1)]
-    assert decide(runs, {}).doses == ()
+def test_groups_that_agree_say_so_without_a_correction():
+    runs = [run for n in (2, 4) for run in renamed(f"{n} ", study(6, **STUDY, awakening=1.5), width=n)]
+    claim = judge_runs(runs, {}).headlines["awakening"]
+    assert (claim.status, claim.reason) == (SUPPORTED, Reason.SAME_IN_EVERY_GROUP)
+    assert claim.headline == "Supported in each of 2 experiments"
+    assert "corrected" not in claim.because
 
 
-def test_pages_test_and_the_slopes_agree_with_the_library_and_with_loops():
+STATUSES = (SUPPORTED, REFUTED, INCONCLUSIVE, CONFOUNDED, INVALID)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(STATUSES), st.floats(0, 0.2)), min_size=2, max_size=30))
+def test_claims_over_groups_name_supported_ones_that_a_correction_leaves(drawn):
+    groups = [
+        Group(f"n={n}", TREATED, (), claims=(Claim("awakening", status, "so"),), p={"awakening": p})
+        for n, (status, p) in enumerate(drawn)
+    ]
+    claim = combine_groups("awakening", groups, Thresholds())
+    assert claim.status == combine_statuses([status for status, _ in drawn])
+    assert len(claim.headline.split()) <= 14
+    surely = [
+        f"n={n}"
+        for n, ((status, _), p) in enumerate(zip(drawn, holm([p for _, p in drawn]), strict=True))
+        if status == SUPPORTED and p <= 0.05
+    ]
+    named = claim.because.partition("experiments: ")[2]
+    assert named == (", ".join(surely[:5]) if claim.status != SUPPORTED else "")
+
+
+def test_in_some_of_many_null_groups_support_is_rare():
+    """With twenty groups of a true effect at the margin, one in three studies would name one without a correction."""
     rng = np.random.default_rng(0)
-    table, doses = rng.normal(size=(5, 4)) + np.arange(4), np.array([0.0, 0.5, 1.0, 2.0])
-    found = dose_response(table, doses)
-    assert found.p == pytest.approx(stats.page_trend_test(table).pvalue)
-    assert found.slope.mid == pytest.approx(np.mean([stats.linregress(doses, row).slope for row in table]))
+    wrong = [0, 0]
+    for _ in range(300):
+        x = rng.normal(np.log(1.1), 0.1, (20, 6))
+        t = (x.mean(axis=1) - np.log(1.1)) / (x.std(axis=1, ddof=1) / np.sqrt(6))
+        p = 2 * stats.t.sf(t, 5)
+        wrong[0] += bool((p[t > 0] <= 0.05).any())
+        wrong[1] += min(holm(np.where(t > 0, p, 1.0))) <= 0.05
+    assert wrong[0] / 300 > 0.3
+    assert wrong[1] / 300 < 0.05
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (3, 2)])
-def test_a_trend_needs_two_seeds_and_three_doses(shape):
-    with pytest.raises(ValueError, match="two seeds and three doses"):
-        dose_response(np.zeros(shape), np.arange(shape[1]))
-
-
-def divergent(run, gains, seed):
-    """Return the run with more experts of both roles, each one draw: its gradient scaled by its own factor."""
-    experts = dict(run.experts)
-    for number, (role, gain) in enumerate(gains, start=1):
-        noisy = simulated_run(seed=seed + number).experts[1]
-        norms = {f"{t}_norm": noisy[f"{t}_norm"] * gain for t in ("top", "bottom", "middle")}
-        experts[number] = type(noisy)(number, role, {**noisy.columns, **norms})
-    return Run(**{**vars(run), "experts": experts})
-
-
-def test_one_draw_is_not_taken_for_an_effect():
-    # Experts differ from draw to draw by more than the perturbed one differs from the control.
-    gains = [("perturbed", 1.5), ("perturbed", 0.9), ("control", 1.0), ("control", 0.7)]
-    verdict = decide([divergent(simulated_run(), gains, seed=50)], {})
-    assert SUPPORTED not in {c.status for c in verdict.controlled.claims if c.name == "divergence"}
-
-
-def test_an_effect_far_beyond_the_spread_of_draws_is_found():
-    gains = [("perturbed", 3.0), ("perturbed", 3.1), ("control", 1.0), ("control", 1.02), ("control", 0.98)]
-    verdict = decide([divergent(simulated_run(), gains, seed=50)], {})
-    assert {c.status for c in verdict.controlled.claims if c.name == "divergence"} == {SUPPORTED}
-
-
-def test_experts_with_other_layers_are_skipped_in_the_spread_between_draws():
-    gains = [("perturbed", 1.5), ("perturbed", 0.9), ("control", 1.0), ("control", 0.7)]
-    run = divergent(simulated_run(), gains, seed=50)
-    layers = [run.experts, {number: e for number, e in run.experts.items() if number != 2}]
-    damaged = Run(**{**vars(run), "layers": layers})
-    assert {c.status for c in decide([damaged], {}).controlled.claims if c.name == "divergence"} == {INCONCLUSIVE}
-
-
-def test_a_collapsing_divergence_is_refuted_over_seeds_as_in_each():
-    fall = 1.2 * 2 ** (-np.linspace(0, 1, 600) / 0.2)
-    runs = [member(f"r{s}", seed=s, divergence=fall, control=True) for s in range(4)]
-    assert over_all(decide(runs, {}), "sustainment").status == REFUTED
-
-
-def test_zero_norms_in_one_run_leave_the_others_pooled_as_they_are():
-    runs = [member(f"r{s}", seed=s, awakening=1.5) for s in range(4)]
-    runs[3] = with_norms(runs[3], 1, bottom_norm=np.zeros(600))
-    assert over_all(decide(runs, {("r3", None): "zero norms"}), "awakening").status == INCONCLUSIVE
-
-
-def directional(run, towards, noise):
-    """Return the run by isolated gradients: the perturbed expert's direction and the clean expert's noise floor."""
-    rng = np.random.default_rng(run.seed)
-    with_direction = with_norms(run, 1, direction=towards + 0.01 * rng.normal(size=len(run.steps)))
-    return with_norms(with_direction, 0, noise_direction=np.full(len(run.steps), noise))
-
-
-@pytest.mark.parametrize(("noise", "status"), [(0.02, SUPPORTED), (0.3, INCONCLUSIVE)])
-def test_a_direction_below_the_noise_floor_is_not_supported_over_seeds_either(noise, status):
-    runs = [
-        directional(member(f"r{s}", seed=s, merge="example", routing="frozen"), 0.15 + 0.01 * s, noise)
-        for s in range(4)
-    ]
-    verdict = decide(runs, {})
-    assert over_all(verdict, "divergence").status == status
-    assert over_all(verdict, "sustainment").status == status
-
-
-def test_experiments_that_differ_in_more_have_a_dose_response_each():
-    runs = [
-        member(f"{merge}-{scale}-{seed}", seed=seed, scale=scale, awakening=1 + slope * scale, merge=merge)
-        for merge, slope in (("batch", 0.0), ("example", 0.5))
-        for scale in (0.0, 1.0, 2.0)
-        for seed in range(3)
-    ]
-    doses = [dose for dose in decide(runs, {}).doses if dose.claim == "awakening"]
-    assert [(dose.options, dose.p < 0.01) for dose in doses] == [
-        ({"merge": "batch"}, False),
-        ({"merge": "example"}, True),
-    ]
-    assert doses[1].because.startswith("awakening, merge=example rises with perturbation_scale (0, 1, 2)")
-
-
-def test_positive_controls_beside_them_leave_the_dose_response_as_it_is():
-    runs = [
-        member(f"{k}-{s}", seed=s, scale=k, awakening=1 + k, positive_control=1.0)
-        for k in (0.0, 0.5, 1.0)
-        for s in (0, 1)
-    ]
-    positive = [member(f"positive-{s}", seed=s, scale=0.5, awakening=3.0, positive_control=1.5) for s in (0, 1)]
-    alone, beside = decide(runs, {}), decide([*runs, *positive], {})
-    assert alone.doses == beside.doses != ()
-    assert [group.name for group in beside.groups][1:] == [
-        "perturbation_scale=0.5",
-        "perturbation_scale=1.0",
-        "perturbation_scale=0.5, positive_control=1.5",
-    ]
+def test_the_values_of_a_group_are_those_of_its_claims():
+    group = judge_runs(study(6, probed_run, bottom=0.3), {}).groups[0]
+    values = [one["bottom"] for one in group.values["awakening"].values()]
+    assert np.exp(np.mean(values)) == pytest.approx(group.claims[0].estimate)
+    assert set(group.values["divergence"]["0"]) == {"size", "direction"}
