@@ -114,25 +114,28 @@ def study(
     seeds: int,
     make: Callable[..., Run] = simulated_run,
     *,
+    first_seed: int = 0,
     scale: float = 1.0,
+    loss_scale: float = 1.0,
     twins: bool = False,
     config: Mapping[str, Any] | None = None,
     **made: Any,
 ) -> list[Run]:
-    """Return runs that differ only in their seed, named "0", "1", ..., and the sham run of each if asked for.
+    """Return runs that differ only in their seed, named after it, and the sham run of each if asked for.
 
-    scale: perturbation_scale. config: further options of all of them. made: arguments of `make`; sham runs get no
-    effect.
+    scale: perturbation_scale. loss_scale: factor on every gradient. config: further options of all of them. made:
+    arguments of `make`; sham runs get no effect.
     """
     facts = {"planned_steps": made.get("steps", 600), "config.merge": "example", **made.pop("facts", {})}
 
     def run(seed: int, scale: float, name: str, noise_seed: int, **made: Any) -> Run:
-        run = make(seed=seed, noise_seed=noise_seed, facts=facts, **made)
+        run = make(seed=seed, noise_seed=noise_seed, facts=facts, scale=loss_scale, **made)
         return named(run, name, seed=seed, perturbation_scale=scale, **(config or {}))
 
     of_shams = {key: value for key, value in made.items() if key not in EFFECTS}
-    treated = [run(seed, scale, f"{seed}", seed, **made) for seed in range(seeds)]
-    return treated + [run(seed, 0.0, f"sham {seed}", 1000 + seed, **of_shams) for seed in range(seeds if twins else 0)]
+    numbers = range(first_seed, first_seed + seeds)
+    treated = [run(seed, scale, f"{seed}", seed, **made) for seed in numbers]
+    return treated + [run(seed, 0.0, f"sham {seed}", 10**6 + seed, **of_shams) for seed in numbers if twins]
 
 
 def _expert(number: int, role: str, norms: Mapping[str, Array], share: Array | None) -> Expert:
