@@ -27,6 +27,10 @@ METRICS = (
     *("noise_direction", "half_product", "half_product_clean", "weight_distance"),
 )
 
+PAIR_METRICS = ("half_product", "weight_distance", "output_distance")
+Pair = tuple[int, int]
+"""Two experts, the smaller number first."""
+
 
 @dataclass(frozen=True, eq=False)
 class Expert:
@@ -63,6 +67,8 @@ class Run:
     experts: Mapping[int, Expert]
     layers: Sequence[Mapping[int, Expert]] = ()
     """The experts of each layer, from merged gradients; empty for files with means over layers only."""
+    pairs: Sequence[Mapping[Pair, Mapping[str, Array]]] = ()
+    """The columns of each pair of experts in each layer; only of isolated gradients."""
     source: str = "merged"
     """merged: the gradients that the optimizer used; isolated: each expert's alone, on the same batch."""
     isolated: Run | None = None
@@ -197,6 +203,10 @@ class Run:
             steps=self.steps[rows],
             experts=cut(self.experts),
             layers=[cut(layer) for layer in self.layers],
+            pairs=[
+                {pair: {name: values[rows] for name, values in columns.items()} for pair, columns in layer.items()}
+                for layer in self.pairs
+            ],
             isolated=self.isolated.until(step) if self.isolated is not None else None,
             step_columns={name: values[rows] for name, values in self.step_columns.items()},
         )
