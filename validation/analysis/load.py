@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prismatic.contract.schema import STEP_COLUMNS, TIERS
-from validation.analysis.run import METRICS, Expert, Run, align
+from validation.analysis.run import METRICS, PAIR_METRICS, Expert, Pair, Run, align
 from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
 from validation.files.tidy import by_expert
@@ -52,7 +52,7 @@ def _load_run(file: RunFile) -> Run:
     roles = {number: expert.role for number, expert in experts.items()}
     merged, probed = (_of_source(file.layers, source) for source in ("merged", "isolated"))
     run = replace(run, layers=_layers(merged, roles, steps))
-    return replace(run, isolated=_isolated(run, probed, roles)) if len(probed) else run
+    return replace(run, isolated=_isolated(run, probed, file.pairs, roles)) if len(probed) else run
 
 
 def _of_source(layers: pa.Table, source: str) -> pa.Table:
@@ -62,9 +62,9 @@ def _of_source(layers: pa.Table, source: str) -> pa.Table:
     return rows.sort_by([("layer", "ascending"), ("expert", "ascending"), ("step", "ascending")])
 
 
-def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
+def _isolated(run: Run, table: pa.Table, pairs: pa.Table, roles: Mapping[int, str]) -> Run:
     """Return the run by its isolated gradients: at the steps of the probe, by layer and as means over layers."""
-    steps = np.unique(table["step"].to_numpy().astype(np.int64))
+    steps = np.unique(_steps(table))
     layers = _layers(table, roles, steps)
     # Each expert alone has the whole layer, so its share is 1.
     layers = [
@@ -76,7 +76,23 @@ def _isolated(run: Run, table: pa.Table, roles: Mapping[int, str]) -> Run:
             e: Expert(e, x.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
             for e, x in layers[0].items()
         }
-    return replace(run, steps=steps, experts=experts, layers=layers, source="isolated", step_columns={})
+    columns = _pairs(pairs, steps)
+    return replace(run, steps=steps, experts=experts, layers=layers, pairs=columns, source="isolated", step_columns={})
+
+
+def _pairs(table: pa.Table, steps: NDArray[np.int64]) -> list[dict[Pair, dict[str, Array]]]:
+    """Return the pairs of experts of each layer, each column with a value (or NaN) for every step of the probe."""
+    sound = pc.and_(pc.is_valid(table["step"]), pc.less(table["expert"], table["other"]))
+    keys = [(name, "ascending") for name in ("layer", "expert", "other", "step")]
+    layers = _parted(table.filter(sound).sort_by(keys), "layer")
+    return [
+        {
+            (expert, other): {name: align(_steps(rows), _floats(rows[name]), steps) for name in PAIR_METRICS}
+            for expert, of_expert in _parted(layer, "expert")
+            for other, rows in _parted(of_expert, "other")
+        }
+        for _, layer in layers
+    ]
 
 
 def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> list[dict[int, Expert]]:
@@ -88,8 +104,7 @@ def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]
     """Return the experts of a tidy table, each column with a value (or NaN) for every step of the run."""
     experts = {}
     for expert, rows in _parted(table, "expert"):
-        own_steps = rows["step"].to_numpy().astype(np.int64)
-        columns = _columns(rows, len(steps), partial(align, own_steps, onto_T=steps))
+        columns = _columns(rows, len(steps), partial(align, _steps(rows), onto_T=steps))
         experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
     return experts
 
@@ -108,6 +123,10 @@ def _parted(table: pa.Table, by: str) -> Iterator[tuple[int, pa.Table]]:
         if key is not None:
             yield key, whole.slice(start, end - start)
         start = end
+
+
+def _steps(table: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(table["step"].to_numpy(), dtype=np.int64)
 
 
 def _floats(column: pa.ChunkedArray) -> Array:

@@ -29,6 +29,10 @@ METRICS = (
     *("half_product", "half_product_clean", "weight_distance"),
 )
 
+PAIR_METRICS = ("half_product", "weight_distance", "output_distance")
+Pair = tuple[int, int]
+"""Two experts, the smaller number first."""
+
 
 @dataclass(frozen=True, eq=False)
 class Expert:
@@ -65,6 +69,8 @@ class Run:
     experts: Mapping[int, Expert]
     layers: Sequence[Mapping[int, Expert]] = ()
     """The experts of each layer, from merged gradients; empty for files with means over layers only."""
+    pairs: Sequence[Mapping[Pair, Mapping[str, Array]]] = ()
+    """The columns of each pair of experts in each layer; only of isolated gradients."""
     source: str = "merged"
     """merged: the gradients that the optimizer used; isolated: each expert's alone, on the same batch."""
     isolated: Run | None = None
@@ -194,7 +200,7 @@ class Run:
         """Return the facts, steps and roles of the run, without the columns of its experts."""
         experts = {index: Expert(index, expert.role, {}) for index, expert in self.experts.items()}
         isolated = self.isolated.without_rows() if self.isolated is not None else None
-        return replace(self, experts=experts, layers=(), isolated=isolated, step_columns={})
+        return replace(self, experts=experts, layers=(), pairs=(), isolated=isolated, step_columns={})
 
     def step_column(self, name: str) -> Array:
         """Return a column of the step, [T]; NaN in every row if the file does not have it."""
