@@ -16,11 +16,12 @@ import numpy as np
 
 from validation.analysis.bins import BINS, MISSING_BINS, Bins
 from validation.analysis.intervals import Interval, student
-from validation.analysis.run import Pair, Run
+from validation.analysis.run import PAIR_METRICS, Pair, Run
 from validation.analysis.statistics import Array
 
 DIRECTION, WEIGHTS, OUTPUTS = "direction", "weights", "outputs"
 LAST = BINS // 3  # bins of the last third
+LARGEST = 1e50  # number that counts as measured, so that its square is finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | Non
     pairs = [pair for pair in pairs if {*pair} <= {*experts}]
     if not pairs or len(run.pairs) != len(run.layers):
         return None
-    columns = {name: _stacked(run, pairs, name) for name in ("half_product", "weight_distance", "output_distance")}
+    columns = {name: _stacked([[layer[p][name] for layer in run.pairs] for p in pairs]) for name in PAIR_METRICS}
     found = {
         DIRECTION: _direction(run, experts, pairs, columns["half_product"], bins, reliability),
         WEIGHTS: bins.mean(columns["weight_distance"]).mean(axis=1),
@@ -92,9 +93,10 @@ def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | Non
     return PairLevels(tuple(experts), {name: _matrix(experts, pairs, level) for name, level in found.items()})
 
 
-def _stacked(run: Run, pairs: Sequence[Pair], name: str) -> Array:
-    """Return a column of the pairs, [N, L, T]."""
-    return np.array([[layer[pair][name] for layer in run.pairs] for pair in pairs], dtype=np.float64)
+def _stacked(columns: Sequence[Sequence[Array]]) -> Array:
+    """Return columns as one array, [..., T]; NaN for numbers that only a damaged file has."""
+    values = np.array(columns, dtype=np.float64)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
 def _direction(
@@ -104,10 +106,9 @@ def _direction(
     measured_N = np.isfinite(product_NLT).any(axis=-1).all(axis=-1)
     ends = np.array([[experts.index(e) for e in pair] for pair in pairs])
     own_ELT, norm_ELT = (
-        np.array([[layer[e][name] for layer in run.layers] for e in experts], dtype=np.float64)
-        for name in ("half_product", "norm")
+        _stacked([[layer[e][name] for layer in run.layers] for e in experts]) for name in ("half_product", "norm")
     )
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         own_ELK, whole_ELK = bins.mean(own_ELT), bins.mean(norm_ELT**2)
         clear_K = (own_ELK / whole_ELK >= least)[np.unique(ends[measured_N])].all(axis=(0, 1))
         cosine_NLK = bins.mean(product_NLT) / (np.sqrt(own_ELK[ends[:, 0]]) * np.sqrt(own_ELK[ends[:, 1]]))

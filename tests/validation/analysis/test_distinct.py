@@ -189,6 +189,17 @@ def test_rows_that_one_pair_lacks_are_missing_for_all():
     assert np.isfinite(found.of[WEIGHTS][0, 1]).all()
 
 
+@pytest.mark.parametrize("value", [1e308, -1e308, math.inf])
+def test_numbers_that_no_training_has_are_missing(value):
+    run = run_of()
+    for name in PAIR_METRICS:
+        run = with_column(run, (0, 1), name, lambda c: np.where(np.arange(len(c)) >= 100, value, c))
+    found = levels(run)
+    for name in (DIRECTION, WEIGHTS, OUTPUTS):
+        assert np.isnan(found.last_third(name)).all()
+        assert np.isfinite(found.of[name][0, 2, 1])
+
+
 def test_a_pair_that_was_never_measured_is_left_out():
     run = run_of(experts=4)
     for layer in range(2):
