@@ -15,7 +15,7 @@ def test_every_view_of_compare_is_drawn(open_page: Callable[..., Page], tmp_path
     page = open_page()
     files = [
         write(
-            simulated_run(seed=seed, steps=120),
+            simulated_run(seed=10 * scale + seed, steps=120),
             tmp_path / f"{scale}-{seed}.db",
             run_hash=f"{scale}{seed}" * 4,
             **{"config.seed": seed, "config.perturbation_scale": float(scale)},
