@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prismatic.contract.schema import TIERS
-from validation.analysis.run import Expert, Run, log
+from validation.analysis.run import Expert, Run, is_measured, log
 from validation.analysis.statistics import Array
 
 
@@ -80,7 +80,7 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
     if usable.sum() < 3:
         return False
     ratios = np.stack([expert.log(f"{t}_norm")[usable] - clean.log(f"{t}_norm")[usable] for t in TIERS])
-    direction = expert["direction"][usable]
+    direction = np.where(is_measured(expert["direction"]), expert["direction"], np.nan)[usable]
     if _mostly_finite(direction):
         # A small tier hardly turns the whole gradient, so one common gradient also needs one factor in every tier.
         return float(np.nanmedian(direction)) < 1e-3 and float(np.median(np.ptp(ratios, axis=0))) < 1e-2

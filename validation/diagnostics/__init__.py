@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Run
 from validation.diagnostics.consistency import constant_shares, tiers_disagree
@@ -103,7 +105,8 @@ def of_rejected(rejected: Rejected) -> Finding:
 
 def diagnose(run: Run, thresholds: Thresholds | None = None) -> list[Finding]:
     """Return the findings of all checks of a run, errors first."""
-    return errors_first(finding for check in CHECKS for finding in check(run, thresholds or Thresholds()))
+    with np.errstate(over="ignore"):  # sums of a damaged file's numbers
+        return errors_first(finding for check in CHECKS for finding in check(run, thresholds or Thresholds()))
 
 
 def errors_first(findings: Iterable[Finding]) -> list[Finding]:

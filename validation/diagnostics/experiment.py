@@ -95,7 +95,8 @@ def _copies(run: Run) -> dict[int, list[int]]:
     """
     source = run.isolated or run
     places = source.layers or [source.experts]
-    norms = {e: np.stack([_tiers(place[e]) for place in places if e in place]) for e in source.experts}
+    known = {e: [_tiers(place[e]) for place in places if e in place] for e in source.experts}
+    norms = {e: np.stack(found) for e, found in known.items() if found}
     norms = {e: found for e, found in norms.items() if len(source.steps) > 1 and np.nan_to_num(found).any()}
     if _all_close(list(norms.values())):
         return {}
