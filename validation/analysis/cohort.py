@@ -14,6 +14,7 @@ import numpy as np
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.bins import BINS
+from validation.analysis.distinct import PairLevels, pair_levels
 from validation.analysis.effects import Levels, levels_of
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
@@ -35,6 +36,8 @@ class MeasuredRun:
     """True if every perturbed expert's merged gradient is one common gradient times a factor."""
     dormancy_K: Array
     """Log of the gradient per bottom weight of the clean expert relative to a middle weight; NaN where missing."""
+    pairs: PairLevels | None = None
+    """Differences between all experts by isolated gradients; None unless the probe compared them."""
 
     @classmethod
     def without_levels(cls, run: Run) -> MeasuredRun:
@@ -69,7 +72,10 @@ def measure_run(run: Run, thresholds: Thresholds) -> MeasuredRun:
     perturbed = [expert.index for expert in run.of_role("perturbed")]
     common = merged is not None and all(series.is_collinear(run, expert) for expert in perturbed)
     dormancy_K = np.full(BINS, np.nan) if merged is None else merged.bins.mean(series.dormancy(run))
-    return MeasuredRun(run, merged, isolated, common, dormancy_K)
+    pairs = None
+    if run.isolated is not None and isolated is not None:
+        pairs = pair_levels(run.isolated, isolated.bins, reliability=thresholds.reliability)
+    return MeasuredRun(run, merged, isolated, common, dormancy_K, pairs)
 
 
 class Cohort:
@@ -78,6 +84,10 @@ class Cohort:
     def __init__(self, runs: Sequence[MeasuredRun], invalid: Sequence[str] = ()):
         self.runs = tuple(runs)
         self.invalid = frozenset(invalid)
+
+    def carries_verdict(self, each: MeasuredRun) -> bool:
+        """Return True if the data of a run is valid and was measured."""
+        return each.run.id not in self.invalid and each.merged is not None
 
     @cached_property
     def _shams(self) -> dict[Options, dict[int | None, MeasuredRun]]:

@@ -51,7 +51,7 @@ def measure(
 
     Runs without a verdict are left out and counted. sham_effects: see `effects_of_shams`.
     """
-    valid = [each for each in runs if each.run.id not in cohort.invalid and each.merged is not None]
+    valid = [each for each in runs if cohort.carries_verdict(each)]
     m = Measurements(
         alpha=thresholds.alpha,
         effects={},

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import Any
 
 from prismatic._version import __version__
 from prismatic.contract.thresholds import RULES
+from validation.analysis.distinct import Distinct
 from validation.analysis.run import Run
 from validation.files.run_file import RunFile
 from validation.judgement.baseline import Change, Comparison
@@ -77,7 +78,23 @@ def _claim(claim: Claim) -> dict[str, Any]:
 def _group(group: Group) -> dict[str, Any]:
     """Return a group; controls have the result of their check in place of a status."""
     status = group.status if group.check is None else None
-    return {**asdict(group), "claims": list(map(_claim, group.claims)), "status": status}
+    plain = {entry.name: getattr(group, entry.name) for entry in fields(group)}
+    premise = None if group.premise is None else asdict(group.premise)
+    notes = list(map(asdict, group.notes))
+    known = {"premise": premise, "notes": notes, "distinct": _distinct(group.distinct)}
+    return {**plain, **known, "claims": list(map(_claim, group.claims)), "status": status}
+
+
+def _distinct(found: Distinct | None) -> dict[str, Any] | None:
+    """Return the matrices of pairs and their course, as lists."""
+    if found is None:
+        return None
+    return {
+        "experts": found.experts,
+        "last_third": {name: matrix_EE.tolist() for name, matrix_EE in found.of.items()},
+        "course": {name: mean_K.tolist() for name, mean_K in found.course.items()},
+        "over": found.over,
+    }
 
 
 def _run(run: Run, file: RunFile, registration: Registration) -> dict[str, Any]:

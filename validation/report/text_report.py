@@ -220,6 +220,8 @@ def _group_lines(group: Group) -> Iterator[RenderableType]:
         yield _line(f"  premise      {group.premise.because}")
     if group.check is not None:
         yield _line(f"  check        {CHECKS[group.check]}")
+    for note in group.notes:
+        yield _line(f"  {note.name:<12} {spaced(note.status)}: {note.because}")
     yield from _claim_lines(group.claims)
 
 

@@ -16,6 +16,7 @@ from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
 from validation.analysis.experiment import effects_of_shams, measure
 from validation.analysis.run import Run
 from validation.verdict.as_written import as_written
+from validation.verdict.beside import distinct_of, notes_of
 from validation.verdict.claims import CLAIMS, SUPPORTED, Claim, overall
 from validation.verdict.dose_response import Dose, doses
 from validation.verdict.experiment_claims import claims_of, p_of, values_of
@@ -129,6 +130,7 @@ def decide(
         m = measure(members, cohort, thresholds, shams) if len(members) > 1 else alone[0]
         for member, own in zip(members, alone, strict=True):
             each[member.run.id] = claims_of(own, [member.run], invalid)
+        valid = [each for each in members if cohort.carries_verdict(each)]
         groups.append(
             replace(
                 group,
@@ -136,23 +138,20 @@ def decide(
                 values=values_of(m),
                 p=p_of(m),
                 check=check_of(group.role, m),
-                premise=_premise(members, cohort, thresholds),
+                premise=judge_premise(valid, thresholds) if valid else None,
+                distinct=(experts := distinct_of(valid, thresholds)),
+                notes=notes_of([member.run for member in members], valid, experts, cohort, thresholds.alpha),
             )
         )
     controlled = [claim for member in runs for claim in each[member.run.id]]
     return Verdict(
         _reading(*combine_written(runs, written, groups)),
         _reading(controlled, [combine_groups(name, groups, thresholds) for name in CLAIMS] if groups else []),
-        tuple(judge_premise([r], thresholds) for r in runs if r.run.id not in cohort.invalid and r.merged is not None),
+        tuple(judge_premise([run], thresholds) for run in runs if cohort.carries_verdict(run)),
         thresholds,
         tuple(groups),
         tuple(doses(groups, cohort, thresholds)),
     )
-
-
-def _premise(members: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thresholds) -> Premise | None:
-    valid = [each for each in members if each.run.id not in cohort.invalid and each.merged is not None]
-    return judge_premise(valid, thresholds) if valid else None
 
 
 def _reading(claims: Sequence[Claim], over_all: Sequence[Claim]) -> Reading:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import SCALE, MeasuredRun, Options, options_of
+from validation.analysis.distinct import Distinct
 from validation.analysis.intervals import holm
 from validation.analysis.measurements import Measurements
+from validation.verdict.beside import Note
 from validation.verdict.claims import (
     CLAIMS,
     INCONCLUSIVE,
@@ -52,6 +54,10 @@ class Group:
     p: Mapping[str, float] = field(default_factory=dict)
     """By claim, the smallest alpha at which it is supported over seeds."""
     premise: Premise | None = None
+    distinct: Distinct | None = None
+    """Differences between all experts of the valid runs; None unless each compared its pairs of experts."""
+    notes: tuple[Note, ...] = ()
+    """What stands beside the claims: distinct experts, the outcome, the registered study."""
     check: str | None = None
     """The result of a control, of `check_of`; None for treated runs."""
 

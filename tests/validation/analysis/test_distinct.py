@@ -316,14 +316,6 @@ def test_pairs_of_a_training_are_loaded_by_layer_and_pair(trained):
                 assert columns[name].tolist() == [row[name] for row in written]
 
 
-def test_the_first_rows_of_a_run_are_those_of_its_pairs_too(trained):
-    run = loaded(trained)
-    first = run.until(20)
-    for early, whole in zip(first.pairs, run.pairs, strict=True):
-        for pair, columns in early.items():
-            assert columns["half_product"].tolist() == whole[pair]["half_product"][:11].tolist()
-
-
 def test_in_a_training_a_control_is_nearer_to_the_clean_expert_than_a_perturbed_one(trained):
     run = loaded(trained)
     plan = plan_of(run.steps, planned=60, frequencies=(1, 2), share=0.1, warmup_steps=0.0)
