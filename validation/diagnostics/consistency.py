@@ -19,7 +19,7 @@ from validation.text import pluralize
 EXACT, OFF = 1e-5, 0.01
 """Differences of two logs: at most that of single precision, and more than any rounding."""
 HOLDS = 0.9  # of an expert's rows: two numbers that agree so often are the same number
-EXCEPTIONS = 0.01  # of an expert's rows, such as norms whose squares underflow
+EXCEPTIONS = 0.01  # of the rows, and one in any case, such as norms whose squares underflow
 OFFSET, MERGED_OFFSET = math.log(2), math.log(1.1)
 """Of perturbed beyond control experts. In 170 honest trainings it was below 0.42, of merged parameters below 0.05."""
 JUMP = 1.5  # of one row from the median row; no more than 0.9 in the same trainings, but where tiers have one weight
@@ -82,7 +82,7 @@ def _broken(place: Mapping[int, Expert], identity: Callable[[Expert], Array]) ->
     if not any(len(gap) >= STUCK_ROWS and np.mean(gap < EXACT) >= HOLDS for gap in gaps.values()):
         return []
     off = [(int((gap > OFF).sum()), len(gap), number) for number, gap in gaps.items()]
-    return [rows for rows in off if rows[0] > EXCEPTIONS * rows[1]]
+    return [rows for rows in off if rows[0] > max(1, EXCEPTIONS * rows[1])]
 
 
 def _shifted(run: Run) -> str:
@@ -99,7 +99,7 @@ def _shifted(run: Run) -> str:
             f"of {run.source} gradients; honest runs stay within {most:.2f}"
         )
     jumps = int((np.abs(shift_T - centre) > max(JUMP, SPREADS[1] * spread)).sum())
-    if jumps > EXCEPTIONS * len(shift_T):
+    if jumps > max(1, EXCEPTIONS * len(shift_T)):
         return f"by more than {JUMP:g} from the median in {jumps} of {len(shift_T)} {run.source} rows"
     return ""
 

@@ -94,9 +94,8 @@ def _copies(run: Run) -> dict[int, list[int]]:
     apart and each is perturbed by the same or by nothing.
     """
     source = run.isolated or run
-    places = source.layers or [source.experts]
-    known = {e: [_tiers(place[e]) for place in places if e in place] for e in source.experts}
-    norms = {e: np.stack(found) for e, found in known.items() if found}
+    places = {e: [layer[e] for layer in source.layers if e in layer] or [x] for e, x in source.experts.items()}
+    norms = {e: np.stack([_tiers(place) for place in layers]) for e, layers in places.items()}
     norms = {e: found for e, found in norms.items() if len(source.steps) > 1 and np.nan_to_num(found).any()}
     if _all_close(list(norms.values())):
         return {}

@@ -34,6 +34,11 @@ def test_one_row_in_ten_with_another_norm_is_an_error(edited):
     assert {finding.expert for finding in of(run, "tiers_disagree")} == {2}
 
 
+def test_one_odd_row_is_no_contradiction(edited):
+    run = edited("UPDATE layers SET norm = 2 * norm, bottom_to_middle = 5 WHERE expert = 2 AND step = 20")
+    assert not of(run, "tiers_disagree")
+
+
 def test_another_scale_of_all_numbers_contradicts_nothing(edited):
     columns = ("top_norm", "bottom_norm", "middle_norm", "norm")
     run = edited("UPDATE layers SET " + ", ".join(f"{name} = 100 * {name}" for name in columns))

@@ -54,6 +54,11 @@ def test_a_control_that_is_almost_the_clean_expert_passes(edited):
     assert not of(edited(*copied(0, CONTROL, factor=1.0001)), "not_a_control")
 
 
+def test_an_expert_without_a_layer_is_compared_by_its_means(edited):
+    run = edited("DELETE FROM layers WHERE expert = 4 OR source = 'isolated'", *copied(0, CONTROL))
+    assert [finding.expert for finding in of(run, "not_a_control")] == [CONTROL]
+
+
 def test_two_perturbed_experts_with_the_same_numbers_are_one_expert(edited):
     (finding,) = of(edited(*copied(1, 2)), "identical_experts")
     assert (finding.severity, finding.expert, finding.symptom) == (ERROR, 2, "expert 2 is the same as expert 1")
