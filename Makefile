@@ -50,8 +50,9 @@ tutorial:  ## follow the tutorial with an installed wheel
 examples: $(VENV)/.all  ## train the example runs again
 	$(BIN)/python -m examples.make
 
-pictures: $(VENV)/.all  ## take the pictures of the app again that the docs show
+pictures: $(VENV)/.all  ## take the pictures again that the docs show, of the app and of the verdict's power
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python benchmarks/power.py --picture
 
 # Local versions such as 2.13.0+cpu name a build, and other machines have another one.
 lock:  ## renew constraints.txt: the newest versions that the requirements allow

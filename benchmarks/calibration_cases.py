@@ -80,7 +80,7 @@ def at_least(limit: float, *answers: str) -> list[Goal]:
 def measured(runs: Sequence[MeasuredRun], twins: Sequence[MeasuredRun] = ()) -> Measurements:
     """Return a group of runs as measurements, with what the sham runs show."""
     cohort = Cohort([*runs, *twins])
-    return measure(runs, cohort, RULES, effects_of_shams(runs[0], cohort, RULES))
+    return measure(runs, cohort, RULES, effects_of_shams(runs, cohort, RULES))
 
 
 def judged(runs: Sequence[Run]) -> Judgement:

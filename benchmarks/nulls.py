@@ -22,7 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from common import BUILD, ROOT, Skips, conclude, judged, options
 
 sys.path.insert(0, str(ROOT))
 
+from numpy.typing import NDArray
 from run_changes import as_perturbed, scaled, statuses, with_roles, with_rows
 from trainings import BASE, train_all
 
@@ -39,11 +40,12 @@ from prismatic.terminal import print_out, table
 from prismatic.train.config import RunConfig, parse_config
 from validation.analysis.bins import BINS
 from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
-from validation.analysis.effects import BOTTOM, DIRECTION, SIZE, Levels
+from validation.analysis.effects import BOTTOM, DIRECTION, SIZE, Levels, levels_of
 from validation.analysis.experiment import measure
 from validation.analysis.load import load_runs
 from validation.analysis.measurements import Measurements
-from validation.analysis.run import Run
+from validation.analysis.run import Expert, Run
+from validation.analysis.statistics import Array
 from validation.diagnostics import invalidating
 from validation.files.cache import Cache
 from validation.files.read_files import read_files
@@ -61,6 +63,8 @@ FACTORS = (0.01, 100)  # of the loss
 COMPONENTS = (BOTTOM, SIZE, DIRECTION)
 THRESHOLDS = Thresholds()
 LOOSER = Thresholds(reliability=0.05)
+RELIABILITIES = ((0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8))
+ENOUGH_BINS = 20  # for a median
 DEPENDENT = "statuses that depend on the loss"
 
 
@@ -231,6 +235,7 @@ def table_row(kind: Kind, runs: Sequence[Run], dice: np.random.Generator) -> dic
     row["of these invalid"] = sum(_invalid([_with_losses(run, dice) for run in runs]) for _ in range(LOSSES))
     row["smallest distance"] = smallest_distance(usable)
     row["reliability"] = reliability(runs, dice)
+    row["selection bias"] = selection_bias(runs)
     return row
 
 
@@ -292,6 +297,45 @@ def reliability(runs: Sequence[Run], dice: np.random.Generator) -> dict[str, Any
         some = groups_of(clear, SIZES[0], dice).figures() if len(clear) >= SIZES[0] else {}
         found[f"{thresholds.reliability:g}"] = {"measured": len(clear), **some}
     return found
+
+
+def selection_bias(runs: Sequence[Run]) -> dict[str, float | None]:
+    """Return by how much directions of bins that are noisy by chance are too large, by reliability.
+
+    The rows of a bin are split into halves: the first half gives the reliability and a direction, and the second, which
+    the choice does not touch, gives another one. Their difference, median over bins, is what the choice does.
+    """
+    found = np.array([bin_ for run in runs if run.isolated for bin_ in _half_bins(run.isolated)])
+    biases: dict[str, float | None] = {}
+    for low, high in RELIABILITIES:
+        chosen = found[(found[:, 0] >= low) & (found[:, 0] < high)] if len(found) else found
+        gap = float(np.nanmedian(chosen[:, 1]) - np.nanmedian(chosen[:, 2])) if len(chosen) >= ENOUGH_BINS else None
+        biases[f"{low:g} to {high:g}"] = gap
+    return biases
+
+
+def _half_bins(run: Run) -> Iterator[tuple[float, float, float]]:
+    """Yield the reliability in half of the rows of a bin, and the direction in that half and in the other one."""
+    levels = levels_of(run, THRESHOLDS)
+    place_T = levels.bins.place_T if levels else np.zeros(0)
+    for layer, k in product(run.layers, range(BINS)):
+        rows = np.flatnonzero(place_T == k)
+        halves = [_half(layer, half) for half in (rows[::2], rows[1::2]) if len(half)]
+        if len(halves) == 2:
+            (reliable_E, one_E), (_, other_E) = halves
+            yield from zip(np.minimum(reliable_E[1:], reliable_E[0]), one_E[1:], other_E[1:], strict=True)
+
+
+def _half(layer: Mapping[int, Expert], rows: NDArray[np.intp]) -> tuple[Array, Array]:
+    """Return the reliability and the corrected direction of each expert in some rows, [E]; NaN where it is noise."""
+    own, crossed, norm = (
+        np.array([layer[expert][name][rows] for expert in sorted(layer)])
+        for name in ("half_product", "half_product_clean", "norm")
+    )
+    product_E = own.mean(axis=1)
+    squares_E = product_E * product_E[0]
+    cosine_E = crossed.mean(axis=1) / np.sqrt(np.where(squares_E > 0, squares_E, np.nan))
+    return product_E / (norm**2).mean(axis=1), 1 - cosine_E
 
 
 def _levels(run: MeasuredRun) -> Levels:

@@ -66,11 +66,11 @@ def plan_of(
     learning rate.
     """
     declared = [frequency for frequency in frequencies if frequency]
-    gaps = np.diff(np.unique(steps_T))
-    gaps = gaps[gaps > 0]  # a difference of more than 63 bits has lost its sign
     if declared:
         every, first = min(math.lcm(*declared), LARGEST_GAP), 0
     else:
+        gaps = np.diff(np.unique(steps_T))
+        gaps = gaps[gaps > 0]  # a difference of more than 63 bits has lost its sign
         every, first = int(np.median(gaps)) if len(gaps) else 1, int(steps_T.min())
     planned = max(planned, 0)
     warmup = min(max(share * planned, warmup_steps), WARMUP_AT_MOST * planned)

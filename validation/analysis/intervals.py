@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class Interval:
         return self.high < margin and (not two_sided or self.low > -margin)
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(alpha: float, freedom: float) -> float:
     """Return the factor of a two-sided t interval at alpha."""
     return float(special.stdtrit(freedom, 1 - alpha / 2))

@@ -52,11 +52,20 @@ class Expert:
             self._logs[metric] = log(self.columns[metric])
         return self._logs[metric]
 
-    @property
+    @cached_property
+    def tiers(self) -> Array:
+        """The norms of the three tiers, [3, T]."""
+        return np.stack([self[f"{tier}_norm"] for tier in TIERS])
+
+    @cached_property
     def tiers_usable(self) -> NDArray[np.bool_]:
         """A mask of the rows in which every tier norm is measured and above zero, so that its log exists."""
-        norms = np.stack([self[f"{tier}_norm"] for tier in TIERS])
-        return np.asarray((is_measured(norms) & (norms > 0)).all(axis=0))
+        return np.asarray((is_measured(self.tiers) & (self.tiers > 0)).all(axis=0))
+
+    @cached_property
+    def has_gradient(self) -> bool:
+        """True if any tier norm of any row is a number other than zero."""
+        return bool(((self.tiers < 0) | (self.tiers > 0)).any())
 
 
 @dataclass(frozen=True, eq=False)

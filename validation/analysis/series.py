@@ -79,11 +79,14 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
     usable = expert.tiers_usable & clean.tiers_usable
     if usable.sum() < 3:
         return False
-    ratios = np.stack([expert.log(f"{t}_norm")[usable] - clean.log(f"{t}_norm")[usable] for t in TIERS])
     direction = np.where(is_measured(expert["direction"]), expert["direction"], np.nan)[usable]
-    if _mostly_finite(direction):
+    has_direction = _mostly_finite(direction)
+    if has_direction and float(np.nanmedian(direction)) >= 1e-3:
+        return False
+    ratios = np.stack([expert.log(f"{t}_norm")[usable] - clean.log(f"{t}_norm")[usable] for t in TIERS])
+    if has_direction:
         # A small tier hardly turns the whole gradient, so one common gradient also needs one factor in every tier.
-        return float(np.nanmedian(direction)) < 1e-3 and float(np.median(np.ptp(ratios, axis=0))) < 1e-2
+        return float(np.median(np.ptp(ratios, axis=0))) < 1e-2
     if np.mean(np.ptp(ratios, axis=0) < 1e-3) >= 0.95:
         return True
     share = (expert.log("routing_weight") - clean.log("routing_weight"))[usable]

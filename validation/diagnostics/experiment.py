@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.mixtures import common_factor, remedy_for_parallel, scales_with, why_parallel
-from validation.analysis.run import Expert, Run
+from validation.analysis.run import Run
 from validation.analysis.statistics import Array
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
 
@@ -94,9 +93,12 @@ def _copies(run: Run) -> dict[int, list[int]]:
     apart and each is perturbed by the same or by nothing.
     """
     source = run.isolated or run
-    places = {e: [layer[e] for layer in source.layers if e in layer] or [x] for e, x in source.experts.items()}
-    norms = {e: np.stack([_tiers(place) for place in layers]) for e, layers in places.items()}
-    norms = {e: found for e, found in norms.items() if len(source.steps) > 1 and np.nan_to_num(found).any()}
+    layers = {e: [layer[e] for layer in source.layers if e in layer] or [x] for e, x in source.experts.items()}
+    alive = {e: experts for e, experts in layers.items() if any(expert.has_gradient for expert in experts)}
+    alive = alive if len(source.steps) > 1 else {}
+    norms = {e: np.stack([expert.tiers for expert in experts]) for e, experts in alive.items()}
+    if len({found[..., 0].tobytes() for found in norms.values()}) == len(norms):  # no two begin alike
+        return {}
     if _all_close(list(norms.values())):
         return {}
     frozen = run.config.get("routing") == "frozen"
@@ -105,10 +107,6 @@ def _copies(run: Run) -> dict[int, list[int]]:
         if not (frozen and _perturbed_alike(run, expert)):
             same.setdefault(found.tobytes(), []).append(expert)
     return {expert: [e for e in equal if e != expert] for equal in same.values() for expert in equal}
-
-
-def _tiers(expert: Expert) -> Array:
-    return np.stack([expert[f"{tier}_norm"] for tier in TIERS])
 
 
 def _all_close(arrays: Sequence[Array]) -> bool:

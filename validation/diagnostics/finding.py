@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prismatic.contract.schema import TIERS
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
 
@@ -50,4 +49,4 @@ def logged_norms(run: Run, expert: int) -> Array:
 
 def tier_norms(run: Run, expert: int) -> Array:
     """Return the tier norms of one expert, [3, T]."""
-    return np.stack([run.experts[expert][f"{tier}_norm"] for tier in TIERS])
+    return run.experts[expert].tiers

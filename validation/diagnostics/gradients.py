@@ -69,11 +69,13 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find tiers with a gradient of exactly zero in a layer, which has no logarithm, so that the row is not used."""
     for source in sources(run):
         for number, expert in source.experts.items():
-            if not np.nan_to_num(tier_norms(source, number)).any():
+            if not expert.has_gradient:
                 continue  # found by zero_norms
             layers = [layer[number] for layer in source.layers if number in layer] or [expert]
-            zero = {tier: np.any([layer[f"{tier}_norm"] == 0 for layer in layers], axis=0) for tier in TIERS}
-            zero = {tier: rows_T for tier, rows_T in zero.items() if rows_T.any()}
+            if all(layer.tiers_usable.all() for layer in layers):
+                continue
+            zero_3T = np.any([layer.tiers == 0 for layer in layers], axis=0)
+            zero = {tier: rows_T for tier, rows_T in zip(TIERS, zero_3T, strict=True) if rows_T.any()}
             if zero:
                 rows = int(np.any([*zero.values()], axis=0).sum())
                 yield Finding(
