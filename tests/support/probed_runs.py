@@ -60,30 +60,27 @@ def probed_run(
         for e, role in enumerate(roles)
     ]
 
-    def made(source: str, share: float, halves: Array | float | None) -> Run:
-        places = [
-            {
-                e: Expert(e, roles[e], columns)
-                for e, columns in enumerate(_layer(rng, levels_T, sd, scale * share, halves))
-            }
-            for _ in range(layers)
-        ]
-        for expert in (expert for place in places for expert in place.values()):
-            expert.columns["routing_weight"][:] = share
+    def made(source: str, shares_ET: Array, halves: Array | float | None) -> Run:
+        columns = [_layer(rng, levels_T, sd, scale * shares_ET, halves) for _ in range(layers)]
+        for of_layer in columns:
+            for of_expert, share_T in zip(of_layer, shares_ET, strict=True):
+                of_expert["routing_weight"] = share_T.copy()
+        places = [{e: Expert(e, role, of[e]) for e, role in enumerate(roles)} for of in columns]
         means = {e: Expert(e, role, _means([place[e] for place in places])) for e, role in enumerate(roles)}
         known = {"config.log_freq": every, "planned_steps": steps, "config.merge": "example"}
         known |= ({"config.probe_freq": every} if probe else {}) | dict(facts or {})
         return Run("probed", "probed.db", steps_T, means, layers=places, source=source, facts=known)
 
-    run = made("merged", 1 / len(roles), None)
-    return replace(run, isolated=made("isolated", 1.0, reliability)) if probe else run
+    chosen_ET = np.exp(np.random.default_rng([noise, 4]).normal(0, 0.01, (len(roles), len(steps_T))))
+    run = made("merged", chosen_ET / chosen_ET.sum(axis=0), None)
+    return replace(run, isolated=made("isolated", np.ones_like(chosen_ET), reliability)) if probe else run
 
 
 def _layer(
     rng: np.random.Generator,
     levels_T: list[dict[str, Array]],
     sd: float,
-    scale: float,
+    scale_ET: Array,
     reliability: Array | float | None,
 ) -> list[dict[str, Array]]:
     """Return the columns of each expert in one layer."""
@@ -94,7 +91,7 @@ def _layer(
     found: list[dict[str, Array]] = []
     for e, of in enumerate(levels_T):
         rows = len(of["size"])
-        norms = {tier: scale * LEVEL[tier] * np.exp(of["size"] + noise(rows)) for tier in TIERS}
+        norms = {tier: scale_ET[e] * LEVEL[tier] * np.exp(of["size"] + noise(rows)) for tier in TIERS}
         norms["bottom"] = norms["bottom"] * np.exp(of["bottom"])
         columns = {name: np.full(rows, np.nan) for name in METRICS} | {f"{t}_norm": norm for t, norm in norms.items()}
         columns["norm"] = np.sqrt(sum(norm**2 for norm in norms.values()))

@@ -52,8 +52,9 @@ def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Fin
     for group in verdict.groups:
         members = [by_id[name] for name in group.runs]
         steps = [*_mend(members, of_run)]
-        if group.role == TREATED and len(steps) < len(members):
-            steps += _advise_group(group, members, [f for m in members for f in of_run.get(m.id, [])])
+        sound = [run for run in members if run.id not in {step.run for step in steps}]
+        if group.role == TREATED and sound:
+            steps += _advise_group(group, sound, [f for m in members for f in of_run.get(m.id, [])])
         yield from steps if members[0].by_trainer else (replace(step, options=()) for step in steps)
 
 
@@ -66,6 +67,7 @@ def _mend(members: Sequence[Run], of_run: Mapping[str, Sequence[Finding]]) -> It
 
 
 def _advise_group(group: Group, members: Sequence[Run], findings: Sequence[Finding]) -> Iterator[Advice]:
+    """Yield the advice about a group. members: those of its runs that carry a verdict."""
     run = members[0]
     claims = {claim.name: claim for claim in group.claims}
     reasons = {claim.reason for claim in group.claims}
@@ -135,9 +137,12 @@ def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advi
     """Yield the number of seeds that would decide, and the sham runs that make them count more."""
     few = {Reason.TOO_FEW_SEEDS, Reason.TOO_FEW_EXPERTS, Reason.BOTH_SIDES_OF_MARGIN}
     undecided = [claim for claim in claims.values() if claim.reason in few]
+    run, there = members[0], len(members)
+    if claims["sustainment"].reason == Reason.SHARE_UNDECIDED:
+        text = "more seeds show better how much of the effect lasts"
+        yield Advice("more_seeds", text, (_next_seed(members),), run.id)
     if not undecided:
         return
-    run, there = members[0], len(members)
     if Reason.BOTH_SIDES_OF_MARGIN in {claim.reason for claim in undecided} and there > 1:
         for claim in undecided:
             wanted = f"about {claim.seeds_needed}" if claim.seeds_needed else "more than a thousand"

@@ -1,121 +1,220 @@
-"""Advice: from the numbers of the run, with options that the trainer accepts."""
+"""Advice: from the reasons of the claims, with options that the trainer accepts."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prismatic.contract.thresholds import Thresholds
 from prismatic.train.config import RunConfig, parse_config
-from tests.support.simulated_runs import simulated_run, with_norms
+from tests.support.probed_runs import probed_run
+from tests.support.simulated_runs import named, simulated_run, study, with_norms
 from validation.analysis.run import Run
-from validation.judgement.advice import advise_run
+from validation.judgement.advice import Advice, advise
 from validation.judgement.judge import combine_judgements, judge_each
-from validation.verdict.claims import CLAIMS, INCONCLUSIVE, Claim
-from validation.verdict.reasons import BY_CHANCE
+from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Reason
+
+EXPERTS = {"perturbed": 3, "control": 3}
 
 
-def advised(*runs):
+def advised(*runs: Run) -> tuple[Advice, ...]:
     thresholds = Thresholds()
-    return combine_judgements((), (), runs, judge_each(runs, thresholds), thresholds).advice
+    return combine_judgements((), (), judge_each(runs, thresholds), thresholds).advice
 
 
-def configured(run, log_freq=1, **options):
-    """Return the run with the options of the trainer, and with a row at every log_freq steps."""
-    options = {**RunConfig().facts(), "log_freq": log_freq, **options}
-    facts = {f"config.{name}": value for name, value in options.items()}
-    facts |= {"planned_steps": len(run.steps) * log_freq}
-    return Run(**{**vars(run), "steps": run.steps * log_freq, "facts": facts})
+def trained(*runs: Run, **options) -> list[Run]:
+    """Return the runs as the trainer writes them: with every option of their training."""
+    found = []
+    for run in runs:
+        own = {name.removeprefix("config."): value for name, value in run.facts.items() if name.startswith("config.")}
+        config = {**RunConfig(log_freq=1, num_layers=1, merge="example").facts(), **own, **options}
+        found.append(named(run, run.id, **config))
+    return found
 
 
-def named(advice):
-    return {one.id: one for one in advice}
+def named_advice(*runs: Run) -> dict[str, Advice]:
+    return {one.id: one for one in advised(*runs)}
 
 
-EVERY_KIND = [
-    configured(simulated_run(collinear=True, routing_ratio=2.3)),
-    configured(simulated_run(divergence=0.6)),
-    configured(simulated_run(steps=90), log_freq=10),
-    configured(simulated_run(control=True), perturbation_scale=2.0),
-    configured(simulated_run(awakening=1.1, rho=0.99, sd=0.3)),
-]
+KINDS = {
+    "one common gradient": lambda: trained(simulated_run(collinear=True, routing_ratio=2.3), merge="batch"),
+    "no control": lambda: trained(simulated_run(divergence=0.6)),
+    "few planned rows": lambda: trained(probed_run(**EXPERTS, every=200, probe=False)),
+    "refuted": lambda: trained(*study(6, probed_run, **EXPERTS), perturbation_scale=2.0),
+    "undecided": lambda: trained(*study(6, probed_run, bottom=0.15, spread=0.1, control=1)),
+    "few seeds": lambda: trained(*study(3, **EXPERTS)),
+    "supported": lambda: trained(simulated_run(**EXPERTS, awakening=1.5, divergence=0.6)),
+}
 
 
-@pytest.mark.parametrize("run", EVERY_KIND, ids=range(len(EVERY_KIND)))
-def test_the_trainer_accepts_every_line(run):
-    lines = [one for one in advised(run) if one.options]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trainer_accepts_every_line_and_each_changes_the_training(kind):
+    runs = KINDS[kind]()
+    lines = [one for one in advised(*runs) if one.options]
     assert lines
     for one in lines:
         assert one.line.startswith("--set ")
         changes = dict(option.split("=") for option in one.options)
-        assert parse_config({**RunConfig().facts(), **changes}).facts() != RunConfig().facts()
+        known = {name: runs[0].config[name] for name in RunConfig().facts()}
+        assert parse_config({**known, **changes}).facts() != parse_config(known).facts()
 
 
-def test_a_refuted_run_gets_the_documented_advice():
-    advice = named(advised(configured(simulated_run(control=True))))
+REASONS = [reason for reason in Reason if reason != Reason.AS_WRITTEN]
+STATUSES = (SUPPORTED, REFUTED, INCONCLUSIVE, CONFOUNDED)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    st.lists(st.tuples(st.sampled_from(REASONS), st.sampled_from(STATUSES)), min_size=3, max_size=3),
+    st.fixed_dictionaries(
+        {
+            "seed": st.integers(0, 2**40),
+            "sparsity": st.sampled_from((0.001, 0.1, 0.3, 0.5, 0.9)),
+            "perturbation_scale": st.sampled_from((0.01, 1.0, 2.0, 1e6)),
+            "control_experts": st.integers(0, 5),
+            "merge": st.sampled_from(("batch", "example")),
+            "probe_freq": st.sampled_from((0, 10)),
+            "log_freq": st.integers(1, 1000),
+            "batch_size": st.integers(1, 64),
+        }
+    ),
+    st.sampled_from((None, "control_expert", "sham_run")),
+    st.sampled_from((None, 6, 40)),
+)
+def test_whatever_the_reasons_every_line_is_accepted(decisions, options, control, seeds):
+    """Claims of any reasons about a run of any options."""
+    (run,) = trained(simulated_run(steps=30, control=min(options["control_experts"], 2)), **options)
+    each = judge_each([run], Thresholds())
+    verdict = combine_judgements((), (), each, Thresholds()).verdict
+    claims = tuple(
+        Claim(name, status, "so", reason, "So", control=control, seeds_needed=seeds)
+        for name, (reason, status) in zip(CLAIMS, decisions, strict=True)
+    )
+    (group,) = verdict.groups
+    found = [*advise([each[0].measured], replace(verdict, groups=(replace(group, role="treated", claims=claims),)), [])]
+    for one in found:
+        assert one.text
+        assert one.run == run.id
+        if one.options:
+            changes = dict(option.split("=") for option in one.options)
+            parse_config({**RunConfig().facts(), **options, **changes})
+
+
+def test_a_refuted_study_gets_the_documented_advice():
+    advice = named_advice(*trained(*study(6, probed_run, **EXPERTS)))
     assert advice["raise_scale"].options == ("perturbation_scale=2.0",)
     assert advice["adjust_sparsity"].options == ("sparsity=0.2",)
 
 
-def test_a_run_at_scale_two_is_advised_a_larger_scale():
-    advice = named(advised(configured(simulated_run(control=True), perturbation_scale=2.0)))
-    assert advice["raise_scale"].options == ("perturbation_scale=4",)
+def test_a_study_at_scale_two_is_advised_a_larger_scale():
+    runs = trained(*study(6, probed_run, **EXPERTS), perturbation_scale=2.0)
+    assert named_advice(*runs)["raise_scale"].options == ("perturbation_scale=4",)
 
 
 def test_the_router_comes_first_when_it_collapsed_and_the_step_is_named():
     run = simulated_run(steps=400)
     share = np.where(run.steps < 120, 0.5, 0.999)
     collapsed = with_norms(with_norms(run, 0, routing_weight=1 - share), 1, routing_weight=share)
-    first = advised(configured(collapsed))[0]
+    first = advised(*trained(collapsed))[0]
     assert first.id == "router_first"
-    assert "from step 120 on" in first.text
+    assert "from step 120," in first.text
 
 
 def test_a_run_of_one_common_gradient_gets_options_that_show_a_direction():
-    advice = named(advised(configured(simulated_run(collinear=True, routing_ratio=2.3))))
-    assert advice["see_direction"].options == ("merge=example", "probe_freq=10")
+    advice = named_advice(*KINDS["one common gradient"]())
+    assert advice["see_direction"].options == ("merge=example", "probe_freq=10", "control_experts=3")
+    assert "add_control" not in advice
 
 
-def test_a_missing_control_is_named():
-    assert named(advised(configured(simulated_run(divergence=0.6))))["add_control"].options == ("control_experts=2",)
+def test_noise_asks_for_larger_batches_and_missing_directions_for_a_probe():
+    noisy = trained(*study(6, probed_run, **EXPERTS, reliability=0.02))
+    assert named_advice(*noisy)["see_direction"].options == ("batch_size=16",)
+    unseen = trained(*study(6, **EXPERTS))
+    assert named_advice(*unseen)["see_direction"].options == ("probe_freq=10",)
 
 
-def test_too_few_points_are_mended_by_logging_more_often():
-    (option,) = named(advised(configured(simulated_run(steps=60), log_freq=10)))["log_more"].options
-    assert int(option.removeprefix("log_freq=")) <= 5
+def test_a_missing_control_is_named_and_three_are_asked_for():
+    assert named_advice(*trained(simulated_run(divergence=0.6)))["add_control"].options == ("control_experts=3",)
+    few = named_advice(*trained(*study(3, perturbed=3, control=1)))
+    assert few["more_controls"].options == ("control_experts=3",)
+    assert "more_controls" not in named_advice(*trained(*study(3, **EXPERTS)))
+
+
+def test_too_few_planned_rows_are_mended_by_logging_more_often():
+    (option,) = named_advice(*KINDS["few planned rows"]())["log_more"].options
+    assert option == "log_freq=10"
+
+
+def test_an_unfinished_training_is_to_be_finished():
+    runs = [replace(run, facts={**run.facts, "planned_steps": 900}) for run in trained(*study(6, **EXPERTS))]
+    assert "finish_training" in named_advice(*runs)
 
 
 def test_a_failed_premise_is_named():
-    assert "nothing dormant to awaken" in named(advised(configured(simulated_run(sd=0.02))))["premise_fails"].text
+    advice = named_advice(*trained(simulated_run(sd=0.02)))
+    assert "nothing dormant to awaken" in advice["premise_fails"].text
+    assert advice["premise_fails"].options == ("sparsity=0.05",)
+
+
+def zeroed(run: Run) -> Run:
+    return with_norms(with_norms(run, 1, bottom_norm=np.zeros(600)), 0, bottom_norm=np.zeros(600))
 
 
 def test_broken_data_is_mended_before_anything_else():
-    run = configured(simulated_run())
-    broken = with_norms(with_norms(run, 1, bottom_norm=np.zeros(600)), 0, bottom_norm=np.zeros(600))
-    advice = advised(broken)
+    advice = advised(*trained(zeroed(simulated_run())))
     assert [one.id for one in advice] == ["mend_the_data"]
 
 
+def test_a_broken_run_first_of_a_study_does_not_stand_for_the_others():
+    """The broken run has no control expert; the others have three."""
+    runs = trained(*study(7, probed_run, **EXPERTS))
+    broken = replace(runs[0], experts={e: one for e, one in runs[0].experts.items() if e in (1, 2)}, isolated=None)
+    advice = advised(broken, *runs[1:])
+    assert advice[0].id == "mend_the_data"
+    assert not {one.id for one in advice} & {"more_controls", "add_control"}
+
+
 def test_one_supported_run_asks_for_other_seeds():
-    run = simulated_run(awakening=1.5, divergence=0.9, control=True, sd=0.05)
-    advice = advised(configured(run, seed=4))
+    advice = advised(*trained(simulated_run(**EXPERTS, awakening=1.5, divergence=0.9), seed=4))
     assert [(one.id, one.options) for one in advice] == [("replicate", ("seed=5",))]
 
 
+def test_a_supported_study_needs_no_advice():
+    assert advised(*trained(*study(6, **EXPERTS, awakening=1.5, divergence=0.9))) == ()
+
+
 def test_sham_runs_and_positive_controls_need_no_advice():
-    assert advised(configured(simulated_run(), perturbation_scale=0.0)) == ()
-    assert advised(configured(simulated_run(), positive_control=1.5)) == ()
+    assert advised(*trained(simulated_run(), perturbation_scale=0.0)) == ()
+    assert advised(*trained(simulated_run(), positive_control=1.5)) == ()
 
 
-def test_two_seeds_ask_for_more():
-    runs = [Run(**{**vars(configured(simulated_run(seed=s), seed=s)), "id": f"run{s}"}) for s in range(2)]
-    assert "at least 1 more seed; 3 to expect an answer" in named(advised(*runs))["more_seeds"].text
+@pytest.mark.parametrize(
+    ("seeds", "text", "option"),
+    [(2, "train 4 more seeds and judge all 6", "seed=2"), (5, "train 1 more seed and judge all 6", "seed=5")],
+)
+def test_too_few_seeds_ask_for_the_missing_ones_and_for_a_new_seed(seeds, text, option):
+    advice = named_advice(*trained(*study(seeds, **EXPERTS)))
+    assert text in advice["more_seeds"].text
+    assert advice["more_seeds"].options == (option,)
+    assert advice["add_twins"].options == ("perturbation_scale=0",)
 
 
-def test_differences_by_chance_do_not_ask_for_more_steps():
-    run = configured(simulated_run(steps=300))
-    for because, longer in ((f"both sides: {BY_CHANCE}; seeds would decide", False), ("both sides", True)):
-        own = {name: Claim(name, INCONCLUSIVE, because) for name in CLAIMS}
-        ids = {one.id for one in advise_run(run, own, None, [], Thresholds())}
-        assert ("train_longer" in ids) is longer
+def test_twins_that_are_there_are_not_asked_for():
+    assert "add_twins" not in named_advice(*trained(*study(3, **EXPERTS, twins=True)))
+
+
+def test_an_undecided_study_names_the_seeds_that_would_decide():
+    advice = [one.text for one in advised(*KINDS["undecided"]()) if one.id == "more_seeds"]
+    assert any(text.startswith("awakening needs about ") and text.endswith("there are 6") for text in advice)
+
+
+def test_an_effect_that_may_or_may_not_last_asks_for_another_seed():
+    fading = np.linspace(0.9, 0.35, 600)
+    runs = trained(*study(6, **EXPERTS, awakening=1.5, divergence=fading, spread=0.1))
+    texts = {one.text: one.options for one in advised(*runs)}
+    assert texts["more seeds show better how much of the effect lasts"] == ("seed=6",)
 
 
 def test_a_run_of_another_trainer_gets_no_options():
@@ -124,11 +223,11 @@ def test_a_run_of_another_trainer_gets_no_options():
         advice = advised(run)
         assert advice
         assert not [one for one in advice if one.options or one.line or "--set" in one.text]
-    assert "a control expert" in named(advised(simulated_run(divergence=0.6, facts=facts)))["add_control"].text
+    assert "a control expert" in named_advice(simulated_run(divergence=0.6, facts=facts))["add_control"].text
 
 
 def test_advice_for_separate_outputs_does_not_mention_merging():
     run = simulated_run(collinear=True, routing_ratio=2.3, facts={"mixture": "outputs"})
-    text = named(advised(run))["see_direction"].text
+    text = named_advice(run)["see_direction"].text
     assert "parallel to expert 0's" in text
     assert "merge" not in text
