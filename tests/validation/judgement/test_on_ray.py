@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prismatic.sweep.engines import OnRay
 from prismatic.sweep.plan import plan
 from prismatic.sweep.progress import Progress
 from prismatic.sweep.runner import run_sweep
+from tests.support.probed_runs import probed_run
 from tests.support.report_readers import as_text
-from tests.support.simulated_runs import simulated_run, write
+from tests.support.simulated_runs import named, study, with_norms, write
 from validation.cli.main import main
 from validation.files import parquet_set
 from validation.files.limits import ReadLimits
@@ -54,29 +56,30 @@ def machines() -> Iterator[list]:
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a set in several parts, run files of which two are also in the set, and sources that are not runs.
 
-    The runs depend on each other in every way: sham runs, seeds, options, an unfinished run.
+    The runs depend on each other in every way: sham runs, seeds, options, an unfinished run, a broken one, layers and
+    isolated gradients, and means over layers alone.
     """
-    folder = tmp_path / "runs"
-    for seed in range(4):
-        for scale in (0.0, 0.5, 1.0):
-            run = simulated_run(seed=seed + int(100 * scale), steps=200, awakening=1 + scale / 2, control=seed % 2 == 0)
-            facts = {
-                "config.seed": seed,
-                "config.perturbation_scale": scale,
-                "planned_steps": 400 if seed == 3 else 200,
-            }
-            facts |= {
-                "config.merge": "batch" if seed == 2 else "example",
-                "run_hash": f"{seed}{int(10 * scale):02}abcdef",
-            }
-            (folder / f"{seed}-{scale}").mkdir(parents=True)
-            write(run, folder / f"{seed}-{scale}" / "dynamics.db", **facts)
+    made = {"steps": 120, "layers": 2, "config": {"num_layers": 2}}
+    runs = study(3, probed_run, twins=True, bottom=0.4, direction=0.2, **made)
+    runs += [named(run, f"means {run.id}", width=2) for run in study(3, steps=120, config={"num_layers": 2})]
+    runs += [named(run, f"half {run.id}", width=3) for run in study(2, steps=120, facts={"planned_steps": 240})]
+    zeros = np.zeros(120)
+    runs.append(
+        named(with_norms(with_norms(study(1, steps=120)[0], 0, bottom_norm=zeros), 1, bottom_norm=zeros), "zero")
+    )
+    for number, run in enumerate(runs):
+        (tmp_path / "runs" / f"{number:02}").mkdir(parents=True)
+        write(run, tmp_path / "runs" / f"{number:02}" / "dynamics.db", run_hash=f"{number:02}0abcdef")
     monkeypatch.setattr(parquet_set, "PART_RUNS", 3)
-    runs, _ = read_sources([folder])
-    parquet_set.write_set(runs[:8], tmp_path / "set")
+    files, _ = read_sources([tmp_path / "runs"])
+    parquet_set.write_set(files[:8], tmp_path / "set")
     (tmp_path / "notes.db").write_text("no run at all")
-    files = [str(run.path) for run in runs[6:]]
-    return [*files, str(tmp_path / "set"), str(tmp_path / "notes.db"), str(tmp_path / "nowhere")]
+    return [
+        *(str(run.path) for run in files[6:]),
+        str(tmp_path / "set"),
+        str(tmp_path / "notes.db"),
+        str(tmp_path / "no"),
+    ]
 
 
 def test_the_cluster_agrees_with_one_process_to_the_last_digit(machines: list, sources: list[str]):
@@ -84,8 +87,12 @@ def test_the_cluster_agrees_with_one_process_to_the_last_digit(machines: list, s
     spread = check(sources, machines[0].address, changed={"awakening_ratio": 1.2})
     assert as_json(spread) == as_json(local)
     assert as_text(spread) == as_text(local)
+    assert spread.verdict.controlled == local.verdict.controlled
+    assert spread.verdict.groups == local.verdict.groups
     assert (len(spread.runs), len(spread.rejected)) == (12, 2)
-    assert any(claim.control == "sham_run" for claim in spread.verdict.controlled.claims)
+    claims = spread.verdict.controlled.claims
+    assert any(claim.twins and claim.source == "isolated" for claim in claims)
+    assert {"supported", "invalid", "confounded", "inconclusive"} <= {claim.status for claim in claims}
 
 
 def test_facts_are_sent_without_rows(sources: list[str]):
