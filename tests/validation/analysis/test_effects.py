@@ -224,8 +224,8 @@ def test_merged_parameters_are_compared_beyond_their_routing_shares():
         for name in ("norm", "top_norm", "bottom_norm", "middle_norm", "routing_weight"):
             moved = with_column(moved, expert, name, lambda column: 8 * column)
     assert effect_K(levels_of(moved), SIZE) == pytest.approx(effect_K(levels_of(run), SIZE))
-    without = effect_K(levels_of(with_facts(moved, mixture="separate")), SIZE)
-    assert without == pytest.approx(effect_K(levels_of(run), SIZE) + np.log(8))
+    apart, before = (levels_of(with_facts(one, mixture="separate")) for one in (moved, run))
+    assert effect_K(apart, SIZE) == pytest.approx(effect_K(before, SIZE) + np.log(8))
 
 
 def test_without_directions_the_sizes_of_the_tiers_stand_for_them():
