@@ -303,7 +303,7 @@ def test_every_finding_with_a_chart_is_drawn_from_the_run(kind):
 def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
     names = {check.__name__ for check in CHECKS}
     undrawn = {"no_data", "wal_missing", "duplicate_steps", "off_grid", "wall_time_falls", "missing_probe", "no_plan"}
-    undrawn |= {"means_only", "tiers_disagree", "constant_shares", "not_a_control"}
+    undrawn |= {"means_only", "missing_layers", "tiers_disagree", "constant_shares", "not_a_control"}
     assert names - CHARTS.keys() == undrawn
     assert CHARTS.keys() <= names
     empty = cut(simulated_run(), slice(0, 0))
