@@ -81,7 +81,7 @@ class Levels:
 
 def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     """Return the levels of a run; None without rows, a clean or a perturbed expert."""
-    places = run.layers or [run.experts]
+    places = [layer for layer in run.layers if _has_tiers(layer)] or [run.experts]
     experts = tuple(sorted(set.intersection(*({*place} for place in places)) & {*run.experts}))
     roles = tuple(run.experts[e].role for e in experts)
     if not len(run.steps) or 0 not in experts or "perturbed" not in roles:
@@ -92,6 +92,12 @@ def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     of, reliable = _levels(column, bottom_ELT, bins, thresholds.reliability)
     frozen = run.config.get("routing") == "frozen" and run.same_batch
     return Levels(bins, experts, roles, of, reliable, run.has_means_only, frozen)
+
+
+def _has_tiers(layer: Mapping[int, Expert]) -> bool:
+    """Return True unless a tier is zero in every expert and row: a layer of few weights has no bottom or top tier."""
+    tiers_E3T = [expert.tiers for expert in layer.values()]
+    return bool(np.any([(tiers != 0).any(axis=-1) for tiers in tiers_E3T], axis=0).all())
 
 
 def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: Thresholds) -> Bins:

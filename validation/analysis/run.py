@@ -180,7 +180,8 @@ class Run:
     def every(self) -> int | None:
         """Steps between two rows by the declared `log_freq`, of isolated gradients also by `probe_freq`; else None."""
         probe_freq = self.number("config.probe_freq") if self.source == "isolated" else None
-        known = (self.number("config.log_freq") or self.number("log_freq"), probe_freq)
+        # The logger's own fact comes first: options of a model may be those of another training.
+        known = (self.number("log_freq") or self.number("config.log_freq"), probe_freq)
         declared = [int(frequency) for frequency in known if frequency is not None and frequency >= 1]
         return min(math.lcm(*declared), int(MAX_NUMBER)) if declared else None
 

@@ -34,6 +34,7 @@ from validation.diagnostics.gradients import (
 )
 from validation.diagnostics.plan import (
     means_only,
+    missing_layers,
     missing_probe,
     no_plan,
     off_grid,
@@ -80,6 +81,7 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     wall_time_falls,
     duplicate_steps,
     missing_probe,
+    missing_layers,
     tiers_disagree,
     constant_shares,
     not_a_control,

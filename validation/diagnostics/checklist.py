@@ -107,6 +107,10 @@ def _layers(run: Run, thresholds: Thresholds) -> str | None:
     return f"{pluralize(len(layers), 'layer')} in the file" if layers else None
 
 
+def _all_layers(run: Run, thresholds: Thresholds) -> str | None:
+    return _layers(run, thresholds) if run.number("routers") else None
+
+
 def _planned(run: Run, thresholds: Thresholds) -> str:
     return f"{run.planned_steps:,} steps were planned"
 
@@ -194,6 +198,7 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
         "wall_time_falls": ("Rows are in the order of their measurement", _clock),
         "duplicate_steps": ("No step was logged twice", lambda run, thresholds: "each step has one row"),
         "missing_probe": ("The planned isolated gradients are there", _probes),
+        "missing_layers": ("No layer is missing", _all_layers),
         "means_only": ("Each layer was logged", _layers),
         "no_plan": ("The planned length was declared", _planned),
         "too_short": ("Enough planned rows for the bins of time", _binned),

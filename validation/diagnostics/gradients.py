@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import unrouted
-from validation.analysis.run import Run
+from validation.analysis.run import Expert, Run
 from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, sources, tier_norms
 from validation.text import pluralize
 
@@ -71,11 +72,8 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         for number, expert in source.experts.items():
             if not expert.has_gradient:
                 continue  # found by zero_norms
-            layers = [layer[number] for layer in source.layers if number in layer] or [expert]
-            if all(layer.tiers_usable.all() for layer in layers):
-                continue
-            zero_3T = np.any([layer.tiers == 0 for layer in layers], axis=0)
-            zero = {tier: rows_T for tier, rows_T in zip(TIERS, zero_3T, strict=True) if rows_T.any()}
+            zero = {tier: _zero_rows(source, expert, f"{tier}_norm") for tier in TIERS}
+            zero = {tier: rows_T for tier, rows_T in zero.items() if rows_T.any()}
             if zero:
                 rows = int(np.any([*zero.values()], axis=0).sum())
                 yield Finding(
@@ -88,6 +86,13 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                     run.id,
                     None if number == 0 else number,
                 )
+
+
+def _zero_rows(run: Run, expert: Expert, name: str) -> NDArray[np.bool_]:
+    """Return True for each row in which this norm is zero in a layer, [T]; layers without such a tier do not count."""
+    tiered = [layer for layer in run.layers if any(np.nan_to_num(e[name]).any() for e in layer.values())]
+    own = [layer[expert.index] for layer in tiered if expert.index in layer] or [expert]
+    return np.asarray(np.any([one[name] == 0 for one in own], axis=0))
 
 
 def constant_rows(run: Run, thresholds: Thresholds) -> Iterator[Finding]:

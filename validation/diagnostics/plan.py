@@ -100,6 +100,24 @@ def means_only(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         )
 
 
+def missing_layers(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
+    """Find a file that holds some of the model's layers and not the others."""
+    layers = run.number("routers") or 0
+    for source in sources(run):
+        # Custom layers have no isolated gradients, unless they can be forced to one expert.
+        all_forced = source.source == "merged" or run.facts.get("mixture") == "parameters"
+        if 0 < len(source.layers) < layers and all_forced:
+            yield Finding(
+                "missing_layers",
+                ERROR,
+                "the file lacks some of the model's layers",
+                f"{source.source} rows of {len(source.layers)} of {layers:g} layers",
+                "layers were removed, or the model had other layers when it was resumed",
+                "judge the whole file of the training",
+                run.id,
+            )
+
+
 def no_plan(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find a run that does not say how long it was planned to be."""
     if len(run.steps) and (run.number("planned_steps") or 0) <= 0:

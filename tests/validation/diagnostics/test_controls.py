@@ -89,6 +89,11 @@ def test_a_zero_tier_of_one_layer_and_of_the_probe_is_found(edited):
     assert (finding.severity, finding.expert) == (ERROR, 1)
 
 
+def test_a_layer_without_tiers_has_no_zero_tier(edited):
+    untiered = "UPDATE layers SET top_norm = 0, bottom_norm = 0, bottom_to_middle = NULL WHERE layer = 1"
+    assert not of(edited(untiered), "zero_tier")
+
+
 def test_a_few_missing_values_of_a_control_exclude_no_run():
     run = simulated_run(control=True, facts={"planned_steps": 600})
     holed = run.experts[2]["top_norm"].copy()

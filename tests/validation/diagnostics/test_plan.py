@@ -56,6 +56,11 @@ def test_a_run_that_declares_no_frequency_has_no_grid_to_leave(edited):
     assert "off_grid" not in found(edited(*undeclared, *moved("step % 12 = 2 AND step > 2", 1)))
 
 
+def test_what_the_logger_declares_counts_before_an_option_of_the_model():
+    facts = {"log_freq": 1, "config.log_freq": 10, "planned_steps": 300}
+    assert "off_grid" not in found(simulated_run(steps=300, facts=facts))
+
+
 def test_dense_rows_at_the_start_are_off_the_grid():
     run = simulated_run(steps=300, facts={"log_freq": 10, "planned_steps": 300})
     kept = np.flatnonzero((run.steps < 40) | (run.steps % 10 == 0))
@@ -99,6 +104,21 @@ def test_a_run_without_a_probe_or_too_short_for_one_misses_none(edited):
     removed = "DELETE FROM layers WHERE source = 'isolated'"
     assert "missing_probe" not in found(edited(removed, fact("config.probe_freq", 0)))
     assert "missing_probe" not in found(edited(removed, fact("config.probe_freq", 100)))
+
+
+@pytest.mark.parametrize("source", ["merged", "isolated"])
+def test_a_layer_that_was_removed_is_an_error(edited, source):
+    (finding,) = [
+        finding
+        for finding in diagnose(edited(f"DELETE FROM layers WHERE layer = 1 AND source = '{source}'"))
+        if finding.severity == ERROR
+    ]
+    assert (finding.id, finding.evidence) == ("missing_layers", f"{source} rows of 1 of 2 layers")
+
+
+def test_custom_layers_need_no_isolated_gradients(edited):
+    mixed = "DELETE FROM run WHERE key = 'mixture'"
+    assert "missing_layers" not in found(edited("DELETE FROM layers WHERE layer = 1 AND source = 'isolated'", mixed))
 
 
 def test_means_over_several_layers_are_a_warning(edited):
