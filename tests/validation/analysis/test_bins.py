@@ -67,6 +67,14 @@ def test_a_bin_with_less_than_80_percent_of_its_planned_rows_is_missing():
         assert binned(steps_T, planned=600, frequency=1, sound_T=sound_T).missing_K.tolist()[:2] == [False, missing]
 
 
+def test_a_share_of_rows_that_is_no_whole_number_is_rounded_up():
+    """80 % of 18 planned rows are 14.4."""
+    steps_T = np.arange(0, 600, 5)
+    for kept, missing in ((15, False), (14, True)):
+        sound_T = (steps_T < 60 + 5 * kept) | (steps_T >= 150)
+        assert binned(steps_T, planned=600, frequency=5, sound_T=sound_T).missing_K[0] == missing
+
+
 def test_a_plan_with_fewer_rows_than_bins_is_known_before_any_row_is_missing():
     assert not binned([0], planned=600, frequency=200).enough_planned
     assert binned([0], planned=600, frequency=80).enough_planned

@@ -309,6 +309,16 @@ def test_a_constant_rotation_stays_while_its_gradients_drown_in_noise():
     assert levels.of[SIZE][1, 0] == pytest.approx(np.zeros(BINS), abs=0.05)
 
 
+def test_one_expert_whose_gradient_is_noise_is_enough_to_miss_a_bin():
+    """The rows of the third bin, in one layer."""
+    run = alone()
+    run.layers[1][5].columns["half_product"][48:66] /= 10
+    levels = levels_of(run)
+    for name, missing in ((DIRECTION, True), (SIZE, True), (BOTTOM, False)):
+        assert np.isnan(levels.of[name][..., 2]).all() == missing
+        assert np.isfinite(np.delete(levels.of[name], 2, axis=-1)).all()
+
+
 def test_where_the_gradient_is_noise_the_corrected_effects_are_missing():
     levels = levels_of(with_halves(600, 0.8, np.full(600, 0.04))[0])
     assert np.isnan(levels.of[DIRECTION]).all()
