@@ -99,7 +99,7 @@ def test_seeds_too_few_alone_decide_together():
         {"make": probed_run, "reliability": None, "bottom": np.linspace(0.6, 0, 120)},
         {"make": simulated_run, "collinear": True},
     ],
-    ids=str,
+    ids=["gain", "null", "twins", "near the margins", "fading", "one common gradient"],
 )
 def test_the_scale_of_the_loss_moves_nothing(factor, made):
     for seeds in (1, 6):
