@@ -5,8 +5,6 @@ Options are flat, so that the YAML file, `--set name=value`, the `run` table and
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
+from prismatic.contract.run_hash import run_hash
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
 from prismatic.layer.config import RouterConfig
@@ -72,8 +71,7 @@ class RunConfig(RouterConfig):
 
     def run_hash(self, corpus_sha256: str) -> str:
         """Return nine hex digits that identify the experiment: the config and the text's content, not its path."""
-        identity = self.facts() | {"data": corpus_sha256}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:9]
+        return run_hash(self.facts(), corpus_sha256)
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:

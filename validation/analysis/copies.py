@@ -27,6 +27,8 @@ def no_replicas(runs: Sequence[MeasuredRun], levels: Sequence[Levels]) -> str:
     repeated = [seed for seed, count in seeds.items() if count > 1]
     if repeated:
         return f"seed {repeated[0]} is there twice"
+    if same := _same_start(runs):
+        return f"runs {same[0]} and {same[1]} start from the same weights under two seeds"
     for places in _by_shape(levels).values():
         whole_SS, scaled_SS = _distances([levels[place] for place in places])
         share_SS = np.minimum(whole_SS / SAME_RUN, scaled_SS / SAME_BUT_SCALE)
@@ -37,10 +39,30 @@ def no_replicas(runs: Sequence[MeasuredRun], levels: Sequence[Levels]) -> str:
     return ""
 
 
-def false_twin(run: MeasuredRun, own: Levels, twin: Levels) -> bool:
-    """Return True if the sham run is the run itself: a perturbation changes levels in proportion to its scale."""
+def false_twin(run: MeasuredRun, sham: MeasuredRun | None, own: Levels, twin: Levels | None) -> str:
+    """Return the reason why a sham run is not the twin of a run, or an empty string.
+
+    A perturbation changes levels in proportion to its scale, so a sham run without any difference is the run itself.
+    """
+    if sham is None or twin is None:
+        return ""
     scale = run.run.number(f"config.{SCALE}")
-    return bool(_distances([own, twin])[0][0, 1] < SAME_TWIN * min(1.0, 1.0 if scale is None else scale))
+    if _distances([own, twin])[0][0, 1] < SAME_TWIN * min(1.0, 1.0 if scale is None else scale):
+        return f"the sham run of run {run.run.id} is a copy of it"
+    known = run.run.reproducible and run.run.tier_hashes and sham.run.tier_hashes
+    if known and sham.run.tier_hashes != run.run.tier_hashes:
+        return f"the sham run of run {run.run.id} starts from other weights, so from another seed"
+    return ""
+
+
+def _same_start(runs: Sequence[MeasuredRun]) -> tuple[str, str] | None:
+    """Return two runs of `prismatic train` with equal tiers: that trainer draws the weights from the seed."""
+    starts: dict[tuple[str, ...], str] = {}
+    for run in (each.run for each in runs if each.run.reproducible and each.run.tier_hashes):
+        if run.tier_hashes in starts:
+            return starts[run.tier_hashes], run.id
+        starts[run.tier_hashes] = run.id
+    return None
 
 
 def _by_shape(levels: Sequence[Levels]) -> dict[tuple[object, ...], list[int]]:

@@ -107,8 +107,8 @@ def _paired(runs: Sequence[MeasuredRun], cohort: Cohort) -> tuple[str, list[Pair
     if len(paired) < len(runs):
         return source, [(levels, None) for levels in own], reason
     reason = reason or no_replicas([sham for sham in shams if sham], [twin for _, twin in paired if twin])
-    copied = [each.run.id for each, (o, t) in zip(runs, paired, strict=True) if t and false_twin(each, o, t)]
-    return source, paired, reason or (f"the sham run of run {copied[0]} is a copy of it" if copied else "")
+    problems = (false_twin(each, sham, *p) for each, sham, p in zip(runs, shams, paired, strict=True))
+    return source, paired, reason or next(filter(None, problems), "")
 
 
 def source_of(runs: Sequence[MeasuredRun]) -> str:

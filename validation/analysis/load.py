@@ -39,6 +39,7 @@ def _load_run(file: RunFile) -> Run:
         step_columns={name: _floats(file.wide[name]) for name in shared},
         facts=file.facts,
         weights=_tier_weights(file),
+        tier_hashes=_tier_hashes(file),
         changed=_changed(file),
         scales={
             row["expert"]: row["scale"] for row in file.experts.to_pylist() if None not in (row["expert"], row["scale"])
@@ -140,6 +141,11 @@ def _tier_weights(file: RunFile) -> dict[str, float]:
         if row["tier"] in TIERS and row["weights"]:
             sizes.setdefault(row["tier"], []).append(float(row["weights"]))
     return {tier: float(np.mean(values)) for tier, values in sizes.items()} if len(sizes) == len(TIERS) else {}
+
+
+def _tier_hashes(file: RunFile) -> tuple[str, ...]:
+    rows = [(row["layer"], row["tier"], row["hash"]) for row in file.tiers.to_pylist() if row["hash"]]
+    return tuple(digest for _, _, digest in sorted(rows, key=str))
 
 
 def _changed(file: RunFile) -> dict[int, dict[str, float]]:

@@ -89,6 +89,8 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights in each tier of one expert, mean over layers; empty if unknown."""
+    tier_hashes: tuple[str, ...] = ()
+    """Of the index sets of the tiers, in the order of the layers: equal for equal initial weights; empty if unknown."""
     changed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """By expert, the share of each tier that its perturbation changed; empty if unknown."""
     scales: Mapping[int, float] = field(default_factory=dict)
@@ -175,6 +177,11 @@ class Run:
     def by_trainer(self) -> bool:
         """True for runs of `prismatic train`, whose options can be given to `--set`."""
         return self.config.get("router_type") == "prismatic"
+
+    @property
+    def reproducible(self) -> bool:
+        """True for runs whose options, seed and text give the same training again: those of `prismatic train` alone."""
+        return "corpus_sha256" in self.facts or (self.by_trainer and "run_hash" in self.facts)
 
     @property
     def every(self) -> int | None:

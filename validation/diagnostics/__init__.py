@@ -22,6 +22,7 @@ from validation.diagnostics.experiment import (
     router_collapse,
     scale_dependent_threshold,
 )
+from validation.diagnostics.facts import facts_disagree
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding
 from validation.diagnostics.gradients import (
     constant_rows,
@@ -32,6 +33,7 @@ from validation.diagnostics.gradients import (
     zero_norms,
     zero_tier,
 )
+from validation.diagnostics.layers import incomplete_layers, missing_values
 from validation.diagnostics.plan import (
     means_only,
     missing_layers,
@@ -82,6 +84,9 @@ CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     duplicate_steps,
     missing_probe,
     missing_layers,
+    incomplete_layers,
+    missing_values,
+    facts_disagree,
     tiers_disagree,
     constant_shares,
     not_a_control,

@@ -171,6 +171,10 @@ def _controls(run: Run, thresholds: Thresholds) -> str | None:
     return f"{pluralize(len(controls), 'control expert')}, unlike the others and with tokens" if controls else None
 
 
+def _facts(run: Run, thresholds: Thresholds) -> str | None:
+    return "run_hash is the hash of the options and the text" if run.reproducible else None
+
+
 def _parallel(run: Run, thresholds: Thresholds) -> str:
     return "the tiers differ by more than one common factor"
 
@@ -199,6 +203,7 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
         "duplicate_steps": ("No step was logged twice", lambda run, thresholds: "each step has one row"),
         "missing_probe": ("The planned isolated gradients are there", _probes),
         "missing_layers": ("No layer is missing", _all_layers),
+        "incomplete_layers": ("Every layer has every expert", _layers),
         "means_only": ("Each layer was logged", _layers),
         "no_plan": ("The planned length was declared", _planned),
         "too_short": ("Enough planned rows for the bins of time", _binned),
@@ -210,11 +215,13 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
         "tiers_disagree": ("An expert's numbers agree with its tier norms", _values),
         "constant_rows": ("Norms change from row to row", _values),
         "nonfinite": ("No norm is NaN, infinite or missing", _values),
+        "missing_values": ("No column of a layer has holes", _layers),
         "missing_gradients": ("Every trained parameter had a gradient", _tensors),
         "rows_lost": ("No logged step was lost", _events),
         "logging_order": ("Logged at the right place of the training loop", _events),
     },
     "Experiment": {
+        "facts_disagree": ("The facts of the file agree with each other", _facts),
         "identical_experts": ("Perturbed experts differ from the clean one", _changed),
         "not_a_control": ("Control experts are controls", _controls),
         "constant_shares": ("The shares of a trained router change", _routed),

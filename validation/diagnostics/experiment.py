@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.mixtures import common_factor, remedy_for_parallel, scales_with, why_parallel
-from validation.analysis.run import Run
+from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
 
 COLLAPSED_SHARE = 0.95
 CONTROL_SCALE = 0.01
 """Largest perturbation of a control: it changes a gradient by about as much, a tenth of the margin of awakening."""
+NORMS = tuple(f"{tier}_norm" for tier in TIERS)
 ROUNDING = 1e-5  # of norms in single precision
+NEAR = 0.03
+"""Distance of a control from its model, relative to that from other experts; at least 0.19 in 211 honest trainings."""
 DEAD_SHARE, DEAD_ROWS = 0.1, 10  # of the rows, at the end, without a token: more than chance
 
 
@@ -54,7 +58,7 @@ def not_a_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     for control in run.of_role("control"):
         others = copies.get(control.index)
         copied = f"its norms equal expert {others[0]}'s to the last digit in all rows" if others else ""
-        evidence = _perturbed(run, control.index) or copied or _dead(run, control.index)
+        evidence = _perturbed(run, control.index) or copied or _near(run, control.index) or _dead(run, control.index)
         if evidence:
             yield Finding(
                 "not_a_control",
@@ -73,6 +77,33 @@ def _perturbed(run: Run, control: int) -> str:
     """Return the evidence that a control was perturbed by more than a control may be; else ""."""
     scale = run.scales.get(control, run.number("config.control_scale"))
     return "" if scale is None or abs(scale) <= CONTROL_SCALE else f"its weights were perturbed by up to {scale:g}"
+
+
+def _near(run: Run, control: int) -> str:
+    """Return the evidence that a control follows another expert more closely than a trained router allows; else "".
+
+    Experts begin close to each other, so only the last third of a finished run can show that.
+    """
+    source = run.isolated or run
+    places = [place for place in source.layers or [source.experts] if control in place]
+    if run.config.get("routing") != "trained" or not run.finished:
+        return ""
+    distance = {other: _distance(places, control, other) for other in source.experts if other != control}
+    known = {other: value for other, value in distance.items() if np.isfinite(value)}
+    if not known:
+        return ""
+    nearest, typical = min(known, key=known.__getitem__), float(np.median([*known.values()]))
+    if known[nearest] >= NEAR * typical:
+        return ""
+    return f"its norms differ from expert {nearest}'s by {known[nearest]:.2g}, and from others' by {typical:.2g}"
+
+
+def _distance(places: Sequence[Mapping[int, Expert]], expert: int, other: int) -> float:
+    """Return the mean distance between the logs of two experts' tier norms in the last third; NaN without any."""
+    pairs = [(place[expert].log(name), place[other].log(name)) for place in places if other in place for name in NORMS]
+    gaps = np.abs([(one - another)[-len(one) // 3 :] for one, another in pairs])
+    known = np.isfinite(gaps)
+    return float(gaps[known].mean()) if known.any() else float("nan")
 
 
 def _dead(run: Run, control: int) -> str:

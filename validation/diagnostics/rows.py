@@ -14,6 +14,7 @@ from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged
 from validation.files.errors import WHOLE_COPY
 from validation.text import pluralize
 
+FEW_LOST = 0.02  # of the planned rows: trainings lose none, and lost rows may have been chosen
 GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence
 
@@ -138,30 +139,32 @@ def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     if run.duplicates:
         yield Finding(
             "duplicate_steps",
-            INFO,
+            WARNING,
             "some steps were logged more than once",
             f"{run.duplicates} rows were replaced by a later row of the same step",
             "training was resumed from an earlier step, or a step was logged twice",
-            "nothing to do if you resumed: the last row of each step is used",
+            "remove the rows of an abandoned attempt before you resume, as DynamicsLogger does",
             run.id,
         )
 
 
 def rows_missing(run: Run, bins: Bins, complete_bins: int) -> Iterator[Finding]:
-    """Find a run that lacks too many of its planned rows, in the source of gradients that it is judged by.
+    """Find a run that lacks planned rows, in one source of gradients: too many for a verdict, or more than a few.
 
     bins: those of the run. complete_bins: the number of bins that have ended. Not in CHECKS, because the bins are known
     only when the run has been measured. A run with fewer planned rows than bins is too short instead.
     """
-    missing = np.flatnonzero(bins.missing_K[:complete_bins])
-    if len(missing) <= MISSING_BINS or not bins.enough_planned:
+    found_K, rows_K = np.bincount(bins.place_T[bins.place_T >= 0], minlength=BINS), bins.rows_K[:complete_bins]
+    missing_K, lost_K = bins.missing_K[:complete_bins], rows_K - found_K[:complete_bins]
+    grave = int(missing_K.sum()) > MISSING_BINS
+    if not bins.enough_planned or not (grave or lost_K.sum() > FEW_LOST * rows_K.sum()):
         return
-    found_K = np.bincount(bins.place_T[bins.place_T >= 0], minlength=BINS)
-    counts = ", ".join(f"{found_K[k]} of {bins.rows_K[k]} in bin {k + 1}" for k in missing)
+    shown = np.flatnonzero(missing_K if grave else lost_K > 0)
+    counts = ", ".join(f"{found_K[k]} of {bins.rows_K[k]} in bin {k + 1}" for k in shown)
     yield Finding(
         "rows_missing",
-        ERROR,
-        "too few of the planned rows are there",
+        ERROR if grave else WARNING,
+        "too few of the planned rows are there" if grave else "some of the planned rows are not there",
         f"of the planned {run.source} rows with a value of every expert: {counts}",
         "steps were not logged, rows were removed, or the norm of an expert is zero, NaN or far off in them",
         "log every step of the plan, and judge the whole file of the training",

@@ -18,7 +18,7 @@ from validation.analysis.cohort import Cohort, MeasuredRun, measure_run
 from validation.analysis.load import load_runs
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding, diagnose, errors_first, invalidating, of_rejected
-from validation.diagnostics.consistency import find_copies, numbers_hash
+from validation.diagnostics.consistency import expert_hashes, find_copies
 from validation.diagnostics.rows import rows_missing
 from validation.files.run_file import Rejected, RunFile
 from validation.judgement.advice import Advice, advise
@@ -95,8 +95,8 @@ class RunJudgement:
     measured: MeasuredRun
     as_written: tuple[Claim, ...]
     registration: Registration
-    numbers: str
-    """Hash of the gradient norms, by which copies of a run are found."""
+    numbers: Mapping[str, int | None]
+    """Experts by the hash of their gradient norms, by which copies are found."""
 
 
 def judge(
@@ -127,7 +127,7 @@ def _judge_run(run: Run, thresholds: Thresholds) -> RunJudgement:
         findings = [_unexpected(run, error)]
         measured = MeasuredRun.without_levels(run)
         written = as_written(run, thresholds, findings[0].symptom)
-    return RunJudgement(tuple(findings), measured, written, registration, numbers_hash(run))
+    return RunJudgement(tuple(findings), measured, written, registration, expert_hashes(run))
 
 
 def _missing_rows(measured: MeasuredRun) -> Iterator[Finding]:

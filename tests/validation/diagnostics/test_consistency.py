@@ -9,8 +9,8 @@ from prismatic import DynamicsLoggerCallback, Prismatic, RouterConfig
 from tests.support.simulated_runs import simulated_run, with_norms, write
 from tests.validation.diagnostics.conftest import changed_copy, loaded
 from validation.analysis.run import Run
-from validation.diagnostics import ERROR, Finding, diagnose
-from validation.diagnostics.consistency import find_copies, numbers_hash
+from validation.diagnostics import ERROR, WARNING, Finding, diagnose
+from validation.diagnostics.consistency import _shift, expert_hashes, find_copies
 
 PERTURBED = "expert IN (1, 2)"
 
@@ -52,6 +52,15 @@ def test_a_shifted_ratio_of_the_perturbed_experts_is_an_error(edited, shift, sou
     )
     (finding,) = of(run, "tiers_disagree")
     assert f"of {source} gradients" in finding.evidence
+
+
+@pytest.mark.parametrize(("shift", "is_found"), [(0.05, False), (0.4, True)])
+def test_a_smaller_shift_of_isolated_gradients_is_a_warning(edited, shift, is_found):
+    honest = edited().isolated
+    assert abs(np.median(_shift(honest))) < 0.1
+    moved = f"UPDATE layers SET bottom_to_middle = bottom_to_middle + {shift} WHERE {PERTURBED}"
+    found = of(edited(f"{moved} AND source = 'isolated'"), "tiers_disagree")
+    assert [finding.severity for finding in found] == ([WARNING] if is_found else [])
 
 
 def test_a_ratio_that_jumps_in_one_row_of_ten_is_an_error(edited):
@@ -146,11 +155,27 @@ def test_runs_in_which_nothing_was_measured_are_no_copies(tmp_path):
         zero = dict.fromkeys(("top_norm", "bottom_norm", "middle_norm"), np.zeros(30))
         run = with_norms(run, expert, **zero)
     assert copies(tmp_path, seed(0), seed(1), run=run) == []
-    assert numbers_hash(run) == ""
+    assert not expert_hashes(run)
+
+
+@pytest.mark.parametrize(("seeds", "found"), [((0, 1), ["first", "mixed"]), ((0, 0), [])])
+def test_one_expert_of_a_run_of_another_seed_is_a_copy(seeds, found):
+    """Experts that are trained alone are the same in a run and in its sham run."""
+    first, other = (
+        changed(simulated_run(seed=seed), id=name, facts={"config.seed": known, "config.perturbation_scale": seed})
+        for seed, known, name in zip((0, 1), seeds, ("first", "other"), strict=True)
+    )
+    mixed = changed(other, id="mixed", experts={**other.experts, 1: first.experts[1]})
+    assert not [*find_copies([first, other])]
+    assert [finding.run for finding in find_copies([first, mixed])] == found
+
+
+def changed(run: Run, **fields) -> Run:
+    return Run(**{**vars(run), **fields})
 
 
 def test_experts_under_other_numbers_are_the_same_run():
     run, other = simulated_run(control=True), simulated_run(control=True, seed=1)
-    swapped = Run(**{**vars(run), "experts": {**run.experts, 1: run.experts[2], 2: run.experts[1]}})
-    assert numbers_hash(run) == numbers_hash(swapped)
-    assert len({numbers_hash(run), numbers_hash(other)}) == 2
+    swapped = changed(run, experts={**run.experts, 1: run.experts[2], 2: run.experts[1]})
+    assert expert_hashes(run).keys() == expert_hashes(swapped).keys()
+    assert not expert_hashes(run).keys() & expert_hashes(other).keys()

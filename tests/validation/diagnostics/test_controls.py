@@ -50,8 +50,16 @@ def test_an_expert_that_is_logged_twice_is_not_a_control(edited, original):
     assert f"expert {original}'s to the last digit" in found[0].evidence
 
 
-def test_a_control_that_is_almost_the_clean_expert_passes(edited):
-    assert not of(edited(*copied(0, CONTROL, factor=1.0001)), "not_a_control")
+@pytest.mark.parametrize(("routing", "is_found"), [("trained", True), ("frozen", False)])
+def test_a_control_that_is_almost_the_clean_expert_is_found_where_a_router_tells_experts_apart(
+    edited, routing, is_found
+):
+    run = edited(
+        *copied(0, CONTROL, factor=1.0001), f"UPDATE run SET value = '\"{routing}\"' WHERE key = 'config.routing'"
+    )
+    found = of(run, "not_a_control")
+    assert [finding.expert for finding in found] == ([CONTROL] if is_found else [])
+    assert all("its norms differ from expert 0's by 0.0001" in finding.evidence for finding in found)
 
 
 def test_an_expert_without_a_layer_is_compared_by_its_means(edited):

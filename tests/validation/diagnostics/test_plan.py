@@ -163,17 +163,26 @@ def test_a_run_ends_with_the_last_step_of_its_grid(last, ended):
 
 
 def missing(run: Run, sound: np.ndarray, complete: int = 6) -> list[str]:
-    """Return what is said of missing rows if only some rows are usable."""
+    """Return the severity and evidence of missing rows if only some rows are usable."""
     bins = bins_of(run.plan(0.1), run.steps, sound, np.zeros((1, len(run.steps))), share=0.8)
-    return [finding.evidence for finding in rows_missing(run, bins, complete)]
+    return [f"{finding.severity}: {finding.evidence}" for finding in rows_missing(run, bins, complete)]
 
 
-def test_two_bins_with_too_few_rows_are_an_error_and_one_is_not():
+def test_two_bins_with_too_few_rows_are_an_error_and_one_is_a_warning():
     run = simulated_run(steps=600, facts={"log_freq": 1, "planned_steps": 600})
     two = (run.steps < 100) | (run.steps >= 300)
     (evidence,) = missing(run, two)
+    assert evidence.startswith("error")
     assert evidence.endswith("40 of 90 in bin 1, 0 of 90 in bin 2, 30 of 90 in bin 3")
-    assert not missing(run, (run.steps < 160) | (run.steps > 255))
+    (evidence,) = missing(run, (run.steps < 160) | (run.steps > 255))
+    assert evidence.startswith("warning")
+    assert evidence.endswith("10 of 90 in bin 2, 74 of 90 in bin 3")
+
+
+@pytest.mark.parametrize(("lost", "is_found"), [(10, False), (11, True)])
+def test_more_than_two_per_cent_of_lost_rows_are_a_warning(lost, is_found):
+    run = simulated_run(steps=600, facts={"log_freq": 1, "planned_steps": 600})
+    assert bool(missing(run, run.steps >= 60 + lost)) == is_found
 
 
 def test_bins_that_have_not_ended_are_not_missing():
