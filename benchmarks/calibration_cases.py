@@ -494,7 +494,8 @@ CASES = (
         grid(seeds=(6, 20), sd=SPREADS, effects=[COMPONENTS]),
         3000,
         300,
-        at_most(ERROR, "sustainment supported", "sustainment refuted"),
+        # One collapse of three refutes, and each is decided for itself.
+        [*at_most(ERROR, "sustainment supported"), *at_most(3 * ERROR, "sustainment refuted")],
     ),
     Case(
         "half of an effect kept, one run",
