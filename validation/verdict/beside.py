@@ -13,7 +13,7 @@ from validation.analysis.run import Run
 from validation.analysis.statistics import finite
 from validation.text import pluralize
 from validation.verdict.claims import INCONCLUSIVE, REFUTED, SUPPORTED
-from validation.verdict.study import registered_study
+from validation.verdict.registration import registered_study
 
 DISTINCT, OUTCOME, STUDY = "distinct", "outcome", "study"
 

@@ -35,7 +35,7 @@ from prismatic.train.corpus import Corpus
 from prismatic.train.train import train
 from validation import read_sources
 from validation.analysis.load import load_runs
-from validation.verdict.study import registered_study
+from validation.verdict.registration import registered_study
 
 TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "sequence_length": 16, "batch_size": 2}
 TINY |= {"steps": 30, "log_freq": 1, "warmup_steps": 0}

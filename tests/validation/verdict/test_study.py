@@ -9,7 +9,7 @@ from tests.support.small_layers import layer
 from validation import read_sources
 from validation.analysis.load import load_runs
 from validation.analysis.run import Run
-from validation.verdict.study import registered_study
+from validation.verdict.registration import registered_study
 
 SIX = range(6)
 
