@@ -30,6 +30,9 @@ from validation.verdict.decide import Verdict, decide
 from validation.verdict.groups import Group
 from validation.verdict.registration import Registration, registration_of, thresholds_of
 
+EXPLAIN_MISSING_ROWS = {"no_data", "missing_columns", "missing_experts", "zero_norms"}
+"""Errors that leave no usable row, so that a finding of missing rows would only repeat them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -121,7 +124,8 @@ def _judge_run(run: Run, thresholds: Thresholds) -> RunJudgement:
     registration = registration_of(run, thresholds)
     try:
         measured = measure_run(run, thresholds)
-        findings = errors_first([*diagnose(run, thresholds), *_missing_rows(measured)])
+        found = diagnose(run, thresholds)
+        findings = errors_first([*found, *_missing_rows(measured, found)])
         written = as_written(run, thresholds, invalidating(findings).get(run.id))
     except Exception as error:  # a run that breaks our code must not stop the others
         findings = [_unexpected(run, error)]
@@ -130,7 +134,10 @@ def _judge_run(run: Run, thresholds: Thresholds) -> RunJudgement:
     return RunJudgement(tuple(findings), measured, written, registration, expert_hashes(run))
 
 
-def _missing_rows(measured: MeasuredRun) -> Iterator[Finding]:
+def _missing_rows(measured: MeasuredRun, known: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield the finding of too few rows, unless an expert or a column that is absent altogether explains it."""
+    if EXPLAIN_MISSING_ROWS & {finding.id for finding in known if finding.severity == ERROR}:
+        return
     for run, levels in ((measured.run, measured.merged), (measured.run.isolated, measured.isolated)):
         if run is not None and levels is not None:
             yield from rows_missing(run, levels.bins, levels.bins.complete)

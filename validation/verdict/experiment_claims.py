@@ -65,7 +65,9 @@ def _shown_effects(name: str, decision: Decision, m: Measurements) -> list[tuple
         alpha = m.alpha if decision.status == REFUTED else m.alpha / max(1, len(effects))
         return [(effect, effect.interval(alpha)) for effect in effects]
     lasting, begun = sustained_effects(m) if decision.reason in OF_SHARES else ([], [])
-    return [(effect, effect.kept(m.alpha)) for effect in (begun if decision.reason == Reason.COLLAPSES else lasting)]
+    if decision.reason == Reason.COLLAPSES:
+        return [(effect, effect.kept(m.alpha / len(begun))) for effect in begun]
+    return [(effect, effect.kept(m.alpha)) for effect in lasting]
 
 
 def _prominence(name: str, decision: Decision, effect: Effect, interval: Interval) -> tuple[float, float]:

@@ -92,7 +92,7 @@ def _sustainment(m: Measurements) -> Decision:
     if m.bins < BINS:
         return Decision(INCONCLUSIVE, Reason.NOT_FINISHED)
     lasting, begun = sustained_effects(m)
-    if any(effect.kept(m.alpha).high < m.sustained_share for effect in begun):
+    if any(effect.kept(m.alpha / len(begun)).high < m.sustained_share for effect in begun):
         return Decision(REFUTED, Reason.COLLAPSES)
     if not lasting:
         return Decision(INCONCLUSIVE, Reason.NOTHING_TO_SUSTAIN)
