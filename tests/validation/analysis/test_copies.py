@@ -94,10 +94,10 @@ def test_runs_without_a_common_bin_are_not_compared():
 def test_a_sham_run_is_a_copy_of_its_run_or_a_training_of_its_own():
     treated, sham = measured(study(1, probed_run, twins=True))
     own, twin = treated.isolated, sham.isolated
-    assert not false_twin(treated, own, twin)
+    assert not false_twin(treated, sham, own, twin)
     for change in (noise(0.0), noise(0.01)):
         (copy,) = measured([changed(treated.run, change)])
-        assert false_twin(treated, own, copy.isolated)
+        assert false_twin(treated, copy, own, copy.isolated)
 
 
 @pytest.mark.parametrize(("scale", "copied"), [(1.0, True), (0.1, False), (None, True)])
@@ -105,4 +105,4 @@ def test_a_small_perturbation_may_leave_a_run_nearly_its_sham_run(scale, copied)
     (run,) = measured([named(study(1, probed_run)[0], "run", perturbation_scale=scale)])
     rng = np.random.default_rng(0)
     near = {name: level + rng.normal(0, 0.005, level.shape) for name, level in run.isolated.of.items()}
-    assert false_twin(run, run.isolated, replace(run.isolated, of=near)) is copied
+    assert bool(false_twin(run, run, run.isolated, replace(run.isolated, of=near))) is copied
