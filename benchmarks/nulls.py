@@ -165,7 +165,7 @@ def assignments(run: MeasuredRun, dice: np.random.Generator) -> list[MeasuredRun
 
 @dataclass
 class Count:
-    """How often intervals held zero, by component, and how often a claim was supported, among some experiments."""
+    """Counts of intervals that held zero, by component, and of supported claims, among some experiments."""
 
     experiments: int = 0
     held: Counter[str] = field(default_factory=Counter)

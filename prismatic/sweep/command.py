@@ -35,7 +35,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="extend",
         default=[],
         metavar="NAME=VALUES",
-        help="values of an option, such as perturbation_scale=0.5,1,2 or seed=0..4",
+        help="values of an option, such as perturbation_scale=0.5,1,2 or seed=0..5",
     )
     add(
         "--with-controls",

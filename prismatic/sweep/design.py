@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from prismatic.contract.study import as_ranges
-from prismatic.contract.thresholds import SHAM_SCALE
+from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from prismatic.sweep.plan import FEWEST_SEEDS, Job, Sweep
 
-ENOUGH_CONTROLS = 3  # the standard deviation of an effect over seeds is then 0.82 of that with one control expert
+ENOUGH_CONTROLS = int(Thresholds().min_experts)
+"""The standard deviation of an effect over seeds is then 0.82 of that with one control expert."""
 SPREADS = (0.07, 0.10, 0.14, 0.20)
 SEEDS_FOR_POWER: Mapping[float, tuple[int, ...]] = {1.2: (8, 13, 23, 44), 1.3: (6, 6, 8, 14), 1.5: (6, 6, 6, 6)}
 """The seeds that support a true effect with 80 % power, by the effect, for each of SPREADS: the standard deviation of

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from prismatic.contract.study import Study
-from prismatic.contract.thresholds import SHAM_SCALE
+from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from prismatic.errors import ConfigError
 from prismatic.train.config import RunConfig, load_config, parse_config
 from prismatic.train.corpus import Corpus
@@ -25,7 +25,7 @@ MAX_RUNS = 100_000
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 SCALE, SEED, POSITIVE = "perturbation_scale", "seed", "positive_control"
 POSITIVE_GAIN = 1.5
-FEWEST_SEEDS = 6
+FEWEST_SEEDS = int(Thresholds().min_seeds)
 """Fewer seeds decide nothing: with five, 6 % of runs without any effect would be called divergent."""
 
 Values = dict[str, Any]
@@ -153,7 +153,7 @@ def _values(given: str, text: str) -> list[Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"--grid {given}: the values cannot be read as YAML ({error}).") from error
     if not read:
-        raise ConfigError(f"--grid {given}: there is no value; expected some, such as --grid seed=0..4.")
+        raise ConfigError(f"--grid {given}: there is no value; expected some, such as --grid seed=0..5.")
     return list(itertools.chain(*(_expand_range(given, value) for value in read)))
 
 

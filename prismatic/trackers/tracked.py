@@ -21,7 +21,7 @@ class TrackedRun:
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     """For each metric, its value at each step; of several values at one step, the last."""
     wall_times: dict[int, float] = field(default_factory=dict)
-    """When each step was first logged, in seconds since 1970, if the tracker stores it."""
+    """The time of each step's first row, in seconds since 1970, if the tracker stores it."""
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences about what the reader skipped."""

@@ -43,6 +43,8 @@ class Levels:
     """True if only means over several layers are logged."""
     clean_is_control: bool = False
     """True where no symmetry breaks and all experts see the same batch, so that the clean expert is one of a kind."""
+    shares_missing: bool = False
+    """True if only `bottom` can be compared: parameters may be merged, and their routing shares are not logged."""
 
     @property
     def layers(self) -> int:
@@ -81,7 +83,7 @@ class Levels:
 
 def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     """Return the levels of a run; None without rows, a clean or a perturbed expert."""
-    places = [layer for layer in run.layers if _has_tiers(layer)] or [run.experts]
+    places = run.tiered_layers or [run.experts]
     experts = tuple(sorted(set.intersection(*({*place} for place in places)) & {*run.experts}))
     roles = tuple(run.experts[e].role for e in experts)
     if not len(run.steps) or 0 not in experts or "perturbed" not in roles:
@@ -91,13 +93,9 @@ def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     bins = _bins(run, column, bottom_ELT, thresholds)
     of, reliable = _levels(column, bottom_ELT, bins, thresholds.reliability)
     frozen = run.config.get("routing") == "frozen" and run.same_batch
-    return Levels(bins, experts, roles, of, reliable, run.has_means_only, frozen)
-
-
-def _has_tiers(layer: Mapping[int, Expert]) -> bool:
-    """Return True unless a tier is zero in every expert and row: a layer of few weights has no bottom or top tier."""
-    tiers_E3T = [expert.tiers for expert in layer.values()]
-    return bool(np.any([(tiers != 0).any(axis=-1) for tiers in tiers_E3T], axis=0).all())
+    shares_missing = run.source == "merged" and run.merges_parameters and "routing_weight" not in column
+    of = {BOTTOM: of[BOTTOM]} if shares_missing else of
+    return Levels(bins, experts, roles, of, reliable, run.has_means_only, frozen, shares_missing)
 
 
 def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: Thresholds) -> Bins:

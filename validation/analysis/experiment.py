@@ -139,6 +139,7 @@ def _described(m: Measurements, valid: Sequence[MeasuredRun], own: Sequence[Leve
         common_gradients=sum(each.common_gradient for each in valid) if source == "merged" else 0,
         corrected=corrected,
         noisy=not corrected and source == "merged" and not all(run.same_batch for run in runs),
+        shares_missing=any(levels.shares_missing for levels in own),
         means_only=any(levels.means_only for levels in own),
         planned_rows=all(levels.bins.enough_planned for levels in own),
     )

@@ -39,6 +39,7 @@ def _load_run(file: RunFile) -> Run:
         step_columns={name: _floats(file.wide[name]) for name in shared},
         facts=file.facts,
         weights=_tier_weights(file),
+        untiered=frozenset(row["layer"] for row in file.tiers.to_pylist() if row["weights"] == 0),
         tier_hashes=_tier_hashes(file),
         changed=_changed(file),
         scales={

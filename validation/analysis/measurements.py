@@ -28,7 +28,7 @@ class Effect:
     x_U3: Array
     y_V3: Array | None = None
     x_UK: Array = field(default_factory=lambda: np.empty((0, 0)))
-    """What charts show: the units by bin, within one run less the mean of the control experts."""
+    """The units by bin, as charts show them: within one run less the mean of the control experts."""
 
     def interval(self, alpha: float, column: int = 0) -> Interval:
         """Return the estimate with its interval at alpha: Student over seeds, Welch within one run.
@@ -88,9 +88,9 @@ class Measurements:
     sham: bool = False
     """True if nothing was perturbed in these runs."""
     sham_effects: Mapping[str, Effect] = field(default_factory=dict)
-    """What the sham runs show by themselves; empty without enough of them."""
+    """The effects of the sham runs by themselves; empty without enough of them."""
     control: str | None = None
-    """What the perturbed experts are compared to: control_expert, frozen_routing, sham_run; None without any."""
+    """The control of the perturbed experts: control_expert, frozen_routing, sham_run; None without any."""
     twins: bool = False
     """True if the sham run of the same seed is subtracted from every run."""
     common_gradients: int = 0
@@ -105,6 +105,8 @@ class Measurements:
     """True if sizes and directions are corrected for the noise of the batch."""
     unclear: bool = False
     """True if directions were measured, but are mostly noise."""
+    shares_missing: bool = False
+    """True if the sizes of a run's merged gradients cannot be told from its routing shares, which are not logged."""
     means_only: bool = False
     """True if a run of several layers holds nothing but means over them."""
     bins: int = 6

@@ -35,8 +35,8 @@ def why_parallel(run: Run) -> str:
 def remedy_for_parallel(run: Run) -> str:
     """Return the change that lets gradients differ in direction."""
     if merged_once(run):
-        options = "--set merge=example control_experts=1"
-        return f"train with {options if run.by_trainer else 'merge: example and control_experts: 1'}"
+        options = "--set merge=example control_experts=3"
+        return f"train with {options if run.by_trainer else 'merge: example and control_experts: 3'}"
     if run.merges_parameters:
         return "merge per example, or measure each expert alone"
     return "give each expert different inputs, such as tokens of its own"
@@ -50,7 +50,7 @@ def unseen_direction(run: Run) -> str:
 def missing_control(run: Run) -> str:
     """Return the control that would show how much of a divergence the perturbation caused."""
     if run.mixture == "parameters":
-        return "add control_experts: 2, or judge this run together with its sham run (perturbation_scale: 0)"
+        return "add control_experts: 3, or judge this run together with its sham run (perturbation_scale: 0)"
     return (
         "log a control expert (with a negligible perturbation), or judge this run together with the same run "
         "in which nothing is perturbed"

@@ -89,6 +89,8 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights in each tier of one expert, mean over layers; empty if unknown."""
+    untiered: frozenset[int] = frozenset()
+    """Layers that are declared too small to have all tiers."""
     tier_hashes: tuple[str, ...] = ()
     """Of the index sets of the tiers, in the order of the layers: equal for equal initial weights; empty if unknown."""
     changed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
@@ -107,6 +109,11 @@ class Run:
         # The loss of a step does not depend on the source of the gradients.
         at_probes = np.interp(self.isolated.steps, self.steps, self.step_column("loss")) if len(self.steps) else None
         return replace(self.isolated, step_columns={} if at_probes is None else {"loss": at_probes})
+
+    @property
+    def tiered_layers(self) -> list[Mapping[int, Expert]]:
+        """The layers that have all tiers: by what the file declares, because zeros could be chosen."""
+        return [layer for number, layer in enumerate(self.layers) if number not in self.untiered]
 
     @cached_property
     def config(self) -> dict[str, Any]:

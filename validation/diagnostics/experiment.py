@@ -195,7 +195,7 @@ def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"all experts share one gradient: their norms can differ only {common_factor(run)}",
             f"expert {', '.join(map(str, parallel))}: parallel to expert 0's gradient in nearly all rows",
             why_parallel(run),
-            f"{remedy_for_parallel(run)}; a control expert then shows the cause of a difference",
+            f"{remedy_for_parallel(run)}; control experts then show the cause of a difference",
             run.id,
         )
 

@@ -89,9 +89,8 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def _zero_rows(run: Run, expert: Expert, name: str) -> NDArray[np.bool_]:
-    """Return True for each row in which this norm is zero in a layer, [T]; layers without such a tier do not count."""
-    tiered = [layer for layer in run.layers if any(np.nan_to_num(e[name]).any() for e in layer.values())]
-    own = [layer[expert.index] for layer in tiered if expert.index in layer] or [expert]
+    """Return True for each row in which this norm is zero in a layer that has tiers, [T]."""
+    own = [layer[expert.index] for layer in run.tiered_layers if expert.index in layer] or [expert]
     return np.asarray(np.any([one[name] == 0 for one in own], axis=0))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.mixtures import merged_once, missing_control, unseen_direction
 from validation.analysis.run import Run
@@ -20,7 +21,7 @@ from validation.verdict.premise import NOT_DORMANT, Premise
 
 STRONGER = 2.0  # perturbation_scale that the protocol asks for after a negative result
 MOST_SPARSITY = 0.5
-SEEDS, CONTROLS = 6, 3  # of a study that can be decided
+SEEDS, CONTROLS = int(Thresholds().min_seeds), int(Thresholds().min_experts)  # of a study that can be decided
 ROWS_PER_BIN = 10  # logged steps in each of six bins, so that a few lost ones do no harm
 
 

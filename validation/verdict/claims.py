@@ -25,6 +25,7 @@ class Reason(StrEnum):
     BEFORE_FIRST_LOOK = "before_first_look"
     TOO_FEW_SEEDS = "too_few_seeds"
     TOO_FEW_EXPERTS = "too_few_experts"
+    SHARES_NOT_LOGGED = "shares_not_logged"
     MEANS_OVER_LAYERS = "means_over_layers"
     ABOVE_MARGIN = "above_margin"
     DIRECTION_NOT_MEASURED = "direction_not_measured"
@@ -86,11 +87,11 @@ class Claim:
     units: int | None = None
     """Seeds, or experts of the rarer role in one run; None for claims as written, or over several experiments."""
     replicate: str | None = None
-    """What a unit is, and the numbers are over: seed, or expert of one run."""
+    """The unit that the numbers are over: seed, or expert of one run."""
     source: str = "merged"
     """Source of the gradients: merged, or isolated where the probe measured them."""
     control: str | None = None
-    """What the perturbed experts are compared to: control_expert, frozen_routing, sham_run; None without any."""
+    """The control of the perturbed experts: control_expert, frozen_routing, sham_run; None without any."""
     twins: bool = False
     """True if the sham run of the same seed is subtracted from every run."""
     components: tuple[Component, ...] = ()

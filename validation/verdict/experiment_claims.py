@@ -17,7 +17,7 @@ from validation.verdict.wording import KEPT, RATIO, UNITS, shown
 
 OF_SHARES = (Reason.COLLAPSES, Reason.LASTS, Reason.SHARE_UNDECIDED)
 UNDECIDED = (Reason.BOTH_SIDES_OF_MARGIN, Reason.TOO_FEW_SEEDS)
-MIN_SEEDS_FOR_PLAN = 3  # from which the spread between seeds is known well enough to plan more
+SEEDS_WITH_SPREAD = 3  # from which the spread between seeds is known well enough to show an interval and plan more
 
 
 def claims_of(m: Measurements, runs: Sequence[Run], invalid: Mapping[str, str]) -> tuple[Claim, ...]:
@@ -63,7 +63,10 @@ def _shown_effects(name: str, decision: Decision, m: Measurements) -> list[tuple
     if name != "sustainment":
         effects = effects_of(m, name)
         alpha = m.alpha if decision.status == REFUTED else m.alpha / max(1, len(effects))
-        return [(effect, effect.interval(alpha)) for effect in effects]
+        intervals = [effect.interval(alpha) for effect in effects]
+        if not m.single and m.units < SEEDS_WITH_SPREAD:
+            intervals = [replace(each, low=-math.inf, high=math.inf) for each in intervals]
+        return [*zip(effects, intervals, strict=True)]
     lasting, begun = sustained_effects(m) if decision.reason in OF_SHARES else ([], [])
     if decision.reason == Reason.COLLAPSES:
         return [(effect, effect.kept(m.alpha / len(begun))) for effect in begun]
@@ -99,7 +102,7 @@ def _component(name: str, m: Measurements, effect: Effect, interval: Interval) -
 
 def _seeds_needed(name: str, m: Measurements) -> int | None:
     """Return the seeds that would decide a claim: one effect beyond its margin, or all inside."""
-    if m.single or m.units < MIN_SEEDS_FOR_PLAN:
+    if m.single or m.units < SEEDS_WITH_SPREAD:
         return None
     effects = effects_of(m, name)
     beyond: list[float] = []

@@ -57,7 +57,7 @@ class Group:
     distinct: Distinct | None = None
     """Differences between all experts of the valid runs; None unless each compared its pairs of experts."""
     notes: tuple[Note, ...] = ()
-    """What stands beside the claims: distinct experts, the outcome, the registered study."""
+    """Findings beside the claims: distinct experts, the outcome, the registered study."""
     check: str | None = None
     """The result of a control, of `check_of`; None for treated runs."""
 
@@ -88,7 +88,8 @@ def check_of(role: str, m: Measurements) -> str | None:
         return FAILS
     both_sides = [replace(effect, two_sided=True) for effect in m.effects.values()]
     within = both_sides and all(effect.inside(m.alpha) for effect in both_sides)
-    return PASSES if within and decision.status != INVALID else UNDECIDED
+    enough = m.units >= m.units_needed and decision.status != INVALID
+    return PASSES if within and enough else UNDECIDED
 
 
 def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Group]]:

@@ -36,6 +36,7 @@ HEADLINES = {
     Reason.BEFORE_FIRST_LOOK: "Too early to say: training has only begun",
     Reason.TOO_FEW_SEEDS: "Too few seeds to decide",
     Reason.TOO_FEW_EXPERTS: "One run with so few experts cannot decide",
+    Reason.SHARES_NOT_LOGGED: "Without routing shares, the router cannot be told from the experts",
     Reason.MEANS_OVER_LAYERS: "There is a difference, but the file hides its layers",
     Reason.DIRECTION_NOT_MEASURED: "The direction of the gradients was not measured",
     Reason.DIRECTION_SATURATED: "Unperturbed experts already differ as much as experts can",
@@ -126,6 +127,9 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
         Reason.BEFORE_FIRST_LOOK: lambda: "the first interim look comes when two of six parts of the training are done",
         Reason.TOO_FEW_SEEDS: lambda: f"{pluralize(m.units, 'seed')}, and {m.units_needed} are needed",
         Reason.TOO_FEW_EXPERTS: lambda: _experts(m, run),
+        Reason.SHARES_NOT_LOGGED: lambda: (
+            "a merged gradient grows with the expert's routing share, which is not logged; log routing_weight"
+        ),
         Reason.MEANS_OVER_LAYERS: lambda: "a mean over layers can hide that only one layer differs; log table `layers`",
         Reason.DIRECTION_NOT_MEASURED: lambda: (
             "two halves of a batch hardly agree on a gradient; larger probe batches show more"

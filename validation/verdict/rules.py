@@ -47,7 +47,7 @@ def found(effects: Sequence[Effect], alpha: float) -> list[bool]:
 
 
 def _barred(m: Measurements) -> Decision | None:
-    """Return the decision that follows from the design or the data alone, lines 1 to 6; None if there is none."""
+    """Return the decision that follows from the design or the data alone; None if there is none."""
     shams = [replace(effect, two_sided=True) for effect in m.sham_effects.values()]
     lines = (
         (m.without_verdict > MOST_WITHOUT_VERDICT * m.runs, INVALID, Reason.TOO_FEW_VALID_RUNS),
@@ -64,6 +64,8 @@ def _barred(m: Measurements) -> Decision | None:
 
 
 def _divergence(m: Measurements) -> Decision:
+    if m.shares_missing:
+        return Decision(CONFOUNDED, Reason.SHARES_NOT_LOGGED)
     effects = effects_of(m, "divergence")
     if any(found(effects, m.alpha)):
         return _level(m, effects)
@@ -78,7 +80,7 @@ def _divergence(m: Measurements) -> Decision:
 
 
 def _level(m: Measurements, effects: Sequence[Effect]) -> Decision:
-    """Decide by the intervals of some effects: one beyond its margin supports, all inside refute; lines 7, 9 and 10."""
+    """Decide by the intervals of some effects: one beyond its margin supports, all inside refute."""
     if any(found(effects, m.alpha)):
         if m.means_only:
             return Decision(INCONCLUSIVE, Reason.MEANS_OVER_LAYERS)

@@ -75,8 +75,8 @@ def shown(name: str, value: float) -> float:
 
 
 def has_interval(claim: Claim) -> bool:
-    """Return True if the estimate has an interval, which may be unbounded; a single unit has none."""
-    several = claim.units is not None and claim.units > 1
+    """Return True if the estimate has an interval, which may be unbounded; one or two units have none."""
+    several = claim.units is not None and claim.units > 2
     return claim.estimate is not None and (several or claim.low is not None or claim.high is not None)
 
 

@@ -97,9 +97,12 @@ def test_a_zero_tier_of_one_layer_and_of_the_probe_is_found(edited):
     assert (finding.severity, finding.expert) == (ERROR, 1)
 
 
-def test_a_layer_without_tiers_has_no_zero_tier(edited):
-    untiered = "UPDATE layers SET top_norm = 0, bottom_norm = 0, bottom_to_middle = NULL WHERE layer = 1"
-    assert not of(edited(untiered), "zero_tier")
+def test_a_layer_without_tiers_has_no_zero_tier_if_the_file_declares_that(edited):
+    """Otherwise zeros could take away the layers that speak against an effect."""
+    zero = "UPDATE layers SET top_norm = 0, bottom_norm = 0, bottom_to_middle = NULL WHERE layer = 1"
+    declared = "UPDATE tiers SET weights = 0 WHERE layer = 1 AND tier <> 'middle'"
+    assert not of(edited(zero, declared), "zero_tier")
+    assert {finding.severity for finding in of(edited(zero), "zero_tier")} == {ERROR}
 
 
 def test_a_few_missing_values_of_a_control_exclude_no_run():

@@ -1,4 +1,4 @@
-"""What a forger has: copies of a study's run files, SQL to change them, and the naive reading that he wants to fool.
+"""The tools of a forger: copies of a study's run files, SQL to change them, and the naive reading to be fooled.
 
 A forgery is a function that changes the files of a study. FORGERIES holds all of them, for one test to judge.
 """
@@ -56,9 +56,9 @@ class Forgery:
     base: str
     """The study that is forged."""
     effect: str
-    """What looks better: an effect of `naive`, its certainty, or the verdict without diagnostics, lax or not."""
+    """The result to improve: an effect of `naive`, its certainty, or the verdict without diagnostics, lax or not."""
     named: frozenset[str]
-    """What names it: diagnostics, reasons of claims, objections to thresholds. Empty if nothing can."""
+    """The names of the forgery: diagnostics, reasons of claims, objections to thresholds. Empty if nothing can."""
 
 
 FORGERIES: list[Forgery] = []

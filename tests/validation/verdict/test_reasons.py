@@ -54,6 +54,7 @@ EXAMPLES = [
     (Reason.TOO_FEW_SEEDS, ALL, replace(SURE, units=5)),
     (Reason.TOO_FEW_EXPERTS, ALL, replace(SURE, single=True, units=2, units_needed=3)),
     (Reason.ABOVE_MARGIN, LEVELS, SURE),
+    (Reason.SHARES_NOT_LOGGED, ("divergence",), replace(SURE, shares_missing=True)),
     (Reason.MEANS_OVER_LAYERS, ALL, replace(SURE, means_only=True)),
     (Reason.DIRECTION_NOT_MEASURED, ("divergence",), replace(NONE, effects={BOTTOM: NONE.effects[BOTTOM]})),
     (Reason.DIRECTION_NOT_MEASURED, ("divergence",), replace(NONE, effects={}, unclear=True)),

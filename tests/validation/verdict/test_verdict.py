@@ -43,6 +43,17 @@ def test_routing_alone_is_never_called_awakening_or_divergence(ratio):
     assert found == [REFUTED, CONFOUNDED, INCONCLUSIVE]
 
 
+@pytest.mark.parametrize("merge", ["example", None])
+def test_without_routing_shares_a_size_may_be_the_routers(merge):
+    """Merged parameters, and files that do not name their mixture: routing alone must not look like divergence."""
+    runs = study(6, **EXPERTS, routing_ratio=2.3, shares=False, facts={"config.merge": merge} if merge else {})
+    found = claims(runs)
+    assert (found["divergence"].status, found["divergence"].reason) == (CONFOUNDED, Reason.SHARES_NOT_LOGGED)
+    assert found["awakening"].status == REFUTED
+    apart = [replace(run, facts={**run.facts, "mixture": "separate"}) for run in runs]
+    assert claims(apart)["divergence"].status == SUPPORTED  # nothing is routed there, so a size is the expert's own
+
+
 @pytest.mark.parametrize("shares", [True, False])
 def test_one_common_gradient_is_recognised_with_and_without_shares(shares):
     run = simulated_run(collinear=True, routing_ratio=2.3, shares=shares)
