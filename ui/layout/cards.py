@@ -17,7 +17,7 @@ from validation.judgement.judge import Judgement
 from validation.text import pluralize, spaced
 from validation.verdict.claims import Claim, overall
 from validation.verdict.groups import FAILS, FOUND, NOT_FOUND, PASSES, Group, deciding_groups
-from validation.verdict.wording import CHECKS, QUESTIONS, digits, estimated, has_interval, replication, threshold
+from validation.verdict.words.wording import CHECKS, QUESTIONS, digits, estimated, has_interval, replication, threshold
 
 PREMISE_COLORS = {"dormant": "green", "not_dormant": "orange", "mixed": "orange", "undecided": "gray"}
 CHECK_COLORS: dict[str, Color] = {PASSES: "green", FOUND: "green", FAILS: "red", NOT_FOUND: "red"}

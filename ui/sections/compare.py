@@ -28,7 +28,7 @@ from validation.query.questions import ask
 from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS
 from validation.verdict.groups import Group
-from validation.verdict.wording import CHECKS, QUANTITIES, RATIO, estimated
+from validation.verdict.words.wording import CHECKS, QUANTITIES, RATIO, estimated
 
 SEEDS = "seed=0..5 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"

@@ -30,9 +30,9 @@ from validation.frames.layer_heatmap import (
     layer_names,
 )
 from validation.judgement.judge import Judgement
+from validation.judgement.layer_ablation import JUDGED, LayerAblation, ablate_layers
 from validation.verdict.claims import INVALID, Claim
-from validation.verdict.layer_ablation import JUDGED, LayerAblation, ablate_layers
-from validation.verdict.wording import estimated
+from validation.verdict.words.wording import estimated
 
 FRAME_SECONDS = 0.7  # between two frames while it plays
 LAYERS_NAMED = 12  # in one sentence

@@ -28,7 +28,7 @@ from validation.report.json_report import as_json
 from validation.text import spaced
 from validation.verdict.claims import Claim
 from validation.verdict.registration import AS_REGISTERED, CHANGED
-from validation.verdict.wording import QUANTITIES, estimated, parts_of, threshold
+from validation.verdict.words.wording import QUANTITIES, estimated, parts_of, threshold
 
 SEEDS, ALONE = "All seeds", "This run alone"
 CHARTS_PER_ROW = 2  # of the effects of a claim

@@ -11,7 +11,7 @@ from typing import cast
 
 from validation.charts import theme
 from validation.verdict.claims import Claim
-from validation.verdict.wording import KEPT, RATIO, digits
+from validation.verdict.words.wording import KEPT, RATIO, digits
 
 
 def interval_bar(claim: Claim) -> str | None:

@@ -12,8 +12,8 @@ import pandas as pd
 from validation.charts import theme
 from validation.charts.ticks import factor_ticks
 from validation.frames.layer_heatmap import ALL_TIERS, MEASURES, Measure
+from validation.judgement.layer_ablation import LayerAblation
 from validation.verdict.claims import Claim
-from validation.verdict.layer_ablation import LayerAblation
 
 TIER_ORDER = (ALL_TIERS, "bottom", "middle", "top")
 MAX_TICKS = 16

@@ -17,7 +17,7 @@ from validation.analysis.experiment import CONTROL_EXPERT, SHAM_RUN, measure
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.statistics import Array
 from validation.verdict.claims import Claim, Component
-from validation.verdict.wording import KEPT, QUANTITIES, shown
+from validation.verdict.words.wording import KEPT, QUANTITIES, shown
 
 COMPARED = {
     CONTROL_EXPERT: "perturbed against control experts",

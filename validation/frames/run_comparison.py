@@ -20,7 +20,7 @@ from validation.query.questions import ask
 from validation.verdict.claims import overall
 from validation.verdict.dose_response import Dose
 from validation.verdict.experiment_claims import values_of
-from validation.verdict.wording import RATIO, UNITS, shown
+from validation.verdict.words.wording import RATIO, UNITS, shown
 
 SEARCHED = ("run", "file", "verdict", "group", "kind", "merge", "routing")  # columns that a search looks through
 

@@ -15,7 +15,7 @@ from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import SUPPORTED, Claim
 from validation.verdict.groups import FOUND, PASSES, Group, deciding_groups
-from validation.verdict.wording import CHECKS, estimated, has_interval
+from validation.verdict.words.wording import CHECKS, estimated, has_interval
 
 
 @dataclass(frozen=True)

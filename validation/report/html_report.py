@@ -33,7 +33,7 @@ from validation.verdict.claims import CLAIMS, Claim, overall
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import Group, deciding_groups
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
-from validation.verdict.wording import (
+from validation.verdict.words.wording import (
     CHECKS,
     QUESTIONS,
     estimated,

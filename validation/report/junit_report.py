@@ -18,7 +18,7 @@ from validation.report.exit_code import threshold_objections
 from validation.text import spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
 from validation.verdict.groups import FAILS, NOT_FOUND, UNDECIDED, Group, deciding_groups
-from validation.verdict.wording import CHECKS, estimated, replication, threshold
+from validation.verdict.words.wording import CHECKS, estimated, replication, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 forbids, even escaped."""

@@ -24,7 +24,7 @@ from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED
 from validation.verdict.decide import Reading, Verdict
 from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group, deciding_groups
 from validation.verdict.registration import ALTERED, CHANGED, Registration
-from validation.verdict.wording import CHECKS, estimated, parts_of, replication, threshold
+from validation.verdict.words.wording import CHECKS, estimated, parts_of, replication, threshold
 
 LONGEST = 5000  # characters of a line
 LONGEST_NAME = 50  # characters of a group's name in a table

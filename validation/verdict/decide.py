@@ -30,7 +30,7 @@ from validation.verdict.groups import (
     group_runs,
 )
 from validation.verdict.premise import Premise, judge_premise
-from validation.verdict.wording import changed_thresholds
+from validation.verdict.words.wording import changed_thresholds
 
 ALL_SUPPORTED = "The perturbation awakens the bottom weights, changes the gradients, and it lasts"
 Invalid = Mapping[str, str]

@@ -19,7 +19,7 @@ from validation.analysis.statistics import dose_response, finite
 from validation.text import pluralize
 from validation.verdict.claims import INVALID
 from validation.verdict.groups import POSITIVE, Group
-from validation.verdict.wording import COSINE
+from validation.verdict.words.wording import COSINE
 
 EFFECTS = {"awakening": (BOTTOM,), "divergence": (DIRECTION, *TIER_SIZES)}
 """The effects whose trend a claim asks for: the first that is measured, or the mean of the sizes of the tiers."""

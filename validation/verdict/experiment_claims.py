@@ -11,9 +11,9 @@ from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.run import Run
 from validation.analysis.statistics import finite
 from validation.verdict.claims import CLAIMS, EXPERT, REFUTED, SEED, Claim, Component, Decision, Reason
-from validation.verdict.reasons import headline, sentence
 from validation.verdict.rules import DECIDE, effects_of, sustained_effects
-from validation.verdict.wording import KEPT, RATIO, UNITS, shown
+from validation.verdict.words.reasons import headline, sentence
+from validation.verdict.words.wording import KEPT, RATIO, UNITS, shown
 
 OF_SHARES = (Reason.COLLAPSES, Reason.LASTS, Reason.SHARE_UNDECIDED)
 UNDECIDED = (Reason.BOTH_SIDES_OF_MARGIN, Reason.TOO_FEW_SEEDS)

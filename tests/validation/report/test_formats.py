@@ -10,7 +10,7 @@ from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
 from validation.text import spaced
 from validation.verdict.claims import Claim
-from validation.verdict.wording import estimated, parts_of, threshold
+from validation.verdict.words.wording import estimated, parts_of, threshold
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

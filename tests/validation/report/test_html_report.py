@@ -24,7 +24,7 @@ from validation.judgement.baseline import compare
 from validation.report import html_report
 from validation.report.html_report import SYMBOLS, as_html, as_markdown
 from validation.verdict.claims import Claim
-from validation.verdict.wording import estimated, parts_of, replication
+from validation.verdict.words.wording import estimated, parts_of, replication
 
 
 def test_a_report_sets_every_claim_beside_the_baseline(pair, capsys, tmp_path, undrawn):

@@ -16,7 +16,7 @@ from validation.judgement.baseline import compare
 from validation.judgement.judge import judge
 from validation.report.text_report import GROUP_ROWS, render
 from validation.text import sentence
-from validation.verdict.wording import estimated, parts_of
+from validation.verdict.words.wording import estimated, parts_of
 
 HOSTILE = "\x1b[2J[bold red]SUPPORTED[/] :smile:\n# yes\u202e"
 

@@ -16,9 +16,9 @@ from tests.support.simulated_runs import named, simulated_run, study
 from validation.analysis.cohort import Cohort, measure_run
 from validation.analysis.run import METRICS, Expert, Run
 from validation.judgement.judge import combine_judgements, judge_each
+from validation.judgement.layer_ablation import ablate_layers
 from validation.verdict.claims import SUPPORTED
 from validation.verdict.decide import Verdict, judge_runs
-from validation.verdict.layer_ablation import ablate_layers
 
 THOROUGH = settings(
     derandomize=True,

@@ -13,9 +13,9 @@ from validation.analysis.cohort import Cohort, measure_run
 from validation.analysis.run import Run
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
+from validation.judgement.layer_ablation import LayerAblation, ablate_layers
 from validation.verdict.claims import INCONCLUSIVE, REFUTED, SUPPORTED
 from validation.verdict.decide import judge_runs
-from validation.verdict.layer_ablation import LayerAblation, ablate_layers
 
 
 def ablated(runs: list[Run], invalid: tuple[str, ...] = ()) -> dict[str, list[LayerAblation]]:

@@ -16,7 +16,7 @@ from validation.analysis.mixtures import common_factor, missing_control, why_par
 from validation.analysis.run import Run
 from validation.text import pluralize
 from validation.verdict.claims import Decision, Reason
-from validation.verdict.wording import QUANTITIES, measured, shown
+from validation.verdict.words.wording import QUANTITIES, measured, shown
 
 MOST_WORDS = 14
 POSITIVE = " (positive control: the effect was put in by hand)"

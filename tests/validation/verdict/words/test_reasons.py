@@ -15,7 +15,7 @@ from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
 from validation.analysis.measurements import Effect, Measurements
 from validation.verdict.claims import CLAIMS, Claim, Reason
 from validation.verdict.experiment_claims import claims_of
-from validation.verdict.reasons import MOST_WORDS
+from validation.verdict.words.reasons import MOST_WORDS
 
 RUN = simulated_run(steps=12, perturbed=2, control=1)
 SURE = over_seeds(bottom=0.4, size=0.4, direction=0.3)
