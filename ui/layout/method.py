@@ -1,0 +1,90 @@
+"""The panel "How is this decided?" beside a status: the rule that was applied, with the numbers of these runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import streamlit as st
+
+from ui.settings import ROOT
+from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
+from validation.judgement.judge import Judgement
+from validation.method.decision import UsedThreshold, numbers_of, thresholds_in_force
+from validation.method.table import BEYOND_THE_TABLE, Line, deciding_line, lines_before, lines_of
+from validation.text import sentence
+from validation.verdict.claims import Claim
+from validation.verdict.groups import deciding_groups
+
+PAGE = ROOT / "docs" / "verdict.md"
+LABEL = "How is this decided?"
+
+
+def method_panel(judgement: Judgement, claim: Claim, *, key: str = "") -> None:
+    """Show a button that opens the rule behind a claim's status. key: of the panel, if a page has two for one claim.
+
+    Its content is made only when it is open, and opening it reruns nothing else.
+    """
+    runs = _runs_of(judgement, claim)
+    used = thresholds_in_force(claim, [run for run in judgement.runs if run.id in runs], judgement.verdict.thresholds)
+    numbers = numbers_of(claim, judgement.verdict.thresholds)
+
+    @st.fragment
+    def panel() -> None:
+        name = f"method-{claim.name}{f'-{key}' if key else ''}"
+        with st.popover(LABEL, type="tertiary", icon=":material/rule:", key=name, on_change="rerun") as part:
+            if part.open:
+                _show(claim, numbers, used)
+
+    panel()
+
+
+def _runs_of(judgement: Judgement, claim: Claim) -> set[str]:
+    """Return the ids of the runs that a claim is about."""
+    if claim.run is not None:
+        return {claim.run}
+    groups = judgement.verdict.groups
+    own = next((group for group in groups if any(claim is each for each in group.claims)), None)
+    return {run for group in ([own] if own else deciding_groups(groups)) for run in group.runs}
+
+
+def _show(claim: Claim, numbers: Sequence[tuple[str, str]], used: Sequence[UsedThreshold]) -> None:
+    line = deciding_line(claim)
+    st.markdown(f"**{claim.name.capitalize()} is {claim.status}**")
+    if line is None:
+        st.markdown(sentence(BEYOND_THE_TABLE[claim.reason]))
+    else:
+        number, of = lines_of(claim.name).index(line) + 1, len(lines_of(claim.name))
+        st.markdown(f"The first line of the decision table that applies decides. Here it is line {number} of {of}:")
+        st.markdown(f"> {_condition(line)} → **{line.status}**")
+    st.markdown(f"In these runs: {markdown_sentence(claim.because)}")
+    if numbers:
+        st.markdown(markdown_table([("Number", "Value"), *((name, escape_markdown(value)) for name, value in numbers)]))
+    if before := lines_before(claim):
+        st.caption("Asked before, and did not apply:")
+        st.caption("\n".join(f"{place}. {_condition(each)}" for place, each in enumerate(before, 1)))
+    if used:
+        st.markdown("**Thresholds in force**")
+        st.markdown(
+            markdown_table(
+                [("Threshold", "Value", "From"), *((f"`{one.name}`", f"{one.value:g}", one.origin) for one in used)]
+            )
+        )
+    if PAGE.exists() and st.button("Read the whole method", key=f"whole-{claim.name}", icon=":material/menu_book:"):
+        _whole_method()
+
+
+def _condition(line: Line) -> str:
+    """Return a condition as Markdown without its links, which lead to the page of the docs."""
+    return _without_links(line.condition)
+
+
+def _without_links(text: str) -> str:
+    return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
+
+
+@st.dialog("How the verdict decides", width="large")
+def _whole_method() -> None:
+    """Show the page of the docs."""
+    text = PAGE.read_text(encoding="utf-8").partition("\n")[2]
+    st.markdown(_without_links(text), anchors=False)
