@@ -127,5 +127,5 @@ def invalidating(findings: Iterable[Finding]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for finding in findings:
         if finding.severity == ERROR and finding.run is not None:
-            reasons.setdefault(finding.run, f"{finding.symptom} ({finding.id})")
+            reasons.setdefault(finding.run, finding.symptom)
     return reasons

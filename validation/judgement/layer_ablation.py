@@ -61,8 +61,7 @@ def ablate_layers(
 
 def _same_effect(claim: Claim, whole: Claim) -> Claim:
     """Return the claim with the numbers of the effect that decides the whole claim; without numbers if it lacks it."""
-    deciding = next((p.name for p in whole.components if (p.estimate, p.unit) == (whole.estimate, whole.unit)), None)
-    part = next((part for part in claim.components if part.name == deciding), None)
+    part = next((part for part in claim.components if part.name == whole.effect), None)
     if part is None:
         return replace(claim, estimate=None, low=None, high=None)
     return replace(claim, **{**asdict(part), "name": claim.name})

@@ -11,7 +11,7 @@ from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, LOOK_
 from validation.analysis.run import Run
 from validation.text import pluralize, spaced
 from validation.verdict.claims import REFUTED, SEED, Claim, Reason
-from validation.verdict.wording import estimated, has_interval, threshold
+from validation.verdict.words.wording import estimated, has_interval, threshold
 
 OF_ALL = ("alpha", "warmup", "min_seeds", "min_experts", "rows_share")
 OF_CLAIM = {

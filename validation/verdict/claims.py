@@ -78,8 +78,9 @@ class Claim:
     expert: int | None = None
     """The expert, for claims as written; None for a whole run."""
     run: str | None = None
+    effect: str | None = None
+    """The component that decides, or lies farthest out; the next numbers are its own."""
     estimate: float | None = None
-    """Of the component that decides, or lies farthest out."""
     low: float | None = None
     high: float | None = None
     unit: str = "ratio"

@@ -17,7 +17,7 @@ from validation.analysis.experiment import effects_of_shams, measure
 from validation.analysis.run import Run
 from validation.verdict.as_written import as_written
 from validation.verdict.beside import distinct_of, notes_of
-from validation.verdict.claims import CLAIMS, SUPPORTED, Claim, overall
+from validation.verdict.claims import CLAIMS, Claim, overall
 from validation.verdict.dose_response import Dose, doses
 from validation.verdict.experiment_claims import claims_of, p_of, values_of
 from validation.verdict.groups import (
@@ -30,9 +30,9 @@ from validation.verdict.groups import (
     group_runs,
 )
 from validation.verdict.premise import Premise, judge_premise
+from validation.verdict.words.headline import headline_of, sentence_of
 from validation.verdict.words.wording import changed_thresholds
 
-ALL_SUPPORTED = "The perturbation awakens the bottom weights, changes the gradients, and it lasts"
 Invalid = Mapping[str, str]
 """By run id, the reason why its data carries no verdict."""
 
@@ -83,22 +83,24 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The headline of the controlled reading, with what a reader must know beside it.
+        """The headline of the controlled reading, with what a reader must know beside it."""
+        told = "; ".join(self.notes)
+        return f"{self.controlled.headline} ({told})" if told else self.controlled.headline
 
-        That is a changed threshold, an interim look, or an effect that was put in by hand.
-        """
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know beside the headline: a changed threshold, an interim look, a planted effect."""
         deciding = deciding_groups(self.groups)
         bins = min((claim.bins for group in deciding for claim in group.claims if claim.bins is not None), default=BINS)
-        notes = [
+        notes = (
             changed_thresholds(self.thresholds),
             f"provisional: interim look at {bins} of {BINS} parts of the training" if 0 < bins < BINS else "",
             "provisional: before the first interim look" if not bins else "",
             "positive control: the effect was put in by hand"
             if deciding and all(group.role == POSITIVE for group in deciding)
             else "",
-        ]
-        told = "; ".join(filter(None, notes))
-        return f"{self.controlled.headline} ({told})" if told else self.controlled.headline
+        )
+        return tuple(filter(None, notes))
 
     @property
     def headlines(self) -> dict[str, Claim]:
@@ -144,9 +146,10 @@ def decide(
             )
         )
     controlled = [claim for member in runs for claim in each[member.run.id]]
+    over_all = [combine_groups(name, groups, thresholds) for name in CLAIMS] if groups else []
     return Verdict(
         _reading(*combine_written(runs, written, groups)),
-        _reading(controlled, [combine_groups(name, groups, thresholds) for name in CLAIMS] if groups else []),
+        _reading(controlled, over_all, deciding_groups(groups)),
         tuple(judge_premise([run], thresholds) for run in runs if cohort.carries_verdict(run)),
         thresholds,
         tuple(groups),
@@ -154,12 +157,7 @@ def decide(
     )
 
 
-def _reading(claims: Sequence[Claim], over_all: Sequence[Claim]) -> Reading:
-    """Return the reading of claims about runs, and of those over all runs, which decide."""
+def _reading(claims: Sequence[Claim], over_all: Sequence[Claim], deciding: Sequence[Group] = ()) -> Reading:
+    """Return the reading of claims about runs, and of those over all runs, which decide. deciding: their groups."""
     status = overall([claim.status for claim in over_all])
-    first = next((claim for claim in over_all if claim.status == status), None)
-    because = f"{first.name}: {first.because}" if first else "no run could be judged"
-    headline = first.headline if first else "No run could be judged"
-    return Reading(
-        status, because, (*claims, *over_all), ALL_SUPPORTED if headline and status == SUPPORTED else headline
-    )
+    return Reading(status, sentence_of(status, over_all), (*claims, *over_all), headline_of(status, over_all, deciding))

@@ -21,7 +21,7 @@ from validation.text import pluralize
 DORMANT, NOT_DORMANT, MIXED, UNDECIDED = "dormant", "not_dormant", "mixed", "undecided"
 FOUND = {
     DORMANT: "they are dormant",
-    NOT_DORMANT: "they are not dormant, so there is nothing to awaken",
+    NOT_DORMANT: "they are not dormant",
     MIXED: "they are dormant in a part of the training only",
 }
 

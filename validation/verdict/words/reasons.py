@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from validation.analysis.bins import BINS
-from validation.analysis.effects import BOTTOM, DIRECTION
+from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
 from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN
 from validation.analysis.intervals import Interval
 from validation.analysis.measurements import Effect, Measurements
@@ -19,49 +19,50 @@ from validation.verdict.claims import Decision, Reason
 from validation.verdict.words.wording import QUANTITIES, measured, shown
 
 MOST_WORDS = 14
-POSITIVE = " (positive control: the effect was put in by hand)"
 AGAINST = {
-    CONTROL_EXPERT: "that of the control experts",
-    FROZEN_ROUTING: "that of the clean expert",
-    SHAM_RUN: "that of the sham runs",
+    CONTROL_EXPERT: "the control experts",
+    FROZEN_ROUTING: "the clean expert",
+    SHAM_RUN: "the same experts in the sham runs",
 }
+NOTHING = "Nothing can be concluded"
 HEADLINES = {
-    Reason.TOO_FEW_VALID_RUNS: "Too much of the data carries no verdict",
-    Reason.NO_REPLICAS: "These runs do not repeat the experiment independently",
+    Reason.TOO_FEW_VALID_RUNS: "Too many of these runs cannot be judged",
+    Reason.NO_REPLICAS: "These runs are not independent repetitions",
     Reason.SHAM_RUNS_SHOW_AN_EFFECT: "Runs in which nothing was perturbed show an effect too",
-    Reason.NOTHING_PERTURBED: "Nothing was perturbed in these runs: they serve as controls",
-    Reason.ONE_COMMON_GRADIENT: "All experts share one gradient, so they cannot learn differently",
-    Reason.NOTHING_TO_COMPARE: "No unperturbed expert shows what the perturbation caused",
-    Reason.TOO_FEW_PLANNED_ROWS: "Too few logged steps were planned to decide",
+    Reason.NOTHING_PERTURBED: "Nothing was perturbed here: these runs are the comparison for others",
+    Reason.ONE_COMMON_GRADIENT: "Cannot tell: all experts share one gradient",
+    Reason.NOTHING_TO_COMPARE: "Cannot tell: there is no unperturbed expert to compare with",
+    Reason.TOO_FEW_PLANNED_ROWS: "Too few steps are logged to decide",
     Reason.BEFORE_FIRST_LOOK: "Too early to say: training has only begun",
     Reason.TOO_FEW_SEEDS: "Too few seeds to decide",
     Reason.TOO_FEW_EXPERTS: "One run with so few experts cannot decide",
-    Reason.SHARES_NOT_LOGGED: "Without routing shares, the router cannot be told from the experts",
+    Reason.SHARES_NOT_LOGGED: "Cannot tell the router from the experts: routing shares are not logged",
     Reason.MEANS_OVER_LAYERS: "There is a difference, but the file hides its layers",
-    Reason.DIRECTION_NOT_MEASURED: "The direction of the gradients was not measured",
-    Reason.DIRECTION_SATURATED: "Unperturbed experts already differ as much as experts can",
-    Reason.NOISE_NOT_CORRECTED: "The noise of separate batches hides what the experts share",
-    Reason.DEPENDS_ON_INVALID_RUNS: "The answer hangs on runs that carry no verdict",
+    Reason.DIRECTION_NOT_MEASURED: "Cannot tell: the direction of the gradients was not measured",
+    Reason.DIRECTION_SATURATED: "Cannot tell: unperturbed experts already differ as much as experts can",
+    Reason.NOISE_NOT_CORRECTED: "The noise of separate batches may hide a difference",
+    Reason.DEPENDS_ON_INVALID_RUNS: "The answer depends on runs that cannot be judged",
     Reason.NOT_FINISHED: "Only a finished training shows whether the effect lasts",
-    Reason.COLLAPSES: "The effect of the perturbation fades during training",
-    Reason.LASTS: "The effect of the perturbation lasts until the end of training",
+    Reason.COLLAPSES: "The effect fades during training",
+    Reason.LASTS: "The effect lasts until the end of training",
     Reason.NOTHING_TO_SUSTAIN: "There is no sure effect that could last",
-    Reason.SHARE_UNDECIDED: "It is not clear how much of the effect lasts",
+    Reason.SHARE_UNDECIDED: "Not clear yet how much of the effect lasts",
 }
 HEADLINES_OF_CLAIMS = {
-    ("awakening", Reason.ABOVE_MARGIN): "The perturbation awakens the bottom weights",
+    ("awakening", Reason.ABOVE_MARGIN): "Bottom weights awaken: they receive larger gradients",
     ("divergence", Reason.ABOVE_MARGIN): "The perturbed experts follow gradients of their own",
-    ("awakening", Reason.INSIDE_MARGIN): "The perturbation does not awaken the bottom weights",
-    ("divergence", Reason.INSIDE_MARGIN): "The perturbed experts learn like unperturbed ones",
-    ("awakening", Reason.BOTH_SIDES_OF_MARGIN): "It is not clear whether the bottom weights awaken",
-    ("divergence", Reason.BOTH_SIDES_OF_MARGIN): "It is not clear whether the gradients differ",
+    ("awakening", Reason.INSIDE_MARGIN): "No awakening: bottom weights receive no larger gradients",
+    ("divergence", Reason.INSIDE_MARGIN): "No divergence: perturbed experts learn like unperturbed ones",
+    ("awakening", Reason.BOTH_SIDES_OF_MARGIN): "Not clear yet whether bottom weights receive larger gradients",
+    ("divergence", Reason.BOTH_SIDES_OF_MARGIN): "Not clear yet whether the gradients differ",
 }
 
 
-def headline(claim: str, decision: Decision, m: Measurements) -> str:
-    """Return the reason in at most 14 words."""
+def headline(claim: str, decision: Decision, m: Measurements, invalid: str) -> str:
+    """Return the reason in at most 14 words. invalid: see `sentence`."""
     if m.single and decision.reason == Reason.TOO_FEW_VALID_RUNS:
-        return "The data of this run carries no verdict"
+        text = f"{NOTHING}: {invalid}"
+        return text if len(text.split()) <= MOST_WORDS else f"{NOTHING} from the data of this run"
     return HEADLINES.get(decision.reason) or HEADLINES_OF_CLAIMS[claim, decision.reason]
 
 
@@ -86,15 +87,15 @@ def sentence(
         text = f"{text}; {_found(m, run, *deciding)}"
     if 0 < m.bins < BINS:
         text = f"{text} (interim look at {m.bins} of {BINS} parts of the training)"
-    return f"{text}{POSITIVE}" if run.is_positive_control else str(text)
+    return str(text)
 
 
 def _of_effect(reason: Reason, m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
     found, limit = _found(m, run, effect, interval), _threshold(effect, interval)
     return {
-        Reason.ABOVE_MARGIN: f"{found}, beyond the threshold {limit}",
-        Reason.INSIDE_MARGIN: f"{found}, which rules out {limit}",
-    }.get(reason, f"{found}, on both sides of the threshold {limit}")
+        Reason.ABOVE_MARGIN: f"{found}; the whole interval lies beyond the threshold of {limit}",
+        Reason.INSIDE_MARGIN: f"{found}; an effect of {limit} is ruled out",
+    }.get(reason, f"{found}; the threshold of {limit} may be exceeded or not")
 
 
 WITH_ESTIMATE = {
@@ -115,9 +116,9 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
         Reason.TOO_FEW_VALID_RUNS: lambda: (
             invalid if m.single else f"{m.without_verdict} of {pluralize(m.runs, 'run')} carry no verdict: {invalid}"
         ),
-        Reason.NO_REPLICAS: lambda: f"{m.copies}, and copies are no repetitions",
+        Reason.NO_REPLICAS: lambda: f"{m.copies}, so they do not count as repetitions",
         Reason.SHAM_RUNS_SHOW_AN_EFFECT: lambda: _shams(m),
-        Reason.NOTHING_PERTURBED: lambda: "the runs of scale 0 show what experts do by chance",
+        Reason.NOTHING_PERTURBED: lambda: "they show what experts do by chance",
         Reason.ONE_COMMON_GRADIENT: lambda: (
             f"{why_parallel(run)}: norms can differ only {common_factor(run)}"
             + ("; there is no control either" if m.control is None else "")
@@ -151,11 +152,16 @@ def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str
     notes = ["of the merged gradients"] if m.source == "merged" and run.merges_parameters else []
     notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
     note = f" ({', '.join(notes)})" if notes else ""
-    against = AGAINST.get(m.control or "", "that of the clean expert")
-    against += ", beyond the sham runs" if m.twins and m.control != SHAM_RUN else ""
-    value, quantity = measured(effect.name, interval), QUANTITIES[effect.name]
-    relation = f"differs by {value} more than" if effect.name == DIRECTION else f"is {value}"
-    return f"{quantity}{note} {relation} {against} {_where(m)}"
+    against = AGAINST.get(m.control or "", "the clean expert")
+    value, where = measured(effect.name, interval), _where(m)
+    where += ", less what the sham runs show" if m.twins and m.control != SHAM_RUN else ""
+    if effect.name == BOTTOM:
+        return f"relative to middle weights{note}, bottom weights receive {value} the gradient of {against} {where}"
+    if effect.name == DIRECTION:
+        side = "below" if interval.mid < 0 else "above"
+        return f"the direction difference{note} is {value} {side} that of {against} {where}"
+    of = "" if effect.name == SIZE else f" of the {effect.name.removesuffix('_size')} tier"
+    return f"the gradients{of}{note} are {value} as large as those of {against} {where}"
 
 
 def _where(m: Measurements) -> str:
@@ -170,20 +176,19 @@ def _threshold(effect: Effect, interval: Interval) -> str:
 
 def _of_sustainment(reason: Reason, m: Measurements, effect: Effect, kept: Interval) -> str:
     mid, low, high = (f"{x:.0%}" if math.isfinite(x) else "unknown" for x in (kept.mid, kept.low, kept.high))
-    quantity = QUANTITIES[effect.name]
-    share = f"{mid} [{low}, {high}]"
-    found = f"the end of training keeps {share} of the first difference in {quantity} {_where(m)}"
+    share, quantity = f"{mid} [{low}, {high}]", QUANTITIES[effect.name]
+    found = f"at the end, {share} of the first {quantity} is left {_where(m)}"
     limit = f"{m.sustained_share:.0%}"
     return {
-        Reason.COLLAPSES: f"{found}, less than {limit}",
-        Reason.LASTS: f"{found}, more than {limit}",
-    }.get(reason, f"{found}, on both sides of {limit}")
+        Reason.COLLAPSES: f"{found}: surely less than {limit}",
+        Reason.LASTS: f"{found}: surely more than {limit}",
+    }.get(reason, f"{found}: perhaps more than {limit}, perhaps less")
 
 
 def _shams(m: Measurements) -> str:
     worst = max(m.sham_effects.values(), key=lambda e: abs(e.interval(m.alpha).mid) / e.margin)
     found = measured(worst.name, worst.interval(m.alpha))
-    return f"in {len(worst.x_U3)} sham runs {QUANTITIES[worst.name]} differs by {found}, where nothing was done"
+    return f"in {len(worst.x_U3)} sham runs, where nothing was perturbed, the {QUANTITIES[worst.name]} is {found}"
 
 
 def _experts(m: Measurements, run: Run) -> str:

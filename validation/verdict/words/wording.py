@@ -16,13 +16,14 @@ RATIO, COSINE, KEPT = "ratio", "1 - cosine", "kept"
 NAMED_THRESHOLDS = 3
 UNITS = {DIRECTION: COSINE}
 QUANTITIES = {
-    BOTTOM: "the bottom tier's gain over the middle tier",
-    SIZE: "the size of the gradients",
-    DIRECTION: "the direction of the gradients",
-    "top_size": "the top tier's gradient",
-    "bottom_size": "the bottom tier's gradient",
-    "middle_size": "the middle tier's gradient",
+    BOTTOM: "gradient gain of the bottom tier",
+    SIZE: "size of the gradients",
+    DIRECTION: "direction difference above the control",
+    "top_size": "size of the top tier's gradients",
+    "bottom_size": "size of the bottom tier's gradients",
+    "middle_size": "size of the middle tier's gradients",
 }
+"""By effect, what its estimate is: of perturbed experts, compared to control experts."""
 
 
 def estimated(claim: Claim, *, bare: bool = False, unit: bool = True) -> str:
@@ -33,18 +34,49 @@ def estimated(claim: Claim, *, bare: bool = False, unit: bool = True) -> str:
     if claim.estimate is None:
         return ""
     shown = f"{digits(claim.estimate, claim)}{_mark(claim)}"
-    if has_interval(claim) and not bare:
-        low = "-∞" if claim.low is None else digits(claim.low, claim)
-        high = "∞" if claim.high is None else digits(claim.high, claim)
-        shown += f" [{low}, {high}]"
+    if not bare and (interval := ends(claim)):
+        shown += f" {interval}"
     return shown + _unit(claim) if unit else shown
+
+
+def ends(claim: Claim) -> str:
+    """Return the interval as "[1.47, 1.53]"; empty without an interval."""
+    if not has_interval(claim):
+        return ""
+    low = "-∞" if claim.low is None else digits(claim.low, claim)
+    high = "∞" if claim.high is None else digits(claim.high, claim)
+    return f"[{low}, {high}]"
+
+
+def placed(claim: Claim) -> str:
+    """Return the estimate without its interval, and on which side of the control a direction lies."""
+    if claim.estimate is None or claim.unit != COSINE:
+        return estimated(claim, bare=True)
+    return f"{abs(claim.estimate):.3f} {'below' if claim.estimate < 0 else 'above'} the control"
+
+
+def needed(claim: Claim) -> str:
+    """Return what the estimate must exceed, such as "more than 1.10x"; empty without a threshold."""
+    if claim.threshold is None:
+        return ""
+    below = claim.unit == RATIO and claim.threshold < 1
+    value = digits(claim.threshold, claim) if claim.unit != COSINE else f"+{claim.threshold:g}"
+    return f"{'less' if below else 'more'} than {value}{_mark(claim)}"
+
+
+def quantity(claim: Claim) -> str:
+    """Return what the estimate of a claim is; empty without an estimate."""
+    name = QUANTITIES.get(claim.effect or "")
+    if claim.estimate is None or name is None:
+        return ""
+    return f"left of the first {name}" if claim.unit == KEPT else name
 
 
 def threshold(claim: Claim) -> str:
     """Return the threshold in the unit of the estimate; empty without a threshold."""
     if claim.threshold is None:
         return ""
-    value = f"{claim.threshold:g}" if claim.unit == COSINE else digits(claim.threshold, claim)
+    value = f"+{claim.threshold:g}" if claim.unit == COSINE else digits(claim.threshold, claim)
     return f"{value}{_mark(claim)}{_unit(claim)}"
 
 
@@ -53,15 +85,26 @@ def digits(value: float, claim: Claim) -> str:
     if claim.unit == KEPT:
         return f"{value:.0%}"
     if claim.unit == COSINE:
-        return _fixed(value, 3)
+        return _signed(value)
     return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
 
 
 def measured(name: str, interval: Interval) -> str:
-    """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]" or "0.123 [0.104, 0.142]"."""
-    decimals, mark = (3, "") if name == DIRECTION else (2, "x")
-    low, mid, high = (_fixed(shown(name, value), decimals) for value in (interval.low, interval.mid, interval.high))
-    return f"{mid}{mark} [{low}, {high}]" if interval.bounded else f"{mid}{mark}"
+    """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]".
+
+    A direction is "0.123 [+0.104, +0.142]": the words around it say if it lies above or below the control.
+    """
+    if name == DIRECTION:
+        mid, low, high = _fixed(abs(interval.mid), 3), _signed(interval.low), _signed(interval.high)
+    else:
+        mid, low, high = (_fixed(shown(name, value), 2) for value in (interval.mid, interval.low, interval.high))
+        mid += "x"
+    return f"{mid} [{low}, {high}]" if interval.bounded else mid
+
+
+def _signed(value: float) -> str:
+    """Return a difference of directions with its sign."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _fixed(value: float, decimals: int) -> str:
@@ -116,7 +159,7 @@ def _mark(claim: Claim) -> str:
 def _unit(claim: Claim) -> str:
     if claim.unit == KEPT:
         return " kept"
-    return "" if claim.unit == RATIO else f" ({claim.unit})"
+    return "" if claim.unit in (RATIO, COSINE) else f" ({claim.unit})"
 
 
 CHECKS = {
