@@ -20,25 +20,44 @@ PAGES = {
     "pages/5_Diagnostics.py": "Diagnostics",
     "pages/6_Runs.py": "Runs",
 }
+ICONS = {
+    "Home": ":material/home:",
+    "Dynamics": ":material/show_chart:",
+    "Verdict": ":material/balance:",
+    "Layers": ":material/layers:",
+    "Compare": ":material/compare_arrows:",
+    "Diagnostics": ":material/stethoscope:",
+    "Runs": ":material/database:",
+}
+"""Symbols of a font that the server sends itself."""
+SIDEBAR = 240  # pixels; a phone shows it only when asked
+SIDES = """<style>
+@media (min-width: 768px) {
+  [data-testid="stMainBlockContainer"] { padding-left: 2.5rem; padding-right: 2.5rem; max-width: 96rem }
+}
+</style>"""
+"""The space beside the content, which .streamlit/config.toml cannot set. On a wide screen lines stay readable."""
 
 
 def frame(title: str) -> None:
     """Set the page config and the sidebar's links (Streamlit's own would call the home page "app")."""
-    st.set_page_config(page_title=f"{title} · Prismatic", layout="wide")
+    st.set_page_config(page_title=f"{title} · Prismatic", layout="wide", initial_sidebar_state=SIDEBAR)
     if _must_log_in():
         st.title("Prismatic")
         st.info("This server needs a login. Log in to see its runs.")
         st.button("Log in", on_click=st.login)
         icon()
         st.stop()
+    st.html(SIDES)
     for page, label in PAGES.items():
-        st.sidebar.page_link(page, label=label)
+        st.sidebar.page_link(page, label=label, icon=ICONS[label])
     FIRST_WORDS_SENT.set()
 
 
 def icon() -> None:
-    """Set the icon of the browser's tab, after the first words: Streamlit loads NumPy and Pillow for it."""
+    """Set the icon of the tab and the logo, after the first words: Streamlit loads NumPy and Pillow for them."""
     st.set_page_config(page_icon=str(ROOT / "docs" / "icon.png"))
+    st.logo(str(ROOT / "docs" / "logo.svg"), size="large")
 
 
 def _must_log_in() -> bool:

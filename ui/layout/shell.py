@@ -22,6 +22,7 @@ from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
+from validation.verdict.words.statuses import SELF_TEST, Shown, shown_group
 
 Color = Literal["red", "orange", "blue", "green", "violet", "gray"]
 """A colour name of Streamlit."""
@@ -32,6 +33,7 @@ STATUS_COLORS: dict[str, Color] = {
     INCONCLUSIVE: "gray",
     CONFOUNDED: "orange",
     INVALID: "violet",
+    SELF_TEST: "blue",
 }
 TRAIN = "prismatic train --config experiments/prismatic.yml"
 PROGRESS_SECONDS = 0.1  # between two updates of a progress bar
@@ -49,7 +51,7 @@ def shell(title: str) -> tuple[Judgement, Run]:
 def shell_all_runs(title: str) -> Judgement:
     """Begin a page about all chosen runs; return their judgement. Stops the page if there is no run."""
     judgement = _judgement_or_stop(title)
-    remember(judgement, _picked(judgement))
+    pick_run(judgement)
     return judgement
 
 
@@ -81,7 +83,7 @@ def run_header(run: Run) -> None:
     st.caption(escape_markdown(" · ".join(facts)))
     with st.container(horizontal=True):
         if not run.finished:
-            st.badge("provisional", color="blue", help="The run has not reached its planned number of steps.")
+            st.badge("provisional", color="gray", help="The run has not reached its planned number of steps.")
         if is_training(run):
             live_badge(run)
         elif run.facts.get("exit_state") in ("crashed", "interrupted"):
@@ -93,16 +95,31 @@ def run_header(run: Run) -> None:
 
 
 def pick_run(judgement: Judgement) -> Run:
-    """Return the run picked in the sidebar, which stays the same on all pages."""
+    """Return the run picked in the sidebar, which stays the same on all pages, and show it there with its status."""
     runs = {run.id: run for run in judgement.runs}
     picked = _picked(judgement)
-    if len(runs) > 1:
-        names = list(runs)
-        picked = st.sidebar.selectbox("Run", names, index=names.index(picked))
-        st.session_state.picked_run = picked
-        st.sidebar.text(runs[picked].name)
+    with st.sidebar:
+        st.space("small")
+        if len(runs) > 1:
+            names = list(runs)
+            picked = st.selectbox("Run", names, index=names.index(picked))
+            st.session_state.picked_run = picked
+        _chosen_run(judgement, runs[picked])
     remember(judgement, picked)
     return runs[picked]
+
+
+def _chosen_run(judgement: Judgement, run: Run) -> None:
+    """Show a run and the status of its group; its words come from a file, so they are plain text."""
+    group = judgement.group_of(run.id)
+    with st.container(key="chosen-run", gap="xsmall"):
+        if len(judgement.runs) == 1:
+            st.text(f"Run {run.id}")
+        seed = "" if run.seed is None else f"seed {run.seed}"
+        st.text("\n".join(filter(None, [run.name, seed])))
+        shown_badge(shown_group(group))
+        if len(group.runs) > 1:
+            st.caption(f"{len(group.runs):,} runs that differ only in the seed")
 
 
 def _picked(judgement: Judgement) -> str:
@@ -183,3 +200,8 @@ def show_finding(finding: Finding) -> None:
 def status_badge(status: str) -> None:
     """Show a status as a word with its colour."""
     st.badge(status, color=STATUS_COLORS[status])
+
+
+def shown_badge(shown: Shown) -> None:
+    """Show a status as readers see it: its icon and word in its colour."""
+    st.badge(f"{shown.icon} {shown.word}", color=STATUS_COLORS[shown.kind])
