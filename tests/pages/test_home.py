@@ -179,16 +179,6 @@ def test_the_operator_is_told_once_for_all_sessions(folder, monkeypatch, hook):
         live._alert_sender.clear()
 
 
-def test_a_hint_is_given_on_the_first_visit_of_a_page_and_not_again():
-    at = opened("pages/1_Dynamics.py", (EXAMPLES / "as-is.db", "as-is"))
-    assert "lightbulb" in texts(at)
-    at.run()
-    assert "lightbulb" in texts(at)
-    at.switch_page("pages/6_Runs.py").run()
-    at.switch_page("pages/1_Dynamics.py").run()
-    assert "lightbulb" not in texts(at)
-
-
 @pytest.mark.parametrize(
     ("example", "status"), [("as-is", "confounded"), ("positive-control", "supported"), ("zero-norms", "invalid")]
 )

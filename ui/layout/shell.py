@@ -16,8 +16,9 @@ from ui.layout.frame import frame, icon
 from ui.session.address import remember, restore
 from ui.session.library import library
 from ui.session.live import follow, is_training, live_badge
-from ui.widgets.hints import hint
+from ui.widgets.about import ABOUT
 from ui.widgets.markdown import escape_markdown
+from ui.widgets.placeholder import placeholder
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judgement.judge import Judgement
@@ -57,12 +58,11 @@ def shell_all_runs(title: str) -> Judgement:
 
 def _judgement_or_stop(title: str) -> Judgement:
     frame(title)
-    st.title(title)
+    st.title(title, help=ABOUT[title])
     icon()
     restore()
-    hint(title)
     if not library().sources:
-        empty_state()
+        empty_state(title)
         st.stop()
     judgement = judge_library()
     if not judgement.runs:
@@ -128,11 +128,13 @@ def _picked(judgement: Judgement) -> str:
     return str(remembered) if remembered in {run.id for run in judgement.runs} else judgement.runs[0].id
 
 
-def empty_state() -> None:
-    """Show the next step when no run is chosen."""
-    st.info("No run is chosen. Train one, then choose its `dynamics.db` on the home page:")
+def empty_state(title: str) -> None:
+    """Show what the page would show, and the next step, when no run is chosen."""
+    st.markdown(ABOUT[title])
+    placeholder(title)
+    st.page_link("app.py", label="Choose a run or an example on the home page", icon=":material/folder_open:")
+    st.caption("Or train a run, then choose its dynamics.db there:")
     st.code(TRAIN, language=None, wrap_lines=True)
-    st.page_link("app.py", label="Choose a run or an example on the home page")
 
 
 def judge_library() -> Judgement:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from ui.layout.shell import SEVERITY_COLORS, show_finding
+from ui.widgets.about import LOG_HISTOGRAMS
 from ui.widgets.charts import draw
-from ui.widgets.hints import LOG_HISTOGRAMS
 from ui.widgets.markdown import escape_markdown, markdown_table
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run

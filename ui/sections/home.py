@@ -11,7 +11,6 @@ from ui.sections.choose import choose, remove, rerun_with_new_widgets
 from ui.sections.first_visit import first_visit
 from ui.session.address import forget, restore
 from ui.session.library import library
-from ui.widgets.hints import hint
 from validation.judgement.judge import Judgement
 from validation.text import pluralize
 
@@ -23,7 +22,6 @@ def home() -> None:
     if not library().sources:
         first_visit()
         return
-    hint("Home")
     with st.expander("Add or remove files"):
         choose()
         remove()

@@ -12,9 +12,9 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.contract.schema import TIERS
+from ui.widgets.about import LOG_HISTOGRAMS
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
-from ui.widgets.hints import LOG_HISTOGRAMS
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run

@@ -1,1 +1,1 @@
-"""Streamlit widgets that need no session: charts, tables, markdown, fragments, memo and hints."""
+"""Streamlit widgets that need no session: charts, tables, markdown, fragments, memo and placeholders."""

@@ -1,0 +1,13 @@
+"""Sentences about each page, shown on request beside its title, and the option that logs histograms."""
+
+LOG_HISTOGRAMS = "--set histogram_freq=100"
+"""The option of `prismatic train` that logs histograms of gradient entries."""
+ABOUT = {
+    "Dynamics": "Gradient norms of each expert over the steps: blue is the clean expert, red and orange are perturbed "
+    "ones, grey are control experts.",
+    "Verdict": "The evidence behind each claim: perturbed minus control experts, with its interval and threshold.",
+    "Layers": "Gradients of each layer beside those of the clean expert: orange is larger, blue is smaller.",
+    "Compare": "Runs beside each other. Runs that differ only in the seed form a group; a decision needs six seeds.",
+    "Diagnostics": "Faults of the data, each with what to change. An error makes a run invalid, a warning does not.",
+    "Runs": "What the files record about their runs, and your own questions in SQL.",
+}
