@@ -18,7 +18,7 @@ import yaml
 from prismatic.contract.study import Study
 from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from prismatic.errors import ConfigError
-from prismatic.train.config import RunConfig, load_config, parse_config
+from prismatic.train.config import RunConfig, load_config, parse_config, read_options
 from prismatic.train.corpus import Corpus
 
 MAX_RUNS = 100_000
@@ -86,12 +86,12 @@ class Sweep:
         return [*words, "--study", *self.study.words()]
 
     def with_copied_config(self) -> Sweep:
-        """Return the same sweep with a copy of its config file, so that later edits of the file change no run."""
+        """Return the same sweep with a copy of its config as YAML, so that later edits of the file change no run."""
         if self.config is None:
             return self
         self.folder.mkdir(parents=True, exist_ok=True)
         copy = self.folder / "config.yml"
-        copy.write_bytes(self.config.read_bytes())
+        copy.write_text(yaml.safe_dump(read_options(self.config), sort_keys=False), encoding="utf-8")
         return replace(self, config=copy)
 
 

@@ -48,7 +48,12 @@ def run_options() -> argparse.ArgumentParser:
     """Return a parent parser with the options that define a run, where it is stored and its checkpoints."""
     options = argparse.ArgumentParser(add_help=False)
     add = options.add_argument
-    add("--config", type=Path, metavar="FILE", help="YAML options (see experiments/); default: the documented ones")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML options (see experiments/), or a dynamics.db to use its options; default: the documented ones",
+    )
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="options that override the file's")
     add("--data", type=Path, metavar="FILE", help="text to train on; default: Python's own documentation")
     add("--runs", type=Path, default=Path("build/runs"), metavar="DIR", help="folder of the run folders (build/runs)")

@@ -1,4 +1,4 @@
-"""The options of a training run (RunConfig): names, defaults and allowed values; reading them from YAML and --set.
+"""The options of a training run (RunConfig): names, defaults and allowed values; reading them from files and --set.
 
 Options are flat, so that the YAML file, `--set name=value`, the `run` table and SQL queries share one name.
 """
@@ -6,6 +6,7 @@ Options are flat, so that the YAML file, `--set name=value`, the `run` table and
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,10 +14,13 @@ import yaml
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from prismatic.contract.run_hash import run_hash
-from prismatic.contract.thresholds import Thresholds
-from prismatic.errors import ConfigError
+from prismatic.contract.thresholds import Thresholds, read_registration
+from prismatic.errors import ConfigError, LoggerError
 from prismatic.layer.config import RouterConfig
+from prismatic.runfile.manage import read_facts
 
+OPTION = "config."  # how the names of facts begin that are options
+SQLITE = b"SQLite format 3\x00"  # the first bytes of a run file
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -75,17 +79,12 @@ class RunConfig(RouterConfig):
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file, or take the defaults, and apply `name=value` overrides, whose values are read as YAML.
+    """Read a config, or take the defaults, and apply `name=value` overrides, whose values are read as YAML.
 
-    Raises ConfigError for a file that is not a mapping, an override without "=", an unknown name or a bad value.
+    path: a YAML file, or the run file of a training, whose options are used again. Raises ConfigError for a file that
+    is neither, an override without "=", an unknown name or a bad value.
     """
-    try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error}). `experiments/` holds working configs.") from error
-    options = {} if options is None else options
-    if not isinstance(options, dict):
-        raise ConfigError(f"{path}: expected lines of `name: value`, found a {type(options).__name__}.")
+    options = read_options(path) if path else {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
@@ -95,6 +94,38 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value cannot be read as YAML ({error}).") from error
     return parse_config(options, where=str(path or "--set"))
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Return the options in a YAML file, or those that a run file recorded, unchecked. Raises ConfigError."""
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith(SQLITE):
+            return _recorded_options(path)
+        options = yaml.safe_load(content.decode("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error}). `experiments/` holds working configs.") from error
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise ConfigError(f"{path}: expected lines of `name: value`, found a {type(options).__name__}.")
+    return options
+
+
+def _recorded_options(path: Path) -> dict[str, Any]:
+    """Return the options and thresholds of the training that wrote a run file."""
+    try:
+        facts = read_facts(path)
+    except (LoggerError, ValueError) as error:
+        raise ConfigError(f"{path}: the options of the run cannot be read ({error}). Use its YAML file.") from error
+    options = {key.removeprefix(OPTION): value for key, value in facts.items() if key.startswith(OPTION)}
+    if options.get("router_type") != "prismatic":
+        raise ConfigError(f"{path}: this run was not trained by `prismatic train`. Use a YAML file of options.")
+    registered = read_registration(facts)
+    if registered is not None and registered.thresholds is not None:
+        defaults = asdict(Thresholds())
+        changed = {name: v for name, v in asdict(registered.thresholds).items() if v != defaults[name]}
+        options |= {"thresholds": changed} if changed else {}
+    return options
 
 
 def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig:

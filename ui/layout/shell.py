@@ -109,6 +109,13 @@ def pick_run(judgement: Judgement) -> Run:
     return runs[picked]
 
 
+def choose_run(run: Run) -> None:
+    """Pick a run for all pages, and run the page again if it was another."""
+    if st.session_state.get("picked_run") != run.id:
+        st.session_state.picked_run = run.id
+        st.rerun()
+
+
 def _chosen_run(judgement: Judgement, run: Run) -> None:
     """Show a run and the status of its group; its words come from a file, so they are plain text."""
     group = judgement.group_of(run.id)

@@ -4,72 +4,101 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui.layout.cards import findings_summary, headline, overall_cards, runs_table
-from ui.layout.frame import icon
-from ui.layout.shell import REJECTED_SHOWN, judge_library, pick_run, run_header, show_rejected
+from ui.layout.cards import runs_table
+from ui.layout.frame import icon as tab_icon
+from ui.layout.glance import banner, claims_table, next_step
+from ui.layout.shell import finding_card, judge_library, pick_run, run_header, show_rejected
 from ui.sections.choose import choose, remove, rerun_with_new_widgets
 from ui.sections.first_visit import first_visit
+from ui.sections.verdict import run_facts
 from ui.session.address import forget, restore
 from ui.session.library import library
+from ui.widgets.markdown import escape_markdown
+from validation.analysis.run import Run
+from validation.judgement.glance import Glance, glance_of
 from validation.judgement.judge import Judgement
 from validation.text import pluralize
 
 
 def home() -> None:
     """Show the page below its title."""
-    icon()
+    tab_icon()
     restore()
     if not library().sources:
         first_visit()
         return
-    with st.expander("Add or remove files"):
-        choose()
-        remove()
-    answer()
-
-
-def answer() -> None:
-    """Show what was read, the verdict of all runs, and the picked run."""
     judgement = judge_library()
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(read_counts(judgement))
-        if st.button("Start over", help="Remove all files from this session."):
-            library().sources = []
-            forget()
-            rerun_with_new_widgets()
+    chosen_files(judgement)
     if not judgement.runs:
         show_rejected(judgement)
         return
     rejected_summary(judgement)
     run = pick_run(judgement)
-    several = len(judgement.runs) > 1
-    if not several:
-        run_header(run)
-    headline(judgement)
-    overall_cards(judgement)
-    if several:
-        st.subheader("The picked run", anchor=False)
-        run_header(run)
-    findings_summary(judgement, run)
-    runs_table(judgement)
+    glance = glance_of(judgement)
+    banner(glance)
+    if glance.step is not None:
+        next_step(glance.step)
+    claims_table(judgement, glance)
+    if len(judgement.runs) > 1:
+        runs_table(judgement, run)
+    run_at_a_glance(judgement, run, glance)
+
+
+def chosen_files(judgement: Judgement) -> None:
+    """Show in one line what was read, and the buttons that change it."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(read_counts(judgement), width="stretch")
+        with st.popover("Add or remove files", icon=":material/folder_open:", on_change="rerun", key="files") as part:
+            if part.open:
+                choose()
+                remove()
+        if st.button("Start over", icon=":material/restart_alt:", help="Remove all files from this session."):
+            library().sources = []
+            forget()
+            rerun_with_new_widgets()
+
+
+def run_at_a_glance(judgement: Judgement, run: Run, glance: Glance) -> None:
+    """Show the chart of one run, then its premise, findings and facts, a line each."""
+    run_header(run)
+    if glance.premise:
+        st.caption(escape_markdown(glance.premise))
+    findings_line(judgement, run)
+    with st.expander("How this run was trained", key="see-facts", on_change="rerun") as part:
+        if part.open:
+            run_facts(run)
 
 
 def read_counts(judgement: Judgement) -> str:
     """Return a sentence with the number of runs read and of files rejected."""
     read, rejected = pluralize(len(judgement.runs), "run"), len(judgement.rejected)
-    return f"{read} read, {pluralize(rejected, 'file')} rejected." if rejected else f"{read} read."
+    return f"{read} read, {pluralize(rejected, 'file')} not read." if rejected else f"{read} read."
 
 
 def rejected_summary(judgement: Judgement) -> None:
-    """Show the rejected files in a few lines, so that the verdict of the others stays in view."""
-    lines = [
-        f"{finding.symptom[:1].upper()}{finding.symptom[1:]}: {finding.evidence}. Fix: {finding.fix}."
-        for finding in judgement.findings_of(None)
-    ]
-    if lines:
-        with st.container(border=True):
-            st.badge("not read", color="red")
-            st.text("\n".join(lines[:REJECTED_SHOWN]))
-            if lines[REJECTED_SHOWN:]:
-                with st.expander(f"{len(lines) - REJECTED_SHOWN:,} more"):
-                    st.text("\n".join(lines[REJECTED_SHOWN:]))
+    """Show the rejected files in one line, which opens."""
+    found = judgement.findings_of(None)
+    if not found:
+        return
+    first = f"{found[0].symptom[:1].upper()}{found[0].symptom[1:]}"
+    more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+    with st.expander(
+        escape_markdown(f"{first}{more}"), icon=":material/warning:", key="rejected", on_change="rerun"
+    ) as part:
+        if part.open:
+            show_rejected(judgement)
+
+
+def findings_line(judgement: Judgement, run: Run) -> None:
+    """Show the gravest finding of a run in one line, which opens all of them."""
+    found = judgement.findings_of(run.id)
+    if not found:
+        st.caption(":material/check: Every check passed for this run.")
+        return
+    first = f"{found[0].severity.capitalize()}: {found[0].symptom}"
+    more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+    with st.expander(escape_markdown(f"{first}{more}"), key="findings", on_change="rerun") as part:
+        if part.open:
+            for finding in found:
+                finding_card(finding)
+            st.page_link("pages/5_Diagnostics.py", label="See every check on the Diagnostics page")

@@ -13,7 +13,8 @@ import streamlit as st
 
 from prismatic.contract.thresholds import Thresholds, read_registration
 from prismatic.errors import ConfigError
-from ui.layout.shell import Color, session_thresholds, status_badge
+from ui.layout.method import method_panel
+from ui.layout.shell import Color, session_thresholds, shown_badge
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
 from ui.widgets.memo import memoized
@@ -22,12 +23,16 @@ from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
+from validation.judgement.glance import step_of
 from validation.judgement.judge import Judgement
+from validation.method.terms import explain
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
-from validation.text import spaced
+from validation.text import sentence, spaced
 from validation.verdict.claims import Claim
+from validation.verdict.groups import POSITIVE
 from validation.verdict.registration import AS_REGISTERED, CHANGED
+from validation.verdict.words.statuses import shown_claim
 from validation.verdict.words.wording import QUANTITIES, estimated, parts_of, threshold
 
 SEEDS, ALONE = "All seeds", "This run alone"
@@ -52,49 +57,51 @@ def choose_runs(judgement: Judgement, run: Run) -> tuple[list[MeasuredRun], Sequ
 
 
 def advice(judgement: Judgement, run: Run) -> None:
-    """Show the next steps, each with its options for `prismatic train`."""
+    """Show the next steps, each with its command."""
     runs = (None, *judgement.group_of(run.id).runs)
-    steps = [step for step in judgement.advice if step.run in runs]
+    steps = [step_of(step, judgement) for step in judgement.advice if step.run in runs]
     if not steps:
         return
     st.subheader("What to do next", anchor=False)
     for step in steps:
-        st.markdown(f"- {markdown_sentence(step.text)}")
-        if step.options:
-            st.code(step.line, language=None, wrap_lines=True)
-    if any(step.options for step in steps):
-        st.caption("Add the options to the command that trained this run: `prismatic train ... --set ...`")
+        st.markdown(f"- {escape_markdown(step.text)}")
+        if step.command:
+            st.code(step.command, language=None, wrap_lines=True)
 
 
 def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence[Claim]) -> None:
-    """Show each effect that a claim is about: its numbers, and its course in every seed or expert."""
+    """Show each claim with its reason, and the course of each of its effects in every seed or expert."""
     named = tuple(each.run.id for each in runs)
+    planted = all(judgement.group_of(name).role == POSITIVE for name in named)
     shown = memoized(judgement, ("evidence", named), lambda: evidence_charts(judgement, runs, claims))
-    if not any(shown.values()):
-        return
-    st.subheader("Evidence", anchor=False)
     for claim in claims:
-        if not (charts := shown[claim.name]):
-            continue
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"**{claim.name.capitalize()}**")
-                status_badge(claim.status)
-            for place, (part, chart) in enumerate(zip(claim.components, charts, strict=True)):
-                if place % CHARTS_PER_ROW == 0:  # a new row for each pair keeps their order when a phone stacks them
-                    row = st.columns(CHARTS_PER_ROW, gap="medium")
-                with row[place % CHARTS_PER_ROW]:
-                    draw(
-                        chart,
-                        key=f"evidence-{claim.name}-{part.name}",
-                        alt=f"{QUANTITIES[part.name]} by bin, with interval and threshold",
-                    )
-            _effects_table(claim)
-    unit = "seed" if len(runs) > 1 else "perturbed expert"
-    st.caption(
-        f"Training after the warm-up is cut into six bins of equal time. Each dot is the mean of one {unit} in a bin; "
-        "the blue line is their mean, the band its interval over the whole run."
-    )
+                st.subheader(claim.name.capitalize(), anchor=False, width="content", help=explain(claim.name))
+                shown_badge(shown_claim(claim, planted=planted))
+                method_panel(judgement, claim)
+            st.markdown(markdown_sentence(claim.because))
+            _evidence_of(claim, shown[claim.name])
+    if any(shown.values()):
+        unit = "seed" if len(runs) > 1 else "perturbed expert"
+        st.caption(
+            f"Training after the warm-up is cut into six bins of equal time. Each dot is the mean of one {unit} in a "
+            "bin; the blue line is their mean, the band its interval over the whole run."
+        )
+
+
+def _evidence_of(claim: Claim, charts: Sequence[Described]) -> None:
+    """Show the charts of a claim's effects in pairs, and the table of their numbers."""
+    for place, (part, chart) in enumerate(zip(claim.components, charts, strict=False)):
+        if place % CHARTS_PER_ROW == 0:  # a new row for each pair keeps their order when a phone stacks them
+            row = st.columns(CHARTS_PER_ROW, gap="medium")
+        with row[place % CHARTS_PER_ROW]:
+            draw(
+                chart,
+                key=f"evidence-{claim.name}-{part.name}",
+                alt=f"{sentence(QUANTITIES[part.name])[:-1]} by bin, with interval and threshold",
+            )
+    _effects_table(claim)
 
 
 def evidence_charts(

@@ -1,56 +1,71 @@
-"""The bar of a claim in HTML, for cards and reports: its estimate, confidence interval, threshold and no effect.
+"""The bar of a claim in HTML, for pages and reports: its estimate, confidence interval, threshold and no effect.
 
-The colours are the CSS variables --mark, --band, --ink and --quiet if the page defines them, else theme.GREY.
+Each unit has one axis, so that bars of different claims and runs can be compared by eye. A value beyond the axis is an
+arrow at its end. The colours are the CSS variables --mark, --band, --ink and --quiet if the page defines them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import cast
 
 from validation.charts import theme
 from validation.verdict.claims import Claim
-from validation.verdict.words.wording import KEPT, RATIO, digits
+from validation.verdict.words.wording import COSINE, KEPT, RATIO, digits, needed
+
+REACH = {RATIO: math.log(2), COSINE: 0.2}  # of the axis on both sides of no effect
+MOST_KEPT = 1.5
+ROOM = 1.6  # times the threshold that an axis reaches at least
 
 
-def interval_bar(claim: Claim) -> str | None:
-    """Return the bar of a claim; None if the claim has no estimate or no threshold."""
+def interval_bar(claim: Claim, color: str = f"var(--mark,{theme.GREY})") -> str | None:
+    """Return the bar of a claim; None if the claim has no estimate or no threshold. color: of the estimate, in CSS."""
     if claim.estimate is None or claim.threshold is None:
         return None
-    log = claim.unit == RATIO and min(claim.estimate, claim.threshold) > 0
-    nothing = 1.0 if log else 0.0
-    position = _positions(claim, nothing, log)
-    low = 0.0 if claim.low is None else position(claim.low)
-    high = 100.0 if claim.high is None else position(claim.high)
-    middle, limit, none = position(claim.estimate), position(claim.threshold), position(nothing)
+    low = 0.0 if claim.low is None else _position(claim, claim.low)
+    high = 100.0 if claim.high is None else _position(claim, claim.high)
+    none, limit = _position(claim, _no_effect(claim)), _position(claim, claim.threshold)
+    first, last = (digits(value, claim) + ("x" if claim.unit == RATIO else "") for value in _ends(claim))
     parts = [
-        _part("none", none, f"top:20px;height:28px;border-left:1px solid var(--quiet,{theme.GREY})"),
-        _part("limit", limit, f"top:20px;height:28px;border-left:2px dashed var(--ink,{theme.GREY})"),
-        _part("interval", low, f"top:30px;height:8px;min-width:2px;width:{high - low:.1f}%;{_band(low, high)}"),
+        _part("axis", 0, f"top:29px;width:100%;border-top:1px solid var(--quiet,{theme.GREY});opacity:.6"),
+        _part("none", none, f"top:18px;height:22px;border-left:1px solid var(--quiet,{theme.GREY})"),
+        _part("limit", limit, f"top:16px;height:26px;border-left:2px dashed var(--ink,{theme.GREY})"),
         _part(
-            "point",
-            middle,
-            f"top:28px;width:12px;height:12px;margin-left:-6px;border-radius:50%;background:var(--mark,{theme.GREY})",
+            "interval",
+            low,
+            f"top:25px;height:9px;border-radius:4px;min-width:2px;width:{high - low:.1f}%;{_band(low, high, color)}",
         ),
-        _label(limit, 0, f"threshold {digits(claim.threshold, claim)}"),
-        _label(none, 50, f"{_no_effect(claim)} {digits(nothing, claim)}"),
+        _estimate(_position(claim, claim.estimate), color),
+        _label(limit, 0, f"needed: {needed(claim)}"),
+        _label(none, 42, "nothing left" if claim.unit == KEPT else "no effect"),
+        "" if none < 25 else _label(0, 42, first),
+        _label(100, 42, last),
     ]
     # Screen readers skip it: the same numbers stand beside it in words.
-    style = "position:relative;height:68px;max-width:26rem;margin:0 8px;font-size:12px;line-height:18px"
+    style = "position:relative;height:60px;max-width:26rem;margin:2px 8px 0;font-size:12px;line-height:16px"
     style += ";print-color-adjust:exact"
     return f'<div class="bar" aria-hidden="true" style="{style}">{"".join(parts)}</div>'
+
+
+def _estimate(middle: float, color: str) -> str:
+    """Return the estimate as a dot, or as an arrow at an end of the axis that it lies beyond."""
+    if 0 < middle < 100:
+        style = "top:23px;width:13px;height:13px;margin-left:-6px;border-radius:50%"
+        return _part("point", middle, f"{style};background:{color}")
+    side = "border-left" if middle >= 100 else "border-right"
+    shift = "-3px" if middle >= 100 else "-8px"
+    style = f"top:22px;margin-left:{shift};border:7px solid transparent;{side}:11px solid {color}"
+    return _part("beyond", middle, style)
 
 
 def _part(name: str, left: float, style: str) -> str:
     return f'<span class="{name}" style="position:absolute;left:{left:.1f}%;{style}"></span>'
 
 
-def _band(low: float, high: float) -> str:
+def _band(low: float, high: float, color: str) -> str:
     """Return the colour of the interval, which fades at an end that is unbounded or beyond the picture."""
-    color = f"var(--band,color-mix(in srgb,{theme.GREY} 50%,transparent))"
-    ends = ("transparent" if low <= 0 else color, "transparent" if high >= 100 else color)
-    return f"background:linear-gradient(90deg,{ends[0]},{color} 20%,{color} 80%,{ends[1]})"
+    band = f"var(--band,color-mix(in srgb,{color} 45%,transparent))"
+    ends = ("transparent" if low <= 0 else band, "transparent" if high >= 100 else band)
+    return f"background:linear-gradient(90deg,{ends[0]},{band} 20%,{band} 80%,{ends[1]})"
 
 
 def _label(left: float, top: int, text: str) -> str:
@@ -63,28 +78,27 @@ def _label(left: float, top: int, text: str) -> str:
     return f'<span style="position:absolute;top:{top}px;white-space:nowrap;{where}">{text}</span>'
 
 
-def _no_effect(claim: Claim) -> str:
-    """Return the label of no effect."""
-    return "nothing left" if claim.unit == KEPT else "no effect"
+def _no_effect(claim: Claim) -> float:
+    return 1.0 if claim.unit == RATIO else 0.0
 
 
-def _positions(claim: Claim, nothing: float, log: bool) -> Callable[[float], float]:
-    """Return a function from a value to its position, in per cent of the width.
+def _ends(claim: Claim) -> tuple[float, float]:
+    """Return the values at the ends of the axis: the same for all claims of a unit, unless the threshold is far out."""
+    limit = claim.threshold or 0.0
+    if claim.unit == KEPT:
+        return 0.0, max(MOST_KEPT, ROOM * limit)
+    if claim.unit == RATIO:
+        reach = max(REACH[RATIO], ROOM * abs(math.log(limit)) if limit > 0 else 0.0)
+        return math.exp(-reach), math.exp(reach)
+    reach = max(REACH[COSINE], ROOM * abs(limit))
+    return -reach, reach
 
-    A bound far from the other values lies at the edge, so that those keep apart.
-    """
-    centre = [cast(float, claim.estimate), cast(float, claim.threshold), nothing]
-    spread = 3 * (max(centre) - min(centre))
-    reach = (min(centre) / 4, max(centre) * 4) if log else (min(centre) - spread, max(centre) + spread)
-    bounds = [bound for bound in (claim.low, claim.high) if bound is not None and reach[0] < bound < reach[1]]
-    marks = [math.log(mark) for mark in centre + bounds] if log else centre + bounds
-    pad = 0.1 * max(max(marks) - min(marks), 1e-9)
-    first, last = min(marks) - pad, max(marks) + pad
 
-    def position(value: float) -> float:
-        if log and value <= 0:
+def _position(claim: Claim, value: float) -> float:
+    """Return the position of a value, in per cent of the width; at an end if it lies beyond."""
+    first, last = _ends(claim)
+    if claim.unit == RATIO:
+        if value <= 0:
             return 0.0
-        share = ((math.log(value) if log else value) - first) / (last - first)
-        return 100 * min(1.0, max(0.0, share))
-
-    return position
+        first, last, value = math.log(first), math.log(last), math.log(value)
+    return 100 * min(1.0, max(0.0, (value - first) / (last - first)))

@@ -32,6 +32,15 @@ DARK_TEXT, DARK_GRID = "#e2e4e9", "#3a3f49"
 GREY = "#737b87"  # lines at no difference and at thresholds, faint dots; 3:1 against both backgrounds
 BAD = "#c2500a"  # the fault that a finding reports; 3:1 against both backgrounds
 ESTIMATE = "#3266c2"  # the mean and the interval of a claim; 4.5:1 against both backgrounds
+STATUSES = {
+    "supported": "#1b7f4d",
+    "refuted": "#c93a32",
+    "inconclusive": "#687587",
+    "confounded": "#b45309",
+    "invalid": "#7c3aed",
+    "self_test": "#1d6fd1",
+}
+"""The colour of each status; 3:1 against both backgrounds."""
 TAG, ON_TAG = "#5a6069", "#ffffff"  # the name of a threshold, read across lines
 DIVERGING, RAMP = "diverging", "ramp"  # names of the page's colours for cells of a heatmap
 

@@ -5,45 +5,68 @@ It asks the reasons of the claims, never their words.
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prismatic.contract.thresholds import Thresholds
+from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.mixtures import merged_once, missing_control, unseen_direction
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
-from validation.text import pluralize
 from validation.verdict.claims import REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
-from validation.verdict.groups import TREATED, Group
+from validation.verdict.groups import NOT_FOUND, SHAM, TREATED, Group
 from validation.verdict.premise import NOT_DORMANT, Premise
 
 STRONGER = 2.0  # perturbation_scale that the protocol asks for after a negative result
 MOST_SPARSITY = 0.5
 SEEDS, CONTROLS = int(Thresholds().min_seeds), int(Thresholds().min_experts)  # of a study that can be decided
+MOST_SEEDS = 1000  # of a study that a command plans; seeds of a file may be any number
 ROWS_PER_BIN = 10  # logged steps in each of six bins, so that a few lost ones do no harm
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A next step and its reason. options: for `prismatic train --set`; empty if the trainer has no option for it."""
+    """A next step and its reason. It has no command if the trainer has no option for it."""
 
     id: str
     text: str
     options: tuple[str, ...] = ()
+    """For `--set`."""
+    grid: tuple[str, ...] = ()
+    """For `prismatic sweep --grid`: the runs of a study."""
     run: str | None = None
 
     @property
     def line(self) -> str:
-        """The option `--set` with its values, to follow `prismatic train --config FILE`."""
-        return f"--set {' '.join(self.options)}" if self.options else ""
+        """The options of the command, to follow `--config FILE`."""
+        options = f"--set {' '.join(self.options)}" if self.options else ""
+        return " ".join(filter(None, [options, f"--grid {' '.join(self.grid)}" if self.grid else ""]))
+
+    @property
+    def runs(self) -> int:
+        """The number of runs that the command trains."""
+        return math.prod(len(_values(axis)) for axis in self.grid)
+
+    def command(self, config: str) -> str:
+        """Return the whole command; empty if there is none. config: a file that holds the options of the run."""
+        program = "sweep" if self.grid else "train"
+        return f"prismatic {program} --config {shlex.quote(config)} {self.line}" if self.line else ""
+
+
+def _values(axis: str) -> Sequence[object]:
+    """Return the values of an axis of a grid: "seed=0..5" or "perturbation_scale=0,1"."""
+    values = axis.partition("=")[2]
+    first, dots, last = values.partition("..")
+    return range(int(first), int(last) + 1) if dots else values.split(",")
 
 
 def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
     """Yield the advice about each group of runs, most important first: on the data, the design, the next experiment.
 
-    Sham runs and positive controls get advice on their data only, and runs of other trainers get no options.
+    Runs of other trainers get no options.
     """
     by_id = {each.run.id: each.run for each in runs}
     of_run: dict[str, list[Finding]] = {}
@@ -56,7 +79,9 @@ def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Fin
         sound = [run for run in members if run.id not in {step.run for step in steps}]
         if group.role == TREATED and sound:
             steps += _advise_group(group, sound, [f for m in members for f in of_run.get(m.id, [])])
-        yield from steps if members[0].by_trainer else (replace(step, options=()) for step in steps)
+        elif sound and not any(other.role == TREATED for other in verdict.groups):
+            steps += _after_self_test(group, sound)
+        yield from steps if members[0].by_trainer else (replace(step, options=(), grid=()) for step in steps)
 
 
 def _mend(members: Sequence[Run], of_run: Mapping[str, Sequence[Finding]]) -> Iterator[Advice]:
@@ -73,17 +98,62 @@ def _advise_group(group: Group, members: Sequence[Run], findings: Sequence[Findi
     claims = {claim.name: claim for claim in group.claims}
     reasons = {claim.reason for claim in group.claims}
     if all(claim.status == SUPPORTED for claim in group.claims):
-        if len(group.runs) == 1:
-            text = "one run is one draw: train more seeds and judge them together"
-            yield Advice("replicate", text, (_next_seed(members),), run.id)
+        yield _after_support(members)
         return
     yield from _collapse(run, findings)
-    yield from _design(run, claims, reasons)
+    if group.status == REFUTED:
+        yield from _stronger(members)
+    yield from _unusable(reasons, members)
+    yield from _design(members, claims, reasons)
     yield from _length(run, reasons)
     yield from _seeds(members, claims)
     yield from _premise(run, group.premise)
-    if any(claim.status == REFUTED for claim in group.claims):
-        yield from _stronger(run)
+    if group.status != REFUTED and any(claim.status == REFUTED for claim in group.claims):
+        yield from _stronger(members)
+
+
+def _study(members: Sequence[Run], *, scale: float | None = None, seeds: int = SEEDS) -> tuple[str, ...]:
+    """Return the grid of a study: so many seeds of a scale, each with its sham run."""
+    known = members[0].number("config.perturbation_scale")
+    wanted = scale if scale is not None else known if known and known > SHAM_SCALE else 1.0
+    return f"perturbation_scale=0,{wanted:g}", f"seed=0..{seeds - 1}"
+
+
+def _after_support(members: Sequence[Run]) -> Advice:
+    if len(members) == 1:
+        text = "this is the result of one run. Train six seeds, each with its sham run, and judge them together"
+        return Advice("replicate", text, grid=_study(members), run=members[0].id)
+    text = "the claim holds over these seeds. Try another text, model size and length before you generalise from it"
+    return Advice("generalise", text, run=members[0].id)
+
+
+def _after_self_test(group: Group, members: Sequence[Run]) -> Iterator[Advice]:
+    """Yield the experiment that a self-test belongs to."""
+    if group.role == SHAM:
+        text = "nothing was perturbed in these runs: judge them together with perturbed runs of the same options"
+        yield Advice("train_perturbed", text, grid=_study(members), run=members[0].id)
+    elif group.check == NOT_FOUND:
+        text = "the planted effect was not found, so a real one would be missed too: train longer, or more seeds"
+        yield Advice("self_test_failed", text, run=members[0].id)
+    else:
+        text = (
+            "this run tests the method and not the perturbation. For an answer, train the same experiment with nothing "
+            "planted (a factor of 1): six seeds, each with its sham run"
+        )
+        yield Advice("train_unplanted", text, ("positive_control=1",), _study(members), members[0].id)
+
+
+def _unusable(reasons: set[Reason], members: Sequence[Run]) -> Iterator[Advice]:
+    """Yield advice if the runs cannot be compared, whatever they show."""
+    texts = {
+        Reason.NO_REPLICAS: "remove the copies, and train each seed by itself with its seed recorded",
+        Reason.SHAM_RUNS_SHOW_AN_EFFECT: "perturbed experts differ from control experts even where nothing is "
+        "perturbed: look for something else that sets them apart, such as their order or their start",
+        Reason.MEANS_OVER_LAYERS: "log every layer, as `DynamicsLoggerCallback` does: a mean can hide where the "
+        "difference lies",
+        Reason.SHARES_NOT_LOGGED: "log routing_weight for every expert, as `DynamicsLoggerCallback` does",
+    }
+    yield from (Advice(reason, text, run=members[0].id) for reason, text in texts.items() if reason in reasons)
 
 
 def _collapse(run: Run, findings: Sequence[Finding]) -> Iterator[Advice]:
@@ -92,36 +162,44 @@ def _collapse(run: Run, findings: Sequence[Finding]) -> Iterator[Advice]:
     if found is None:
         return
     text = f"{found.symptom} ({found.evidence}), so the others hardly train. Fix the router first, by a load-balancing "
-    yield Advice("router_first", f"{text}loss or by frozen routing", ("load_balancing=0.01",), run.id)
+    yield Advice("router_first", f"{text}loss or by frozen routing", ("load_balancing=0.01",), run=run.id)
     if run.by_trainer:
         text = "or freeze the routing, so that the router has no part in the result"
-        yield Advice("frozen_routing", text, ("routing=frozen",), run.id)
+        yield Advice("frozen_routing", text, ("routing=frozen",), run=run.id)
 
 
-def _design(run: Run, claims: Mapping[str, Claim], reasons: set[Reason]) -> Iterator[Advice]:
+def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Reason]) -> Iterator[Advice]:
     """Yield advice if a better design could answer the question."""
-    controls = len(run.of_role("control"))
+    run = members[0]
+    controls, log_freq = len(run.of_role("control")), int(run.number("config.log_freq") or 10)
     more = (f"control_experts={CONTROLS}",) if controls < CONTROLS else ()
+    study, each = _study(members), "in six seeds, each with its sham run"
     if Reason.ONE_COMMON_GRADIENT in reasons:
-        text = unseen_direction(run)
+        text = f"{unseen_direction(run)}, {each}"
         if merged_once(run):
-            text = "one merge per batch gives all experts one gradient: merge per example, and measure each alone"
-        yield Advice("see_direction", text, ("merge=example", "probe_freq=10", *more), run.id)
+            text = (
+                "train with one merge per example, so that experts can receive different gradients, and with "
+                f"{CONTROLS} control experts to compare with, {each}"
+            )
+        yield Advice("see_direction", text, ("merge=example", f"probe_freq={log_freq}", *more), study, run.id)
     elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
-        text = f"{claims['divergence'].because}: measure each expert alone on the same batch"
         larger = int(2 * (run.number("config.batch_size") or 8))
         probed = run.number("config.probe_freq")
-        yield Advice("see_direction", text, (f"batch_size={larger}",) if probed else ("probe_freq=10",), run.id)
+        text = "measure each expert alone on the same batch (the probe)"
+        text = f"{text}, with larger batches: {claims['divergence'].because}" if probed else f"{text}, {each}"
+        options = (f"batch_size={larger}",) if probed else (f"probe_freq={log_freq}",)
+        yield Advice("see_direction", text, options, study, run.id)
     elif Reason.DIRECTION_SATURATED in reasons:
-        text = "unperturbed experts point elsewhere by themselves: frozen routing keeps them alike"
-        yield Advice("frozen_routing", text, ("routing=frozen",), run.id)
+        text = f"unperturbed experts point elsewhere by themselves. Frozen routing keeps them alike: train it {each}"
+        yield Advice("frozen_routing", text, ("routing=frozen",), study, run.id)
     if claims["divergence"].control is None and Reason.ONE_COMMON_GRADIENT not in reasons:
         text = "no control shows how much of a difference the perturbation caused: "
-        text += f"add {CONTROLS} control experts" if run.mixture == "parameters" else missing_control(run)
-        yield Advice("add_control", text, more, run.id)
+        known = run.mixture == "parameters"
+        text += f"add {CONTROLS} control experts, {each}" if known else missing_control(run)
+        yield Advice("add_control", text, more, study, run.id)
     elif 0 < controls < CONTROLS and SUPPORTED not in {claim.status for claim in claims.values()}:
         text = f"{CONTROLS} control experts show better how much experts differ by chance"
-        yield Advice("more_controls", text, more, run.id)
+        yield Advice("more_controls", text, more, study, run.id)
 
 
 def _length(run: Run, reasons: set[Reason]) -> Iterator[Advice]:
@@ -129,34 +207,36 @@ def _length(run: Run, reasons: set[Reason]) -> Iterator[Advice]:
     if Reason.TOO_FEW_PLANNED_ROWS in reasons:
         finer = max(1, run.planned_steps // (6 * ROWS_PER_BIN))
         text = "too few logged steps are planned: log more often, which costs little"
-        yield Advice("log_more", text, (f"log_freq={finer}",), run.id)
+        yield Advice("log_more", text, (f"log_freq={finer}",), run=run.id)
     elif {Reason.BEFORE_FIRST_LOOK, Reason.NOT_FINISHED} & reasons:
         yield Advice("finish_training", "the training has not reached its planned end: judge it again then", run=run.id)
 
 
 def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advice]:
     """Yield the number of seeds that would decide, and the sham runs that make them count more."""
-    few = {Reason.TOO_FEW_SEEDS, Reason.TOO_FEW_EXPERTS, Reason.BOTH_SIDES_OF_MARGIN}
+    few = {Reason.TOO_FEW_SEEDS, Reason.TOO_FEW_EXPERTS, Reason.BOTH_SIDES_OF_MARGIN, Reason.SHARE_UNDECIDED}
     undecided = [claim for claim in claims.values() if claim.reason in few]
-    run, there = members[0], len(members)
-    if claims["sustainment"].reason == Reason.SHARE_UNDECIDED:
-        text = "more seeds show better how much of the effect lasts"
-        yield Advice("more_seeds", text, (_next_seed(members),), run.id)
+    run, there, twins = members[0], len(members), claims["divergence"].twins
     if not undecided:
         return
-    if Reason.BOTH_SIDES_OF_MARGIN in {claim.reason for claim in undecided} and there > 1:
-        for claim in undecided:
-            wanted = f"about {claim.seeds_needed}" if claim.seeds_needed else "more than a thousand"
-            yield Advice(
-                "more_seeds", f"{claim.name} needs {wanted} seeds to be decided; there are {there}", run=run.id
-            )
+    if there < SEEDS:
+        text = (
+            f"{'one run' if there == 1 else f'{there} seeds'} cannot decide. Train six seeds, each with its sham run "
+            f"(the same seed with nothing perturbed), and judge all {2 * SEEDS} runs together"
+        )
+        yield Advice("more_seeds", text, grid=_study(members), run=run.id)
+        return
+    if not twins and run.config:
+        text = "train the sham run of every seed: subtracting it takes away what a seed does by itself"
+        yield Advice("add_twins", text, grid=_study(members, seeds=_last_seed(members) + 1), run=run.id)
+    known = {claim.name: claim.seeds_needed for claim in undecided if claim.seeds_needed}
+    if known:
+        needed = " and ".join(f"{name} needs about {seeds} seeds" for name, seeds in known.items())
+        text = f"{needed} to be decided; there are {there}"
+        yield Advice("more_seeds", text, grid=_study(members, seeds=max(there + 1, min(known.values()))), run=run.id)
     else:
-        missing = pluralize(max(1, SEEDS - there), "more seed")
-        text = f"train {missing} and judge all {max(SEEDS, there + 1)} together"
-        yield Advice("more_seeds", text, (_next_seed(members),), run.id)
-    if not claims["divergence"].twins and run.config:
-        text = "train a sham run with each seed: twins take away what the seed does by itself"
-        yield Advice("add_twins", text, ("perturbation_scale=0",), run.id)
+        text = "more seeds will hardly decide: the effect lies close to its threshold, or varies too much"
+        yield Advice("more_seeds", text, run=run.id)
 
 
 def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
@@ -168,25 +248,26 @@ def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
         f"the premise fails: a bottom weight of the clean expert receives {size} a middle weight's gradient, so there "
         "is nothing dormant to awaken. A smaller sparsity limits the bottom tier to the smallest weights"
     )
-    yield Advice("premise_fails", text, (f"sparsity={sparsity / 2:g}",) if sparsity else (), run.id)
+    yield Advice("premise_fails", text, (f"sparsity={sparsity / 2:g}",) if sparsity else (), run=run.id)
 
 
-def _stronger(run: Run) -> Iterator[Advice]:
+def _stronger(members: Sequence[Run]) -> Iterator[Advice]:
     """Yield the advice of the protocol after a negative result."""
+    run = members[0]
     scale, sparsity = run.number("config.perturbation_scale"), run.number("config.sparsity")
     if scale is None and run.mixture != "parameters":
         text = "start with experts that differ more from expert 0, and compare"
         yield Advice("raise_scale", text, run=run.id)
-    elif scale is None or scale < STRONGER:
-        text = f"the protocol's next step: raise perturbation_scale to {STRONGER} or more"
-        yield Advice("raise_scale", text, (f"perturbation_scale={STRONGER}",), run.id)
-    else:
-        text = f"perturbation_scale is {scale:g} already: a larger scale is the next step of a dose-response"
-        yield Advice("raise_scale", text, (f"perturbation_scale={2 * scale:g}",), run.id)
+        return
+    larger = STRONGER if scale is None or scale < STRONGER else 2 * scale
+    text = f"scale {scale:g} is answered. " if scale is not None else ""
+    text += f"The next step of the protocol is scale {larger:g}: six seeds, each with its sham run"
+    yield Advice("raise_scale", text, grid=_study(members, scale=larger), run=run.id)
     if sparsity is not None and sparsity < MOST_SPARSITY:
         text = "or perturb more weights by a larger sparsity"
-        yield Advice("adjust_sparsity", text, (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",), run.id)
+        options = (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",)
+        yield Advice("adjust_sparsity", text, options, _study(members), run.id)
 
 
-def _next_seed(members: Sequence[Run]) -> str:
-    return f"seed={max(run.seed or 0 for run in members) + 1}"
+def _last_seed(members: Sequence[Run]) -> int:
+    return max([SEEDS - 1, *(run.seed or 0 for run in members if (run.seed or 0) < MOST_SEEDS)])

@@ -1,0 +1,95 @@
+"""The verdict at a glance: a banner, the next step, a row for each claim, and the documented reading.
+
+Words from files are escaped: they are never markup.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import streamlit as st
+
+from ui.layout.method import method_panel
+from ui.layout.shell import shown_badge
+from ui.widgets.markdown import escape_markdown, markdown_sentence
+from validation.charts.interval_bar import interval_bar
+from validation.charts.theme import STATUSES
+from validation.judgement.glance import GROUPS_LISTED, Glance, Row, Step
+from validation.judgement.judge import Judgement
+from validation.method.terms import explain
+from validation.text import sentence
+from validation.verdict.claims import Claim
+from validation.verdict.words.wording import ends, estimated, has_interval, needed, placed, quantity
+
+WIDTHS = (5, 4, 7, 6)  # of the columns: claim, status, estimate, reason
+QUIET = "color:color-mix(in srgb,currentColor 72%,transparent)"
+
+
+def banner(glance: Glance) -> None:
+    """Show the status with its icon, the headline and the sentence with the numbers that decide."""
+    color = STATUSES[glance.shown.kind]
+    notes = "".join(
+        f'<p style="margin:.4rem 0 0;font-weight:600">{escape(sentence(note))}</p>' for note in glance.notes
+    )
+    st.html(
+        f'<section aria-label="Verdict" style="border-left:8px solid {color};border-radius:.5rem;padding:.8rem 1.2rem;'
+        f'background:color-mix(in srgb,{color} 11%,transparent)">'
+        f'<div style="color:color-mix(in srgb,{color} 62%,currentColor);font-weight:700;letter-spacing:.03em">'
+        f'<span aria-hidden="true">{glance.shown.icon}</span> {escape(glance.shown.word.upper())}</div>'
+        f'<h2 style="font-size:1.65rem;line-height:1.25;margin:0;padding:.15rem 0 .3rem">{escape(glance.headline)}</h2>'
+        f'<p style="margin:0">{escape(glance.sentence)}</p>{notes}</section>'
+    )
+
+
+def next_step(step: Step) -> None:
+    """Show the next step and the command that does it."""
+    with st.container(border=True, key="next-step", gap="xsmall"):
+        st.markdown(f":blue[**Next step**] {escape_markdown(step.text)}")
+        if step.command:
+            st.code(step.command, language=None, wrap_lines=True)
+        if step.cost:
+            st.caption(escape_markdown(step.cost))
+
+
+def claims_table(judgement: Judgement, glance: Glance) -> None:
+    """Show a row for each claim, then the documented reading in one muted line."""
+    with st.container(key="claims-table", gap="small"):
+        for row in glance.rows:
+            with st.container(border=True):
+                _row(judgement, row)
+    st.caption(escape_markdown(glance.documented))
+
+
+def _row(judgement: Judgement, row: Row) -> None:
+    claim, status, estimate, reason = st.columns(WIDTHS, gap="medium", vertical_alignment="center")
+    with claim, st.container(gap=None):
+        st.markdown(f"**{row.claim.name.capitalize()}**", help=explain(row.claim.name))
+        st.caption(row.question)
+    with status, st.container(gap="xsmall"):
+        shown_badge(row.shown)
+        method_panel(judgement, row.claim)
+    with estimate:
+        st.html(_groups(row) if row.groups else estimate_html(row.claim, STATUSES[row.shown.kind]))
+    with reason:
+        st.markdown(markdown_sentence(row.reason))
+
+
+def estimate_html(claim: Claim, color: str) -> str:
+    """Return the estimate of a claim with its interval, what it is, and a picture of both against the threshold."""
+    if claim.estimate is None:
+        return f'<span style="{QUIET}">No estimate.</span>'
+    interval = ends(claim) or "no interval"
+    text = f"<strong>{escape(placed(claim))}</strong> <span>{escape(interval)}</span>"
+    about = f"{quantity(claim)}; an effect is {needed(claim)}"
+    bar = interval_bar(claim, color) if has_interval(claim) else None
+    return f'{text}<br><small style="{QUIET}">{escape(sentence(about))}</small>{bar or ""}'
+
+
+def _groups(row: Row) -> str:
+    """Return the estimates of several experiments, a line each."""
+    lines = [
+        f"{escape(name)}: {escape(claim.status)} <strong>{escape(estimated(claim))}</strong>"
+        for name, claim in row.groups[:GROUPS_LISTED]
+    ]
+    more = len(row.groups) - GROUPS_LISTED
+    return "<br>".join(lines + ([f'<small style="{QUIET}">and {more:,} more on the Compare page</small>'] * (more > 0)))

@@ -1,0 +1,192 @@
+"""The verdict at a glance: status, headline, the deciding sentence, the next step, a row for each claim.
+
+The first page, the head of a report and `prismatic check` show it, each in its own way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prismatic.terminal import format_duration
+from validation.analysis.mixtures import scales_with
+from validation.analysis.run import Run
+from validation.diagnostics import ERROR, Finding
+from validation.files.parquet_set import is_set
+from validation.judgement.advice import Advice
+from validation.judgement.judge import Judgement
+from validation.text import pluralize, sentence, spaced
+from validation.verdict.claims import INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.groups import FOUND, POSITIVE, Group, deciding_groups
+from validation.verdict.premise import DORMANT, NOT_DORMANT, Premise
+from validation.verdict.words.statuses import Shown, shown_claim, shown_groups
+from validation.verdict.words.wording import QUESTIONS, estimated
+
+AGAIN = "for the same reason"
+GROUPS_LISTED = 4  # in the row of a claim
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim as a row of the table."""
+
+    claim: Claim
+    question: str
+    shown: Shown
+    reason: str
+    """At most 15 words."""
+    groups: tuple[tuple[str, Claim], ...] = ()
+    """By name, the claims of several experiments; their names are words of the files."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next step."""
+
+    text: str
+    command: str = ""
+    cost: str = ""
+    """The number of runs that the command trains, and their duration."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The whole of the first page, as texts."""
+
+    shown: Shown
+    headline: str
+    notes: tuple[str, ...]
+    """What a reader must know beside the headline: a changed threshold, an interim look."""
+    sentence: str
+    """The numbers that decide, in one or two sentences."""
+    step: Step | None
+    rows: tuple[Row, ...]
+    premise: str
+    """In one or two sentences; empty if unknown, or if an effect was planted."""
+    documented: str
+    """The reading of the documented rules, in one or two sentences."""
+
+
+def glance_of(judgement: Judgement) -> Glance:
+    """Return the verdict of all runs at a glance."""
+    verdict = judgement.verdict
+    deciding = deciding_groups(verdict.groups)
+    claims = tuple(verdict.headlines.values())
+    planted = bool(deciding) and all(group.role == POSITIVE for group in deciding)
+    return Glance(
+        shown_groups(verdict.status, claims, deciding),
+        verdict.controlled.headline,
+        tuple(note for note in verdict.notes if not (planted and note.startswith(spaced(POSITIVE)))),
+        _sentence(judgement, deciding, planted),
+        _step(judgement, deciding),
+        tuple(_rows(claims, deciding, planted)),
+        "" if planted else _premise(deciding, claims),
+        _documented(judgement, claims, deciding) if claims else "",
+    )
+
+
+def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) -> str:
+    """Return the numbers that decide; for data that carries no verdict, what was seen and its cause."""
+    verdict = judgement.verdict
+    if verdict.status == INVALID and (finding := _gravest(judgement, deciding)):
+        return f"{sentence(finding.evidence)} {sentence(finding.cause)}"
+    gain = _runs_of(judgement, deciding)[0].number("config.positive_control") if planted else None
+    if gain is not None and all(group.check == FOUND for group in deciding):
+        found = estimated(verdict.headlines["awakening"])
+        measured = f", and the verdict measures {found}" if found else ""
+        return (
+            f"The bottom-tier gradients of the perturbed experts were multiplied by {gain:g} by hand{measured}. "
+            "This tests the method and says nothing about the perturbation."
+        )
+    return sentence(verdict.controlled.because)
+
+
+def _gravest(judgement: Judgement, deciding: Sequence[Group]) -> Finding | None:
+    """Return the first error of the runs that decide, or of the files that could not be read."""
+    runs = [name for group in deciding for name in group.runs]
+    found = [finding for name in (*runs, None) for finding in judgement.findings_of(name)]
+    return next((finding for finding in found if finding.severity == ERROR), None)
+
+
+def _runs_of(judgement: Judgement, groups: Sequence[Group]) -> list[Run]:
+    names = {name for group in groups for name in group.runs}
+    return [run for run in judgement.runs if run.id in names]
+
+
+def _step(judgement: Judgement, deciding: Sequence[Group]) -> Step | None:
+    """Return the most important advice about the runs that decide."""
+    names = {name for group in deciding for name in group.runs}
+    own = [advice for advice in judgement.advice if advice.run in names] or [*judgement.advice]
+    if own:
+        return step_of(own[0], judgement)
+    finding = _gravest(judgement, deciding)
+    return Step(sentence(finding.fix)) if finding is not None and not judgement.runs else None
+
+
+def step_of(advice: Advice, judgement: Judgement) -> Step:
+    """Return an advice with its command and cost. The command takes its options from the file of the run."""
+    run, file = next(
+        ((r, f) for r, f in zip(judgement.runs, judgement.files, strict=True) if r.id == advice.run), (None, None)
+    )
+    # A run in a set or an archive has no file of its own.
+    single = file is not None and not is_set(file.path) and file.path.suffix != ".zip"
+    config = (run.name if single else f"{run.id}.yml") if run is not None else "experiments/prismatic.yml"
+    command, cost = advice.command(config), ""
+    if command and advice.runs > 1:
+        each = _duration(run)
+        cost = f"{pluralize(advice.runs, 'run')}{f' of about {each}' if each else ''}; finished ones are not repeated."
+    return Step(sentence(advice.text), command, cost)
+
+
+def _duration(run: Run | None) -> str:
+    """Return how long a finished run took; empty if unknown."""
+    started, ended = (run.number(fact) if run is not None else None for fact in ("started", "ended"))
+    return format_duration(ended - started) if started is not None and ended is not None and ended > started else ""
+
+
+def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> Iterator[Row]:
+    told: set[str] = set()
+    for claim in claims:
+        reason = AGAIN if claim.headline in told else claim.headline
+        told.add(claim.headline)
+        each = [(group.name, own) for group in deciding for own in group.claims if own.name == claim.name]
+        groups = tuple(each) if len(each) > 1 else ()
+        yield Row(claim, QUESTIONS[claim.name], shown_claim(claim, planted=planted), reason, groups)
+
+
+def _premise(deciding: Sequence[Group], claims: Sequence[Claim]) -> str:
+    """Return whether the bottom weights are dormant, and how that agrees with the verdict."""
+    premises = [group.premise for group in deciding if group.premise is not None]
+    if not premises:
+        return ""
+    if len(premises) > 1:
+        counts = Counter(spaced(premise.status) for premise in premises)
+        each = ", ".join(f"{status} in {pluralize(count, 'experiment')}" for status, count in counts.items())
+        return f"Bottom weights of the clean expert are {each}."
+    return _reconciled(premises[0], claims[0].status)
+
+
+def _reconciled(premise: Premise, awakening: str) -> str:
+    found = sentence(premise.because)
+    if premise.status == DORMANT:
+        return f"The premise holds. {found}"
+    if premise.status != NOT_DORMANT:
+        return found
+    says = {
+        SUPPORTED: "so awakening here means a larger gradient, not that sleeping weights woke up.",
+        REFUTED: "so there was little to awaken, which agrees with the verdict.",
+    }.get(awakening, "so there is little to awaken, whatever more data shows.")
+    return f"The premise fails. {found.removesuffix('.')}, {says}"
+
+
+def _documented(judgement: Judgement, claims: Sequence[Claim], deciding: Sequence[Group]) -> str:
+    """Return the documented reading of the three claims, and why it may differ."""
+    written = judgement.verdict.as_written.whole(None)
+    runs = _runs_of(judgement, deciding)
+    text = ", ".join(f"{name} {claim.status}" for name, claim in written.items())
+    scale = scales_with(runs[0])
+    text = f"By the documented rules, which compare with the clean expert alone and scale with {scale}: {text}."
+    if any(written[claim.name].status != claim.status for claim in claims):
+        text += " The verdict above differs because it removes what routing and chance explain."
+    return text
