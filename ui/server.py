@@ -113,7 +113,7 @@ def _preload() -> None:
     """
     from altair.utils import schemapi
 
-    import ui.sections.compare
+    import ui.sections.compare.page
     import ui.sections.dynamics
     import ui.sections.home
     import ui.sections.layers

@@ -3,23 +3,38 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 from tests.support.source_tree import ROOT
 from validation import judge
-from validation.files.read_files import read_files
+from validation.files.sources import read_sources
 
 EXAMPLES = ROOT / "examples"
 
 
 def test_the_examples_are_small():
     assert all(path.stat().st_size < 700_000 for path in EXAMPLES.glob("*.db"))
+    assert sum(path.stat().st_size for path in (EXAMPLES / "study").rglob("*") if path.is_file()) < 1_500_000
 
 
 def test_the_examples_are_judged_as_their_readme_promises():
-    promised = dict(re.findall(r"^\| `(\S+\.db)` \|.*\| (\w+) \|$", (EXAMPLES / "README.md").read_text(), re.M))
-    assert set(promised) == {path.name for path in EXAMPLES.glob("*.db")}
+    promised = dict(re.findall(r"^\| `(\S+)` \|.*\| (\w+) \|$", (EXAMPLES / "README.md").read_text(), re.M))
+    assert set(promised) == {path.name for path in EXAMPLES.glob("*.db")} | {"study"}
     for name, status in promised.items():
-        assert judge(*read_files([EXAMPLES / name])).verdict.status == status, name
+        assert judge(*read_sources([EXAMPLES / name])).verdict.status == status, name
+
+
+def test_the_study_has_every_run_that_it_registered():
+    files, rejected = read_sources([EXAMPLES / "study"])
+    assert not rejected
+    assert len(files) == files[0].facts["study.runs"]
+    assert {file.facts["config.seed"] for file in files} == {*files[0].facts["study.seeds"]}
+
+
+def test_an_installed_package_has_every_file_of_the_study():
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    named = {file for patterns in installed.values() for pattern in patterns for file in ROOT.glob(pattern)}
+    assert {file for file in (EXAMPLES / "study").rglob("*") if file.is_file()} <= named
 
 
 def test_the_table_of_the_benchmarks_is_that_of_their_results():

@@ -4,11 +4,9 @@ import pytest
 
 from tests.support.app_pages import HARMFUL, opened, texts
 from tests.support.simulated_runs import SCALES, simulated_run, write, write_dose_runs
-from ui.sections import compare
+from ui.sections.compare import all_runs, page
 from validation.files.sources import read_sources
-from validation.frames.run_comparison import (
-    sham_pair_rows,
-)
+from validation.frames.comparison.sham_pairs import sham_pair_rows
 from validation.judgement.judge import judge
 
 PAGE = "pages/4_Compare.py"
@@ -75,7 +73,7 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
     ]
     at = opened(PAGE, *((file, HARMFUL) for file in files))
     words = ""
-    for view in ("Groups", "Dose", "Sham runs", "Two runs", "All runs"):
+    for view in page.VIEWS:
         at.get("button_group")[0].set_value(view).run()
         assert not at.exception, view
         words += texts(at)
@@ -86,6 +84,7 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
 
 def test_a_series_that_is_not_logged_is_said(files):
     at = opened(PAGE, *((file, file.name) for file in files[:2]))
+    at.get("button_group")[0].set_value("Groups").run()
     at.selectbox(key="course").set_value("direction").run()
     assert "did not log direction" in at.info[0].value
 
@@ -114,7 +113,7 @@ def test_every_treated_run_stands_beside_its_sham_run(shown, judged):
 
 
 def test_all_runs_are_filtered_sorted_and_paged(shown, monkeypatch):
-    monkeypatch.setattr(compare, "PAGE_ROWS", 4)
+    monkeypatch.setattr(all_runs, "PAGE_ROWS", 4)
     at = shown("All runs")
     assert at.dataframe[0].value["run"].tolist() == ["00aaaaaaa", "10aaaaaaa", "20aaaaaaa", "01aaaaaaa"]
     at.number_input(key="runs-page").set_value(3).run()

@@ -41,6 +41,7 @@ STATUSES = {
     "self_test": "#1d6fd1",
 }
 """The colour of each status; 3:1 against both backgrounds."""
+POSITIVE_CONTROL = "#0f8a7d"  # runs whose effect was put in by hand; 3:1 against both backgrounds
 TAG, ON_TAG = "#5a6069", "#ffffff"  # the name of a threshold, read across lines
 DIVERGING, RAMP = "diverging", "ramp"  # names of the page's colours for cells of a heatmap
 

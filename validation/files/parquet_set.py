@@ -82,7 +82,12 @@ class SetLocation:
             if isinstance(data, str):
                 stream.write(data.encode())
             else:
-                pq.write_table(data, stream, compression="zstd")
+                # The bytes of measured numbers compress by their place in the number; a dictionary of them is a waste.
+                floats = [column.name for column in data.schema if pa.types.is_floating(column.type)]
+                others = [name for name in data.column_names if name not in floats]
+                pq.write_table(
+                    data, stream, compression="zstd", use_dictionary=others, use_byte_stream_split=floats or False
+                )
 
 
 def is_set(uri: str | Path) -> bool:
@@ -93,9 +98,10 @@ def is_set(uri: str | Path) -> bool:
 # -- Writing -----------------------------------------------------------------------------------------------------------
 
 
-def write_set(runs: Iterable[RunFile], uri: str | Path) -> int:
+def write_set(runs: Iterable[RunFile], uri: str | Path, *, by_scale: bool = True) -> int:
     """Write runs as a set, and return their number. Raises NotASet if the location holds a set, or without any run.
 
+    by_scale: False for few files, each with the runs of all scales.
     The manifest is written last: an interrupted set has none, and is not taken for a set.
     """
     location = SetLocation.parse(uri)
@@ -105,9 +111,11 @@ def write_set(runs: Iterable[RunFile], uri: str | Path) -> int:
         )
     count, number, pending = 0, 0, iter(runs)
     while batch := list(islice(pending, PART_RUNS)):
-        for scale in sorted({_scale(run) for run in batch}):
-            part = f"perturbation_scale={scale}/part-{number:05}"
-            _write_part(location, part, [run for run in batch if _scale(run) == scale])
+        folders: dict[str, list[RunFile]] = {}
+        for run in batch:
+            folders.setdefault(f"perturbation_scale={_scale(run)}/" if by_scale else "", []).append(run)
+        for folder, members in sorted(folders.items()):
+            _write_part(location, f"{folder}part-{number:05}", members)
         count, number = count + len(batch), number + 1
     if not count:
         cause = "none of the sources could be read"

@@ -9,13 +9,14 @@ import altair as alt
 
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
-from validation.charts import run_comparison, run_dynamics, theme
+from validation.charts import run_dynamics, theme
 from validation.charts.claim_evidence import evidence_chart
+from validation.charts.comparison.dose import dose_response as dose_chart
 from validation.charts.lines import LineChart
 from validation.files.run_file import RunFile
 from validation.frames.claim_evidence import claim_evidence
+from validation.frames.comparison.dose import dose_effects
 from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans
-from validation.frames.run_comparison import dose_effects
 from validation.frames.run_dynamics import TIER_METRICS, Style
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import Claim
@@ -95,7 +96,7 @@ def dose_response(verdict: Verdict) -> list[tuple[str, str]]:
     """Return the title and the SVG of each dose-response chart."""
     found = []
     for dose in verdict.doses:
-        chart = run_comparison.dose_response(dose, *dose_effects(dose, verdict.thresholds.alpha))
+        chart = dose_chart(dose, *dose_effects(dose, verdict.thresholds.alpha))
         what = "a line per seed, the mean over seeds with its interval, the mean slope dashed"
         found.append((f"{dose.title} over perturbation_scale: {what}", svg(chart)))
     return found

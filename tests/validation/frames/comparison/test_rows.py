@@ -7,16 +7,11 @@ from scipy import stats
 
 from tests.support.simulated_runs import SCALES, write_dose_runs
 from validation.files.sources import read_sources
+from validation.frames.comparison.dose import dose_effects
+from validation.frames.comparison.metrics import group_means, metric_series, sparklines
+from validation.frames.comparison.runs_table import filter_runs, group_labels
+from validation.frames.comparison.sham_pairs import sham_pair_rows
 from validation.frames.downsample import SPARK_POINTS
-from validation.frames.run_comparison import (
-    dose_effects,
-    filter_runs,
-    group_labels,
-    group_means,
-    metric_series,
-    sham_pair_rows,
-    sparklines,
-)
 from validation.judgement.judge import judge
 
 

@@ -1,0 +1,33 @@
+"""The commands that train the runs that a view of the Compare page lacks."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from validation.judgement.judge import Judgement
+
+SEEDS = "seed=0..5 --with-controls"
+DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
+FACTS = """callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0.5})
+prismatic import ... --set seed=1 perturbation_scale=0.5"""
+
+
+def too_few_runs(judgement: Judgement) -> None:
+    """Show how to get more runs, if there is only one."""
+    st.info("Compare needs at least two runs. Train more seeds, and sham runs, in which nothing is perturbed:")
+    how_to_train(judgement, SEEDS)
+    st.caption("Then choose all their files on the home page. Six seeds of each can be decided.")
+    st.page_link("app.py", label="Choose more files on the home page")
+
+
+def how_to_train(judgement: Judgement, grid: str) -> None:
+    """Show the command that trains a sweep, or the facts that runs of other trainers must record."""
+    if any(run.by_trainer for run in judgement.runs):
+        line = f"prismatic sweep --config experiments/per-example.yml --grid {grid}"
+        st.code(line, language=None, wrap_lines=True)
+    else:
+        st.caption(
+            "Each run must record its seed and scale as the facts config.seed and config.perturbation_scale; its other "
+            "options define its group. Record them in your own loop, or when you import runs of a tracker:"
+        )
+        st.code(FACTS, language=None, wrap_lines=True)
