@@ -11,8 +11,8 @@ if __name__ == "__main__":
     frame("Home")
     st.title("Did perturbation change what the experts learn?")
     st.caption(
-        "Prismatic reads the gradient norms of a training run and judges three claims: awakening, divergence and "
-        "sustainment. It removes what routing explains."
+        "The hypothesis: experts whose largest and smallest weights are perturbed at the start learn differently from "
+        "unperturbed copies, and go on doing so. Prismatic judges it from the gradients of your runs."
     )
     from ui.sections.home import home  # after the first words: this import loads what reads, judges and draws
 

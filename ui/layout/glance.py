@@ -21,7 +21,7 @@ from validation.text import sentence
 from validation.verdict.claims import Claim
 from validation.verdict.words.wording import ends, estimated, has_interval, needed, placed, quantity
 
-WIDTHS = (5, 4, 7, 6)  # of the columns: claim, status, estimate, reason
+WIDTHS = (4, 5, 7, 5)  # of the columns: claim, status, estimate, reason
 QUIET = "color:color-mix(in srgb,currentColor 72%,transparent)"
 
 
@@ -57,7 +57,8 @@ def claims_table(judgement: Judgement, glance: Glance) -> None:
         for row in glance.rows:
             with st.container(border=True):
                 _row(judgement, row)
-    st.caption(escape_markdown(glance.documented))
+    if glance.documented:
+        st.caption(escape_markdown(glance.documented))
 
 
 def _row(judgement: Judgement, row: Row) -> None:
@@ -80,8 +81,8 @@ def estimate_html(claim: Claim, color: str) -> str:
         return f'<span style="{QUIET}">No estimate.</span>'
     interval = ends(claim) or "no interval"
     text = f"<strong>{escape(placed(claim))}</strong> <span>{escape(interval)}</span>"
-    about = f"{quantity(claim)}; an effect is {needed(claim)}"
     bar = interval_bar(claim, color) if has_interval(claim) else None
+    about = quantity(claim) if bar else f"{quantity(claim)}; needed: {needed(claim)}"
     return f'{text}<br><small style="{QUIET}">{escape(sentence(about))}</small>{bar or ""}'
 
 

@@ -24,7 +24,7 @@ def interval_bar(claim: Claim, color: str = f"var(--mark,{theme.GREY})") -> str 
     low = 0.0 if claim.low is None else _position(claim, claim.low)
     high = 100.0 if claim.high is None else _position(claim, claim.high)
     none, limit = _position(claim, _no_effect(claim)), _position(claim, claim.threshold)
-    first, last = (digits(value, claim) + ("x" if claim.unit == RATIO else "") for value in _ends(claim))
+    first, last = (_tick(value, claim) for value in _ends(claim))
     parts = [
         _part("axis", 0, f"top:29px;width:100%;border-top:1px solid var(--quiet,{theme.GREY});opacity:.6"),
         _part("none", none, f"top:18px;height:22px;border-left:1px solid var(--quiet,{theme.GREY})"),
@@ -76,6 +76,13 @@ def _label(left: float, top: int, text: str) -> str:
     elif left > 70:
         where = f"right:{100 - left:.1f}%"
     return f'<span style="position:absolute;top:{top}px;white-space:nowrap;{where}">{text}</span>'
+
+
+def _tick(value: float, claim: Claim) -> str:
+    """Return the value at an end of the axis."""
+    if claim.unit == COSINE:
+        return f"{value:+.2g}"
+    return f"{value:.2g}x" if claim.unit == RATIO else digits(value, claim)
 
 
 def _no_effect(claim: Claim) -> float:

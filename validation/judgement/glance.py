@@ -183,6 +183,8 @@ def _reconciled(premise: Premise, awakening: str) -> str:
 def _documented(judgement: Judgement, claims: Sequence[Claim], deciding: Sequence[Group]) -> str:
     """Return the documented reading of the three claims, and why it may differ."""
     written = judgement.verdict.as_written.whole(None)
+    if all(claim.status == INVALID for claim in written.values()):
+        return ""
     runs = _runs_of(judgement, deciding)
     text = ", ".join(f"{name} {claim.status}" for name, claim in written.items())
     scale = scales_with(runs[0])

@@ -23,27 +23,28 @@ from validation.charts.theme import dark_colors
 from validation.diagnostics import Finding
 from validation.diagnostics.finding import group_same
 from validation.files.run_file import RunFile
+from validation.judgement.advice import Advice
 from validation.judgement.baseline import Comparison
+from validation.judgement.glance import glance_of, step_of
 from validation.judgement.judge import Judgement
 from validation.report import figures
 from validation.report.json_report import options, versions
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
 from validation.verdict.claims import CLAIMS, Claim, overall
-from validation.verdict.decide import Verdict
 from validation.verdict.groups import Group, deciding_groups
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
+from validation.verdict.words.statuses import ICONS
 from validation.verdict.words.wording import (
     CHECKS,
-    QUESTIONS,
     estimated,
     has_interval,
     parts_of,
+    quantity,
     replication,
     threshold,
 )
 
-SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "confounded": "≈", "invalid": "∅"}
 DETAILED = 4  # runs with a section and charts; a table lists all
 FACTS = ("prismatic", "torch", "python", "git_commit", "git_dirty", "device", "precision", "world_size")
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$])")
@@ -88,7 +89,7 @@ def _environment(*, html: bool) -> Environment:
     environment.filters["verbatim"] = lambda text: Markup(printable(text, LONGEST))
     environment.filters["sentence"] = sentence
     environment.filters["spaced"] = spaced
-    environment.globals["symbols"] = SYMBOLS
+    environment.globals["icons"] = ICONS
     return environment
 
 
@@ -111,16 +112,12 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
     detailed = sorted(runs, key=lambda each: each[0].id not in decides)[:DETAILED]
     return {
         "status": verdict.status,
-        "headline": verdict.headline,
-        "because": verdict.controlled.because if runs else "",
-        "written": verdict.as_written.status,
+        "glance": _glance(judgement),
         "generated": now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "rules": RULES,
         "count": pluralize(len(runs), "run"),
         "several": len(runs) > 1,
-        "premise": deciding[0].premise if len(deciding) == 1 else None,
-        "across": _cards(verdict, None),
         "groups": [_group(group) for group in verdict.groups],
         "group_charts": _group_charts(judgement) if drawable else [],
         "doses": [dose.because for dose in verdict.doses],
@@ -165,13 +162,21 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
     }
 
 
-def _cards(verdict: Verdict, run: str | None) -> list[dict[str, Any]]:
-    """Return the three claims about a run, or over all runs (None), as controlled and as written."""
-    controlled, written = verdict.controlled.whole(run), verdict.as_written.whole(run)
-    return [
-        {**_claim(claim), "question": QUESTIONS[name], "written": _claim(written[name])}
-        for name, claim in controlled.items()
+def _glance(judgement: Judgement) -> dict[str, Any]:
+    """Return the verdict at a glance, with a row for each claim over all runs."""
+    glance = glance_of(judgement)
+    rows = [
+        {
+            **_claim(row.claim),
+            "question": row.question,
+            "kind": row.shown.kind,
+            "word": row.shown.word,
+            "reason": row.reason,
+            "groups": [(name, claim.status, estimated(claim)) for name, claim in row.groups],
+        }
+        for row in glance.rows
     ]
+    return {**vars(glance), "rows": rows, "sentence": glance.sentence}
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
@@ -184,6 +189,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "estimate": estimated(claim),
         "over": replication(claim),
         "threshold": threshold(claim),
+        "quantity": quantity(claim),
         "because": claim.because,
         "parts": [f"{spaced(part.name)} {estimated(part)}, threshold {threshold(part)}" for part in parts_of(claim)],
         "bar": Markup(bar) if bar else "",
@@ -235,7 +241,6 @@ def _section(
         "provisional": not run.finished,
         "positive_control": run.is_positive_control,
         "premise": verdict.premise_of.get(run.id),
-        "cards": _cards(verdict, run.id),
         "per_expert": [_claim(claim) for claim in verdict.as_written.of(run.id) if claim.expert is not None],
         "charts": _figures(figures.evidence(judgement, run, file) if draw else [], run.id),
         "registration": registration.because,
@@ -260,12 +265,10 @@ def _finding(same: Sequence[Finding]) -> dict[str, Any]:
     return {**asdict(same[0]), "seen": seen[:SHOWN], "more": max(0, len(seen) - SHOWN)}
 
 
-def _advice(judgement: Judgement, advice: Any) -> dict[str, Any]:
-    """Return one advice with its command, which starts from the options of the run that the advice is about."""
-    run = next((run for run in judgement.runs if run.id == advice.run), None)
-    config = f"{run.id}.yml" if run is not None and run.config else "experiments/prismatic.yml"
-    line = f"prismatic train --config {config} {advice.line}" if advice.line else ""
-    return {"id": advice.id, "text": advice.text, "run": advice.run or "", "line": line}
+def _advice(judgement: Judgement, advice: Advice) -> dict[str, Any]:
+    """Return one advice with its command."""
+    step = step_of(advice, judgement)
+    return {"id": advice.id, "text": step.text, "run": advice.run or "", "line": step.command}
 
 
 def _grouped_registrations(registrations: Sequence[Registration]) -> list[str]:

@@ -18,12 +18,14 @@ from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.diagnostics.finding import group_same
 from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, CheckChange, Comparison
+from validation.judgement.glance import Glance, Row, Step, glance_of, step_of
 from validation.judgement.judge import Judgement
-from validation.text import pluralize, printable, sentence, spaced
+from validation.text import pluralize, printable, spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
 from validation.verdict.decide import Reading, Verdict
 from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group, deciding_groups
 from validation.verdict.registration import ALTERED, CHANGED, Registration
+from validation.verdict.words.statuses import SELF_TEST
 from validation.verdict.words.wording import CHECKS, estimated, parts_of, replication, threshold
 
 LONGEST = 5000  # characters of a line
@@ -38,6 +40,7 @@ STYLES = {
     INCONCLUSIVE: "bold",
     CONFOUNDED: "bold yellow",
     INVALID: "bold magenta",
+    SELF_TEST: "bold blue",
     ERROR: "bold red",
     WARNING: "bold yellow",
     INFO: "bold",
@@ -47,19 +50,22 @@ STYLES = {
 def render(
     judgement: Judgement, comparison: Comparison | None = None, *, verbose: bool = False, brief: bool = False
 ) -> list[RenderableType]:
-    """Return what `check` prints: headline, deciding numbers, claims, premise, gravest finding and next step.
+    """Return what `check` prints: headline, deciding numbers, next step, claims, the documented reading, a finding.
 
     verbose: every group, every run, both readings, every finding and every advice as well. brief: of these, nothing
     about single runs where there are several.
     """
-    verdict = judgement.verdict
-    parts: list[RenderableType] = [_line((f"{verdict.status.upper()}: ", STYLES[verdict.status]), verdict.headline)]
-    parts += [_line(sentence(verdict.controlled.because))] if judgement.runs else []
-    parts += _tables(verdict)
+    glance = glance_of(judgement)
+    told = f" ({'; '.join(glance.notes)})" if glance.notes else ""
+    word = (f"{glance.shown.word.upper()}: ", STYLES[glance.shown.kind])
+    parts: list[RenderableType] = [_line(word, glance.headline, told)]
+    parts += [_line(glance.sentence)] if judgement.runs else []
+    parts += _next_step(glance.step) if glance.step is not None else []
+    parts += _tables(judgement.verdict, glance)
     if verbose:
         parts += _details(judgement, comparison, brief=brief)
     else:
-        parts += _summary(judgement, comparison)
+        parts += _summary(judgement, glance, comparison)
     return parts
 
 
@@ -76,12 +82,24 @@ def _status(status: str, width: int = 0) -> tuple[str, str]:
     return f"{status:<{width}}", STYLES[status]
 
 
-def _tables(verdict: Verdict) -> Iterator[RenderableType]:
-    """Yield the table of the three claims and, where there are several experiments, a table of these."""
-    if verdict.headlines:
+def _next_step(step: Step) -> Iterator[RenderableType]:
+    yield ""
+    yield _line(("next: ", "bold"), step.text)
+    if step.command:
+        yield _line(f"  {step.command}")
+    if step.cost:
+        yield _line((f"  {step.cost}", "dim"))
+
+
+def _tables(verdict: Verdict, glance: Glance) -> Iterator[RenderableType]:
+    """Yield the table of the three claims with the documented reading, and a table of several experiments."""
+    if glance.rows:
         yield ""
-        rows = _claim_rows(list(verdict.headlines.values()))
+        rows = _claim_rows(glance.rows)
         yield terminal.table(rows, whole=[name for name in rows[0] if name.startswith("estimate")])
+    if glance.documented:
+        yield ""
+        yield _line((glance.documented, "dim"))
     if len(verdict.groups) > 1:
         yield ""
         checked = any(group.check for group in verdict.groups)
@@ -90,16 +108,16 @@ def _tables(verdict: Verdict) -> Iterator[RenderableType]:
             yield _line(f"and {pluralize(len(verdict.groups) - GROUP_ROWS, 'more experiment')} (--verbose)")
 
 
-def _claim_rows(claims: Sequence[Claim]) -> list[dict[str, object]]:
+def _claim_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Return a row for each claim, with numbers if there are any: claims over several experiments have none."""
-    numbers = any(claim.estimate is not None for claim in claims)
-    estimate = f"estimate {replication(claims[0])}"
-    rows: list[dict[str, object]] = []
-    for claim in claims:
-        row: dict[str, object] = {"claim": claim.name, "status": _line(_status(claim.status))}
-        row |= {estimate: estimated(claim, unit=False), "threshold": threshold(claim)} if numbers else {}
-        rows.append(row | {"reason": claim.headline})
-    return rows
+    numbers = any(row.claim.estimate is not None for row in rows)
+    estimate = f"estimate {replication(rows[0].claim)}"
+    found: list[dict[str, object]] = []
+    for row in rows:
+        cells: dict[str, object] = {"claim": row.claim.name, "status": _line((row.shown.word, STYLES[row.shown.kind]))}
+        cells |= {estimate: estimated(row.claim, unit=False), "threshold": threshold(row.claim)} if numbers else {}
+        found.append(cells | {"reason": row.reason})
+    return found
 
 
 def _group_row(group: Group, *, checked: bool) -> dict[str, object]:
@@ -118,22 +136,20 @@ def _group_row(group: Group, *, checked: bool) -> dict[str, object]:
     return row | ({"check": check} if checked else {})
 
 
-def _summary(judgement: Judgement, comparison: Comparison | None) -> Iterator[RenderableType]:
-    """Yield the premise, changed thresholds, the gravest finding, the next step and how the baseline compares."""
-    yield from _premise(judgement.verdict)
+def _summary(judgement: Judgement, glance: Glance, comparison: Comparison | None) -> Iterator[RenderableType]:
+    """Yield the premise, changed thresholds, the gravest finding and how the baseline compares."""
+    if glance.premise:
+        yield ""
+        yield _line(("premise: ", "bold"), glance.premise)
     changed = [registration for registration in judgement.registrations if registration.status in (CHANGED, ALTERED)]
     for because, count in Counter(registration.because for registration in changed).items():
         yield _line(("thresholds: ", "bold"), because, f" ({pluralize(count, 'run')})" if count > 1 else "")
     findings, several = group_same(judgement.findings), len(judgement.runs) > 1
-    step = judgement.advice[0] if judgement.advice else None
     if findings:
         gravest = min(findings, key=lambda same: (ERROR, WARNING, INFO).index(same[0].severity))
-        mended = step is not None and step.id == "mend_the_data" and step.run == gravest[0].run
+        told = glance.step is not None and gravest[0].fix in glance.step.text
         yield ""
-        yield from _finding_lines(gravest, seen=1, cause=False, fix=not mended, named=several)
-    if step is not None:
-        yield ""
-        yield from _advice_lines("next: ", step, named=several)
+        yield from _finding_lines(gravest, seen=1, cause=False, fix=not told, named=several)
     if comparison is not None:
         yield ""
         yield from _comparison_lines(comparison, verbose=False)
@@ -143,29 +159,14 @@ def _summary(judgement: Judgement, comparison: Comparison | None) -> Iterator[Re
 
 
 def _verbose_hint(judgement: Judgement, findings: int) -> str:
-    """Return the line that names what --verbose adds, with the status of the reading as written."""
+    """Return the line that names what --verbose adds."""
     verdict, steps = judgement.verdict, len(judgement.advice)
     more = ["each run"] if judgement.runs else []
     more += ["the dose-response"] if verdict.doses else []
-    more += [f"the documented rules as written ({verdict.as_written.status})"]
+    more += ["the documented rules as written"]
     more += [pluralize(findings - 1, "more finding")] if findings > 1 else []
     more += [pluralize(steps - 1, "more step")] if steps > 1 else []
     return f"--verbose shows {', '.join(more)}."
-
-
-def _premise(verdict: Verdict) -> Iterator[RenderableType]:
-    """Yield in one line whether the clean expert's bottom weights are dormant, the premise of awakening."""
-    premises = [group.premise for group in deciding_groups(verdict.groups) if group.premise is not None]
-    if not premises:
-        return
-    if len(premises) == 1:
-        found = f"{premises[0].because} (dormant: below {premises[0].threshold:.2f}x)"
-    else:
-        counts = Counter(spaced(premise.status) for premise in premises)
-        each = ", ".join(f"{status} in {pluralize(count, 'experiment')}" for status, count in counts.items())
-        found = f"bottom weights of the clean expert are {each}"
-    yield ""
-    yield _line(("premise: ", "bold"), found)
 
 
 def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool) -> Iterator[RenderableType]:
@@ -193,7 +194,7 @@ def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool
         yield ""
         yield "next"
         for advice in judgement.advice:
-            yield from _advice_lines("  ", advice)
+            yield from _advice_lines(advice, judgement)
     if comparison is not None:
         yield ""
         yield from _comparison_lines(comparison)
@@ -259,10 +260,11 @@ def _labelled(rows: Sequence[tuple[str, str]]) -> Table:
     return grid
 
 
-def _advice_lines(title: str, advice: Advice, *, named: bool = True) -> Iterator[RenderableType]:
-    where = f" [{advice.run}]" if advice.run and named else ""
-    command = f": prismatic train ... {advice.line}" if advice.line else ""
-    yield _line((title, "bold"), f"{advice.text}{where}{command}")
+def _advice_lines(advice: Advice, judgement: Judgement) -> Iterator[RenderableType]:
+    step = step_of(advice, judgement)
+    yield _line(f"  {step.text}", f" [{advice.run}]" if advice.run else "")
+    if step.command:
+        yield _line(f"    {step.command}")
 
 
 def _comparison_lines(comparison: Comparison, *, verbose: bool = True) -> Iterator[RenderableType]:

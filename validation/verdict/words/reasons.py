@@ -95,7 +95,7 @@ def _of_effect(reason: Reason, m: Measurements, run: Run, effect: Effect, interv
     return {
         Reason.ABOVE_MARGIN: f"{found}; the whole interval lies beyond the threshold of {limit}",
         Reason.INSIDE_MARGIN: f"{found}; an effect of {limit} is ruled out",
-    }.get(reason, f"{found}; the threshold of {limit} may be exceeded or not")
+    }.get(reason, f"{found}; whether the effect exceeds {limit} stays open")
 
 
 WITH_ESTIMATE = {
