@@ -1,9 +1,10 @@
-"""The Dynamics page: its views and their hints, divergence scores, options of the chart, the brush, and export."""
+"""The Dynamics page: views and their hints, divergence scores, options, brush and export; the norms chart of Home."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import altair as alt
@@ -12,7 +13,10 @@ import pandas as pd
 import streamlit as st
 
 from prismatic.contract.thresholds import Thresholds
+from ui.sections.norms import choose_norms, norms_caption
 from ui.widgets.charts import Described, describe, draw
+from ui.widgets.fragments import fragment
+from ui.widgets.markdown import escape_markdown
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.cohort import MeasuredRun
@@ -20,16 +24,17 @@ from validation.analysis.run import Run
 from validation.charts import run_dynamics
 from validation.charts.lines import LineChart
 from validation.frames.downsample import SMOOTH_WINDOW
+from validation.frames.norms import experts_drawn
 from validation.frames.run_dynamics import TIER_METRICS, ChartOptions, Style, line_rows, mean_scores, overview_rows
 from validation.frames.x_axis import AXES, axis_values
 from validation.judgement.judge import Judgement
 from validation.report.figures import CONFIG, static_spec
-from validation.text import spaced
+from validation.text import pluralize, spaced
 
 OVERVIEW_FROM = 1000  # logged steps from which the overview with its brush is shown
-EXPERTS_SHOWN = 4  # at first: more lines cannot be told apart
 MAX_CARDS = 3  # experts up to which each has its own card
 TIERS = tuple(TIER_METRICS)
+ZOOM = " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again."
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class View:
 
 VIEWS = {
     "Tier norms": View(
-        "Blue: clean expert; red and orange: perturbed; grey: control; light: top tier; dark: middle tier. The height "
-        "of a line also depends on the loss scale and the routing share, so read the verdict, not the height.",
+        "Blue: clean expert. Red and orange: perturbed. Grey: control. Light: top tier, the largest weights. Medium: "
+        "bottom tier, the smallest. Dark: middle tier.",
         (*TIERS, "norm"),
         lambda long, style, thresholds: run_dynamics.tier_norms(long, style),
     ),
@@ -172,20 +177,17 @@ def choose_view() -> str:
 
 def choose_experts(run: Run) -> list[int]:
     """Return the experts to draw: with many experts the first few, until the user chooses others."""
-    if len(run.experts) <= EXPERTS_SHOWN:
-        return list(run.experts)
-    controls = [expert.index for expert in run.of_role("control")][:1]
-    first = [expert for expert in run.experts if expert not in controls][: EXPERTS_SHOWN - len(controls)]
-    return (
-        st.multiselect(
-            f"Experts to draw, of {len(run.experts)}",
-            list(run.experts),
-            default=first + controls,
-            format_func=lambda expert: f"{expert} {run.experts[expert].role}",
-            key=f"experts-{run.id}",
-        )
-        or first + controls
+    first = experts_drawn(run)
+    if len(first) == len(run.experts):
+        return first
+    chosen = st.multiselect(
+        f"Experts to draw, of {len(run.experts)}",
+        list(run.experts),
+        default=first,
+        format_func=lambda expert: f"{expert} {run.experts[expert].role}",
+        key=f"experts-{run.id}",
     )
+    return chosen or first
 
 
 def choose_axis(run: Run) -> str:
@@ -232,7 +234,46 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
 
 def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
     """Draw the chart over the steps under the brush; a new brush runs only this part of the page again."""
+    shows_norms = "top_norm" in VIEWS[options.view].metrics
+    if shows_norms:
+        options = replace(options, norms=choose_norms(judgement, run, options.source))
     options = replace(options, steps=choose_range(judgement, run))
+    picture = lines(judgement, run, options)
+    if shows_norms:
+        norms_caption(judgement, run, options.experts, options.source, options.norms)
+    st.caption(VIEWS[options.view].hint + ZOOM)
+    export(picture, f"{run.id}-{options.view.lower().replace(' ', '-')}")
+
+
+def norms_of(judgement: Judgement, run: Run) -> None:
+    """Show the norms of one run: what it is a picture of, the switch, the chart, and what the chart says."""
+    if not len(run.steps):
+        return
+    fragment(judgement, run, _norms)
+
+
+def _norms(judgement: Judgement, run: Run) -> None:
+    experts = experts_drawn(run)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader("Gradient norms over training", anchor=False, width="content")
+        norms = choose_norms(judgement, run, "merged")
+    st.caption(escape_markdown(_about(judgement, run, experts)))
+    lines(judgement, run, ChartOptions("Tier norms", "merged", tuple(experts), "Steps", False, False, norms=norms))
+    norms_caption(judgement, run, experts, "merged", norms)
+
+
+def _about(judgement: Judgement, run: Run, experts: Sequence[int]) -> str:
+    """Return what the picture is of: one run, one of how many seeds, and how many of its experts are drawn."""
+    seeds = len(judgement.group_of(run.id).runs)
+    which = f"One run, {run.id}" + (f", of {seeds} seeds" if seeds > 1 else "")
+    roles = Counter(run.experts[expert].role for expert in experts)
+    drawn = ", ".join(f"{count} {role}" for role, count in roles.items())
+    count = pluralize(len(experts), "expert") + (f" of {len(run.experts)}" if len(experts) < len(run.experts) else "")
+    return f"{which}. {count} drawn: {drawn}. {VIEWS['Tier norms'].hint}"
+
+
+def lines(judgement: Judgement, run: Run, options: ChartOptions) -> ChartWithRows:
+    """Draw the lines of a run; return them with their rows."""
     each = next(each for each in judgement.measured if each.run is run)
     thresholds = judgement.verdict.thresholds
     picture = memoized(judgement, (run.id, options), lambda: ChartWithRows.of(each, options, thresholds))
@@ -242,10 +283,7 @@ def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
         key=f"dynamics-{options.view}",
         alt=f"{options.view} over {AXES[options.unit].lower()}",
     )
-    st.caption(
-        VIEWS[options.view].hint + " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again."
-    )
-    export(picture, f"{run.id}-{options.view.lower().replace(' ', '-')}")
+    return picture
 
 
 def overview(run: Run) -> alt.Chart:

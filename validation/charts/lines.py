@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from validation.charts import theme
+from validation.charts.end_labels import NARROW, end_labels, has_end_labels
 from validation.charts.hover import hover_layers
 from validation.charts.panels import Panel, panel_rows
 from validation.frames.bins import VerdictBins
@@ -23,27 +24,31 @@ from validation.frames.run_dynamics import DEFAULT_STYLE, Style
 LineChart = alt.LayerChart | alt.VConcatChart
 INSIDE = 38  # pixels at both ends of stacked plots, for the labels inside
 X_FORMAT = ",.10~g"  # steps, tokens or hours, without rounding errors in the last digits
+LINE, CLEAN_LINE = 1.6, 3.4  # widths
+IS_CLEAN = "datum.expert === 0"
 FROM_ZERO = "datum.value < 0 ? '' : datum.label"
-NARROW = "windowSize()[0] < 640"  # a phone
 
 
 def draw_panels(panels: Sequence[Panel], style: Style = DEFAULT_STYLE, *, small: bool = False) -> LineChart:
     """Return one panel as a chart, or several stacked on one axis that zoom and show their tooltip together.
 
-    small: draw one panel as in a stack, with its labels inside the plot.
+    small: draw one panel as in a stack, with the labels of its axis inside the plot.
     """
-    colors, dashes = _colors(panels, 2 if small else len(theme.PARTS)), _dashes(panels)
     hover = hover_layers(panels, style)
     if len(panels) == 1 and not small:
-        y = alt.Axis(title=panels[0].title, format=".4~g")
-        layers = _layers(0, panels[0], hover[0], style, colors, dashes, alt.Axis(title=style.axis, format=X_FORMAT), y)
-        return _interactive(alt.LayerChart(layer=layers, height=theme.LINES_HEIGHT), layers)
+        return _single(panels[0], hover[0], style)
+    colors, dashes = _colors(panels, 2 if small else len(theme.PARTS)), _dashes(panels)
     # Labels inside the plot take no room beside it, so that stacked plots stay aligned, also on a phone.
-    inside = alt.Axis(
-        title=None, format=".4~g", ticks=False, domain=False, labelAlign="left", labelBaseline="bottom", labelPadding=-4
-    )
+    look: dict[str, Any] = {
+        "ticks": False,
+        "domain": False,
+        "labelAlign": "left",
+        "labelBaseline": "bottom",
+        "labelPadding": -4,
+    }
     charts = []
     for place, panel in enumerate(panels):
+        inside = panel.axis(title=None, **look)
         last = panel is panels[-1]
         x = alt.Axis(title=style.axis if last else None, labels=last, ticks=last, labelExpr=FROM_ZERO, format=X_FORMAT)
         height = "height" if small else str(theme.STACKED_HEIGHT)  # a small chart shares its height with its axes
@@ -56,6 +61,18 @@ def draw_panels(panels: Sequence[Panel], style: Style = DEFAULT_STYLE, *, small:
         return _interactive(charts[0], charts[0].layer)
     stacked: alt.VConcatChart = alt.vconcat(*charts, spacing=12).resolve_scale(x="shared")
     return _interactive(stacked, [layer for panel in stacked.vconcat for layer in panel.layer])
+
+
+def _single(panel: Panel, pointer: alt.Chart, style: Style) -> LineChart:
+    """Return one panel with labels at the ends of its lines, or with legends where there is no room for labels."""
+    height, labelled = theme.LINES_HEIGHT, has_end_labels(panel)
+    colors, dashes = _colors([panel], len(theme.PARTS), legends=not labelled), _dashes([panel], legends=not labelled)
+    x = alt.Axis(title=style.axis, format=X_FORMAT, ticks=True, domain=True, grid=False)
+    y = panel.axis(title=panel.title, minor=True)
+    layers = _layers(0, panel, pointer, style, colors, dashes, x, y)
+    if labelled:
+        layers += end_labels(panel, height, colors, dashes)
+    return _interactive(alt.LayerChart(layer=layers, height=height), layers)
 
 
 def _interactive(chart: LineChart, layers: Sequence[Any]) -> LineChart:
@@ -73,7 +90,7 @@ def _interactive(chart: LineChart, layers: Sequence[Any]) -> LineChart:
     return chart
 
 
-def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
+def _colors(panels: Sequence[Panel], most: int, *, legends: bool = True) -> alt.Color:
     """Return the colour by role and part, with a legend below the plot, where a phone has room for it."""
     there = {name for panel in panels for name in panel.rows["series"].unique()}
     present = [name for name in theme.SERIES if name in there]
@@ -87,10 +104,10 @@ def _colors(panels: Sequence[Panel], most: int) -> alt.Color:
         symbolOpacity=1,
         symbolStrokeWidth=3,
     )
-    return alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if present else None)
+    return alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if present and legends else None)
 
 
-def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
+def _dashes(panels: Sequence[Panel], *, legends: bool = True) -> alt.StrokeDash:
     """Return the dash by expert: solid for experts 0 and 1, whose colours differ, then a pattern for each."""
     experts = sorted({int(expert) for panel in panels for expert in panel.rows["expert"].unique()})
     named = [expert for expert in experts if expert >= 0]
@@ -108,7 +125,7 @@ def _dashes(panels: Sequence[Panel]) -> alt.StrokeDash:
         titleFontWeight="normal",
     )
     return alt.StrokeDash(
-        "expert:N", scale=alt.Scale(domain=experts, range=ranges), legend=legend if len(named) > 1 else None
+        "expert:N", scale=alt.Scale(domain=experts, range=ranges), legend=legend if len(named) > 1 and legends else None
     )
 
 
@@ -137,10 +154,13 @@ def _layers(
     faint = style.smooth is not None or bins
     # Tooltips come from the pointer: a tooltip for every row would take the page longer than drawing the lines.
     line = alt.Chart(rows).mark_line(
-        clip=True, strokeWidth=0.7 if faint else 1.7, opacity=0.35 if faint else 1.0, tooltip=None
+        clip=True, strokeWidth=0.7 if faint else LINE, opacity=0.35 if faint else 1.0, tooltip=None
     )
     ends = alt.Chart(pd.DataFrame({"value": panel.extent})).mark_point(opacity=0, size=0, tooltip=None)
-    layers = [line.encode(x=x, y=y, color=legend, strokeDash=dash).properties(name=f"lines{place}"), ends.encode(y=y)]
+    line = line.encode(x=x, y=y, color=legend, strokeDash=dash)
+    if not faint:  # the clean expert's line is seen below others that fall on it
+        line = line.encode(strokeWidth=alt.StrokeWidthValue(LINE, condition={"test": IS_CLEAN, "value": CLEAN_LINE}))
+    layers = [line.properties(name=f"lines{place}"), ends.encode(y=y)]
     if style.smooth is not None:
         smooth = _broken(panel_rows(style.smooth, panel)[columns], style.gaps)
         medians = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)

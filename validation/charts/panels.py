@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
+
+from validation.charts.ticks import IS_POWER, log_ticks
+
+MINOR_OPACITY = 0.35  # of grid lines between powers of ten
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +62,23 @@ class Panel:
     def scale(self) -> alt.Scale:
         """The scale, without a domain: the extent sets it as invisible rows, so that new rows fit the same chart."""
         if self.logarithmic:
-            return alt.Scale(type="log", clamp=True, nice=False)
+            return alt.Scale(type="log", nice=False)
         return alt.Scale(zero=False, nice=True)
+
+    def axis(self, *, minor: bool = False, **look: Any) -> alt.Axis:
+        """Return the vertical axis, with labels at powers of ten if it is logarithmic. minor: with ticks between."""
+        if not self.logarithmic:
+            return alt.Axis(format=".4~g", **look)
+        ticks = log_ticks(*self.extent)
+        if not ticks.decades:
+            return alt.Axis(format=".4~g", values=ticks.values, **look)
+        powers = [tick for tick in ticks.values if math.log10(tick) == round(math.log10(tick))]
+        if not minor:
+            return alt.Axis(format=".4~g", values=powers, **look)
+        label = f"{IS_POWER} ? format(datum.value, '.4~g') : ''"
+        faint = {"condition": {"test": IS_POWER, "value": 1}, "value": MINOR_OPACITY}
+        look |= {"tickCount": len(ticks.values)}  # a smaller count would leave some out
+        return alt.Axis(values=ticks.values, labelExpr=label, labelOverlap=False, gridOpacity=faint, **look)
 
 
 def panel_rows(frame: pd.DataFrame, panel: Panel) -> pd.DataFrame:

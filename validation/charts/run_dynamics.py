@@ -69,13 +69,14 @@ def tier_norms(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, small: bool 
 
     rows: expert, role, metric, step and value, here and below.
     """
-    return draw_panels([_norms(rows)], style, small=small)
+    return draw_panels([_norms(rows, style)], style, small=small)
 
 
 def tier_panels(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
     """Return the gradient norms in one panel per tier."""
     panels = [
-        _panel(rows, metric, f"{tier.capitalize()} norm (loss / weight)", tier) for metric, tier in TIER_METRICS.items()
+        _panel(rows, metric, f"{tier.capitalize()} tier: {style.norm[:1].lower()}{style.norm[1:]}", tier)
+        for metric, tier in TIER_METRICS.items()
     ]
     return draw_panels(panels, style)
 
@@ -104,16 +105,16 @@ def loss(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
 
 def together(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, supported: float, refuted: float) -> LineChart:
     """Return norms, divergence, routing shares and loss, stacked on one axis, without panels that have no values."""
-    panels = [_norms(rows), _divergence(rows, supported, refuted), routing_panel(rows), _loss(rows)]
+    panels = [_norms(rows, style), _divergence(rows, supported, refuted), routing_panel(rows), _loss(rows)]
     filled = [panel for panel in panels if panel.rows["value"].notna().any()]
     return draw_panels(filled or panels[:1], style)
 
 
-def _norms(rows: pd.DataFrame) -> Panel:
+def _norms(rows: pd.DataFrame, style: Style) -> Panel:
     tiers = rows["metric"].isin(TIER_METRICS)
     parts = TIER_METRICS if rows.loc[tiers, "value"].notna().any() else {"norm": "whole"}
     own = rows[rows["metric"].isin(parts)]
-    return Panel("Gradient norm (loss / weight)", _with_series(own, own["metric"].map(parts)), log=True)
+    return Panel(style.norm, _with_series(own, own["metric"].map(parts)), log=True)
 
 
 def _divergence(rows: pd.DataFrame, supported: float, refuted: float) -> Panel:

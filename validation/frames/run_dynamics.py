@@ -14,6 +14,7 @@ from prismatic.contract.schema import TIERS
 from validation.analysis.effects import Levels
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
+from validation.frames.beyond_routing import can_divide, divide_by_shares
 from validation.frames.bins import VerdictBins, verdict_bins
 from validation.frames.downsample import (
     ALL_POINTS,
@@ -28,6 +29,7 @@ from validation.frames.downsample import (
     min_max_indices,
     min_max_rows,
 )
+from validation.frames.norms import AS_LOGGED, BEYOND_ROUTING, NORM, norms_title
 from validation.frames.x_axis import AXES, bins_on_axis, rows_on_axis, steps_on_axis
 
 TIER_METRICS = {f"{tier}_norm": tier for tier in TIERS}
@@ -49,6 +51,8 @@ class ChartOptions:
     """Draw the means of the verdict's bins and the steps that it skips."""
     steps: tuple[float, float] | None = None
     """Range of steps; None for all."""
+    norms: str = AS_LOGGED
+    """Norms as logged, or beyond routing: each divided by its expert's routing share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,8 @@ class Style:
     """The horizontal axis, and what is drawn beside the lines."""
 
     axis: str = "Training step"
+    norm: str = NORM
+    """Title of norms."""
     smooth: pd.DataFrame | None = None
     """Running medians, with the columns of the lines."""
     hover: pd.DataFrame | None = None
@@ -80,6 +86,9 @@ def line_rows(
     seen, wanted = run.from_source(options.source), set(metrics)
     if seen.source == "isolated":
         wanted -= {"routing_weight"}
+    title = norms_title(seen, options.norms)
+    if options.norms == BEYOND_ROUTING and can_divide(seen):
+        seen = divide_by_shares(seen, options.experts)
     if any(np.isfinite(seen.experts[expert][tier]).any() for expert in options.experts for tier in TIER_METRICS):
         wanted -= {"norm"}
     chosen: dict[str, Any] = {"metrics": sorted(wanted), "experts": options.experts}
@@ -88,6 +97,7 @@ def line_rows(
     bins = verdict_bins(seen, levels, **chosen) if options.bins and levels is not None else None
     style = Style(
         AXES[unit],
+        norm=title,
         smooth=rows_on_axis(median_rows(seen, SMOOTH_POINTS, steps, **chosen), run, unit) if options.smooth else None,
         hover=rows_on_axis(hover_rows(seen, HOVER_POINTS, steps, **chosen), run, unit),
         gaps=_gaps_on_axis(seen, run, options),
