@@ -1,4 +1,4 @@
-"""What several pages show: the table of all runs, and the choice of gradients."""
+"""Parts that several pages show: the table of all runs, and the choice of gradients."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from ui.layout.frame import icon as tab_icon
 from ui.layout.glance import banner, claims_table, next_step
 from ui.layout.shell import finding_card, judge_library, pick_run, run_header, show_rejected
 from ui.sections.choose import choose, remove, rerun_with_new_widgets
+from ui.sections.dynamics import norms_of
 from ui.sections.first_visit import first_visit
 from ui.sections.verdict import run_facts
 from ui.session.address import forget, restore
@@ -61,6 +62,7 @@ def chosen_files(judgement: Judgement) -> None:
 def run_at_a_glance(judgement: Judgement, run: Run, glance: Glance) -> None:
     """Show the chart of one run, then its premise, findings and facts, a line each."""
     run_header(run)
+    norms_of(judgement, run)
     if glance.premise:
         st.caption(escape_markdown(glance.premise))
     findings_line(judgement, run)

@@ -15,6 +15,7 @@ from validation.analysis.distinct import Distinct
 from validation.analysis.run import Run
 from validation.files.run_file import RunFile
 from validation.judgement.baseline import Change, Comparison
+from validation.judgement.glance import step_of
 from validation.judgement.judge import Judgement
 from validation.text import printable
 from validation.verdict.claims import Claim
@@ -49,7 +50,10 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
         "premise": list(map(asdict, verdict.premises)),
         "groups": [_group(group) for group in verdict.groups],
         "dose": list(map(asdict, verdict.doses)),
-        "advice": [{**asdict(advice), "line": advice.line} for advice in judgement.advice],
+        "advice": [
+            {**asdict(advice), "line": advice.line, "command": step_of(advice, judgement).command}
+            for advice in judgement.advice
+        ],
         "rules": RULES,
         "thresholds": asdict(verdict.thresholds),
         "versions": versions(),

@@ -184,7 +184,7 @@ def test_words_of_a_file_put_no_line_and_no_escape_into_the_terminal(capsys, tmp
 
 def test_a_positive_control_says_so_in_its_first_line(capsys):
     main(["check", str(EXAMPLES / "positive-control.db")])
-    assert "put in by hand" in capsys.readouterr().out.splitlines()[0]
+    assert capsys.readouterr().out.startswith("SELF-TEST PASSED: The instrument works: ")
 
 
 def test_the_text_names_the_premise_both_readings_and_the_fix(capsys, tmp_path):
@@ -194,7 +194,7 @@ def test_the_text_names_the_premise_both_readings_and_the_fix(capsys, tmp_path):
     )
     main(["check", "--verbose", str(write(run, tmp_path / "dynamics.db", **options))])
     text = capsys.readouterr().out
-    assert text.startswith("CONFOUNDED: ")
+    assert text.startswith("CONFOUNDED BY ROUTING: ")
     assert all(word in text for word in ("premise", "controlled", "as written", "fix:", "merge=example"))
 
 

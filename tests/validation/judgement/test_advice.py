@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismatic.contract.thresholds import Thresholds
+from prismatic.sweep.plan import plan
 from prismatic.train.config import RunConfig, parse_config
 from tests.support.probed_runs import probed_run
-from tests.support.simulated_runs import named, simulated_run, study, with_norms
+from tests.support.simulated_runs import named, simulated_run, study, with_norms, write
 from validation.analysis.run import Run
-from validation.judgement.advice import Advice, advise
+from validation.judgement.advice import MOST_SEEDS, Advice, advise
 from validation.judgement.judge import combine_judgements, judge_each
 from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Reason
 
@@ -52,13 +53,32 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trainer_accepts_every_line_and_each_changes_the_training(kind):
     runs = KINDS[kind]()
-    lines = [one for one in advised(*runs) if one.options]
+    lines = [one for one in advised(*runs) if one.line]
     assert lines
     for one in lines:
-        assert one.line.startswith("--set ")
+        assert one.command("a run.db").startswith(
+            f"prismatic {'sweep' if one.grid else 'train'} --config 'a run.db' --"
+        )
         changes = dict(option.split("=") for option in one.options)
         known = {name: runs[0].config[name] for name in RunConfig().facts()}
-        assert parse_config({**known, **changes}).facts() != parse_config(known).facts()
+        assert one.grid or parse_config({**known, **changes}).facts() != parse_config(known).facts()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_plans_the_runs_that_it_promises(kind, tmp_path):
+    """The options are taken from the run file, and each seed of the study has its sham run."""
+    runs = KINDS[kind]()
+    file = write(runs[0], tmp_path / "dynamics.db", **{f"config.{name}": v for name, v in runs[0].config.items()})
+    for one in (one for one in advised(*runs) if one.grid):
+        sweep = plan(file, one.grid, overrides=one.options, runs=tmp_path)
+        assert len(sweep.jobs) == one.runs
+        scales = {
+            scale: {job.config.seed for job in sweep.jobs if job.config.perturbation_scale == scale}
+            for scale in {job.config.perturbation_scale for job in sweep.jobs}
+        }
+        assert len(scales) == 2
+        assert len({frozenset(seeds) for seeds in scales.values()}) == 1
+        assert 0.0 in scales
 
 
 REASONS = [reason for reason in Reason if reason != Reason.AS_WRITTEN]
@@ -100,17 +120,19 @@ def test_whatever_the_reasons_every_line_is_accepted(decisions, options, control
         if one.options:
             changes = dict(option.split("=") for option in one.options)
             parse_config({**RunConfig().facts(), **options, **changes})
+        if one.grid:
+            assert 2 <= one.runs <= 2 * (MOST_SEEDS + 1)
 
 
 def test_a_refuted_study_gets_the_documented_advice():
     advice = named_advice(*trained(*study(6, probed_run, **EXPERTS)))
-    assert advice["raise_scale"].options == ("perturbation_scale=2.0",)
+    assert advice["raise_scale"].grid == ("perturbation_scale=0,2", "seed=0..5")
     assert advice["adjust_sparsity"].options == ("sparsity=0.2",)
 
 
 def test_a_study_at_scale_two_is_advised_a_larger_scale():
     runs = trained(*study(6, probed_run, **EXPERTS), perturbation_scale=2.0)
-    assert named_advice(*runs)["raise_scale"].options == ("perturbation_scale=4",)
+    assert named_advice(*runs)["raise_scale"].grid[0] == "perturbation_scale=0,4"
 
 
 def test_the_router_comes_first_when_it_collapsed_and_the_step_is_named():
@@ -124,7 +146,8 @@ def test_the_router_comes_first_when_it_collapsed_and_the_step_is_named():
 
 def test_a_run_of_one_common_gradient_gets_options_that_show_a_direction():
     advice = named_advice(*KINDS["one common gradient"]())
-    assert advice["see_direction"].options == ("merge=example", "probe_freq=10", "control_experts=3")
+    assert advice["see_direction"].options == ("merge=example", "probe_freq=1", "control_experts=3")
+    assert advice["see_direction"].runs == 12
     assert "add_control" not in advice
 
 
@@ -132,7 +155,7 @@ def test_noise_asks_for_larger_batches_and_missing_directions_for_a_probe():
     noisy = trained(*study(6, probed_run, **EXPERTS, reliability=0.02))
     assert named_advice(*noisy)["see_direction"].options == ("batch_size=16",)
     unseen = trained(*study(6, **EXPERTS))
-    assert named_advice(*unseen)["see_direction"].options == ("probe_freq=10",)
+    assert named_advice(*unseen)["see_direction"].options == ("probe_freq=1",)
 
 
 def test_a_missing_control_is_named_and_three_are_asked_for():
@@ -178,31 +201,46 @@ def test_a_broken_run_first_of_a_study_does_not_stand_for_the_others():
 
 def test_one_supported_run_asks_for_other_seeds():
     advice = advised(*trained(simulated_run(**EXPERTS, awakening=1.5, divergence=0.9), seed=4))
-    assert [(one.id, one.options) for one in advice] == [("replicate", ("seed=5",))]
+    assert [(one.id, one.grid[1]) for one in advice] == [("replicate", "seed=0..5")]
 
 
-def test_a_supported_study_needs_no_advice():
-    assert advised(*trained(*study(6, **EXPERTS, awakening=1.5, divergence=0.9))) == ()
+def test_a_supported_study_needs_no_command():
+    (advice,) = advised(*trained(*study(6, **EXPERTS, awakening=1.5, divergence=0.9)))
+    assert (advice.id, advice.line) == ("generalise", "")
 
 
-def test_sham_runs_and_positive_controls_need_no_advice():
-    assert advised(*trained(simulated_run(), perturbation_scale=0.0)) == ()
-    assert advised(*trained(simulated_run(), positive_control=1.5)) == ()
+def test_self_tests_lead_to_the_experiment_that_they_belong_to():
+    (shams,) = advised(*trained(simulated_run(), perturbation_scale=0.0))
+    assert (shams.id, shams.grid[0]) == ("train_perturbed", "perturbation_scale=0,1")
+    (planted,) = advised(*trained(simulated_run(), positive_control=1.5))
+    assert planted.options == ("positive_control=1",)
+    missed = trained(*study(6, probed_run, **EXPERTS), positive_control=1.5)
+    assert [one.id for one in advised(*missed)] == ["self_test_failed"]
+    beside = advised(*trained(simulated_run(seed=3)), *trained(simulated_run(), positive_control=1.5))
+    assert not {one.id for one in beside} & {"train_unplanted", "self_test_failed"}
 
 
 @pytest.mark.parametrize(
-    ("seeds", "text", "option"),
-    [(2, "train 4 more seeds and judge all 6", "seed=2"), (5, "train 1 more seed and judge all 6", "seed=5")],
+    ("seeds", "text"), [(1, "one run cannot decide"), (2, "2 seeds cannot"), (5, "5 seeds cannot")]
 )
-def test_too_few_seeds_ask_for_the_missing_ones_and_for_a_new_seed(seeds, text, option):
+def test_too_few_seeds_ask_for_a_whole_study(seeds, text):
     advice = named_advice(*trained(*study(seeds, **EXPERTS)))
-    assert text in advice["more_seeds"].text
-    assert advice["more_seeds"].options == (option,)
-    assert advice["add_twins"].options == ("perturbation_scale=0",)
+    assert advice["more_seeds"].text.startswith(text)
+    assert advice["more_seeds"].grid == ("perturbation_scale=0,1", "seed=0..5")
+
+
+def test_a_study_without_sham_runs_is_asked_for_them_first():
+    ids = [one.id for one in advised(*KINDS["undecided"]())]
+    assert ids.index("add_twins") < ids.index("more_seeds")
 
 
 def test_twins_that_are_there_are_not_asked_for():
-    assert "add_twins" not in named_advice(*trained(*study(3, **EXPERTS, twins=True)))
+    runs = trained(*study(6, probed_run, bottom=0.15, spread=0.1, control=1, twins=True))
+    advice = named_advice(
+        *runs[:6], *(replace(r, facts={**r.facts, "config.perturbation_scale": 0.0}) for r in runs[6:])
+    )
+    assert "more_seeds" in advice
+    assert "add_twins" not in advice
 
 
 def test_an_undecided_study_names_the_seeds_that_would_decide():
@@ -213,8 +251,7 @@ def test_an_undecided_study_names_the_seeds_that_would_decide():
 def test_an_effect_that_may_or_may_not_last_asks_for_another_seed():
     fading = np.linspace(0.9, 0.35, 600)
     runs = trained(*study(6, **EXPERTS, awakening=1.5, divergence=fading, spread=0.1))
-    texts = {one.text: one.options for one in advised(*runs)}
-    assert texts["more seeds show better how much of the effect lasts"] == ("seed=6",)
+    assert {"add_twins", "more_seeds"} <= {*named_advice(*runs)}
 
 
 def test_a_run_of_another_trainer_gets_no_options():

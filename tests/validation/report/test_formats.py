@@ -62,7 +62,7 @@ def test_the_page_shows_the_numbers_of_the_json(example):
         (Claim("sustainment", "", "", estimate=0.98, low=0.9, units=9, unit="kept"), "98% [90%, ∞] kept"),
         (
             Claim("divergence", "", "", estimate=0.12345, low=0.1, high=0.2, units=9, unit="1 - cosine"),
-            "0.123 [0.100, 0.200] (1 - cosine)",
+            "+0.123 [+0.100, +0.200]",
         ),
     ],
 )
@@ -73,4 +73,4 @@ def test_an_estimate_is_written_in_one_way(claim, words):
 def test_a_threshold_has_the_unit_of_its_estimate():
     assert threshold(Claim("awakening", "", "", threshold=1.1)) == "1.10x"
     assert threshold(Claim("sustainment", "", "", threshold=0.5, unit="kept")) == "50% kept"
-    assert threshold(Claim("divergence", "", "", threshold=0.05, unit="1 - cosine")) == "0.05 (1 - cosine)"
+    assert threshold(Claim("divergence", "", "", threshold=0.05, unit="1 - cosine")) == "+0.05"

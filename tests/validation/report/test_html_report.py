@@ -21,9 +21,11 @@ from validation.charts.interval_bar import interval_bar
 from validation.charts.theme import GREY
 from validation.cli.main import main
 from validation.judgement.baseline import compare
+from validation.judgement.glance import glance_of
 from validation.report import html_report
-from validation.report.html_report import SYMBOLS, as_html, as_markdown
+from validation.report.html_report import as_html, as_markdown
 from validation.verdict.claims import Claim
+from validation.verdict.words.statuses import ICONS
 from validation.verdict.words.wording import estimated, parts_of, replication
 
 
@@ -94,9 +96,10 @@ def test_the_page_says_the_headline_first_and_the_units_of_every_number(kinds, u
     for name in ("study", "single", "unfinished", "two seeds", "one positive"):
         verdict = kinds[name].verdict
         for text in (read(as_html(kinds[name], now=NOW)).text, unquoted(as_markdown(kinds[name], now=NOW))):
-            assert text.index(verdict.headline) < text.index(verdict.controlled.because[1:])
+            glance = glance_of(kinds[name])
+            assert text.index(glance.headline) < text.index(glance.sentence[1:])
+            assert all(note[1:] in text for note in glance.notes)
             for claim in verdict.headlines.values():
-                assert claim.headline in text
                 assert not estimated(claim) or replication(claim) in text.lower()
                 assert all(estimated(part) in text for part in parts_of(claim))
 
@@ -170,7 +173,7 @@ def test_every_word_of_the_page_has_enough_contrast_in_both_themes():
     ][:2]
     assert len(themes) == 2
     for theme in themes:
-        pairs = [(status, f"{status}-back") for status in SYMBOLS]
+        pairs = [(status, f"{status}-back") for status in ICONS]
         pairs += [(ink, back) for ink in ("ink", "quiet") for back in ("page", "panel")] + [("ink", "confounded-back")]
         assert all(contrast(theme[ink], theme[back]) >= 4.5 for ink, back in pairs)
         assert contrast(theme["band"], theme["panel"]) >= 2

@@ -13,9 +13,9 @@ from tests.support.simulated_runs import simulated_run, study, write
 from validation.cli.main import main
 from validation.files.sources import read_sources
 from validation.judgement.baseline import compare
+from validation.judgement.glance import glance_of, step_of
 from validation.judgement.judge import judge
 from validation.report.text_report import GROUP_ROWS, render
-from validation.text import sentence
 from validation.verdict.words.wording import estimated, parts_of
 
 HOSTILE = "\x1b[2J[bold red]SUPPORTED[/] :smile:\n# yes\u202e"
@@ -56,25 +56,30 @@ def test_the_first_screen_has_all_that_a_person_needs(example):
     judgement = judged(example)
     verdict, text = judgement.verdict, as_text(judgement)
     lines = text.splitlines()
-    assert lines[:2] == [f"{verdict.status.upper()}: {verdict.headline}", sentence(verdict.controlled.because)]
-    assert len(lines) <= 20
-    for claim in verdict.headlines.values():
-        (row,) = [line for line in lines if line.startswith(claim.name)]
-        assert claim.status in row
-        assert row.endswith(claim.headline)
-        assert estimated(claim, unit=False) in row
+    glance = glance_of(judgement)
+    assert lines[:2] == [f"{glance.shown.word.upper()}: {glance.headline}", glance.sentence]
+    assert len(lines) <= 25
+    for row in glance.rows:
+        (line,) = [line for line in lines if line.startswith(row.claim.name)]
+        assert row.shown.word in line
+        assert line.endswith(row.reason)
+        assert estimated(row.claim, unit=False) in line
+    assert glance.documented in text
+    assert glance.premise in text
     assert re.search(r"^(error|warning|info): .*\n  seen:  ", text, re.MULTILINE)
     assert text.count("log after backward()") == (example.stem == "zero-norms")
     assert ("next: " in text) == bool(judgement.advice)
-    assert ("premise: " in text) == bool(verdict.premises)
-    assert verdict.as_written.status in lines[-1]
+    assert ("premise: " in text) == bool(glance.premise)
+    assert all(f"{name} {claim.status}" in text for name, claim in verdict.as_written.whole(None).items()) or (
+        verdict.as_written.status == "invalid"
+    )
 
 
 def test_numbers_name_their_units(kinds):
     assert "estimate over 6 seeds" in as_text(kinds["study"])
-    assert "over 6 seeds, beyond the threshold 1.10x." in as_text(kinds["study"]).splitlines()[1]
+    assert "; the whole interval lies beyond the threshold of 1.10x." in as_text(kinds["study"]).splitlines()[1]
     assert "estimate in this run" in as_text(kinds["single"])
-    assert "in this run, beyond the threshold 1.10x." in as_text(kinds["single"]).splitlines()[1]
+    assert "in this run; the whole interval lies beyond the threshold of" in as_text(kinds["single"]).splitlines()[1]
     assert "estimate" not in as_text(kinds["doses"]).splitlines()[3]  # over several experiments there is none
 
 
@@ -102,7 +107,7 @@ def test_what_a_reader_must_know_stands_in_the_headline(kinds, seeds):
         return as_text(judgement).splitlines()[0]
 
     assert first(kinds["unfinished"]).endswith("(provisional: interim look at 4 of 6 parts of the training)")
-    assert first(kinds["one positive"]).endswith("(positive control: the effect was put in by hand)")
+    assert first(kinds["one positive"]).startswith("SELF-TEST ")
     assert "(" not in first(kinds["study"])
     lax = read(*seeds[6:12], changed={"awakening_ratio": 1.05, "alpha": 0.1, "min_seeds": 5})
     told = "judged with awakening_ratio 1.05 instead of 1.10, alpha 0.10 instead of 0.05, min_seeds 5 instead of 6"
@@ -133,7 +138,7 @@ def test_verbose_has_every_full_reason_finding_check_and_component(kinds):
         assert all(estimated(part) in text for claim in claims for part in parts_of(claim))
         assert all(group.premise.because in text for group in verdict.groups)
         assert all(finding.cause in text for finding in judgement.findings)
-        assert all(advice.text in text for advice in judgement.advice)
+        assert all(step_of(advice, judgement).text in text for advice in judgement.advice)
         assert all(each.because in text for each in judgement.registrations)
         assert all(claim.because in text for claim in verdict.as_written.of(None))
     assert "the A/A check passes" in as_text(kinds["positives"], verbose=True)

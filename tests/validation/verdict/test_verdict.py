@@ -23,7 +23,8 @@ from validation.verdict.claims import (
     Reason,
     overall,
 )
-from validation.verdict.decide import ALL_SUPPORTED, Verdict, decide, judge_runs
+from validation.verdict.decide import Verdict, decide, judge_runs
+from validation.verdict.words.headline import ALL_SUPPORTED
 
 EXPERTS = {"perturbed": 3, "control": 3}
 

@@ -101,7 +101,6 @@ def test_no_experiment_is_told_in_broken_words(m, mixture, gain):
     run = replace(RUN, facts={"mixture": mixture, "config.positive_control": gain})
     for claim in claims_of(m, [run], {}):
         assert_readable(claim)
-        assert claim.because.endswith("put in by hand)") is (gain == 1.5)
 
 
 def words(m: Measurements, name: str, **facts) -> str:
@@ -111,30 +110,41 @@ def words(m: Measurements, name: str, **facts) -> str:
 
 def test_a_sentence_names_the_numbers_the_comparison_and_the_units():
     assert words(SURE, "awakening") == (
-        "the bottom tier's gain over the middle tier is 1.49x [1.47, 1.52] that of the control experts over 6 seeds, "
-        "beyond the threshold 1.10x"
+        "relative to middle weights, bottom weights receive 1.49x [1.47, 1.52] the gradient of the control experts "
+        "over 6 seeds; the whole interval lies beyond the threshold of 1.10x"
     )
-    assert "that of the sham runs over 6 seeds" in words(replace(SURE, control="sham_run", twins=True), "awakening")
-    assert "control experts, beyond the sham runs over 6 seeds" in words(replace(SURE, twins=True), "awakening")
-    assert "that of the clean expert" in words(replace(SURE, control="frozen_routing"), "awakening")
-    assert words(fading(0.9), "sustainment").startswith("the end of training keeps 90% [")
-    assert "which rules out 1.10x" in words(NONE, "awakening")
+    twins = words(replace(SURE, control="sham_run", twins=True), "awakening")
+    assert "the gradient of the same experts in the sham runs over 6 seeds" in twins
+    assert "control experts over 6 seeds, less what the sham runs show" in words(replace(SURE, twins=True), "awakening")
+    assert "the gradient of the clean expert" in words(replace(SURE, control="frozen_routing"), "awakening")
+    assert words(fading(0.9), "sustainment").startswith("at the end, 90% [")
+    assert "an effect of 1.10x is ruled out" in words(NONE, "awakening")
+    assert "stays open" in words(near(1.0), "awakening")
+
+
+def test_a_direction_says_on_which_side_of_the_control_it_lies():
+    assert words(over_seeds(direction=0.3), "divergence").startswith("the direction difference (not corrected for")
+    assert re.search(
+        r"is 0\.3\d\d \[\+0\.\d+, \+0\.\d+\] above that of the control", words(over_seeds(direction=0.3), "divergence")
+    )
+    closer = replace(over_seeds(direction=-0.3), effects={DIRECTION: over_seeds(direction=-0.3).effects[DIRECTION]})
+    assert re.search(r"is 0\.\d+ \[-0\.\d+, -0\.\d+\] below that of the control", words(closer, "divergence"))
 
 
 def test_a_size_below_the_controls_is_compared_to_the_lower_threshold():
     shrunk = over_seeds(size=-0.4)
-    assert words(shrunk, "divergence").startswith("the size of the gradients (not corrected for noise) is 0.67x [")
-    assert words(shrunk, "divergence").endswith("beyond the threshold 0.91x")
+    assert words(shrunk, "divergence").startswith("the gradients (not corrected for noise) are 0.67x [")
+    assert words(shrunk, "divergence").endswith("beyond the threshold of 0.91x")
 
 
 @pytest.mark.parametrize(
     ("source", "corrected", "facts", "note"),
     [
-        ("isolated", True, {}, "the direction of the gradients differs"),
-        ("isolated", False, {}, "gradients (not corrected for noise) differs"),
-        ("merged", True, {}, "gradients (of the merged gradients) differs"),
-        ("merged", False, {}, "gradients (of the merged gradients, not corrected for noise) differs"),
-        ("merged", False, {"mixture": "top_k"}, "gradients (not corrected for noise) differs"),
+        ("isolated", True, {}, "the direction difference is"),
+        ("isolated", False, {}, "difference (not corrected for noise) is"),
+        ("merged", True, {}, "difference (of the merged gradients) is"),
+        ("merged", False, {}, "difference (of the merged gradients, not corrected for noise) is"),
+        ("merged", False, {"mixture": "top_k"}, "difference (not corrected for noise) is"),
     ],
 )
 def test_merged_and_uncorrected_gradients_are_named(source, corrected, facts, note):
@@ -159,7 +169,7 @@ def test_two_reasons_in_the_design_are_both_said():
 def test_the_estimate_of_too_few_seeds_is_shown_all_the_same():
     few = replace(SURE, units=3, effects={n: replace(e, x_U3=e.x_U3[:3]) for n, e in SURE.effects.items()})
     assert words(few, "awakening").startswith(
-        "3 seeds, and 6 are needed; the bottom tier's gain over the middle tier is 1."
+        "3 seeds, and 6 are needed; relative to middle weights, bottom weights receive 1."
     )
     one = replace(SURE, single=True, units=1, units_needed=3)
     assert words(one, "awakening").startswith(
@@ -170,4 +180,4 @@ def test_the_estimate_of_too_few_seeds_is_shown_all_the_same():
 def test_the_worst_effect_of_sham_runs_is_named():
     shams = {BOTTOM: NONE.effects[BOTTOM], SIZE: replace(SURE.effects[SIZE], x_U3=-SURE.effects[SIZE].x_U3)}
     text = words(replace(SURE, sham_effects=shams), "awakening")
-    assert text.startswith("in 6 sham runs the size of the gradients differs by 0.67x [")
+    assert text.startswith("in 6 sham runs, where nothing was perturbed, the size of the gradients is 0.67x [")
