@@ -265,7 +265,7 @@ def _norms(judgement: Judgement, run: Run) -> None:
 def _about(judgement: Judgement, run: Run, experts: Sequence[int]) -> str:
     """Return what the picture is of: one run, one of how many seeds, and how many of its experts are drawn."""
     seeds = len(judgement.group_of(run.id).runs)
-    which = f"One run, {run.id}" + (f", of {seeds} seeds" if seeds > 1 else "")
+    which = f"Run {run.id}" + (f", one of {seeds} seeds" if seeds > 1 else "")
     roles = Counter(run.experts[expert].role for expert in experts)
     drawn = ", ".join(f"{count} {role}" for role, count in roles.items())
     count = pluralize(len(experts), "expert") + (f" of {len(run.experts)}" if len(experts) < len(run.experts) else "")

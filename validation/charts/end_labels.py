@@ -12,7 +12,6 @@ from validation.charts.ticks import spread_labels
 
 MAX_LABELS = 24  # lines of one plot; more have legends
 LINE_PIXELS = 15.5  # height of a label
-AROUND = 50  # pixels of a chart's height that its horizontal axis takes
 NARROW = "windowSize()[0] < 640"  # a phone: no room beside the plot, so the labels stand below it, in two columns
 COLUMNS, ROW_PIXELS, BELOW, LEFT = 2, 16, 84, 36  # of the labels on a phone; LEFT: pixels left of the plot
 SAMPLE = 13  # length of the rule between a line and its label, which has the dash of the line
@@ -25,7 +24,7 @@ def has_end_labels(panel: Panel) -> bool:
 
 
 def end_labels(panel: Panel, height: int, color: alt.Color, dash: alt.StrokeDash) -> list[alt.Chart]:
-    """Return a rule with the dash of its line and a text for each line. height: of the whole chart, in pixels."""
+    """Return a rule with the dash of its line and a text for each line. height: of the plot, in pixels."""
     chart = alt.Chart(_placed(panel, height)).encode(color=color)
     left = f"datum.place % {COLUMNS} * (width + {LEFT}) / {COLUMNS} - {LEFT}"
     below = f"height + {BELOW} + {ROW_PIXELS} * floor(datum.place / {COLUMNS})"
@@ -59,7 +58,7 @@ def _placed(panel: Panel, height: int) -> pd.DataFrame:
     # A line without any value, such as one of zeros, has its label at the bottom, where its marks are.
     ends = lines["value"].last().fillna(low).reset_index()
     ends = ends.assign(order=ends["series"].map(theme.SERIES.index)).sort_values(["expert", "order"], ignore_index=True)
-    gap = (top - bottom) * LINE_PIXELS / (height - AROUND)
+    gap = (top - bottom) * LINE_PIXELS / height
     places = spread_labels(scaled(ends["value"].to_numpy(dtype=float)), gap, low=bottom + gap / 2, high=top - gap / 2)
     labels = [_label(expert, series) for expert, series in zip(ends["expert"], ends["series"], strict=True)]
     return ends.drop(columns="order").assign(placed=back(places), label=labels, place=np.arange(len(ends)))

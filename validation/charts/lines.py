@@ -24,7 +24,8 @@ from validation.frames.run_dynamics import DEFAULT_STYLE, Style
 LineChart = alt.LayerChart | alt.VConcatChart
 INSIDE = 38  # pixels at both ends of stacked plots, for the labels inside
 X_FORMAT = ",.10~g"  # steps, tokens or hours, without rounding errors in the last digits
-LINE, CLEAN_LINE = 1.6, 3.4  # widths
+AXIS_PIXELS = 90  # of a chart's height that its horizontal axis takes on a page
+FAINT_LINE, LINE, CLEAN_LINE = 0.7, 1.6, 3.4  # widths in pixels
 IS_CLEAN = "datum.expert === 0"
 FROM_ZERO = "datum.value < 0 ? '' : datum.label"
 
@@ -65,14 +66,14 @@ def draw_panels(panels: Sequence[Panel], style: Style = DEFAULT_STYLE, *, small:
 
 def _single(panel: Panel, pointer: alt.Chart, style: Style) -> LineChart:
     """Return one panel with labels at the ends of its lines, or with legends where there is no room for labels."""
-    height, labelled = theme.LINES_HEIGHT, has_end_labels(panel)
+    labelled, plot = has_end_labels(panel), style.height or theme.LINES_HEIGHT - AXIS_PIXELS
     colors, dashes = _colors([panel], len(theme.PARTS), legends=not labelled), _dashes([panel], legends=not labelled)
     x = alt.Axis(title=style.axis, format=X_FORMAT, ticks=True, domain=True, grid=False)
     y = panel.axis(title=panel.title, minor=True)
     layers = _layers(0, panel, pointer, style, colors, dashes, x, y)
     if labelled:
-        layers += end_labels(panel, height, colors, dashes)
-    return _interactive(alt.LayerChart(layer=layers, height=height), layers)
+        layers += end_labels(panel, plot, colors, dashes)
+    return _interactive(alt.LayerChart(layer=layers, height=theme.LINES_HEIGHT), layers)
 
 
 def _interactive(chart: LineChart, layers: Sequence[Any]) -> LineChart:
@@ -153,13 +154,13 @@ def _layers(
     bins = _bins(panel, style.bins, x, y, plain) if style.bins is not None else []
     faint = style.smooth is not None or bins
     # Tooltips come from the pointer: a tooltip for every row would take the page longer than drawing the lines.
-    line = alt.Chart(rows).mark_line(
-        clip=True, strokeWidth=0.7 if faint else LINE, opacity=0.35 if faint else 1.0, tooltip=None
-    )
+    line = alt.Chart(rows).mark_line(clip=True, opacity=0.35 if faint else 1.0, tooltip=None)
     ends = alt.Chart(pd.DataFrame({"value": panel.extent})).mark_point(opacity=0, size=0, tooltip=None)
     line = line.encode(x=x, y=y, color=legend, strokeDash=dash)
-    if not faint:  # the clean expert's line is seen below others that fall on it
-        line = line.encode(strokeWidth=alt.StrokeWidthValue(LINE, condition={"test": IS_CLEAN, "value": CLEAN_LINE}))
+    wide: Any = {"test": IS_CLEAN, "value": CLEAN_LINE}  # so that it is seen below lines that fall on it
+    line = line.encode(
+        strokeWidth=alt.StrokeWidthValue(FAINT_LINE) if faint else alt.StrokeWidthValue(LINE, condition=wide)
+    )
     layers = [line.properties(name=f"lines{place}"), ends.encode(y=y)]
     if style.smooth is not None:
         smooth = _broken(panel_rows(style.smooth, panel)[columns], style.gaps)

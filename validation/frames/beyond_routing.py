@@ -31,11 +31,17 @@ class RatioToClean:
 
 
 def can_divide(run: Run) -> bool:
-    """Return True if a norm is proportional to its expert's routing share, and the shares are logged.
+    """Return True if norms are proportional to their experts' routing shares, the shares are logged, and some norm is.
 
     Isolated gradients have no share, and a router of tokens gives an expert different tokens, not only more of them.
     """
-    return run.source == "merged" and run.merges_parameters and bool(run.experts) and _with_shares(run) is not None
+    proportional = run.source == "merged" and run.merges_parameters
+    return proportional and has_norms(run) and _with_shares(run) is not None
+
+
+def has_norms(run: Run) -> bool:
+    """Return True if any norm is above zero."""
+    return any((expert[norm] > 0).any() for expert in run.experts.values() for norm in NORMS)
 
 
 def divide_by_shares(run: Run, experts: Collection[int]) -> Run:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from validation.analysis.run import Run
-from validation.frames.beyond_routing import RatioToClean, can_divide, ratios_to_clean
+from validation.frames.beyond_routing import RatioToClean, can_divide, has_norms, ratios_to_clean
 
 AS_LOGGED, BEYOND_ROUTING = "As logged", "Beyond routing"
 NORM = "Gradient norm (loss / weight)"
@@ -42,20 +42,20 @@ def norms_sentence(run: Run, experts: Sequence[int], norms: str, *, warmup: floa
         return "These are gradients of each expert alone on the same batch, so the router has no part in them."
     if not run.merges_parameters:
         return "Each expert has its own tokens or its own training, so its norms are not divided by a routing share."
+    if not has_norms(run):
+        return "No norm is above zero."
     if not can_divide(run):
         return "This run did not log its routing shares, so the norms cannot be divided by them."
     found = ratios_to_clean(run, experts, warmup=warmup)
     found = {e: ratio for e, ratio in found.items() if math.isfinite(ratio.logged) and math.isfinite(ratio.beyond)}
     if not found:
-        return "There are no two experts with norms above zero to compare."
+        return "There is no other expert to compare with expert 0."
     return _as_logged(run, found) if norms == AS_LOGGED else _beyond(run, found)
 
 
 def _as_logged(run: Run, found: Mapping[int, RatioToClean]) -> str:
-    return (
-        f"As logged, {_of_expert_0(run, found, 'logged')}; divided by the routing shares (“{BEYOND_ROUTING}”), "
-        f"{_by_role(run, found, 'beyond')}."
-    )
+    beyond = " and ".join(text for text, _ in _by_role(run, found, "beyond"))
+    return f"As logged, {_of_expert_0(run, found, 'logged')}; divided by their routing shares, {beyond}."
 
 
 def _beyond(run: Run, found: Mapping[int, RatioToClean]) -> str:
@@ -65,25 +65,27 @@ def _beyond(run: Run, found: Mapping[int, RatioToClean]) -> str:
         if all(abs(math.log(ratio.logged)) <= AGREE for ratio in found.values()):
             return f"As logged and divided by routing shares, {lines}."
         return f"Divided by each expert's routing share, {lines}: the router makes the difference."
-    return (
-        f"Divided by each expert's routing share, {_of_expert_0(run, found, 'beyond')}; as logged, "
-        f"{_by_role(run, found, 'logged')}."
-    )
+    logged = " and ".join(text for text, _ in _by_role(run, found, "logged"))
+    return f"Divided by each expert's routing share, {_of_expert_0(run, found, 'beyond')}; as logged, {logged}."
 
 
 def _of_expert_0(run: Run, found: Mapping[int, RatioToClean], part: str) -> str:
-    return f"the bottom norms are {_by_role(run, found, part)} that of expert 0"
+    """Return the ratios with the experts that have them."""
+    first, *others = _by_role(run, found, part)
+    rest = "".join(f" and {text} in {experts}" for text, experts in others)
+    return f"bottom norms are {first[0]} expert 0's in {first[1]}{rest}"
 
 
-def _by_role(run: Run, found: Mapping[int, RatioToClean], part: str) -> str:
-    """Return the ratios in words, such as "0.90× to 1.20× (perturbed) and 1.10× (control)"."""
+def _by_role(run: Run, found: Mapping[int, RatioToClean], part: str) -> list[tuple[str, str]]:
+    """Return the smallest to the largest ratio of each role, and the experts of that role, in words."""
     words = []
     for role in ("perturbed", "control"):
-        values = sorted(getattr(ratio, part) for e, ratio in found.items() if run.experts[e].role == role)
-        if values:
-            ends = dict.fromkeys(_factor(value) for value in (values[0], values[-1]))
-            words.append(f"{' to '.join(ends)} ({role})")
-    return " and ".join(words)
+        experts = [e for e in found if run.experts[e].role == role]
+        if experts:
+            values = [getattr(found[e], part) for e in experts]
+            ends = dict.fromkeys(_factor(value) for value in (min(values), max(values)))
+            words.append((" to ".join(ends), f"{role} expert{'s' if len(experts) > 1 else f' {experts[0]}'}"))
+    return words
 
 
 def _factor(value: float) -> str:

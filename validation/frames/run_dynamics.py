@@ -62,6 +62,8 @@ class Style:
     axis: str = "Training step"
     norm: str = NORM
     """Title of norms."""
+    height: int | None = None
+    """Pixels of one plot without its axis; None for that of a page."""
     smooth: pd.DataFrame | None = None
     """Running medians, with the columns of the lines."""
     hover: pd.DataFrame | None = None

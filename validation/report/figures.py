@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -14,9 +15,11 @@ from validation.charts.claim_evidence import evidence_chart
 from validation.charts.comparison.dose import dose_response as dose_chart
 from validation.charts.lines import LineChart
 from validation.files.run_file import RunFile
+from validation.frames.beyond_routing import can_divide, divide_by_shares
 from validation.frames.claim_evidence import claim_evidence
 from validation.frames.comparison.dose import dose_effects
-from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans
+from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans, min_max_rows
+from validation.frames.norms import AS_LOGGED, BEYOND_ROUTING, TITLES, experts_drawn, norms_sentence, norms_title
 from validation.frames.run_dynamics import TIER_METRICS, Style
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import Claim
@@ -53,7 +56,7 @@ def evidence(judgement: Judgement, run: Run, file: RunFile) -> list[tuple[str, s
         return []
     own = [each for each in judgement.measured if each.run is run]
     charts = _effects(judgement, own, judgement.verdict.controlled.of(run.id), "expert")
-    return [(title, svg(chart)) for title, chart in [*charts, *_logged_metrics(file, judgement.verdict)]]
+    return [(title, svg(chart)) for title, chart in [*charts, *_logged_metrics(file, run, judgement.verdict)]]
 
 
 def evidence_over_seeds(judgement: Judgement, group: Group) -> list[tuple[str, str]]:
@@ -73,14 +76,14 @@ def _effects(
     ]
 
 
-def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, LineChart]]:
+def _logged_metrics(file: RunFile, run: Run, verdict: Verdict) -> list[tuple[str, LineChart]]:
     """Return a chart for each group of metrics of which the file has values."""
     long, thresholds = chart_series(file, REPORT_POINTS).to_pandas(), verdict.thresholds
-    style = Style(gaps=gap_spans(file.wide["step"].to_numpy()))
+    style = Style(gaps=gap_spans(file.wide["step"].to_numpy()), height=theme.REPORT_SIZE[1])
     has = set(long.loc[long["value"].notna(), "metric"])
     found: list[tuple[str, LineChart]] = []
     if has & {*TIER_METRICS, "norm"}:
-        found.append(("Gradient norms by expert and tier", run_dynamics.tier_norms(long, style)))
+        found += _norms(run, style, thresholds.warmup)
     if "divergence" in has:
         ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
         chart = run_dynamics.divergence(long, style, **ends)
@@ -89,6 +92,21 @@ def _logged_metrics(file: RunFile, verdict: Verdict) -> list[tuple[str, LineChar
         found.append(("Direction: 1 - cosine to the clean expert's gradient", run_dynamics.direction(long, style)))
     if "routing_weight" in has:
         found.append(("Routing shares", run_dynamics.routing(long, style)))
+    return [(title, chart.properties(width=theme.REPORT_LINES_WIDTH)) for title, chart in found]
+
+
+def _norms(run: Run, style: Style, warmup: float) -> list[tuple[str, LineChart]]:
+    """Return the norms as logged, and beyond routing where the shares are logged; of many experts the first few."""
+    experts, found = experts_drawn(run), []
+    of_many = (
+        f" of experts {', '.join(map(str, experts))} of {len(run.experts)}" if len(experts) < len(run.experts) else ""
+    )
+    for norms in TITLES if can_divide(run) else (AS_LOGGED,):
+        shown = divide_by_shares(run, experts) if norms == BEYOND_ROUTING else run
+        rows = min_max_rows(shown, REPORT_POINTS, metrics=[*TIER_METRICS, "norm"], experts=experts)
+        words = norms_sentence(run, experts, norms, warmup=warmup)
+        title = f"Gradient norms by tier{of_many}: {words[:1].lower()}{words[1:]}"
+        found.append((title, run_dynamics.tier_norms(rows, replace(style, norm=norms_title(run, norms)))))
     return found
 
 
@@ -116,7 +134,7 @@ def svg(chart: LineChart | alt.FacetChart) -> str:
     import vl_convert  # slow to load: it holds a JavaScript engine
 
     spec, (width, height) = static_spec(chart.to_dict()), theme.REPORT_SIZE
-    spec |= {"width": width, "height": height, "autosize": {"type": "pad"}}
+    spec |= {"width": spec.get("width", width), "height": height, "autosize": {"type": "pad"}}
     drawn: str = vl_convert.vegalite_to_svg(spec, config=CONFIG, allowed_base_urls=[])
     return drawn
 

@@ -27,8 +27,9 @@ def test_a_smooth_line_is_the_running_median_and_hides_no_raw_one(read):
     over = median_rows(run, 400, metrics=["bottom_norm"])
     style = Style(smooth=over)
     drawn_layers = run_dynamics.tier_norms(chart_series(read[0], 400).to_pandas(), style).to_dict()["layer"]
-    marks = [layer["mark"] for layer in drawn_layers if layer["mark"]["type"] == "line"]
-    assert [mark["strokeWidth"] for mark in marks] == [0.7, 2.2]
+    raw, medians = (layer for layer in drawn_layers if layer["mark"]["type"] == "line")
+    assert raw["encoding"]["strokeWidth"] == {"value": 0.7}
+    assert medians["mark"]["strokeWidth"] == 2.2
     values = run.experts[1]["bottom_norm"]
     at = over[over["expert"] == 1].set_index("step")["value"]
     for step in (0, 1500, 2999):
