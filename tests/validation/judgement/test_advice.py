@@ -220,9 +220,7 @@ def test_self_tests_lead_to_the_experiment_that_they_belong_to():
     assert not {one.id for one in beside} & {"train_unplanted", "self_test_failed"}
 
 
-@pytest.mark.parametrize(
-    ("seeds", "text"), [(1, "one run cannot decide"), (2, "2 seeds cannot"), (5, "5 seeds cannot")]
-)
+@pytest.mark.parametrize(("seeds", "text"), [(1, "one run cannot"), (2, "2 seeds cannot"), (5, "5 seeds cannot")])
 def test_too_few_seeds_ask_for_a_whole_study(seeds, text):
     advice = named_advice(*trained(*study(seeds, **EXPERTS)))
     assert advice["more_seeds"].text.startswith(text)

@@ -69,7 +69,7 @@ def quantity(claim: Claim) -> str:
     name = QUANTITIES.get(claim.effect or "")
     if claim.estimate is None or name is None:
         return ""
-    return f"left of the first {name}" if claim.unit == KEPT else name
+    return f"of the first {name}" if claim.unit == KEPT else name
 
 
 def threshold(claim: Claim) -> str:
