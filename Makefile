@@ -51,6 +51,7 @@ examples: $(VENV)/.all  ## train the example runs again
 	$(BIN)/python -m examples.make
 
 pictures: $(VENV)/.all  ## take the pictures again that the docs show, of the app and of the verdict's power
+	$(BIN)/python -m examples.pictures
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python benchmarks/power.py --picture
 

@@ -19,8 +19,8 @@ from validation.frames.comparison.forest import HEADING, POOLED, Forest, forest,
 from validation.judgement.judge import Judgement
 
 HERE = Path(__file__).parent
-WIDTH, HEIGHT, PAD = 240, 84, 6
-POINTS = 40  # of a line
+WIDTH, STUDY_WIDTH, HEIGHT, PAD = 240, 500, 64, 4
+POINTS = 30  # of a line
 COLORS = {"clean": "#2f7fe0", "perturbed": "#e0534f", "control": GREY}  # 3:1 on a light and on a dark page
 ESTIMATE = "#3f7fe0"
 
@@ -34,8 +34,8 @@ def main() -> None:
 def picture(judgement: Judgement) -> str:
     """Return the picture of a run, or of a study, as SVG that fits a light and a dark page."""
     several = len(judgement.runs) > 1
-    shapes = _study(judgement) if several else _run(judgement.runs[0])
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" aria-hidden="true">'
+    width, shapes = (STUDY_WIDTH, _study(judgement)) if several else (WIDTH, _run(judgement.runs[0]))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}">'
     return "\n".join([head, *shapes, "</svg>\n"])
 
 
@@ -57,7 +57,7 @@ def _polyline(share: NDArray[np.float64], color: str) -> str:
     x = np.linspace(PAD, WIDTH - PAD, len(share))
     y = HEIGHT - PAD - share * (HEIGHT - 2 * PAD)
     points = " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6" stroke-linejoin="round"/>'
+    return f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.4" stroke-linejoin="round"/>'
 
 
 def _study(judgement: Judgement) -> Iterator[str]:
@@ -74,15 +74,15 @@ def _study(judgement: Judgement) -> Iterator[str]:
         color = GREY if row["role"] == "sham" else ESTIMATE
         x, low, high = (_x(plot, float(row[name])) for name in ("value", "low", "high"))
         if row["kind"] == POOLED:
-            corners = f"{low:.1f},{y:.1f} {x:.1f},{y - 3.5:.1f} {high:.1f},{y:.1f} {x:.1f},{y + 3.5:.1f}"
+            corners = f"{low:.1f},{y:.1f} {x:.1f},{y - 2.6:.1f} {high:.1f},{y:.1f} {x:.1f},{y + 2.6:.1f}"
             yield f'<polygon points="{corners}" fill="{color}"/>'
         else:
             yield f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{color}" stroke-width="0.7" opacity="0.6"/>'
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.6" fill="{color}"/>'
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.3" fill="{color}"/>'
 
 
 def _x(plot: Forest, value: float) -> float:
-    return PAD + (value + plot.edge) / (2 * plot.edge) * (WIDTH - 2 * PAD)
+    return PAD + (value + plot.edge) / (2 * plot.edge) * (STUDY_WIDTH - 2 * PAD)
 
 
 def _rule(x: float, dash: str = "") -> str:

@@ -39,7 +39,7 @@ def choose_uploads() -> None:
     kind = st.segmented_control("Upload", ["Files", "A folder"], default="Files", required=True, key="what")
     folder = kind == "A folder"
     files = st.file_uploader(
-        "A folder of runs, or a set" if folder else "Upload run files",
+        "Drop a folder of runs here, or a set" if folder else "Drop run files here",
         accept_multiple_files="directory" if folder else True,
         type=IN_FOLDERS if folder else None,
         key=f"upload-{'folder' if folder else 'files'}-{library().generation}",

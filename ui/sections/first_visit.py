@@ -1,20 +1,114 @@
-"""The first visit of Home, where no run is chosen: the examples, the uploader, and the command that trains a run."""
+"""The first visit of Home, where no run is chosen: a drop zone, examples as cards, and the runs of this machine."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
 import streamlit as st
 
-from ui.layout.shell import TRAIN
-from ui.sections.choose import choose, choose_sources
-from ui.session.catalog import examples
+from ui.layout.shell import TRAIN, shown_badge
+from ui.sections.choose import choose_live, choose_on_disk, choose_sources, choose_uploads
+from ui.session.catalog import Entry, examples
+from ui.session.library import library
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED
+from validation.verdict.words.statuses import SELF_TEST, Shown
+
+DROP = "drop"  # key of the container that holds the uploader
+LARGE = (
+    f"<style>.st-key-{DROP} [data-testid=stFileUploaderDropzone] "
+    "{ min-height: 8rem; align-items: center; justify-content: center }</style>"
+)
+LEGEND = (
+    "Pictures: gradient norms of the smallest weights over training, in blue the clean expert, in red the perturbed "
+    "experts, in grey the controls."
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """An example as the first page shows it. A test compares `shown` with the verdict of its files."""
+
+    title: str
+    shown: Shown
+    lesson: str
+    button: str
+
+
+CARDS = {
+    "as-is": Card(
+        "The documented run",
+        Shown(CONFOUNDED, "confounded by routing"),
+        "All experts share one gradient, so every difference between their norms is the router's.",
+        "Open the documented run",
+    ),
+    "positive-control": Card(
+        "A positive control",
+        Shown(SELF_TEST, "self-test passed"),
+        "An effect that was put in by hand, four times the gradient, is found.",
+        "Open the positive control",
+    ),
+    "zero-norms": Card(
+        "A run logged too late",
+        Shown(INVALID, "invalid"),
+        "Its gradients were cleared before they were logged: the page names cause and fix.",
+        "Open the run logged too late",
+    ),
+    "per-example": Card(
+        "One merge per example",
+        Shown(INCONCLUSIVE, "inconclusive"),
+        "Here gradients can differ, and control experts show by how much they do by chance.",
+        "Open one merge per example",
+    ),
+    "study": Card(
+        "A study over six seeds",
+        Shown(REFUTED, "refuted"),
+        "24 runs at three scales, with control experts and sham runs, rule out an awakening of 1.10x or more.",
+        "Open the study",
+    ),
+}
 
 
 def first_visit() -> None:
-    """Show the examples, the command that trains a run, and the uploader."""
-    st.info("No run chosen yet. Open an example, or train a run with the command below and upload its `dynamics.db`.")
-    with st.container(horizontal=True):
-        for entry in examples():
-            if st.button(f"Example: {entry.path.stem.replace('-', ' ')}", key=entry.path.stem):
-                choose_sources([entry.source])
+    """Show the drop zone, the examples, the runs of this machine, and the command that trains a run."""
+    st.html(LARGE)
+    with st.container(key=DROP):
+        choose_uploads()
+    st.subheader("Or open an example", anchor=False)
+    _cards({entry.path.stem: entry for entry in examples()})
+    st.subheader("Or choose a run of this machine", anchor=False)
+    choose_live()
+    choose_on_disk()
+    st.caption("Train a run:")
     st.code(TRAIN, language=None, wrap_lines=True)
-    choose()
+
+
+def _cards(entries: dict[str, Entry]) -> None:
+    """Show a card for each example, three in a row; the last one, the study, is twice as wide."""
+    names = [name for name in CARDS if name in entries]
+    places = [*st.columns(3), *st.columns([1, 2])]
+    for place, name in zip(places, names, strict=False):
+        with place, st.container(border=True, height="stretch"):
+            _card(CARDS[name], entries[name])
+    st.caption(LEGEND)
+
+
+def _card(card: Card, entry: Entry) -> None:
+    st.image(_picture(entry.path), width="stretch")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{card.title}**", width="content")
+        shown_badge(card.shown)
+    st.caption(card.lesson)
+    with st.container(horizontal=True):
+        if st.button(card.button, key=entry.path.stem):
+            choose_sources([entry.source])
+        if entry.path.is_dir() and st.button("Compare its seeds", key=f"{entry.path.stem}-compare"):
+            library().add(entry.source)
+            st.switch_page("pages/4_Compare.py")
+
+
+@cache
+def _picture(example: Path) -> str:
+    """Return the SVG beside an example, which `make pictures` draws."""
+    return example.with_suffix(".svg").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ ROW, AXIS_ROOM = 22, 76  # pixels of a row, and of the axis with its title
 NUMBERS_WIDTH = 130  # pixels to the right of the plot
 COLORS = {TREATED: theme.ESTIMATE, POSITIVE: theme.POSITIVE_CONTROL, SHAM: theme.GREY}
 COLOR = alt.Color("role:N", scale=alt.Scale(domain=[*COLORS], range=[*COLORS.values()]), legend=None)
-TEXT_COLOR = alt.Color("ink:N", scale=alt.Scale(domain=theme.SERIES), legend=None)
-INK = "control bottom"  # a grey with more contrast than theme.GREY
+TEXT_COLOR = alt.Color("ink:N", scale=alt.Scale(domain=theme.COLORS), legend=None)
+INK = theme.GROUPS[5]  # nearly black on a light page, nearly white on a dark one
 
 
 def forest_chart(data: Forest, title: str, needed: str) -> alt.LayerChart:
@@ -88,10 +88,10 @@ def _texts(rows: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     headings, numbers = rows[rows["kind"] == HEADING], rows[rows["text"] != ""]
     limit = alt.ExprRef(f"width + {NUMBERS_WIDTH}")
     heading = alt.Chart(headings).mark_text(align="left", dx=4, fontWeight="bold", fontSize=12, limit=limit)
-    layers = [heading.encode(x=alt.XValue(0), y=y, text=alt.Text("run:N"))]
+    layers = [heading.encode(x=alt.XValue(0), y=y, text=alt.Text("run:N"), color=TEXT_COLOR)]
     for bold in (True, False):
         text = alt.Chart(numbers[(numbers["kind"] == POOLED) == bold]).mark_text(
             align="left", dx=8, fontWeight="bold" if bold else "normal", fontSize=11
         )
-        layers.append(text.encode(x=alt.XValue("width"), y=y, text=alt.Text("text:N")))
+        layers.append(text.encode(x=alt.XValue("width"), y=y, text=alt.Text("text:N"), color=TEXT_COLOR))
     return layers
