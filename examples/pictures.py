@@ -19,7 +19,8 @@ from validation.frames.comparison.forest import HEADING, POOLED, Forest, forest,
 from validation.judgement.judge import Judgement
 
 HERE = Path(__file__).parent
-WIDTH, STUDY_WIDTH, HEIGHT, PAD = 240, 500, 64, 4
+WIDTH, HEIGHT, PAD = 240, 64, 4
+STUDY_WIDTH, STUDY_HEIGHT = 500, 92
 POINTS = 30  # of a line
 COLORS = {"clean": "#2f7fe0", "perturbed": "#e0534f", "control": GREY}  # 3:1 on a light and on a dark page
 ESTIMATE = "#3f7fe0"
@@ -34,8 +35,9 @@ def main() -> None:
 def picture(judgement: Judgement) -> str:
     """Return the picture of a run, or of a study, as SVG that fits a light and a dark page."""
     several = len(judgement.runs) > 1
-    width, shapes = (STUDY_WIDTH, _study(judgement)) if several else (WIDTH, _run(judgement.runs[0]))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}">'
+    width, height = (STUDY_WIDTH, STUDY_HEIGHT) if several else (WIDTH, HEIGHT)
+    shapes = _study(judgement) if several else _run(judgement.runs[0])
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
     return "\n".join([head, *shapes, "</svg>\n"])
 
 
@@ -64,21 +66,21 @@ def _study(judgement: Judgement) -> Iterator[str]:
     """Yield the forest plot of awakening: the margin, a dot for each seed, and a diamond for each group."""
     plot = forest(judgement, in_order(judgement.verdict.groups), "awakening", "bottom")
     limit = _x(plot, plot.margin)
-    yield f'<rect x="0" y="0" width="{limit:.1f}" height="{HEIGHT}" fill="{GREY}" opacity="0.16"/>'
+    yield f'<rect x="0" y="0" width="{limit:.1f}" height="{STUDY_HEIGHT}" fill="{GREY}" opacity="0.16"/>'
     yield _rule(limit, 'stroke-dasharray="3 2"')
     yield _rule(_x(plot, 0.0))
     rows = plot.rows[plot.rows["kind"] != HEADING]
-    step = (HEIGHT - 2 * PAD) / max(len(rows) - 1, 1)
+    step = (STUDY_HEIGHT - 2 * PAD) / max(len(rows) - 1, 1)
     for place, row in enumerate(rows.to_dict("records")):
         y = PAD + place * step
         color = GREY if row["role"] == "sham" else ESTIMATE
         x, low, high = (_x(plot, float(row[name])) for name in ("value", "low", "high"))
         if row["kind"] == POOLED:
-            corners = f"{low:.1f},{y:.1f} {x:.1f},{y - 2.6:.1f} {high:.1f},{y:.1f} {x:.1f},{y + 2.6:.1f}"
+            corners = f"{low:.1f},{y:.1f} {x:.1f},{y - 3.2:.1f} {high:.1f},{y:.1f} {x:.1f},{y + 3.2:.1f}"
             yield f'<polygon points="{corners}" fill="{color}"/>'
         else:
             yield f'<path d="M{low:.1f} {y:.1f}H{high:.1f}" stroke="{color}" stroke-width="0.7" opacity="0.6"/>'
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.3" fill="{color}"/>'
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.5" fill="{color}"/>'
 
 
 def _x(plot: Forest, value: float) -> float:
@@ -86,7 +88,7 @@ def _x(plot: Forest, value: float) -> float:
 
 
 def _rule(x: float, dash: str = "") -> str:
-    return f'<path d="M{x:.1f} 0V{HEIGHT}" stroke="{GREY}" stroke-width="0.8" {dash}/>'
+    return f'<path d="M{x:.1f} 0V{STUDY_HEIGHT}" stroke="{GREY}" stroke-width="0.8" {dash}/>'
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
 def test_the_whole_way_can_be_gone_by_keyboard(page: Page):
-    reach(page, "Example: as is")
+    reach(page, "Open the documented run")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
     settle(page)
@@ -70,7 +70,7 @@ def test_the_whole_way_can_be_gone_by_keyboard(page: Page):
     settle(page)
     reach(page, "Start over")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Example: as is")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("button", name="Open the documented run")).to_be_visible(timeout=15_000)
 
 
 def reach(page: Page, name: str) -> None:

@@ -74,7 +74,7 @@ def test_uploads_are_one_sessions_own_and_go_with_it(browser: Browser, served: s
     for name in ("Dynamics", "Home"):
         other.get_by_test_id("stSidebar").get_by_role("link", name=name).click()
         settle(other)
-    expect(other.get_by_text("No run chosen yet")).to_be_visible(timeout=15_000)
+    expect(other.get_by_text("Drop run files here")).to_be_visible(timeout=15_000)
     expect(other.get_by_text("07bfa2d26")).to_have_count(0)
     mine.context.close()
     until(lambda: not folders(spool), other)

@@ -102,7 +102,7 @@ def choose_on_disk() -> None:
         st.caption("There are no runs on this machine yet. Runs trained here will be listed in a table.")
         return
     words = st.text_input(
-        f"Or pick from {pluralize(len(found), 'run')} on this machine", key="filter", placeholder="Part of a name"
+        f"Pick from {pluralize(len(found), 'run')} on this machine", key="filter", placeholder="Part of a name"
     )
     shown = [entry for entry in found if words.lower() in entry.name.lower()]
     picked = show_table(

@@ -75,9 +75,9 @@ def first_visit() -> None:
     st.html(LARGE)
     with st.container(key=DROP):
         choose_uploads()
-    st.subheader("Or open an example", anchor=False)
+    st.markdown("### Or open an example")
     _cards({entry.path.stem: entry for entry in examples()})
-    st.subheader("Or choose a run of this machine", anchor=False)
+    st.markdown("### Runs on this machine")
     choose_live()
     choose_on_disk()
     st.caption("Train a run:")
@@ -96,8 +96,8 @@ def _cards(entries: dict[str, Entry]) -> None:
 
 def _card(card: Card, entry: Entry) -> None:
     st.image(_picture(entry.path), width="stretch")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{card.title}**", width="content")
+    with st.container(gap="xsmall"):
+        st.markdown(f"**{card.title}**")
         shown_badge(card.shown)
     st.caption(card.lesson)
     with st.container(horizontal=True):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ui.session.catalog import examples
+from ui.session.library import library
+from ui.widgets.placeholder import placeholder
 from validation.judgement.judge import Judgement
 
 SEEDS = "seed=0..5 --with-controls"
@@ -13,10 +16,15 @@ prismatic import ... --set seed=1 perturbation_scale=0.5"""
 
 
 def too_few_runs(judgement: Judgement) -> None:
-    """Show how to get more runs, if there is only one."""
-    st.info("Compare needs at least two runs. Train more seeds, and sham runs, in which nothing is perturbed:")
+    """Show what would be here, the study among the examples, and how to train more runs, if there is only one."""
+    st.info("Compare needs at least two runs. Six seeds with their sham runs can decide.")
+    placeholder("Compare")
+    study = next((entry for entry in examples() if entry.path.is_dir()), None)
+    if study and st.button("Show the example study", help="24 runs, in place of the chosen run"):
+        library().sources = [study.source]
+        st.rerun()
+    st.caption("Train more seeds, and sham runs, in which nothing is perturbed, then choose all their files on Home:")
     how_to_train(judgement, SEEDS)
-    st.caption("Then choose all their files on the home page. Six seeds of each can be decided.")
     st.page_link("app.py", label="Choose more files on the home page")
 
 

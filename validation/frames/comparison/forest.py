@@ -19,7 +19,8 @@ from validation.judgement.judge import Judgement
 from validation.text import pluralize, spaced
 from validation.verdict.claims import Claim, Component
 from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
-from validation.verdict.words.wording import CHECKS, measured
+from validation.verdict.words.statuses import shown_claim, shown_group
+from validation.verdict.words.wording import measured
 
 HEADING, RUN, POOLED, MORE = "heading", "run", "pooled", "more"
 COLUMNS = ("place", "kind", "role", "label", "text", "run", "value", "low", "high", "below", "above")
@@ -72,14 +73,14 @@ def forest(
     margin = margin_of(effect, judgement.verdict.thresholds)
     rows = pd.DataFrame(lines, columns=COLUMNS).assign(place=range(len(lines)))
     rows = rows.astype(dict.fromkeys(("value", "low", "high"), float))
-    edge = _edge(effect, margin, rows.loc[rows["kind"] == POOLED, "value"])
+    edge = _edge(effect, margin, rows[rows["kind"] == POOLED])
     return Forest(effect, _within(rows, edge), edge, margin, effect in TWO_SIDED)
 
 
 def _heading(group: Group, claim: str) -> dict[str, object]:
-    status = CHECKS[group.check] if group.check else _claim(group, claim).status
+    shown = shown_group(group) if group.check else shown_claim(_claim(group, claim))
     name = group.name if group.role == TREATED else f"{group.name}, {spaced(group.role)}"
-    return {"kind": HEADING, "role": group.role, "label": "", "text": "", "run": f"{name}: {status}"}
+    return {"kind": HEADING, "role": group.role, "label": "", "text": "", "run": f"{name}: {shown.word}"}
 
 
 def _runs(
@@ -117,7 +118,7 @@ def _line(kind: str, role: str, label: str, run: str, effect: str, interval: Int
     if interval is None:
         return line | {"text": "not measured"}
     ends = {"low": interval.low, "high": interval.high} if interval.bounded else {}
-    return line | {"text": measured(effect, interval), "value": interval.mid, **ends}
+    return line | {"text": measured(effect, interval, signed=True), "value": interval.mid, **ends}
 
 
 def _claim(group: Group, name: str) -> Claim:
@@ -139,10 +140,14 @@ def _level(part: Component, value: float | None, missing: float) -> float:
     return value if part.name == DIRECTION else math.log(value) if value > 0 else -math.inf
 
 
-def _edge(effect: str, margin: float, estimates: pd.Series) -> float:
-    """Return the first round end of the axis that shows some margins and every group's estimate, or the last."""
+def _edge(effect: str, margin: float, pooled: pd.DataFrame) -> float:
+    """Return the first round end of the axis that shows some margins and the estimates of treated groups, or the last.
+
+    A positive control may be at the edge: its effect is as large as someone made it.
+    """
+    treated = pooled.loc[pooled["role"] == TREATED, "value"] if (pooled["role"] == TREATED).any() else pooled["value"]
     steps = DISTANCES if effect == DIRECTION else [math.log(factor) for factor in FACTORS]
-    needed = max(LEAST_MARGINS * margin, float(estimates.abs().max()) if estimates.notna().any() else 0.0)
+    needed = max(LEAST_MARGINS * margin, float(treated.abs().max()) if treated.notna().any() else 0.0)
     return next((step for step in steps if step >= needed), steps[-1])
 
 

@@ -89,13 +89,15 @@ def digits(value: float, claim: Claim) -> str:
     return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
 
 
-def measured(name: str, interval: Interval) -> str:
+def measured(name: str, interval: Interval, *, signed: bool = False) -> str:
     """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]".
 
-    A direction is "0.123 [+0.104, +0.142]": the words around it say if it lies above or below the control.
+    A direction is "0.123 [+0.104, +0.142]": the words around it say if it lies above or below the control. signed: it
+    stands without such words.
     """
     if name == DIRECTION:
-        mid, low, high = _fixed(abs(interval.mid), 3), _signed(interval.low), _signed(interval.high)
+        mid = _signed(interval.mid) if signed else _fixed(abs(interval.mid), 3)
+        low, high = _signed(interval.low), _signed(interval.high)
     else:
         mid, low, high = (_fixed(shown(name, value), 2) for value in (interval.mid, interval.low, interval.high))
         mid += "x"
