@@ -16,12 +16,19 @@ from validation.verdict.words.statuses import shown_claim
 
 def runs_table(judgement: Judgement, picked: Run) -> None:
     """Show a table with one row per run, each judged by itself; a row that is picked is shown on all pages."""
-    rows = [_row(judgement, run) for run in judgement.runs]
+    runs = [run for group in judgement.verdict.groups for run in _members(judgement, group)]
+    rows = [_row(judgement, run) for run in runs]
     st.subheader("All runs", anchor=False)
     st.caption("Each run judged by itself, over its experts. Pick a row to see its chart below.")
     event = show_table(rows, key=f"runs-table-{picked.id}", on_select="rerun", selection_mode="single-row")
     for place in event.selection.rows:
-        choose_run(judgement.runs[place])
+        choose_run(runs[place])
+
+
+def _members(judgement: Judgement, group: Group) -> list[Run]:
+    """Return the runs of a group by their seeds."""
+    runs = [each.run for each in judgement.members_of(group)]
+    return sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))
 
 
 def _row(judgement: Judgement, run: Run) -> dict[str, object]:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
-from validation.analysis.cohort import MeasuredRun
+from validation.analysis.cohort import SCALE, MeasuredRun
 from validation.analysis.mixtures import merged_once, missing_control, unseen_direction
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
 from validation.verdict.claims import REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
-from validation.verdict.groups import NOT_FOUND, SHAM, TREATED, Group
+from validation.verdict.groups import NOT_FOUND, NUMBER, SHAM, TREATED, Group
 from validation.verdict.premise import NOT_DORMANT, Premise
 
 STRONGER = 2.0  # perturbation_scale that the protocol asks for after a negative result
@@ -78,7 +78,8 @@ def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Fin
         steps = [*_mend(members, of_run)]
         sound = [run for run in members if run.id not in {step.run for step in steps}]
         if group.role == TREATED and sound:
-            steps += _advise_group(group, sound, [f for m in members for f in of_run.get(m.id, [])])
+            own = [finding for member in members for finding in of_run.get(member.id, [])]
+            steps += _advise_group(group, sound, own, _largest_scale(group, verdict.groups))
         elif sound and not any(other.role == TREATED for other in verdict.groups):
             steps += _after_self_test(group, sound)
         yield from steps if members[0].by_trainer else (replace(step, options=(), grid=()) for step in steps)
@@ -92,8 +93,17 @@ def _mend(members: Sequence[Run], of_run: Mapping[str, Sequence[Finding]]) -> It
             yield Advice("mend_the_data", f"{grave.symptom}: {grave.fix}", run=run.id)
 
 
-def _advise_group(group: Group, members: Sequence[Run], findings: Sequence[Finding]) -> Iterator[Advice]:
-    """Yield the advice about a group. members: those of its runs that carry a verdict."""
+def _largest_scale(group: Group, groups: Sequence[Group]) -> float | None:
+    """Return the largest scale among the groups that differ from this one only in the scale; None if unknown."""
+    others = [g for g in groups if g.role == TREATED and g.options_beside_scale == group.options_beside_scale]
+    scales = [other.options.get(SCALE, "") for other in others]
+    return max((float(scale) for scale in scales if NUMBER.fullmatch(scale)), default=None)
+
+
+def _advise_group(
+    group: Group, members: Sequence[Run], findings: Sequence[Finding], largest: float | None
+) -> Iterator[Advice]:
+    """Yield the advice about a group. members: those of its runs that carry a verdict. largest: scale of all groups."""
     run = members[0]
     claims = {claim.name: claim for claim in group.claims}
     reasons = {claim.reason for claim in group.claims}
@@ -102,14 +112,14 @@ def _advise_group(group: Group, members: Sequence[Run], findings: Sequence[Findi
         return
     yield from _collapse(run, findings)
     if group.status == REFUTED:
-        yield from _stronger(members)
+        yield from _stronger(members, largest)
     yield from _unusable(reasons, members)
     yield from _design(members, claims, reasons)
     yield from _length(run, reasons)
     yield from _seeds(members, claims)
     yield from _premise(run, group.premise)
     if group.status != REFUTED and any(claim.status == REFUTED for claim in group.claims):
-        yield from _stronger(members)
+        yield from _stronger(members, largest)
 
 
 def _study(members: Sequence[Run], *, scale: float | None = None, seeds: int = SEEDS) -> tuple[str, ...]:
@@ -251,10 +261,10 @@ def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
     yield Advice("premise_fails", text, (f"sparsity={sparsity / 2:g}",) if sparsity else (), run=run.id)
 
 
-def _stronger(members: Sequence[Run]) -> Iterator[Advice]:
+def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]:
     """Yield the advice of the protocol after a negative result."""
     run = members[0]
-    scale, sparsity = run.number("config.perturbation_scale"), run.number("config.sparsity")
+    scale, sparsity = largest or run.number("config.perturbation_scale"), run.number("config.sparsity")
     if scale is None and run.mixture != "parameters":
         text = "start with experts that differ more from expert 0, and compare"
         yield Advice("raise_scale", text, run=run.id)

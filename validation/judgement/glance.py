@@ -13,13 +13,14 @@ from prismatic.terminal import format_duration
 from validation.analysis.mixtures import scales_with
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
-from validation.files.parquet_set import is_set
+from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.judgement.advice import Advice
 from validation.judgement.judge import Judgement
 from validation.text import pluralize, sentence, spaced
-from validation.verdict.claims import INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.claims import INVALID, REFUTED, SEED, SUPPORTED, Claim
 from validation.verdict.groups import FOUND, POSITIVE, Group, deciding_groups
 from validation.verdict.premise import DORMANT, NOT_DORMANT, Premise
+from validation.verdict.words.headline import WHOLE, refuted_as_a_whole
 from validation.verdict.words.statuses import Shown, shown_claim, shown_groups
 from validation.verdict.words.wording import QUESTIONS, estimated
 
@@ -99,6 +100,11 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
             f"The bottom-tier gradients of the perturbed experts were multiplied by {gain:g} by hand{measured}. "
             "This tests the method and says nothing about the perturbation."
         )
+    if len(deciding) > 1:
+        over = ", each over its own seeds" if all(group.claims[0].replicate == SEED for group in deciding) else ""
+        text = f"{len(deciding)} experiments are judged apart{over}"
+        whole = refuted_as_a_whole(verdict.status, [*verdict.headlines.values()])
+        return sentence(f"{text}; {WHOLE}" if whole else text)
     return sentence(verdict.controlled.because)
 
 
@@ -130,7 +136,7 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         ((r, f) for r, f in zip(judgement.runs, judgement.files, strict=True) if r.id == advice.run), (None, None)
     )
     # A run in a set or an archive has no file of its own.
-    single = file is not None and not is_set(file.path) and file.path.suffix != ".zip"
+    single = file is not None and file.path.suffix in RUN_SUFFIXES
     config = (run.name if single else f"{run.id}.yml") if run is not None else "experiments/prismatic.yml"
     command, cost = advice.command(config), ""
     if command and advice.runs > 1:

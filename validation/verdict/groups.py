@@ -6,6 +6,8 @@ where there are no other runs.
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +36,7 @@ TREATED, SHAM, POSITIVE = "treated", "sham", "positive_control"
 PASSES, FAILS, UNDECIDED = "passes", "fails", "undecided"
 FOUND, NOT_FOUND = "found", "not_found"
 NAMED_OPTIONS = 5
+NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?(e-?\d{1,2})?")
 GAIN = "positive_control"
 Parts = Mapping[str, float]
 """The effects of one run, by name: logs of factors, and 1 - cosine."""
@@ -93,7 +96,7 @@ def check_of(role: str, m: Measurements) -> str | None:
 
 
 def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Group]]:
-    """Return the groups of these runs, without claims, in the order of their first runs.
+    """Return the groups of these runs, without claims, in the order of the options in which they differ.
 
     A run of unknown options is a group of its own.
     """
@@ -110,7 +113,13 @@ def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Gro
         shown = {name: known.get(name, "unknown") for name in named}
         role = SHAM if first.is_sham else POSITIVE if first.is_positive_control else TREATED
         groups.append((group, Group(_name(shown, group, len(members)), role, tuple(r.run.id for r in group), shown)))
-    return groups
+    return sorted(groups, key=lambda pair: [_ordered(value) for value in pair[1].options.values()])
+
+
+def _ordered(value: str) -> tuple[bool, float, str]:
+    """Return a key that orders the values of an option: numbers by size before other words."""
+    number = float(value) if NUMBER.fullmatch(value) else math.inf
+    return number == math.inf, number, value
 
 
 def deciding_groups(groups: Sequence[Group]) -> list[Group]:

@@ -28,7 +28,9 @@ CHECKPOINT = ("data.pkl", "constants.pkl")  # torch.save() puts these into its z
 NAMES_SHOWN = 20
 MANIFEST = "prismatic-set.json"
 # The files of a set, as parquet_set.py writes them. Nothing else of a set is unpacked.
-PART = re.compile(MANIFEST.replace(".", "[.]") + r"|[a-z]{4,12}/perturbation_scale=[\w.+-]{1,24}/part-\d{5}[.]parquet")
+PART = re.compile(
+    MANIFEST.replace(".", "[.]") + r"|[a-z]{4,12}/(perturbation_scale=[\w.+-]{1,24}/)?part-\d{5}[.]parquet"
+)
 SETS, PARTS = 8, 2000  # at most, in one archive
 
 

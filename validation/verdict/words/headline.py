@@ -23,6 +23,7 @@ PLANTED = {
     FOUND: "The instrument works: it found the effect that was planted",
     NOT_FOUND: "The planted effect was not found: runs like these cannot answer",
 }
+WHOLE = "the hypothesis needs all three claims, so it is refuted as a whole"
 NO_RUN = "No run could be judged"
 DECIDED = (SUPPORTED, REFUTED)
 
@@ -54,9 +55,12 @@ def sentence_of(status: str, claims: Sequence[Claim]) -> str:
         return "no run could be judged"
     same = all(claim.reason == first.reason and claim.because == first.because for claim in claims)
     text = first.because if same else f"{first.name}: {first.because}"
-    if status == REFUTED and any(claim.status != REFUTED for claim in claims):
-        text += "; the hypothesis needs all three claims, so it is refuted as a whole"
-    return text
+    return f"{text}; {WHOLE}" if refuted_as_a_whole(status, claims) else text
+
+
+def refuted_as_a_whole(status: str, claims: Sequence[Claim]) -> bool:
+    """Return True if the whole is refuted by some of its claims, and not by all."""
+    return status == REFUTED and any(claim.status != REFUTED for claim in claims)
 
 
 def first_of(status: str, claims: Sequence[Claim]) -> Claim | None:
