@@ -10,7 +10,7 @@ from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 from validation.text import spaced
-from validation.verdict.groups import POSITIVE
+from validation.verdict.groups import POSITIVE, Group
 from validation.verdict.words.statuses import shown_claim
 
 
