@@ -68,7 +68,7 @@ def opened(browser: Browser, address: str) -> Page:
 def test_uploads_are_one_sessions_own_and_go_with_it(browser: Browser, served: str, spool: Path):
     mine, other = opened(browser, served), opened(browser, served)
     upload(mine, EXAMPLES / "as-is.db")
-    expect(mine.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    expect(mine.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)
     (own,) = folders(spool)
     assert own.stat().st_mode & 0o077 == 0
     for name in ("Dynamics", "Home"):
@@ -99,7 +99,7 @@ def test_a_connection_that_breaks_for_a_moment_costs_no_upload(browser: Browser,
     settle(page)
     assert [path for folder in folders(spool) for path in folder.glob("*.db")]
     visit(page, "Verdict")
-    expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)
     page.context.close()
 
 

@@ -9,7 +9,7 @@ from tests.browser.conftest import visit
 
 def test_a_threshold_can_be_changed_and_its_table_stays_open(page: Page):
     page.get_by_role("button", name="Open the documented run").click()
-    expect(page.get_by_role("heading", name="Verdict: confounded")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)
     for name in ("Verdict", "Dynamics", "Verdict"):
         visit(page, name)
     page.get_by_text("See or change the thresholds").click()

@@ -2,11 +2,12 @@
 
 import threading
 import time
+from html import unescape
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.support.app_pages import EXAMPLES, ROOT, opened, texts
+from tests.support.app_pages import EXAMPLES, ROOT, banner, opened, texts
 from tests.support.machine_runs import a_run, running
 from tests.support.machine_runs import folder as folder
 from tests.support.simulated_runs import simulated_run, write
@@ -15,6 +16,9 @@ from ui.session import live
 from ui.session.library import Library, Source
 from validation.files.parquet_set import write_set
 from validation.files.sources import read_sources
+from validation.judgement.glance import glance_of
+from validation.judgement.judge import judge
+from validation.verdict.words.wording import ends
 
 
 def test_a_run_in_training_is_one_click_away_and_its_page_says_so(folder):
@@ -77,12 +81,14 @@ def test_an_address_is_never_a_path(folder, name):
     at.run()
     assert not at.exception
     assert "not on this machine" in at.warning[0].value
-    assert not at.subheader
+    assert not banner(at)
 
 
 def test_more_files_than_a_session_may_hold_are_refused_whole(monkeypatch):
     monkeypatch.setenv("PRISMATIC_SESSION_FILES", "1")
     at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"))
+    at.session_state["files"] = True
+    at.run()
     at.file_uploader[0].upload("zero.db", (EXAMPLES / "zero-norms.db").read_bytes()).run()
     assert "at most 1 file:" in at.error[0].value
     assert "1 run read" in texts(at)
@@ -93,7 +99,7 @@ def test_more_bytes_than_a_session_may_hold_are_refused(monkeypatch):
     at = opened()
     at.file_uploader[0].upload("large.db", bytes(2 << 20)).run()
     assert "at most 1 MB" in at.error[0].value
-    assert not at.subheader
+    assert not banner(at)
 
 
 def test_start_over_forgets_the_files_and_the_address(folder):
@@ -104,11 +110,13 @@ def test_start_over_forgets_the_files_and_the_address(folder):
     next(button for button in at.button if button.label == "Start over").click().run()
     assert not at.exception
     assert "run" not in at.query_params
-    assert not at.subheader
+    assert not banner(at)
 
 
 def test_one_of_several_files_can_be_removed():
     at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"), (EXAMPLES / "zero-norms.db", "zero"))
+    at.session_state["files"] = True
+    at.run()
     next(button for button in at.button if "zero" in button.label).click().run()
     assert not at.exception
     assert "1 run read" in texts(at)
@@ -144,7 +152,7 @@ def test_a_page_comes_to_its_end_however_fast_its_run_is_written(folder):
     try:
         at = opened("app.py", (path, "live"))
         assert not at.exception
-        assert "Verdict" in at.subheader[0].value
+        assert banner(at)
     finally:
         ended.set()
         writer.join()
@@ -180,29 +188,42 @@ def test_the_operator_is_told_once_for_all_sessions(folder, monkeypatch, hook):
 
 
 @pytest.mark.parametrize(
-    ("example", "status"), [("as-is", "confounded"), ("positive-control", "supported"), ("zero-norms", "invalid")]
+    "example", ["as-is.db", "per-example.db", "positive-control.db", "zero-norms.db", "study"], ids=lambda name: name
 )
-def test_home_gives_the_verdict_that_the_example_promises(example, status):
-    at = opened("app.py", (EXAMPLES / f"{example}.db", example))
-    assert f"[{status}]" in at.subheader[0].value
+def test_home_shows_the_glance_of_the_example(example):
+    """The banner, the next step, each claim with its reason, and the documented reading."""
+    judgement = judge(
+        *read_sources([(EXAMPLES / example, example)] if example.endswith(".db") else [EXAMPLES / example])
+    )
+    glance, at = glance_of(judgement), opened("app.py", (EXAMPLES / example, example))
+    assert not at.exception
+    for words in (glance.shown.word.upper(), glance.headline, glance.sentence, *glance.notes):
+        assert words in banner(at)
+    page = unescape(texts(at))
+    for words in (glance.step.text, glance.documented, glance.premise, *(row.reason[1:] for row in glance.rows)):
+        assert words in page
+    estimates = " ".join(each.proto.body for each in at.get("html"))
+    for claim in (claim for row in glance.rows for _, claim in (row.groups or [("", row.claim)])):
+        assert ends(claim) in estimates
+    assert not at.get("code") or at.get("code")[0].value == glance.step.command
 
 
-def test_home_shows_both_readings_of_each_claim():
-    at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"))
-    cards = [caption.value for caption in at.caption if caption.value.startswith("As written: ")]
-    assert len(cards) == 3
-
-
-def test_a_positive_control_is_marked_on_home():
+def test_a_positive_control_is_no_success_on_home():
     at = opened("app.py", (EXAMPLES / "positive-control.db", "positive"))
-    assert "put in by hand" in texts(at)
+    assert "SELF-TEST PASSED" in banner(at)
+    assert "supported" not in texts(at).partition("By the documented")[0].lower()
+
+
+def test_a_confounder_is_named_everywhere():
+    at = opened("app.py", (EXAMPLES / "as-is.db", "as-is"))
+    assert texts(at).count("confounded by routing") >= 4  # three claims, and the run in the sidebar
 
 
 def test_one_click_on_an_example_gives_a_verdict():
     at = opened()
     at.button(key="as-is").click().run()
     assert not at.exception
-    assert "Verdict" in at.subheader[0].value
+    assert "CONFOUNDED BY ROUTING" in banner(at)
 
 
 def test_an_upload_is_judged_beside_files_that_cannot_be():
@@ -210,8 +231,11 @@ def test_an_upload_is_judged_beside_files_that_cannot_be():
     good = ("dynamics.db", (EXAMPLES / "as-is.db").read_bytes(), "application/octet-stream")
     at.file_uploader[0].set_value([good, ("notes.txt", b"no run at all", "text/plain")]).run()
     assert not at.exception
+    assert "The file notes.txt cannot be read as a run" in unescape(at.expander[0].label)
+    at.session_state["rejected"] = True
+    at.run()
     assert any("expected a run file" in text.value for text in at.text)
-    assert "confounded" in at.subheader[0].value
+    assert "CONFOUNDED BY ROUTING" in banner(at)
 
 
 def test_an_upload_stays_when_the_page_is_changed():
@@ -229,7 +253,7 @@ def test_a_bad_upload_alone_gets_its_sentence_and_no_verdict(content):
     at.file_uploader[0].upload("bad.db", content, "application/octet-stream").run()
     assert not at.exception
     assert any("Fix: " in text.value for text in at.text)
-    assert not at.subheader
+    assert not banner(at)
 
 
 def test_several_runs_are_told_apart_and_summed_up(tmp_path):
@@ -240,7 +264,18 @@ def test_several_runs_are_told_apart_and_summed_up(tmp_path):
     at = opened("app.py", *((file, file.name) for file in files))
     assert not at.exception
     assert at.sidebar.selectbox[0].options == ["000000000", "111111111", "222222222"]
-    assert len(at.get("dataframe")[-1].value) == 3
+    assert at.get("dataframe")[-1].value["seed"].tolist() == [0, 1, 2]
+
+
+def test_the_glance_of_several_runs_is_about_all_of_them_and_the_chart_about_the_picked_one():
+    at = opened("app.py", (EXAMPLES / "study", "study"))
+    assert "No awakening in any of 3 experiments" in banner(at)
+    picked = at.sidebar.selectbox[0].value
+    assert f"Run {picked}, one of 6 seeds" in texts(at)
+    other = next(name for name in at.sidebar.selectbox[0].options if name != picked)
+    at.sidebar.selectbox[0].set_value(other).run()
+    assert not at.exception
+    assert f"Run {other}, one of 6 seeds" in texts(at)
 
 
 def test_the_same_run_uploaded_and_picked_is_one_run(tmp_path):
@@ -260,4 +295,4 @@ def test_a_set_is_chosen_like_a_file(tmp_path):
     write_set(read_sources([EXAMPLES / "as-is.db", EXAMPLES / "positive-control.db"])[0], tmp_path / "set")
     at = opened("app.py", (tmp_path / "set", "set"))
     assert not at.exception
-    assert [len(table.value) for table in at.dataframe if "verdict" in table.value] == [2]
+    assert [len(table.value) for table in at.dataframe if "awakening" in table.value] == [2]

@@ -1,5 +1,7 @@
 """Pages of the app in Streamlit's test harness: open one with chosen files, and read its text."""
 
+import re
+from html import unescape
 from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
@@ -27,3 +29,9 @@ def texts(at):
         for kind in ("markdown", "caption", "error", "warning", "info", "title", "subheader", "success")
         for element in at.get(kind)
     )
+
+
+def banner(at):
+    """Return the words of the verdict's banner; empty on a page without one."""
+    found = [each.proto.body for each in at.get("html") if 'aria-label="Verdict"' in each.proto.body]
+    return unescape(re.sub(r"<[^>]+>", " ", " ".join(found)))

@@ -32,7 +32,7 @@ from validation.verdict.claims import (
 from validation.verdict.premise import Premise
 from validation.verdict.rules import awakening
 
-TREATED, SHAM, POSITIVE = "treated", "sham", "positive_control"
+ROLES = TREATED, POSITIVE, SHAM = "treated", "positive_control", "sham"
 PASSES, FAILS, UNDECIDED = "passes", "fails", "undecided"
 FOUND, NOT_FOUND = "found", "not_found"
 NAMED_OPTIONS = 5
@@ -96,7 +96,7 @@ def check_of(role: str, m: Measurements) -> str | None:
 
 
 def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Group]]:
-    """Return the groups of these runs, without claims, in the order of the options in which they differ.
+    """Return the groups of these runs, without claims, controls last, in the order of the options that differ.
 
     A run of unknown options is a group of its own.
     """
@@ -113,7 +113,7 @@ def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Gro
         shown = {name: known.get(name, "unknown") for name in named}
         role = SHAM if first.is_sham else POSITIVE if first.is_positive_control else TREATED
         groups.append((group, Group(_name(shown, group, len(members)), role, tuple(r.run.id for r in group), shown)))
-    return sorted(groups, key=lambda pair: [_ordered(value) for value in pair[1].options.values()])
+    return sorted(groups, key=lambda pair: (ROLES.index(pair[1].role), [*map(_ordered, pair[1].options.values())]))
 
 
 def _ordered(value: str) -> tuple[bool, float, str]:
@@ -124,7 +124,7 @@ def _ordered(value: str) -> tuple[bool, float, str]:
 
 def deciding_groups(groups: Sequence[Group]) -> list[Group]:
     """Return the groups that the verdict is about: the treated ones, else positive controls, else sham runs."""
-    by_role = ([group for group in groups if group.role == role] for role in (TREATED, POSITIVE, SHAM))
+    by_role = ([group for group in groups if group.role == role] for role in ROLES)
     return next(filter(None, by_role), [])
 
 
