@@ -55,6 +55,11 @@ class Plan:
         next_row = self.first + ((last - self.first) // self.every + 1) * self.every
         return int((self.edges[1:] <= next_row).sum())
 
+    def completes(self, bins: int) -> int:
+        """Return the step of the grid row after which this many bins are complete."""
+        rows = math.ceil((float(self.edges[bins]) - self.first) / self.every) - 1
+        return self.first + max(rows, 0) * self.every
+
 
 def plan_of(
     steps_T: NDArray[np.int64], *, planned: int, frequencies: tuple[int | None, ...], share: float, warmup_steps: float
