@@ -5,7 +5,7 @@ The noise is like that of training: AR(1) over steps, partly common to all exper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,22 +164,33 @@ def with_norms(run: Run, expert: int, **norms: Array) -> Run:
 def write(run: Run, path: Path, **facts: Any) -> Path:
     """Write the run to a file with the logger, and return its path."""
     with DynamicsLogger(path, num_experts=len(run.experts), flush_seconds=1e9) as logger:
-        roles = [{"expert": e.index, "role": e.role} for e in run.experts.values()]
-        logger.log_table("experts", roles)
-        logger.log_run({**run.facts, **facts})
-        for row, step in enumerate(run.steps.tolist()):
-            gradients: dict[str, dict[str, float]] = {}
-            for number, expert in run.experts.items():
-                whole = "perturbed_norm" if number else "clean_norm"
-                gradients[f"expert_{number}"] = {
-                    **{f"{tier}_norm": expert[f"{tier}_norm"][row] for tier in TIERS},
-                    whole: expert["norm"][row],
-                    "routing_weight": expert["routing_weight"][row],
-                }
-            scores = {f"expert_{n}_divergence": e["divergence"][row] for n, e in run.experts.items() if n}
-            dynamics = {"expert_gradients": gradients, "divergence_scores": scores}
-            logger.log(step, dynamics | ({"layers": [*_layer_rows(run, step)]} if run.layers else {}))
+        log_facts(logger, run, **facts)
+        log_rows(logger, run, range(len(run.steps)))
     return path
+
+
+def log_facts(logger: DynamicsLogger, run: Run, **facts: Any) -> None:
+    """Log the roles and the facts of the run."""
+    logger.log_table("experts", [{"expert": e.index, "role": e.role} for e in run.experts.values()])
+    logger.log_run({**run.facts, **facts})
+
+
+def log_rows(logger: DynamicsLogger, run: Run, rows: Iterable[int], *, started: float | None = None) -> None:
+    """Log some rows of the run. started: the time of step 0, if rows shall have a time, with one second a step."""
+    for row in rows:
+        step = int(run.steps[row])
+        gradients: dict[str, dict[str, float]] = {}
+        for number, expert in run.experts.items():
+            whole = "perturbed_norm" if number else "clean_norm"
+            gradients[f"expert_{number}"] = {
+                **{f"{tier}_norm": expert[f"{tier}_norm"][row] for tier in TIERS},
+                whole: expert["norm"][row],
+                "routing_weight": expert["routing_weight"][row],
+            }
+        scores = {f"expert_{n}_divergence": e["divergence"][row] for n, e in run.experts.items() if n}
+        dynamics = {"expert_gradients": gradients, "divergence_scores": scores}
+        dynamics |= {} if started is None else {"wall_time": started + step}
+        logger.log(step, dynamics | ({"layers": [*_layer_rows(run, step)]} if run.layers else {}))
 
 
 def _layer_rows(run: Run, step: int) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Literal
 import streamlit as st
 
 from ui.layout.frame import frame, icon
+from ui.layout.live_panel import live_panel
 from ui.session.address import remember, restore
 from ui.session.library import library
 from ui.session.live import follow, is_training, live_badge
@@ -46,6 +47,7 @@ def shell(title: str) -> tuple[Judgement, Run]:
     judgement = _judgement_or_stop(title)
     run = pick_run(judgement)
     run_header(run)
+    live_panel(judgement, run)
     return judgement, run
 
 
