@@ -70,11 +70,10 @@ def _in(seconds: float) -> str:
 
 
 def _history(looks: tuple[InterimLook, ...], run: Run) -> None:
-    """Show a row for each look with the status of each claim, and the deciding effect of each at all looks."""
-    head = ("Look", "After step", *(name.capitalize() for name in CLAIMS))
-    rows = [
-        (f"{look.bins} of {BINS}", f"{look.step:,}", *(_status(claim, run) for claim in look.claims)) for look in looks
-    ]
+    """Show the status of each claim at each look, and the deciding effect of each at all looks."""
+    head = ("Claim", *(f"{look.bins} of {BINS}, step {look.step:,}" for look in looks))
+    claims = zip(*(look.claims for look in looks), strict=True)
+    rows = [(at_looks[0].name.capitalize(), *(_status(claim, run) for claim in at_looks)) for at_looks in claims]
     st.markdown(markdown_table([head, *rows]))
     shown = [(name, found) for name in CLAIMS if (found := look_intervals(looks, name)) is not None]
     for column, (name, found) in zip(st.columns(2, gap="medium"), shown, strict=False):
@@ -87,4 +86,6 @@ def _history(looks: tuple[InterimLook, ...], run: Run) -> None:
                 alt=f"{found.title.capitalize()} with its interval at each look, beside the threshold",
             )
     if shown:
-        st.caption("Dot and bar: estimate and interval at that look. Dashed: threshold. Solid: no effect.")
+        st.caption(
+            "Dot and bar: estimate and interval after these parts of the training. Dashed: threshold. Solid: no effect."
+        )

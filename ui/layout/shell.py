@@ -126,7 +126,8 @@ def _chosen_run(judgement: Judgement, run: Run) -> None:
             st.text(f"Run {run.id}")
         seed = "" if run.seed is None else f"seed {run.seed}"
         st.text("\n".join(filter(None, [run.name, seed])))
-        shown_badge(shown_group(group))
+        shown = shown_group(group)
+        st.markdown(f":{STATUS_COLORS[shown.kind]}[**{shown.icon} {shown.word}**]")  # a badge would not wrap
         if len(group.runs) > 1:
             st.caption(f"{len(group.runs):,} runs that differ only in the seed")
 
@@ -148,13 +149,15 @@ def empty_state(title: str) -> None:
 
 def judge_library() -> Judgement:
     """Return the judgement of all files in the library, with a progress bar when files are read first."""
-    chosen, bar = library(), st.empty()
+    chosen, place = library(), st.container(gap=None)
+    bar = place.empty()
     keys = chosen.keys()
     # New rows of a known run are read in a moment: a bar for them would make the page jump every few seconds.
     progress = None if chosen.has_read(keys) else _progress_reporter(bar)
     judgement = chosen.judged(keys, tuple(sorted(session_thresholds().items())), progress)
     bar.empty()
-    follow(judgement, keys)
+    with place:
+        follow(judgement, keys)
     return judgement
 
 

@@ -10,7 +10,7 @@ from validation.charts import theme
 from validation.charts.ticks import factor_ticks
 from validation.frames.interim import PLACES, LookIntervals
 
-HEIGHT = 190
+HEIGHT = 200
 LEAST = {True: 0.05, False: 0.02}  # that the axis covers on either side of no effect, on the scale of a log or a cosine
 
 
@@ -22,7 +22,7 @@ def interim_chart(looks: LookIntervals) -> alt.LayerChart:
     axis = alt.Axis(tickCount=5, format="+~g")
     if looks.ratio:
         axis = alt.Axis(values=factor_ticks(low, high, 5), labelExpr="format(datum.value, '.4~g') + '×'")
-    x = alt.X("look:N", title="Parts of the training", sort=None, axis=alt.Axis(labelAngle=0))
+    x = alt.X("look:N", title=None, sort=None, axis=alt.Axis(labelAngle=0))
     x = x.scale(alt.Scale(domain=list(PLACES)))
     y = alt.Y("estimate:Q", title=None, scale=scale, axis=axis)
     tooltip = [alt.Tooltip(f"{name}:Q", title=name.capitalize(), format=".4~g") for name in ("estimate", "low", "high")]
