@@ -31,7 +31,7 @@ def live_panel(judgement: Judgement, run: Run) -> None:
     if not is_training(run):
         return
     looks = memoized(judgement, ("looks", run.id), lambda: looks_so_far(judgement, run))
-    with st.container(border=True, key="live", gap="small"):
+    with st.container(key="live", gap="small"):
         stale = seconds_since_last_row(run) >= STALE_AFTER
         st.markdown(due(next_look(judgement, run), judgement, run, stale=stale), help=RULE)
         if not looks:
@@ -71,10 +71,11 @@ def _in(seconds: float) -> str:
 
 def _history(looks: tuple[InterimLook, ...], run: Run) -> None:
     """Show the status of each claim at each look, and the deciding effect of each at all looks."""
-    head = ("Claim", *(f"{look.bins} of {BINS}, step {look.step:,}" for look in looks))
+    head = ("Part of the training", *(f"{look.bins} of {BINS}" for look in looks))
+    steps = ("After step", *(f"{look.step:,}" for look in looks))
     claims = zip(*(look.claims for look in looks), strict=True)
     rows = [(at_looks[0].name.capitalize(), *(_status(claim, run) for claim in at_looks)) for at_looks in claims]
-    st.markdown(markdown_table([head, *rows]))
+    st.caption(markdown_table([head, steps, *rows]))
     shown = [(name, found) for name in CLAIMS if (found := look_intervals(looks, name)) is not None]
     for column, (name, found) in zip(st.columns(2, gap="medium"), shown, strict=False):
         with column:

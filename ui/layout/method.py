@@ -11,7 +11,7 @@ from ui.settings import ROOT
 from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
 from validation.judgement.judge import Judgement
 from validation.method.decision import UsedThreshold, numbers_of, thresholds_in_force
-from validation.method.table import BEYOND_THE_TABLE, Line, deciding_line, lines_before, lines_of
+from validation.method.table import BEYOND_THE_TABLE, LINES, Line, deciding_line, lines_before
 from validation.text import sentence
 from validation.verdict.claims import Claim
 from validation.verdict.groups import deciding_groups
@@ -35,8 +35,24 @@ def method_panel(judgement: Judgement, claim: Claim, *, key: str = "") -> None:
         with st.popover(LABEL, type="tertiary", icon=":material/rule:", key=name, on_change="rerun") as part:
             if part.open:
                 _show(claim, numbers, used)
+                if PAGE.exists():
+                    st.button(
+                        "Read the whole method",
+                        icon=":material/menu_book:",
+                        key=f"{name}-all",
+                        on_click=_ask,
+                        args=(name,),
+                    )
+        if st.session_state.pop(f"{name}-asked", False):
+            _whole_method()
 
     panel()
+
+
+def _ask(name: str) -> None:
+    """Close the panel, which would cover the page of the method, and ask for that page."""
+    st.session_state[name] = False
+    st.session_state[f"{name}-asked"] = True
 
 
 def _runs_of(judgement: Judgement, claim: Claim) -> set[str]:
@@ -54,29 +70,24 @@ def _show(claim: Claim, numbers: Sequence[tuple[str, str]], used: Sequence[UsedT
     if line is None:
         st.markdown(sentence(BEYOND_THE_TABLE[claim.reason]))
     else:
-        number, of = lines_of(claim.name).index(line) + 1, len(lines_of(claim.name))
-        st.markdown(f"The first line of the decision table that applies decides. Here it is line {number} of {of}:")
-        st.markdown(f"> {_condition(line)} → **{line.status}**")
-    st.markdown(f"In these runs: {markdown_sentence(claim.because)}")
+        st.markdown("The first line of the decision table that applies decides. It is this one:")
+        with st.container(border=True):
+            st.markdown(f"{_numbered(line)} → **{line.status}**")
+    st.markdown(f"**In these runs:** {markdown_sentence(claim.because)}")
     if numbers:
         st.markdown(markdown_table([("Number", "Value"), *((name, escape_markdown(value)) for name, value in numbers)]))
     if before := lines_before(claim):
-        st.caption("Asked before, and did not apply:")
-        st.caption("\n".join(f"{place}. {_condition(each)}" for place, each in enumerate(before, 1)))
+        st.caption("\n".join(["Asked before, and did not apply:\n", *(f"- {_numbered(each)}" for each in before)]))
     if used:
+        rows = [(f"`{one.name}`", f"{one.value:g}", one.origin) for one in used]
         st.markdown("**Thresholds in force**")
-        st.markdown(
-            markdown_table(
-                [("Threshold", "Value", "From"), *((f"`{one.name}`", f"{one.value:g}", one.origin) for one in used)]
-            )
-        )
-    if PAGE.exists() and st.button("Read the whole method", key=f"whole-{claim.name}", icon=":material/menu_book:"):
-        _whole_method()
+        st.markdown(markdown_table([("Threshold", "Value", "From"), *rows]))
 
 
-def _condition(line: Line) -> str:
-    """Return a condition as Markdown without its links, which lead to the page of the docs."""
-    return _without_links(line.condition)
+def _numbered(line: Line) -> str:
+    """Return the number and the condition of a line, without its links, which lead to the page of the docs."""
+    condition = _without_links(line.condition)
+    return f"line {LINES.index(line) + 1}: {condition}" if line in LINES else condition
 
 
 def _without_links(text: str) -> str:

@@ -7,6 +7,7 @@ import streamlit as st
 from ui.layout.cards import runs_table
 from ui.layout.frame import icon as tab_icon
 from ui.layout.glance import banner, claims_table, next_step
+from ui.layout.live_panel import live_panel
 from ui.layout.shell import finding_card, judge_library, pick_run, run_header, show_rejected
 from ui.sections.choose import choose, remove, rerun_with_new_widgets
 from ui.sections.dynamics import norms_of
@@ -62,6 +63,7 @@ def chosen_files(judgement: Judgement) -> None:
 def run_at_a_glance(judgement: Judgement, run: Run, glance: Glance) -> None:
     """Show the chart of one run, then its premise, findings and facts, a line each."""
     run_header(run)
+    live_panel(judgement, run)
     norms_of(judgement, run)
     if glance.premise:
         st.caption(escape_markdown(glance.premise))

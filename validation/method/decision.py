@@ -11,7 +11,7 @@ from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, LOOK_
 from validation.analysis.run import Run
 from validation.text import pluralize, spaced
 from validation.verdict.claims import REFUTED, SEED, Claim, Reason
-from validation.verdict.words.wording import estimated, has_interval, threshold
+from validation.verdict.words.wording import QUANTITIES, estimated, has_interval, threshold
 
 OF_ALL = ("alpha", "warmup", "min_seeds", "min_experts", "rows_share")
 OF_CLAIM = {
@@ -44,7 +44,10 @@ def numbers_of(claim: Claim, thresholds: Thresholds) -> list[Row]:
     if claim.units is None:
         return []
     return [
-        *((spaced(part.name), _effect(replace(claim, **asdict(part)))) for part in claim.components),
+        *(
+            (QUANTITIES.get(part.name, spaced(part.name)), _effect(replace(claim, **asdict(part))))
+            for part in claim.components
+        ),
         ("error rate", _alpha(claim, thresholds)),
         ("units", _units(claim, thresholds)),
         ("gradients", claim.source),

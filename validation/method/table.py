@@ -91,7 +91,7 @@ LINES = (
         "divergence",
     ),
     Line((Reason.INSIDE_MARGIN,), "every effect is inside its margin (α)", REFUTED),
-    Line((Reason.BOTH_SIDES_OF_MARGIN,), "none of these", INCONCLUSIVE),
+    Line((Reason.BOTH_SIDES_OF_MARGIN,), "no line before it applies", INCONCLUSIVE),
 )
 SUSTAINMENT = (
     Line((Reason.NOT_FINISHED,), "a bin is not complete", INCONCLUSIVE),
@@ -102,7 +102,7 @@ SUSTAINMENT = (
     ),
     Line((Reason.NOTHING_TO_SUSTAIN,), "no effect is surely beyond its margin over the run", INCONCLUSIVE),
     Line((Reason.LASTS,), "the kept share of every effect that is, is surely above 0.5", SUPPORTED),
-    Line((Reason.SHARE_UNDECIDED,), "none of these", INCONCLUSIVE),
+    Line((Reason.SHARE_UNDECIDED,), "no line before it applies", INCONCLUSIVE),
 )
 BEYOND_THE_TABLE = {
     Reason.DEPENDS_ON_INVALID_RUNS: (

@@ -46,17 +46,17 @@ def test_the_panel_tells_the_next_look_and_each_verdict_so_far_as_the_file_grows
     log_until(60)
     at.run()
     assert "The next look is due after step **83** (4 of 6 parts of the training)" in texts(at)
-    assert "| Claim |" not in texts(at)  # not until it is asked for
+    assert "| After step |" not in texts(at)  # not until it is asked for
     at.session_state["see-looks"] = True
     at.run()
-    assert "| Claim | 2 of 6, step 47 |" in texts(at)
+    assert "| After step | 47 |" in texts(at)
     assert "| Awakening | ✓ supported |" in html.unescape(texts(at))
     charts = len(at.get("vega_lite_chart"))
 
     log_until(90)
     at.run()
     assert "The final verdict is due after step **119** (6 of 6 parts of the training)" in texts(at)
-    assert "| Claim | 2 of 6, step 47 | 4 of 6, step 83 |" in texts(at)
+    assert "| After step | 47 | 83 |" in texts(at)
     assert "| Awakening | ✓ supported | ✓ supported |" in html.unescape(texts(at))
     assert len(at.get("vega_lite_chart")) >= charts > 0
 
