@@ -32,7 +32,7 @@ def method_panel(judgement: Judgement, claim: Claim, *, key: str = "") -> None:
     @st.fragment
     def panel() -> None:
         name = f"method-{claim.name}{f'-{key}' if key else ''}"
-        with st.popover(LABEL, type="tertiary", icon=":material/rule:", key=name, on_change="rerun") as part:
+        with st.popover(LABEL, icon=":material/rule:", key=name, on_change="rerun") as part:
             if part.open:
                 _show(claim, numbers, used)
                 if PAGE.exists():
