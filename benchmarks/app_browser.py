@@ -55,8 +55,7 @@ COMPLETE = """
 """
 
 VERDICT = """
-() => [...document.querySelectorAll("h1, h2, h3")].some((title) => title.innerText.startsWith("Verdict:"))
-  && performance.now() - window.__seen.did
+() => document.querySelector("section[aria-label=Verdict]") && performance.now() - window.__seen.did
 """
 
 

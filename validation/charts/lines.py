@@ -161,7 +161,7 @@ def _layers(
     line = line.encode(
         strokeWidth=alt.StrokeWidthValue(FAINT_LINE) if faint else alt.StrokeWidthValue(LINE, condition=wide)
     )
-    layers = [line.properties(name=f"lines{place}"), ends.encode(y=y)]
+    layers = [line.properties(name=f"lines{place}"), ends.encode(y=alt.Y("value:Q", scale=panel.scale))]
     if style.smooth is not None:
         smooth = _broken(panel_rows(style.smooth, panel)[columns], style.gaps)
         medians = alt.Chart(smooth).mark_line(strokeWidth=2.2, clip=True, tooltip=None)

@@ -17,9 +17,9 @@ from validation.files.tidy import by_expert
 # Points of one line, at most. The Dynamics page:
 MAX_POINTS = 1600
 MIN_POINTS = 200  # however many lines there are
-ALL_POINTS = 4_800  # of all lines together: the browser works on each of them whenever it draws
+ALL_POINTS = 4_080  # of all lines together: the browser works on each of them whenever it draws
 SMOOTH_POINTS = 200
-HOVER_POINTS = 200  # each costs the browser the text of a tooltip, before anybody points at it
+HOVER_POINTS = 160  # each costs the browser the text of a tooltip, before anybody points at it
 OVERVIEW_POINTS = 600
 # Other pages and reports:
 FINDING_POINTS = 500  # of the small chart beside a finding
