@@ -1,16 +1,20 @@
-"""The Dynamics page in a real browser: every view, the range of steps under the brush, and zooming with the wheel."""
+"""The Dynamics page in a real browser: views, the switch of the norms, labels, brush, and zooming with the wheel."""
 
 from __future__ import annotations
 
 import io
+import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import LAYERED, downloaded, drawn, in_the_dark, settle, upload, visit
+from tests.support.app_pages import EXAMPLES
 from tests.support.simulated_runs import simulated_run, with_norms, write
 
 
@@ -83,3 +87,46 @@ def test_lines_are_zoomed_with_the_wheel_and_all_seen_again(open_page: Callable[
     expect(whole).not_to_contain_text("100")
     chart.dblclick()
     expect(whole).to_contain_text("100")
+
+
+def text_boxes(chart: Locator) -> list[dict[str, float]]:
+    """Return the boxes of the labels beside the lines."""
+    labels = chart.locator("text", has_text=re.compile(r"^expert \d+ \w+, \w+$"))
+    boxes = [labels.nth(place).bounding_box() for place in range(labels.count())]
+    return [dict(box) for box in boxes if box is not None]
+
+
+def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Return True if two boxes share more than the white space around letters."""
+    wide = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
+    high = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
+    return wide > 0 and high > 0.35 * min(one["height"], other["height"])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_switch_changes_the_chart_whose_labels_do_not_collide(open_page: Callable[..., Page], width: int):
+    page = open_page(width=width, height=2400)
+    upload(page, EXAMPLES / "as-is.db")
+    chart = page.get_by_label("Tier norms over training step", exact=True)
+    title = chart.locator(".role-axis-title", has_text="Gradient norm")
+    expect(title).to_have_text("Gradient norm divided by routing share (loss / weight)", timeout=15_000)
+    boxes, frame = text_boxes(chart), chart.bounding_box()
+    assert frame is not None
+    assert len(boxes) == 9
+    assert not [1 for one, other in itertools.combinations(boxes, 2) if overlap(one, other)]
+    assert all(
+        frame["x"] - 1 <= box["x"] and box["x"] + box["width"] <= frame["x"] + frame["width"] + 1 for box in boxes
+    )
+    assert all(box["y"] + box["height"] <= frame["y"] + frame["height"] + 1 for box in boxes)
+    beyond = lines_drawn(chart)
+    page.get_by_role("radio", name="As logged").click()
+    expect(title).to_have_text("Gradient norm as logged (loss / weight)", timeout=15_000)
+    assert lines_drawn(chart) != beyond
+    expect(page.get_by_text("As logged, bottom norms are")).to_be_visible()
+    page.wait_for_url(re.compile("norms=As"))
+
+
+def lines_drawn(chart: Locator) -> list[str | None]:
+    """Return the paths of the lines."""
+    lines = chart.locator(".mark-line path")
+    return [lines.nth(place).get_attribute("d") for place in range(lines.count())]

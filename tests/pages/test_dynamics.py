@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -157,3 +158,81 @@ def test_each_view_of_the_dynamics_draws(view):
 def test_the_header_of_the_dynamics_has_each_experts_divergence():
     at = opened("pages/1_Dynamics.py", (EXAMPLES / "as-is.db", "as-is"))
     assert [metric.label for metric in at.metric][:2] == ["Divergence score, expert 1", "Divergence score, expert 2"]
+
+
+def switch(page):
+    """Return the switch of the norms; None if the page has none."""
+    return next((group for group in page.get("button_group") if group.key == "norms"), None)
+
+
+def bottom_norms(page):
+    """Return the bottom norms that the chart draws, by expert."""
+    chart = max(page.get("vega_lite_chart"), key=lambda one: len(one.proto.spec))
+    rows = next(pa.ipc.open_stream(data.data.data).read_all() for data in chart.proto.datasets if data.name == "data-0")
+    rows = rows.to_pandas()
+    return {e: own["value"].to_numpy() for e, own in rows[rows["series"].str.endswith("bottom")].groupby("expert")}
+
+
+def y_title(page):
+    return spec(page)["layer"][0]["encoding"]["y"]["axis"]["title"]
+
+
+@pytest.mark.parametrize("page", ["app.py", "pages/1_Dynamics.py"])
+def test_where_experts_share_one_gradient_the_lines_fall_on_each_other_until_switched(page):
+    at = opened(page, (EXAMPLES / "as-is.db", "as-is"))
+    assert switch(at).value == "Beyond routing"
+    assert "divided by routing share" in y_title(at)
+    assert any("experts 0, 1 and 2 agree within 0.1" in one.value for one in at.markdown)
+    norms = bottom_norms(at)
+    assert np.allclose(norms[1], norms[0], rtol=1e-3)
+    switch(at).set_value("As logged").run()
+    assert not at.exception
+    assert "as logged" in y_title(at)
+    norms = bottom_norms(at)
+    assert np.median(norms[1] / norms[0]) > 5
+    assert any("As logged, bottom norms are" in one.value for one in at.markdown)
+
+
+def test_other_runs_begin_with_the_norms_as_logged():
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "per-example.db", "per-example"))
+    assert switch(at).value == "As logged"
+    switch(at).set_value("Beyond routing").run()
+    assert not at.exception
+    assert any("Divided by each expert" in one.value for one in at.markdown)
+
+
+def test_each_picked_run_begins_with_its_own_view_of_the_norms():
+    files = ((EXAMPLES / f"{name}.db", name) for name in ("as-is", "per-example"))
+    at = opened("pages/1_Dynamics.py", *files)
+    assert switch(at).value == "Beyond routing"
+    picker = at.selectbox[0]
+    picker.set_value(next(value for value in picker.options if "2d76f873e" in value or "per-example" in value)).run()
+    assert switch(at).value == "As logged"
+
+
+def test_norms_without_shares_have_no_switch(tmp_path):
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "zero-norms.db", "zero"))
+    assert switch(at) is None
+    at = opened("pages/1_Dynamics.py", (write(simulated_run(steps=50, shares=False), tmp_path / "x.db"), "x"))
+    assert switch(at) is None
+    assert any("did not log its routing shares" in one.value for one in at.markdown)
+
+
+def test_isolated_gradients_have_no_switch(probed):
+    page = dynamics_page(probed, gradients="isolated")
+    assert switch(page) is None
+    assert any("each expert alone" in one.value for one in page.markdown)
+
+
+@pytest.mark.parametrize("view", ["By tier", "Together"])
+def test_the_switch_holds_for_every_view_of_norms(view):
+    at = opened("pages/1_Dynamics.py", (EXAMPLES / "as-is.db", "as-is"))
+    at.get("button_group")[0].set_value(view).run()
+    assert not at.exception
+    assert "divided by routing share" in spec(at)["vconcat"][0]["title"]["text"]
+
+
+def test_the_home_page_says_what_its_chart_is_a_picture_of():
+    at = opened("app.py", (EXAMPLES / "per-example.db", "per-example"))
+    assert any(one.value == "Gradient norms over training" for one in at.subheader)
+    assert any("4 experts of 7 drawn" in one.value.replace("&#46;", ".") for one in at.caption)

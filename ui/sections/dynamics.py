@@ -235,9 +235,9 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
 def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
     """Draw the chart over the steps under the brush; a new brush runs only this part of the page again."""
     shows_norms = "top_norm" in VIEWS[options.view].metrics
+    options = replace(options, steps=choose_range(judgement, run))
     if shows_norms:
         options = replace(options, norms=choose_norms(judgement, run, options.source))
-    options = replace(options, steps=choose_range(judgement, run))
     picture = lines(judgement, run, options)
     if shows_norms:
         norms_caption(judgement, run, options.experts, options.source, options.norms)
