@@ -51,7 +51,7 @@ def test_runs_are_grouped_by_everything_but_the_seed_and_the_device():
         options(num_layers=2, seed=1, device="cuda"),
         options(num_layers=4, seed=1) | {"planned_steps": 50},
     )
-    assert [group.runs for group in groups] == [("r0", "r2"), ("r1",), ("r3",)]
+    assert [group.runs for group in groups] == [("r0", "r2"), ("r3",), ("r1",)]
     assert groups[0].name == "num_layers=2, steps=None"
 
 
@@ -73,7 +73,12 @@ def test_a_single_group_is_all_runs_and_many_differing_options_are_counted():
 
 def test_roles_are_those_of_the_perturbation():
     facts = [options(perturbation_scale=s) for s in (1.0, 0.0, "0.001", 0.002)] + [options(positive_control=2.0)]
-    assert [group.role for group in grouped(*facts)] == [TREATED, SHAM, SHAM, TREATED, "positive_control"]
+    assert [group.role for group in grouped(*facts)] == [TREATED, TREATED, "positive_control", SHAM, SHAM]
+
+
+def test_groups_are_in_the_order_of_their_options_and_controls_come_last():
+    scales = [options(perturbation_scale=scale) for scale in (10.0, 0.0, 2.0, 0.5)]
+    assert [group.options["perturbation_scale"] for group in grouped(*scales)] == ["0.5", "2.0", "10.0", "0.0"]
 
 
 def test_only_positive_controls_are_named_by_their_gain():

@@ -79,8 +79,10 @@ def _decided(claims: Sequence[Claim]) -> str:
     parts = [" and ".join(found)] if found else []
     parts += [f"{'but ' if found else ''}no {name}" for name in missing]
     text = ", ".join(parts) + f" {where}" if parts else ""
-    if lasting.reason in (Reason.LASTS, Reason.COLLAPSES):
-        text += ", and it lasts" if lasting.status == SUPPORTED else ", but it fades" if text else "an effect fades"
+    if lasting.reason == Reason.LASTS:
+        text += ", and it lasts" if text else "an effect lasts"
+    elif lasting.reason == Reason.COLLAPSES:
+        text += ", but it fades" if text else "an effect fades"
     rest = [_open(claim) for claim in levels if claim.status not in DECIDED]
     text = "; ".join([*filter(None, [text]), *rest])
     return text[:1].upper() + text[1:]

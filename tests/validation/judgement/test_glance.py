@@ -1,0 +1,85 @@
+"""The verdict at a glance: one next step that does what it says, and a premise that agrees with the verdict."""
+
+import shlex
+
+import pytest
+
+from prismatic.sweep.plan import plan
+from tests.support.report_readers import EXAMPLES, ROOT, judged
+from tests.support.simulated_runs import study, write
+from validation.files.sources import read_sources
+from validation.judgement.glance import AGAIN, glance_of
+from validation.judgement.judge import judge
+from validation.verdict.words.statuses import ICONS
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_has_all_that_a_first_page_needs(example):
+    glance = glance_of(judged(example))
+    assert glance.shown.kind in ICONS
+    assert len(glance.headline.split()) <= 14
+    assert glance.sentence.endswith(".")
+    assert [row.claim.name for row in glance.rows] == ["awakening", "divergence", "sustainment"]
+    assert all(len(row.reason.split()) <= 15 for row in glance.rows)
+    assert glance.step is not None
+
+
+@pytest.mark.parametrize("name", ["as-is", "per-example", "positive-control"])
+def test_the_command_plans_the_runs_that_its_cost_counts(name, tmp_path):
+    step = glance_of(judged(ROOT / "examples" / f"{name}.db")).step
+    program, config, *words = shlex.split(step.command)[1:2] + shlex.split(step.command)[3:]
+    assert program == "sweep"
+    options = words[words.index("--set") + 1 : words.index("--grid")] if "--set" in words else []
+    jobs = plan(ROOT / config, words[words.index("--grid") + 1 :], overrides=options, runs=tmp_path).jobs
+    assert step.cost.startswith(f"{len(jobs)} runs of about ")
+
+
+def test_a_reason_is_told_once():
+    reasons = [row.reason for row in glance_of(judged(ROOT / "examples" / "as-is.db")).rows]
+    assert reasons[1:] == [AGAIN, AGAIN] != reasons[:2]
+
+
+def test_a_failed_premise_agrees_with_each_verdict(tmp_path):
+    def premise(**effects):
+        runs = study(6, perturbed=3, control=3, sd=0.02, **effects)
+        files = [write(run, tmp_path / f"{run.id}.db", run_hash=f"{n:x}" * 9) for n, run in enumerate(runs)]
+        return glance_of(judge(*read_sources(files))).premise
+
+    assert "there was little to awaken, which agrees with the verdict" in premise()
+    assert "not that sleeping weights woke up" in premise(awakening=1.5)
+
+
+def test_data_that_cannot_be_judged_is_told_by_what_was_seen_and_its_cause():
+    judgement = judged(ROOT / "examples" / "zero-norms.db")
+    glance, finding = glance_of(judgement), judgement.findings[0]
+    assert glance.headline == f"Nothing can be concluded: {finding.symptom}"
+    assert finding.evidence[1:] in glance.sentence
+    assert finding.cause[1:] in glance.sentence
+    assert finding.fix in glance.step.text
+    assert glance.documented == ""
+
+
+def test_files_that_cannot_be_read_have_a_next_step(tmp_path):
+    (tmp_path / "bad.db").write_bytes(b"no database")
+    glance = glance_of(judge(*read_sources([tmp_path / "bad.db"])))
+    assert glance.headline == "No run could be judged"
+    assert glance.step is not None
+    assert glance.rows == ()
+
+
+def test_the_documented_reading_says_why_it_differs(tmp_path):
+    differs = "The verdict above differs"
+    assert differs in glance_of(judged(ROOT / "examples" / "as-is.db")).documented
+    runs = [
+        write(run, tmp_path / f"{run.seed}.db", run_hash=f"{run.seed}" * 9) for run in study(6, perturbed=3, control=3)
+    ]
+    glance = glance_of(judge(*read_sources(runs)))
+    same = all(f"{row.claim.name} {row.claim.status}" in glance.documented for row in glance.rows)
+    assert (differs in glance.documented) is not same
+
+
+def test_a_run_without_a_file_of_its_own_names_its_options_by_its_id(tmp_path):
+    judgement = judge(*read_sources([ROOT / "examples" / "study"]))
+    step = glance_of(judgement).step
+    assert step.command.split()[3] in {f"{run.id}.yml" for run in judgement.runs}
+    assert "scale 4" in step.text  # scale 2 is one of the study's
