@@ -1,11 +1,14 @@
 """The Compare page: groups, doses, sham runs, two runs, and the table of all runs."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.support.app_pages import HARMFUL, opened, texts
+from tests.support.app_pages import EXAMPLES, HARMFUL, opened, texts
 from tests.support.simulated_runs import SCALES, simulated_run, write, write_dose_runs
 from ui.sections.compare import all_runs, page
 from validation.files.sources import read_sources
+from validation.frames.comparison.forest import forest
 from validation.frames.comparison.sham_pairs import sham_pair_rows
 from validation.judgement.judge import judge
 
@@ -48,6 +51,60 @@ def test_one_run_says_what_compare_needs_and_how_its_own_trainer_gets_it(tmp_pat
     assert not at.exception
     assert "at least two runs" in at.info[0].value
     assert line in at.get("code")[0].value
+
+
+def test_one_run_is_one_click_from_the_study():
+    at = opened(PAGE, (EXAMPLES / "per-example.db", "one"))
+    at.button(key="show-study").click().run()
+    assert not at.exception
+    assert len(at.session_state["library"].sources) == 1
+    assert len(at.get("vega_lite_chart")) == 1
+
+
+def test_the_study_begins_with_a_forest_plot_of_each_effect():
+    at = opened(PAGE, (EXAMPLES / "study", "study"))
+    assert not at.exception
+    names = {1: "Gradient gain of the bottom tier", 2: "Direction difference above the control"}
+    for claim, plots in (("Awakening", 1), ("Divergence", 2)):
+        at.get("button_group")[1].set_value(claim).run()
+        assert len(at.get("vega_lite_chart")) == plots
+        assert names[plots] in texts(at)
+
+
+def test_two_runs_make_a_forest_plot_without_an_interval_over_seeds(tmp_path):
+    facts = {"config.merge": "example", "config.perturbation_scale": 1.0}
+    files = [
+        write(
+            simulated_run(seed=s, steps=120), tmp_path / f"{s}.db", run_hash=f"{s}" * 9, **{"config.seed": s}, **facts
+        )
+        for s in range(2)
+    ]
+    at = opened(PAGE, *((file, file.name) for file in files))
+    assert not at.exception
+    rows = forest(judge(*read_sources(files)), judge(*read_sources(files)).verdict.groups, "awakening", "bottom").rows
+    assert rows["label"].tolist() == ["", "seed 0", "seed 1", "2 seeds"]
+    assert rows["low"].isna().all()
+
+
+def test_two_thousand_runs_are_shown_as_groups_a_page_at_a_time(judged, monkeypatch):
+    """The groups of nine runs, again and again under other options."""
+    groups = tuple(
+        replace(group, name=f"learning_rate={place}", options={"learning_rate": f"{place}"})
+        for place in range(222)
+        for group in judged.verdict.groups
+    )
+    many = replace(judged, measured=judged.measured * 222, verdict=replace(judged.verdict, groups=groups))
+    assert len(many.runs) == 1998
+    monkeypatch.setattr("ui.layout.shell.judge_library", lambda: many)
+    at = opened(PAGE, (EXAMPLES / "as-is.db", "chosen"))
+    assert not at.exception
+    assert not at.toggle(key="each").value
+    assert at.number_input(key="forest-page").label == "Page of 56, with 666 groups"
+    drawn = at.get("vega_lite_chart")[0].proto
+    assert "learning_rate=0" in str(drawn)
+    assert "learning_rate=200" not in str(drawn)
+    at.toggle(key="each").set_value(True).run()
+    assert not at.exception
 
 
 def test_groups_are_the_runs_that_differ_in_the_seed_alone(shown):

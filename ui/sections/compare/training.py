@@ -20,7 +20,7 @@ def too_few_runs(judgement: Judgement) -> None:
     st.info("Compare needs at least two runs. Six seeds with their sham runs can decide.")
     placeholder("Compare")
     study = next((entry for entry in examples() if entry.path.is_dir()), None)
-    if study and st.button("Show the example study", help="24 runs, in place of the chosen run"):
+    if study and st.button("Show the example study", key="show-study", help="24 runs, in place of the chosen run"):
         library().sources = [study.source]
         st.rerun()
     st.caption("Train more seeds, and sham runs, in which nothing is perturbed, then choose all their files on Home:")
