@@ -95,7 +95,7 @@ def _cards(entries: dict[str, Entry]) -> None:
 
 
 def _card(card: Card, entry: Entry) -> None:
-    st.image(_picture(entry.path), width="stretch")
+    st.image(_picture(entry.path), width="stretch", alt=f"Small chart: {card.title.lower()}")
     with st.container(gap="xsmall"):
         st.markdown(f"**{card.title}**")
         shown_badge(card.shown)
