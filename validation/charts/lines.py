@@ -26,7 +26,7 @@ INSIDE = 38  # pixels at both ends of stacked plots, for the labels inside
 X_FORMAT = ",.10~g"  # steps, tokens or hours, without rounding errors in the last digits
 AXIS_PIXELS = 90  # of a chart's height that its horizontal axis takes on a page
 FAINT_LINE, LINE, CLEAN_LINE = 0.7, 1.6, 3.4  # widths in pixels
-IS_CLEAN = "datum.expert === 0"
+DENSE = 250  # points of a line that fill its band
 FROM_ZERO = "datum.value < 0 ? '' : datum.label"
 
 
@@ -157,10 +157,7 @@ def _layers(
     line = alt.Chart(rows).mark_line(clip=True, opacity=0.35 if faint else 1.0, tooltip=None)
     ends = alt.Chart(pd.DataFrame({"value": panel.extent})).mark_point(opacity=0, size=0, tooltip=None)
     line = line.encode(x=x, y=y, color=legend, strokeDash=dash)
-    wide: Any = {"test": IS_CLEAN, "value": CLEAN_LINE}  # so that it is seen below lines that fall on it
-    line = line.encode(
-        strokeWidth=alt.StrokeWidthValue(FAINT_LINE) if faint else alt.StrokeWidthValue(LINE, condition=wide)
-    )
+    line = line.encode(strokeWidth=alt.StrokeWidthValue(FAINT_LINE) if faint else _width(rows))
     layers = [line.properties(name=f"lines{place}"), ends.encode(y=alt.Y("value:Q", scale=panel.scale))]
     if style.smooth is not None:
         smooth = _broken(panel_rows(style.smooth, panel)[columns], style.gaps)
@@ -172,6 +169,14 @@ def _layers(
     layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
     layers += _rails(panel, plain, height)
     return [*layers, pointer.properties(name=f"pointer{place}")]
+
+
+def _width(rows: pd.DataFrame) -> alt.StrokeWidthValue:
+    """Return the width of lines: the clean expert's is wider, to be seen below lines that fall on it, unless dense."""
+    if len(rows) > DENSE * len(rows[["expert", "series"]].drop_duplicates()):
+        return alt.StrokeWidthValue(LINE)
+    wide: Any = {"test": "datum.expert === 0", "value": CLEAN_LINE}
+    return alt.StrokeWidthValue(LINE, condition=wide)
 
 
 def _broken(rows: pd.DataFrame, gaps: Sequence[tuple[float, float]]) -> pd.DataFrame:
