@@ -91,7 +91,7 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
     """Return the numbers that decide; for data that carries no verdict, what was seen and its cause."""
     verdict = judgement.verdict
     if verdict.status == INVALID and (finding := _gravest(judgement, deciding)):
-        return f"{sentence(finding.evidence)} {sentence(finding.cause)}"
+        return f"Seen: {finding.evidence}. Cause: {finding.cause}."
     gain = _runs_of(judgement, deciding)[0].number("config.positive_control") if planted else None
     if gain is not None and all(group.check == FOUND for group in deciding):
         found = estimated(verdict.headlines["awakening"])

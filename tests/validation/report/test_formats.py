@@ -1,5 +1,7 @@
 """Text, JSON, JUnit XML, Markdown, HTML and the page show the same numbers and statuses."""
 
+from dataclasses import replace
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -10,7 +12,7 @@ from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
 from validation.text import spaced
 from validation.verdict.claims import Claim
-from validation.verdict.words.wording import estimated, parts_of, threshold
+from validation.verdict.words.wording import estimated, needed, parts_of, threshold
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -68,6 +70,20 @@ def test_the_page_shows_the_numbers_of_the_json(example):
 )
 def test_an_estimate_is_written_in_one_way(claim, words):
     assert estimated(claim) == words
+
+
+def test_an_end_that_looks_like_its_threshold_gets_a_third_decimal():
+    claim = Claim("awakening", "", "", estimate=1.02, low=0.94, high=1.097, threshold=1.1, units=9)
+    assert estimated(claim) == "1.02x [0.94, 1.097]"
+
+
+def test_what_is_needed_names_both_sides_of_a_size():
+    size = Claim("divergence", "", "", effect="size", estimate=1.0, threshold=1.1)
+    assert needed(size) == needed(replace(size, threshold=1 / 1.1)) == "below 0.91x or above 1.10x"
+    assert needed(Claim("awakening", "", "", effect="bottom", estimate=1.0, threshold=1.1)) == "more than 1.10x"
+    assert (
+        needed(Claim("divergence", "", "", effect="direction", unit="1 - cosine", threshold=0.05)) == "more than +0.05"
+    )
 
 
 def test_a_threshold_has_the_unit_of_its_estimate():

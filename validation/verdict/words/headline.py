@@ -84,6 +84,7 @@ def _decided(claims: Sequence[Claim]) -> str:
     elif lasting.reason == Reason.COLLAPSES:
         text += ", but it fades" if text else "an effect fades"
     rest = [_open(claim) for claim in levels if claim.status not in DECIDED]
+    rest += ["whether it lasts stays open"] if found and lasting.status not in DECIDED else []
     text = "; ".join([*filter(None, [text]), *rest])
     return text[:1].upper() + text[1:]
 

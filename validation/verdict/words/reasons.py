@@ -149,19 +149,20 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
 
 def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
     """Return an effect with its interval, and what it is compared to."""
-    notes = ["of the merged gradients"] if m.source == "merged" and run.merges_parameters else []
+    notes = ["by merged gradients"] if m.source == "merged" and run.merges_parameters else []
     notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
     note = f" ({', '.join(notes)})" if notes else ""
     against = AGAINST.get(m.control or "", "the clean expert")
-    value, where = measured(effect.name, interval), _where(m)
+    value, where = measured(effect.name, interval, effect.margin), _where(m)
     where += ", less what the sham runs show" if m.twins and m.control != SHAM_RUN else ""
+    where += note
     if effect.name == BOTTOM:
-        return f"relative to middle weights{note}, bottom weights receive {value} the gradient of {against} {where}"
+        return f"relative to middle weights, bottom weights receive {value} the gradient of {against} {where}"
     if effect.name == DIRECTION:
         side = "below" if interval.mid < 0 else "above"
-        return f"the direction difference{note} is {value} {side} that of {against} {where}"
+        return f"the direction difference is {value} {side} that of {against} {where}"
     of = "" if effect.name == SIZE else f" of the {effect.name.removesuffix('_size')} tier"
-    return f"the gradients{of}{note} are {value} as large as those of {against} {where}"
+    return f"the gradients{of} are {value} as large as those of {against} {where}"
 
 
 def _where(m: Measurements) -> str:
@@ -187,7 +188,7 @@ def _of_sustainment(reason: Reason, m: Measurements, effect: Effect, kept: Inter
 
 def _shams(m: Measurements) -> str:
     worst = max(m.sham_effects.values(), key=lambda e: abs(e.interval(m.alpha).mid) / e.margin)
-    found = measured(worst.name, worst.interval(m.alpha))
+    found = measured(worst.name, worst.interval(m.alpha), worst.margin)
     return f"in {len(worst.x_U3)} sham runs, where nothing was perturbed, the {QUANTITIES[worst.name]} is {found}"
 
 

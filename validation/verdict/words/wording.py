@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
+from validation.analysis.effects import BOTTOM, DIRECTION, SIZE, TWO_SIDED
 from validation.analysis.intervals import Interval
 from validation.analysis.statistics import exp
 from validation.text import pluralize
@@ -59,9 +59,11 @@ def needed(claim: Claim) -> str:
     """Return what the estimate must exceed, such as "more than 1.10x"; empty without a threshold."""
     if claim.threshold is None:
         return ""
-    below = claim.unit == RATIO and claim.threshold < 1
     value = digits(claim.threshold, claim) if claim.unit != COSINE else f"+{claim.threshold:g}"
-    return f"{'less' if below else 'more'} than {value}{_mark(claim)}"
+    if claim.effect in TWO_SIDED:
+        low, high = sorted([claim.threshold, 1 / claim.threshold])
+        return f"below {low:.2f}x or above {high:.2f}x"
+    return f"more than {value}{_mark(claim)}"
 
 
 def quantity(claim: Claim) -> str:
@@ -86,7 +88,7 @@ def digits(value: float, claim: Claim) -> str:
         return f"{value:.0%}"
     if claim.unit == COSINE:
         return _signed(value)
-    return f"{value:.2f}" if claim.unit == RATIO else f"{value:.3g}"
+    return _factor(value, claim.threshold or 1.0) if claim.unit == RATIO else f"{value:.3g}"
 
 
 def measured(name: str, interval: Interval, *, signed: bool = False) -> str:
@@ -99,9 +101,16 @@ def measured(name: str, interval: Interval, *, signed: bool = False) -> str:
         mid = _signed(interval.mid) if signed else _fixed(abs(interval.mid), 3)
         low, high = _signed(interval.low), _signed(interval.high)
     else:
-        mid, low, high = (_fixed(shown(name, value), 2) for value in (interval.mid, interval.low, interval.high))
+        ends = (interval.mid, interval.low, interval.high)
+        mid, low, high = (_factor(shown(name, value), exp(-margin if value < 0 else margin)) for value in ends)
         mid += "x"
     return f"{mid} [{low}, {high}]" if interval.bounded else mid
+
+
+def _factor(value: float, limit: float) -> str:
+    """Return a factor with two decimals, or three where two would show it as equal to its limit."""
+    same = value != limit and f"{value:.2f}" == f"{limit:.2f}"
+    return _fixed(value, 3 if same else 2)
 
 
 def _signed(value: float) -> str:

@@ -55,6 +55,7 @@ def headline(*statuses: str, **how) -> str:
         ((REFUTED, REFUTED, INCONCLUSIVE), "The perturbed experts learn like unperturbed ones over 6 seeds"),
         ((REFUTED, INCONCLUSIVE, INCONCLUSIVE), "No awakening over 6 seeds; divergence stays open"),
         ((SUPPORTED, INCONCLUSIVE, SUPPORTED), "Awakening over 6 seeds, and it lasts; divergence stays open"),
+        ((SUPPORTED, SUPPORTED, INCONCLUSIVE), "Awakening and divergence over 6 seeds; whether it lasts stays open"),
         ((SUPPORTED, SUPPORTED, REFUTED), "Awakening and divergence over 6 seeds, but it fades"),
         ((SUPPORTED, REFUTED, SUPPORTED), "Awakening, but no divergence over 6 seeds, and it lasts"),
         ((REFUTED, SUPPORTED, SUPPORTED), "Divergence, but no awakening over 6 seeds, and it lasts"),

@@ -133,18 +133,18 @@ def test_a_direction_says_on_which_side_of_the_control_it_lies():
 
 def test_a_size_below_the_controls_is_compared_to_the_lower_threshold():
     shrunk = over_seeds(size=-0.4)
-    assert words(shrunk, "divergence").startswith("the gradients (not corrected for noise) are 0.67x [")
+    assert words(shrunk, "divergence").startswith("the gradients are 0.67x [")
     assert words(shrunk, "divergence").endswith("beyond the threshold of 0.91x")
 
 
 @pytest.mark.parametrize(
     ("source", "corrected", "facts", "note"),
     [
-        ("isolated", True, {}, "the direction difference is"),
-        ("isolated", False, {}, "difference (not corrected for noise) is"),
-        ("merged", True, {}, "difference (of the merged gradients) is"),
-        ("merged", False, {}, "difference (of the merged gradients, not corrected for noise) is"),
-        ("merged", False, {"mixture": "top_k"}, "difference (not corrected for noise) is"),
+        ("isolated", True, {}, "over 6 seeds; the whole"),
+        ("isolated", False, {}, "over 6 seeds (not corrected for noise); the whole"),
+        ("merged", True, {}, "over 6 seeds (by merged gradients); the whole"),
+        ("merged", False, {}, "over 6 seeds (by merged gradients, not corrected for noise); the whole"),
+        ("merged", False, {"mixture": "top_k"}, "over 6 seeds (not corrected for noise); the whole"),
     ],
 )
 def test_merged_and_uncorrected_gradients_are_named(source, corrected, facts, note):
