@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 
 from prismatic.contract.thresholds import Thresholds
@@ -91,7 +92,7 @@ def digits(value: float, claim: Claim) -> str:
     return _factor(value, claim.threshold or 1.0) if claim.unit == RATIO else f"{value:.3g}"
 
 
-def measured(name: str, interval: Interval, *, signed: bool = False) -> str:
+def measured(name: str, interval: Interval, margin: float = 0.0, *, signed: bool = False) -> str:
     """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]".
 
     A direction is "0.123 [+0.104, +0.142]": the words around it say if it lies above or below the control. signed: it
@@ -102,14 +103,14 @@ def measured(name: str, interval: Interval, *, signed: bool = False) -> str:
         low, high = _signed(interval.low), _signed(interval.high)
     else:
         ends = (interval.mid, interval.low, interval.high)
-        mid, low, high = (_factor(shown(name, value), exp(-margin if value < 0 else margin)) for value in ends)
+        mid, low, high = (_factor(shown(name, value), exp(math.copysign(margin, value))) for value in ends)
         mid += "x"
     return f"{mid} [{low}, {high}]" if interval.bounded else mid
 
 
 def _factor(value: float, limit: float) -> str:
     """Return a factor with two decimals, or three where two would show it as equal to its limit."""
-    same = value != limit and f"{value:.2f}" == f"{limit:.2f}"
+    same = value != limit != 1 and f"{value:.2f}" == f"{limit:.2f}"
     return _fixed(value, 3 if same else 2)
 
 
