@@ -24,6 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from examples import pictures
 from prismatic import DynamicsLogger, log_gradient_dynamics
 from prismatic.train.config import RunConfig, load_config
 from prismatic.train.corpus import Corpus
@@ -40,7 +41,7 @@ SWEEP = "sweep --config experiments/study.yml --grid perturbation_scale=0,0.5,1,
 
 
 def main() -> None:
-    """Make the four files, two at a time, and then the study."""
+    """Make the four files, two at a time, then the study, and draw all of them."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         made = [
             pool.submit(train_example, EXPERIMENTS / f"{experiment}.yml", HERE / f"{name}.db")
@@ -54,6 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as runs:
         train_study(Path(runs))
         pack_study(Path(runs), HERE / "study")
+    pictures.main()
 
 
 def train_study(runs: Path) -> None:
