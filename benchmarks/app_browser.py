@@ -158,9 +158,8 @@ class Visitor:
 
     async def pages(self) -> list[str]:
         """Return the names of the pages, in the order of the sidebar."""
-        return [
-            name.strip() for name in await self.page.get_by_test_id("stSidebar").get_by_role("link").all_inner_texts()
-        ]
+        links = await self.page.get_by_test_id("stSidebar").get_by_role("link").all_inner_texts()
+        return [text.split()[-1] for text in links]  # the name of its icon comes first
 
     async def visit(self, name: str) -> float:
         """Go to a page by the sidebar; return the seconds from the click until it is complete."""

@@ -9,6 +9,7 @@ from ui.layout.shell import choose_run
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
+from validation.method.terms import explain
 from validation.text import spaced
 from validation.verdict.groups import POSITIVE, Group
 from validation.verdict.words.statuses import shown_claim
@@ -61,6 +62,6 @@ def choose_gradients(run: Run) -> str:
         required=True,
         key="gradients",
         bind="query-params",
-        help="Merged: the gradients that the optimizer uses. Isolated: each expert alone, without routing.",
+        help=explain("merged gradient", "isolated gradient", "probe"),
     )
     return chosen

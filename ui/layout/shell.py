@@ -23,6 +23,7 @@ from ui.widgets.placeholder import placeholder
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.judgement.judge import Judgement
+from validation.method.terms import explain
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
 from validation.verdict.words.statuses import SELF_TEST, Shown, shown_group
 
@@ -93,7 +94,7 @@ def run_header(run: Run) -> None:
                 str(run.facts["exit_state"]), color="orange", help="The run ended before its planned number of steps."
             )
         if run.is_positive_control:
-            st.badge("positive control: the effect was put in by hand", color="orange")
+            st.badge("positive control: the effect was put in by hand", color="blue", help=explain("positive control"))
 
 
 def pick_run(judgement: Judgement) -> Run:
@@ -129,7 +130,7 @@ def _chosen_run(judgement: Judgement, run: Run) -> None:
         shown = shown_group(group)
         st.markdown(f":{STATUS_COLORS[shown.kind]}[**{shown.icon} {shown.word}**]")  # a badge would not wrap
         if len(group.runs) > 1:
-            st.caption(f"{len(group.runs):,} runs that differ only in the seed")
+            st.caption(f"{len(group.runs):,} runs that differ only in the seed", help=explain("seed"))
 
 
 def _picked(judgement: Judgement) -> str:

@@ -31,6 +31,7 @@ from validation.frames.layer_heatmap import (
 )
 from validation.judgement.judge import Judgement
 from validation.judgement.layer_ablation import JUDGED, LayerAblation, ablate_layers
+from validation.method.terms import explain
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.words.wording import estimated
 
@@ -56,6 +57,7 @@ def choose_measure() -> str:
         key="measure",
         wrap=True,
         bind="query-params",
+        help=explain("tier", "share", "clean expert"),
     )
     return measure
 

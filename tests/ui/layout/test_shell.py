@@ -7,6 +7,7 @@ from tests.support.simulated_runs import simulated_run, write
 from ui.layout.frame import ICONS, PAGES
 from ui.widgets.about import ABOUT
 from ui.widgets.placeholder import PICTURES
+from validation.method.terms import TERMS
 
 STATUSES = {
     "as-is": "⇄ confounded by routing",
@@ -64,3 +65,18 @@ def test_each_page_has_an_icon_and_a_picture():
     names = [*PAGES.values()]
     assert [*ICONS] == names
     assert [*PICTURES] == [*ABOUT] == names[1:]
+
+
+@pytest.mark.parametrize(
+    ("page", "terms"),
+    [
+        ("app.py", {"awakening", "divergence", "sustainment", "positive control"}),
+        ("pages/1_Dynamics.py", {"merged gradient", "isolated gradient", "probe"}),
+        ("pages/3_Layers.py", {"tier", "share", "clean expert", "isolated gradient"}),
+    ],
+)
+def test_terms_explain_themselves_where_they_stand(page, terms):
+    at = opened(page, (EXAMPLES / "positive-control.db", "positive-control"))
+    assert not at.exception
+    shown = str([getattr(element.proto, "help", "") for element in (*at.markdown, *at.get("button_group"))])
+    assert not [term for term in terms if TERMS[term] not in shown]
