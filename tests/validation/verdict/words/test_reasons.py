@@ -123,7 +123,7 @@ def test_a_sentence_names_the_numbers_the_comparison_and_the_units():
 
 
 def test_a_direction_says_on_which_side_of_the_control_it_lies():
-    assert words(over_seeds(direction=0.3), "divergence").startswith("the direction difference (not corrected for")
+    assert words(over_seeds(direction=0.3), "divergence").startswith("the direction difference is 0.3")
     assert re.search(
         r"is 0\.3\d\d \[\+0\.\d+, \+0\.\d+\] above that of the control", words(over_seeds(direction=0.3), "divergence")
     )
