@@ -127,8 +127,7 @@ def _chosen_run(judgement: Judgement, run: Run) -> None:
             st.text(f"Run {run.id}")
         seed = "" if run.seed is None else f"seed {run.seed}"
         st.text("\n".join(filter(None, [run.name, seed])))
-        shown = shown_group(group)
-        st.markdown(f":{STATUS_COLORS[shown.kind]}[**{shown.icon} {shown.word}**]")  # a badge would not wrap
+        shown_badge(shown_group(group))
         if len(group.runs) > 1:
             st.caption(f"{len(group.runs):,} runs that differ only in the seed", help=explain("seed"))
 
@@ -218,5 +217,5 @@ def status_badge(status: str) -> None:
 
 
 def shown_badge(shown: Shown) -> None:
-    """Show a status as readers see it: its icon and word in its colour."""
-    st.badge(f"{shown.icon} {shown.word}", color=STATUS_COLORS[shown.kind])
+    """Show a status as readers see it: its icon and word in its colour. It wraps, as a badge would not."""
+    st.markdown(f":{STATUS_COLORS[shown.kind]}[**{shown.icon} {shown.word}**]")
