@@ -40,6 +40,7 @@ def home() -> None:
     banner(glance)
     if glance.step is not None:
         next_step(glance.step)
+    live_panel(judgement, run)
     claims_table(judgement, glance)
     if len(judgement.runs) > 1:
         runs_table(judgement, run)
@@ -63,7 +64,6 @@ def chosen_files(judgement: Judgement) -> None:
 def run_at_a_glance(judgement: Judgement, run: Run, glance: Glance) -> None:
     """Show the chart of one run, then its premise, findings and facts, a line each."""
     run_header(run)
-    live_panel(judgement, run)
     norms_of(judgement, run)
     if glance.premise:
         st.caption(escape_markdown(glance.premise))

@@ -219,7 +219,8 @@ def _length(run: Run, reasons: set[Reason]) -> Iterator[Advice]:
         text = "too few logged steps are planned: log more often, which costs little"
         yield Advice("log_more", text, (f"log_freq={finer}",), run=run.id)
     elif {Reason.BEFORE_FIRST_LOOK, Reason.NOT_FINISHED} & reasons:
-        yield Advice("finish_training", "the training has not reached its planned end: judge it again then", run=run.id)
+        text = "wait for the end of the training, and judge it again: its last third decides whether an effect lasts"
+        yield Advice("finish_training", text, run=run.id)
 
 
 def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advice]:
@@ -270,7 +271,8 @@ def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]
         yield Advice("raise_scale", text, run=run.id)
         return
     larger = STRONGER if scale is None or scale < STRONGER else 2 * scale
-    text = f"scale {scale:g} is answered. " if scale is not None else ""
+    where = " for this run" if len(members) == 1 else ""
+    text = f"scale {scale:g} is answered{where}. " if scale is not None else ""
     text += f"The next step of the protocol is scale {larger:g}: six seeds, each with its sham run"
     yield Advice("raise_scale", text, grid=_study(members, scale=larger), run=run.id)
     if sparsity is not None and sparsity < MOST_SPARSITY:

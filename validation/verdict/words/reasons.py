@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from validation.analysis.bins import BINS
 from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
 from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN
 from validation.analysis.intervals import Interval
@@ -85,8 +84,6 @@ def sentence(
         )
     elif deciding is not None and decision.reason in WITH_ESTIMATE:
         text = f"{text}; {_found(m, run, *deciding)}"
-    if 0 < m.bins < BINS:
-        text = f"{text} (interim look at {m.bins} of {BINS} parts of the training)"
     return str(text)
 
 

@@ -156,11 +156,6 @@ def test_the_bottom_level_is_never_corrected_and_does_not_say_so():
     assert "noise" not in words(replace(SURE, source="isolated", corrected=False), "awakening")
 
 
-def test_an_interim_look_is_named():
-    assert words(replace(SURE, bins=4), "awakening").endswith("(interim look at 4 of 6 parts of the training)")
-    assert "interim look at" not in words(replace(SURE, bins=6), "awakening")
-
-
 def test_two_reasons_in_the_design_are_both_said():
     both = replace(SURE, common_gradients=6, control=None)
     assert words(both, "awakening").endswith("there is no control either")
