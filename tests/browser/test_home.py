@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 def test_an_uploaded_file_gives_a_verdict_charts_diagnostics_and_reports(page: Page):
     upload(page, EXAMPLES / "as-is.db")
     expect(page.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)
-    expect(page.get_by_text("12 runs of about").first).to_be_visible()
+    expect(page.get_by_text("12 runs, about").first).to_be_visible()
     drawn(page)
     visit(page, "Dynamics")
     drawn(page)
@@ -42,10 +42,10 @@ def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page
     (tmp_path / "short.db").write_bytes((EXAMPLES / "as-is.db").read_bytes()[:70_000])
     bad = sorted(tmp_path.iterdir())
     upload(page, EXAMPLES / "positive-control.db", *bad)
-    expect(page.get_by_role("heading", name="The instrument works")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="The verdict found the effect")).to_be_visible(timeout=15_000)
     expect(page.get_by_text("SELF-TEST PASSED").first).to_be_visible()
     main = page.get_by_test_id("stMain")
-    main.get_by_text("cannot be read as a run (and 2 more)").click()
+    main.get_by_text("Not read: ").click()
     for path in bad:
         expect(main.get_by_text(f"The file {path.name} cannot be read as a run")).to_be_visible()
     # Words from a file become no link, picture or emphasis.

@@ -111,7 +111,7 @@ def test_groups_are_the_runs_that_differ_in_the_seed_alone(shown):
     at = shown("Groups")
     assert not at.exception
     table = at.dataframe[0].value
-    assert table["options"].tolist() == [f"perturbation_scale={scale}" for scale in SCALES]
+    assert table["options"].tolist() == [f"perturbation_scale={scale}" for scale in (*SCALES[1:], SCALES[0])]
     assert table["runs"].tolist() == [3, 3, 3]
     assert len(at.get("vega_lite_chart")) == 3
     at.toggle(key="seeds").set_value(False).run()

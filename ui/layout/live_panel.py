@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ui.session.live import is_training, seconds_since_last_row
+from ui.session.live import growing_runs, is_training, seconds_since_last_row
 from ui.widgets.charts import draw
 from ui.widgets.markdown import escape_markdown, markdown_table
 from ui.widgets.memo import memoized
@@ -33,7 +33,8 @@ def live_panel(judgement: Judgement, run: Run) -> None:
     looks = memoized(judgement, ("looks", run.id), lambda: looks_so_far(judgement, run))
     with st.container(key="live", gap="small"):
         stale = seconds_since_last_row(run) >= STALE_AFTER
-        st.markdown(due(next_look(judgement, run), judgement, run, stale=stale), help=RULE)
+        follows = " This page follows the run." if run in growing_runs(judgement) else ""
+        st.markdown(due(next_look(judgement, run), judgement, run, stale=stale) + follows, help=RULE)
         if not looks:
             return
         with st.expander("The verdict at each look so far", key="see-looks", on_change="rerun") as part:

@@ -55,10 +55,10 @@ class View:
         return None if logged else spaced(self.metrics[0]).replace("loss", "the loss")
 
 
+ROLE_COLORS = {"clean": "blue", "perturbed": "red and orange", "control": "grey"}
 VIEWS = {
     "Tier norms": View(
-        "Blue: clean expert. Red and orange: perturbed. Grey: control. Light: top tier, the largest weights. Medium: "
-        "bottom tier, the smallest. Dark: middle tier.",
+        "Light lines: top tier, the largest weights. Medium: bottom tier, the smallest. Dark: middle tier.",
         (*TIERS, "norm"),
         lambda long, style, thresholds: run_dynamics.tier_norms(long, style),
     ),
@@ -237,7 +237,7 @@ def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
     shows_norms = "top_norm" in VIEWS[options.view].metrics
     options = replace(options, steps=choose_range(judgement, run))
     if shows_norms:
-        options = replace(options, norms=choose_norms(judgement, run, options.source))
+        options = replace(options, norms=choose_norms(run, options.source))
     picture = lines(judgement, run, options)
     if shows_norms:
         norms_caption(judgement, run, options.experts, options.source, options.norms)
@@ -247,7 +247,8 @@ def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
 
 def norms_of(judgement: Judgement, run: Run) -> None:
     """Show the norms of one run: what it is a picture of, the switch, the chart, and what the chart says."""
-    if not len(run.steps):
+    if not any(expert.has_gradient for expert in run.experts.values()):
+        st.caption("No norm is above zero, so there is nothing to draw.")
         return
     fragment(judgement, run, _norms)
 
@@ -256,7 +257,7 @@ def _norms(judgement: Judgement, run: Run) -> None:
     experts = experts_drawn(run)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader("Gradient norms over training", anchor=False, width="content")
-        norms = choose_norms(judgement, run, "merged")
+        norms = choose_norms(run, "merged")
     st.caption(escape_markdown(_about(judgement, run, experts)))
     lines(judgement, run, ChartOptions("Tier norms", "merged", tuple(experts), "Steps", False, False, norms=norms))
     norms_caption(judgement, run, experts, "merged", norms)
@@ -267,7 +268,7 @@ def _about(judgement: Judgement, run: Run, experts: Sequence[int]) -> str:
     seeds = len(judgement.group_of(run.id).runs)
     which = f"Run {run.id}" + (f", one of {seeds} seeds" if seeds > 1 else "")
     roles = Counter(run.experts[expert].role for expert in experts)
-    drawn = ", ".join(f"{count} {role}" for role, count in roles.items())
+    drawn = ", ".join(f"{count} {role} ({ROLE_COLORS[role]})" for role, count in roles.items())
     count = pluralize(len(experts), "expert") + (f" of {len(run.experts)}" if len(experts) < len(run.experts) else "")
     return f"{which}. {count} drawn: {drawn}. {VIEWS['Tier norms'].hint}"
 

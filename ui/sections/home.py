@@ -19,7 +19,9 @@ from ui.widgets.markdown import escape_markdown
 from validation.analysis.run import Run
 from validation.judgement.glance import Glance, glance_of
 from validation.judgement.judge import Judgement
-from validation.text import pluralize
+from validation.text import pluralize, printable
+
+NAMES_SHOWN = 3  # of rejected files
 
 
 def home() -> None:
@@ -51,11 +53,11 @@ def chosen_files(judgement: Judgement) -> None:
     """Show in one line what was read, and the buttons that change it."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(read_counts(judgement), width="stretch")
-        with st.popover("Add or remove files", icon=":material/folder_open:", on_change="rerun", key="files") as part:
+        with st.popover("Files", icon=":material/folder_open:", on_change="rerun", key="files") as part:
             if part.open:
                 choose()
                 remove()
-        if st.button("Start over", icon=":material/restart_alt:", help="Remove all files from this session."):
+        if st.button("Start over", icon=":material/restart_alt:", help="Remove all files from this session"):
             library().sources = []
             forget()
             rerun_with_new_widgets()
@@ -84,11 +86,10 @@ def rejected_summary(judgement: Judgement) -> None:
     found = judgement.findings_of(None)
     if not found:
         return
-    first = f"{found[0].symptom[:1].upper()}{found[0].symptom[1:]}"
-    more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
-    with st.expander(
-        escape_markdown(f"{first}{more}"), icon=":material/warning:", key="rejected", on_change="rerun"
-    ) as part:
+    names = ", ".join(printable(one.name) for one in judgement.rejected[:NAMES_SHOWN])
+    more = f" and {len(found) - NAMES_SHOWN:,} more" if len(found) > NAMES_SHOWN else ""
+    label, icon = escape_markdown(f"Not read: {names}{more}"), ":material/warning:"
+    with st.expander(label, icon=icon, key="rejected", on_change="rerun") as part:
         if part.open:
             show_rejected(judgement)
 

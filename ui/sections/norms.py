@@ -12,27 +12,21 @@ from validation.analysis.run import Run
 from validation.frames.beyond_routing import can_divide
 from validation.frames.norms import AS_LOGGED, BEYOND_ROUTING, norms_sentence
 from validation.judgement.judge import Judgement
-from validation.verdict.claims import Reason
-
-KEY, OF_RUN = "norms", "norms-of-run"
 
 
-def choose_norms(judgement: Judgement, run: Run, source: str) -> str:
+def choose_norms(run: Run, source: str) -> str:
     """Return AS_LOGGED or BEYOND_ROUTING; without a choice, and without the switch, if norms cannot be divided.
 
-    Each run begins with the view that explains its verdict: beyond routing if its experts share one gradient.
+    It begins with the norms beyond routing, which the verdict is about.
     """
     if not can_divide(run.from_source(source)):
         return AS_LOGGED
-    default = BEYOND_ROUTING if _share_one_gradient(judgement, run) else AS_LOGGED
-    if st.session_state.setdefault(OF_RUN, run.id) != run.id:
-        st.session_state.update({OF_RUN: run.id, KEY: default})
     chosen: str = st.segmented_control(
         "Norms",
         [AS_LOGGED, BEYOND_ROUTING],
-        default=default,
+        default=BEYOND_ROUTING,
         required=True,
-        key=KEY,
+        key="norms",
         bind="query-params",
         label_visibility="collapsed",
         help="A gradient norm grows with the routing share of its expert. Beyond routing: each norm divided by the "
@@ -47,8 +41,3 @@ def norms_caption(judgement: Judgement, run: Run, experts: Sequence[int], source
     key = ("norms sentence", run.id, tuple(experts), source, norms)
     seen = run.from_source(source)
     st.markdown(escape_markdown(memoized(judgement, key, lambda: norms_sentence(seen, experts, norms, warmup=warmup))))
-
-
-def _share_one_gradient(judgement: Judgement, run: Run) -> bool:
-    claims = judgement.verdict.controlled.whole(run.id).values()
-    return any(claim.reason == Reason.ONE_COMMON_GRADIENT for claim in claims)

@@ -27,7 +27,7 @@ from validation.judgement.glance import step_of
 from validation.judgement.judge import Judgement
 from validation.method.terms import explain
 from validation.report.html_report import as_html, as_markdown
-from validation.report.json_report import as_json
+from validation.report.json_report import as_json, options
 from validation.text import sentence, spaced
 from validation.verdict.claims import Claim
 from validation.verdict.groups import POSITIVE
@@ -240,6 +240,10 @@ def run_facts(run: Run) -> None:
         return
     rows = [{"fact": key, "value": fact_text(key, value)} for key, value in run.facts.items()]
     show_table(rows, key="facts", alt="All facts in the file about its run")
+    if run.by_trainer:
+        lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in options(run).items())
+        label = f"Options as {run.id}.yml"
+        st.download_button(label, lines, f"{run.id}.yml", "application/yaml", key="options", on_click="ignore")
 
 
 def downloads(judgement: Judgement) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 
+from validation.analysis.effects import TWO_SIDED
 from validation.charts import theme
 from validation.verdict.claims import Claim
 from validation.verdict.words.wording import COSINE, KEPT, RATIO, digits, needed
 
 REACH = {RATIO: math.log(2), COSINE: 0.2}  # of the axis on both sides of no effect
 MOST_KEPT = 1.5
+_LIMIT = f"top:16px;height:26px;border-left:2px dashed var(--ink,{theme.GREY})"
 ROOM = 1.6  # times the threshold that an axis reaches at least
 
 
@@ -24,11 +26,13 @@ def interval_bar(claim: Claim, color: str = f"var(--mark,{theme.GREY})") -> str 
     low = 0.0 if claim.low is None else _position(claim, claim.low)
     high = 100.0 if claim.high is None else _position(claim, claim.high)
     none, limit = _position(claim, _no_effect(claim)), _position(claim, claim.threshold)
+    other = _position(claim, 1 / claim.threshold) if claim.effect in TWO_SIDED else None
     first, last = (_tick(value, claim) for value in _ends(claim))
     parts = [
         _part("axis", 0, f"top:29px;width:100%;border-top:1px solid var(--quiet,{theme.GREY});opacity:.6"),
         _part("none", none, f"top:18px;height:22px;border-left:1px solid var(--quiet,{theme.GREY})"),
-        _part("limit", limit, f"top:16px;height:26px;border-left:2px dashed var(--ink,{theme.GREY})"),
+        _part("limit", limit, _LIMIT),
+        _part("other", other, _LIMIT) if other is not None else "",
         _part(
             "interval",
             low,

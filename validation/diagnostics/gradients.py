@@ -51,8 +51,8 @@ def _zero_norms(run: Run) -> Iterator[Finding]:
     logged = {expert: logged_norms(run, expert) for expert in run.experts}
     zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
     rows = f"in all {len(run.steps)} {run.source} rows"
-    cause = "gradients were logged before loss.backward() or after optimizer.zero_grad()"
-    fix = "log after backward() and before optimizer.step(), and call zero_grad() only after that"
+    cause = "most often, gradients were logged before loss.backward() or after optimizer.zero_grad()"
+    fix = "log after backward() and before optimizer.step(), call zero_grad() only after that, and train again"
     if len(zero) == len(run.experts) and zero:
         evidence = f"the gradient norms of {len(zero)} experts are 0 {rows}"
         yield Finding("zero_norms", ERROR, "all gradient norms are zero", evidence, cause, fix, run.id)

@@ -23,6 +23,7 @@ from validation.verdict.premise import NOT_DORMANT, Premise
 STRONGER = 2.0  # perturbation_scale that the protocol asks for after a negative result
 MOST_SPARSITY = 0.5
 SEEDS, CONTROLS = int(Thresholds().min_seeds), int(Thresholds().min_experts)  # of a study that can be decided
+SHAM_RUN = "sham run (the same seed with nothing perturbed)"
 MOST_SEEDS = 1000  # of a study that a command plans; seeds of a file may be any number
 ROWS_PER_BIN = 10  # logged steps in each of six bins, so that a few lost ones do no harm
 
@@ -110,6 +111,8 @@ def _advise_group(
     if all(claim.status == SUPPORTED for claim in group.claims):
         yield _after_support(members)
         return
+    if group.status == REFUTED and len(members) == 1:
+        yield _replicate(members)
     yield from _collapse(run, findings)
     if group.status == REFUTED:
         yield from _stronger(members, largest)
@@ -129,10 +132,14 @@ def _study(members: Sequence[Run], *, scale: float | None = None, seeds: int = S
     return f"perturbation_scale=0,{wanted:g}", f"seed=0..{seeds - 1}"
 
 
+def _replicate(members: Sequence[Run]) -> Advice:
+    text = f"this is the result of one run. Train six seeds, each with its {SHAM_RUN}, and judge them together"
+    return Advice("replicate", text, grid=_study(members), run=members[0].id)
+
+
 def _after_support(members: Sequence[Run]) -> Advice:
     if len(members) == 1:
-        text = "this is the result of one run. Train six seeds, each with its sham run, and judge them together"
-        return Advice("replicate", text, grid=_study(members), run=members[0].id)
+        return _replicate(members)
     text = "the claim holds over these seeds. Try another text, model size and length before you generalise from it"
     return Advice("generalise", text, run=members[0].id)
 
@@ -148,7 +155,7 @@ def _after_self_test(group: Group, members: Sequence[Run]) -> Iterator[Advice]:
     else:
         text = (
             "this run tests the method and not the perturbation. For an answer, train the same experiment with nothing "
-            "planted (a factor of 1): six seeds, each with its sham run"
+            f"planted (positive_control=1 multiplies by one): six seeds, each with its {SHAM_RUN}"
         )
         yield Advice("train_unplanted", text, ("positive_control=1",), _study(members), members[0].id)
 
@@ -183,13 +190,13 @@ def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Re
     run = members[0]
     controls, log_freq = len(run.of_role("control")), int(run.number("config.log_freq") or 10)
     more = (f"control_experts={CONTROLS}",) if controls < CONTROLS else ()
-    study, each = _study(members), "in six seeds, each with its sham run"
+    study, each = _study(members), f"in six seeds, each with its {SHAM_RUN}"
     if Reason.ONE_COMMON_GRADIENT in reasons:
         text = f"{unseen_direction(run)}, {each}"
         if merged_once(run):
             text = (
                 "train with one merge per example, so that experts can receive different gradients, and with "
-                f"{CONTROLS} control experts to compare with, {each}"
+                f"{CONTROLS} control experts to compare with, {each}. The probe measures each expert alone"
             )
         yield Advice("see_direction", text, ("merge=example", f"probe_freq={log_freq}", *more), study, run.id)
     elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
@@ -231,9 +238,9 @@ def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advi
     if not undecided:
         return
     if there < SEEDS:
+        few_runs = "one run" if there == 1 else f"{there} seeds"
         text = (
-            f"{'one run' if there == 1 else f'{there} seeds'} cannot decide. Train six seeds, each with its sham run "
-            f"(the same seed with nothing perturbed), and judge all {2 * SEEDS} runs together"
+            f"{few_runs} cannot decide. Train six seeds, each with its {SHAM_RUN}, and judge all {2 * SEEDS} together"
         )
         yield Advice("more_seeds", text, grid=_study(members), run=run.id)
         return
@@ -271,9 +278,10 @@ def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]
         yield Advice("raise_scale", text, run=run.id)
         return
     larger = STRONGER if scale is None or scale < STRONGER else 2 * scale
-    where = " for this run" if len(members) == 1 else ""
-    text = f"scale {scale:g} is answered{where}. " if scale is not None else ""
-    text += f"The next step of the protocol is scale {larger:g}: six seeds, each with its sham run"
+    text = f"scale {scale:g} is too small, or there is nothing to find. " if scale is not None else ""
+    text += (
+        f"The documented next step is a larger perturbation: scale {larger:g} in six seeds, each with its {SHAM_RUN}"
+    )
     yield Advice("raise_scale", text, grid=_study(members, scale=larger), run=run.id)
     if sparsity is not None and sparsity < MOST_SPARSITY:
         text = "or perturb more weights by a larger sparsity"

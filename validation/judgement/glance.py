@@ -13,17 +13,24 @@ from prismatic.terminal import format_duration
 from validation.analysis.mixtures import scales_with
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
+from validation.files.parquet_set import is_set
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.judgement.advice import Advice
 from validation.judgement.judge import Judgement
 from validation.text import pluralize, sentence, spaced
-from validation.verdict.claims import INVALID, REFUTED, SEED, SUPPORTED, Claim
-from validation.verdict.groups import FOUND, POSITIVE, Group, deciding_groups
+from validation.verdict.claims import EXPERT, INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.groups import FOUND, POSITIVE, ROLES, SHAM, TREATED, Group, deciding_groups
 from validation.verdict.premise import DORMANT, NOT_DORMANT, Premise
 from validation.verdict.words.headline import WHOLE, refuted_as_a_whole
 from validation.verdict.words.statuses import Shown, shown_claim, shown_groups
 from validation.verdict.words.wording import QUESTIONS, estimated
 
+RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control"}
+PLANTED = {
+    "awakening": "The planted gain is found",
+    "divergence": "The planted gain makes the gradients differ",
+    "sustainment": "The planted gain lasts until the end",
+}
 AGAIN = "for the same reason"
 GROUPS_LISTED = 4  # in the row of a claim
 
@@ -78,13 +85,21 @@ def glance_of(judgement: Judgement) -> Glance:
     return Glance(
         shown_groups(verdict.status, claims, deciding),
         verdict.controlled.headline,
-        tuple(note for note in verdict.notes if not (planted and note.startswith(spaced(POSITIVE)))),
+        tuple(_notes(judgement, claims, planted=planted)),
         _sentence(judgement, deciding, planted),
         _step(judgement, deciding),
         tuple(_rows(claims, deciding, planted)),
         "" if planted else _premise(deciding, claims),
         _documented(judgement, claims, deciding) if claims else "",
     )
+
+
+def _notes(judgement: Judgement, claims: Sequence[Claim], *, planted: bool) -> Iterator[str]:
+    """Yield what a reader must know beside the headline; a result of one run is one of them."""
+    yield from (note for note in judgement.verdict.notes if not (planted and note.startswith(spaced(POSITIVE))))
+    decided = any(claim.status in (SUPPORTED, REFUTED) for claim in claims)
+    if decided and not planted and len(judgement.runs) == 1 and claims[0].replicate == EXPERT:
+        yield "one run: six seeds show whether it holds beyond this training"
 
 
 def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) -> str:
@@ -97,15 +112,22 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
         found = estimated(verdict.headlines["awakening"])
         measured = f", and the verdict measures {found}" if found else ""
         return (
-            f"The bottom-tier gradients of the perturbed experts were multiplied by {gain:g} by hand{measured}. "
-            "This tests the method and says nothing about the perturbation."
+            f"The bottom-tier gradients of the perturbed experts were multiplied by {gain:g} by hand, on top of what "
+            f"the perturbation does{measured}. This tests the method and says nothing about the perturbation."
         )
     if len(deciding) > 1:
-        over = ", each over its own seeds" if all(group.claims[0].replicate == SEED for group in deciding) else ""
-        text = f"{len(deciding)} experiments are judged apart{over}"
+        text = f"{len(deciding)} experiments ({_counted(deciding)}) are judged apart"
+        controls = [group for group in verdict.groups if group not in deciding]
+        text += f"; {_counted(controls)} are their controls" if controls else ""
         whole = refuted_as_a_whole(verdict.status, [*verdict.headlines.values()])
         return sentence(f"{text}; {WHOLE}" if whole else text)
     return sentence(verdict.controlled.because)
+
+
+def _counted(groups: Sequence[Group]) -> str:
+    """Return the numbers of runs by their role: "18 runs", "6 sham runs"."""
+    counts = Counter({role: sum(len(g.runs) for g in groups if g.role == role) for role in ROLES})
+    return " and ".join(pluralize(count, RUNS[role]) for role, count in counts.items() if count)
 
 
 def _gravest(judgement: Judgement, deciding: Sequence[Group]) -> Finding | None:
@@ -124,9 +146,11 @@ def _step(judgement: Judgement, deciding: Sequence[Group]) -> Step | None:
     """Return the most important advice about the runs that decide."""
     names = {name for group in deciding for name in group.runs}
     own = [advice for advice in judgement.advice if advice.run in names] or [*judgement.advice]
+    finding = _gravest(judgement, deciding)
+    if own and own[0].id == "mend_the_data" and finding is not None and len(names) == 1:
+        return Step(sentence(finding.fix))
     if own:
         return step_of(own[0], judgement)
-    finding = _gravest(judgement, deciding)
     return Step(sentence(finding.fix)) if finding is not None and not judgement.runs else None
 
 
@@ -136,12 +160,14 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         ((r, f) for r, f in zip(judgement.runs, judgement.files, strict=True) if r.id == advice.run), (None, None)
     )
     # A run in a set or an archive has no file of its own.
-    single = file is not None and file.path.suffix in RUN_SUFFIXES
+    single = file is not None and file.name.endswith(RUN_SUFFIXES) and not (" in " in file.name or is_set(file.path))
     config = (run.name if single else f"{run.id}.yml") if run is not None else "experiments/prismatic.yml"
     command, cost = advice.command(config), ""
     if command and advice.runs > 1:
         each = _duration(run)
-        cost = f"{pluralize(advice.runs, 'run')}{f' of about {each}' if each else ''}; finished ones are not repeated."
+        cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
+    if command and not single and run is not None:
+        cost += f' {config} are the options of run {run.id}: save them from "How this run was trained".'
     return Step(sentence(advice.text), command, cost)
 
 
@@ -154,11 +180,19 @@ def _duration(run: Run | None) -> str:
 def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> Iterator[Row]:
     told: set[str] = set()
     for claim in claims:
-        reason = AGAIN if claim.headline in told else claim.headline
-        told.add(claim.headline)
         each = [(group.name, own) for group in deciding for own in group.claims if own.name == claim.name]
         groups = tuple(each) if len(each) > 1 else ()
+        reason = _reason(claim, [own for _, own in each], planted=planted)
+        reason = AGAIN if reason in told else reason
+        told.add(reason)
         yield Row(claim, QUESTIONS[claim.name], shown_claim(claim, planted=planted), reason, groups)
+
+
+def _reason(claim: Claim, each: Sequence[Claim], *, planted: bool) -> str:
+    """Return the reason of a claim: of several experiments the one that all have, of a self-test what was found."""
+    if planted and claim.status == SUPPORTED:
+        return PLANTED[claim.name]
+    return each[0].headline if len({own.reason for own in each}) == 1 else claim.headline
 
 
 def _premise(deciding: Sequence[Group], claims: Sequence[Claim]) -> str:
@@ -194,7 +228,7 @@ def _documented(judgement: Judgement, claims: Sequence[Claim], deciding: Sequenc
     runs = _runs_of(judgement, deciding)
     text = ", ".join(f"{name} {claim.status}" for name, claim in written.items())
     scale = scales_with(runs[0])
-    text = f"By the documented rules, which compare with the clean expert alone and scale with {scale}: {text}."
+    text = f"By the documented rules, which have no control and no interval and scale with {scale}: {text}."
     if any(written[claim.name].status != claim.status for claim in claims):
-        text += " The verdict above differs because it removes what routing and chance explain."
+        text += " The verdict above adds control and interval, and removes what routing explains."
     return text

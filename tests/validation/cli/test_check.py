@@ -184,7 +184,7 @@ def test_words_of_a_file_put_no_line_and_no_escape_into_the_terminal(capsys, tmp
 
 def test_a_positive_control_says_so_in_its_first_line(capsys):
     main(["check", str(EXAMPLES / "positive-control.db")])
-    assert capsys.readouterr().out.startswith("SELF-TEST PASSED: The instrument works: ")
+    assert capsys.readouterr().out.startswith("SELF-TEST PASSED: The verdict found the effect")
 
 
 def test_the_text_names_the_premise_both_readings_and_the_fix(capsys, tmp_path):

@@ -31,7 +31,7 @@ def test_the_command_plans_the_runs_that_its_cost_counts(name, tmp_path):
     assert program == "sweep"
     options = words[words.index("--set") + 1 : words.index("--grid")] if "--set" in words else []
     jobs = plan(ROOT / config, words[words.index("--grid") + 1 :], overrides=options, runs=tmp_path).jobs
-    assert step.cost.startswith(f"{len(jobs)} runs of about ")
+    assert step.cost.startswith(f"{len(jobs)} runs, about ")
 
 
 def test_a_reason_is_told_once():

@@ -37,7 +37,7 @@ def test_invalid_data_and_unreadable_files_are_errors(tmp_path):
 def test_there_is_a_suite_per_run_per_group_and_for_all(seeds):
     names = list(suites(as_junit(judged(*seeds))))
     assert sum(name.startswith("run ") for name in names) == 18
-    assert next(name for name in names if name.startswith("group ")) == "group perturbation_scale=0.0"
+    assert next(name for name in names if name.startswith("group ")) == "group perturbation_scale=1.0"
     assert names[-1] == "all runs"
 
 

@@ -79,7 +79,7 @@ def test_numbers_name_their_units(kinds):
     assert "estimate over 6 seeds" in as_text(kinds["study"])
     assert "; the whole interval lies beyond the threshold of 1.10x." in as_text(kinds["study"]).splitlines()[1]
     assert "estimate in this run" in as_text(kinds["single"])
-    assert "in this run; the whole interval lies beyond the threshold of" in as_text(kinds["single"]).splitlines()[1]
+    assert "; the whole interval lies beyond the threshold of" in as_text(kinds["single"]).splitlines()[1]
     assert "estimate" not in as_text(kinds["doses"]).splitlines()[3]  # over several experiments there is none
 
 
@@ -157,7 +157,7 @@ def test_brief_leaves_out_single_runs_where_there_are_several(doses):
 def test_more_experiments_than_rows_are_counted(doses):
     text = as_text(doses)
     assert "and 2 more experiments (--verbose)" in text
-    assert "2 sham runs" in text
+    assert "; 2 sham runs are their controls." in text
     assert "the dose-response" in text.splitlines()[-1]
     assert len([line for line in text.splitlines() if line.startswith("perturbation_scale=")]) == GROUP_ROWS
 

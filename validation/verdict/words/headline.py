@@ -20,7 +20,7 @@ from validation.verdict.groups import FOUND, NOT_FOUND, POSITIVE, Group
 ALL_SUPPORTED = "The perturbation awakens the bottom weights, changes the gradients, and it lasts"
 NONE_SUPPORTED = "The perturbed experts learn like unperturbed ones"
 PLANTED = {
-    FOUND: "The instrument works: it found the effect that was planted",
+    FOUND: "The verdict found the effect that was planted",
     NOT_FOUND: "The planted effect was not found: runs like these cannot answer",
 }
 WHOLE = "the hypothesis needs all three claims, so it is refuted as a whole"
@@ -39,7 +39,7 @@ def headline_of(status: str, claims: Sequence[Claim], deciding: Sequence[Group])
         checks = {group.check for group in deciding}
         check = checks.pop() if len(checks) == 1 else None
         return PLANTED.get(check or "", first.headline)
-    if status == SUPPORTED:
+    if status == SUPPORTED and claims[0].replicate != EXPERT:
         return ALL_SUPPORTED
     if len(deciding) > 1:
         return _over_groups(claims, deciding)

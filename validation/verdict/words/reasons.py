@@ -50,8 +50,8 @@ HEADLINES = {
 HEADLINES_OF_CLAIMS = {
     ("awakening", Reason.ABOVE_MARGIN): "Bottom weights awaken: they receive larger gradients",
     ("divergence", Reason.ABOVE_MARGIN): "The perturbed experts follow gradients of their own",
-    ("awakening", Reason.INSIDE_MARGIN): "No awakening: bottom weights receive no larger gradients",
-    ("divergence", Reason.INSIDE_MARGIN): "No divergence: perturbed experts learn like unperturbed ones",
+    ("awakening", Reason.INSIDE_MARGIN): "No awakening as large as the threshold",
+    ("divergence", Reason.INSIDE_MARGIN): "No divergence as large as the threshold",
     ("awakening", Reason.BOTH_SIDES_OF_MARGIN): "Not clear yet whether bottom weights receive larger gradients",
     ("divergence", Reason.BOTH_SIDES_OF_MARGIN): "Not clear yet whether the gradients differ",
 }
@@ -146,7 +146,7 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
 
 def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
     """Return an effect with its interval, and what it is compared to."""
-    notes = ["by merged gradients"] if m.source == "merged" and run.merges_parameters else []
+    notes = ["by the gradients that the optimizer uses"] if m.source == "merged" and run.merges_parameters else []
     notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
     note = f" ({', '.join(notes)})" if notes else ""
     against = AGAINST.get(m.control or "", "the clean expert")

@@ -69,6 +69,9 @@ def test_one_experiment(statuses, words):
 
 
 def test_one_run_says_so():
+    assert headline(SUPPORTED, SUPPORTED, SUPPORTED, replicate=EXPERT) == (
+        "Awakening and divergence in this run, and it lasts"
+    )
     assert headline(REFUTED, INCONCLUSIVE, INCONCLUSIVE, replicate=EXPERT) == (
         "No awakening in this run; divergence stays open"
     )
@@ -109,7 +112,7 @@ def test_a_whole_that_some_claims_refute_says_why():
 @pytest.mark.parametrize(
     ("check", "word", "words"),
     [
-        (FOUND, "self-test passed", "The instrument works: it found the effect that was planted"),
+        (FOUND, "self-test passed", "The verdict found the effect that was planted"),
         (NOT_FOUND, "self-test failed", "The planted effect was not found: runs like these cannot answer"),
         (UNDECIDED, "self-test undecided", f"The words of {Reason.ABOVE_MARGIN}"),
     ],
