@@ -10,6 +10,7 @@ from tests.support.simulated_runs import study, write
 from validation.files.sources import read_sources
 from validation.judgement.glance import AGAIN, glance_of
 from validation.judgement.judge import judge
+from validation.text import sentence
 from validation.verdict.words.statuses import ICONS
 
 
@@ -54,7 +55,7 @@ def test_data_that_cannot_be_judged_is_told_by_what_was_seen_and_its_cause():
     glance, finding = glance_of(judgement), judgement.findings[0]
     assert glance.headline == f"Nothing can be concluded: {finding.symptom}"
     assert glance.sentence == f"Seen: {finding.evidence}. Cause: {finding.cause}."
-    assert finding.fix in glance.step.text
+    assert glance.step.text == sentence(finding.fix)
     assert glance.documented == ""
 
 
@@ -67,7 +68,7 @@ def test_files_that_cannot_be_read_have_a_next_step(tmp_path):
 
 
 def test_the_documented_reading_says_why_it_differs(tmp_path):
-    differs = "The verdict above differs"
+    differs = "The verdict above adds control and interval"
     assert differs in glance_of(judged(ROOT / "examples" / "as-is.db")).documented
     runs = [
         write(run, tmp_path / f"{run.seed}.db", run_hash=f"{run.seed}" * 9) for run in study(6, perturbed=3, control=3)
