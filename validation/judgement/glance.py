@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from prismatic.terminal import format_duration
 from validation.analysis.mixtures import scales_with
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
 from validation.files.parquet_set import is_set
+from validation.files.run_file import RunFile
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.judgement.advice import Advice
 from validation.judgement.judge import Judgement
@@ -160,15 +162,26 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         ((r, f) for r, f in zip(judgement.runs, judgement.files, strict=True) if r.id == advice.run), (None, None)
     )
     # A run in a set or an archive has no file of its own.
-    single = file is not None and file.name.endswith(RUN_SUFFIXES) and not (" in " in file.name or is_set(file.path))
-    config = (run.name if single else f"{run.id}.yml") if run is not None else "experiments/prismatic.yml"
+    config = "experiments/prismatic.yml" if run is None or file is None else _file_of(file) or f"{run.id}.yml"
     command, cost = advice.command(config), ""
     if command and advice.runs > 1:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
-    if command and not single and run is not None:
+    if command and run is not None and config == f"{run.id}.yml":
         cost += f' {config} are the options of run {run.id}: save them from "How this run was trained".'
     return Step(sentence(advice.text), command, cost)
+
+
+def _file_of(file: RunFile) -> str:
+    """Return the path of a run file as its reader knows it; empty for a run in a set or an archive.
+
+    An upload is known by its name alone, and a path outside of the working folder is nobody's business.
+    """
+    if is_set(file.path) or " in " in file.name or not file.name.endswith(RUN_SUFFIXES):
+        return ""
+    here = Path.cwd()
+    path = file.path.relative_to(here) if file.path.is_relative_to(here) else file.path
+    return path.as_posix() if not path.is_absolute() and path.as_posix().endswith(file.name) else file.name
 
 
 def _duration(run: Run | None) -> str:

@@ -103,7 +103,8 @@ def measured(name: str, interval: Interval, margin: float = 0.0, *, signed: bool
         low, high = _signed(interval.low), _signed(interval.high)
     else:
         ends = (interval.mid, interval.low, interval.high)
-        mid, low, high = (_factor(shown(name, value), exp(math.copysign(margin, value))) for value in ends)
+        sides = [math.copysign(margin, value) if name in TWO_SIDED else margin for value in ends]
+        mid, low, high = (_factor(shown(name, v), exp(side)) for v, side in zip(ends, sides, strict=True))
         mid += "x"
     return f"{mid} [{low}, {high}]" if interval.bounded else mid
 
