@@ -24,13 +24,14 @@ from scipy import stats
 from prismatic.cli import main, parser
 from prismatic.contract.study import read_study
 from prismatic.errors import ConfigError, CorpusError, SweepError
+from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.manage import is_being_written
 from prismatic.sweep.design import SEEDS_FOR_POWER, SPREADS, design_lines
 from prismatic.sweep.engines import Local, OnRay, OnSlurm
 from prismatic.sweep.plan import Sweep, format_value, plan
 from prismatic.sweep.progress import Progress
 from prismatic.sweep.runner import last_lines, run_sweep
-from prismatic.train.config import RunConfig, load_config
+from prismatic.train.config import RunConfig, load_config, parse_config
 from prismatic.train.corpus import Corpus
 from prismatic.train.train import train
 from validation import read_sources
@@ -347,6 +348,16 @@ def test_editing_the_config_during_a_sweep_changes_none_of_its_runs(config: Path
     config.write_text("steps: 1")
     options = parser().parse_args(sweep.command(sweep.jobs[0]))
     assert load_config(options.config, options.set).run_hash(Corpus.load().sha256) == sweep.jobs[0].run_hash
+
+
+def test_a_sweep_takes_its_options_from_a_run_file(tmp_path: Path):
+    options = {"steps": 40, "seed": 3, "merge": "example"}
+    with DynamicsLogger(tmp_path / "dynamics.db", num_experts=1) as logger:
+        logger.log_run({f"config.{name}": value for name, value in parse_config(options).facts().items()})
+    sweep = plan(tmp_path / "dynamics.db", ["seed=0..1"], runs=tmp_path / "runs").with_copied_config()
+    for job, seed in zip(sweep.jobs, (0, 1), strict=True):
+        given = parser().parse_args(sweep.command(job))
+        assert load_config(given.config, given.set) == parse_config({**options, "seed": seed})
 
 
 # -- Engines

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
 from prismatic.layer.config import RouterConfig
+from prismatic.runfile.logger import DynamicsLogger
 from prismatic.train.config import RunConfig, load_config, parse_config
 from validation.analysis.bins import plan_of
 
@@ -188,3 +189,39 @@ def test_the_hash_depends_on_config_and_text_only():
 def test_a_config_cannot_be_changed_after_it_was_checked():
     with pytest.raises(ValidationError, match="frozen"):
         RouterConfig().sparsity = 2.0
+
+
+def written(path, config, **facts):
+    """Write a run file that records these options."""
+    with DynamicsLogger(path, num_experts=1) as logger:
+        logger.log_run({f"config.{name}": value for name, value in config.facts().items()} | facts)
+    return path
+
+
+def test_the_options_of_a_run_file_are_used_again(tmp_path):
+    config = parse_config({"seed": 7, "merge": "example", "max_grad_norm": 0.5, "thresholds": {"awakening_ratio": 1.2}})
+    registered = Thresholds().changed(config.thresholds).registration()
+    path = written(tmp_path / "dynamics.db", config, **registered)
+    assert load_config(path) == config
+    assert load_config(path, ["seed=8"]) == config.model_copy(update={"seed": 8})
+
+
+def test_a_run_file_of_another_trainer_is_no_config(tmp_path):
+    with DynamicsLogger(tmp_path / "dynamics.db", num_experts=1) as logger:
+        logger.log_run({"config.seed": 1})
+    with pytest.raises(ConfigError, match="not trained by `prismatic train`"):
+        load_config(tmp_path / "dynamics.db")
+
+
+@pytest.mark.parametrize("facts", [{"config.hidden_size": -1}, {"config.router_type": "prismatic", "config.new": 1}])
+def test_options_of_a_run_file_are_checked_like_any_other(tmp_path, facts):
+    path = written(tmp_path / "dynamics.db", parse_config({}), **facts)
+    with pytest.raises(ConfigError, match=r"hidden_size|unknown option 'new'"):
+        load_config(path)
+
+
+def test_a_damaged_run_file_is_no_config(tmp_path):
+    path = tmp_path / "dynamics.db"
+    path.write_bytes(b"SQLite format 3\x00" + bytes(80))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(path)
