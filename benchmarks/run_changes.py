@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from prismatic.contract.run_hash import run_hash
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
@@ -52,14 +53,11 @@ def with_rows(run: Run, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Run:
 
 
 def as_perturbed(run: Run) -> Run:
-    """Return a sham run as if its experts had been perturbed, so that the rules do not know the truth.
-
-    Without the hash of its text, no check can compare the changed options with the hash of the run.
-    """
+    """Return a sham run as if its experts had been perturbed, so that the rules do not know the truth."""
     isolated = run.isolated and as_perturbed(run.isolated)
-    facts = {name: value for name, value in run.facts.items() if name != "corpus_sha256"}
-    facts["config.perturbation_scale"] = 1.0
-    return replace(run, facts=facts, scales={}, changed={}, isolated=isolated)
+    changed = replace(run, facts={**run.facts, "config.perturbation_scale": 1.0})
+    facts = {**changed.facts, "run_hash": run_hash(changed.config, str(run.facts.get("corpus_sha256")))}
+    return replace(changed, facts=facts, scales={}, changed={}, isolated=isolated)
 
 
 def with_roles(each: MeasuredRun, roles: Sequence[str]) -> MeasuredRun:
