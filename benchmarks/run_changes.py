@@ -49,7 +49,11 @@ def with_rows(run: Run, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Run:
     taken = with_columns(
         replace(run, isolated=None), lambda columns: {name: column[rows] for name, column in columns.items()}
     )
-    return replace(taken, steps=steps, step_columns=shared, isolated=isolated)
+    pairs = [
+        {pair: {name: column[rows] for name, column in columns.items()} for pair, columns in layer.items()}
+        for layer in run.pairs
+    ]
+    return replace(taken, steps=steps, step_columns=shared, pairs=pairs, isolated=isolated)
 
 
 def as_perturbed(run: Run) -> Run:
