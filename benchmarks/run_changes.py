@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismatic.contract.run_hash import run_hash
+from prismatic.contract.schema import TIERS
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
@@ -61,7 +62,8 @@ def as_perturbed(run: Run) -> Run:
     isolated = run.isolated and as_perturbed(run.isolated)
     changed = replace(run, facts={**run.facts, "config.perturbation_scale": 1.0})
     facts = {**changed.facts, "run_hash": run_hash(changed.config, str(run.facts.get("corpus_sha256")))}
-    return replace(changed, facts=facts, scales={}, changed={}, isolated=isolated)
+    every = {expert: dict.fromkeys(TIERS, 1.0) for expert in run.changed}
+    return replace(changed, facts=facts, scales={}, changed=every, isolated=isolated)
 
 
 def with_roles(each: MeasuredRun, roles: Sequence[str]) -> MeasuredRun:
