@@ -99,7 +99,7 @@ def test_a_connection_that_breaks_for_a_moment_costs_no_upload(browser: Browser,
     settle(page)
     assert [path for folder in folders(spool) for path in folder.glob("*.db")]
     visit(page, "Verdict")
-    expect(page.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Awakening")).to_be_visible(timeout=15_000)
     page.context.close()
 
 

@@ -14,16 +14,38 @@ from validation.text import spaced
 from validation.verdict.groups import POSITIVE, Group
 from validation.verdict.words.statuses import shown_claim
 
+TABLE = "runs-table"  # key of the table of all runs
+SHOWN = "▶"
+
 
 def runs_table(judgement: Judgement, picked: Run) -> None:
-    """Show a table with one row per run, each judged by itself; a row that is picked is shown on all pages."""
+    """Show a table with one row per run, each judged by itself; the row that is picked is shown on all pages."""
     runs = [run for group in judgement.verdict.groups for run in _members(judgement, group)]
-    rows = [_row(judgement, run) for run in runs]
+    names = [run.id for run in runs]
     st.subheader("All runs", anchor=False)
-    st.caption("Each run judged by itself, over its experts. Pick a row to see its chart below.")
-    event = show_table(rows, key=f"runs-table-{picked.id}", on_select="rerun", selection_mode="single-row")
-    for place in event.selection.rows:
-        choose_run(runs[place])
+    st.caption(
+        "Each run judged by itself, over its experts. Pick a row to see its chart below; by keyboard with the arrow "
+        "keys and Shift+Space."
+    )
+    if _marked_rows() not in ([], [names.index(picked.id)]):  # another run was picked in the sidebar
+        st.session_state[TABLE] = {"selection": {"rows": []}}
+    show_table(
+        [{"shown": SHOWN if run is picked else ""} | _row(judgement, run) for run in runs],
+        key=TABLE,
+        alt="All runs, each judged by itself",
+        on_select=lambda: [choose_run(names[row]) for row in _marked_rows()],
+        selection_mode="single-row",
+        column_config={"shown": st.column_config.TextColumn(width=60, help="The run whose chart is below")},
+    )
+
+
+def _marked_rows() -> list[int]:
+    """Return the row that is marked in the table, in a list; an empty one if none is.
+
+    No row is marked at first: the arrow keys do not work in a table with a marked row that has had no focus yet.
+    """
+    state = st.session_state.get(TABLE)
+    return [*state["selection"]["rows"]] if state else []
 
 
 def _members(judgement: Judgement, group: Group) -> list[Run]:

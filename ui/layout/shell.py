@@ -41,6 +41,7 @@ STATUS_COLORS: dict[str, Color] = {
 TRAIN = "prismatic train --config experiments/prismatic.yml"
 PROGRESS_SECONDS = 0.1  # between two updates of a progress bar
 REJECTED_SHOWN = 3
+PICKER = "run-picker"  # key of the selectbox in the sidebar
 
 
 def shell(title: str) -> tuple[Judgement, Run]:
@@ -104,19 +105,16 @@ def pick_run(judgement: Judgement) -> Run:
     with st.sidebar:
         st.space("small")
         if len(runs) > 1:
-            names = list(runs)
-            picked = st.selectbox("Run", names, index=names.index(picked))
-            st.session_state.picked_run = picked
+            st.session_state[PICKER] = picked
+            st.selectbox("Run", list(runs), key=PICKER, on_change=lambda: choose_run(st.session_state[PICKER]))
         _chosen_run(judgement, runs[picked])
     remember(judgement, picked)
     return runs[picked]
 
 
-def choose_run(run: Run) -> None:
-    """Pick a run for all pages, and run the page again if it was another."""
-    if st.session_state.get("picked_run") != run.id:
-        st.session_state.picked_run = run.id
-        st.rerun()
+def choose_run(name: str) -> None:
+    """Pick a run for all pages."""
+    st.session_state.picked_run = name
 
 
 def _chosen_run(judgement: Judgement, run: Run) -> None:

@@ -128,7 +128,7 @@ def choose_on_disk() -> None:
 
 
 def _sources_and_label(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[list[Source], str]:
-    """Return what the button reads and its label: the picked rows, or all shown (rows cannot be picked by keyboard)."""
+    """Return what the button reads and its label: the picked rows, or all that are shown."""
     if picked:
         sources = [shown[row].source for row in picked if row < len(shown)]
         return sources, f"Read {len(sources):,} picked"

@@ -5,10 +5,17 @@ from collections.abc import Iterable
 
 from validation.text import sentence
 
+ADDRESS = re.compile(r"(www(?=\.)|https?(?=:)|@(?=\w))", re.IGNORECASE)
+UNSEEN = "\u2060"  # word joiner: as wide as nothing, and no line breaks at it
+
 
 def escape_markdown(text: str) -> str:
-    """Return our own text for `st.markdown` with every markup character escaped."""
-    return re.sub(r"[^\w\s,.;%×·–—…≥≤∞-]|_", lambda match: f"&#{ord(match[0])};", text)
+    """Return our own text for `st.markdown` with every markup character escaped.
+
+    Streamlit makes links of addresses even in escaped text; an unseen character in them prevents it.
+    """
+    broken = ADDRESS.sub(rf"\1{UNSEEN}", text)
+    return re.sub(r"[^\w\s,.;%×·–—…≥≤∞\u2060-]|_", lambda match: f"&#{ord(match[0])};", broken)
 
 
 def markdown_sentence(text: str) -> str:
