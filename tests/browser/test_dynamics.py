@@ -76,7 +76,7 @@ def test_a_brush_redraws_its_steps_and_nothing_else_of_the_page(page: Page, tmp_
 
 def test_lines_are_zoomed_with_the_wheel_and_all_seen_again(open_page: Callable[..., Page]):
     page = open_page(f"Dynamics?run={LAYERED}")
-    chart = page.get_by_test_id("stVegaLiteChart").last
+    chart = page.get_by_label("Tier norms over training step", exact=True)
     whole = chart.locator(".role-axis-label").first
     expect(whole).to_contain_text("100")
     chart.hover()

@@ -1,6 +1,5 @@
 """Pages of the app in Streamlit's test harness: open one with chosen files, and read its text."""
 
-import re
 from html import unescape
 from pathlib import Path
 
@@ -33,5 +32,15 @@ def texts(at):
 
 def banner(at):
     """Return the words of the verdict's banner; empty on a page without one."""
-    found = [each.proto.body for each in at.get("html") if 'aria-label="Verdict"' in each.proto.body]
-    return unescape(re.sub(r"<[^>]+>", " ", " ".join(found)))
+    blocks = [
+        block for block in (at.main, *_below(at.main)) if str(getattr(block.proto, "id", "")).endswith("-verdict")
+    ]
+    return unescape(" ".join(str(element.value) for block in blocks for element in block.children.values()))
+
+
+def _below(block):
+    """Yield the blocks in a block."""
+    for child in getattr(block, "children", {}).values():
+        if hasattr(child, "children"):
+            yield child
+            yield from _below(child)

@@ -31,12 +31,18 @@ ICONS = {
 }
 """Symbols of a font that the server sends itself."""
 SIDEBAR = 240  # pixels; a phone shows it only when asked
-SIDES = """<style>
+STYLE = """<style>
 @media (min-width: 768px) {
   [data-testid="stMainBlockContainer"] { padding-left: 2.5rem; padding-right: 2.5rem; max-width: 96rem }
 }
+.st-key-verdict {
+  border-left: 8px solid var(--status, #8a919b); border-radius: .5rem; padding: .8rem 1.2rem;
+  background: color-mix(in srgb, var(--status, #8a919b) 11%, transparent);
+}
+.st-key-verdict h2 { padding: 0 0 1rem }
 </style>"""
-"""The space beside the content, which .streamlit/config.toml cannot set. On a wide screen lines stay readable."""
+"""What .streamlit/config.toml cannot set: the space beside the content, which on a wide screen keeps lines readable,
+and the banner of the verdict. It is sent with the first words, so that nothing moves when the banner comes."""
 
 
 def frame(title: str) -> None:
@@ -48,7 +54,7 @@ def frame(title: str) -> None:
         st.button("Log in", on_click=st.login)
         icon()
         st.stop()
-    st.html(SIDES)
+    st.html(STYLE)
     for page, label in PAGES.items():
         st.sidebar.page_link(page, label=label, icon=ICONS[label])
     FIRST_WORDS_SENT.set()

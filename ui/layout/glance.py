@@ -5,6 +5,7 @@ Words from files are escaped: they are never markup.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 
 import streamlit as st
@@ -27,18 +28,13 @@ QUIET = "color:color-mix(in srgb,currentColor 72%,transparent)"
 
 def banner(glance: Glance) -> None:
     """Show the status with its icon, the headline and the sentence with the numbers that decide."""
-    color = STATUSES[glance.shown.kind]
-    notes = "".join(
-        f'<p style="margin:.4rem 0 0;font-weight:600">{escape(sentence(note))}</p>' for note in glance.notes
-    )
-    st.html(
-        f'<section aria-label="Verdict" style="border-left:8px solid {color};border-radius:.5rem;padding:.8rem 1.2rem;'
-        f'background:color-mix(in srgb,{color} 11%,transparent)">'
-        f'<div style="color:color-mix(in srgb,{color} 62%,currentColor);font-weight:700;letter-spacing:.03em">'
-        f'<span aria-hidden="true">{glance.shown.icon}</span> {escape(glance.shown.word.upper())}</div>'
-        f'<h2 style="font-size:1.65rem;line-height:1.25;margin:0;padding:.15rem 0 .3rem">{escape(glance.headline)}</h2>'
-        f'<p style="margin:0">{escape(glance.sentence)}</p>{notes}</section>'
-    )
+    st.html(f"<style>.st-key-verdict {{ --status: {STATUSES[glance.shown.kind]} }}</style>")
+    with st.container(key="verdict", gap="xxsmall"):
+        shown_badge(replace(glance.shown, word=glance.shown.word.upper()))
+        st.header(escape_markdown(glance.headline), anchor=False)
+        st.markdown(escape_markdown(glance.sentence))
+        for note in glance.notes:
+            st.markdown(f"**{markdown_sentence(note)}**")
 
 
 def next_step(step: Step) -> None:

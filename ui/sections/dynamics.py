@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
@@ -24,7 +24,7 @@ from validation.analysis.run import Run
 from validation.charts import run_dynamics
 from validation.charts.lines import LineChart
 from validation.frames.downsample import SMOOTH_WINDOW
-from validation.frames.norms import experts_drawn
+from validation.frames.norms import AS_LOGGED, experts_drawn
 from validation.frames.run_dynamics import TIER_METRICS, ChartOptions, Style, line_rows, mean_scores, overview_rows
 from validation.frames.x_axis import AXES, axis_values
 from validation.judgement.judge import Judgement
@@ -232,17 +232,20 @@ def choose_range(judgement: Judgement, run: Run) -> tuple[float, float] | None:
     return (float(found[0]), float(found[1])) if found else None
 
 
-def chart(judgement: Judgement, run: Run, options: ChartOptions) -> None:
-    """Draw the chart over the steps under the brush; a new brush runs only this part of the page again."""
-    shows_norms = "top_norm" in VIEWS[options.view].metrics
-    options = replace(options, steps=choose_range(judgement, run))
+def chart(judgement: Judgement, run: Run, view: str, source: str, experts: tuple[int, ...]) -> None:
+    """Draw the chart over the steps under the brush; its own options run only this part of the page again."""
+    shows_norms = "top_norm" in VIEWS[view].metrics
+    steps = choose_range(judgement, run)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        norms = choose_norms(run, source) if shows_norms else AS_LOGGED
+        with st.popover("Options", icon=":material/tune:"):
+            unit = choose_axis(run)
+            smooth, bins = choose_style()
+    picture = lines(judgement, run, ChartOptions(view, source, experts, unit, smooth, bins, steps, norms))
     if shows_norms:
-        options = replace(options, norms=choose_norms(run, options.source))
-    picture = lines(judgement, run, options)
-    if shows_norms:
-        norms_caption(judgement, run, options.experts, options.source, options.norms)
-    st.caption(VIEWS[options.view].hint + ZOOM)
-    export(picture, f"{run.id}-{options.view.lower().replace(' ', '-')}")
+        norms_caption(judgement, run, experts, source, norms)
+    st.caption(VIEWS[view].hint + ZOOM)
+    export(picture, f"{run.id}-{view.lower().replace(' ', '-')}")
 
 
 def norms_of(judgement: Judgement, run: Run) -> None:
