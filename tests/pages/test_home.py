@@ -211,7 +211,7 @@ def test_home_shows_the_glance_of_the_example(example):
 def test_a_positive_control_is_no_success_on_home():
     at = opened("app.py", (EXAMPLES / "positive-control.db", "positive"))
     assert "SELF-TEST PASSED" in banner(at)
-    assert "supported" not in texts(at).partition("By the documented")[0].lower()
+    assert "supported" not in texts(at).partition("By the rules of the original")[0].lower()
 
 
 def test_a_confounder_is_named_everywhere():

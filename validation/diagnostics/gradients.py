@@ -50,7 +50,7 @@ def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 def _zero_norms(run: Run) -> Iterator[Finding]:
     logged = {expert: logged_norms(run, expert) for expert in run.experts}
     zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
-    rows = f"in all {len(run.steps)} {run.source} rows"
+    rows = f"in all {len(run.steps)} rows{' of isolated gradients' if run.source == 'isolated' else ''}"
     cause = "most often, gradients were logged before loss.backward() or after optimizer.zero_grad()"
     fix = "log after backward() and before optimizer.step(), call zero_grad() only after that, and train again"
     if len(zero) == len(run.experts) and zero:

@@ -168,7 +168,7 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
     if command and run is not None and config == f"{run.id}.yml":
-        cost += f' {config} are the options of run {run.id}: save them from "How this run was trained".'
+        cost += f' {config} holds the options of run {run.id}: pick it, and save them from "How this run was trained".'
     return Step(sentence(advice.text), command, cost)
 
 
@@ -241,7 +241,7 @@ def _documented(judgement: Judgement, claims: Sequence[Claim], deciding: Sequenc
     runs = _runs_of(judgement, deciding)
     text = ", ".join(f"{name} {claim.status}" for name, claim in written.items())
     scale = scales_with(runs[0])
-    text = f"By the documented rules, which have no control and no interval and scale with {scale}: {text}."
+    text = f"By the rules of the original documentation, without control and interval, scaling with {scale}: {text}."
     if any(written[claim.name].status != claim.status for claim in claims):
         text += " The verdict above adds control and interval, and removes what routing explains."
     return text
