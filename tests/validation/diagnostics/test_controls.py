@@ -85,7 +85,7 @@ def test_an_expert_without_isolated_gradients_is_an_error(edited):
     run = edited(f"UPDATE layers SET {zero} WHERE source = 'isolated' AND expert = {CONTROL}")
     (finding,) = of(run, "zero_norms")
     assert (finding.severity, finding.expert) == (ERROR, CONTROL)
-    assert "in all 13 isolated rows" in finding.evidence
+    assert "in all 13 rows of isolated gradients" in finding.evidence
 
 
 def test_a_zero_tier_of_one_layer_and_of_the_probe_is_found(edited):
