@@ -19,8 +19,8 @@ from validation.frames.comparison.forest import HEADING, POOLED, Forest, forest,
 from validation.judgement.judge import Judgement
 
 HERE = Path(__file__).parent
-WIDTH, HEIGHT, PAD = 240, 64, 4
-STUDY_WIDTH, STUDY_HEIGHT = 500, 92
+WIDTH, HEIGHT, PAD = 240, 72, 4
+STUDY_WIDTH, STUDY_HEIGHT = 500, 69  # as high as the others on its card, which is more than twice as wide
 POINTS = 30  # of a line
 COLORS = {"clean": "#2f7fe0", "perturbed": "#e0534f", "control": GREY}  # 3:1 on a light and on a dark page
 ESTIMATE = "#3f7fe0"

@@ -55,7 +55,7 @@ def test_more_runs_than_fit_are_not_read_at_once(folder, monkeypatch):
     at = opened()
     assert at.button(key="read-picked").disabled
     at.text_input(key="filter").set_value("aa").run()
-    assert at.button(key="read-picked").label == "Read all 1 shown"
+    assert at.button(key="read-picked").label == "Read this run"
 
 
 @pytest.mark.parametrize("page", ["app.py", "pages/2_Verdict.py"])

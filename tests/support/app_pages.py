@@ -32,9 +32,7 @@ def texts(at):
 
 def banner(at):
     """Return the words of the verdict's banner; empty on a page without one."""
-    blocks = [
-        block for block in (at.main, *_below(at.main)) if str(getattr(block.proto, "id", "")).endswith("-verdict")
-    ]
+    blocks = [block for block in (at.main, *_below(at.main)) if str(getattr(block.proto, "id", "")).endswith("-banner")]
     return unescape(" ".join(str(element.value) for block in blocks for element in block.children.values()))
 
 

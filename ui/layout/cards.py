@@ -5,38 +5,46 @@ from __future__ import annotations
 import streamlit as st
 
 from prismatic.contract.schema import SOURCES
-from ui.layout.shell import choose_run
+from ui.layout.shell import choose_run, ordered_runs
+from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 from validation.method.terms import explain
 from validation.text import spaced
-from validation.verdict.groups import POSITIVE, Group
+from validation.verdict.groups import POSITIVE
 from validation.verdict.words.statuses import shown_claim
 
 TABLE = "runs-table"  # key of the table of all runs
 SHOWN = "▶"
+FACTS = ("kind", "scale", "logged steps", "experts", "merge")  # columns that are left out if all runs agree
 
 
 def runs_table(judgement: Judgement, picked: Run) -> None:
     """Show a table with one row per run, each judged by itself; the row that is picked is shown on all pages."""
-    runs = [run for group in judgement.verdict.groups for run in _members(judgement, group)]
+    runs = ordered_runs(judgement)
     names = [run.id for run in runs]
     st.subheader("All runs", anchor=False)
     st.caption(
-        "Each run judged by itself, over its experts. Pick a row to see its chart below; by keyboard with the arrow "
-        "keys and Shift+Space."
+        "Each run judged by itself, over its experts. Pick a row to see its chart below, by keyboard with the arrow "
+        f"keys and Shift+Space. Now it is run {escape_markdown(picked.id)} ({SHOWN})."
     )
     if _marked_rows() not in ([], [names.index(picked.id)]):  # another run was picked in the sidebar
         st.session_state[TABLE] = {"selection": {"rows": []}}
+    rows = _that_differ([_row(judgement, run) for run in runs])
     show_table(
-        [{"shown": SHOWN if run is picked else ""} | _row(judgement, run) for run in runs],
+        [{"shown": SHOWN if run is picked else ""} | row for run, row in zip(runs, rows, strict=True)],
         key=TABLE,
         alt="All runs, each judged by itself",
-        on_select=lambda: [choose_run(names[row]) for row in _marked_rows()],
+        on_select=lambda: _choose(names),
         selection_mode="single-row",
         column_config={"shown": st.column_config.TextColumn(width=60, help="The run whose chart is below")},
     )
+
+
+def _choose(names: list[str]) -> None:
+    for row in _marked_rows():
+        choose_run(names[row])
 
 
 def _marked_rows() -> list[int]:
@@ -48,12 +56,6 @@ def _marked_rows() -> list[int]:
     return [*state["selection"]["rows"]] if state else []
 
 
-def _members(judgement: Judgement, group: Group) -> list[Run]:
-    """Return the runs of a group by their seeds."""
-    runs = [each.run for each in judgement.members_of(group)]
-    return sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))
-
-
 def _row(judgement: Judgement, run: Run) -> dict[str, object]:
     claims, group = judgement.verdict.controlled.whole(run.id), judgement.group_of(run.id)
     planted = group.role == POSITIVE
@@ -62,7 +64,6 @@ def _row(judgement: Judgement, run: Run) -> dict[str, object]:
     }
     return {
         "run": run.id,
-        "file": run.name,
         "kind": spaced(group.role),
         "scale": run.number("config.perturbation_scale"),
         "seed": run.seed,
@@ -70,7 +71,14 @@ def _row(judgement: Judgement, run: Run) -> dict[str, object]:
         "logged steps": len(run.steps),
         "experts": len(run.experts),
         "merge": str(run.config.get("merge", ""))[:20],
+        "file": run.name,
     }
+
+
+def _that_differ(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the rows without the facts that all runs share, so that the table is narrow."""
+    shared = {name for name in FACTS if len({row[name] for row in rows}) == 1}
+    return [{name: value for name, value in row.items() if name not in shared} for row in rows]
 
 
 def choose_gradients(run: Run) -> str:

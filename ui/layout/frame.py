@@ -35,11 +35,11 @@ STYLE = """<style>
 @media (min-width: 768px) {
   [data-testid="stMainBlockContainer"] { padding-left: 2.5rem; padding-right: 2.5rem; max-width: 96rem }
 }
-.st-key-verdict {
+.st-key-banner {
   border-left: 8px solid var(--status, #8a919b); border-radius: .5rem; padding: .8rem 1.2rem;
   background: color-mix(in srgb, var(--status, #8a919b) 11%, transparent);
 }
-.st-key-verdict h2 { padding: 0 0 1rem }
+.st-key-banner h2 { padding: 0 0 1rem }
 </style>"""
 """What .streamlit/config.toml cannot set: the space beside the content, which on a wide screen keeps lines readable,
 and the banner of the verdict. It is sent with the first words, so that nothing moves when the banner comes."""

@@ -13,13 +13,14 @@ import streamlit as st
 from ui.layout.method import method_panel
 from ui.layout.shell import shown_badge
 from ui.widgets.markdown import escape_markdown, markdown_sentence
-from validation.charts.interval_bar import interval_bar
+from validation.charts.interval_bar import interval_bar, slim_bar
 from validation.charts.theme import STATUSES
 from validation.judgement.glance import GROUPS_LISTED, Glance, Row, Step
 from validation.judgement.judge import Judgement
 from validation.method.terms import explain
 from validation.text import sentence
 from validation.verdict.claims import Claim
+from validation.verdict.words.statuses import shown_claim
 from validation.verdict.words.wording import ends, estimated, has_interval, needed, placed, quantity
 
 WIDTHS = (4, 5, 7, 5)  # of the columns: claim, status, estimate, reason
@@ -28,8 +29,8 @@ QUIET = "color:color-mix(in srgb,currentColor 72%,transparent)"
 
 def banner(glance: Glance) -> None:
     """Show the status with its icon, the headline and the sentence with the numbers that decide."""
-    st.html(f"<style>.st-key-verdict {{ --status: {STATUSES[glance.shown.kind]} }}</style>")
-    with st.container(key="verdict", gap="xxsmall"):
+    st.html(f"<style>.st-key-banner {{ --status: {STATUSES[glance.shown.kind]} }}</style>")
+    with st.container(key="banner", gap="xxsmall"):
         shown_badge(replace(glance.shown, word=glance.shown.word.upper()))
         st.header(escape_markdown(glance.headline), anchor=False)
         st.markdown(escape_markdown(glance.sentence))
@@ -83,10 +84,24 @@ def estimate_html(claim: Claim, color: str) -> str:
 
 
 def _groups(row: Row) -> str:
-    """Return the estimates of several experiments, a line each."""
-    lines = [
-        f"{escape(name)}: {escape(claim.status)} <strong>{escape(estimated(claim))}</strong>"
-        for name, claim in row.groups[:GROUPS_LISTED]
-    ]
-    more = len(row.groups) - GROUPS_LISTED
-    return "<br>".join(lines + ([f'<small style="{QUIET}">and {more:,} more on the Compare page</small>'] * (more > 0)))
+    """Return the estimates of several experiments, each with its status and its bar, and what they are."""
+    claims = [claim for _, claim in row.groups]
+    about = {f"{quantity(claim)}; needed: {needed(claim)}" for claim in claims if claim.estimate is not None}
+    parts = [_group(name, claim, bar=len(about) == 1) for name, claim in row.groups[:GROUPS_LISTED]]
+    more = len(claims) - GROUPS_LISTED
+    notes = [sentence(each) for each in about if len(about) == 1]
+    notes += [f"And {more:,} more on the Compare page."] if more > 0 else []
+    return "".join(parts) + f'<small style="{QUIET}">{escape(" ".join(notes))}</small>'
+
+
+def _group(name: str, claim: Claim, *, bar: bool) -> str:
+    """Return one experiment. bar: all estimates are of one kind, so that their bars compare."""
+    shown = shown_claim(claim)
+    color = STATUSES[shown.kind]
+    words = (
+        f"<span>{escape(name.removeprefix('perturbation_').replace('=', ' '))}</span> "
+        f'<span style="color:color-mix(in srgb,{color} 62%,currentColor)">{shown.icon} {escape(shown.word)}</span> '
+        f"<strong>{escape(estimated(claim))}</strong>"
+    )
+    style = "display:flex;flex-wrap:wrap;gap:0 .6rem;font-size:.875rem"
+    return f'<div style="{style}">{words}</div>{slim_bar(claim, color) if bar and has_interval(claim) else ""}'

@@ -15,7 +15,7 @@ from validation.files.training_status import STALE_AFTER
 from validation.frames.interim import look_intervals
 from validation.judgement.interim import InterimLook, NextLook, looks_so_far, next_look
 from validation.judgement.judge import Judgement
-from validation.verdict.claims import CLAIMS, Claim
+from validation.verdict.claims import CLAIMS, INVALID, Claim
 from validation.verdict.words.statuses import shown_claim
 from validation.verdict.words.wording import QUESTIONS
 
@@ -34,6 +34,9 @@ def live_panel(judgement: Judgement, run: Run) -> None:
     with st.container(key="live", gap="small"):
         stale = seconds_since_last_row(run) >= STALE_AFTER
         follows = " This page follows the run." if run in growing_runs(judgement) else ""
+        if judgement.group_of(run.id).status == INVALID:
+            st.markdown(f"No look is due while the runs are invalid.{follows}", help=RULE)
+            return
         st.markdown(due(next_look(judgement, run), judgement, run, stale=stale) + follows, help=RULE)
         if not looks:
             return

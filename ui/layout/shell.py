@@ -100,8 +100,9 @@ def run_header(run: Run) -> None:
 
 def pick_run(judgement: Judgement) -> Run:
     """Return the run picked in the sidebar, which stays the same on all pages, and show it there with its status."""
-    runs = {run.id: run for run in judgement.runs}
-    picked = _picked(judgement)
+    runs = {run.id: run for run in ordered_runs(judgement)}
+    remembered = str(st.session_state.get("picked_run"))
+    picked = remembered if remembered in runs else next(iter(runs))
     with st.sidebar:
         st.space("small")
         if len(runs) > 1:
@@ -130,10 +131,10 @@ def _chosen_run(judgement: Judgement, run: Run) -> None:
             st.caption(f"{len(group.runs):,} runs that differ only in the seed", help=explain("seed"))
 
 
-def _picked(judgement: Judgement) -> str:
-    """Return the id of the run that was picked before, or of the first run."""
-    remembered = st.session_state.get("picked_run")
-    return str(remembered) if remembered in {run.id for run in judgement.runs} else judgement.runs[0].id
+def ordered_runs(judgement: Judgement) -> list[Run]:
+    """Return the runs by their groups, in a group by their seeds."""
+    groups = ([each.run for each in judgement.members_of(group)] for group in judgement.verdict.groups)
+    return [run for runs in groups for run in sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))]
 
 
 def empty_state(title: str) -> None:

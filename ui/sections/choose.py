@@ -80,7 +80,7 @@ def choose_live() -> None:
     live = [entry for entry in catalog() if entry.training and entry.path not in chosen]
     if not live:
         return
-    st.caption("In training on this machine:")
+    st.caption("In training:")
     with st.container(horizontal=True):
         for entry in live[:MAX_LIVE_SHOWN]:
             seconds = max(time.time() - entry.written, 0)
@@ -133,7 +133,8 @@ def _sources_and_label(shown: Sequence[Entry], picked: Sequence[int]) -> tuple[l
         sources = [shown[row].source for row in picked if row < len(shown)]
         return sources, f"Read {len(sources):,} picked"
     if 0 < len(shown) <= settings().session_files:
-        return [entry.source for entry in shown], f"Read all {len(shown):,} shown"
+        what = f"all {len(shown):,} runs" if len(shown) > 1 else "this run"
+        return [entry.source for entry in shown], f"Read {what}"
     return [], "Pick rows, or enter part of a name"
 
 

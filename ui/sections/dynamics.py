@@ -155,6 +155,7 @@ def _card(label: str, mean: float, thresholds: Thresholds, meaning: str) -> None
         delta_arrow="off",
         border=True,
         width="content",
+        height="stretch",
         help=meaning,
     )
 
@@ -298,8 +299,8 @@ def overview(run: Run) -> alt.Chart:
 def export(picture: ChartWithRows, name: str) -> None:
     """Show buttons to download the chart and its rows, and a switch to show the rows."""
     long, chart = picture.rows, picture.chart
-    with st.container(horizontal=True):
-        with st.popover("Export"):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.popover("Export", icon=":material/download:"):
             for label, ending, mime, make in (
                 ("Rows as CSV", "csv", "text/csv", lambda: long.to_csv(index=False)),
                 ("Rows as Parquet", "parquet", "application/octet-stream", lambda: _parquet(long)),

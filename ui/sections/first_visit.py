@@ -18,11 +18,12 @@ from validation.verdict.words.statuses import SELF_TEST, Shown
 DROP = "drop"  # key of the container that holds the uploader
 LARGE = (
     f"<style>.st-key-{DROP} [data-testid=stFileUploaderDropzone] "
-    "{ min-height: 8rem; align-items: center; justify-content: center }</style>"
+    "{ min-height: 8rem; align-items: center; justify-content: center } "
+    f".st-key-{DROP} [data-testid=stFileUploaderDropzoneInstructions] {{ flex: none }}</style>"
 )
 LEGEND = (
     "Pictures: gradient norms of the smallest weights over training, in blue the clean expert, in red the perturbed "
-    "experts, in grey the controls."
+    "experts, in grey the controls; of the study, the gain in each seed with its interval."
 )
 
 

@@ -23,7 +23,7 @@ from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
-from validation.judgement.glance import step_of
+from validation.judgement.glance import AGAIN, step_of
 from validation.judgement.judge import Judgement
 from validation.method.terms import explain
 from validation.report.html_report import as_html, as_markdown
@@ -67,6 +67,8 @@ def advice(judgement: Judgement, run: Run) -> None:
         st.markdown(f"- {escape_markdown(step.text)}")
         if step.command:
             st.code(step.command, language=None, wrap_lines=True)
+        if step.cost:
+            st.caption(escape_markdown(step.cost))
 
 
 def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence[Claim]) -> None:
@@ -74,13 +76,16 @@ def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence
     named = tuple(each.run.id for each in runs)
     planted = all(judgement.group_of(name).role == POSITIVE for name in named)
     shown = memoized(judgement, ("evidence", named), lambda: evidence_charts(judgement, runs, claims))
+    told: set[str] = set()
     for claim in claims:
+        because = AGAIN if claim.because in told else claim.because
+        told.add(claim.because)
         with st.container(border=True):
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.subheader(claim.name.capitalize(), anchor=False, width="content", help=explain(claim.name))
                 shown_badge(shown_claim(claim, planted=planted))
                 method_panel(judgement, claim)
-            st.markdown(markdown_sentence(claim.because))
+            st.markdown(markdown_sentence(because))
             _evidence_of(claim, shown[claim.name])
     if any(shown.values()):
         unit = "seed" if len(runs) > 1 else "perturbed expert"
@@ -91,11 +96,12 @@ def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence
 
 
 def _evidence_of(claim: Claim, charts: Sequence[Described]) -> None:
-    """Show the charts of a claim's effects in pairs, and the table of their numbers."""
+    """Show the charts of a claim's effects in pairs, a single one over the whole width; then a table of the numbers."""
+    columns = min(CHARTS_PER_ROW, max(1, len(charts)))
     for place, (part, chart) in enumerate(zip(claim.components, charts, strict=False)):
-        if place % CHARTS_PER_ROW == 0:  # a new row for each pair keeps their order when a phone stacks them
-            row = st.columns(CHARTS_PER_ROW, gap="medium")
-        with row[place % CHARTS_PER_ROW]:
+        if place % columns == 0:  # a new row for each pair keeps their order when a phone stacks them
+            row = st.columns(columns, gap="medium")
+        with row[place % columns]:
             draw(
                 chart,
                 key=f"evidence-{claim.name}-{part.name}",

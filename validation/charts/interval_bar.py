@@ -16,18 +16,46 @@ from validation.verdict.words.wording import COSINE, KEPT, RATIO, digits, needed
 REACH = {RATIO: math.log(2), COSINE: 0.2}  # of the axis on both sides of no effect
 MOST_KEPT = 1.5
 _LIMIT = f"top:16px;height:26px;border-left:2px dashed var(--ink,{theme.GREY})"
+_BOX = "position:relative;height:60px;print-color-adjust:exact"
 ROOM = 1.6  # times the threshold that an axis reaches at least
 
 
 def interval_bar(claim: Claim, color: str = f"var(--mark,{theme.GREY})") -> str | None:
     """Return the bar of a claim; None if the claim has no estimate or no threshold. color: of the estimate, in CSS."""
-    if claim.estimate is None or claim.threshold is None:
+    marks = _marks(claim, color)
+    if not marks or claim.threshold is None:
         return None
+    none, limit = _position(claim, _no_effect(claim)), _position(claim, claim.threshold)
+    first, last = (_tick(value, claim) for value in _ends(claim))
+    labels = [
+        _label(limit, 0, f"needed: {needed(claim)}"),
+        _label(none, 42, "nothing left" if claim.unit == KEPT else "no effect"),
+        "" if none < 25 else _label(0, 42, first),
+        _label(100, 42, last),
+    ]
+    # Screen readers skip it: the same numbers stand beside it in words.
+    style = f"{_BOX};max-width:26rem;margin:2px 8px 0;font-size:12px;line-height:16px"
+    return f'<div class="bar" aria-hidden="true" style="{style}">{marks}{"".join(labels)}</div>'
+
+
+def slim_bar(claim: Claim, color: str) -> str:
+    """Return the bar without its labels, for several of one kind below each other; empty if there is none."""
+    marks = _marks(claim, color)
+    window = "position:relative;height:28px;overflow:hidden;max-width:26rem"
+    box = f"{_BOX};margin:-16px 8px 0;--dot:8px"
+    return (
+        f'<div aria-hidden="true" style="{window}"><div class="bar" style="{box}">{marks}</div></div>' if marks else ""
+    )
+
+
+def _marks(claim: Claim, color: str) -> str:
+    """Return axis, no effect, threshold, interval and estimate; empty if the claim has no estimate or threshold."""
+    if claim.estimate is None or claim.threshold is None:
+        return ""
     low = 0.0 if claim.low is None else _position(claim, claim.low)
     high = 100.0 if claim.high is None else _position(claim, claim.high)
     none, limit = _position(claim, _no_effect(claim)), _position(claim, claim.threshold)
     other = _position(claim, 1 / claim.threshold) if claim.effect in TWO_SIDED else None
-    first, last = (_tick(value, claim) for value in _ends(claim))
     parts = [
         _part("axis", 0, f"top:29px;width:100%;border-top:1px solid var(--quiet,{theme.GREY});opacity:.6"),
         _part("none", none, f"top:18px;height:22px;border-left:1px solid var(--quiet,{theme.GREY})"),
@@ -39,21 +67,15 @@ def interval_bar(claim: Claim, color: str = f"var(--mark,{theme.GREY})") -> str 
             f"top:25px;height:9px;border-radius:4px;min-width:2px;width:{high - low:.1f}%;{_band(low, high, color)}",
         ),
         _estimate(_position(claim, claim.estimate), color),
-        _label(limit, 0, f"needed: {needed(claim)}"),
-        _label(none, 42, "nothing left" if claim.unit == KEPT else "no effect"),
-        "" if none < 25 else _label(0, 42, first),
-        _label(100, 42, last),
     ]
-    # Screen readers skip it: the same numbers stand beside it in words.
-    style = "position:relative;height:60px;max-width:26rem;margin:2px 8px 0;font-size:12px;line-height:16px"
-    style += ";print-color-adjust:exact"
-    return f'<div class="bar" aria-hidden="true" style="{style}">{"".join(parts)}</div>'
+    return "".join(parts)
 
 
 def _estimate(middle: float, color: str) -> str:
     """Return the estimate as a dot, or as an arrow at an end of the axis that it lies beyond."""
     if 0 < middle < 100:
-        style = "top:23px;width:13px;height:13px;margin-left:-6px;border-radius:50%"
+        size = "calc(29.5px - var(--dot,13px)/2);width:var(--dot,13px);height:var(--dot,13px)"
+        style = f"top:{size};margin-left:calc(.5px - var(--dot,13px)/2);border-radius:50%"
         return _part("point", middle, f"{style};background:{color}")
     side = "border-left" if middle >= 100 else "border-right"
     shift = "-3px" if middle >= 100 else "-8px"

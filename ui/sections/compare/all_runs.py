@@ -61,6 +61,7 @@ def _table_with_sparklines(judgement: Judgement, rows: pd.DataFrame, metric: str
         rows,
         most=18,
         key="runs",
+        placeholder="",
         alt="All runs with their verdicts, options and sparklines",
         column_config={
             "course": st.column_config.LineChartColumn(

@@ -42,6 +42,6 @@ def sham_pairs(judgement: Judgement) -> None:
     show_table(
         own,
         key="twins",
-        column_config={name: st.column_config.NumberColumn(format="%.3g", help=text) for name, text in columns.items()},
+        column_config={name: st.column_config.NumberColumn(format="%.3f", help=text) for name, text in columns.items()},
         alt=f"{claim.capitalize()} of each treated run and of its sham run",
     )

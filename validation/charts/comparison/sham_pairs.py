@@ -15,7 +15,7 @@ def sham_dumbbells(pairs: pd.DataFrame, title: str) -> alt.LayerChart:
     named = zip(pairs["scale"].fillna(np.nan), pairs["seed"], pairs["run"], strict=True)
     rows = [f"scale {scale:g}, seed {seed} ({run})" for scale, seed, run in named]
     data = pairs.assign(row=rows, untreated=pairs["of the sham"])
-    axis = alt.Axis(labelLimit=220, ticks=False, domain=False)
+    axis = alt.Axis(labelLimit=220, labelBaseline="middle", ticks=False, domain=False)
     scale = alt.Scale(zero=False)
     y = alt.Y("row:N", title=None, sort=rows, axis=axis)
     x = alt.X("treated:Q", title=title, scale=scale, axis=alt.Axis(tickCount=8))
