@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import visit
+from tests.browser.conftest import settle, visit
 
 
 def test_a_threshold_can_be_changed_and_its_table_stays_open(page: Page):
@@ -22,7 +22,9 @@ def test_a_threshold_can_be_changed_and_its_table_stays_open(page: Page):
     page.locator("#portal input").fill("1.5")
     page.keyboard.press("Enter")
     expect(page.get_by_text("changed after the fact").first).to_be_visible(timeout=15_000)
+    settle(page)
     expect(table).to_be_visible()
     page.get_by_role("button", name="Restore the registered thresholds").click()
     expect(page.get_by_text("As registered before the first step").first).to_be_visible(timeout=15_000)
+    settle(page)
     expect(table).to_be_visible()
