@@ -27,6 +27,7 @@ from streamlit.runtime import get_instance
 
 from ui.layout.frame import FIRST_WORDS_SENT
 from ui.settings import parse_arguments
+from validation.files.sandbox import walls
 
 SESSION_CHECK_SECONDS = 2.0  # between two searches for ended sessions
 PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # from the start to preloading, without a visitor
@@ -91,6 +92,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
 
 async def _preload_and_close_sessions() -> None:
     """Preload modules, then close the libraries of ended sessions every few seconds."""
+    await asyncio.to_thread(lambda: print(f"The processes that read files are confined by {walls.layer()}", flush=True))
     # Not at once: loading keeps the server busy, and the first visitor's first words must not wait for it.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PRELOAD_WITHOUT_VISITOR_SECONDS):

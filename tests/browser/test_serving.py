@@ -44,6 +44,7 @@ def served(spool: Path) -> Iterator[str]:
             process.wait(20)
     assert not folders(spool)  # a server that ends leaves nothing
     assert "Traceback" not in log.read_text()
+    assert "The processes that read files are confined by" in log.read_text()
 
 
 def folders(spool: Path) -> list[Path]:

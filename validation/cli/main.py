@@ -1,4 +1,4 @@
-"""The judging commands: check, report, export, compact and query; `python -m validation` and `prismatic` run them."""
+"""The judging commands, check to doctor, which `python -m validation` and `prismatic` run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import traceback
 
 from validation.cli.check import add_check
 from validation.cli.data import add_compact, add_export, add_query
+from validation.cli.doctor import add_doctor
 from validation.cli.report import add_report
 from validation.report.exit_code import UNREADABLE
 
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every judging command to a parser, which may be that of the command `prismatic`."""
-    for add in (add_check, add_report, add_export, add_compact, add_query):
+    for add in (add_check, add_report, add_export, add_compact, add_query, add_doctor):
         add(commands)
 
 

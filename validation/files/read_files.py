@@ -30,7 +30,7 @@ from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schem
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.parallel_read import read_whole
 from validation.files.sandbox.sqlite_client import SqliteClient
-from validation.files.sandbox.zip_client import ArchivedRun, is_archive, unpacked
+from validation.files.sandbox.zip_client import ArchivedRun, folder_for, is_archive, unpacked
 from validation.text import pluralize, printable
 
 MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
@@ -63,15 +63,20 @@ def read_files(
     """
     limits = limits or ReadLimits()
     files = list(find_files(paths))
-    with contextlib.closing(SqliteClient(limits)) as client:
-        reading = _Reading(client, cache, growing)
+    found = [file.path for file in files if not file.problem]
+    archives = {path for path in found if is_archive(path)}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(folder_for(archives))
+        readable = [path for path in found if path not in archives] + ([Path(folder)] if folder else [])
+        client = stack.enter_context(contextlib.closing(SqliteClient(limits, readable)))
+        reading = _Reading(client, cache, growing, folder)
         for done, file in enumerate(files):
             if progress:
                 progress(done, len(files))
             try:
                 if file.problem:
                     raise rejection(file.given, file.problem, limits)
-                if is_archive(file.path):
+                if file.path in archives:
                     reading.add_archive(file)
                 else:
                     reading.add(file.path, file.name, private=file.path in private)
@@ -89,6 +94,8 @@ class _Reading:
     client: SqliteClient
     cache: Cache | None
     growing: IncrementalReader | None
+    folder: str | None
+    """The folder to unpack archives in."""
     runs: list[RunFile] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
@@ -135,7 +142,7 @@ class _Reading:
 
     def add_archive(self, file: FoundFile) -> None:
         """Add the runs in an archive, and its files that are not runs. Raises RunFileError if it cannot be opened."""
-        with unpacked(file.path, file.name, self.client.limits) as members:
+        with unpacked(file.path, file.name, self.client.limits, self.folder) as members:
             for member in members:
                 before = len(self.runs)
                 try:

@@ -41,7 +41,7 @@ def training_status(paths: Iterable[Path], *, limits: ReadLimits | None = None) 
             found.append(FileStatus(path, stat.st_mtime, stat.st_size))
     found.sort(key=lambda file: (-file.written, file.path))
     recent = [file for file in found if time.time() - file.written < STALE_AFTER][:MAX_ASKED]
-    with contextlib.closing(SqliteClient(limits or ReadLimits(seconds=5.0))) as client:
+    with contextlib.closing(SqliteClient(limits or ReadLimits(seconds=5.0), [file.path for file in recent])) as client:
         training = {file.path for file in recent if _is_training(client, file.path)}
     return [FileStatus(file.path, file.written, file.size, training=file.path in training) for file in found]
 

@@ -19,7 +19,7 @@ LONG_FILE = 4 << 20  # bytes; in a shorter file, starting a second process takes
 
 def read_whole(client: SqliteClient, path: Path, name: str, *, immutable: bool) -> FileContents:
     """Return the same as `client.read` for the whole file, faster if the file is long. Raises RunFileError."""
-    second = client.start_second() if _size(path) >= LONG_FILE else None
+    second = client.start_second(path) if _size(path) >= LONG_FILE else None
     if second is None:
         return client.read(path, name, immutable=immutable)
     with contextlib.closing(second):

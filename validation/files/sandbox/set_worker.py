@@ -2,9 +2,9 @@
 
 Parquet readers trust their input: they are large and fast, and a file can ask them for any amount of memory. So an
 uploaded set is opened here, under limits, and sent as a plain run file for each run, which sqlite_worker.py then
-validates like an uploaded run file. zip_client.py starts this file as `python -I -S -B`, with one line of JSON on
-stdin; the reply consists of the messages of zip_worker.py. A member comes with the hash that the set gives for the
-run's original file, and with the notes from when that file was read.
+validates like an uploaded run file. zip_client.py starts this file as `python -I -S -B`, with the folders to import
+from as arguments and one line of JSON on stdin; the reply consists of the messages of zip_worker.py. A member comes
+with the hash that the set gives for the run's original file, and with the notes from when that file was read.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ WAL = b"\x02\x02"  # bytes 18 and 19 of a SQLite file that was written in WAL mo
 
 def main() -> None:
     """Handle one request."""
-    request = json.loads(sys.stdin.buffer.readline())
-    sys.path += request["packages"]
+    sys.path += sys.argv[1:]
+    from validation.files.sandbox.walls import enforce
     from validation.files.sandbox.zip_worker import Reject, confine, send
 
+    request = json.loads(sys.stdin.buffer.readline())
+    load_libraries()
     confine(request["limits"], threads=True)
+    enforce([request["path"]], threads=True)
     try:
         send_runs(request["path"], request["limits"])
         send({"end": None, "zips": 0})
@@ -41,14 +44,25 @@ def main() -> None:
     sys.stdout.buffer.flush()
 
 
+def load_libraries() -> None:
+    """Load what reading a set needs, because behind the walls no library can be loaded, and start no thread yet."""
+    import pyarrow as pa
+    import pyarrow.dataset
+    import pyarrow.parquet as pq
+
+    import validation.files.parquet_set  # noqa: F401
+
+    pa.set_cpu_count(1)
+    written = pa.BufferOutputStream()
+    pq.write_table(pa.table({"run": ["a"], "step": [1], "norm": [0.5]}), written, compression="zstd")
+    pq.ParquetFile(pa.BufferReader(written.getvalue())).read(use_threads=False).to_pylist()
+
+
 def send_runs(path: str, limits: dict[str, Any]) -> None:
     """Send every run of the set as a run file."""
-    import pyarrow as pa
-
     from validation.files.parquet_set import read_set
     from validation.files.sandbox.zip_worker import CHUNK, Reject, send
 
-    pa.set_cpu_count(1)
     spent = 0
     for count, run in enumerate(read_set(Path(path))):
         if count == limits["members"]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,10 +25,12 @@ import pyarrow as pa
 from prismatic.contract import schema
 from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.files.errors import RunFileError, explain, rejection
+from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
 from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
+PROJECT = Path(__file__).parents[3]  # the folder that the workers import from
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; one that is still alive after this is killed
 LONG_TABLES = ("dynamics", "layers", "pairs", "scalars", "histograms")  # may have as many rows as ReadLimits allows
 HEADER_BYTES = 1 << 20
@@ -71,21 +73,24 @@ class ProtocolError(Exception):
 class SqliteClient:
     """A child process that runs sqlite_worker.py for many files; one that a file killed or hung is replaced."""
 
-    def __init__(self, limits: ReadLimits) -> None:
+    def __init__(self, limits: ReadLimits, paths: Iterable[Path] = ()) -> None:
+        """paths: the files and folders to read. The process may read no others, and is replaced for another one."""
         self.limits = limits
+        self._paths = {Path(os.path.abspath(path)): None for path in paths}
+        self._named: dict[str, FileState] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start_second(self) -> SqliteClient | None:
-        """Start and return another client; None if two are running already."""
+    def start_second(self, *paths: Path) -> SqliteClient | None:
+        """Start and return another client for some of the files; None if two are running already."""
         self._start()  # first: two clients that each wait for a second one would block each other
-        client = SqliteClient(self.limits)
+        client = SqliteClient(self.limits, paths)
         return client if client._start(wait=False) else None
 
     def _start(self, *, wait: bool = True) -> subprocess.Popen[bytes] | None:
         if self._process is None or self._process.poll() is not None:
             self.close()
             environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-            command = [sys.executable, "-I", "-S", "-B", str(WORKER)]
+            command = [sys.executable, "-I", "-S", "-B", str(WORKER), str(PROJECT)]
             if not WORKER_SLOTS.acquire(blocking=wait):
                 return None
             try:
@@ -104,7 +109,7 @@ class SqliteClient:
 
     def close(self) -> None:
         """End the process, if there is one: close its stdin, and kill it if it does not exit then."""
-        process, self._process = self._process, None
+        process, self._process, self._named = self._process, None, None
         if process is None:
             return
         assert process.stdin
@@ -144,7 +149,34 @@ class SqliteClient:
         """Return the rowid that splits `dynamics` into halves of about equal length; None if it is not known."""
         return self._request(path, name, immutable, {"middle": True}, _read_middle)
 
+    def _name_files(self, stream: IO[bytes]) -> None:
+        """Send the paths that the process may read from its first file on."""
+        self._named = {place: FileState.of(Path(place)) for path in self._paths for place in _parts_of(path)}
+        paths = [place for place, state in self._named.items() if state.inode]
+        stream.write(json.dumps({"paths": paths, "limits": asdict(self.limits)}).encode() + b"\n")
+
+    def _may_read(self, path: Path) -> bool:
+        """Return whether the process may read the file, and everything that SQLite has put beside it by now."""
+        named = self._named or {}
+        if any(str(folder) in named for folder in path.parents):
+            return True
+        states = {place: FileState.of(Path(place)) for place in _parts_of(path)}
+        return all(place in named and named[place].same_file(now) for place, now in states.items() if now.inode)
+
     def _request(self, path: Path, name: str, immutable: bool, changes: dict[str, Any], parse: Parse[T]) -> T:
+        path = Path(os.path.abspath(path))
+        try:
+            return self._request_once(path, name, immutable, changes, parse)
+        except RunFileError:
+            # A file that was made or replaced after the process started, such as a -wal, is closed to it.
+            if self._process is None or self._may_read(path):
+                raise
+            return self._request_once(path, name, immutable, changes, parse)
+
+    def _request_once(self, path: Path, name: str, immutable: bool, changes: dict[str, Any], parse: Parse[T]) -> T:
+        if not self._may_read(path):
+            self.close()
+            self._paths[path] = None
         process, started = self._start(), time.monotonic()
         assert process
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
@@ -152,7 +184,9 @@ class SqliteClient:
         try:
             assert process.stdin
             assert process.stdout
-            file = {"path": os.path.abspath(path), "immutable": immutable, "limits": asdict(self.limits)}
+            if self._named is None:
+                self._name_files(process.stdin)
+            file = {"path": str(path), "immutable": immutable, "limits": asdict(self.limits)}
             process.stdin.write(json.dumps(WHOLE_FILE | file | changes).encode() + b"\n")
             process.stdin.flush()
             return parse(process.stdout, self.limits)
@@ -166,6 +200,11 @@ class SqliteClient:
             raise rejection(name, code, self.limits, problem=problem) from None
         finally:
             timer.cancel()
+
+
+def _parts_of(path: Path) -> set[str]:
+    """Return the paths of a database and of what SQLite puts beside it; SQLite follows a link to the file first."""
+    return {place + end for place in (str(path), os.path.realpath(path)) for end in ("", "-wal", "-shm", "-journal")}
 
 
 def _read_middle(stream: IO[bytes], limits: ReadLimits) -> int | None:

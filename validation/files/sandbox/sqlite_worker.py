@@ -1,8 +1,9 @@
 """The child process that opens untrusted run files: the only code of this project that does.
 
-sqlite_client.py starts it as `python -I -S -B sqlite_worker.py` (standard library only, nothing of this project is
-importable) and sends one request per line on stdin. The reply to each is one line of JSON and, if that says
-`"ok": true`, the values of the tables that it names, in its order, column after column:
+sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER` (the standard library, and walls.py from the
+project's folder). The first line on stdin names the files that it may read, and each further line requests one of them.
+The reply is one line of JSON and, if that says `"ok": true`, the values of the tables that it names, in its order,
+column after column:
 
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
     kind "q"   int64 for each row, then one byte for each row, 0 for NULL
@@ -528,16 +529,18 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
-    confined = False
+    """Answer requests until stdin ends. The first line of stdin names the limits and all files."""
+    sys.path += sys.argv[1:]
+    from validation.files.sandbox import walls
+
     # Rows hold no cycles, and looking for cycles among millions of rows takes as long as reading them.
     gc.disable()
     gc.freeze()
+    first = json.loads(sys.stdin.buffer.readline())
+    confine(first["limits"])
+    walls.enforce(first["paths"])
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        if not confined:
-            confine(request["limits"])
-            confined = True
         allow_seconds(request["limits"]["seconds"])
         blobs: list[Any] = []
         try:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -25,16 +25,22 @@ import pyarrow as pa
 
 from validation.files.errors import RunFileError, rejection
 from validation.files.limits import ReadLimits
-from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED, ProtocolError
+from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED, PROJECT, ProtocolError
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
 from validation.text import pluralize, printable
 
 ZIP_WORKER = Path(__file__).with_name("zip_worker.py")
 SET_WORKER = Path(__file__).with_name("set_worker.py")
-PACKAGES = (Path(__file__).parents[3], Path(pa.__file__).parent.parent)  # set_worker.py imports from these folders
+PACKAGES = (PROJECT, Path(pa.__file__).parent.parent)  # the folders that the workers import from
 SHA256 = re.compile("[0-9a-f]{64}")
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")  # with members, without any, in several parts
 CHUNK_BYTES = 1 << 20
+LIBRARY_SETTINGS = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the other pools reserve more than the child may have
+    # Threads that libraries start when they are loaded, before the walls are up, would be outside them.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,18 @@ def is_archive(path: Path) -> bool:
     return False
 
 
+def folder_for(archives: Collection[Path]) -> contextlib.AbstractContextManager[str | None]:
+    """Return a folder to unpack all archives in, which is removed at the end; None without archives."""
+    if archives:
+        with contextlib.suppress(OSError):  # such as a full disk; unpacking an archive reports it
+            return tempfile.TemporaryDirectory(prefix="prismatic-zip-")
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def unpacked(path: Path, name: str, limits: ReadLimits) -> Iterator[list[ArchivedRun]]:
-    """Yield the run files of an archive, in a folder that is removed at the end. Raises RunFileError."""
-    with tempfile.TemporaryDirectory(prefix="prismatic-zip-") as folder:
+def unpacked(path: Path, name: str, limits: ReadLimits, parent: str | None = None) -> Iterator[list[ArchivedRun]]:
+    """Yield the run files of an archive, in a folder in `parent` that is removed at the end. Raises RunFileError."""
+    with tempfile.TemporaryDirectory(prefix="prismatic-zip-", dir=parent) as folder:
         try:
             if path.stat().st_size > limits.file_bytes:
                 raise rejection(name, "too_large", limits, limit="file_bytes")
@@ -90,7 +104,7 @@ def _unpack(path: Path, name: str, folder: Path, limits: ReadLimits) -> list[Arc
         first = next((place for place, run in enumerate(runs) if not run.error), 0)
         runs[first] = replace(runs[first], notes=(*runs[first].notes, note))
     for number, set_name in unpacking.sets.items():
-        request = {"path": str(folder / f"set-{number}"), "packages": [str(package) for package in PACKAGES]}
+        request = {"path": str(folder / f"set-{number}")}
         before = len(runs)
         try:
             _run_worker(SET_WORKER, request, unpacking, name, set_name)
@@ -102,8 +116,8 @@ def _unpack(path: Path, name: str, folder: Path, limits: ReadLimits) -> list[Arc
 def _run_worker(script: Path, request: dict[str, Any], unpacking: _Unpacking, name: str, set_name: str = "") -> int:
     """Send one request to a child, receive its reply, and return the number of zip archives inside."""
     environment = {variable: os.environ[variable] for variable in INHERITED if variable in os.environ}
-    environment["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # the other pools reserve more than the child may have
-    command = [sys.executable, "-I", "-S", "-B", str(script)]
+    environment |= LIBRARY_SETTINGS
+    command = [sys.executable, "-I", "-S", "-B", str(script), *map(str, PACKAGES)]
     pipe, started, limits = subprocess.PIPE, time.monotonic(), unpacking.limits
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, cwd=os.path.abspath(os.sep)

@@ -1,8 +1,8 @@
 """The child process that opens untrusted zip archives: the only code of this project that does.
 
-zip_client.py starts it as `python -I -S -B zip_worker.py` (standard library only) with one line of JSON on stdin. Like
-sqlite_worker.py it cannot write files: it sends what it unpacks to stdout, as messages of one JSON line each, some with
-bytes after it:
+zip_client.py starts it as `python -I -S -B zip_worker.py FOLDERS` (the standard library, and walls.py from the first
+folder) with one line of JSON on stdin. Like sqlite_worker.py it cannot write files: it sends what it unpacks to stdout,
+as messages of one JSON line each, some with bytes after it:
 
     {"member": name, "beside": [...]}       a run file of the archive begins; beside: its -wal and -journal there
     {"member": name, "set": n, "part": p}   or a file of the n-th set in the archive, at its path p in the set
@@ -13,6 +13,7 @@ bytes after it:
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import sys
@@ -154,8 +155,13 @@ def unpack(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Handle one request."""
+    sys.path += sys.argv[1:2]
+    from validation.files.sandbox import walls
+
     request = json.loads(sys.stdin.buffer.readline())
+    codecs.lookup("cp437")  # for names in an archive: its module cannot be loaded later
     confine(request["limits"])
+    walls.enforce([request["path"]])
     try:
         send({"end": None, **unpack(request["path"], request["limits"])})
     except Reject as error:
