@@ -29,12 +29,14 @@ def no_replicas(runs: Sequence[MeasuredRun], levels: Sequence[Levels]) -> str:
         return f"seed {repeated[0]} is there twice"
     if same := _same_start(runs):
         return f"runs {same[0]} and {same[1]} start from the same weights under two seeds"
-    for places in _by_shape(levels).values():
-        whole_SS, scaled_SS = _distances([levels[place] for place in places])
+    # Where experts share one gradient a run is one smooth series, and seeds look alike; such runs support nothing.
+    own = [(r, level) for r, level in zip(runs, levels, strict=True) if not (r.common_gradient and level is r.merged)]
+    for places in _by_shape([level for _, level in own]).values():
+        whole_SS, scaled_SS = _distances([own[place][1] for place in places])
         share_SS = np.minimum(whole_SS / SAME_RUN, scaled_SS / SAME_BUT_SCALE)
         first, second = np.unravel_index(np.argmin(share_SS), share_SS.shape)
         if share_SS[first, second] < 1:
-            names = [runs[places[place]].run.id for place in (first, second)]
+            names = [own[places[place]][0].run.id for place in (first, second)]
             return f"runs {names[0]} and {names[1]} are copies under two seeds"
     return ""
 

@@ -11,6 +11,8 @@ from tests.support.simulated_runs import named, study
 from validation.analysis.cohort import MeasuredRun, measure_run
 from validation.analysis.copies import false_twin, no_replicas
 from validation.analysis.run import Expert, Run
+from validation.verdict.claims import Reason
+from validation.verdict.decide import judge_runs
 
 
 def measured(runs: list[Run]) -> list[MeasuredRun]:
@@ -55,6 +57,15 @@ def without_a_bin(name, values):
 def test_honest_seeds_are_replicas():
     for source in ("isolated", "merged"):
         assert reason(study(8, probed_run), source) == ""
+
+
+def test_seeds_of_one_common_gradient_look_alike_and_are_no_copies():
+    """Their levels are one smooth series each; the verdict calls them confounded, and nothing can be forged by them."""
+    runs = study(6, collinear=True, routing_ratio=2.3, sd=0.01)
+    each = measured(runs)
+    assert all(one.common_gradient for one in each)
+    assert reason(runs, "merged") == ""
+    assert {claim.reason for claim in judge_runs(runs, {}).headlines.values()} == {Reason.ONE_COMMON_GRADIENT}
 
 
 def test_a_repeated_seed_is_named():
