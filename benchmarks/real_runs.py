@@ -38,7 +38,7 @@ from validation.analysis.cohort import Cohort, MeasuredRun
 from validation.files.cache import Cache
 from validation.files.read_files import read_files
 from validation.judgement.judge import Judgement, judge
-from validation.verdict.claims import CLAIMS, SUPPORTED, Claim
+from validation.verdict.claims import CLAIMS, INVALID, SUPPORTED, Claim
 from validation.verdict.groups import FAILS, FOUND, POSITIVE, SHAM, Group
 
 RUNS = BUILD / "real"
@@ -137,6 +137,7 @@ def goals(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the goals: no sham run shows an effect, artificial effects are found, no run is taken for its twin."""
     groups = [group for study in found for group in study["groups"]]
     shams = [group for group in groups if group["role"] == SHAM]
+    invalid = sum(claim["status"] == INVALID for group in groups for claim in group["claims"].values())
     strong = [group for group in groups if group["role"] == POSITIVE and "positive_control=1.1" not in group["group"]]
     supported = sum(claim["status"] == SUPPORTED for group in shams for claim in group["claims"].values())
     alone = sum(counts.get(SUPPORTED, 0) for group in shams for counts in group["alone"].values())
@@ -150,6 +151,7 @@ def goals(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ("A/A checks that fail", sum(group["check"] == FAILS for group in shams), 0),
         ("claims about groups of sham runs supported", supported, 0),
         ("claims about single sham runs supported", alone, 0),
+        ("claims about groups of honest runs invalid", invalid, 0),
     ]
     return as_goals(at_least, at_most)
 
