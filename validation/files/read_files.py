@@ -67,8 +67,9 @@ def read_files(
     archives = {path for path in found if is_archive(path)}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(folder_for(archives))
-        readable = [path for path in found if path not in archives] + ([Path(folder)] if folder else [])
-        client = stack.enter_context(contextlib.closing(SqliteClient(limits, readable)))
+        readable = [path for path in found if path not in archives]
+        client = SqliteClient(limits, readable, folder=Path(folder) if folder else None)
+        stack.enter_context(contextlib.closing(client))
         reading = _Reading(client, cache, growing, folder)
         for done, file in enumerate(files):
             if progress:

@@ -163,7 +163,7 @@ def test_the_json_verdict_has_the_runs_of_archives(packed: Path) -> None:
     assert [run["steps"] for run in verdict["runs"]] == [5, 5]
 
 
-REFUSED = "Permission denied" if any(walls.layer()) else "File too large"  # by the walls, or by the limits
+REFUSED = "not permitted" if walls.layer().seccomp else "File too large"  # by the walls, or by the limits
 MEMBER = {"member": "a.db", "beside": []}
 LIES: dict[str, list[object]] = {
     "nothing": [],

@@ -32,7 +32,7 @@ def main() -> None:
     request = json.loads(sys.stdin.buffer.readline())
     load_libraries()
     confine(request["limits"], threads=True)
-    enforce([request["path"]], threads=True)
+    enforce(folders=[request["path"]], threads=True)
     try:
         send_runs(request["path"], request["limits"])
         send({"end": None, "zips": 0})

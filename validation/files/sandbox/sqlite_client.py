@@ -73,9 +73,10 @@ class ProtocolError(Exception):
 class SqliteClient:
     """A child process that runs sqlite_worker.py for many files; one that a file killed or hung is replaced."""
 
-    def __init__(self, limits: ReadLimits, paths: Iterable[Path] = ()) -> None:
-        """paths: the files and folders to read. The process may read no others, and is replaced for another one."""
+    def __init__(self, limits: ReadLimits, paths: Iterable[Path] = (), *, folder: Path | None = None) -> None:
+        """paths, folder: the files to read. The process may read no others, and is replaced to read another one."""
         self.limits = limits
+        self._folder = folder
         self._paths = {Path(os.path.abspath(path)): None for path in paths}
         self._named: dict[str, FileState] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,25 +152,26 @@ class SqliteClient:
 
     def _name_files(self, stream: IO[bytes]) -> None:
         """Send the paths that the process may read from its first file on."""
-        self._named = {place: FileState.of(Path(place)) for path in self._paths for place in _parts_of(path)}
-        paths = [place for place, state in self._named.items() if state.inode]
-        stream.write(json.dumps({"paths": paths, "limits": asdict(self.limits)}).encode() + b"\n")
+        self._named = {place: state for path in self._paths for place, state in _states_of(path).items()}
+        folders = [str(self._folder)] if self._folder else []
+        first = {"files": [*self._named], "folders": folders, "limits": asdict(self.limits)}
+        stream.write(json.dumps(first).encode() + b"\n")
 
     def _may_read(self, path: Path) -> bool:
         """Return whether the process may read the file, and everything that SQLite has put beside it by now."""
         named = self._named or {}
-        if any(str(folder) in named for folder in path.parents):
+        if self._folder in path.parents:
             return True
-        states = {place: FileState.of(Path(place)) for place in _parts_of(path)}
-        return all(place in named and named[place].same_file(now) for place, now in states.items() if now.inode)
+        return all(place in named and named[place].same_file(now) for place, now in _states_of(path).items())
 
     def _request(self, path: Path, name: str, immutable: bool, changes: dict[str, Any], parse: Parse[T]) -> T:
         path = Path(os.path.abspath(path))
+        before = _states_of(path)
         try:
             return self._request_once(path, name, immutable, changes, parse)
         except RunFileError:
-            # A file that was made or replaced after the process started, such as a -wal, is closed to it.
-            if self._process is None or self._may_read(path):
+            # A writer may have made or removed a -wal meanwhile, and a new one is closed to the process.
+            if self._process is None or before == _states_of(path):
                 raise
             return self._request_once(path, name, immutable, changes, parse)
 
@@ -202,9 +204,14 @@ class SqliteClient:
             timer.cancel()
 
 
-def _parts_of(path: Path) -> set[str]:
-    """Return the paths of a database and of what SQLite puts beside it; SQLite follows a link to the file first."""
-    return {place + end for place in (str(path), os.path.realpath(path)) for end in ("", "-wal", "-shm", "-journal")}
+def _states_of(path: Path) -> dict[str, FileState]:
+    """Return the state of a database and of the files that SQLite has put beside it, by path.
+
+    SQLite follows a link to the database first.
+    """
+    places = {place + end for place in (str(path), os.path.realpath(path)) for end in ("", "-wal", "-shm", "-journal")}
+    states = {place: FileState.of(Path(place)) for place in places}
+    return {place: state for place, state in states.items() if state.inode}
 
 
 def _read_middle(stream: IO[bytes], limits: ReadLimits) -> int | None:

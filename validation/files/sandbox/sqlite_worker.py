@@ -529,7 +529,7 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends. The first line of stdin names the limits and all files."""
+    """Answer requests until stdin ends. The first line of stdin names the limits, the files and the folders."""
     sys.path += sys.argv[1:]
     from validation.files.sandbox import walls
 
@@ -538,7 +538,7 @@ def main() -> None:
     gc.freeze()
     first = json.loads(sys.stdin.buffer.readline())
     confine(first["limits"])
-    walls.enforce(first["paths"])
+    walls.enforce(first["files"], first["folders"])
     for line in sys.stdin.buffer:
         request = json.loads(line)
         allow_seconds(request["limits"]["seconds"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -93,14 +94,14 @@ class Layer(NamedTuple):
         return held + lacks.get((bool(self.landlock), self.seccomp), "")
 
 
-def enforce(paths: Iterable[str | os.PathLike[str]], *, threads: bool = False) -> Layer:
+def enforce(files: Iterable[str] = (), folders: Iterable[str] = (), *, threads: bool = False) -> Layer:
     """Confine this process to reading these files and folders, and return the walls that hold from now on.
 
     threads: allow it to start threads. Call it before any thread runs: Landlock binds only the calling one.
     """
     if sys.platform != "linux":
         return Layer(0, False)
-    return Layer(restrict_files(paths), restrict_calls(threads=threads))
+    return Layer(restrict_files(files, folders), restrict_calls(threads=threads))
 
 
 def layer() -> Layer:
@@ -118,7 +119,7 @@ def layer() -> Layer:
 # -- Landlock ----------------------------------------------------------------------------------------------------------
 
 
-def restrict_files(paths: Iterable[str | os.PathLike[str]]) -> int:
+def restrict_files(files: Iterable[str], folders: Iterable[str]) -> int:
     """Confine this thread to reading the files, and the folders with all that is in them; return Landlock's version.
 
     The version is 0, and nothing is confined, where the kernel lacks Landlock or does not allow its use.
@@ -132,8 +133,10 @@ def restrict_files(paths: Iterable[str | os.PathLike[str]]) -> int:
     except OSError:
         return 0
     try:
-        for path in paths:
+        for path in files:
             _allow_reading(path, rules)
+        for path in folders:
+            _allow_reading(path, rules, folder=True)
         _forbid_new_privileges()
         _call(syscall, RESTRICT_SELF, rules, 0)
     except OSError:
@@ -143,14 +146,16 @@ def restrict_files(paths: Iterable[str | os.PathLike[str]]) -> int:
     return version
 
 
-def _allow_reading(path: str | os.PathLike[str], rules: int) -> None:
+def _allow_reading(path: str, rules: int, *, folder: bool = False) -> None:
+    """Add a rule for a path, unless a folder has taken the place of a file: the rule would open all that is in it."""
     try:
         found = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:  # there is no such file, which opening it will report
         return
     try:
-        rights = READ_FILE | READ_FOLDER if os.path.isdir(path) else READ_FILE
-        _call(_libc().syscall, ADD_RULE, rules, 1, struct.pack("=Qi", rights, found), 0)
+        if stat.S_ISDIR(os.fstat(found).st_mode) == folder:
+            rights = READ_FILE | READ_FOLDER if folder else READ_FILE
+            _call(_libc().syscall, ADD_RULE, rules, 1, struct.pack("=Qi", rights, found), 0)
     finally:
         os.close(found)
 
@@ -180,8 +185,8 @@ def call_filter(machine: str, process: int, *, threads: bool) -> list[Instructio
     """Return the program of the kernel's filter that decides each system call of the process."""
     column = list(ARCHITECTURES).index(machine)
     rules = {
-        "open": _without_bits(1, OPEN_TO_CHANGE, FAIL | errno.EACCES),
-        "openat": _without_bits(2, OPEN_TO_CHANGE, FAIL | errno.EACCES),
+        "open": _without_bits(1, OPEN_TO_CHANGE, REFUSE),
+        "openat": _without_bits(2, OPEN_TO_CHANGE, REFUSE),
         "mmap": _without_bits(2, PROT_EXEC, REFUSE),
         "mprotect": _without_bits(2, PROT_EXEC, REFUSE),
         "fcntl": _one_of(1, LOCKS_AND_FLAGS, REFUSE),
@@ -274,7 +279,7 @@ def _is_refused(function: Callable[..., object], *arguments: object) -> bool:
 
 def main() -> None:
     """Raise the walls, and print which of them hold when this process runs against them."""
-    held = enforce(())
+    held = enforce()
     print(held.landlock if _is_refused(os.listdir, "/") else 0, int(held.seccomp and _is_refused(os.pipe)))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
+import sys
+import textwrap
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -57,6 +59,20 @@ def test_a_reader_cannot_read_a_file_that_was_not_named(tmp_path: Path, monkeypa
         monkeypatch.setattr(SqliteClient, "_may_read", lambda *_: True)
         with pytest.raises(RunFileError, match="Permission denied"):
             client.read(second, "b", immutable=True)
+
+
+@needs_landlock
+def test_a_folder_in_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
+    """Otherwise a link to / in place of a file, made at the right moment, would open all files to the reader."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "secret").write_text("a secret")
+    code = f"""
+        import sys; sys.path.append({str(sqlite_client.PROJECT)!r})
+        from validation.files.sandbox import walls
+        walls.restrict_files([{str(tmp_path / "folder")!r}], [])
+        open({str(tmp_path / "folder" / "secret")!r})"""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert "Permission denied" in done.stderr
 
 
 def test_another_file_needs_another_reader(tmp_path: Path, started: list[object]) -> None:
