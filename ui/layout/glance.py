@@ -59,7 +59,7 @@ def claims_table(judgement: Judgement, glance: Glance) -> None:
 
 
 def _row(judgement: Judgement, row: Row) -> None:
-    claim, status, estimate, reason = st.columns(WIDTHS, gap="medium", vertical_alignment="center")
+    claim, status, estimate, reason = st.columns(WIDTHS, gap="small", vertical_alignment="center")
     with claim, st.container(gap=None):
         st.markdown(f"**{row.claim.name.capitalize()}**", help=explain(row.claim.name))
         st.caption(row.question)

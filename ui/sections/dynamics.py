@@ -32,7 +32,7 @@ from validation.report.figures import CONFIG, static_spec
 from validation.text import pluralize, spaced
 
 OVERVIEW_FROM = 1000  # logged steps from which the overview with its brush is shown
-MAX_CARDS = 3  # experts up to which each has its own card
+MAX_CARDS = 2  # experts up to which each has its own card
 TIERS = tuple(TIER_METRICS)
 ZOOM = " Pinch or Alt and scroll to zoom, drag to move, double-click to see all again."
 
@@ -133,9 +133,10 @@ def scores(judgement: Judgement, run: Run) -> None:
             low, high = perturbed["value"].min(), perturbed["value"].max()
             st.metric(
                 f"Divergence scores, {len(perturbed)} experts",
-                f"{low:.3g} to {high:.3g}",
+                f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}",
                 border=True,
                 width="content",
+                height="stretch",
                 help=meaning,
             )
         if (table["value"] > 0).any():

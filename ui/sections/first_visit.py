@@ -19,7 +19,7 @@ DROP = "drop"  # key of the container that holds the uploader
 LARGE = (
     f"<style>.st-key-{DROP} [data-testid=stFileUploaderDropzone] "
     "{ min-height: 8rem; align-items: center; justify-content: center } "
-    f".st-key-{DROP} [data-testid=stFileUploaderDropzoneInstructions] {{ flex: none }}</style>"
+    f".st-key-{DROP} [data-testid=stFileUploaderDropzoneInstructions] {{ flex: none; align-self: center }}</style>"
 )
 LEGEND = (
     "Pictures: gradient norms of the smallest weights over training, in blue the clean expert, in red the perturbed "

@@ -53,14 +53,15 @@ def chosen_files(judgement: Judgement) -> None:
     """Show in one line what was read, and the buttons that change it."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(read_counts(judgement), width="stretch")
-        with st.popover("Files", icon=":material/folder_open:", on_change="rerun", key="files") as part:
-            if part.open:
-                choose()
-                remove()
-        if st.button("Start over", icon=":material/restart_alt:", help="Remove all files from this session"):
-            library().sources = []
-            forget()
-            rerun_with_new_widgets()
+        with st.container(horizontal=True, width="content"):
+            with st.popover("Files", icon=":material/folder_open:", on_change="rerun", key="files") as part:
+                if part.open:
+                    choose()
+                    remove()
+            if st.button("Start over", icon=":material/restart_alt:", help="Remove all files from this session"):
+                library().sources = []
+                forget()
+                rerun_with_new_widgets()
 
 
 def run_at_a_glance(judgement: Judgement, run: Run, glance: Glance) -> None:

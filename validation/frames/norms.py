@@ -15,7 +15,7 @@ AS_LOGGED, BEYOND_ROUTING = "As logged", "Beyond routing"
 NORM = "Gradient norm (loss / weight)"
 TITLES = {
     AS_LOGGED: "Gradient norm as logged (loss / weight)",
-    BEYOND_ROUTING: "Gradient norm divided by routing share (loss / weight)",
+    BEYOND_ROUTING: "Norm divided by routing share (loss / weight)",
 }
 AGREE = 0.01  # the largest distance from a ratio of 1 at which lines are said to fall on each other
 LEAST_SHOWN = 0.001  # smaller distances are rounding errors of the file's numbers

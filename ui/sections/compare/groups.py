@@ -14,7 +14,8 @@ from validation.judgement.judge import Judgement
 from validation.text import pluralize, spaced
 from validation.verdict.claims import CLAIMS
 from validation.verdict.groups import Group
-from validation.verdict.words.wording import CHECKS, estimated
+from validation.verdict.words.statuses import shown_group
+from validation.verdict.words.wording import estimated
 
 GROUPS_LISTED = 60  # to choose from
 GROUPS_SHOWN = 4  # at first
@@ -88,7 +89,7 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
         "options": group.name,
         "runs": len(group.runs),
         "kind": spaced(group.role),
-        "verdict": CHECKS[group.check] if group.check else group.status,
+        "verdict": shown_group(group).word,
     }
     for claim in group.claims:
         row[claim.name] = ", ".join(filter(None, ["" if group.check else claim.status, estimated(claim)]))
