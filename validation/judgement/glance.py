@@ -168,7 +168,7 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
     if command and run is not None and config == f"{run.id}.yml":
-        cost += f' {config} holds the options of run {run.id}: pick it, and save them from "How this run was trained".'
+        cost += f' {config} holds the options of run {run.id}. Pick that run, and save them from "How this run was trained".'
     return Step(sentence(advice.text), command, cost)
 
 
@@ -243,5 +243,6 @@ def _documented(judgement: Judgement, claims: Sequence[Claim], deciding: Sequenc
     scale = scales_with(runs[0])
     text = f"By the rules of the original documentation, without control and interval, scaling with {scale}: {text}."
     if any(written[claim.name].status != claim.status for claim in claims):
-        text += " The verdict above adds control and interval, and removes what routing explains."
+        routing = ", and removes what routing explains" if runs[0].merges_parameters else ""
+        text += f" The verdict above adds control and interval{routing}."
     return text
