@@ -168,7 +168,9 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
     if command and run is not None and config == f"{run.id}.yml":
-        cost += f' {config} holds the options of run {run.id}. Pick that run, and save them from "How this run was trained".'
+        cost += (
+            f' {config} holds the options of run {run.id}: open "How this run was trained" of that run to save them.'
+        )
     return Step(sentence(advice.text), command, cost)
 
 
