@@ -168,9 +168,7 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
     if command and run is not None and config == f"{run.id}.yml":
-        cost += (
-            f' {config} holds the options of run {run.id}: open "How this run was trained" of that run to save them.'
-        )
+        cost += f' {config} holds the options of run {run.id}: save them from its "How this run was trained".'
     return Step(sentence(advice.text), command, cost)
 
 
