@@ -203,7 +203,7 @@ def test_home_shows_the_glance_of_the_example(example):
     for words in (glance.step.text, glance.documented, glance.premise, *(row.reason[1:] for row in glance.rows)):
         assert words in page
     estimates = " ".join(each.proto.body for each in at.get("html"))
-    for claim in (claim for row in glance.rows for _, claim in (row.groups or [("", row.claim)])):
+    for claim in (claim for row in glance.rows for claim in ([own for _, own, _ in row.groups] or [row.claim])):
         assert ends(claim) in estimates
     assert not at.get("code") or at.get("code")[0].value == glance.step.command
 

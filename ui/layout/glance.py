@@ -20,7 +20,7 @@ from validation.judgement.judge import Judgement
 from validation.method.terms import explain
 from validation.text import sentence
 from validation.verdict.claims import Claim
-from validation.verdict.words.statuses import shown_claim
+from validation.verdict.words.statuses import Shown
 from validation.verdict.words.wording import ends, estimated, has_interval, needed, placed, quantity
 
 WIDTHS = (4, 5, 7, 5)  # of the columns: claim, status, estimate, reason
@@ -85,18 +85,17 @@ def estimate_html(claim: Claim, color: str) -> str:
 
 def _groups(row: Row) -> str:
     """Return the estimates of several experiments, each with its status and its bar, and what they are."""
-    claims = [claim for _, claim in row.groups]
+    claims = [claim for _, claim, _ in row.groups]
     about = {f"{quantity(claim)}; needed: {needed(claim)}" for claim in claims if claim.estimate is not None}
-    parts = [_group(name, claim, bar=len(about) == 1) for name, claim in row.groups[:GROUPS_LISTED]]
+    parts = [_group(*each, bar=len(about) == 1) for each in row.groups[:GROUPS_LISTED]]
     more = len(claims) - GROUPS_LISTED
     notes = [sentence(each) for each in about if len(about) == 1]
     notes += [f"And {more:,} more on the Compare page."] if more > 0 else []
     return "".join(parts) + f'<small style="{QUIET}">{escape(" ".join(notes))}</small>'
 
 
-def _group(name: str, claim: Claim, *, bar: bool) -> str:
+def _group(name: str, claim: Claim, shown: Shown, *, bar: bool) -> str:
     """Return one experiment. bar: all estimates are of one kind, so that their bars compare."""
-    shown = shown_claim(claim)
     color = STATUSES[shown.kind]
     words = (
         f"<span>{escape(name.removeprefix('perturbation_').replace('=', ' '))}</span> "

@@ -133,8 +133,8 @@ def _chosen_run(judgement: Judgement, run: Run) -> None:
 
 def ordered_runs(judgement: Judgement) -> list[Run]:
     """Return the runs by their groups, in a group by their seeds."""
-    groups = ([each.run for each in judgement.members_of(group)] for group in judgement.verdict.groups)
-    return [run for runs in groups for run in sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))]
+    place = {run: number for number, group in enumerate(judgement.verdict.groups) for run in group.runs}
+    return sorted(judgement.runs, key=lambda run: (place[run.id], run.seed is None, run.seed or 0))
 
 
 def empty_state(title: str) -> None:
@@ -208,11 +208,6 @@ def show_finding(finding: Finding) -> None:
     st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
     st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
     st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
-
-
-def status_badge(status: str) -> None:
-    """Show a status as a word with its colour."""
-    st.badge(status, color=STATUS_COLORS[status])
 
 
 def shown_badge(shown: Shown) -> None:

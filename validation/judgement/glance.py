@@ -28,10 +28,10 @@ from validation.verdict.words.statuses import Shown, shown_claim, shown_groups
 from validation.verdict.words.wording import QUESTIONS, estimated
 
 RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control"}
-PLANTED = {
+REASONS_OF_SELF_TEST = {
     "awakening": "The planted gain is found",
-    "divergence": "The planted gain makes the gradients differ",
-    "sustainment": "The planted gain lasts until the end",
+    "divergence": "The gradients differ, by the planted gain or by the perturbation",
+    "sustainment": "The difference lasts until the end",
 }
 AGAIN = "for the same reason"
 GROUPS_LISTED = 4  # in the row of a claim
@@ -46,8 +46,8 @@ class Row:
     shown: Shown
     reason: str
     """At most 15 words."""
-    groups: tuple[tuple[str, Claim], ...] = ()
-    """By name, the claims of several experiments; their names are words of the files."""
+    groups: tuple[tuple[str, Claim, Shown], ...] = ()
+    """By name, the claims of several experiments with their statuses; the names are words of the files."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> 
     told: set[str] = set()
     for claim in claims:
         each = [(group.name, own) for group in deciding for own in group.claims if own.name == claim.name]
-        groups = tuple(each) if len(each) > 1 else ()
+        groups = tuple((name, own, shown_claim(own, planted=planted)) for name, own in each) if len(each) > 1 else ()
         reason = _reason(claim, [own for _, own in each], planted=planted)
         reason = AGAIN if reason in told else reason
         told.add(reason)
@@ -204,7 +204,7 @@ def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> 
 def _reason(claim: Claim, each: Sequence[Claim], *, planted: bool) -> str:
     """Return the reason of a claim: of several experiments the one that all have, of a self-test what was found."""
     if planted and claim.status == SUPPORTED:
-        return PLANTED[claim.name]
+        return REASONS_OF_SELF_TEST[claim.name]
     return each[0].headline if len({own.reason for own in each}) == 1 else claim.headline
 
 

@@ -6,7 +6,6 @@ docs/verdict.md has the same tables, and a test compares both word for word. The
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
@@ -36,7 +35,7 @@ LINES = (
     Line(
         (Reason.NO_REPLICAS,),
         "a seed is there twice or unknown, two runs are copies (levels within 0.03, or within 0.01 but for one factor "
-        "on every gradient), or a twin is its run (within 0.01)",
+        "on every gradient; runs of one common gradient are not compared), or a twin is its run (within 0.01)",
         INVALID,
     ),
     Line(
@@ -133,13 +132,3 @@ def lines_before(claim: Claim) -> list[Line]:
     lines = lines_of(claim.name)
     line = deciding_line(claim)
     return lines[: lines.index(line)] if line else []
-
-
-def numbered_rows(lines: Sequence[Line], *, numbered: bool) -> list[tuple[str, ...]]:
-    """Return the lines as cells of a Markdown table."""
-    rows = []
-    for number, line in enumerate(lines, 1):
-        status = f"**{line.status}**" if line.status in (SUPPORTED, REFUTED) else line.status
-        names = ", ".join(f"`{reason.value}`" for reason in line.reasons)
-        rows.append((*([str(number)] if numbered else []), names, line.condition, status))
-    return rows

@@ -172,7 +172,7 @@ def _glance(judgement: Judgement) -> dict[str, Any]:
             "kind": row.shown.kind,
             "word": row.shown.word,
             "reason": row.reason,
-            "groups": [(name, claim.status, estimated(claim)) for name, claim in row.groups],
+            "groups": [(name, shown.word, estimated(claim)) for name, claim, shown in row.groups],
         }
         for row in glance.rows
     ]

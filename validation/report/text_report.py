@@ -18,12 +18,12 @@ from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.diagnostics.finding import group_same
 from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, CheckChange, Comparison
-from validation.judgement.glance import Glance, Row, Step, glance_of, step_of
+from validation.judgement.glance import RUNS, Glance, Row, Step, glance_of, step_of
 from validation.judgement.judge import Judgement
 from validation.text import pluralize, printable, spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
 from validation.verdict.decide import Reading, Verdict
-from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group, deciding_groups
+from validation.verdict.groups import POSITIVE, SHAM, Group, deciding_groups
 from validation.verdict.registration import ALTERED, CHANGED, Registration
 from validation.verdict.words.statuses import SELF_TEST
 from validation.verdict.words.wording import CHECKS, estimated, parts_of, replication, threshold
@@ -32,7 +32,6 @@ LONGEST = 5000  # characters of a line
 LONGEST_NAME = 50  # characters of a group's name in a table
 SHOWN = 5  # of several that are alike
 GROUP_ROWS = 12
-RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control"}
 CHECKED = {SHAM: "A/A", POSITIVE: "effect"}
 STYLES = {
     SUPPORTED: "bold green",

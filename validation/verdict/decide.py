@@ -89,7 +89,7 @@ class Verdict:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know beside the headline: a changed threshold, an interim look, a planted effect."""
+        """Notes to read with the headline: a changed threshold, an interim look, a planted effect."""
         deciding = deciding_groups(self.groups)
         bins = min((claim.bins for group in deciding for claim in group.claims if claim.bins is not None), default=BINS)
         notes = (

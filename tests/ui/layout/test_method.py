@@ -14,7 +14,7 @@ from validation.verdict.decide import judge_runs
 
 
 class Judged:
-    """What the panel needs of a judgement."""
+    """The parts of a judgement that the panel needs."""
 
     def __init__(self, runs):
         self.runs, self.verdict = runs, judge_runs(runs, {})

@@ -40,6 +40,18 @@ def test_a_reason_is_told_once():
     assert reasons[1:] == [AGAIN, AGAIN] != reasons[:2]
 
 
+def test_planted_effects_of_several_experiments_are_found_and_never_supported(tmp_path):
+    files = [
+        write(run, tmp_path / f"{gain}-{run.id}.db", run_hash=f"{gain:.0f}{n}" * 4, **{"config.positive_control": gain})
+        for gain in (2.0, 3.0)
+        for n, run in enumerate(study(6, perturbed=3, control=3, awakening=gain))
+    ]
+    glance = glance_of(judge(*read_sources(files)))
+    assert glance.shown.word == "self-test passed"
+    assert [shown.word for _, _, shown in glance.rows[0].groups] == ["found", "found"]
+    assert not {shown.kind for row in glance.rows for _, _, shown in row.groups} & {"supported"}
+
+
 def test_a_failed_premise_agrees_with_each_verdict(tmp_path):
     def premise(**effects):
         runs = study(6, perturbed=3, control=3, sd=0.02, **effects)

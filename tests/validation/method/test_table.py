@@ -5,9 +5,9 @@ import re
 import pytest
 
 from tests.support.source_tree import ROOT
-from validation.method.table import BEYOND_THE_TABLE, LINES, SUSTAINMENT, deciding_line, lines_before, numbered_rows
+from validation.method.table import BEYOND_THE_TABLE, LINES, SUSTAINMENT, deciding_line, lines_before
 from validation.method.terms import TERMS, explain
-from validation.verdict.claims import CLAIMS, Claim, Reason
+from validation.verdict.claims import CLAIMS, REFUTED, SUPPORTED, Claim, Reason
 
 PAGE = (ROOT / "docs" / "verdict.md").read_text(encoding="utf-8")
 
@@ -18,12 +18,22 @@ def table(head):
     return [tuple(cell.strip() for cell in row.strip("|").split(" | ")) for row in rows]
 
 
+def rows_of(lines, *, numbered):
+    """Return the lines as cells of a Markdown table."""
+    rows = []
+    for number, line in enumerate(lines, 1):
+        status = f"**{line.status}**" if line.status in (SUPPORTED, REFUTED) else line.status
+        names = ", ".join(f"`{reason.value}`" for reason in line.reasons)
+        rows.append((*([str(number)] if numbered else []), names, line.condition, status))
+    return rows
+
+
 def test_the_page_has_the_decision_table_word_for_word():
-    assert table("| # | reason |") == numbered_rows(LINES, numbered=True)
+    assert table("| # | reason |") == rows_of(LINES, numbered=True)
 
 
 def test_the_page_has_the_table_of_sustainment_word_for_word():
-    assert table("| reason | the line applies if") == numbered_rows(SUSTAINMENT, numbered=False)
+    assert table("| reason | the line applies if") == rows_of(SUSTAINMENT, numbered=False)
 
 
 def test_the_page_has_the_terms_word_for_word():

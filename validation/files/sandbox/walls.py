@@ -10,6 +10,7 @@ limits of the workers remain, and `layer` says so. Both layers are reached by ct
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -147,17 +148,18 @@ def restrict_files(files: Iterable[str], folders: Iterable[str]) -> int:
 
 
 def _allow_reading(path: str, rules: int, *, folder: bool = False) -> None:
-    """Add a rule for a path, unless a folder has taken the place of a file: the rule would open all that is in it."""
-    try:
+    """Add a rule for a path, unless a folder has taken the place of a file: the rule would open all that is in it.
+
+    A path that is not there, or that cannot have a rule, stays closed, and opening it reports that.
+    """
+    with contextlib.suppress(OSError):
         found = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # there is no such file, which opening it will report
-        return
-    try:
-        if stat.S_ISDIR(os.fstat(found).st_mode) == folder:
-            rights = READ_FILE | READ_FOLDER if folder else READ_FILE
-            _call(_libc().syscall, ADD_RULE, rules, 1, struct.pack("=Qi", rights, found), 0)
-    finally:
-        os.close(found)
+        try:
+            if stat.S_ISDIR(os.fstat(found).st_mode) == folder:
+                rights = READ_FILE | READ_FOLDER if folder else READ_FILE
+                _call(_libc().syscall, ADD_RULE, rules, 1, struct.pack("=Qi", rights, found), 0)
+        finally:
+            os.close(found)
 
 
 # -- seccomp -----------------------------------------------------------------------------------------------------------

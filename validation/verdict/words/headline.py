@@ -19,7 +19,7 @@ from validation.verdict.groups import FOUND, NOT_FOUND, POSITIVE, Group
 
 ALL_SUPPORTED = "The perturbation awakens the bottom weights, changes the gradients, and it lasts"
 NONE_SUPPORTED = "The perturbed experts learn like unperturbed ones"
-PLANTED = {
+HEADLINES_OF_SELF_TEST = {
     FOUND: "The verdict found the effect that was planted",
     NOT_FOUND: "The planted effect was not found: runs like these cannot answer",
 }
@@ -38,7 +38,7 @@ def headline_of(status: str, claims: Sequence[Claim], deciding: Sequence[Group])
     if all(group.role == POSITIVE for group in deciding):
         checks = {group.check for group in deciding}
         check = checks.pop() if len(checks) == 1 else None
-        return PLANTED.get(check or "", first.headline)
+        return HEADLINES_OF_SELF_TEST.get(check or "", first.headline)
     if status == SUPPORTED and claims[0].replicate != EXPERT:
         return ALL_SUPPORTED
     if len(deciding) > 1:

@@ -22,7 +22,7 @@ CONFOUNDERS = {
     Reason.DIRECTION_NOT_MEASURED: "missing directions",
 }
 """What else could explain the numbers, for every reason of the status confounded."""
-PLANTED = {SUPPORTED: "found", REFUTED: "not found"}
+STATUSES_OF_SELF_TEST = {SUPPORTED: "found", REFUTED: "not found"}
 RESULTS = {
     FOUND: (SELF_TEST, "self-test passed"),
     PASSES: (SELF_TEST, "self-test passed"),
@@ -48,8 +48,8 @@ class Shown:
 
 def shown_claim(claim: Claim, *, planted: bool = False) -> Shown:
     """Return the status of a claim. planted: its runs are positive controls, so that an effect is no result."""
-    if planted and claim.status in PLANTED:
-        return Shown(SELF_TEST if claim.status == SUPPORTED else REFUTED, PLANTED[claim.status])
+    if planted and claim.status in STATUSES_OF_SELF_TEST:
+        return Shown(SELF_TEST if claim.status == SUPPORTED else REFUTED, STATUSES_OF_SELF_TEST[claim.status])
     confounder = CONFOUNDERS.get(claim.reason)
     by = f" by {confounder}" if claim.status == CONFOUNDED and confounder else ""
     return Shown(claim.status, f"{claim.status}{by}")
