@@ -55,7 +55,7 @@ COMPLETE = """
 """
 
 VERDICT = """
-() => document.querySelector("section[aria-label=Verdict]") && performance.now() - window.__seen.did
+() => document.querySelector(".st-key-banner h2") && performance.now() - window.__seen.did
 """
 
 
