@@ -19,6 +19,7 @@ BINS = 6
 WARMUP_AT_MOST = 1 / 3  # of the planned steps, however long the learning rate warms up
 OUTLIER = math.log(10)  # of a bottom level, from the median of its bin; honest rows stay within 0.6
 MISSING_BINS = 1  # that a usable run may have
+FEW_LOST = 0.02  # of the planned rows: trainings lose none, and lost rows may have been chosen
 LARGEST_GAP = 2**62  # between two rows; options come from anyone, and steps have 64 bits
 
 
@@ -98,9 +99,17 @@ class Bins:
     """The number of bins that the run has passed."""
 
     @property
+    def lost_K(self) -> NDArray[np.int64]:
+        """The number of planned rows that are not usable, in each complete bin, [complete]."""
+        found_K = np.bincount(self.place_T[self.place_T >= 0], minlength=BINS)
+        return np.asarray(self.rows_K - found_K)[: self.complete]
+
+    @property
     def usable(self) -> bool:
-        """True if at most MISSING_BINS of the complete bins have too few rows."""
-        return int(self.missing_K[: self.complete].sum()) <= MISSING_BINS
+        """True if the complete bins lack at most MISSING_BINS of them, and at most as many rows and a few besides."""
+        rows_K = self.rows_K[: self.complete]
+        allowed = MISSING_BINS * rows_K.max(initial=0) + FEW_LOST * rows_K.sum()
+        return bool(self.missing_K[: self.complete].sum() <= MISSING_BINS and self.lost_K.sum() <= allowed)
 
     @property
     def enough_planned(self) -> bool:

@@ -8,13 +8,12 @@ import numpy as np
 
 from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.bins import BINS, MISSING_BINS, Bins
+from validation.analysis.bins import FEW_LOST, Bins
 from validation.analysis.run import Run
 from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
 from validation.files.errors import WHOLE_COPY
 from validation.text import pluralize
 
-FEW_LOST = 0.02  # of the planned rows: trainings lose none, and lost rows may have been chosen
 GAP_SHARE = 0.25  # of the run's span
 SHOWN = 20  # experts named in one sentence
 
@@ -148,19 +147,17 @@ def duplicate_steps(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         )
 
 
-def rows_missing(run: Run, bins: Bins, complete_bins: int) -> Iterator[Finding]:
+def rows_missing(run: Run, bins: Bins) -> Iterator[Finding]:
     """Find a run that lacks planned rows, in one source of gradients: too many for a verdict, or more than a few.
 
-    bins: those of the run. complete_bins: the number of bins that have ended. Not in CHECKS, because the bins are known
-    only when the run has been measured. A run with fewer planned rows than bins is too short instead.
+    bins: those of the run. Not in CHECKS, because the bins are known only when the run has been measured. A run with
+    fewer planned rows than bins is too short instead.
     """
-    found_K, rows_K = np.bincount(bins.place_T[bins.place_T >= 0], minlength=BINS), bins.rows_K[:complete_bins]
-    missing_K, lost_K = bins.missing_K[:complete_bins], rows_K - found_K[:complete_bins]
-    grave = int(missing_K.sum()) > MISSING_BINS
+    lost_K, rows_K = bins.lost_K, bins.rows_K[: bins.complete]
+    grave = not bins.usable
     if not bins.enough_planned or not (grave or lost_K.sum() > FEW_LOST * rows_K.sum()):
         return
-    shown = np.flatnonzero(missing_K if grave else lost_K > 0)
-    counts = ", ".join(f"{found_K[k]} of {bins.rows_K[k]} in bin {k + 1}" for k in shown)
+    counts = ", ".join(f"{rows_K[k] - lost_K[k]} of {rows_K[k]} in bin {k + 1}" for k in np.flatnonzero(lost_K > 0))
     yield Finding(
         "rows_missing",
         ERROR if grave else WARNING,

@@ -140,7 +140,7 @@ def _missing_rows(measured: MeasuredRun, known: Sequence[Finding]) -> Iterator[F
         return
     for run, levels in ((measured.run, measured.merged), (measured.run.isolated, measured.isolated)):
         if run is not None and levels is not None:
-            yield from rows_missing(run, levels.bins, levels.bins.complete)
+            yield from rows_missing(run, levels.bins)
 
 
 def _unexpected(run: Run, error: Exception) -> Finding:

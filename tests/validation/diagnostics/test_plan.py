@@ -1,5 +1,7 @@
 """Checks of a run against its plan, on a file of a real training that was changed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -165,7 +167,9 @@ def test_a_run_ends_with_the_last_step_of_its_grid(last, ended):
 def missing(run: Run, sound: np.ndarray, complete: int = 6) -> list[str]:
     """Return the severity and evidence of missing rows if only some rows are usable."""
     bins = bins_of(run.plan(0.1), run.steps, sound, np.zeros((1, len(run.steps))), share=0.8)
-    return [f"{finding.severity}: {finding.evidence}" for finding in rows_missing(run, bins, complete)]
+    return [
+        f"{finding.severity}: {finding.evidence}" for finding in rows_missing(run, replace(bins, complete=complete))
+    ]
 
 
 def test_two_bins_with_too_few_rows_are_an_error_and_one_is_a_warning():
@@ -177,6 +181,18 @@ def test_two_bins_with_too_few_rows_are_an_error_and_one_is_a_warning():
     (evidence,) = missing(run, (run.steps < 160) | (run.steps > 255))
     assert evidence.startswith("warning")
     assert evidence.endswith("10 of 90 in bin 2, 74 of 90 in bin 3")
+
+
+def test_more_rows_than_those_of_one_bin_and_a_few_are_an_error_wherever_they_lie():
+    run = simulated_run(steps=600, facts={"log_freq": 1, "planned_steps": 600})
+    outage = (run.steps >= 150) & (run.steps < 240)  # 90 rows, and 2 % of 540 are 10
+    for lost, severity in ((10, "warning"), (11, "error")):
+        (evidence,) = missing(run, ~outage & (run.steps < 600 - lost))
+        assert evidence.startswith(severity)
+        assert evidence.endswith(f"0 of 90 in bin 2, {90 - lost} of 90 in bin 6")
+    spread = (run.steps - 60) % 90 >= 17  # 17 of 90 rows in each bin, which is there with 80 %
+    (evidence,) = missing(run, spread)
+    assert evidence.startswith("error")
 
 
 @pytest.mark.parametrize(("lost", "is_found"), [(10, False), (11, True)])
