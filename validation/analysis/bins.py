@@ -118,11 +118,15 @@ class Bins:
 
     def mean(self, values: Array) -> Array:
         """Return the mean of values [..., T] over the rows of each bin, [..., K]; NaN for missing bins."""
-        means = [
-            np.full(values.shape[:-1], np.nan) if self.missing_K[k] else values[..., self.place_T == k].mean(axis=-1)
-            for k in range(BINS)
-        ]
-        return np.stack(means, axis=-1)
+        there = np.flatnonzero(~self.missing_K)
+        rows = np.flatnonzero(np.isin(self.place_T, there))
+        rows = rows[np.argsort(self.place_T[rows], kind="stable")]
+        starts = np.searchsorted(self.place_T[rows], there)
+        means = np.full((*values.shape[:-1], BINS), np.nan)
+        if len(there):
+            counts = np.diff(starts, append=len(rows))
+            means[..., there] = np.add.reduceat(values[..., rows], starts, axis=-1) / counts
+        return means
 
 
 def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], bottom: Array, *, share: float) -> Bins:

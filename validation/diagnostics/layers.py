@@ -70,6 +70,8 @@ def _holes(source: Run, *, of_norms: bool) -> Iterator[tuple[int, str, int, int]
         for number, expert in place.items():
             for name in (*NORMS, *OPTIONAL) if of_norms else OPTIONAL:
                 there_T = np.isfinite(expert[name])
+                if there_T.all() or not there_T.any():
+                    continue
                 empty_T = ~there_T if name in NORMS else ~there_T & alive_T
-                if there_T.any() and (number or name not in OF_OTHERS):
+                if number or name not in OF_OTHERS:
                     yield int(empty_T.sum()), name, number, layer
