@@ -81,11 +81,10 @@ class Ours(Reader):
         from validation.files.sources import read_sources
         from validation.frames.downsample import chart_series
         from validation.query.database import connect
-        from validation.query.user_sql import run_query
 
         self.cache = Cache(cache) if cache else None
         self.read, self.connect = read_sources, connect
-        self.run_query, self.chart_series = run_query, chart_series
+        self.chart_series = chart_series
 
     def _runs(self) -> Any:
         runs, rejected = self.read([self.folder], cache=self.cache)
@@ -99,7 +98,7 @@ class Ours(Reader):
         self.con = self.connect(found)
 
     def medians(self) -> Medians:
-        found = self.run_query(self.con, MEDIANS, rows=1_000_000).table
+        found = self.con.sql(MEDIANS).to_arrow_table()
         return {f"{run}/{expert}": tiers for run, expert, *tiers in zip(*found.to_pydict().values(), strict=True)}
 
     def chart(self, run: str) -> Any:
@@ -123,9 +122,10 @@ class OursSet(Ours):
     """This project on a set, queried in its files: only for medians, because its views have no cursors."""
 
     def open(self) -> None:
-        from validation.query.set_database import connect_sets
+        from validation.query.database import open_database
+        from validation.query.set_database import relations_of_sets
 
-        self.con = connect_sets([self.folder])
+        self.con = open_database(relations_of_sets([self.folder]))
 
 
 class Scanner(Reader):

@@ -8,12 +8,12 @@ import streamlit as st
 
 from prismatic.contract import schema
 from prismatic.contract.thresholds import PREFIX
+from ui.session.library import is_open
 from ui.widgets.tables import fact_text, show_table
-from validation.files.errors import RunFileError
 from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
-from validation.query.database import RELATIONS
-from validation.query.user_sql import ROWS, SECONDS, BadQuery, run_query
+from validation.query.database import RELATIONS, relations_of
+from validation.query.user_sql import SECONDS, BadQuery, run_query
 from validation.text import pluralize
 
 EXAMPLES = {
@@ -64,14 +64,14 @@ def _load_example() -> None:
 
 def _show_answer(judgement: Judgement, sql: str) -> None:
     try:
-        found = run_query(judgement.con.cursor(), sql)
-    except (BadQuery, RunFileError) as error:
+        found = run_query(relations_of(judgement.files), sql, wanted=is_open())
+    except BadQuery as error:
         st.error("The query failed.")
         st.text(str(error))
         return
     show_table(found.table.to_pandas(), key="answer")
-    rows = f"The first {ROWS:,} rows; the query has more." if found.cut else f"{pluralize(len(found.table), 'row')}."
-    st.caption(f"{rows} A query may take {SECONDS:g} seconds.")
+    notes = [*found.notes()] or [f"{pluralize(len(found.table), 'row')}."]
+    st.caption(" ".join([*notes, f"A query may take {SECONDS:g} seconds."]))
 
 
 def metadata(file: RunFile) -> None:

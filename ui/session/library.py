@@ -15,11 +15,13 @@ import weakref
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import streamlit as st
+from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from validation.files.cache import Cache
@@ -128,6 +130,14 @@ def library() -> Library:
     if context := get_script_run_ctx(suppress_warning=True):
         _OPEN[context.session_id] = found
     return found
+
+
+def is_open() -> Callable[[], bool]:
+    """Return a function that tells, in any thread, whether this session's page is still connected."""
+    context = get_script_run_ctx(suppress_warning=True)
+    if context is None or not runtime.exists():
+        return lambda: True
+    return partial(runtime.get_instance().is_active_session, context.session_id)
 
 
 def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None:

@@ -6,16 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import duckdb
-
 from validation.cli.options import add_source_options
 from validation.cli.sources import read_runs, report_skipped
 from validation.files.errors import RunFileError
 from validation.files.parquet_set import is_set, write_set
 from validation.files.run_file import Rejected
-from validation.query.database import RELATIONS, connect
+from validation.query.database import RELATIONS, open_database, relations_of
 from validation.query.export import export
-from validation.query.set_database import connect_sets
+from validation.query.relations import Relations
+from validation.query.set_database import relations_of_sets
 from validation.query.user_sql import ROWS, SECONDS, format_rows, run_query
 from validation.report.exit_code import UNREADABLE
 
@@ -58,8 +57,9 @@ def add_query(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _export(options: argparse.Namespace) -> int:
     try:
-        con, rejected = _connect(options)
-        rows = export(con, options.relation, Path(options.output))
+        relations, rejected = _relations(options)
+        with open_database(relations) as con:
+            rows = export(con, options.relation, Path(options.output))
     except (RunFileError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
@@ -81,21 +81,21 @@ def _compact(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> int:
     try:
-        con, _ = _connect(options)
-        found = run_query(con, options.sql, rows=options.rows, seconds=options.seconds)
+        relations, _ = _relations(options)
+        found = run_query(relations, options.sql, rows=options.rows, seconds=options.seconds)
     except (ValueError, RunFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
     print(format_rows(found.table, options.format))
-    if found.cut:
-        print(f"printed the first {options.rows:,} rows; --rows N prints more", file=sys.stderr)
+    for note in found.notes():
+        print(note, file=sys.stderr)
     return 0
 
 
-def _connect(options: argparse.Namespace) -> tuple[duckdb.DuckDBPyConnection, list[Rejected]]:
-    """Return a database of the runs that can be read, and the rejected files, after naming them on stderr."""
+def _relations(options: argparse.Namespace) -> tuple[Relations, list[Rejected]]:
+    """Return the relations of the runs that can be read, and the rejected files, after naming them on stderr."""
     if all(map(is_set, options.runs)):
-        return connect_sets(options.runs), []
+        return relations_of_sets(options.runs), []
     runs, rejected = read_runs(options)
     report_skipped(rejected)
-    return connect(runs), rejected
+    return relations_of(runs), rejected

@@ -1,4 +1,4 @@
-"""The in-memory DuckDB database of some runs: the relations that SQL questions are asked of, and its memory limit.
+"""The relations over some runs that SQL questions are asked of, and the in-memory DuckDB database of them.
 
 runs        a row per file: its name, its length, the options that runs are grouped by
 dynamics    tidy: a row per run, step and expert
@@ -11,9 +11,8 @@ facts       a row per run and fact; options are called config.NAME
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -22,12 +21,12 @@ from validation.files.errors import rejection
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RunFile
 from validation.files.tidy import DYNAMICS, HISTOGRAMS, LAYERS, PAIRS, PER_STEP, RUNS, by_expert, expert_roles, summary
+from validation.query.relations import MEMORY, Relations, batches_of, connect_relations
 
-DUCKDB_MEMORY = "4GB"
 # `dynamics` is a view: run, expert and role are stored once per series, in place of once per row.
 SERIES = pa.schema([("series", pa.int32()), *(DYNAMICS.field(name) for name in ("run", "expert", "role"))])
 MEASURED = pa.schema([SERIES.field("series"), *PER_STEP])
-VIEW = f"CREATE VIEW dynamics AS SELECT {', '.join(DYNAMICS.names)} FROM measured JOIN series USING (series)"
+VIEW = f"SELECT {', '.join(DYNAMICS.names)} FROM measured JOIN series USING (series)"
 BATCH_ROWS = 250_000  # loaded into DuckDB at once: smaller batches take longer, all rows at once twice the memory
 FACTS = pa.schema([("run", pa.string()), ("key", pa.string()), ("value", pa.string())])
 RELATIONS = {
@@ -40,70 +39,46 @@ RELATIONS = {
 }
 
 
+def relations_of(runs: Sequence[RunFile]) -> Relations:
+    """Return the relations above."""
+    series = [{"run": run.id, "expert": expert, "role": role} for run in runs for expert, role in expert_roles(run)]
+    rows: dict[str, tuple[pa.Schema, Callable[[], Iterable[pa.Table]]]] = {
+        "runs": (RUNS, lambda: [pa.Table.from_pylist([summary(run) for run in runs], schema=RUNS)]),
+        "facts": (FACTS, lambda: [pa.Table.from_pylist([row for run in runs for row in _facts(run)], schema=FACTS)]),
+        "series": (
+            SERIES,
+            lambda: [pa.Table.from_pylist([{"series": i, **row} for i, row in enumerate(series)], SERIES)],
+        ),
+        "measured": (MEASURED, lambda: _measured(runs)),
+        "layers": (LAYERS, lambda: (_with_run(run, run.layers, LAYERS) for run in runs)),
+        "pairs": (PAIRS, lambda: (_with_run(run, run.pairs, PAIRS) for run in runs)),
+        "histograms": (HISTOGRAMS, lambda: (_with_run(run, run.histograms, HISTOGRAMS) for run in runs)),
+    }
+    tables = {name: partial(_reader, *parts) for name, parts in rows.items()}
+    size = sum(table.nbytes for run in runs for table in (run.wide, run.layers, run.pairs, run.histograms))
+    return Relations(tables, {"dynamics": VIEW}, bytes=size)
+
+
 def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
     """Return an in-memory database of the relations above, which can open nothing outside itself.
 
     Take `con.cursor()` in each thread, as `questions.ask` does. Raises TooLarge if the runs together do not fit into
-    DUCKDB_MEMORY.
+    its memory.
     """
-    con = empty_connection()
-    series = [{"run": run.id, "expert": expert, "role": role} for run in runs for expert, role in expert_roles(run)]
-    tables: dict[str, tuple[pa.Schema, Iterable[pa.Table]]] = {
-        "runs": (RUNS, [pa.Table.from_pylist([summary(run) for run in runs], schema=RUNS)]),
-        "facts": (FACTS, [pa.Table.from_pylist([row for run in runs for row in _facts(run)], schema=FACTS)]),
-        "series": (SERIES, [pa.Table.from_pylist([{"series": i, **row} for i, row in enumerate(series)], SERIES)]),
-        "measured": (MEASURED, _measured(runs)),
-        "layers": (LAYERS, (_with_run(run, run.layers, LAYERS) for run in runs)),
-        "pairs": (PAIRS, (_with_run(run, run.pairs, PAIRS) for run in runs)),
-        "histograms": (HISTOGRAMS, (_with_run(run, run.histograms, HISTOGRAMS) for run in runs)),
-    }
+    return open_database(relations_of(runs))
+
+
+def open_database(relations: Relations) -> duckdb.DuckDBPyConnection:
+    """Return an in-memory database of the relations. Raises TooLarge if they do not fit into its memory."""
     try:
-        for name, (columns, parts) in tables.items():
-            con.register("loading", pa.RecordBatchReader.from_batches(columns, _batches(parts)))
-            con.execute(f"CREATE TABLE {name} AS SELECT * FROM loading")  # `name` is a key of `tables`, not user input
-            con.unregister("loading")
-        con.execute(VIEW)
+        return connect_relations(relations)
     except duckdb.OutOfMemoryException:
-        con.close()
-        raise rejection("all runs together", "together", ReadLimits(), most=DUCKDB_MEMORY) from None
-    lock(con)
-    return con
+        most = f"{MEMORY >> 30} GB"
+        raise rejection("all runs together", "together", ReadLimits(), most=most) from None
 
 
-def empty_connection() -> duckdb.DuckDBPyConnection:
-    """Return an in-memory database with limits that can still load registered data; `lock` it afterwards."""
-    settings: dict[str, Any] = {
-        "memory_limit": DUCKDB_MEMORY,
-        "threads": str(min(4, os.cpu_count() or 1)),
-        "temp_directory": "",
-    }
-    settings |= {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-    return duckdb.connect(":memory:", config=settings)
-
-
-def lock(con: duckdb.DuckDBPyConnection) -> None:
-    """Forbid the connection, permanently, to open anything outside itself."""
-    for setting in ("python_enable_replacements=false", "enable_external_access=false", "lock_configuration=true"):
-        con.execute(f"SET {setting}")
-
-
-def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the tables in batches of about BATCH_ROWS."""
-    pending: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        pending.append(table)
-        rows += len(table)
-        if rows >= BATCH_ROWS:
-            yield from _concatenated(pending)
-            pending, rows = [], 0
-    if pending:
-        yield from _concatenated(pending)
-
-
-def _concatenated(tables: Sequence[pa.Table]) -> list[pa.RecordBatch]:
-    whole = pa.concat_tables(tables).combine_chunks() if len(tables) > 1 else tables[0]
-    return list(whole.to_batches())
+def _reader(columns: pa.Schema, parts: Callable[[], Iterable[pa.Table]]) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(columns, batches_of(iter(parts()), BATCH_ROWS))
 
 
 def _measured(runs: Sequence[RunFile]) -> Iterator[pa.Table]:

@@ -1,21 +1,21 @@
-"""The DuckDB database of sets: relations over their Parquet files, read when a question is asked."""
+"""The relations of sets over their Parquet files, read when a question is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from validation.files.parquet_set import RUN_COLUMNS, TABLES, SetLocation, list_parts, read_manifest
-from validation.query.database import empty_connection, lock
+from validation.query.relations import Relations
 
 
-def connect_sets(uris: Sequence[str | Path]) -> duckdb.DuckDBPyConnection:
-    """Return a database with a relation for each table of the sets. Raises NotASet.
+def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
+    """Return a relation for each table of the sets. Raises NotASet.
 
     Sets in folders take no memory up front: a question reads only the columns and rows that it needs. Sets in an object
     store are loaded.
@@ -23,27 +23,29 @@ def connect_sets(uris: Sequence[str | Path]) -> duckdb.DuckDBPyConnection:
     locations = [SetLocation.parse(uri) for uri in uris]
     for location in locations:
         read_manifest(location)
-    con = empty_connection()
-    folders = [location.root for location in locations if location.is_folder]
-    con.execute("SET allowed_directories = $folders", {"folders": folders})
+    tables: dict[str, Callable[[], pa.RecordBatchReader]] = {}
+    views = {}
     for table in TABLES:
-        columns = "*" if table != "facts" else "run, key, coalesce(json_extract_string(value, '$'), value) AS value"
-        relations = [f"SELECT {columns} FROM {_relation(con, each, table, i)}" for i, each in enumerate(locations)]
-        con.execute(f"CREATE VIEW {table} AS {' UNION ALL BY NAME '.join(relations)}")
-    lock(con)
-    return con
+        selects = []
+        for number, location in enumerate(locations):
+            if not location.is_folder:
+                tables[f"{table}_{number}"] = partial(_read, location, table)
+            columns = "*" if table != "facts" else "run, key, coalesce(json_extract_string(value, '$'), value) AS value"
+            place = _parquet(location, table) if location.is_folder else f"{table}_{number}"
+            selects.append(f"SELECT {columns} FROM {place}")
+        views[table] = " UNION ALL BY NAME ".join(selects)
+    return Relations(tables, views, [str(location.root) for location in locations if location.is_folder])
 
 
-def _relation(con: duckdb.DuckDBPyConnection, location: SetLocation, table: str, number: int) -> str:
-    """Return the SQL that goes after FROM for one table of a set."""
-    if location.is_folder:
-        files = [f"{location.root}/{table}/{part}.parquet" for part in list_parts(location)]
-        quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        return f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
-    con.register("loading", _dataset(location, table))
-    con.execute(f"CREATE TABLE {table}_{number} AS SELECT * FROM loading")
-    con.unregister("loading")
-    return f"{table}_{number}"
+def _parquet(location: SetLocation, table: str) -> str:
+    """Return the SQL that goes after FROM for one table of a set in a folder."""
+    files = [f"{location.root}/{table}/{part}.parquet" for part in list_parts(location)]
+    quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
+
+
+def _read(location: SetLocation, table: str) -> pa.RecordBatchReader:
+    return _dataset(location, table).scanner().to_reader()
 
 
 def _dataset(location: SetLocation, table: str) -> ds.Dataset:

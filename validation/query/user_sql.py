@@ -1,75 +1,227 @@
-"""SQL by the user: one SELECT over the relations, with a limit on time and rows; its result as text, CSV or JSON."""
+"""SQL by the user: one SELECT over the relations, answered by a child process; its result as text, CSV or JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
 
 from prismatic import terminal
-from validation.text import printable
+from validation.files.sandbox.sqlite_client import INHERITED, ProtocolError
+from validation.files.sandbox.zip_client import LIBRARY_SETTINGS, PACKAGES
+from validation.query.relations import Relations
+from validation.text import pluralize, printable
 
+WORKER = Path(__file__).with_name("sql_worker.py")
+FOLDERS = dict.fromkeys(map(str, (*PACKAGES, Path(duckdb.__file__).parent.parent)))  # that the worker imports from
+SQL_BYTES = 100_000
 ROWS, SECONDS = 10_000, 30.0
+RESULT_BYTES, CELL_BYTES = 16 << 20, 64 << 10
+LOAD_SECONDS = 60.0
+GRACE_SECONDS = 0.5  # the child stops itself at its deadline; one that is still alive after this is killed
+LOOKS = 0.1  # seconds between two looks whether somebody still waits for the answer
+MEMORY = 768 << 20  # bytes of the child beside the relations
+SPARE = 256 << 20  # of these: what Python, the libraries and the result need
+HEADER_BYTES = 4 << 20
+KINDS = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64(), "text": pa.string()}
+
+# A question may use its time to the full, so the sessions of a server ask one after the other.
+QUESTION_SLOT = threading.BoundedSemaphore(1)
 
 
 class BadQuery(ValueError):
-    """The SQL is not one SELECT, has a mistake, or takes too long."""
+    """The SQL is not one SELECT, has a mistake, or takes too long or too much memory."""
 
 
 @dataclass(frozen=True)
 class QueryResult:
-    """The rows of a result; `cut` is true if there are more."""
+    """The rows of a result."""
 
     table: pa.Table
-    cut: bool
+    more: bool
+    """True if the question has more rows than fit into a result."""
+    cut: int
+    """The number of cells that were shortened; each ends with a note."""
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the result lacks, a sentence each."""
+        if self.more:
+            yield f"These are the first {pluralize(len(self.table), 'row')}; the query has more."
+        if self.cut:
+            yield f"Cut: {pluralize(self.cut, 'cell')} of more than {CELL_BYTES >> 10} KiB."
 
 
-def run_query(con: duckdb.DuckDBPyConnection, sql: str, *, rows: int = ROWS, seconds: float = SECONDS) -> QueryResult:
-    """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too long.
+def run_query(
+    relations: Relations,
+    sql: str,
+    *,
+    rows: int = ROWS,
+    seconds: float = SECONDS,
+    wanted: Callable[[], bool] = lambda: True,
+) -> QueryResult:
+    """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too much.
 
-    con: a connection that nothing else uses meanwhile; of a shared one, its `cursor()`.
+    seconds: for the statement itself; loading the relations comes before. wanted: False once nobody waits for the
+    answer, so that the child is stopped.
     """
-    _require_select(sql)
+    if len(sql.encode(errors="replace")) > SQL_BYTES:
+        raise BadQuery(f"the SQL has more than {SQL_BYTES:,} bytes; shorten it.")
+    if not QUESTION_SLOT.acquire(timeout=LOAD_SECONDS):
+        raise BadQuery("other questions are still being answered; ask again in a minute.")
     try:
-        with _deadline(con.interrupt, seconds):
-            # Batch by batch: a result may have more rows than fit into memory.
-            reader = con.sql(sql).to_arrow_reader(min(rows + 1, 100_000))
-            batches: list[pa.RecordBatch] = []
-            while sum(map(len, batches)) <= rows:
-                try:
-                    batches.append(reader.read_next_batch())
-                except StopIteration:
-                    break
-            table = pa.Table.from_batches(batches, schema=reader.schema)
-    except (duckdb.InterruptException, pa.ArrowException) as error:
-        if "interrupt" not in str(error).lower():
-            raise BadQuery(_on_one_line(error)) from None
-        raise BadQuery(f"it took longer than {seconds:g} seconds; ask for fewer runs, or aggregate first.") from None
-    except duckdb.Error as error:
-        raise BadQuery(_on_one_line(error)) from None
-    return QueryResult(table.slice(0, rows), len(table) > rows)
+        with _Child(seconds, wanted) as child:
+            return child.ask(relations, sql, rows)
+    finally:
+        QUESTION_SLOT.release()
 
 
-def _require_select(sql: str) -> None:
+class _Child:
+    """A process that answers one question and is killed when its time is over or nobody waits for it."""
+
+    def __init__(self, seconds: float, wanted: Callable[[], bool]) -> None:
+        self._seconds, self._wanted = seconds, wanted
+        self._deadline = time.monotonic() + LOAD_SECONDS
+        self._ended = threading.Event()
+        self._loaded = False
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | LIBRARY_SETTINGS
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", str(WORKER), *FOLDERS],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd=os.path.abspath(os.sep),
+        )
+        self._watch = threading.Thread(target=self._kill_in_time, daemon=True)
+        self._watch.start()
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+        self._process.wait()
+        self._watch.join()
+
+    def _kill_in_time(self) -> None:
+        while not self._ended.wait(LOOKS):
+            if time.monotonic() > self._deadline or not self._wanted():
+                self._process.kill()
+
+    def ask(self, relations: Relations, sql: str, rows: int) -> QueryResult:
+        """Return the result of one question. Raises BadQuery."""
+        try:
+            with contextlib.suppress(BrokenPipeError):  # the reply tells why
+                self._send(relations, sql, rows)
+            assert self._process.stdout
+            reply = _read_line(self._process.stdout)
+            if "loaded" in reply:
+                self._loaded = True
+                self._deadline = time.monotonic() + self._seconds + GRACE_SECONDS
+                reply = _read_line(self._process.stdout)
+            if "refused" in reply:
+                raise BadQuery(_sentence(printable(str(reply["refused"]), 500)))
+            if "late" in reply:
+                raise BadQuery(_took_too_long(self._seconds))
+            return _read_result(self._process.stdout, reply, rows)
+        except BadQuery:
+            raise
+        except Exception as error:  # a child that a question broke may end at any place, and send anything
+            raise BadQuery(self._reason_of_end(error)) from None
+
+    def _send(self, relations: Relations, sql: str, rows: int) -> None:
+        """Write the question, and the rows of all tables."""
+        assert self._process.stdin
+        memory = MEMORY + 2 * relations.bytes
+        limits = {
+            "memory": memory,
+            "database": memory - SPARE,
+            "seconds": self._seconds,
+            "rows": rows,
+            "bytes": RESULT_BYTES,
+            "cell_bytes": CELL_BYTES,
+        }
+        request = {"sql": sql, "limits": limits, "tables": [*relations.tables]}
+        request |= {"views": dict(relations.views), "folders": [*relations.folders]}
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        for read in relations.tables.values():
+            rows_of_table = read()
+            with pa.ipc.new_stream(self._process.stdin, rows_of_table.schema) as sink:
+                for batch in rows_of_table:
+                    sink.write_batch(batch)
+        self._process.stdin.close()
+
+    def _reason_of_end(self, error: Exception) -> str:
+        """Return why the process ended without an answer."""
+        late = time.monotonic() > self._deadline
+        self._process.kill()
+        code = self._process.wait()
+        if not self._wanted():
+            return "nobody waits for the answer any more."
+        if late or code == -getattr(signal, "SIGXCPU", 0):
+            return _took_too_long(self._seconds) if self._loaded else "loading the runs took too long; choose fewer."
+        ended = str(error) or type(error).__name__
+        if code < 0 and code != -signal.SIGKILL:
+            ended = signal.Signals(-code).name
+        return f"it broke the process that answers questions, and nothing else ({printable(ended, 100)}); simplify it."
+
+
+def _took_too_long(seconds: float) -> str:
+    return f"it took longer than {seconds:g} seconds; ask for fewer runs, or aggregate first."
+
+
+def _read_line(stream: IO[bytes]) -> dict[str, Any]:
+    line = stream.readline(HEADER_BYTES)
+    if not line.endswith(b"\n"):
+        raise ProtocolError("no reply" if not line else "an unfinished reply")
+    return dict(json.loads(line))
+
+
+def _read_result(stream: IO[bytes], header: dict[str, Any], most: int) -> QueryResult:
+    """Read the rows, which a child that a question took over may have made up."""
+    columns, count = [(printable(str(name), 200), str(kind)) for name, kind in header["columns"]], int(header["rows"])
+    if not 0 <= count <= most:
+        raise ProtocolError("a reply beyond the limits")
+    data = stream.read(RESULT_BYTES + 1)
+    rows = [json.loads(line) for line in data.splitlines()]
+    if len(data) > RESULT_BYTES or len(rows) != count or any(len(row) != len(columns) for row in rows):
+        raise ProtocolError("a reply beyond the limits")
+    arrays = [_array([row[place] for row in rows], kind) for place, (_, kind) in enumerate(columns)]
+    table = pa.Table.from_arrays(arrays, [name for name, _ in columns])
+    return QueryResult(table, bool(header["more"]), int(header["cut"]))
+
+
+def _array(values: list[Any], kind: str) -> pa.Array:
+    """Return a column; integers beyond 64 bits become floats, and nested values of different shapes text."""
     try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise BadQuery(_on_one_line(error)) from None
-    kinds = [statement.type for statement in statements]
-    if kinds != [duckdb.StatementType.SELECT]:
-        found = ", ".join(kind.name for kind in kinds) or "nothing"
-        raise BadQuery(f"expected one SELECT, found {found}; the relations can be read but not changed.")
+        return pa.array(values, KINDS.get(kind))
+    except (pa.ArrowException, OverflowError):
+        if kind == "integer":
+            return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
 
 
-def _on_one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split()), 500)
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
 
 
 def format_rows(table: pa.Table, form: str) -> str:
@@ -86,16 +238,3 @@ def format_rows(table: pa.Table, form: str) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else printable(value, 200)
-
-
-class _deadline:  # noqa: N801 - reads as a statement
-    """Call `stop` unless the block ends within so many seconds."""
-
-    def __init__(self, stop: Callable[[], object], seconds: float):
-        self._timer = threading.Timer(seconds, stop)
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()

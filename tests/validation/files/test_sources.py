@@ -28,9 +28,9 @@ from validation.files.parquet_set import is_set, read_set, write_set
 from validation.files.run_file import RunFile
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
-from validation.query.database import connect
+from validation.query.database import connect, open_database
 from validation.query.questions import ask
-from validation.query.set_database import connect_sets
+from validation.query.set_database import relations_of_sets
 from validation.report.json_report import as_json
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.db"))
@@ -189,7 +189,7 @@ def test_the_verdict_on_a_set_is_the_verdict_on_its_files(runs: list[RunFile], f
 
 
 def test_relations_of_a_set_are_those_of_its_files(runs: list[RunFile], folder: Path):
-    files, lazily = connect(runs), connect_sets([folder])
+    files, lazily = connect(runs), open_database(relations_of_sets([folder]))
     for question in (
         "SELECT run, expert, role, count(*), median(top_norm), max(direction) FROM dynamics GROUP BY ALL ORDER BY ALL",
         "SELECT run, steps, experts, seed, perturbation_scale, merge FROM runs ORDER BY run",
@@ -202,7 +202,7 @@ def test_relations_of_a_set_are_those_of_its_files(runs: list[RunFile], folder: 
 
 
 def test_the_projects_own_questions_are_asked_of_sets_as_well(runs: list[RunFile], folder: Path):
-    lazily = connect_sets([folder])
+    lazily = open_database(relations_of_sets([folder]))
     given = {"first": runs[0].id, "second": runs[1].id}
     assert ask(lazily, "facts_of_two", **given).equals(ask(connect(runs), "facts_of_two", **given))
     chart = {"run": runs[0].id, "points": 64}
@@ -212,13 +212,13 @@ def test_the_projects_own_questions_are_asked_of_sets_as_well(runs: list[RunFile
 def test_a_set_opens_no_other_file(folder: Path, tmp_path: Path):
     (tmp_path / "secret.csv").write_text("x\n1\n")
     with pytest.raises(duckdb.PermissionException):
-        connect_sets([folder]).sql(f"SELECT * FROM '{tmp_path}/secret.csv'").fetchall()
+        open_database(relations_of_sets([folder])).sql(f"SELECT * FROM '{tmp_path}/secret.csv'").fetchall()
 
 
 def test_several_sets_are_asked_together(tmp_path: Path):
     for number, path in enumerate(many(tmp_path, 2)):
         write_set(read_sources([path])[0], tmp_path / f"set{number}")
-    con = connect_sets([tmp_path / "set0", tmp_path / "set1"])
+    con = open_database(relations_of_sets([tmp_path / "set0", tmp_path / "set1"]))
     assert con.sql("SELECT count(*), count(DISTINCT run) FROM runs").fetchall() == [(2, 2)]
 
 
@@ -298,7 +298,7 @@ def test_a_set_in_an_object_store_is_like_one_in_a_folder(runs: list[RunFile], b
     assert not rejected
     for run in found:
         assert_equal(run, next(one for one in runs if one.id == run.id))
-    con = connect_sets([f"{bucket}/2026/all"])
+    con = open_database(relations_of_sets([f"{bucket}/2026/all"]))
     assert con.sql("SELECT count(*) FROM runs").fetchall() == [(len(runs),)]
 
 

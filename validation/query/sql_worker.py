@@ -1,0 +1,257 @@
+"""The child process that answers SQL by the user: DuckDB behind walls and limits, with nothing but the relations.
+
+A statement that reads nothing but these relations can still end the process that runs it, take all its memory or run
+for hours. user_sql.py starts this file as `python -I -S -B`, with the folders to import from as arguments, for one
+question. It writes one line of JSON (the question, the limits, the views, the folders, the names of the tables) and an
+Arrow stream for each table to stdin. The reply is one line of JSON:
+
+    {"refused": SENTENCE}, {"late": true} or {"columns": [[NAME, KIND], ...], "rows": N, "more": BOOL, "cut": N}
+
+and in the last case a line for each row, an array of its cells. `cut` counts the cells that were shortened.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+THREADS = 2
+QUERIES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+"""The nodes of DuckDB's parsed tree that read; the others of this kind write."""
+BATCH_ROWS = 256
+PLAIN = (bool, int, float, str)
+ONE_SELECT = "expected one SELECT, found {}; the relations can be read but not changed"
+
+
+class Refused(Exception):
+    """The statement is not one SELECT, or has a mistake; the message is for its author."""
+
+
+def main() -> None:
+    """Answer one question."""
+    sys.path += sys.argv[1:]
+    from validation.files.sandbox.walls import enforce
+
+    request = json.loads(sys.stdin.buffer.readline())
+    limits = request["limits"]
+    con = open_database(limits["database"])
+    confine(limits)
+    enforce(folders=request["folders"], threads=True)
+    try:
+        load_relations(con, request)
+        send({"loaded": True})
+        allow_seconds(limits["seconds"])
+        lines = answer(con, request["sql"], limits)
+    except Refused as error:
+        lines = iter([{"refused": str(error)}])
+    except MemoryError:
+        lines = iter([{"refused": "it needs more memory than a question may take"}])
+    for line in lines:
+        send(line)
+    sys.stdout.buffer.flush()
+
+
+def open_database(memory: int) -> duckdb.DuckDBPyConnection:
+    """Return an empty database, with all loaded that a question may need: behind the walls no library can be loaded.
+
+    It starts no thread: one that runs before the walls are up is outside them.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    from validation.query.relations import empty_database
+
+    pa.set_cpu_count(1)
+    with duckdb.connect(":memory:", config={"threads": "1"}) as con:
+        con.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
+        con.sql("SELECT 1, now(), 'a', 0.5::DECIMAL(4, 2), [1]").to_arrow_reader(1).read_all().to_pylist()
+    return empty_database(memory, threads=1)
+
+
+def confine(limits: dict[str, Any]) -> None:
+    """Cap memory and processor time permanently, and forbid writes and core dumps."""
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's timer and DuckDB's own limits remain
+        return
+    # DATA counts what can be filled; of AS, libraries and the stacks of threads take a part that they never touch.
+    most = {"DATA": limits["memory"], "AS": limits["memory"] + (2 << 30), "FSIZE": 0, "NOFILE": 256, "CORE": 0}
+    for name, value in most.items():
+        try:
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+        except (AttributeError, ValueError, OSError):  # macOS: RLIMIT_AS cannot be lowered
+            continue
+
+
+def allow_seconds(seconds: float) -> None:
+    """End this process if its threads together take more time than the question has."""
+    try:
+        import resource
+
+        used = time.process_time() + THREADS * seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1, int(used) + 2))
+    except (ImportError, ValueError, OSError):
+        return
+
+
+def load_relations(con: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> None:
+    """Load the relations, whose tables follow on stdin. Raises Refused, MemoryError."""
+    import duckdb
+    import pyarrow as pa
+
+    from validation.query.relations import Relations, load
+
+    stream = pa.PythonFile(sys.stdin.buffer, mode="r")
+    tables = {name: lambda: pa.ipc.open_stream(stream) for name in request["tables"]}
+    con.execute(f"SET threads = {THREADS}")
+    try:
+        load(con, Relations(tables, request["views"], request["folders"]))
+    except duckdb.OutOfMemoryException:
+        raise Refused("the runs together take more memory than a question may; choose fewer runs") from None
+    except duckdb.Error as error:  # such as a damaged Parquet file of a set
+        raise Refused(f"the runs cannot be loaded: {first_words(error)}") from None
+
+
+def answer(con: duckdb.DuckDBPyConnection, sql: str, limits: dict[str, Any]) -> Iterator[Any]:
+    """Return the lines of the reply. Raises Refused."""
+    import duckdb
+    import pyarrow as pa
+
+    timer = threading.Timer(limits["seconds"], con.interrupt)
+    timer.start()
+    try:
+        require_select(con, sql)
+        reader = con.sql(sql).to_arrow_reader(BATCH_ROWS)
+        rows = Rows(reader, limits)
+        return iter([rows.header(), *rows.lines])
+    except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
+        if "interrupt" in str(error).lower():
+            return iter([{"late": True}])
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise MemoryError from None
+        raise Refused(first_words(error)) from None
+    finally:
+        timer.cancel()
+
+
+def require_select(con: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raise Refused unless the text is one SELECT that also writes nothing further down, as in WITH a AS (COPY ...)."""
+    import duckdb
+
+    try:
+        kinds = [statement.type.name for statement in con.extract_statements(sql)]
+    except duckdb.Error as error:
+        raise Refused(first_words(error)) from None
+    if kinds != ["SELECT"]:
+        raise Refused(ONE_SELECT.format(", ".join(kinds) or "nothing"))
+    [(serialized,)] = con.execute("SELECT json_serialize_sql($sql::VARCHAR)", {"sql": sql}).fetchall()
+    tree = json.loads(serialized)
+    if tree.get("error") is not False:
+        raise Refused(str(tree.get("error_message"))[:500])
+    other = {kind for kind in kinds_of_nodes(tree) if kind.endswith("_NODE")} - QUERIES
+    if other:
+        raise Refused(ONE_SELECT.format(", ".join(sorted(kind.split("_")[0] for kind in other)) + " inside it"))
+
+
+def kinds_of_nodes(tree: Any) -> Iterator[str]:
+    """Yield the kind of every node of a parsed tree."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("type"), str):
+                yield node["type"]
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+
+
+class Rows:
+    """The rows of an answer as lines of JSON, up to the limits."""
+
+    def __init__(self, reader: pa.RecordBatchReader, limits: dict[str, Any]) -> None:
+        self.columns = [[field.name[:200], kind_of(field.type)] for field in reader.schema]
+        self.lines: list[bytes] = []
+        self.more, self.cut, self._most = False, 0, limits["cell_bytes"]
+        left = limits["bytes"]
+        for batch in reader:
+            for row in range(len(batch)):
+                line = json.dumps([self._cell(column[row].as_py()) for column in batch.columns]).encode() + b"\n"
+                left -= len(line)
+                if left < 0 or len(self.lines) == limits["rows"]:
+                    self.more = True
+                    break
+                self.lines.append(line)
+            if self.more:
+                break
+        if self.more and left < 0 and not self.lines:
+            raise Refused("one row is larger than an answer may be; select fewer columns")
+
+    def header(self) -> dict[str, Any]:
+        """Return the first line of the reply."""
+        return {"columns": self.columns, "rows": len(self.lines), "more": self.more, "cut": self.cut}
+
+    def _cell(self, value: Any) -> Any:
+        """Return a value that JSON has, and count it if it was shortened."""
+        value = plain(value)
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        text = value if isinstance(value, str) else json.dumps(value)
+        data = text.encode(errors="replace")
+        if len(data) <= self._most:
+            return value
+        self.cut += 1
+        return data[: self._most].decode(errors="ignore") + f" … (cut; {len(data):,} bytes)"
+
+
+def kind_of(column: pa.DataType) -> str:
+    """Return the kind of a column in the answer: integer, real, boolean, text, or nested."""
+    import pyarrow.types as types
+
+    if types.is_decimal(column):
+        return "integer" if column.scale == 0 else "real"  # sums of integers are decimals without a fraction
+    known = {"boolean": types.is_boolean, "integer": types.is_integer, "real": types.is_floating}
+    known["nested"] = types.is_nested
+    return next((kind for kind, holds in known.items() if holds(column)), "text")
+
+
+def plain(value: Any) -> Any:
+    """Return a cell as a value that JSON has."""
+    if value is None or isinstance(value, PLAIN):
+        return value
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        return value.hex(" ")
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat(" ") if isinstance(value, datetime.datetime) else value.isoformat()
+    return str(value)
+
+
+def first_words(error: Exception) -> str:
+    """Return the message of an error on one line."""
+    return " ".join(str(error).split())[:500]
+
+
+def send(line: Any) -> None:
+    """Write one line of the reply."""
+    sys.stdout.buffer.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+    sys.stdout.buffer.flush() if isinstance(line, dict) else None
+
+
+if __name__ == "__main__":
+    main()
