@@ -233,7 +233,9 @@ def plain(value: Any) -> Any:
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, bytes):
         return value.hex(" ")
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
+        if value and isinstance(value[0], tuple):  # a map
+            return {str(key): plain(each) for key, each in value}
         return [plain(each) for each in value]
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
