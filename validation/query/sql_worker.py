@@ -186,7 +186,7 @@ class Rows:
         left = limits["bytes"]
         for batch in reader:
             for row in range(len(batch)):
-                line = json.dumps([self._cell(column[row].as_py()) for column in batch.columns]).encode() + b"\n"
+                line = json.dumps([self._cell(python_value(column[row])) for column in batch.columns]).encode() + b"\n"
                 left -= len(line)
                 if left < 0 or len(self.lines) == limits["rows"]:
                     self.more = True
@@ -223,6 +223,19 @@ def kind_of(column: pa.DataType) -> str:
     known = {"boolean": types.is_boolean, "integer": types.is_integer, "real": types.is_floating}
     known["nested"] = types.is_nested
     return next((kind for kind, holds in known.items() if holds(column)), "text")
+
+
+def python_value(cell: pa.Scalar) -> Any:
+    """Return a cell as a value of Python; as text where Python has none, such as a year before Christ."""
+    import pyarrow as pa
+
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError):
+        try:
+            return cell.cast(pa.string()).as_py()
+        except pa.ArrowException:
+            return f"a value of type {cell.type} that cannot be shown"
 
 
 def plain(value: Any) -> Any:

@@ -78,7 +78,11 @@ def run_query(
     seconds: for the statement itself; loading the relations comes before. wanted: False once nobody waits for the
     answer, so that the child is stopped.
     """
-    if len(sql.encode(errors="replace")) > SQL_BYTES:
+    try:
+        size = len(sql.encode())
+    except UnicodeEncodeError:
+        raise BadQuery("the SQL holds a character that is no text (a lone surrogate); type it anew.") from None
+    if size > SQL_BYTES:
         raise BadQuery(f"the SQL has more than {SQL_BYTES:,} bytes; shorten it.")
     if not QUESTION_SLOT.acquire(timeout=LOAD_SECONDS):
         raise BadQuery("other questions are still being answered; ask again in a minute.")

@@ -99,6 +99,7 @@ def test_a_query_returns_its_rows(relations, runs):
         ("SELECT json_contains(repeat('[', 200000) || repeat(']', 200000), '1')", "broke the process .*SIGSEGV"),
         ("SELECT list(i) FROM range(1000000000) t(i)", "more memory"),
         ("SELECT '" + "x" * 100_000 + "'", "more than 100,000 bytes"),
+        ("SELECT '\ud800'", "a lone surrogate"),
     ],
 )
 def test_anything_but_a_select_of_relations_is_refused(relations, sql: str, why: str):
@@ -145,9 +146,27 @@ def test_every_type_arrives(relations):
     (row,) = run_query(relations, sql).table.to_pylist()
     assert math.isnan(row.pop("n"))
     assert row == {
-        "a": 1, "b": 0.5, "c": True, "d": "x", "e": None, "f": 6, "g": "2026-01-02", "h": "2026-01-02 03:04:05",
-        "i": [1, None], "j": {"x": "y"}, "k": "ab", "l": float(2**127), "m": {"a": 1},
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "x",
+        "e": None,
+        "f": 6,
+        "g": "2026-01-02",
+        "h": "2026-01-02 03:04:05",
+        "i": [1, None],
+        "j": {"x": "y"},
+        "k": "ab",
+        "l": float(2**127),
+        "m": {"a": 1},
     }
+
+
+def test_a_value_that_python_has_not_arrives_as_text(relations):
+    ((found,),) = (
+        row.values() for row in run_query(relations, "SELECT '2000-01-01 (BC)'::TIMESTAMP").table.to_pylist()
+    )
+    assert found.startswith("-1999-01-01")
 
 
 def test_an_answer_is_the_same_as_that_of_the_database_itself(relations, runs):
