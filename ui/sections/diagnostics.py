@@ -11,6 +11,7 @@ from ui.layout.shell import SEVERITY_COLORS, show_finding
 from ui.widgets.about import LOG_HISTOGRAMS
 from ui.widgets.charts import draw
 from ui.widgets.markdown import escape_markdown, markdown_table
+from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.charts.findings import finding_chart
@@ -47,10 +48,11 @@ def checks(judgement: Judgement, run: Run, found: Sequence[Finding]) -> None:
     chosen = len(judgement.files) + len(judgement.rejected)
     seen = f"{len(judgement.files)} of {pluralize(chosen, 'chosen file')} could be read"
     read = Checked("Database errors", "error" if judgement.rejected else PASSED, seen)
-    lines = troubleshooting(run, found, thresholds)
+    lines = memoized(judgement, ("troubleshooting", run.id), lambda: troubleshooting(run, found, thresholds))
     _checks_table([lines[0], read, *lines[1:]])
     st.subheader("All checks", anchor=False)
-    for theme, lines in checklist(run, found, thresholds).items():
+    themes = memoized(judgement, ("checklist", run.id), lambda: checklist(run, found, thresholds))
+    for theme, lines in themes.items():
         results = Counter(line.result for line in lines)
         counts = ", ".join(f"{results[name]} {name}" for name in (PASSED, UNCHECKED, *SEVERITY_COLORS) if results[name])
         with st.expander(f"{theme}: {counts}", expanded=bool(results.keys() - {PASSED, UNCHECKED})):

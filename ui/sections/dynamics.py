@@ -25,7 +25,14 @@ from validation.charts import run_dynamics
 from validation.charts.lines import LineChart
 from validation.frames.downsample import SMOOTH_WINDOW
 from validation.frames.norms import AS_LOGGED, experts_drawn
-from validation.frames.run_dynamics import TIER_METRICS, ChartOptions, Style, line_rows, mean_scores, overview_rows
+from validation.frames.run_dynamics import (
+    TIER_METRICS,
+    ChartOptions,
+    Style,
+    line_rows,
+    mean_scores,
+    overview_rows,
+)
 from validation.frames.x_axis import AXES, axis_values
 from validation.judgement.judge import Judgement
 from validation.report.figures import CONFIG, static_spec

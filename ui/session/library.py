@@ -6,6 +6,8 @@ long. After that the server closes its library (ui/server.py).
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import hashlib
 import shutil
@@ -150,9 +152,16 @@ def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None
             _OPEN.pop(session).close()
             del _DISCONNECTED_SINCE[session]
             closed = True
-    if closed:  # return memory to the system: reference cycles, and what Arrow's pool keeps
-        gc.collect()
-        pa.default_memory_pool().release_unused()
+    if closed:
+        _return_memory()
+
+
+def _return_memory() -> None:
+    """Return to the system what closed sessions have freed: cycles, and what Arrow's pool and the C library keep."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def close_all() -> None:

@@ -75,7 +75,7 @@ def plan_of(
     if declared:
         every, first = min(math.lcm(*declared), LARGEST_GAP), 0
     else:
-        gaps = np.diff(np.unique(steps_T))
+        gaps = np.diff(np.sort(steps_T, kind="stable"))  # steps are in order already, which makes this quick
         gaps = gaps[gaps > 0]  # a difference of more than 63 bits has lost its sign
         every, first = int(np.median(gaps)) if len(gaps) else 1, int(steps_T.min())
     planned = max(planned, 0)
@@ -152,7 +152,7 @@ def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], 
 
 def _repeated(steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return True for each row whose step is logged again in a later row, [T]."""
-    later = np.ones(len(steps_T), dtype=bool)
-    _, last = np.unique(steps_T[::-1], return_index=True)
-    later[len(steps_T) - 1 - last] = False
+    order = np.argsort(steps_T, kind="stable")
+    later = np.zeros(len(steps_T), dtype=bool)
+    later[order[:-1]] = np.diff(steps_T[order]) == 0
     return later

@@ -220,6 +220,24 @@ class Run:
         layers = self.number("routers") or self.number("config.num_layers") or 1
         return layers > 1 and not self.layers and self.isolated is None
 
+    def between(self, first: float, last: float) -> Run:
+        """Return the run with the rows of these steps, and one more at each end where there is one; merged ones only.
+
+        The columns are views of this run's.
+        """
+        ends = np.searchsorted(self.steps, [first, last], side="left")
+        rows = slice(max(int(ends[0]) - 1, 0), int(ends[1]) + 2)
+
+        def cut(place: Mapping[int, Expert]) -> dict[int, Expert]:
+            return {
+                e: replace(x, columns={name: column[rows] for name, column in x.columns.items()})
+                for e, x in place.items()
+            }
+
+        columns = {name: column[rows] for name, column in self.step_columns.items()}
+        layers = [cut(layer) for layer in self.layers]
+        return replace(self, steps=self.steps[rows], experts=cut(self.experts), layers=layers, step_columns=columns)
+
     def without_rows(self) -> Run:
         """Return the facts, steps and roles of the run, without the columns of its experts."""
         experts = {index: Expert(index, expert.role, {}) for index, expert in self.experts.items()}

@@ -85,12 +85,10 @@ def line_rows(
     isolated gradients, each of which has the whole layer, and the norm of the whole gradient, except in runs without
     tier norms.
     """
-    seen, wanted = run.from_source(options.source), set(metrics)
+    seen, wanted = _drawn(run, options), set(metrics)
     if seen.source == "isolated":
         wanted -= {"routing_weight"}
-    title = norms_title(seen, options.norms)
-    if options.norms == BEYOND_ROUTING and can_divide(seen):
-        seen = divide_by_shares(seen, options.experts)
+    title = norms_title(run.from_source(options.source), options.norms)
     if any(np.isfinite(seen.experts[expert][tier]).any() for expert in options.experts for tier in TIER_METRICS):
         wanted -= {"norm"}
     chosen: dict[str, Any] = {"metrics": sorted(wanted), "experts": options.experts}
@@ -106,6 +104,15 @@ def line_rows(
         bins=bins_on_axis(bins, run, unit) if bins is not None else None,
     )
     return rows_on_axis(min_max_rows(seen, points, steps, **chosen), run, unit), style
+
+
+def _drawn(run: Run, options: ChartOptions) -> Run:
+    """Return the run with the gradients and norms that are to be drawn."""
+    seen = run.from_source(options.source)
+    if options.norms != BEYOND_ROUTING or not can_divide(seen):
+        return seen
+    some = options.steps is not None and not options.bins  # bins are means over the rows of the whole run
+    return divide_by_shares(seen.between(*options.steps) if some and options.steps else seen, options.experts)
 
 
 def _gaps_on_axis(seen: Run, run: Run, options: ChartOptions) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,17 @@ def test_the_chart_draws_the_divided_norms_and_their_title(example):
         assert "divided by routing share" in style.norm
         slow = [slowly_divided(run.layers, 1, "top_norm", step) for step in range(len(run.steps))]
         np.testing.assert_allclose(drawn, slow)
+
+
+def test_a_range_of_steps_is_drawn_like_the_same_part_of_the_whole():
+    run = load_runs(read_files([EXAMPLES / "as-is.db"])[0])[0]
+    options = ChartOptions("Tier norms", "merged", (0, 1), "Steps", False, False, norms=BEYOND_ROUTING)
+    whole, _ = line_rows(run, options, ["top_norm"], None)
+    first, last = run.steps[[20, 90]]
+    part, _ = line_rows(run, replace(options, steps=(float(first), float(last))), ["top_norm"], None)
+    expected = whole[(whole["step"] >= first) & (whole["step"] <= last)]
+    pd.testing.assert_frame_equal(part.reset_index(drop=True), expected.reset_index(drop=True))
+    assert len(part) == 2 * 71
 
 
 def test_of_many_experts_the_first_and_one_control_are_drawn():
