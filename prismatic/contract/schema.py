@@ -138,7 +138,7 @@ SCALARS_COLUMNS = (
 
 RUN_COLUMNS = (
     Column("key", "TEXT", "name", "config.NAME for every option, and facts about the run"),
-    Column("value", "TEXT", "JSON", "a JSON scalar or list"),
+    Column("value", "TEXT", "JSON", "a JSON scalar or list; `checksums` is an object of hashes by table and column"),
 )
 
 EVENTS_COLUMNS = (

@@ -23,6 +23,7 @@ from prismatic.contract.schema import (
     dynamics_columns,
 )
 from prismatic.errors import LoggerError
+from prismatic.runfile.checksums import changed_column, record_checksums, remove_checksums
 from prismatic.runfile.migrations import CannotMigrate, upgrade
 
 Resume = Literal["never", "allow", "must"]
@@ -97,6 +98,7 @@ class RunDatabase:
                 fitting -= 1
             for statement in create_statements(fitting):
                 execute(statement)
+            remove_checksums(self._connection)
             execute(f"PRAGMA application_id = {APPLICATION_ID}")
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._columns = {row[1].casefold() for row in execute("PRAGMA table_info(dynamics)")}
@@ -183,6 +185,11 @@ class RunDatabase:
         ]
         return counts[0]
 
+    def record_checksums(self) -> None:
+        """Record the checksums of all columns, after the last row; do nothing if the file cannot be written now."""
+        with contextlib.suppress(sqlite3.Error), self.transaction():
+            record_checksums(self._connection)
+
     def close(self) -> None:
         """Close the file, after moving the contents of a write-ahead log into it."""
         try:
@@ -243,6 +250,11 @@ def _version_of_run(connection: sqlite3.Connection, path: Path) -> int | None:
     if problems != ["ok"]:
         raise LoggerError(
             f"{path}: is damaged ({problems[0]}) and cannot be continued; move it away or choose another path."
+        )
+    if changed := changed_column(connection):
+        raise LoggerError(
+            f"{path}: the values of {changed} are not those that were written, so it is damaged or was edited, and "
+            "cannot be continued; move it away or choose another path."
         )
     return int(version)
 

@@ -167,7 +167,9 @@ def migrate(path: Path) -> Path | None:
             with closing(sqlite3.connect(upgraded)) as copy:
                 source.backup(copy)
             try:
-                RunDatabase(upgraded).close()
+                database = RunDatabase(upgraded)
+                database.record_checksums()
+                database.close()
             except LoggerError as error:
                 raise LoggerError(str(error).replace(str(upgraded), str(given))) from error
             try:

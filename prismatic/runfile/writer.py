@@ -131,6 +131,8 @@ class Writer:
                     break
                 time.sleep(0.01)
             self._closed_cleanly = not self._waiting
+            if self._closed_cleanly:
+                self._database.record_checksums()
         except Exception as error:
             self.warnings.append(f"logging has stopped ({type(error).__name__}: {error}); training goes on.")
         finally:

@@ -101,7 +101,7 @@ def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
             "columns": len(one.wide.column_names),
             "not read": len(one.ignored),
             "replaced rows": one.duplicates,
-            "notes": "; ".join(one.notes),
+            "notes": "; ".join((*one.damage, *one.notes)),
             "sha256": one.sha256,
         }
         for one in judgement.files

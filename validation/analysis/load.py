@@ -48,6 +48,7 @@ def _load_run(file: RunFile) -> Run:
         events=Counter(code for code in file.events["code"].to_pylist() if code),
         duplicates=file.duplicates,
         wal=file.wal,
+        damage=file.damage,
     )
     if not len(file.layers):
         return run

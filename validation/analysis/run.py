@@ -101,6 +101,8 @@ class Run:
     """Number of recorded events of each kind."""
     duplicates: int = 0
     wal: bool = False
+    damage: tuple[str, ...] = ()
+    """Sentences about tables of its file that are damaged or lost."""
 
     def from_source(self, source: str) -> Run:
         """Return the run by its merged gradients, or by its isolated ones if the probe measured them."""

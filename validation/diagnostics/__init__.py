@@ -45,6 +45,7 @@ from validation.diagnostics.plan import (
     wall_time_falls,
 )
 from validation.diagnostics.rows import (
+    damaged,
     duplicate_steps,
     missing_columns,
     missing_experts,
@@ -69,6 +70,7 @@ __all__ = [
 CHECKS: Sequence[Callable[[Run, Thresholds], Iterator[Finding]]] = (
     no_data,
     wal_missing,
+    damaged,
     missing_experts,
     zero_norms,
     zero_tier,

@@ -56,7 +56,7 @@ def _checked(
         return Checked(title, found[0].severity, f"{found[0].symptom}{more}")
     if name in IMPLIED and any(finding.id == IMPLIED[name] for finding in findings):
         return Checked(title, UNCHECKED, "gradients are zero")
-    if not len(run.steps) and name not in ("no_data", "wal_missing"):
+    if not len(run.steps) and name not in ("no_data", "wal_missing", "damaged"):
         return Checked(title, UNCHECKED, "the file has no rows")
     seen = describe(run, thresholds)
     return Checked(title, UNCHECKED if seen is None else PASSED, seen or "the file lacks the data")
@@ -68,6 +68,10 @@ def _rows(run: Run, thresholds: Thresholds) -> str:
 
 def _whole(run: Run, thresholds: Thresholds) -> str:
     return "the file is not in WAL mode, so it holds all of its rows"
+
+
+def _undamaged(run: Run, thresholds: Thresholds) -> str:
+    return "every table can be read, and is as recorded if the file has checksums"
 
 
 def _experts(run: Run, thresholds: Thresholds) -> str:
@@ -195,6 +199,7 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
     "Rows": {
         "no_data": ("Steps were logged", _rows),
         "wal_missing": ("No rows were left in a -wal file", _whole),
+        "damaged": ("The file is undamaged", _undamaged),
         "missing_experts": ("Every expert was logged", _experts),
         "missing_columns": ("Every expert has all three tiers", _columns),
         "step_gaps": ("No long stretch of training without a row", _widest),

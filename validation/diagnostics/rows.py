@@ -1,4 +1,4 @@
-"""Checks of rows, experts and columns: missing or duplicate rows, an absent -wal file, missing experts and tiers."""
+"""Checks of rows, experts and columns: damage, missing or duplicate rows, an absent -wal file, missing tiers."""
 
 from __future__ import annotations
 
@@ -45,6 +45,20 @@ def wal_missing(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
             f"the header says WAL mode; {len(run.steps)} rows are in the main file",
             "the writer uses journal_mode=WAL, and the -wal file was not copied with the database",
             f"close the run first, or make a whole copy with {WHOLE_COPY}, and upload that",
+            run.id,
+        )
+
+
+def damaged(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
+    """Find a file with a table that is damaged or cannot be read, or with values that its logger did not record."""
+    if run.damage:
+        yield Finding(
+            "damaged",
+            ERROR,
+            "the file is not whole: a table is damaged, lost or changed",
+            "; ".join(run.damage),
+            "a copy or a disk changed it, another program wrote to it, or a table is over a limit of reading",
+            f"copy it again from where it was written; during a training, {WHOLE_COPY} makes a complete copy",
             run.id,
         )
 

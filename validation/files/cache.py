@@ -26,7 +26,7 @@ from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 MAX_BYTES = 2 << 30
 LARGE_TABLES = ("layers", "pairs", "histograms")
 SMALL_TABLES = tuple(table for table in RUN_TABLES if table not in LARGE_TABLES)
-PLAIN_FIELDS = ("id", "sha256", "facts", "duplicates", "ignored", "notes", "wal", "application_id", "version")
+PLAIN_FIELDS = ("id", "sha256", "facts", "duplicates", "ignored", "notes", "damage", "wal", "application_id", "version")
 METADATA_KEY = b"prismatic"
 
 
@@ -65,7 +65,7 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
         known: dict[str, Any] = {name: metadata[name] for name in PLAIN_FIELDS}
-        known |= {name: tuple(metadata[name]) for name in ("ignored", "notes")}
+        known |= {name: tuple(metadata[name]) for name in ("ignored", "notes", "damage")}
         return RunFile(name="", path=Path(), wide=wide.replace_schema_metadata(None), **known, **side)
 
     def put(self, run: RunFile) -> None:

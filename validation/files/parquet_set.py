@@ -35,7 +35,7 @@ PART_RUNS = 500  # runs in one part: this many are in memory at once while a set
 FACTS = pa.schema([("key", pa.string()), ("value", pa.string())])
 RUN_COLUMNS = pa.schema(
     [*RUNS, ("duplicates", pa.int64()), ("wal", pa.bool_()), ("application_id", pa.int64()), ("version", pa.int64())]
-    + [(name, pa.string()) for name in ("ignored", "notes", "columns")]
+    + [(name, pa.string()) for name in ("ignored", "notes", "damage", "columns")]
 )
 
 
@@ -157,7 +157,7 @@ def _steps(run: RunFile) -> pa.Table:
 def _run_row(run: RunFile) -> dict[str, Any]:
     """Return the row of `runs`: everything about a run that has no table."""
     plain = {name: getattr(run, name) for name in ("duplicates", "wal", "application_id", "version")}
-    lists = {"ignored": json.dumps(run.ignored), "notes": json.dumps(run.notes)}
+    lists = {"ignored": json.dumps(run.ignored), "notes": json.dumps(run.notes), "damage": json.dumps(run.damage)}
     return {**summary(run), **plain, **lists, "columns": json.dumps(run.wide.column_names)}
 
 
@@ -249,6 +249,7 @@ def _read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
             **{table: of_run[table] for table in RUN_TABLES},
             ignored=tuple(json.loads(row["ignored"])),
             notes=tuple(json.loads(row["notes"])),
+            damage=tuple(json.loads(row.get("damage") or "[]")),  # absent in sets of earlier versions
             **{name: row[name] for name in ("duplicates", "wal", "application_id", "version")},
         )
 

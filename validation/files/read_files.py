@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from prismatic.contract import schema
 from validation.files.cache import Cache
+from validation.files.checksums import changed_columns, without_checksums
 from validation.files.dialects import normalize_columns
 from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
@@ -131,15 +132,20 @@ class _Reading:
         settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
         if self.cache and settled and (cached := self.cache.get(digest)):
             return cached
-        if self.growing and not private:
-            facts, tables = self.growing.read(self.client, path, name)
-        else:
-            facts, tables = read_whole(self.client, path, name, immutable=private)
-        run = _run_file(path, name, digest, facts, tables, self.client.limits)
+        run = self._read_now(path, name, digest, private)
+        if run.damage and not private and FileState.of(path) != before:
+            run = self._read_now(path, name, digest, private)  # it was written or closed between two of its tables
         # A file that is being written may hold other rows by now than the bytes that were hashed.
         if self.cache and settled and run.facts.get("exit_state") != "running" and FileState.of(path) == before:
             self.cache.put(run)
         return run
+
+    def _read_now(self, path: Path, name: str, digest: str, private: bool) -> RunFile:
+        if self.growing and not private:
+            facts, tables = self.growing.read(self.client, path, name)
+        else:
+            facts, tables = read_whole(self.client, path, name, immutable=private)
+        return _run_file(path, name, digest, facts, tables, self.client.limits)
 
     def add_archive(self, file: FoundFile) -> None:
         """Add the runs in an archive, and its files that are not runs. Raises RunFileError if it cannot be opened."""
@@ -170,7 +176,9 @@ class _Reading:
         if sha256 and run.id.startswith(run.sha256[:9]):  # the id comes from the hash of the unpacked copy
             run = replace(run, id=unique_id(sha256[:9], self.ids))
         self.ids.add(run.id)
-        self.runs.append(replace(run, path=archive, notes=(*run.notes, *member.notes)))
+        self.runs.append(
+            replace(run, path=archive, notes=(*run.notes, *member.notes), damage=member.damage or run.damage)
+        )
 
 
 def _member_name(member: ArchivedRun, archive: str, most: int) -> str:
@@ -232,12 +240,15 @@ def _run_file(
     limits: ReadLimits,
 ) -> RunFile:
     """Return the run from the tables and facts of a reading."""
+    tables["run"], recorded = without_checksums(_with_all_columns("run", tables.get("run")))
+    if recorded is not None and not header["damage"] and (changed := changed_columns(tables, recorded)):
+        header["damage"] += (f"not as recorded when the file was closed: {changed}",)
     wide, duplicates = _by_step(tables["dynamics"])
     wide = _with_scalars(wide, _with_all_columns("scalars", tables.get("scalars")), limits)
     side = {table: _with_all_columns(table, tables.get(table)) for table in RUN_TABLES}
     wide, side["layers"], notes = normalize_columns(wide, side["layers"], limits.rows)
     header["notes"] += notes
-    facts, dropped = _facts(_with_all_columns("run", tables.get("run")))
+    facts, dropped = _facts(tables["run"])
     if dropped:
         header["notes"] += (f"not read: {pluralize(dropped, 'fact')} of table `run`, too many or too long",)
     declared = str(facts.get("run_hash", ""))

@@ -37,6 +37,7 @@ class RunFile:
     wal: bool  # in WAL mode and read without its -wal: rows may be missing
     application_id: int = 0
     version: int = 0  # PRAGMA user_version: the version of the schema
+    damage: tuple[str, ...] = ()  # sentences about tables that are damaged or lost: the run carries no verdict
 
     @property
     def config(self) -> dict[str, object]:

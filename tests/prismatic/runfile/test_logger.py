@@ -348,7 +348,7 @@ def test_facts_are_json_and_replace_earlier_ones(path: Path):
     with DynamicsLogger(path) as logger:
         logger.log_run(facts)
         logger.log_run({"exit_state": "finished"})
-    seen = {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
+    seen = {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run WHERE key <> 'checksums'")}
     assert seen == facts | {"exit_state": "finished", "where": "/x"}
 
 

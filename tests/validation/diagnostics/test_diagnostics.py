@@ -311,7 +311,7 @@ def test_an_empty_run_has_no_chart_and_every_chart_has_a_check():
     names = {check.__name__ for check in CHECKS}
     undrawn = {"no_data", "wal_missing", "duplicate_steps", "missing_probe", "no_plan", "means_only", "missing_layers"}
     undrawn |= {"incomplete_layers", "missing_values", "facts_disagree"}
-    undrawn |= {"tiers_disagree"}
+    undrawn |= {"tiers_disagree", "damaged"}
     assert names - CHARTS.keys() == undrawn
     assert CHARTS.keys() - names == {"rows_missing"}  # found when a run is measured
     empty = cut(simulated_run(), slice(0, 0))

@@ -188,7 +188,7 @@ def test_a_limit_holds_for_old_and_new_rows_together(path: Path, logger: Dynamic
     (read,), _ = read_sources([path], growing=growing, limits=limits)
     (expected,), _ = read_sources([path], limits=limits)
     assert_equal(read, expected)
-    assert "limit `rows`" in read.notes[0]
+    assert "limit `rows`" in read.damage[0]
 
 
 def test_files_of_other_writers_and_ended_runs_are_read_whole(

@@ -133,8 +133,8 @@ CASES: list[tuple[Callable[[Path], object], str, str]] = [
     (bad_files.histograms, READ, "notes ()"),
     (bad_files.histograms_with_text, READ, "table `histograms` was not read: expected numbers in column `bin`"),
     (bad_files.histograms_are_a_view, READ, "expected `histograms` to be a plain table, found a view"),
-    (bad_files.page_that_belongs_to_nothing, READ, "the file may be damaged: *** in database main ***"),
-    (bad_files.another_table_damaged, READ, "the file may be damaged: database disk image is malformed"),
+    (bad_files.page_that_belongs_to_nothing, READ, "the file is damaged: *** in database main ***"),
+    (bad_files.another_table_damaged, READ, "the file is damaged: database disk image is malformed"),
     (bad_files.strict_table, READ, "3 rows"),
     (bad_files.freed_pages, READ, "40 rows, steps 0 to 39"),
     (bad_files.trailing_garbage, READ, "40 rows"),
@@ -187,7 +187,7 @@ def described(run: RunFile) -> str:
     return (
         f"{len(steps)} rows, steps {steps[0] if steps else None} to {steps[-1] if steps else None}, "
         f"{run.duplicates} duplicates, {run.num_experts} experts, ignored {'|'.join(run.ignored)}, wal {run.wal}, "
-        f"{len(run.events)} events, notes {run.notes}, facts {str(run.facts)[:200]}"
+        f"{len(run.events)} events, notes {run.notes}, facts {str(run.facts)[:200]}, damage {run.damage}"
     )
 
 

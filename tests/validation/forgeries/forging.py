@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from prismatic.contract.checksums import FACT
 from prismatic.contract.run_hash import run_hash
 from prismatic.contract.thresholds import Thresholds
+from prismatic.runfile.checksums import record_checksums
 from validation.analysis.intervals import Interval, fieller, student
 
 LEVELS = {
@@ -78,11 +80,16 @@ def forgery(
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a run file, with the functions ln(x) and gauss() (the same normal numbers each time) in its SQL."""
+    """Open a run file, with the functions ln(x) and gauss() (the same normal numbers each time) in its SQL.
+
+    A file with checksums gets those of its new contents: anybody can compute them.
+    """
     with closing(sqlite3.connect(path)) as db:
         db.create_function("ln", 1, lambda x: math.log(x) if x is not None and x > 0 else None)
         db.create_function("gauss", 0, partial(random.Random(0).gauss, 0, 1))
         yield db
+        if db.execute("SELECT 1 FROM run WHERE key = ?", (FACT,)).fetchone():
+            record_checksums(db)
         db.commit()
 
 

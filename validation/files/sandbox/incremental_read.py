@@ -34,6 +34,7 @@ class _Reading:
     position: ReadPosition
     tables: Mapping[str, pa.Table]
     notes: tuple[str, ...]
+    damage: tuple[str, ...]
 
 
 class IncrementalReader:
@@ -48,7 +49,7 @@ class IncrementalReader:
         grown = _read_new_rows(client, path, name, earlier) if earlier and earlier.state.same_file(state) else None
         facts, tables = grown or read_whole(client, path, name, immutable=False)
         if facts["position"] and is_running(facts, tables):
-            self._known[path] = _Reading(state, facts["position"], tables, facts["notes"])
+            self._known[path] = _Reading(state, facts["position"], tables, facts["notes"], facts["damage"])
             while len(self._known) > MAX_FILES:
                 del self._known[next(iter(self._known))]
         return facts, tables
@@ -67,8 +68,9 @@ def _read_new_rows(client: SqliteClient, path: Path, name: str, earlier: _Readin
         tables[table] = whole
     if not within_limits(tables, client.limits):
         return None
-    # Notes about the whole file: a reading of the new rows does not repeat them.
+    # A reading of the new rows does not repeat what is known of the whole file.
     facts["notes"] = tuple(dict.fromkeys((*facts["notes"], *earlier.notes)))
+    facts["damage"] = tuple(dict.fromkeys((*facts["damage"], *earlier.damage)))
     return facts, tables
 
 

@@ -4,7 +4,7 @@ Parquet readers trust their input: they are large and fast, and a file can ask t
 uploaded set is opened here, under limits, and sent as a plain run file for each run, which sqlite_worker.py then
 validates like an uploaded run file. zip_client.py starts this file as `python -I -S -B`, with the folders to import
 from as arguments and one line of JSON on stdin; the reply consists of the messages of zip_worker.py. A member comes
-with the hash that the set gives for the run's original file, and with the notes from when that file was read.
+with the hash that the set gives for the run's original file, and with the notes and damage that were found in it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def send_runs(path: str, limits: dict[str, Any]) -> None:
         for limit, size in (("file_bytes", len(data)), ("unpacked_bytes", spent)):
             if size > limits[limit]:
                 raise Reject("too_large", limit=limit)
-        about = {"sha256": str(run.sha256)[:64], "notes": [str(note)[:200] for note in run.notes[:20]]}
+        about: dict[str, Any] = {"sha256": str(run.sha256)[:64]}
+        about |= {name: [str(text)[:200] for text in getattr(run, name)[:20]] for name in ("notes", "damage")}
         send({"member": str(run.name)[:1000], "beside": [], **about})
         for start in range(0, len(data), CHUNK):
             chunk = data[start : start + CHUNK]

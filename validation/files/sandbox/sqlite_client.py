@@ -249,13 +249,22 @@ def _read_contents(stream: IO[bytes], limits: ReadLimits) -> FileContents:
 
 def _facts(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:
     """Return the fields of RunFile that the header gives, and the `position` that was read up to."""
-    notes = []
+    notes: list[str] = []
+    damage: list[str] = []
     for table, code, details in header["notes"][: len(schema.TABLES)]:
         _, evidence, _, _ = explain(code, details, limits=limits, table=printable(table))
-        notes.append(f"table `{printable(table)}` was not read: {evidence}")
+        # The table of another program is no loss, and no verdict depends on histograms.
+        harmless = code == "no_known_columns" or (table == "histograms" and code in ("too_large", "timeout", "locked"))
+        kind = notes if harmless else damage
+        kind.append(f"table `{printable(table)}` was not read: {evidence}")
     if header["damage"] is not None:
-        problem = printable(header["damage"], 200)
-        notes.append(f"outside the tables that were read, the file may be damaged: {problem}")
+        code, problem = header["damage"]
+        if code == "timeout":
+            notes.append(
+                "the file was not checked for damage outside its tables: it is too large to be checked in time"
+            )
+        else:
+            damage.append(f"outside the tables that were read, the file is damaged: {printable(problem, 200)}")
     if (unnamed := int(header["ignored_count"]) - 50) > 0:
         notes.append(f"not read either: {pluralize(unnamed, 'more column')}")
     if (version := int(header["version"])) > schema.SCHEMA_VERSION:
@@ -264,6 +273,7 @@ def _facts(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:
     return {
         "ignored": tuple(printable(column) for column in header["ignored"][:50]),
         "notes": tuple(notes),
+        "damage": tuple(damage),
         "wal": bool(header["lost"]),
         "application_id": int(header["application_id"]),
         "version": version,

@@ -421,10 +421,11 @@ def newest_event(db: sqlite3.Connection) -> int | None:
         return None
 
 
-def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> str | None:
-    """Return the problem of the rest of the file, after the tables were found intact; None if there is none.
+def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> tuple[str, str] | None:
+    """Return code and problem of the rest of the file, after the tables were found intact; None if there is none.
 
-    The numbers of the tables stand, but damage anywhere means that the file was not copied correctly.
+    The numbers of the tables stand, but damage anywhere means that the file was not copied correctly. The code is
+    "timeout" if the file is too large to be checked in time.
     """
     deadline = min(limits["deadline"], time.monotonic() + (REST_SECONDS if immutable else REST_SECONDS_IN_PLACE))
     db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
@@ -433,9 +434,9 @@ def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, 
     except sqlite3.Error as error:
         code, _ = reason(error)
         # A lock only shows that a writer is at work.
-        return {"locked": None, "timeout": "it is too large to be checked in time"}.get(code, str(error)[:200])
+        return None if code == "locked" else (code, str(error)[:200])
     damage = (problem for problem in problems if problem != "ok" and not VALUE_PROBLEM.match(problem))
-    return next((problem[:200] for problem in damage), None)
+    return next((("corrupt", problem[:200]) for problem in damage), None)
 
 
 def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:

@@ -53,6 +53,7 @@ class ArchivedRun:
     error: RunFileError | None = None
     claimed_sha256: str = ""
     """For a run in a set: the hash that the set gives for the run's original file, which this program has not seen."""
+    damage: tuple[str, ...] = ()
 
 
 @dataclass
@@ -167,9 +168,10 @@ def _receive_run(stream: IO[bytes], message: dict[str, Any], unpacking: _Unpacki
     unpacking.bytes += 0 if problem else size
     notes = tuple(_companion_note(str(suffix)) for suffix in message["beside"][:2])
     notes += tuple(printable(note, 200) for note in message.get("notes", ())[:20])
+    damage = tuple(printable(text, 200) for text in message.get("damage", ())[:20])
     error = rejection(inner_name, problem[0], limits, **problem[1]) if problem else None
     sha256 = str(message.get("sha256", ""))
-    runs.append(ArchivedRun(inner_name, path, notes, error, sha256 if SHA256.fullmatch(sha256) else ""))
+    runs.append(ArchivedRun(inner_name, path, notes, error, sha256 if SHA256.fullmatch(sha256) else "", damage))
 
 
 def _receive_part(stream: IO[bytes], message: dict[str, Any], unpacking: _Unpacking) -> None:
