@@ -20,6 +20,8 @@ def read_runs(
     Raises ValueError for a limit that cannot be used.
     """
     cache = None if options.no_cache else Cache()
+    if cache and cache.problem:
+        print(f"warning: the cache is not used: {cache.problem}", file=sys.stderr)
     names = named_sources(options.runs if sources is None else sources)
     return read_sources(names, limits=parse_limits(options.limit), cache=cache)
 

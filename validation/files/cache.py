@@ -4,16 +4,21 @@ One Arrow file per run holds its wide table, with everything small in its metada
 lie beside it if the run has any. The tables are uncompressed and memory-mapped: norms hardly repeat, so compressing
 them would save little space and cost time. The cache never makes a reading fail: an entry that cannot be written or
 read counts as missing.
+
+Whoever can write to the cache decides what runs hold, and can end this process by shortening a file that it maps. So
+only folders and files of this user that no other user can write to are used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
+import stat
 import tempfile
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +56,22 @@ class Cache:
         self._max_bytes = max_bytes
         self._bytes: int | None = None
 
+    @cached_property
+    def problem(self) -> str:
+        """Why the folder is not used; empty if it is."""
+        for folder in (self.folder.parent, self.folder):
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if not _is_own(os.stat(folder)):
+                    return f"{folder} belongs to another user, or others can write to it"
+            except OSError as error:
+                return f"{folder} cannot be used: {error.strerror}"
+        return ""
+
     def get(self, sha256: str) -> RunFile | None:
         """Return the run whose file had these bytes, without name and path; None if there is no entry."""
+        if self.problem:
+            return None
         path = self._path(sha256)
         try:
             wide = _read(path)
@@ -70,6 +89,8 @@ class Cache:
 
     def put(self, run: RunFile) -> None:
         """Add a run. Do not add one that is still being written: each state of its file would become an entry."""
+        if self.problem:
+            return
         large = {table: getattr(run, table) for table in LARGE_TABLES if len(getattr(run, table))}
         metadata: dict[str, Any] = {name: getattr(run, name) for name in PLAIN_FIELDS}
         metadata |= {table: getattr(run, table).to_pylist() for table in SMALL_TABLES}
@@ -112,10 +133,18 @@ class Cache:
 
 
 def _read(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
-        table = pa.ipc.open_file(file).read_all()
+    with open(path, "rb") as file:
+        if not _is_own(os.fstat(file.fileno())):
+            raise OSError("another user can write to this file")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()
     table.validate(full=True)  # invalid offsets can make Arrow read beyond the file
     return table
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """Return whether a file or folder is this user's, and no other can write to it. Windows has other rights."""
+    return os.name == "nt" or (found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _write(table: pa.Table, path: Path) -> None:

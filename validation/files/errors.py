@@ -261,6 +261,12 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         "it was moved, or the path is mistyped",
         CHOOSE,
     ),
+    "replaced": (
+        Unreadable,
+        "expected one file, found another one in its place after it was read",
+        "a program replaced the file meanwhile",
+        "Read it again",
+    ),
     "special": (
         Unreadable,
         "expected a file, found a device or pipe",

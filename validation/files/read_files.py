@@ -110,15 +110,17 @@ class _Reading:
 
     def add(self, path: Path, name: str, *, private: bool) -> None:
         """Add the run in one file, unless it is there already. Raises RunFileError if the file is not a run."""
-        limits, before = self.client.limits, FileState.of(path)
-        digest = _sha256(path, name, limits)
+        limits = self.client.limits
+        digest, hashed = _sha256(path, name, limits)
         place = self.places.get(digest)
         if place is not None and (private or not (has_wal(path) or has_wal(self.runs[place].path))):
             known = self.runs[place]
             note = f"the same file was given again as {name}; it is read once"
             self.runs[place] = replace(known, notes=(*known.notes, note))
             return
-        read = self._read(path, name, digest, before, private)
+        read = self._read(path, name, digest, hashed, private)
+        if not private and not hashed.same_file(FileState.of(path)):
+            raise rejection(name, "replaced", limits)
         run = replace(read, name=name, path=path, id=unique_id(read.id, self.ids))
         if len(run.wide) * run.num_experts > limits.expert_rows:
             raise rejection(name, "too_large", limits, limit="expert_rows")
@@ -126,8 +128,8 @@ class _Reading:
         self.ids.add(run.id)
         self.runs.append(run)
 
-    def _read(self, path: Path, name: str, digest: str, before: FileState, private: bool) -> RunFile:
-        """Return the run of one file, from the cache if it is there. before: the file's state before it was hashed."""
+    def _read(self, path: Path, name: str, digest: str, hashed: FileState, private: bool) -> RunFile:
+        """Return the run of one file, from the cache if it is there. hashed: the state of the file that was hashed."""
         # Beside a -wal or a -journal the same bytes may mean other rows.
         settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
         if self.cache and settled and (cached := self.cache.get(digest)):
@@ -136,7 +138,7 @@ class _Reading:
         if run.damage and not private and FileState.of(path) != before:
             run = self._read_now(path, name, digest, private)  # it was written or closed between two of its tables
         # A file that is being written may hold other rows by now than the bytes that were hashed.
-        if self.cache and settled and run.facts.get("exit_state") != "running" and FileState.of(path) == before:
+        if self.cache and settled and run.facts.get("exit_state") != "running" and FileState.of(path) == hashed:
             self.cache.put(run)
         return run
 
@@ -217,16 +219,17 @@ def has_wal(path: Path) -> bool:
     return os.path.exists(f"{path}-wal")
 
 
-def _sha256(path: Path, name: str, limits: ReadLimits) -> str:
-    """Return the hash of the file's bytes.
+def _sha256(path: Path, name: str, limits: ReadLimits) -> tuple[str, FileState]:
+    """Return the hash of the file's bytes, and the state of the file before it was hashed.
 
     Never call it for a file that this process writes: closing the file would drop all its POSIX locks.
     """
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > limits.file_bytes:
+            state = FileState.of_stat(os.fstat(file.fileno()))
+            if state.size > limits.file_bytes:
                 raise rejection(name, "too_large", limits, limit="file_bytes")
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest(), state
     except OSError as error:
         raise rejection(name, "system", limits, problem=error.strerror or "no reason given") from None
 

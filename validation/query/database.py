@@ -68,12 +68,12 @@ def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
     return open_database(relations_of(runs))
 
 
-def open_database(relations: Relations) -> duckdb.DuckDBPyConnection:
-    """Return an in-memory database of the relations. Raises TooLarge if they do not fit into its memory."""
+def open_database(relations: Relations, memory: int = MEMORY) -> duckdb.DuckDBPyConnection:
+    """Return an in-memory database of the relations. Raises TooLarge if they do not fit into so many bytes."""
     try:
-        return connect_relations(relations)
+        return connect_relations(relations, memory)
     except duckdb.OutOfMemoryException:
-        most = f"{MEMORY >> 30} GB"
+        most = f"{memory >> 20:,} MiB"
         raise rejection("all runs together", "together", ReadLimits(), most=most) from None
 
 

@@ -30,12 +30,12 @@ class Relations:
     """About the size of the tables."""
 
 
-def connect_relations(relations: Relations) -> duckdb.DuckDBPyConnection:
+def connect_relations(relations: Relations, memory: int = MEMORY) -> duckdb.DuckDBPyConnection:
     """Return an in-memory database of the relations, which can open nothing but their folders.
 
-    Raises duckdb.OutOfMemoryException if the tables do not fit into MEMORY.
+    memory: bytes. Raises duckdb.OutOfMemoryException if the tables do not fit into it.
     """
-    con = empty_database(MEMORY, threads=min(4, os.cpu_count() or 1))
+    con = empty_database(memory, threads=min(4, os.cpu_count() or 1))
     try:
         load(con, relations)
     except BaseException:

@@ -29,7 +29,7 @@ from validation.files.read_files import read_files
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox import sqlite_client
 from validation.files.tidy import COMPARED, COPIED
-from validation.query.database import connect
+from validation.query.database import connect, open_database, relations_of
 from validation.query.questions import ask
 
 READ = "read"  # the file is a run; otherwise the id of the error. The words are in the error, or in `described(run)`
@@ -662,13 +662,12 @@ def test_without_runs_the_tables_are_there_and_empty() -> None:
     assert counts == [(0,), (0,), (0,)]
 
 
-def test_runs_that_do_not_fit_into_memory_together_are_too_large(
-    answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("validation.query.database.DUCKDB_MEMORY", "1MB")
+def test_runs_that_do_not_fit_into_memory_together_are_too_large(answers: Answers) -> None:
     files = [answer for answer in answers.values() if isinstance(answer, RunFile)]
-    with pytest.raises(errors.TooLarge, match="all runs together: expected runs that fit into 1MB of memory together"):
-        connect(files)
+    with pytest.raises(
+        errors.TooLarge, match="all runs together: expected runs that fit into 1 MiB of memory together"
+    ):
+        open_database(relations_of(files), memory=1 << 20)
 
 
 @pytest.mark.parametrize(

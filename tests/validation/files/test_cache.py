@@ -1,0 +1,78 @@
+"""Who may write to the cache, and files that are replaced while they are read; test_sources.py has what it keeps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.app_pages import EXAMPLES
+from validation.cli.main import main
+from validation.files.cache import Cache
+from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
+from validation.files.sources import read_sources
+
+RUN = EXAMPLES / "as-is.db"
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+
+
+@posix
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path, capsys, monkeypatch):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    cache = Cache(folder)
+    (run,), _ = read_sources([RUN], cache=cache)
+    assert "others can write to it" in cache.problem
+    assert not [*folder.rglob("*.arrow")]
+    monkeypatch.setenv("PRISMATIC_CACHE", str(folder))
+    main(["query", "SELECT 1", str(RUN)])
+    assert "warning: the cache is not used: " in capsys.readouterr().err
+    assert run.sha256
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root gives files away")
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path):
+    os.chown(tmp_path, 12345, 12345)
+    assert "belongs to another user" in Cache(tmp_path).problem
+
+
+@posix
+def test_an_entry_that_others_can_write_to_is_read_anew(tmp_path: Path):
+    (run,), _ = read_sources([RUN], cache=Cache(tmp_path))
+    (entry,) = tmp_path.rglob(f"{run.sha256}.arrow")
+    assert Cache(tmp_path).get(run.sha256)
+    entry.chmod(0o666)
+    assert Cache(tmp_path).get(run.sha256) is None
+    read_sources([RUN], cache=Cache(tmp_path))
+    assert Cache(tmp_path).get(run.sha256)
+
+
+@posix
+def test_the_folders_are_private(tmp_path: Path):
+    folder = tmp_path / "cache"
+    read_sources([RUN], cache=Cache(folder))
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*")) if path.is_dir()} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*.arrow")} == {0o600}
+
+
+class ReplacedMeanwhile(IncrementalReader):
+    """Puts another file in the place of the one that was hashed, before it is read."""
+
+    def read(self, client: SqliteClient, path: Path, name: str) -> FileContents:
+        shutil.copy(EXAMPLES / "per-example.db", path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+        return super().read(client, path, name)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_no_run(tmp_path: Path):
+    path, cache = tmp_path / "dynamics.db", Cache(tmp_path / "cache")
+    shutil.copy(RUN, path)
+    runs, (rejected,) = read_sources([path], cache=cache, growing=ReplacedMeanwhile())
+    assert not runs
+    assert "found another one in its place" in str(rejected.error)
+    assert not [*cache.folder.rglob("*.arrow")]
+    assert len(read_sources([path], cache=cache)[0]) == 1
