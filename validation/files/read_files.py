@@ -135,7 +135,7 @@ class _Reading:
         if self.cache and settled and (cached := self.cache.get(digest)):
             return cached
         run = self._read_now(path, name, digest, private)
-        if run.damage and not private and FileState.of(path) != before:
+        if run.damage and not private and FileState.of(path) != hashed:
             run = self._read_now(path, name, digest, private)  # it was written or closed between two of its tables
         # A file that is being written may hold other rows by now than the bytes that were hashed.
         if self.cache and settled and run.facts.get("exit_state") != "running" and FileState.of(path) == hashed:
