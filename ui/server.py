@@ -25,9 +25,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import get_instance
 
+from ui.gate import Gate, bytes_held
 from ui.layout.frame import FIRST_WORDS_SENT
-from ui.settings import parse_arguments
+from ui.settings import parse_arguments, settings
 from validation.files.sandbox import walls
+from validation.files.temporary import remove_leftovers, remove_temporary_folder
 
 SESSION_CHECK_SECONDS = 2.0  # between two searches for ended sessions
 PRELOAD_WITHOUT_VISITOR_SECONDS = 5.0  # from the start to preloading, without a visitor
@@ -79,7 +81,8 @@ class SecurityHeaders:
 
 @contextlib.asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
-    """Preload and watch sessions while the server runs; close all libraries at its end."""
+    """Preload and watch sessions while the server runs; close all libraries and remove all uploads at its end."""
+    await asyncio.to_thread(remove_leftovers)
     watching = asyncio.create_task(_preload_and_close_sessions())
     try:
         yield
@@ -88,6 +91,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
         from ui.session import library
 
         library.close_all()
+        remove_temporary_folder()
 
 
 async def _preload_and_close_sessions() -> None:
@@ -127,7 +131,13 @@ def _preload() -> None:
     atexit.register(gc.unfreeze)  # otherwise some libraries report the frozen objects as leaks at exit
 
 
+def middleware() -> list[Middleware]:
+    """Return what stands before Streamlit's routes."""
+    gate = Middleware(Gate, held=lambda: bytes_held(get_instance()), limit=lambda: settings().session_megabytes << 20)
+    return [Middleware(SecurityHeaders), gate]
+
+
 def app_options(script: str) -> dict[str, Any]:
     """Return the arguments of `st.App` for this script. Raises ConfigError for an invalid setting: no server starts."""
     parse_arguments(sys.argv[1:])
-    return {"script_path": script, "middleware": [Middleware(SecurityHeaders)], "lifespan": lifespan}
+    return {"script_path": script, "middleware": middleware(), "lifespan": lifespan}

@@ -50,7 +50,13 @@ def choose_uploads() -> None:
     if refusal := limit_exceeded(len(files), sum(file.size for file in files)):
         st.error(refusal)
         return
-    chosen = spool_folder(files) if folder else [spool(file) for file in files]
+    try:
+        chosen = spool_folder(files) if folder else [spool(file) for file in files]
+    except OSError as error:
+        st.error(
+            f"The upload could not be stored: {error.strerror}. Ask the operator of this server, then upload it again."
+        )
+        return
     if chosen:
         choose_sources(chosen)
     st.error("This folder has no run files (*.db, *.sqlite) and no set. Choose build/runs, or the folder of one run.")

@@ -15,7 +15,7 @@ import tempfile
 import time
 import weakref
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from validation.files.parquet_set import MANIFEST, is_set
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sources import FILE_SUFFIXES, read_sources
+from validation.files.temporary import temporary_folder
 from validation.judgement.judge import Judgement, judge
 
 MAX_JUDGEMENTS = 4  # kept by a session: with other thresholds, or of an earlier state of a run in training
@@ -72,7 +73,7 @@ class Library:
     def folder(self) -> Path:
         """Return this session's private folder for uploads, which is removed with the library or the server."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="prismatic-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="session-", dir=temporary_folder()))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
@@ -175,7 +176,8 @@ def spool(upload: Any) -> Source:
     data = upload.getbuffer()
     path = library().folder() / f"{hashlib.sha256(data).hexdigest()}.db"
     if not path.exists():
-        path.write_bytes(data)
+        with _whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
     return Source(path, str(upload.name), uploaded=True)
 
 
@@ -188,15 +190,25 @@ def spool_folder(uploads: Sequence[Any]) -> list[Source]:
     return runs + [_pack([upload for upload in uploads if str(upload.name).startswith(root)], root) for root in roots]
 
 
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which becomes the file at the end: a disk that is full leaves no half of one."""
+    unfinished = path.with_suffix(".part")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
 def _pack(uploads: Sequence[Any], root: str) -> Source:
     """Write the files of a set to one zip, which is read like an uploaded one."""
     names = hashlib.sha256()
-    path = library().folder() / "packing"
-    with zipfile.ZipFile(path, "w") as archive:
+    for upload in uploads:
+        names.update(hashlib.sha256(upload.getbuffer()).digest())
+    packed = library().folder() / f"{names.hexdigest()}.zip"
+    with _whole_file(packed) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for upload in uploads:
-            data = upload.getbuffer()
-            names.update(hashlib.sha256(data).digest())
-            archive.writestr(str(upload.name).removeprefix(root), data)
-    packed = path.with_name(f"{names.hexdigest()}.zip")
-    path.replace(packed)
+            archive.writestr(str(upload.name).removeprefix(root), upload.getbuffer())
     return Source(packed, root.rstrip("/").rpartition("/")[2] or "set", uploaded=True)

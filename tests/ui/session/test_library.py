@@ -1,5 +1,8 @@
 """The library of a session: its uploads go with it, and it is closed when its session is gone."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.support.app_pages import EXAMPLES
@@ -25,3 +28,25 @@ def test_a_session_that_has_been_gone_for_long_is_closed_and_no_other(monkeypatc
     library.close_disconnected(lambda session: session == "here", 0)
     assert not gone.sources
     assert here.sources
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_an_upload(tmp_path: Path):
+    """The limit on the size of files stands for the disk."""
+    script = """
+import resource, io
+import ui.session.library as library
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+class Upload(io.BytesIO):
+    name = "x.db"
+try:
+    library.spool(Upload(b"x" * 5000))
+    print("stored")
+except OSError as error:
+    print(error.strerror)
+print([*library.library().folder().iterdir()])
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(library.spool(Upload(b"x" * 5000)).path.stat().st_size)
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.splitlines() == ["File too large", "[]", "5000"], done.stderr

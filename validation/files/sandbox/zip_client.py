@@ -27,6 +27,7 @@ from validation.files.errors import RunFileError, rejection
 from validation.files.limits import ReadLimits
 from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED, PROJECT, ProtocolError
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
+from validation.files.temporary import temporary_folder
 from validation.text import pluralize, printable
 
 ZIP_WORKER = Path(__file__).with_name("zip_worker.py")
@@ -80,14 +81,14 @@ def folder_for(archives: Collection[Path]) -> contextlib.AbstractContextManager[
     """Return a folder to unpack all archives in, which is removed at the end; None without archives."""
     if archives:
         with contextlib.suppress(OSError):  # such as a full disk; unpacking an archive reports it
-            return tempfile.TemporaryDirectory(prefix="prismatic-zip-")
+            return tempfile.TemporaryDirectory(prefix="zips-", dir=temporary_folder())
     return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def unpacked(path: Path, name: str, limits: ReadLimits, parent: str | None = None) -> Iterator[list[ArchivedRun]]:
     """Yield the run files of an archive, in a folder in `parent` that is removed at the end. Raises RunFileError."""
-    with tempfile.TemporaryDirectory(prefix="prismatic-zip-", dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="zip-", dir=parent or temporary_folder()) as folder:
         try:
             if path.stat().st_size > limits.file_bytes:
                 raise rejection(name, "too_large", limits, limit="file_bytes")
