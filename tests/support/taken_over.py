@@ -9,6 +9,7 @@ that lacks it.
 import _posixsubprocess  # noqa: F401 - everything is loaded before the walls are up
 import codecs
 import ctypes
+import importlib.util
 import json
 import mmap
 import os
@@ -215,7 +216,7 @@ def take_over(worker, probe, given):
 
     walls.enforce = alone
     sqlite_worker.read = zip_worker.unpack = set_worker.send_runs = attempt
-    request = {"path": given, "limits": asdict(ReadLimits()), "middle": False}
+    request = {"path": given, "limits": asdict(ReadLimits())}
     if worker == "set":
         request["path"] = os.path.dirname(given)
     lines = [{**request, "files": [given], "folders": []}, request] if worker == "sqlite" else [request]
@@ -224,7 +225,8 @@ def take_over(worker, probe, given):
     os.close(start)
     os.dup2(end, 0)
     os.close(end)
-    sys.argv = sys.argv[:1]
+    driver = importlib.util.find_spec("adbc_driver_sqlite").submodule_search_locations[0]
+    sys.argv = [*sys.argv[:1], sys.path[0], driver + "/libadbc_driver_sqlite.so"][: 3 if worker == "sqlite" else 1]
     {"sqlite": sqlite_worker, "zip": zip_worker, "set": set_worker}[worker].main()
     os._exit(6)  # it did not come to the probe
 

@@ -29,7 +29,6 @@ from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
-from validation.files.sandbox.parallel_read import read_whole
 from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sandbox.zip_client import ArchivedRun, folder_for, is_archive, unpacked
 from validation.text import pluralize, printable
@@ -146,7 +145,7 @@ class _Reading:
         if self.growing and not private:
             facts, tables = self.growing.read(self.client, path, name)
         else:
-            facts, tables = read_whole(self.client, path, name, immutable=private)
+            facts, tables = self.client.read(path, name, immutable=private)
         return _run_file(path, name, digest, facts, tables, self.client.limits)
 
     def add_archive(self, file: FoundFile) -> None:

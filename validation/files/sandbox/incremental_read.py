@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from prismatic.contract import schema
 from validation.files.file_state import FileState
-from validation.files.sandbox.parallel_read import read_whole, within_limits
+from validation.files.limits import ReadLimits
 from validation.files.sandbox.sqlite_client import FileContents, ReadPosition, SqliteClient
 
 REPLACING_EVENTS = ("rewind", "repeated_step")  # after these, rows that were read may have changed
@@ -47,7 +47,7 @@ class IncrementalReader:
         """Return the same as `client.read` for a file that may be written meanwhile. Raises RunFileError."""
         state, earlier = FileState.of(path), self._known.pop(path, None)
         grown = _read_new_rows(client, path, name, earlier) if earlier and earlier.state.same_file(state) else None
-        facts, tables = grown or read_whole(client, path, name, immutable=False)
+        facts, tables = grown or client.read(path, name, immutable=False)
         if facts["position"] and is_running(facts, tables):
             self._known[path] = _Reading(state, facts["position"], tables, facts["notes"], facts["damage"])
             while len(self._known) > MAX_FILES:
@@ -66,7 +66,7 @@ def _read_new_rows(client: SqliteClient, path: Path, name: str, earlier: _Readin
         if whole is None:
             return None
         tables[table] = whole
-    if not within_limits(tables, client.limits):
+    if not _within_limits(tables, client.limits):
         return None
     # A reading of the new rows does not repeat what is known of the whole file.
     facts["notes"] = tuple(dict.fromkeys((*facts["notes"], *earlier.notes)))
@@ -86,6 +86,12 @@ def _append(known: pa.Table, new: pa.Table | None) -> pa.Table | None:
     if not whole.slice(last, 1).equals(new.slice(0, 1)):
         return None
     return whole.combine_chunks() if whole.column(0).num_chunks > MAX_CHUNKS else whole
+
+
+def _within_limits(tables: Mapping[str, pa.Table], limits: ReadLimits) -> bool:
+    """Return whether the tables together are small enough to have been read at once."""
+    values = sum(len(table) * table.num_columns for table in tables.values())
+    return values <= limits.values and max(map(len, tables.values())) <= limits.rows
 
 
 def _was_rewound(tables: Mapping[str, pa.Table], last_event: int) -> bool:

@@ -7,17 +7,18 @@ they are used, and a child that exceeds its time is killed.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,8 +40,6 @@ INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMRO
 
 FileContents = tuple[dict[str, Any], dict[str, pa.Table]]
 """Facts about a run file, and its tables by name."""
-T = TypeVar("T")
-Parse = Callable[[IO[bytes], ReadLimits], T]
 
 NO_ROWIDS: Mapping[str, int] = MappingProxyType({})
 COLUMN_TYPES = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in schema.SIDE_TABLES}
@@ -50,8 +49,6 @@ WHOLE_FILE = {
     "layer_metrics": [*LAYER_METRICS],
     "tables": COLUMN_TYPES,
     "since": {},
-    "until": {},
-    "middle": False,
 }
 
 # Each child may take as much memory and time as its limits allow, so all sessions together start at most two.
@@ -81,19 +78,12 @@ class SqliteClient:
         self._named: dict[str, FileState] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start_second(self, *paths: Path) -> SqliteClient | None:
-        """Start and return another client for some of the files; None if two are running already."""
-        self._start()  # first: two clients that each wait for a second one would block each other
-        client = SqliteClient(self.limits, paths)
-        return client if client._start(wait=False) else None
-
-    def _start(self, *, wait: bool = True) -> subprocess.Popen[bytes] | None:
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
             environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-            command = [sys.executable, "-I", "-S", "-B", str(WORKER), str(PROJECT)]
-            if not WORKER_SLOTS.acquire(blocking=wait):
-                return None
+            command = [sys.executable, "-I", "-S", "-B", str(WORKER), str(PROJECT), *driver_library()]
+            WORKER_SLOTS.acquire()
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -134,21 +124,21 @@ class SqliteClient:
         *,
         immutable: bool,
         since: Mapping[str, int] = NO_ROWIDS,
-        until: Mapping[str, int] = NO_ROWIDS,
-        side_tables: Sequence[str] = schema.SIDE_TABLES,
     ) -> FileContents:
         """Return the facts and tables of one file. Raises RunFileError if it is rejected or breaks the child.
 
-        since, until: by table, the first and the last rowid to read. side_tables: those to read beside `dynamics`.
+        since: by table, the first rowid to read.
         """
-        tables = {table: COLUMN_TYPES[table] for table in side_tables}
-        return self._request(
-            path, name, immutable, {"since": dict(since), "until": dict(until), "tables": tables}, _read_contents
-        )
-
-    def middle_rowid(self, path: Path, name: str, *, immutable: bool) -> int | None:
-        """Return the rowid that splits `dynamics` into halves of about equal length; None if it is not known."""
-        return self._request(path, name, immutable, {"middle": True}, _read_middle)
+        path = Path(os.path.abspath(path))
+        file = {"path": str(path), "immutable": immutable, "limits": asdict(self.limits), "since": dict(since)}
+        before = _states_of(path)
+        try:
+            return self._request(path, name, WHOLE_FILE | file)
+        except RunFileError:
+            # A writer may have made or removed a -wal meanwhile, and a new one is closed to the process.
+            if self._process is None or before == _states_of(path):
+                raise
+            return self._request(path, name, WHOLE_FILE | file)
 
     def _name_files(self, stream: IO[bytes]) -> None:
         """Send the paths that the process may read from its first file on."""
@@ -164,23 +154,11 @@ class SqliteClient:
             return True
         return all(place in named and named[place].same_file(now) for place, now in _states_of(path).items())
 
-    def _request(self, path: Path, name: str, immutable: bool, changes: dict[str, Any], parse: Parse[T]) -> T:
-        path = Path(os.path.abspath(path))
-        before = _states_of(path)
-        try:
-            return self._request_once(path, name, immutable, changes, parse)
-        except RunFileError:
-            # A writer may have made or removed a -wal meanwhile, and a new one is closed to the process.
-            if self._process is None or before == _states_of(path):
-                raise
-            return self._request_once(path, name, immutable, changes, parse)
-
-    def _request_once(self, path: Path, name: str, immutable: bool, changes: dict[str, Any], parse: Parse[T]) -> T:
+    def _request(self, path: Path, name: str, request: dict[str, Any]) -> FileContents:
         if not self._may_read(path):
             self.close()
             self._paths[path] = None
         process, started = self._start(), time.monotonic()
-        assert process
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
         timer.start()
         try:
@@ -188,10 +166,9 @@ class SqliteClient:
             assert process.stdout
             if self._named is None:
                 self._name_files(process.stdin)
-            file = {"path": str(path), "immutable": immutable, "limits": asdict(self.limits)}
-            process.stdin.write(json.dumps(WHOLE_FILE | file | changes).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-            return parse(process.stdout, self.limits)
+            return _read_contents(process.stdout, self.limits)
         except RunFileError as error:
             raise error.renamed(name) from None
         except Exception as error:  # a child under a hostile file's control may send anything
@@ -214,22 +191,19 @@ def _states_of(path: Path) -> dict[str, FileState]:
     return {place: state for place, state in states.items() if state.inode}
 
 
-def _read_middle(stream: IO[bytes], limits: ReadLimits) -> int | None:
-    header = _read_header(stream)
-    return header["middle"] if type(header["middle"]) is int else None
-
-
-def _read_header(stream: IO[bytes]) -> dict[str, Any]:
-    line = stream.readline(HEADER_BYTES)
-    if not line.endswith(b"\n"):
-        raise ProtocolError("no reply" if not line else "an unfinished reply")
-    header: dict[str, Any] = json.loads(line)
-    return header
+def driver_library() -> list[str]:
+    """Return the path of the library of Arrow's SQLite driver; [] if the package is missing."""
+    found = importlib.util.find_spec("adbc_driver_sqlite")
+    places = (found and found.submodule_search_locations) or ()
+    return [os.path.join(place, "libadbc_driver_sqlite.so") for place in places][:1]
 
 
 def _read_contents(stream: IO[bytes], limits: ReadLimits) -> FileContents:
     """Read one reply: a header, which is checked, then exactly the bytes that it implies."""
-    header = _read_header(stream)
+    line = stream.readline(HEADER_BYTES)
+    if not line.endswith(b"\n"):
+        raise ProtocolError("no reply" if not line else "an unfinished reply")
+    header: dict[str, Any] = json.loads(line)
     if header["ok"] is not True:
         kind, evidence, cause, fix = explain(header["code"], header["details"], limits=limits)
         raise kind("", evidence, cause, fix)
@@ -291,11 +265,12 @@ def _position(header: dict[str, Any]) -> ReadPosition | None:
 
 def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadLimits) -> None:
     """Check a table's rows and columns in the header: they decide how many bytes are read."""
-    names, kinds = [name for name, _ in columns], {"INTEGER": "q", "REAL": "d", "TEXT": "t"}
+    names = [name for name, _ in columns]
+    kinds = {"INTEGER": ("q", "q?"), "REAL": ("d", "d?"), "TEXT": ("t",)}
     most = limits.rows if table in LONG_TABLES else SIDE_ROWS
     if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
         raise ProtocolError("a reply beyond the limits")
-    if any(kind != kinds[_sql_type(table, name)] for name, kind in columns):
+    if any(kind not in kinds[_sql_type(table, name)] for name, kind in columns):
         raise ProtocolError("a reply with wrong columns")
 
 
@@ -325,11 +300,14 @@ def _is_expert_column(name: str) -> bool:
 
 def _read_column(stream: IO[bytes], kind: str, rows: int) -> pa.Array:
     """Read one column; sqlite_worker.py describes the format."""
-    if kind == "d":
-        return pa.array(_read_numbers(stream, rows, np.float64), from_pandas=True)  # NaN to NULL
-    if kind == "q":
-        values, present = _read_numbers(stream, rows, np.int64), _read_numbers(stream, rows, np.uint8)
-        return pa.array(values, mask=present == 0)
+    if kind != "t":
+        values = _read_numbers(stream, rows, np.float64 if kind.startswith("d") else np.int64)
+        absent = _read_numbers(stream, rows, np.uint8) == 0 if kind.endswith("?") else None
+        if kind.startswith("q"):
+            return pa.array(values, mask=absent)
+        if absent is not None:
+            values[absent] = np.nan
+        return pa.array(values, from_pandas=True)  # NaN to NULL
     lengths = _read_numbers(stream, rows, np.int32)
     ends = np.cumsum(np.maximum(lengths, 0), dtype=np.int64)
     total = int(ends[-1]) if rows else 0

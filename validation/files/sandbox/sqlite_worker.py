@@ -1,18 +1,21 @@
 """The child process that opens untrusted run files: the only code of this project that does.
 
-sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER` (the standard library, and walls.py from the
-project's folder). The first line on stdin names the files that it may read, and each further line requests one of them.
-The reply is one line of JSON and, if that says `"ok": true`, the values of the tables that it names, in its order,
-column after column:
+sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER [DRIVER]` (the standard library, walls.py and
+arrow_driver.py from the project's folder, and the library of Arrow's SQLite driver). The first line on stdin names the
+files that it may read, and each further line requests one of them. The reply is one line of JSON and, if that says
+`"ok": true`, the values of the tables that it names, in its order, column after column:
 
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
-    kind "q"   int64 for each row, then one byte for each row, 0 for NULL
+    kind "q"   int64 for each row
     kind "t"   int32 length for each row, -1 for NULL, then the UTF-8 of all rows
+    "d?" "q?"  as "d" and "q", then one byte for each row, 0 for NULL
+
+Python's `sqlite3` checks a file: its schema, its pages, its small tables. Arrow's driver reads the long tables, page by
+page, several times as fast; `sqlite3` reads the pages that the driver cannot, and finds the cell that is wrong.
 
 For a run that is being trained, the request may name the first row to read (`since`, by table and rowid). The reply
 gives the last row of each table (`last_rowids`), and the newest event before any row was read (`last_event`): a rewind
-after that event may have replaced rows that were read before. A long file is read by two processes, half of it each:
-`until` is the last row of the first half, and the request `"middle": true` asks for its rowid.
+after that event may have replaced rows that were read before.
 
 If a file cannot be read, the reply has a stable `code` and the facts of the case; errors.py has the sentences.
 """
@@ -27,9 +30,12 @@ import sqlite3
 import sys
 import time
 from array import array
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from validation.files.sandbox import arrow_driver
 
 EXPERT = re.compile(r"expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
 LAYER = re.compile(r"layer_(?:0|[1-9][0-9]{0,3})_expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
@@ -40,21 +46,26 @@ TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
 # As in contract/schema.py, in the order of reading: the largest come last and cannot use up the others' time.
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "pairs", "histograms")
 LONG_TABLES = ("events", "scalars", "layers", "pairs", "histograms")  # may have as many rows as `dynamics`
+DRIVER_TABLES = ("dynamics", "scalars", "layers", "pairs", "histograms")  # that Arrow's driver reads
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
 # Problems of values are not damage: the values are checked one by one.
 VALUE_PROBLEM = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")
 
 BUSY_SECONDS = 2.0
-PAGE_CELLS = 50_000  # some 10 ms of reading: the longest time that a writer has to wait
+# Some 10 ms of reading, by `sqlite3` and by Arrow's driver: the longest time that a writer has to wait.
+PAGE_CELLS, DRIVER_PAGE_CELLS = 50_000, 250_000
 BATCH_ROWS = 200  # as Python objects: few enough to stay in the processor's cache until they are numbers
-MAX_COLUMNS = 2000  # SQLite's own limit
+MAX_COLUMNS, LAST_ROWID = 2000, 2**63 - 1  # SQLite's own limits
 MAX_LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
 MAX_EVENTS = 10_000  # the newest are kept
 SIDE_ROWS, TEXT_BYTES = 100_000, 64 << 20  # in one side table; LONG_TABLES may have more rows
-# For checking the parts of the file outside the tables. A file that is not a copy is locked for its writer meanwhile.
-REST_SECONDS, REST_SECONDS_IN_PLACE = 2.0, 0.25
+# For checking the whole file at once. A file that is not a copy is locked for its writer meanwhile.
+CHECK_SECONDS, CHECK_SECONDS_IN_PLACE = 2.0, 0.25
+
+HARDENED = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY")
 
 Row = tuple[Any, ...]
+Page = tuple[list[Any], int, int | None]  # the cells of each column, the number of rows, the rowid of the last
 
 
 class Reject(Exception):
@@ -175,10 +186,14 @@ def how_to_open(path: str, immutable: bool, wal: bool) -> str:
     return "&readonly_shm=1" if wal else ""
 
 
-def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
-    """Return a read-only connection to a file that may be hostile."""
+def url_of(path: str, options: str) -> str:
+    """Return the URL by which SQLite opens a file read-only."""
     path = path.replace("\\", "/") if os.sep == "\\" else path
-    url = f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=ro{options}"
+    return f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=ro{options}"
+
+
+def connect(url: str, deadline: float) -> sqlite3.Connection:
+    """Return a connection to a file that may be hostile."""
     db = sqlite3.connect(url, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     most = {"LENGTH": MAX_LENGTH, "SQL_LENGTH": 1 << 20, "COLUMN": MAX_COLUMNS, "EXPR_DEPTH": 100, "COMPOUND_SELECT": 2}
     most |= {"ATTACHED": 0, "VDBE_OP": 250_000, "FUNCTION_ARG": 8, "TRIGGER_DEPTH": 1, "WORKER_THREADS": 0}
@@ -188,20 +203,34 @@ def connect(path: str, options: str, deadline: float) -> sqlite3.Connection:
         db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
     db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY"):
+    for pragma in pragmas(url):
         db.execute(f"PRAGMA {pragma}")
     db.execute("PRAGMA ignore_check_constraints=ON")  # quick_check would run CHECKs, the author's code
-    if "unix-none" in options:
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
     db.set_authorizer(authorize)
     return db
+
+
+def pragmas(url: str) -> list[str]:
+    """Return the settings of a connection."""
+    return [*HARDENED, *(["locking_mode=EXCLUSIVE"] if "unix-none" in url else [])]
+
+
+class Connections(NamedTuple):
+    """Both connections to one file.
+
+    Each has a SQLite of its own, and a process that closes a file loses all its locks on it. So only one of them works
+    at a time, and both stay open until the end.
+    """
+
+    checked: sqlite3.Connection
+    driver: arrow_driver.Connection | None
 
 
 def plain_columns(db: sqlite3.Connection, table: str, *, known: bool = False) -> dict[str, str]:
     """Return the columns of a table and their declared types; {} if the file has no such table.
 
-    Raises Reject unless it is a plain, intact table. known: skip the check of its pages, because most of the table was
-    checked in an earlier reading, and SQLite itself notices a bad page among the new ones.
+    Raises Reject unless it is a plain, intact table. known: skip the check of its pages, because the file was checked,
+    or most of the table in an earlier reading: SQLite itself notices a bad page among the new ones.
     """
     query = "SELECT type, rootpage, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')"
     found = db.execute(query, (table,)).fetchone()
@@ -227,24 +256,29 @@ class Column:
     """The values of one column, in the form in which they are sent."""
 
     def __init__(self, kind: str) -> None:
-        self.kind, self.bytes, self.present = kind, 0, bytearray()
-        self.values: Any = [] if kind == "t" else array(kind)
+        self.kind, self.present, self.text = kind, bytearray(), bytearray()
+        self.values: array[Any] = array("i" if kind == "t" else kind)  # of texts, their lengths
 
-    def extend(self, cells: Row) -> None:
-        """Add cells as SQLite returns them. Raises TypeError if one of them has the wrong type."""
-        if self.kind == "t":
+    def extend(self, cells: Row | arrow_driver.Cells) -> None:
+        """Add cells as they were read. Raises TypeError if one of them has the wrong type."""
+        known = len(self.values)
+        if not isinstance(cells, tuple):
+            self.values.frombytes(cells.values)
+            self.text += cells.text
+            present: Any = cells.present
+        elif self.kind == "t":
             texts = [None if cell is None else encode(cell) for cell in cells]
-            self.bytes += sum(len(text) for text in texts if text)
-            self.values += texts
-            return
-        try:
-            self.values.extend(array(self.kind, cells))
-            present: Any = b"\1" * len(cells)
-        except TypeError:  # a NULL, a float that is an integer, or a wrong type
-            self.values.extend(array(self.kind, [self.number(cell) for cell in cells]))
-            present = [cell is not None for cell in cells]
-        if self.kind == "q":
-            self.present.extend(present)
+            self.values.extend([-1 if text is None else len(text) for text in texts])
+            self.text += b"".join(filter(None, texts))
+            present = None
+        else:
+            try:
+                self.values.extend(array(self.kind, cells))
+                present = None
+            except TypeError:  # a NULL, a float that is an integer, or a wrong type
+                self.values.extend(array(self.kind, [self.number(cell) for cell in cells]))
+                present = [self.kind == "d" or cell is not None for cell in cells]
+        self.present.extend(present or b"\1" * (len(self.values) - known))
 
     def number(self, cell: Any) -> Any:
         """Return a cell as a value for the array. Raises TypeError if it has the wrong type."""
@@ -252,12 +286,20 @@ class Column:
             return float("nan") if cell is None else cell
         return 0 if cell is None else integer(cell)
 
+    def keep_newest(self, rows: int) -> None:
+        """Remove all values but the last ones."""
+        old = self.values[:-rows]
+        if old:
+            del self.values[:-rows], self.present[:-rows]
+            del self.text[: sum(length for length in old if self.kind == "t" and length > 0)]
+
+    def sent_kind(self) -> str:
+        """Return the kind that says how the values are sent; the docstring of this module describes them."""
+        return self.kind + "?" * (0 in self.present)
+
     def dump(self) -> list[Any]:
-        """Return the bytes to send; the docstring of this module describes them."""
-        if self.kind != "t":
-            return [self.values, self.present]
-        lengths = array("i", [-1 if text is None else len(text) for text in self.values])
-        return [lengths, b"".join(filter(None, self.values))]
+        """Return the bytes to send."""
+        return [self.values, self.text, *([self.present] if 0 in self.present else [])]
 
 
 def integer(cell: Any) -> int:
@@ -303,38 +345,79 @@ def rowid_name(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> 
     return key
 
 
-def pages(
-    db: sqlite3.Connection, table: str, names: list[str], declared: dict[str, str], limits: dict[str, Any]
-) -> Iterator[tuple[list[Row], int | None]]:
-    """Yield rows from `since` to `until`, ordered by rowid, with the rowid of the last; all rows without a rowid.
+class Query(NamedTuple):
+    """The query for the pages of a table. Each is a short transaction: a longer one locks the training's writer out."""
 
-    Each page is a short transaction: a reader that stays in one locks the training's writer out.
-    """
-    selected, size = ", ".join(f'"{name}"' for name in names), max(1, PAGE_CELLS // len(names))
-    key = rowid_name(db, table, declared)
-    if key is None or len(names) == MAX_COLUMNS:  # the key would be one column too many for SQLite
+    table: str
+    kinds: dict[str, str]
+    key: str
+
+    def page(self, start: int, rows: int, *others: str) -> str:
+        """Return the SQL of the page that begins at a rowid: its columns, its rowids and other expressions."""
+        selected = ", ".join([*(f'"{name}"' for name in self.kinds), self.key, *others])
+        where = f"{self.key} >= {start} ORDER BY {self.key} LIMIT {rows}"
+        return f"SELECT {selected} FROM {self.table} NOT INDEXED WHERE {where}"
+
+
+def pages(
+    connections: Connections, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
+) -> Iterator[Page]:
+    """Yield the rows from `since` on, ordered by rowid; all rows of a table without a rowid."""
+    db, driver = connections
+    key, start = rowid_name(db, table, declared), limits["since"].get(table, -(2**63))
+    if key is None or len(kinds) == MAX_COLUMNS:  # the key would be one column too many for SQLite
+        selected = ", ".join(f'"{name}"' for name in kinds)
         cursor = db.execute(f"SELECT {selected} FROM {table} NOT INDEXED")
         while rows := cursor.fetchmany(BATCH_ROWS):
-            yield rows, None
+            yield [*zip(*rows, strict=True)], len(rows), None
         return
-    within = f"{key} >= ? AND {key} <= ?"
-    query = f"SELECT {selected}, {key} FROM {table} NOT INDEXED WHERE {within} ORDER BY {key} LIMIT {size}"
-    start, end, count = limits["since"].get(table, -(2**63)), limits["until"].get(table, 2**63 - 1), size
-    while count == size:
-        cursor, count = db.execute(query, (start, end)), 0
-        while rows := cursor.fetchmany(BATCH_ROWS):
-            last = rows[-1][-1]
-            yield rows, last
-            count += len(rows)
+    query = Query(table, kinds, key)
+    if driver and table in DRIVER_TABLES:
+        start = yield from driver_pages(driver, query, start)
+    if start is not None:
+        yield from checked_pages(db, query, start)
+
+
+def driver_pages(driver: arrow_driver.Connection, query: Query, start: int) -> Generator[Page, None, int | None]:
+    """Yield the pages that Arrow's driver reads. Return the rowid from which `sqlite3` must read; None at the end."""
+    kinds, rows = list(query.kinds.values()), max(1, DRIVER_PAGE_CELLS // len(query.kinds))
+    # In a column with texts, the driver makes texts of all cells.
+    others = [" OR ".join(f"typeof(\"{name}\") <> 'text'" for name in query.kinds if query.kinds[name] == "t")]
+    others = [other for other in others if other]
+    while True:
+        cells = driver.page(query.page(start, rows, *others), rows, [*kinds, "q", *("q" for _ in others)])
+        if cells is None or any(other.values.strip(b"\0") for other in cells[len(kinds) + 1 :]):
+            return start
+        if not cells:
+            return None
+        keys = memoryview(cells[len(kinds)].values).cast("q")
+        ends = keys[BATCH_ROWS - 1 :: BATCH_ROWS].tolist()
+        if ends != sorted(ends):  # `sqlite3` reports it
+            return start
+        yield cells[: len(kinds)], len(keys), keys[-1]
+        if len(keys) < rows or keys[-1] == LAST_ROWID:
+            return None
+        start = keys[-1] + 1
+
+
+def checked_pages(db: sqlite3.Connection, query: Query, start: int) -> Iterator[Page]:
+    """Yield the pages that `sqlite3` reads, a batch of rows at a time."""
+    rows = count = max(1, PAGE_CELLS // len(query.kinds))
+    while count == rows:
+        cursor, count = db.execute(query.page(start, rows)), 0
+        while batch := cursor.fetchmany(BATCH_ROWS):
+            last = batch[-1][-1]
+            yield [*zip(*batch, strict=True)], len(batch), last
+            count += len(batch)
             if last < start:
                 raise Reject("corrupt", problem="the rows are out of order")
-            if last == end:
+            if last == LAST_ROWID:
                 return
             start = last + 1
 
 
 def read_columns(
-    db: sqlite3.Connection, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
+    connections: Connections, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
 ) -> dict[str, Column]:
     """Return the columns that `kinds` names, within the limits; of `events` only the newest rows.
 
@@ -342,20 +425,21 @@ def read_columns(
     `limits["last_rowids"]`.
     """
     columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
-    for rows, last in pages(db, table, list(kinds), declared, limits):
-        count += len(rows)
+    most, limit = min((limits["rows"], "rows"), (limits["values"] // len(kinds), "values"))
+    for cells, rows, last in pages(connections, table, kinds, declared, limits):
+        count += rows
         limits["last_rowids"][table] = last
         try:
-            for column, cells in zip(columns.values(), zip(*rows, strict=True), strict=False):
-                column.extend(cells)
+            for column, added in zip(columns.values(), cells, strict=False):
+                column.extend(added)
         except TypeError:
-            raise first_bad_cell(rows, columns) from None
+            raise first_bad_cell([*zip(*cells, strict=True)], columns) from None
         for column in columns.values() if table == "events" else ():
-            del column.values[:-MAX_EVENTS], column.present[:-MAX_EVENTS]
-        text = sum(column.bytes for column in columns.values())
-        for limit, value in (("rows", count), ("values", count * len(kinds)), ("text_bytes", text)):
-            if value > limits[limit]:
-                raise Reject("too_large", limit=limit, most=limits[limit])
+            column.keep_newest(MAX_EVENTS)
+        if count > most:
+            raise Reject("too_large", limit=limit, most=limits[limit])
+        if sum(len(column.text) for column in columns.values()) > limits["text_bytes"]:
+            raise Reject("too_large", limit="text_bytes", most=limits["text_bytes"])
         if time.monotonic() > limits["deadline"]:
             raise Reject("timeout")
     return columns
@@ -365,10 +449,11 @@ def read_columns(
 
 
 def read_dynamics(
-    db: sqlite3.Connection, allowed: list[str], layer_metrics: list[str], limits: dict[str, Any]
+    connections: Connections, allowed: list[str], layer_metrics: list[str], limits: dict[str, Any]
 ) -> tuple[dict[str, Column], list[str]]:
     """Return the columns of the wide table that may be used, and the names of the others."""
-    declared = plain_columns(db, "dynamics", known="dynamics" in limits["since"])
+    db = connections.checked
+    declared = plain_columns(db, "dynamics", known=limits["intact"] or "dynamics" in limits["since"])
     if not declared:
         tables = db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchmany(20)
         raise Reject("no_dynamics", tables=[str(name)[:60] for (name,) in tables])
@@ -391,23 +476,23 @@ def read_dynamics(
         for name, declared_type in declared.items()
         if name in known and (metrics.get(name) in needed or name == "step" or not TEXTUAL.search(declared_type))
     }
-    columns = read_columns(db, "dynamics", kinds, declared, limits)
+    columns = read_columns(connections, "dynamics", kinds, declared, limits)
     if 0 in columns["step"].present:
         raise Reject("bad_step", type="NULL", value="NULL", row=columns["step"].present.index(0) + 1)
     return columns, [name for name in declared if name not in kinds]
 
 
 def read_side_table(
-    db: sqlite3.Connection, table: str, allowed: dict[str, str], limits: dict[str, Any]
+    connections: Connections, table: str, allowed: dict[str, str], limits: dict[str, Any]
 ) -> dict[str, Column]:
     """Return a side table's known columns; {} if the file has no such table."""
-    declared = plain_columns(db, table, known=table in limits["since"])
+    declared = plain_columns(connections.checked, table, known=limits["intact"] or table in limits["since"])
     kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
     if declared and not kinds:
         raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
     if table not in LONG_TABLES:
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
-    return read_columns(db, table, kinds, declared, limits) if kinds else {}
+    return read_columns(connections, table, kinds, declared, limits) if kinds else {}
 
 
 def newest_event(db: sqlite3.Connection) -> int | None:
@@ -421,37 +506,43 @@ def newest_event(db: sqlite3.Connection) -> int | None:
         return None
 
 
-def damage_elsewhere(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> tuple[str, str] | None:
-    """Return code and problem of the rest of the file, after the tables were found intact; None if there is none.
+def check(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> tuple[bool, tuple[str, str] | None]:
+    """Return whether the whole file is intact, and code and problem of the damage that was found.
 
-    The numbers of the tables stand, but damage anywhere means that the file was not copied correctly. The code is
-    "timeout" if the file is too large to be checked in time.
+    The numbers of tables that are intact stand, but damage anywhere means that the file was not copied correctly. The
+    code is "timeout" if the file is too large to be checked in time.
     """
-    deadline = min(limits["deadline"], time.monotonic() + (REST_SECONDS if immutable else REST_SECONDS_IN_PLACE))
+    deadline = min(limits["deadline"], time.monotonic() + (CHECK_SECONDS if immutable else CHECK_SECONDS_IN_PLACE))
     db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
     try:
         problems = [str(problem) for (problem,) in db.execute("PRAGMA integrity_check").fetchall()]
     except sqlite3.Error as error:
         code, _ = reason(error)
         # A lock only shows that a writer is at work.
-        return None if code == "locked" else (code, str(error)[:200])
+        return False, None if code == "locked" else (code, str(error)[:200])
+    finally:
+        db.set_progress_handler(lambda: time.monotonic() > limits["deadline"], 10_000)
     damage = (problem for problem in problems if problem != "ok" and not VALUE_PROBLEM.match(problem))
-    return next((("corrupt", problem[:200]) for problem in damage), None)
+    return problems == ["ok"], next((("corrupt", problem[:200]) for problem in damage), None)
 
 
-def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[dict[str, Any], list[Any]]:
     """Return header and values of one run file. `reason` translates the errors that it raises."""
     path, immutable, limits = request["path"], request["immutable"], request["limits"]
     limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT_BYTES}
-    limits |= {"since": request["since"], "until": request["until"], "last_rowids": {}}
+    limits |= {"since": request["since"], "last_rowids": {}}
     wal = inspect(path, immutable)
     lost = wal and (immutable or not os.path.exists(path + "-wal"))
-    db = connect(path, how_to_open(path, immutable, wal), limits["deadline"])
+    url = url_of(path, how_to_open(path, immutable, wal))
+    db, fast = connect(url, limits["deadline"]), None
     try:
         application_id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS[:2])
         last_event = newest_event(db)
+        limits["intact"], damage = (False, None) if limits["since"] else check(db, immutable, limits)
+        fast = driver.connect(url, [*pragmas(url), f"busy_timeout={1000 * BUSY_SECONDS:.0f}"]) if driver else None
+        connections = Connections(db, fast)
         try:
-            columns, ignored = read_dynamics(db, request["columns"], request["layer_metrics"], limits)
+            columns, ignored = read_dynamics(connections, request["columns"], request["layer_metrics"], limits)
         except Reject as error:
             if lost and error.code == "no_dynamics":
                 raise Reject("wal_missing") from None
@@ -463,41 +554,27 @@ def read(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
             try:
                 spent = sum(len(column.values) for columns in tables.values() for column in columns.values())
                 left = {**limits, "values": limits["values"] - spent}
-                tables[table] = read_side_table(db, table, request["tables"][table], left)
+                tables[table] = read_side_table(connections, table, request["tables"][table], left)
             except Exception as error:
                 notes.append([table, *reason(error)])
-        known = limits["since"] or any(code == "corrupt" for _, code, _ in notes)
-        damage = None if known else damage_elsewhere(db, immutable, limits)
+        if any(code == "corrupt" for _, code, _ in notes):
+            damage = None
     finally:
         db.close()
+        if fast:
+            fast.close()
     header = {"application_id": application_id, "version": version, "wal": wal, "lost": lost, "notes": notes}
     header |= {"damage": damage, "last_event": last_event, "last_rowids": limits["last_rowids"]}
     header |= {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
     header["tables"] = {
-        table: [len(next(iter(columns.values())).values), [[name, column.kind] for name, column in columns.items()]]
+        table: [
+            len(next(iter(columns.values())).values),
+            [[name, column.sent_kind()] for name, column in columns.items()],
+        ]
         for table, columns in tables.items()
         if columns
     }
     return header, [blob for columns in tables.values() for column in columns.values() for blob in column.dump()]
-
-
-def middle(request: dict[str, Any]) -> int | None:
-    """Return the rowid that halves `dynamics`; None if the table cannot be read by rowid."""
-    path, immutable = request["path"], request["immutable"]
-    try:
-        options = how_to_open(path, immutable, inspect(path, immutable))
-        db = connect(path, options, time.monotonic() + request["limits"]["seconds"])
-        try:
-            declared = plain_columns(db, "dynamics", known=True)
-            key = rowid_name(db, "dynamics", declared) if 0 < len(declared) < MAX_COLUMNS else None
-            ends = [
-                f"SELECT {key} FROM dynamics NOT INDEXED ORDER BY {key} {order} LIMIT 1" for order in ("ASC", "DESC")
-            ]
-            return sum(int(db.execute(query).fetchone()[0]) for query in ends if key) // 2 if key else None
-        finally:
-            db.close()
-    except Exception:  # reading the file reports the error
-        return None
 
 
 SQLITE_CODES = {
@@ -531,8 +608,10 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 
 def main() -> None:
     """Answer requests until stdin ends. The first line of stdin names the limits, the files and the folders."""
-    sys.path += sys.argv[1:]
-    from validation.files.sandbox import walls
+    sys.path += sys.argv[1:2]
+    from validation.files.sandbox import arrow_driver, walls
+
+    driver = arrow_driver.load(*sys.argv[2:3])
 
     # Rows hold no cycles, and looking for cycles among millions of rows takes as long as reading them.
     gc.disable()
@@ -545,7 +624,7 @@ def main() -> None:
         allow_seconds(request["limits"]["seconds"])
         blobs: list[Any] = []
         try:
-            header, blobs = ({"middle": middle(request)}, []) if request["middle"] else read(request)
+            header, blobs = read(request, driver)
             header["ok"] = True
         except Exception as error:
             code, details = reason(error)
