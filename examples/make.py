@@ -93,8 +93,7 @@ def train_example(config: Path, target: Path) -> None:
 
 
 def pack(path: Path) -> None:
-    """Compact a file, because a repository keeps all versions of a binary file, and delete its lock file."""
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    """Compact a file, because a repository keeps all versions of a binary file."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA page_size = 4096")
         connection.execute("VACUUM")

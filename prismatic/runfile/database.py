@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from prismatic.contract.schema import (
     APPLICATION_ID,
     MAX_COLUMNS,
@@ -24,12 +22,13 @@ from prismatic.contract.schema import (
 )
 from prismatic.errors import LoggerError
 from prismatic.runfile.checksums import changed_column, record_checksums, remove_checksums
+from prismatic.runfile.lock import IsLocked, WriterLock
 from prismatic.runfile.migrations import CannotMigrate, upgrade
 
 Resume = Literal["never", "allow", "must"]
 JournalMode = Literal["delete", "wal"]
 
-LOCK_SECONDS = 0.3  # `prismatic runs` takes the lock for a moment, to test whether a writer holds it
+LOCK_SECONDS = 0.3  # how long to wait for a logger that is being closed
 OPEN_SECONDS, WRITE_SECONDS = 0.5, 5.0  # how long to wait for a reader's lock
 # SQLite's codes for a fault of one statement, whatever the file's state: error (no such column, too many columns),
 # too big, constraint, mismatch, range.
@@ -54,6 +53,8 @@ class RunDatabase:
     ):
         self.path = path
         self._columns: set[str] = set()
+        self.last_step: int | None = None
+        """The largest step in the file, those of an unfinished transaction included."""
         if resume == "must" and not path.exists():
             raise LoggerError(f"{path}: no run to resume (resume='must'); start it with resume='allow'.")
         if resume == "never" and path.exists() and not overwrite:
@@ -62,10 +63,10 @@ class RunDatabase:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquire_lock(path)
+            self._lock = _lock(path)
             try:
-                if overwrite:  # only after the lock shows that there is no other writer
-                    remove(path)
+                if overwrite:
+                    self._replace_file()
                 self._connection = _connect(path)
                 try:
                     self._initialize(num_experts, journal_mode)
@@ -79,6 +80,14 @@ class RunDatabase:
             raise
         except (OSError, sqlite3.Error, UnicodeError, CannotMigrate) as error:
             raise LoggerError(f"{path}: cannot be opened as a run file ({error}); choose another path.") from error
+
+    def _replace_file(self) -> None:
+        """Delete the file, which the lock shows to have no other writer, and lock a new one."""
+        if os.name == "nt":  # Windows deletes no file that is open
+            self._lock.release()
+        remove(self.path)
+        self._lock.release()
+        self._lock = _lock(self.path)
 
     def _initialize(self, num_experts: int, journal_mode: JournalMode) -> None:
         """Create or upgrade the tables, and read the columns and the last step."""
@@ -102,7 +111,7 @@ class RunDatabase:
             execute(f"PRAGMA application_id = {APPLICATION_ID}")
             execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._columns = {row[1].casefold() for row in execute("PRAGMA table_info(dynamics)")}
-        self.last_step: int | None = execute("SELECT max(step) FROM dynamics").fetchone()[0]
+        self.last_step = execute("SELECT max(step) FROM dynamics").fetchone()[0]
         self.add_columns(column.name for column in dynamics_columns(num_experts))
         execute(f"PRAGMA busy_timeout = {1000 * WRITE_SECONDS:.0f}")
 
@@ -110,12 +119,12 @@ class RunDatabase:
     def transaction(self) -> Iterator[None]:
         """Run the block as one transaction, ALTER TABLE included; Python's implicit transactions would commit that."""
         self._connection.execute("BEGIN IMMEDIATE")
-        columns = self._columns.copy()
+        columns, last_step = self._columns.copy(), self.last_step
         try:
             yield
             self._connection.execute("COMMIT")
         except BaseException:
-            self._columns = columns
+            self._columns, self.last_step = columns, last_step
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
@@ -183,12 +192,22 @@ class RunDatabase:
         counts = [
             self._connection.execute(f"DELETE FROM {table} WHERE step >= ?", (step,)).rowcount for table in STEP_TABLES
         ]
+        self.last_step = self._connection.execute("SELECT max(step) FROM dynamics").fetchone()[0]
         return counts[0]
 
     def record_checksums(self) -> None:
         """Record the checksums of all columns, after the last row; do nothing if the file cannot be written now."""
         with contextlib.suppress(sqlite3.Error), self.transaction():
             record_checksums(self._connection)
+
+    def delete_step(self, step: int) -> bool:
+        """Delete the rows of this step; return whether there was such a step."""
+        if not -(2**63) <= step < 2**63:
+            return False
+        counts = [
+            self._connection.execute(f"DELETE FROM {table} WHERE step = ?", (step,)).rowcount for table in STEP_TABLES
+        ]
+        return counts[0] > 0
 
     def close(self) -> None:
         """Close the file, after moving the contents of a write-ahead log into it."""
@@ -200,22 +219,17 @@ class RunDatabase:
             self._lock.release()
 
 
-def _acquire_lock(path: Path) -> FileLock:
-    """Acquire the writer's lock. It is a separate file because SQLite's locks last only for a transaction."""
-    lock = writer_lock(path, LOCK_SECONDS)
+def _lock(path: Path) -> WriterLock:
+    """Lock a file for this writer, which lasts longer than the locks that SQLite takes for a transaction."""
+    lock = WriterLock(path)
     try:
-        lock.acquire()
-    except Timeout:
+        lock.acquire(LOCK_SECONDS)
+    except IsLocked:
         raise LoggerError(
             f"{path}: another DynamicsLogger is writing this file, in this or another process; "
             "close() that one first, or choose another path."
         ) from None
     return lock
-
-
-def writer_lock(path: Path, seconds: float) -> FileLock:
-    """Return the lock of a run file, not acquired; links to one file share a lock."""
-    return FileLock(f"{os.path.realpath(path)}.lock", timeout=seconds, thread_local=False)
 
 
 def remove(path: Path) -> None:

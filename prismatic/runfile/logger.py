@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
-import warnings
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,8 +18,18 @@ from prismatic.guard import warn
 from prismatic.runfile.database import JournalMode, Resume, RunDatabase
 from prismatic.runfile.exit_hooks import close_at_worker_exit, flush_on_sigterm, stop_flushing
 from prismatic.runfile.mirror import Mirror, Tracker, as_tracker
-from prismatic.runfile.records import AddColumns, ClearTable, InsertRow, Rewind, frozen_copy, step_record, to_python
+from prismatic.runfile.records import (
+    AddColumns,
+    ClearTable,
+    InsertRow,
+    Rewind,
+    frozen_copy,
+    step_record,
+    to_python,
+)
 from prismatic.runfile.writer import Writer, event
+
+MAX_REASONS = 20  # why steps were refused: an event for each; further steps are only counted
 
 
 class DynamicsLogger:
@@ -55,10 +64,11 @@ class DynamicsLogger:
         self.db_path = Path(db_path)
         self.flush_seconds = flush_seconds
         database = RunDatabase(self.db_path, num_experts, journal_mode=journal_mode, resume=resume, overwrite=overwrite)
-        self._last_step = database.last_step
+        self._last_step = self._resumed_from = database.last_step
+        self._caller = _Caller()
         self._process = os.getpid()
         self._open = True
-        self._refused = False
+        self._refused: set[str] = set()
         self._writer = Writer(database, flush_seconds=flush_seconds)
         self._finalizer = weakref.finalize(self, _close_writer, self._writer, self._process, str(self.db_path))
         self._unregister: Callable[[], object] | None = None
@@ -99,40 +109,53 @@ class DynamicsLogger:
     def log(self, step: int, dynamics: Mapping[str, Any] | None, **metrics: SupportsFloat) -> None:
         """Log the result of `log_gradient_dynamics`, and further scalars of the step such as `loss`.
 
-        Do nothing for None or a dict without `expert_gradients`. If `step` does not increase, training was rewound:
-        this row replaces the rows of this and all later steps.
+        Do nothing for None or a dict without `expert_gradients`. If a thread logs a smaller step than before, training
+        was rewound: this row replaces the rows of this and all later steps. Any thread may log.
+        Never raises: a step or dict that cannot be logged is counted in `dropped` and becomes an event.
         """
-        if not dynamics or "expert_gradients" not in dynamics:
+        try:
+            if not dynamics or "expert_gradients" not in dynamics:
+                if type(dynamics) is not dict:
+                    self._refuse_unless_empty(step, dynamics)
+                return
+            if not self._accepts_records():
+                self._refuse()
+                return
+            whole = int(step)
+            if whole != step:
+                self._refuse_step(step, "it is not a whole number")
+                return
+            record = step_record(whole, dynamics, metrics)
+        except Exception as error:
+            self._refuse_step(step, f"{type(error).__name__}: {error}"[:300])
             return
-        if not self._accepts_records():
-            self._refuse()
-            return
-        whole = int(step)
-        if whole != step:
-            self._writer.dropped += 1
-            self.event("refused_value", f"step {step} is not logged: it is not a whole number", level="warning")
-            return
-        step = whole
-        others = {**dynamics.get("divergence_scores", {}), "wall_time": time.time()}
-        for name in ("nonfinite", "missing_gradients"):
-            if name in dynamics:
-                others[name] = dynamics[name]
-        for name, value in metrics.items():
-            others[name] = to_python(value)
-        tables = {}
-        for table in ("layers", "pairs", "histograms"):
-            if table in dynamics:
-                tables[table] = [*map(frozen_copy, dynamics[table])]
-        if self._last_step is not None and step <= self._last_step:
-            self._writer.put(Rewind(step, self._last_step))
-        self._last_step = step
-        record = step_record(step, dynamics["expert_gradients"], others, tables)
-        self._writer.put_step(record)
-        if self._writer.warnings:
+        writer = self._writer
+        with writer.turn:
+            # Only a decrease within one thread is a rewind. Among threads that log at the same time, steps arrive in
+            # any order: a late one takes its own place.
+            caller = self._caller
+            if caller.step is None or whole <= caller.step:
+                caller = self._compare(whole, caller)
+            caller.step = whole
+            if self._last_step is None or whole > self._last_step:
+                self._last_step = whole
+            writer.put_step(record)
+        if writer.warnings:
             self._show_warnings()
         if self._mirror is not None:
             self._mirror.put(record)
             self._report_mirror(self._mirror)
+
+    def _compare(self, step: int, caller: _Caller) -> _Caller:
+        """Rewind the file if the thread logged a later step before; the first thread goes on where the file ends."""
+        last = caller.step
+        if last is None:
+            last, self._resumed_from = self._resumed_from, None
+        if last is not None and step < last:
+            self._writer.put(Rewind(step, last))
+            caller = self._caller = _Caller()  # what other threads logged before is no measure any more
+            self._last_step = None
+        return caller
 
     def log_dynamics(self, step: int, metrics: Mapping[str, Any] | None) -> None:
         """Call `log`, under the name that the documented training loop uses."""
@@ -205,17 +228,30 @@ class DynamicsLogger:
 
     def _refuse(self) -> None:
         """Count a step that is logged after close() or in a fork, and warn once."""
-        self._writer.dropped += 1
-        if not self._refused:
-            self._refused = True
-            reason = "the logger is closed" if os.getpid() == self._process else "it belongs to another process"
-            warnings.warn(f"{self.db_path}: steps are no longer logged: {reason}.", RuntimeWarning, stacklevel=3)
+        self._writer.drop()
+        reason = "the logger is closed" if os.getpid() == self._process else "it belongs to another process"
+        if reason not in self._refused:
+            self._refused.add(reason)
+            warn(f"{self.db_path}: steps are no longer logged: {reason}.")
+
+    def _refuse_step(self, step: object, reason: str) -> None:
+        """Count a step that cannot be logged; record the first one of each reason as an event and a warning."""
+        self._writer.drop()
+        if reason not in self._refused and len(self._refused) < MAX_REASONS:
+            self._refused.add(reason)
+            message = f"step {_printed(step)} is not logged: {reason}"
+            self._writer.put(InsertRow("events", event("refused_value", message, "warning")))
+            warn(f"{self.db_path}: {message}; training goes on.")
+
+    def _refuse_unless_empty(self, step: object, dynamics: object) -> None:
+        """Refuse dynamics that are neither None nor a mapping."""
+        if dynamics is not None and not isinstance(dynamics, Mapping):
+            self._refuse_step(step, f"its dynamics are of type {type(dynamics).__name__} and not a dict")
 
     def _show_warnings(self) -> None:
         """Show the warnings of the writing thread in the thread that logs, where Python's filters apply."""
         while self._writer.warnings:
-            message = f"{self.db_path}: {self._writer.warnings.popleft()}"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            warn(f"{self.db_path}: {self._writer.warnings.popleft()}")
 
     def __enter__(self) -> Self:
         self._accepts_records()  # registers it
@@ -231,4 +267,18 @@ def _close_writer(writer: Writer, process: int, path: str) -> None:
     stop_flushing(writer)
     if not complete:
         message = f"{path}: {writer.dropped} logged steps were lost: the file could not be written."
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        warn(message, stacklevel=5)
+
+
+class _Caller(threading.local):
+    """The last step that the current thread logged; None before its first one."""
+
+    step: int | None = None
+
+
+def _printed(value: object) -> str:
+    """Return a short text for a value, even one that cannot be printed."""
+    try:
+        return repr(value)[:60]
+    except Exception:
+        return f"of type {type(value).__name__}"

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from filelock import Timeout
-
 from prismatic.contract.schema import SCHEMA_VERSION
 from prismatic.errors import LoggerError
-from prismatic.runfile.database import RunDatabase, remove, writer_lock
+from prismatic.runfile.database import RunDatabase, remove
+from prismatic.runfile.lock import IsLocked, WriterLock, is_locked
 
 Number = TypeVar("Number", int, float)
 
@@ -93,7 +92,7 @@ def summarize(path: Path) -> RunSummary:
     except (OSError, ValueError, TypeError):
         return RunSummary(path.parent.name, path, "unreadable", None, None, 0, last_update, None, None)
     status = str(facts.get("exit_state", "unknown"))
-    if status == "running" and not is_being_written(path):
+    if status == "running" and not is_locked(path):
         status = "killed"
     return RunSummary(
         run=str(facts.get("run_hash", path.parent.name)),
@@ -114,19 +113,6 @@ def _to_number(value: Any, kind: type[Number]) -> Number | None:
         return None if value is None else kind(value)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def is_being_written(path: Path) -> bool:
-    """Return whether a DynamicsLogger, in this or another process, has the file open."""
-    lock = writer_lock(path, 0)
-    if not Path(lock.lock_file).exists():
-        return False
-    try:
-        lock.acquire()
-    except (Timeout, OSError):  # OSError: the lock belongs to another user, who may be writing
-        return True
-    lock.release()
-    return False
 
 
 def snapshot(path: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
@@ -162,7 +148,7 @@ def migrate(path: Path) -> Path | None:
     if kept.exists():
         raise LoggerError(f"{kept}: already exists, and the original would be kept there; move it away first.")
     try:
-        with writer_lock(path, 0), _exclusive(path) as source:
+        with WriterLock(path), _exclusive(path) as source:
             remove(upgraded)
             with closing(sqlite3.connect(upgraded)) as copy:
                 source.backup(copy)
@@ -177,7 +163,7 @@ def migrate(path: Path) -> Path | None:
             except OSError:  # the file system has no links
                 os.rename(path, kept)
             os.replace(upgraded, path)
-    except Timeout:
+    except IsLocked:
         raise LoggerError(f"{given}: is being written; upgrade it after its training has ended.") from None
     except LoggerError:
         raise
@@ -185,7 +171,6 @@ def migrate(path: Path) -> Path | None:
         raise LoggerError(f"{given}: cannot be upgraded ({error}).") from error
     finally:
         remove(upgraded)
-        Path(f"{upgraded}.lock").unlink(missing_ok=True)
     return kept
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import ne
@@ -37,6 +38,8 @@ class StepRecord(NamedTuple):
     @property
     def size(self) -> int:
         """The number of values it holds."""
+        if not self.tables:
+            return len(self.values)
         return len(self.values) + sum(len(rows) * len(rows[0]) for rows in self.tables.values() if rows)
 
 
@@ -74,13 +77,22 @@ class Flush:
         self.written = False
 
 
-def step_record(
-    step: int,
-    gradients: Mapping[str, Mapping[str, Any]],
-    others: dict[str, Any],
-    tables: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> StepRecord:
-    """Return a record of a step; later changes of these dicts, or of tensors in them, do not change it."""
+def step_record(step: int, dynamics: Mapping[str, Any], metrics: Mapping[str, Any]) -> StepRecord:
+    """Return a record of a step; later changes of these dicts, or of tensors in them, do not change it.
+
+    Raises any exception if the dicts do not have the form that `log_gradient_dynamics` returns.
+    """
+    others = {**dynamics.get("divergence_scores", {}), "wall_time": time.time()}
+    for name in ("nonfinite", "missing_gradients"):
+        if name in dynamics:
+            others[name] = dynamics[name]
+    for name, value in metrics.items():
+        others[name] = value if type(value) is float else to_python(value)
+    tables = {}
+    for table in ("layers", "pairs", "histograms"):
+        if table in dynamics:
+            tables[table] = [*map(frozen_copy, dynamics[table])]
+    gradients = dynamics["expert_gradients"]
     groups = [*gradients.values(), others]
     # Tuples of strings and numbers alone: the garbage collector of the training process stops tracking them.
     shape = tuple(gradients), tuple(map(len, groups)), tuple(chain.from_iterable(groups))
@@ -89,7 +101,8 @@ def step_record(
         # A cheap test: the sum is a Python float only if every value is a Python number.
         total = sum(values)
         if type(total) is float:
-            return StepRecord(step, shape, values, total, tables)
+            # The constructor of a NamedTuple is Python code and takes twice as long.
+            return tuple.__new__(StepRecord, (step, shape, values, total, tables))
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass  # None, or not a number
     return StepRecord(step, shape, tuple(map(to_python, values)), None, tables)

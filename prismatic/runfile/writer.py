@@ -1,7 +1,8 @@
 """The thread that writes records to a run file: queue, flush interval, retries, memory limit, dropped steps.
 
-Training never waits for the disk. A signal handler may interrupt any call of the training thread and call it again, so
-that side uses no lock: `SimpleQueue.put` is re-entrant, a Lock or an Event is not.
+Training never waits for the disk. Threads that log take turns by an RLock, held for microseconds. A signal handler may
+interrupt any call of a thread that logs and call it again, even close(): so that side uses only what is re-entrant, the
+RLock and `SimpleQueue.put`, and the writing thread never takes the RLock.
 """
 
 from __future__ import annotations
@@ -47,20 +48,21 @@ class Writer:
     """Writes records to a run file in a thread, with a transaction at least every `flush_seconds`.
 
     Records wait while the file cannot be written. Steps beyond MAX_WAITING values are dropped and counted.
-    `warnings`: messages for the training thread to show.
+    `warnings`: messages for the training thread to show. `turn`: held by the thread that is queueing records.
     """
 
     def __init__(self, database: RunDatabase, *, flush_seconds: float):
-        self.dropped = 0
         self.warnings: deque[str] = deque()
+        self.turn = threading.RLock()
         self._database = database
         # Half the interval: a record that just missed a transaction is still written in time by the next one.
         self._interval = min(flush_seconds / 2, threading.TIMEOUT_MAX)
         self._queue: SimpleQueue[Record] = SimpleQueue()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._waiting: deque[Record] = deque()  # out of the queue but not in the file; only the thread uses it
-        # Numbers of values: the training thread changes only the first, the writing thread only the second.
-        self._accepted, self._released = 0, 0
+        # In each pair, the threads that log change only the first number, the writing thread only the second.
+        self._accepted, self._released = 0, 0  # values
+        self._dropped, self._lost = 0, 0  # steps
         self._column_cache = ColumnCache()
         self._warned: set[str] = set()
         self._dropped_recorded = 0
@@ -69,14 +71,22 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="prismatic writer", daemon=True)
         self._thread.start()
 
-    # -- Called by the training thread ---------------------------------------------------------------------------------
+    @property
+    def dropped(self) -> int:
+        """The number of logged steps that are not in the file and will not be."""
+        return self._dropped + self._lost
+
+    # -- Called by the threads that log --------------------------------------------------------------------------------
 
     def put_step(self, record: StepRecord) -> None:
-        """Queue a step, or drop and count it if memory is full of records that could not be written."""
+        """Queue a step; the caller holds `turn`.
+
+        Drop and count it if memory is full of records that could not be written, or after close() has begun.
+        """
         size = record.size
         waiting = self._accepted + size - self._released
-        if waiting > MAX_WAITING:
-            self.dropped += 1
+        if waiting > MAX_WAITING or self._deadline is not None:
+            self._dropped += 1
             return
         self._accepted += size
         self._queue.put(record)
@@ -85,12 +95,18 @@ class Writer:
 
     def put(self, record: InsertRow | Rewind | AddColumns | ClearTable) -> None:
         """Queue a small, rare record. These explain the steps, so their memory limit is twice as high."""
-        if self._accepted - self._released > 2 * MAX_WAITING:
-            return
-        self._accepted += 1
-        self._queue.put(record)
-        if not self._interval:
-            self._wake.put(None)
+        with self.turn:
+            if self._accepted - self._released > 2 * MAX_WAITING or self._deadline is not None:
+                return
+            self._accepted += 1
+            self._queue.put(record)
+            if not self._interval:
+                self._wake.put(None)
+
+    def drop(self, steps: int = 1) -> None:
+        """Count steps that are not logged."""
+        with self.turn:
+            self._dropped += steps
 
     def flush(self, seconds: float | None = None) -> bool:
         """Wait until all queued records are in the file; False if they could not be written in time."""
@@ -109,8 +125,12 @@ class Writer:
             self._thread.join(seconds)
 
     def close(self) -> bool:
-        """Write waiting records, for up to CLOSE_SECONDS, and close the file; False if rows were lost."""
-        self._deadline = self._deadline or time.monotonic() + CLOSE_SECONDS
+        """Write waiting records, for up to CLOSE_SECONDS, and close the file; False if rows were lost.
+
+        Further records are refused, so that a thread that still logs does not keep the program from ending.
+        """
+        with self.turn:
+            self._deadline = self._deadline or time.monotonic() + CLOSE_SECONDS
         self._wake.put(None)
         self._thread.join()
         return self._closed_cleanly
@@ -126,9 +146,7 @@ class Writer:
                     while True:
                         self._wake.get_nowait()
                 self._write()
-            while self._write() is False or not self._queue.empty():
-                if time.monotonic() > self._deadline:
-                    break
+            while not (self._write() and self._queue.empty()) and not self._is_late():
                 time.sleep(0.01)
             self._closed_cleanly = not self._waiting
             if self._closed_cleanly:
@@ -136,27 +154,26 @@ class Writer:
         except Exception as error:
             self.warnings.append(f"logging has stopped ({type(error).__name__}: {error}); training goes on.")
         finally:
-            with suppress(Empty):
-                while True:
-                    self._waiting.append(self._queue.get_nowait())
+            self._deadline = self._deadline or time.monotonic()  # refuse further records
+            self._empty_queue()
             _resolve_flushes(self._waiting, False)
-            self.dropped += sum(isinstance(record, StepRecord) for record in self._waiting)
+            self._lost += sum(isinstance(record, StepRecord) for record in self._waiting)
             self._database.close()
 
-    def _write(self) -> bool:
-        """Write all waiting records, oldest first; False if the file could not be written and the rest must wait."""
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _empty_queue(self) -> None:
         with suppress(Empty):
             while True:
                 self._waiting.append(self._queue.get_nowait())
+
+    def _write(self) -> bool:
+        """Write all waiting records, oldest first; False if the file could not be written and the rest must wait."""
+        self._empty_queue()
         written = True
         while self._waiting and written:
-            batch = self._oldest()
-            written = self._try_to_write([record for record in batch if not isinstance(record, Flush)])
-            if written:
-                _resolve_flushes(batch, written)
-                for record in batch:
-                    self._waiting.popleft()
-                    self._released += _size(record)
+            written = self._try_to_write(self._oldest()) and not self._is_late()
         _resolve_flushes(self._waiting, False)
         self._waiting = deque(record for record in self._waiting if not isinstance(record, Flush))
         return written
@@ -172,35 +189,44 @@ class Writer:
             batch.append(record)
         return batch
 
-    def _try_to_write(self, records: list[Record]) -> bool:
-        """Write records in one transaction; False if the file cannot be written now and they must wait."""
-        dropped = self.dropped
-        if not records and dropped == self._dropped_recorded:
-            return True
+    def _try_to_write(self, batch: list[Record]) -> bool:
+        """Write the oldest records in one transaction; False if the file cannot be written now and they must wait."""
         try:
-            with self._database.transaction():
-                batch = _Batch(self._database, self._column_cache)
-                batch.write(records)
-                if dropped > self._dropped_recorded:
-                    message = f"{dropped} logged steps were dropped until now: the file could not be written"
-                    row = event("dropped", message, "error")
-                    self._database.insert("events", tuple(row), [tuple(row.values())])
+            self._write_transaction([record for record in batch if not isinstance(record, Flush)])
         except Exception as error:
             if isinstance(error, OSError) or (isinstance(error, sqlite3.Error) and not is_statement_fault(error)):
                 self._warn_once("file", f"cannot be written now ({error}); training goes on and rows wait in memory.")
                 return False
             # An unexpected fault of one record must not keep the others out of the file.
-            if len(records) > 1:
-                return all(self._try_to_write([record]) for record in records)
-            self.dropped += sum(isinstance(record, StepRecord) for record in records)
+            if len(batch) > 1:
+                return all(self._try_to_write([record]) for record in batch)
+            self._lost += isinstance(batch[0], StepRecord)
             self._refuse(f"a row or column is not logged: {type(error).__name__}: {error}", "refused_row")
-            return True
-        self._dropped_recorded = dropped
-        self.dropped += batch.refused
-        self._dropped_recorded += batch.refused  # each of these has an event already
+        _resolve_flushes(batch, True)
+        for record in batch:  # a record that is written leaves at once: no retry may write it a second time
+            self._waiting.popleft()
+            self._released += _size(record)
+        return True
+
+    def _write_transaction(self, records: list[Record]) -> None:
+        """Write records, and an event about steps that were dropped since the last one, in one transaction."""
+        dropped = self.dropped
+        if not records and dropped == self._dropped_recorded:
+            return
+        with self._database.transaction():
+            batch = _Batch(self._database, self._column_cache)
+            batch.write(records)
+            if dropped > self._dropped_recorded:
+                why = "the file could not be written, or another event says why"
+                message = f"{dropped} logged steps were dropped until now: {why}"
+                row = event("dropped", message, "error")
+                self._database.insert("events", tuple(row), [tuple(row.values())])
+        self._lost += batch.refused
+        self._dropped_recorded = dropped + batch.refused  # each of the refused ones has an event already
         for fault, code in batch.faults.items():
             self._refuse(fault, code)
-        return True
+        for message in batch.rewinds:
+            self._warn_once("rewind", f"{message}. Events in the file report further rewinds.")
 
     def _refuse(self, fault: str, code: str) -> None:
         """Record an invalid column, number or row as an event and a warning, once for each fault."""
@@ -238,6 +264,8 @@ class _Batch:
         """Each fault as a sentence, with the code of its event."""
         self.refused = 0
         """The number of logged steps that can never be written."""
+        self.rewinds: list[str] = []
+        """What each rewind replaced."""
         # The state for consecutive records with the same columns:
         self._columns: Columns | None = None
         self._fits: list[bool] = []  # for each column: is it one of the wide table, or a row of `scalars`
@@ -262,6 +290,10 @@ class _Batch:
         self._insert()
 
     def _add_step(self, record: StepRecord) -> None:
+        if self._database.last_step is not None and record.step <= self._database.last_step:
+            self._delete_step(record.step)
+        else:
+            self._database.last_step = record.step
         columns = self._column_cache.of(record)
         if columns is not self._columns or len(self._wide) == ROWS_AT_ONCE:
             self._insert()
@@ -304,15 +336,23 @@ class _Batch:
         values = [to_sql_value(value, types.get(name, "REAL")) for name, value in row.items()]
         self._rows.setdefault((table, tuple(row)), []).append(self._without_refused(values, list(row)))
 
+    def _delete_step(self, step: int) -> None:
+        """Delete the rows of a step that is about to be written again, and say so.
+
+        Threads that log may get here with a step that is late but not in the file, which deletes nothing.
+        """
+        self._insert()
+        if self._database.delete_step(step):
+            row = event("repeated_step", f"step {step} was logged twice; the later row replaced it", "warning")
+            self._add_row("events", {**row, "step": step})
+
     def _rewind(self, rewind: Rewind) -> None:
         self._insert()
         deleted = self._database.delete_from(rewind.step)
-        if rewind.step == rewind.last:
-            row = event("repeated_step", f"step {rewind.step} was logged twice; the later row replaced it", "warning")
-        else:
-            replaced = f"{deleted} logged steps from step {rewind.step} on are replaced"
-            row = event("rewind", f"step {rewind.step} came after step {rewind.last}; {replaced}", "info")
-        self._add_row("events", {**row, "step": rewind.step})
+        replaced = f"{deleted} logged steps from step {rewind.step} on are replaced"
+        message = f"step {rewind.step} came after step {rewind.last}; {replaced}"
+        self._add_row("events", {**event("rewind", message, "info"), "step": rewind.step})
+        self.rewinds.append(message)
 
     def _insert(self) -> None:
         for (table, names), rows in self._rows.items():

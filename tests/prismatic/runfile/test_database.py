@@ -21,18 +21,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "build" / "runs" / "abc" / "dynamics.db"
 
 
-@pytest.mark.parametrize("link", ["symlink", "hard link to the folder's file by another path"])
-def test_a_link_to_the_same_file_gives_no_second_writer(path: Path, link: str):
-    with DynamicsLogger(path) as logger:
-        logger.log(0, dynamics())
-        logger.flush()
-        other = path.with_name("other.db") if link == "symlink" else path.parent / ".." / path.parent.name / path.name
-        if link == "symlink":
-            other.symlink_to(path)
-        with pytest.raises(LoggerError, match="another DynamicsLogger is writing"):
-            DynamicsLogger(other)
-
-
 def test_overwrite_replaces_a_run(path: Path):
     with DynamicsLogger(path, num_experts=4) as logger:
         logger.log(50, dynamics(4))
@@ -50,7 +38,7 @@ def test_a_run_file_is_a_rollback_journal_database_marked_as_ours(path: Path):
     DynamicsLogger(path).close()
     marks = [pragma(path, name) for name in ("application_id", "user_version", "journal_mode")]
     assert marks == [schema.APPLICATION_ID, schema.SCHEMA_VERSION, "delete"]
-    assert sorted(file.name for file in path.parent.iterdir()) == ["dynamics.db", "dynamics.db.lock"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["dynamics.db"]
 
 
 def _text(path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_full_disk_delays_and_drops_rows_counts_them_and_stops_nothing(tmp_pat
 
 def test_a_clock_that_goes_back_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     now = iter(range(10_000, 0, -1))
-    monkeypatch.setattr("prismatic.runfile.logger.time.time", lambda: float(next(now)))
+    monkeypatch.setattr("prismatic.runfile.records.time.time", lambda: float(next(now)))
     with DynamicsLogger(tmp_path / "dynamics.db", flush_seconds=0.01) as logger:
         for step in range(100):
             logger.log(step, STEP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def test_a_step_that_is_not_a_whole_number_is_refused(path: Path):
         for step in (0, 0.25, 0.5):
             logger.log(step, dynamics())
     assert ([row["step"] for row in rows(path)], logger.dropped) == ([0], 2)
-    assert codes(path) == ["refused_value", "refused_value", "dropped"]
+    assert codes(path) == ["refused_value", "dropped"]  # an event for each reason, and the number of steps
 
 
 def test_a_metric_uses_the_existing_column_in_another_case(path: Path):
@@ -364,3 +365,58 @@ def test_the_schema_describes_every_table_and_column():
 def test_every_column_has_a_unit_and_a_meaning():
     every = [*schema.dynamics_columns(3), *(column for table, _ in schema.TABLES.values() for column in table)]
     assert all(column.type in ("INTEGER", "REAL", "TEXT") and column.unit and column.meaning for column in every)
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "step", [math.nan, math.inf, None, "ten", [1], {}, torch.ones(2), Unprintable()], ids=lambda s: type(s).__name__
+)
+def test_a_step_that_is_not_a_number_is_counted_and_becomes_an_event(path: Path, step: object):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics())
+        with pytest.warns(RuntimeWarning, match="is not logged") as warned:
+            [logger.log(step, dynamics()) for _ in range(3)]
+        logger.log(1, dynamics())
+    assert ([row["step"] for row in rows(path)], logger.dropped, len(warned)) == ([0, 1], 3, 1)
+    assert codes(path) == ["refused_value", "dropped"]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        5,
+        [1.0],
+        "expert_gradients",
+        np.ones(3),
+        {"expert_gradients": None},
+        {"expert_gradients": [1.0]},
+        {"expert_gradients": {"expert_0": 1.0}},
+        {"expert_gradients": {"expert_0": None}},
+        {"expert_gradients": {}, "divergence_scores": None},
+        {"expert_gradients": {}, "layers": None},
+        {"expert_gradients": {}, "layers": [None]},
+        {"expert_gradients": {}, "histograms": 3},
+    ],
+    ids=str,
+)
+def test_malformed_dynamics_are_counted_and_become_an_event(path: Path, malformed: object):
+    with DynamicsLogger(path) as logger:
+        with pytest.warns(RuntimeWarning, match="step 7 is not logged"):
+            logger.log(7, malformed)
+        logger.log(8, dynamics())
+    assert ([row["step"] for row in rows(path)], logger.dropped) == ([8], 1)
+    assert codes(path) == ["refused_value", "dropped"]
+
+
+@pytest.mark.parametrize("odd", [{3: {4: 1.0}}, {None: {"top_norm": 1.0}}, {"expert_0": {"": 1.0}}, {}], ids=str)
+def test_odd_names_and_empty_dicts_do_not_raise(path: Path, odd: dict):
+    logger = DynamicsLogger(path)
+    logger.log(0, {"expert_gradients": odd}, loss=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.close()
+    assert [(row["step"], row["loss"]) for row in rows(path)] == [(0, 1.0)]

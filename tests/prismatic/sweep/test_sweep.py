@@ -24,8 +24,8 @@ from scipy import stats
 from prismatic.cli import main, parser
 from prismatic.contract.study import read_study
 from prismatic.errors import ConfigError, CorpusError, SweepError
+from prismatic.runfile.lock import is_locked
 from prismatic.runfile.logger import DynamicsLogger
-from prismatic.runfile.manage import is_being_written
 from prismatic.sweep.design import SEEDS_FOR_POWER, SPREADS, design_lines
 from prismatic.sweep.engines import Local, OnRay, OnSlurm
 from prismatic.sweep.plan import Sweep, format_value, plan
@@ -323,7 +323,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_complete_files(config: Path,
     assert "The same command continues" in output
     (db_path,) = runs.glob("*/dynamics.db")  # the second run was never started
     assert facts(db_path)["exit_state"] == "interrupted"
-    assert not is_being_written(db_path)
+    assert not is_locked(db_path)
 
 
 def _steps(path: Path) -> int:
