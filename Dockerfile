@@ -3,8 +3,8 @@
 # docs/serving.md lists the settings: -v /your/secrets.toml:/app/.streamlit/secrets.toml:ro
 FROM python:3.12-slim
 WORKDIR /app
-COPY requirements-app.txt constraints.txt .
-RUN pip install --no-cache-dir --requirement requirements-app.txt --constraint constraints.txt \
+COPY requirements-app.lock .
+RUN pip install --no-cache-dir --require-hashes --requirement requirements-app.lock \
     && useradd --create-home reader
 COPY . .
 USER reader

@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help app test lint format faults fuzz calibrate docs tutorial examples pictures lock clean
+.PHONY: help app test lint format faults fuzz calibrate docs tutorial examples pictures lock lock-app sbom clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 app: $(VENV)/.app  ## the app in the browser: upload a dynamics.db, read the verdict (no torch)
 	$(BIN)/streamlit run app.py
@@ -62,15 +62,29 @@ lock:  ## renew constraints.txt: the newest versions that the requirements allow
 	build/lock/bin/python -m pip install --quiet --requirement requirements-docs.txt
 	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze | sed 's/+[a-z0-9.]*$$//'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+	$(MAKE) lock-app
+
+# The hash of every file that may be installed for the app, on all systems, and the backend that builds the project.
+lock-app:  ## renew requirements-app.lock: the same versions, with the hashes that `make app` and the image demand
+	$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet "uv>=0.13,<1"
+	echo "setuptools>=77" > build/backend.in
+	build/uv/bin/uv pip compile --quiet --no-annotate --no-header --universal --generate-hashes --python-version 3.11 \
+		--constraint constraints.txt requirements-app.txt build/backend.in --output-file requirements-app.lock
+
+sbom:  ## list what the app consists of, in build/sbom.json (CycloneDX)
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet "cyclonedx-bom>=7,<8"
+	PYTHONWARNINGS=ignore build/sbom/bin/cyclonedx-py requirements requirements-app.lock --pyproject pyproject.toml --output-file build/sbom.json
 
 clean:  ## remove .venv and build, runs included
 	rm -rf $(VENV) build
 
 # A stamp for each set of requirements: it is installed when it changes and not otherwise. The project itself is
 # installed as a link to this folder, so that `.venv/bin/prismatic` is the code beside it.
-$(VENV)/.app: requirements-app.txt constraints.txt pyproject.toml
+$(VENV)/.app: requirements-app.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --requirement requirements-app.txt --editable .
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-app.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.all: requirements.txt requirements-app.txt constraints.txt pyproject.toml

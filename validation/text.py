@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def printable(value: object, most: int = 60) -> str:
     """Return untrusted text without control, direction or private characters, cut to `most` characters."""
@@ -31,3 +33,11 @@ def spaced(name: str) -> str:
 def sentence(text: str) -> str:
     """Return the text with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula: with an apostrophe before =, +, -, @, tab or return.
+
+    Source: OWASP, CSV injection. Numbers are written as numbers, so a minus of theirs stays as it is.
+    """
+    return f"'{text}" if text.startswith(FORMULA_BEGINS) else text

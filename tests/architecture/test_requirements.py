@@ -32,6 +32,17 @@ def test_every_requirement_is_pinned_to_an_exact_version():
     assert {package(line) for line in requirements()} <= {name.lower().replace("_", "-") for name in pinned()}
 
 
+def test_the_lock_of_the_app_has_a_hash_of_every_file_of_the_pinned_versions():
+    locked = (ROOT / "requirements-app.lock").read_text()
+    versions = dict(re.findall(r"^([\w.-]+)==([^ ]+)", locked, flags=re.MULTILINE))
+    app = [line for line in (ROOT / "requirements-app.txt").read_text().splitlines() if line and line[0] not in "#-"]
+    assert {package(line) for line in app} <= versions.keys()
+    known = {name.lower().replace("_", "-"): exact for name, exact in pinned().items()}
+    assert {name: exact for name, exact in versions.items() if known.get(name, exact) != exact} == {}
+    for entry in re.split(r"^(?=\w)", locked, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in entry, entry
+
+
 def test_the_versions_under_test_are_the_pinned_ones():
     """Otherwise CI would test versions that no user installs."""
     other = {}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from validation.query.database import RELATIONS
+from validation.text import FORMULA_BEGINS
 
 BATCH_ROWS = 100_000
+FORMULA = f"^([{''.join(map(re.escape, FORMULA_BEGINS))}])"
 
 
 def export(con: duckdb.DuckDBPyConnection, relation: str, target: Path) -> int:
@@ -32,8 +36,18 @@ def export(con: duckdb.DuckDBPyConnection, relation: str, target: Path) -> int:
     # `relation` is a key of RELATIONS, not text of the user.
     found = con.sql(f"SELECT * FROM {relation} ORDER BY {order}").to_arrow_reader(BATCH_ROWS)
     rows = 0
+    marked = target.suffix == ".csv"
     with writers[target.suffix](str(target), found.schema) as writer:
         for batch in found:
-            writer.write_batch(batch)
+            writer.write_batch(_marked(batch) if marked else batch)
             rows += len(batch)
     return rows
+
+
+def _marked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows with `spreadsheet_text` in place of each text, as names and options come from anyone's file."""
+    columns = [
+        pc.replace_substring_regex(column, FORMULA, r"'\1") if pa.types.is_string(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)

@@ -24,7 +24,7 @@ from prismatic import terminal
 from validation.files.sandbox.sqlite_client import INHERITED, ProtocolError
 from validation.files.sandbox.zip_client import LIBRARY_SETTINGS, PACKAGES
 from validation.query.relations import Relations
-from validation.text import pluralize, printable
+from validation.text import pluralize, printable, spreadsheet_text
 
 WORKER = Path(__file__).with_name("sql_worker.py")
 FOLDERS = dict.fromkeys(map(str, (*PACKAGES, Path(duckdb.__file__).parent.parent)))  # that the worker imports from
@@ -236,8 +236,13 @@ def format_rows(table: pa.Table, form: str) -> str:
     if form == "table":
         return terminal.plain_text(terminal.table(rows)) if rows else "  ".join(table.column_names)
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([table.column_names, *(row.values() for row in rows)])
+    texts = [[_csv_cell(value) for value in row.values()] for row in table.to_pylist()]
+    csv.writer(stream, lineterminator="\n").writerows([[*map(spreadsheet_text, table.column_names)], *texts])
     return stream.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> str:
+    return _cell(value) if isinstance(value, (int, float)) else spreadsheet_text(_cell(value))
 
 
 def _cell(value: Any) -> str:

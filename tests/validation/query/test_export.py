@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
 from validation.query.database import RELATIONS
 
@@ -39,3 +40,14 @@ def test_a_bad_file_is_reported_and_the_others_are_written(tmp_path, capsys):
 def test_an_output_that_cannot_be_written_is_an_error(tmp_path, capsys, name, words):
     assert main(["export", str(EXAMPLES / "as-is.db"), "-o", str(tmp_path / name)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_marked_in_csv_alone(tmp_path):
+    path = write(simulated_run(steps=5), tmp_path / "dynamics.db", note="=HYPERLINK(1)", minus="-5", plain="a=b")
+    for kind in ("csv", "parquet"):
+        assert main(["export", str(path), "--relation", "facts", "-o", str(tmp_path / f"rows.{kind}")]) == 0
+    marked = {row["key"]: row["value"] for row in csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())}
+    kept = {row["key"]: row["value"] for row in pq.read_table(tmp_path / "rows.parquet").to_pylist()}
+    texts = ("note", "minus", "plain")
+    assert [marked[key] for key in texts] == ["'=HYPERLINK(1)", "'-5", "a=b"]
+    assert [kept[key] for key in texts] == ["=HYPERLINK(1)", "-5", "a=b"]

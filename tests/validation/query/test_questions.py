@@ -214,6 +214,12 @@ def test_the_command_prints_tables_and_csv(files: list[Path], capsys):
     assert capsys.readouterr().out.splitlines()[0].split() == ["run", "seed", "nothing", "text"]
 
 
+def test_a_text_that_a_spreadsheet_would_run_is_marked(files: list[Path], capsys):
+    sql = "SELECT '=1+1' AS a, '-x' AS \"+b\", -1.5 AS c, -2 AS d, 'x' AS e"
+    assert main(["query", sql, str(files[0]), "--no-cache", "--format", "csv"]) == 0
+    assert capsys.readouterr().out == "a,'+b,c,d,e\n'=1+1,'-x,-1.5,-2,x\n"
+
+
 def test_the_command_reports_errors_and_skipped_files(files: list[Path], tmp_path: Path, capsys):
     (tmp_path / "x.db").write_text("no database")
     assert main(["query", "DELETE FROM runs", str(files[0]), "--no-cache"]) == 2
