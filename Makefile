@@ -29,9 +29,9 @@ format: $(VENV)/.all  ## format the code and mend what ruff can
 faults: $(VENV)/.all  ## kill a writing process 200 times; `make test` does it eight times
 	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/prismatic/runfile/test_faults.py
 
-fuzz: $(VENV)/.all  ## read 10,000 forged files and 100,000 with a flipped bit; `make test` reads 500 and 300
-	PRISMATIC_MUTANTS=10000 PRISMATIC_FLIPS=100000 $(BIN)/python -m pytest --numprocesses 2 \
-		tests/validation/files/test_fuzz.py tests/validation/files/test_damage.py
+fuzz: $(VENV)/.all  ## read 10,000 forged files, 100,000 with a flipped bit, and every kind of hostile file
+	PRISMATIC_MUTANTS=10000 PRISMATIC_FLIPS=100000 PRISMATIC_EACH_KIND=1 $(BIN)/python -m pytest --numprocesses 2 \
+		tests/validation/files/test_fuzz.py tests/validation/files/test_damage.py tests/validation/test_hostile_files.py
 
 calibrate: $(VENV)/.all  ## how often the verdict errs on runs of known truth, in a minute
 	$(BIN)/python benchmarks/calibration.py --quick

@@ -24,6 +24,7 @@ def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Point runs, cache and secrets to this folder, and unset the operator's settings."""
     for name in NAMES:
         patch.delenv(f"PRISMATIC_{name.upper()}", raising=False)
+    patch.setenv("PRISMATIC_DEBUG", "1")  # an error that a command catches is shown with its traceback
     patch.setenv("PRISMATIC_RUNS", str(folder / "runs"))
     patch.setenv("PRISMATIC_CACHE", str(folder / "cache"))
     patch.setenv("STREAMLIT_SECRETS_FILES", str(folder / "secrets.toml"))  # read by `streamlit run` alone

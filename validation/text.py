@@ -20,6 +20,13 @@ def printable(value: object, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def escaped(text: str) -> str:
+    """Return text with an escape in place of each character that cannot be printed, so that other texts stay others."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def pluralize(count: int, thing: str) -> str:
     """Return a number with its noun: 1 run, 2 runs."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")

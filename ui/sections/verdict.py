@@ -24,7 +24,7 @@ from validation.analysis.run import Run
 from validation.charts.claim_evidence import evidence_chart
 from validation.frames.claim_evidence import claim_evidence
 from validation.judgement.glance import AGAIN, step_of
-from validation.judgement.judge import Judgement
+from validation.judgement.judge import Judgement, without_failing_runs
 from validation.method.terms import explain
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json, options
@@ -254,17 +254,18 @@ def run_facts(run: Run) -> None:
 
 def downloads(judgement: Judgement) -> None:
     """Show buttons to download the verdict; each file is made when its button is pressed."""
-    kinds = {
-        "Report (HTML)": ("html", "text/html", lambda: as_html(judgement, now=datetime.now(UTC))),
-        "Report (Markdown)": ("md", "text/markdown", lambda: as_markdown(judgement, now=datetime.now(UTC))),
+    kinds: dict[str, tuple[str, str, Callable[[Judgement], str]]] = {
+        "Report (HTML)": ("html", "text/html", partial(as_html, now=datetime.now(UTC))),
+        "Report (Markdown)": ("md", "text/markdown", partial(as_markdown, now=datetime.now(UTC))),
         "Download the verdict (JSON)": (
             "json",
             "application/json",
-            lambda: json.dumps(as_json(judgement), indent=2, allow_nan=False),
+            lambda shown: json.dumps(as_json(shown), indent=2, allow_nan=False),
         ),
     }
     with st.container(horizontal=True):
         for label, (ending, mime, make) in kinds.items():
             # Without a rerun of the page, which would lose a click that follows at once.
-            st.download_button(label, make, f"verdict.{ending}", mime, on_click="ignore")
+            data = partial(without_failing_runs, judgement, make)
+            st.download_button(label, data, f"verdict.{ending}", mime, on_click="ignore")
     st.caption("The HTML report is one file that opens offline, with evidence, thresholds, options and hashes.")

@@ -43,7 +43,9 @@ class Plan:
 
     def on_grid(self, steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return True for each step on the grid, [T]."""
-        return np.asarray((steps_T >= self.first) & ((steps_T - self.first) % self.every == 0))
+        # The difference of two steps may need 64 bits without a sign.
+        since_T = steps_T.astype(np.uint64) - np.uint64(self.first % 2**64)
+        return np.asarray((steps_T >= self.first) & (since_T % np.uint64(self.every) == 0))
 
     @property
     def rows_K(self) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from validation.analysis.distinct import PairLevels, pair_levels
 from validation.analysis.effects import Levels, levels_of
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
+from validation.text import escaped
 
 Options = tuple[tuple[str, str], ...]
 FREE = frozenset({"seed", "device"})
@@ -112,7 +113,7 @@ class Cohort:
 def options_of(run: Run) -> Options:
     """Return the options that runs of one group have in common, with the planned length."""
     options = {"steps": run.facts.get("planned_steps"), **run.config}
-    return tuple(sorted((name, str(value)) for name, value in options.items() if name not in FREE))
+    return tuple(sorted((name, escaped(str(value))) for name, value in options.items() if name not in FREE))
 
 
 def options_beside_scale(run: Run) -> Options:

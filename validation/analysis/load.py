@@ -49,6 +49,7 @@ def _load_run(file: RunFile) -> Run:
         duplicates=file.duplicates,
         wal=file.wal,
         damage=file.damage,
+        failure=file.failure,
     )
     if not len(file.layers):
         return run

@@ -103,6 +103,8 @@ class Run:
     wal: bool = False
     damage: tuple[str, ...] = ()
     """Sentences about tables of its file that are damaged or lost."""
+    failure: str = ""
+    """The error of this program on the contents of its file, which therefore has none."""
 
     def from_source(self, source: str) -> Run:
         """Return the run by its merged gradients, or by its isolated ones if the probe measured them."""

@@ -15,7 +15,7 @@ from validation.cli.report import judge_baseline, write_file
 from validation.cli.sources import named_sources, read_runs
 from validation.diagnostics import ERROR, Finding
 from validation.judgement.baseline import Comparison
-from validation.judgement.judge import Judgement, judge
+from validation.judgement.judge import Judgement, judge, without_failing_runs
 from validation.report.exit_code import UNREADABLE, UNSURE, exit_code, objections
 from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
@@ -59,12 +59,14 @@ def _check(options: argparse.Namespace) -> int:
         return UNREADABLE
     comparison = judge_baseline(judgement, options)
     code = exit_code(judgement, strict=options.strict, comparison=comparison)
-    if options.junit is not None and not write_file(options.junit, as_junit(judgement, options.strict, comparison)):
-        code = UNREADABLE
+    if options.junit is not None:
+        junit = without_failing_runs(judgement, lambda shown: as_junit(shown, options.strict, comparison))
+        code = code if write_file(options.junit, junit) else UNREADABLE
     if options.json:
         _print_json(judgement, comparison)
     else:
-        print_out(*render(judgement, comparison, verbose=options.verbose, brief=options.brief))
+        look = {"verbose": options.verbose, "brief": options.brief}
+        print_out(*without_failing_runs(judgement, lambda shown: render(shown, comparison, **look)))
     if options.strict and code == UNSURE and judgement.verdict.status == SUPPORTED:
         print(f"strict: supported, but with {', '.join(objections(judgement))}", file=sys.stderr)
     return code
@@ -87,4 +89,7 @@ def _usage_error(error: Exception) -> Judgement:
 
 
 def _print_json(judgement: Judgement, comparison: Comparison | None = None) -> None:
-    print(json.dumps(as_json(judgement, comparison), indent=2, allow_nan=False))
+    text = without_failing_runs(
+        judgement, lambda shown: json.dumps(as_json(shown, comparison), indent=2, allow_nan=False)
+    )
+    print(text)

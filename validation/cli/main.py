@@ -12,6 +12,7 @@ from validation.cli.data import add_compact, add_export, add_query
 from validation.cli.doctor import add_doctor
 from validation.cli.report import add_report
 from validation.report.exit_code import UNREADABLE
+from validation.text import printable
 
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
@@ -30,9 +31,12 @@ def run(options: argparse.Namespace) -> int:
         # The reader, such as `head`, has closed the pipe. That is no error, and the verdict's exit code would be wrong.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains again when it flushes at the end
         return BROKEN_PIPE
-    except Exception:
+    except Exception as error:
         # Python's own exit code for a traceback is 1, which here would mean "refuted".
-        traceback.print_exc()
+        if os.environ.get("PRISMATIC_DEBUG"):
+            traceback.print_exc()
+        words = f"{type(error).__name__}: {printable(error, 200)}"
+        print(f"error: this is a fault of prismatic ({words}). Set PRISMATIC_DEBUG=1 for a report.", file=sys.stderr)
         return UNREADABLE
     return code
 

@@ -15,7 +15,7 @@ from prismatic.errors import ConfigError
 from validation.cli.options import add_judging_options, add_source_options, parse_changes
 from validation.cli.sources import read_runs, report_skipped
 from validation.judgement.baseline import Comparison, compare
-from validation.judgement.judge import Judgement, judge
+from validation.judgement.judge import Judgement, judge, without_failing_runs
 from validation.report.exit_code import UNREADABLE
 from validation.report.json_report import as_json
 
@@ -43,7 +43,8 @@ def _report(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
     comparison = judge_baseline(judgement, options)
-    if not write_file(options.output, _content(judgement, comparison, options, changes)):
+    content = without_failing_runs(judgement, lambda shown: _content(shown, comparison, options, changes))
+    if not write_file(options.output, content):
         return UNREADABLE
     print(f"{options.output}: {judgement.verdict.status}")
     skipped = [*judgement.rejected, *(comparison.baseline.rejected if comparison else ())]

@@ -267,6 +267,24 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         "a program replaced the file meanwhile",
         "Read it again",
     ),
+    "dangling": (
+        Unreadable,
+        "expected a file, found a link to nothing",
+        "the file that it stands for was moved or removed",
+        CHOOSE,
+    ),
+    "folder": (
+        Unreadable,
+        "expected a file, found a folder of that name",
+        "it was made by hand, or another program keeps its files there",
+        CHOOSE,
+    ),
+    "closed_folder": (
+        Unreadable,
+        "expected a folder that can be searched for runs, but the system refuses to list it ({problem})",
+        "its permissions forbid it",
+        "Allow this program to read it, or choose the folders with runs in it",
+    ),
     "special": (
         Unreadable,
         "expected a file, found a device or pipe",

@@ -34,6 +34,8 @@ from validation.files.sandbox.zip_client import ArchivedRun, folder_for, is_arch
 from validation.text import pluralize, printable
 
 MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
+RUN_NAME = "dynamics.db"
+DEEPEST, LONGEST_NUMBER = 16, 128  # levels of a fact, and bits of an integer in it; seeds have 64
 PATH_CHARACTERS = 1000  # of a path in an error
 
 
@@ -43,7 +45,8 @@ class FoundFile(NamedTuple):
     path: Path
     name: str  # short, to show beside the run
     given: str  # as the user gave it, for errors
-    problem: str = ""  # the code of the error, if there is no file to read
+    code: str = ""  # of the error, if there is no file to read
+    problem: str = ""  # the system's words for it
 
 
 def read_files(
@@ -63,7 +66,7 @@ def read_files(
     """
     limits = limits or ReadLimits()
     files = list(find_files(paths))
-    found = [file.path for file in files if not file.problem]
+    found = [file.path for file in files if not file.code]
     archives = {path for path in found if is_archive(path)}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(folder_for(archives))
@@ -75,8 +78,8 @@ def read_files(
             if progress:
                 progress(done, len(files))
             try:
-                if file.problem:
-                    raise rejection(file.given, file.problem, limits)
+                if file.code:
+                    raise rejection(file.given, file.code, limits, problem=file.problem)
                 if file.path in archives:
                     reading.add_archive(file)
                 else:
@@ -187,26 +190,46 @@ def _member_name(member: ArchivedRun, archive: str, most: int) -> str:
 
 
 def find_files(paths: Iterable[Path | str | tuple[Path, str]]) -> Iterator[FoundFile]:
-    """Yield the files at the paths, and in folders all dynamics.db files; a path without any has a `problem`."""
+    """Yield the files at the paths, and in folders all dynamics.db files; what is no file has the code of its error."""
     for source in paths:
         path, title = source if isinstance(source, tuple) else (source, "")
         given = title or printable(str(path), PATH_CHARACTERS)
         path = Path(path)
-        name = printable(title or _last_parts(path))
-        try:
-            mode = os.stat(path).st_mode
-            files = sorted(path.rglob("dynamics.db")) if stat.S_ISDIR(mode) else []
-        except FileNotFoundError:
-            yield FoundFile(path, name, given, "missing")
-        except (OSError, ValueError):  # ValueError: a NUL in the path
-            yield FoundFile(path, name, given, "system")
+        code, problem = _problem_of(path)
+        if code == "folder":
+            yield from _files_in(path, given)
         else:
-            if not stat.S_ISDIR(mode):
-                yield FoundFile(path, name, given, "" if stat.S_ISREG(mode) else "special")
-            elif not files:
-                yield FoundFile(path, name, given, "no_files")
-            for file in files:
-                yield FoundFile(file, printable(_last_parts(file)), printable(str(file), PATH_CHARACTERS))
+            yield FoundFile(path, printable(title or _last_parts(path)), given, code, problem)
+
+
+def _files_in(folder: Path, given: str) -> Iterator[FoundFile]:
+    """Yield all dynamics.db files at any depth, and the folders that cannot be listed."""
+    found: list[FoundFile] = []
+
+    def refused(error: OSError) -> None:
+        found.append(_found_in_folder(Path(error.filename), "closed_folder", error.strerror or ""))
+
+    for place, folders, files in os.walk(folder, onerror=refused):
+        if RUN_NAME in (*files, *folders):
+            found.append(_found_in_folder(Path(place, RUN_NAME), *_problem_of(Path(place, RUN_NAME))))
+    if not found:
+        yield FoundFile(folder, printable(_last_parts(folder)), given, "no_files")
+    yield from sorted(found, key=lambda file: file.path)
+
+
+def _found_in_folder(path: Path, code: str, problem: str) -> FoundFile:
+    return FoundFile(path, printable(_last_parts(path)), printable(str(path), PATH_CHARACTERS), code, problem)
+
+
+def _problem_of(path: Path) -> tuple[str, str]:
+    """Return the code of the error of a path that is no regular file, and the system's words; "" for a regular file."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return ("dangling" if os.path.islink(path) else "missing"), ""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        return "system", getattr(error, "strerror", None) or str(error)
+    return "" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special", ""
 
 
 def _last_parts(path: Path) -> str:
@@ -224,7 +247,10 @@ def _sha256(path: Path, name: str, limits: ReadLimits) -> tuple[str, FileState]:
     Never call it for a file that this process writes: closing the file would drop all its POSIX locks.
     """
     try:
-        with open(path, "rb") as file:
+        # A pipe or device in the file's place must not keep this process waiting.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise rejection(name, "special", limits)
             state = FileState.of_stat(os.fstat(file.fileno()))
             if state.size > limits.file_bytes:
                 raise rejection(name, "too_large", limits, limit="file_bytes")
@@ -309,8 +335,20 @@ def _facts(table: pa.Table) -> tuple[dict[str, object], int]:
 
 
 def _decoded(value: str | None) -> object:
-    """Return the value of a JSON text, or the text itself if it is not JSON."""
+    """Return the value of a JSON text, or the text itself if it is not JSON or not plain."""
     try:
-        return None if value is None else json.loads(value, parse_constant=lambda _: None)
+        found = None if value is None else json.loads(value, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return value
+    return found if _is_plain(found, DEEPEST) else value
+
+
+def _is_plain(value: object, levels: int) -> bool:
+    """Return whether a value can be written, compared and sent anywhere: not deep, huge or half a character."""
+    if isinstance(value, dict):
+        return levels > 0 and all(_is_plain(part, levels - 1) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return levels > 0 and all(_is_plain(part, levels - 1) for part in value)
+    if isinstance(value, int):
+        return value.bit_length() <= LONGEST_NUMBER
+    return not (isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value))

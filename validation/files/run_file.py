@@ -38,6 +38,7 @@ class RunFile:
     application_id: int = 0
     version: int = 0  # PRAGMA user_version: the version of the schema
     damage: tuple[str, ...] = ()  # sentences about tables that are damaged or lost: the run carries no verdict
+    failure: str = ""  # the error of this program on the run's contents, which were removed for that
 
     @property
     def config(self) -> dict[str, object]:

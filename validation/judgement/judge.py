@@ -6,10 +6,12 @@ judged by the same two functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
+from operator import is_
+from typing import TypeVar
 
 import duckdb
 
@@ -22,13 +24,15 @@ from validation.diagnostics.consistency import expert_hashes, find_copies
 from validation.diagnostics.rows import rows_missing
 from validation.files.run_file import Rejected, RunFile
 from validation.judgement.advice import Advice, advise
+from validation.judgement.guard import each_guarded, report
 from validation.query.database import connect
-from validation.text import printable
 from validation.verdict.as_written import as_written
 from validation.verdict.claims import Claim
 from validation.verdict.decide import Verdict, decide
 from validation.verdict.groups import Group
 from validation.verdict.registration import Registration, registration_of, thresholds_of
+
+T = TypeVar("T")
 
 EXPLAIN_MISSING_ROWS = {"no_data", "missing_columns", "missing_experts", "zero_norms"}
 """Errors that leave no usable row, so that a finding of missing rows would only repeat them."""
@@ -110,9 +114,27 @@ def judge(
     The thresholds are those that the runs registered, if they agree, else the defaults; `changed` replaces some by
     name. Raises ConfigError for an unknown threshold or a value outside of its bounds.
     """
+    return each_guarded(lambda files: _judge(files, rejected, changed or {}), files)
+
+
+def _judge(files: Sequence[RunFile], rejected: Sequence[Rejected], changed: Mapping[str, float]) -> Judgement:
     runs = load_runs(files)
-    thresholds = thresholds_of(runs).changed(changed or {})
+    thresholds = thresholds_of(runs).changed(changed)
     return combine_judgements(files, rejected, judge_each(runs, thresholds), thresholds)
+
+
+def without_failing_runs(judgement: Judgement, write: Callable[[Judgement], T]) -> T:
+    """Return write(judgement), an output; if it raises on some runs, that of the judgement in which these are errors.
+
+    A judgement whose files have no tables, as of a cluster, is written as it is.
+    """
+    thresholds = asdict(judgement.verdict.thresholds)
+
+    def make(files: Sequence[RunFile]) -> T:
+        same = len(files) == len(judgement.files) and all(map(is_, files, judgement.files))
+        return write(judgement if same else judge(files, judgement.rejected, thresholds))
+
+    return each_guarded(make, judgement.files)
 
 
 def judge_each(runs: Sequence[Run], thresholds: Thresholds) -> list[RunJudgement]:
@@ -121,17 +143,26 @@ def judge_each(runs: Sequence[Run], thresholds: Thresholds) -> list[RunJudgement
 
 
 def _judge_run(run: Run, thresholds: Thresholds) -> RunJudgement:
-    registration = registration_of(run, thresholds)
+    if run.failure:
+        return _without_verdict(run, thresholds)
     try:
+        registration = registration_of(run, thresholds)
         measured = measure_run(run, thresholds)
         found = diagnose(run, thresholds)
         findings = errors_first([*found, *_missing_rows(measured, found)])
         written = as_written(run, thresholds, invalidating(findings).get(run.id))
+        return RunJudgement(tuple(findings), measured, written, registration, expert_hashes(run))
     except Exception as error:  # a run that breaks our code must not stop the others
-        findings = [_unexpected(run, error)]
-        measured = MeasuredRun.without_levels(run)
-        written = as_written(run, thresholds, findings[0].symptom)
-    return RunJudgement(tuple(findings), measured, written, registration, expert_hashes(run))
+        return _without_verdict(replace(run, failure=report(error)), thresholds)
+
+
+def _without_verdict(run: Run, thresholds: Thresholds) -> RunJudgement:
+    """Return the judgement of a run on which this program fails, by its facts alone."""
+    finding = _unexpected(run)
+    written = as_written(run, thresholds, finding.symptom)
+    return RunJudgement(
+        (finding,), MeasuredRun.without_levels(run), written, registration_of(run, thresholds), expert_hashes(run)
+    )
 
 
 def _missing_rows(measured: MeasuredRun, known: Sequence[Finding]) -> Iterator[Finding]:
@@ -143,12 +174,11 @@ def _missing_rows(measured: MeasuredRun, known: Sequence[Finding]) -> Iterator[F
             yield from rows_missing(run, levels.bins)
 
 
-def _unexpected(run: Run, error: Exception) -> Finding:
+def _unexpected(run: Run) -> Finding:
     """Return the finding that our code fails on this run."""
-    evidence = f"{type(error).__name__}: {printable(error, 200)}"
     cause = "this is a fault of prismatic, or a kind of file that it does not know"
     fix = "report it with the file; the other runs are judged"
-    return Finding("unexpected", ERROR, "this run could not be judged", evidence, cause, fix, run.id)
+    return Finding("unexpected", ERROR, "this run could not be judged", run.failure, cause, fix, run.id)
 
 
 def combine_judgements(

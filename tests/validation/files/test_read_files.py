@@ -9,6 +9,7 @@ import random
 import re
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -25,7 +26,7 @@ from tests.support import bad_files
 from validation.files import errors
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
-from validation.files.read_files import read_files
+from validation.files.read_files import find_files, read_files
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox import sqlite_client
 from validation.files.tidy import COMPARED, COPIED
@@ -302,6 +303,64 @@ def test_a_file_without_permission_is_an_error(tmp_path: Path) -> None:
     answer = read_one(path)
     assert isinstance(answer, Rejected)
     assert "Permission denied" in str(answer.error)
+
+
+def test_what_is_no_file_in_a_folder_has_its_own_sentence_and_hides_no_run(tmp_path: Path) -> None:
+    for name in ("run", "pipe", "device", "nothing", "loop", "folder"):
+        (tmp_path / name).mkdir()
+    bad_files.good(tmp_path / "run" / "dynamics.db")
+    os.mkfifo(tmp_path / "pipe" / "dynamics.db")
+    (tmp_path / "folder" / "dynamics.db").mkdir()
+    for name, target in (("device", "/dev/zero"), ("nothing", "/nonexistent"), ("loop", "dynamics.db")):
+        (tmp_path / name / "dynamics.db").symlink_to(target)
+    found, rejected = read_files([tmp_path])
+    assert [run.name for run in found] == ["run/dynamics.db"]
+    words = {one.path.parent.name: one.error.evidence for one in rejected}
+    assert words["pipe"] == words["device"] == "expected a file, found a device or pipe"
+    assert words["nothing"] == "expected a file, found a link to nothing"
+    assert words["folder"] == "expected a file, found a folder of that name"
+    assert "Too many levels of symbolic links" in words["loop"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user, whom the system refuses")
+def test_a_folder_that_cannot_be_listed_is_an_error_and_hides_no_run(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "closed").mkdir()
+        bad_files.good(folder / "dynamics.db")
+        folder.chmod(0o755)
+        (folder / "closed").chmod(0)
+        os.seteuid(65534)
+        try:
+            inside, whole = [*find_files([folder / "closed"])], [*find_files([folder])]
+        finally:
+            os.seteuid(0)
+    assert [(file.path.name, file.code, file.problem) for file in (*inside, *whole)] == [
+        ("closed", "closed_folder", "Permission denied"),
+        ("closed", "closed_folder", "Permission denied"),
+        ("dynamics.db", "", ""),
+    ]
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come after the folder was searched."""
+    os.mkfifo(tmp_path / "dynamics.db")
+    monkeypatch.setattr("validation.files.read_files._problem_of", lambda path: ("", ""))
+    monkeypatch.setattr("validation.files.read_files.is_archive", lambda path: False)
+    _, (rejected,) = read_files([tmp_path / "dynamics.db"])
+    assert rejected.error.evidence == "expected a file, found a device or pipe"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["9" * 400, "[" * 1000 + "]" * 1000, '{"a": ' * 20 + "1" + "}" * 20, r'"\ud800"', r'[{"\udfff": 1}]', "1" * 5000],
+)
+def test_a_fact_that_is_deep_huge_or_half_a_character_stays_text(tmp_path: Path, value: str) -> None:
+    path = bad_files.good(tmp_path / "dynamics.db")
+    bad_files.database(path, ("INSERT INTO run VALUES (?, ?)", [("odd", value)]))
+    run = read_one(path)
+    assert isinstance(run, RunFile)
+    assert run.facts["odd"] == value
 
 
 @pytest.mark.parametrize("name", ["a ?mode=rwc#%41&b.db", "ünïcode 数.db", "'quoted\".db", "new\nline.db", "\udcff.db"])
