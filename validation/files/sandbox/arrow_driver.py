@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from operator import sub
@@ -112,7 +113,7 @@ class Driver:
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
 
-    def connect(self, url: str, pragmas: Iterable[str]) -> Connection | None:
+    def connect(self, url: str, pragmas: Sequence[str]) -> Connection | None:
         """Return a connection to a database; None if it cannot be opened."""
         try:
             return Connection(self._library, url, pragmas)
@@ -123,8 +124,10 @@ class Driver:
 class Connection:
     """A connection of the driver to one database."""
 
-    def __init__(self, library: ctypes.CDLL, url: str, pragmas: Iterable[str]) -> None:
+    def __init__(self, library: ctypes.CDLL, url: str, pragmas: Sequence[str]) -> None:
         self._library, self._database, self._connection = library, _Handle(), _Handle()
+        self._opened = url, pragmas
+        self._second: Connection | None = None
         _require_memory(0)
         try:
             self._call("DatabaseNew", byref(self._database))
@@ -141,6 +144,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection."""
+        if self._second:
+            self._second.close()
         for kind, handle in (("Connection", self._connection), ("Database", self._database)):
             if handle.content:
                 getattr(self._library, f"Adbc{kind}Release")(byref(handle), None)
@@ -161,6 +166,28 @@ class Connection:
                     stream.release(byref(stream))
         except _Unsuited:
             return None
+
+    def pages(self, queries: Sequence[str], rows: int, kinds: Sequence[str]) -> list[list[Cells] | None]:
+        """Return the page of the first query, and that of a second one if it could be read at the same time."""
+        if len(queries) == 1:
+            return [self.page(queries[0], rows, kinds)]
+        second: list[list[Cells] | None] = []
+        thread = threading.Thread(target=self._read_second, args=(second, queries[1], rows, kinds))
+        try:
+            thread.start()
+        except RuntimeError:  # the system allows no thread
+            return [self.page(queries[0], rows, kinds)]
+        try:
+            first = self.page(queries[0], rows, kinds)
+        finally:
+            thread.join()
+        return [first, *second]
+
+    def _read_second(self, pages: list[list[Cells] | None], query: str, rows: int, kinds: Sequence[str]) -> None:
+        """Add the page of a query, read by a connection of its own, unless there is no memory for it."""
+        with contextlib.suppress(_Unsuited, MemoryError):
+            self._second = self._second or Connection(self._library, *self._opened)
+            pages.append(self._second.page(query, rows, kinds))
 
     @contextlib.contextmanager
     def _statement(self, query: str, rows: int) -> Iterator[_Handle]:

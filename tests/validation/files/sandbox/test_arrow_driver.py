@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -83,7 +84,7 @@ class Spy:
     """A driver that counts the pages it was asked for, and those that it could not read."""
 
     def __init__(self) -> None:
-        self.asked = self.refused = 0
+        self.asked = self.refused = self.calls = 0
 
     def connect(self, url: str, pragmas: list[str]) -> Any:
         assert DRIVER
@@ -95,7 +96,11 @@ class Spy:
             self.asked, self.refused = self.asked + 1, self.refused + (cells is None)
             return cells
 
-        return SimpleNamespace(page=page, close=connection.close)
+        def pages(queries: list[str], *arguments: Any) -> Any:
+            self.calls += 1
+            return [page(query, *arguments) for query in queries]
+
+        return SimpleNamespace(pages=pages, close=connection.close)
 
 
 def test_the_driver_is_installed_where_its_package_says() -> None:
@@ -201,6 +206,28 @@ def long_file(path: Path, rows: int, last: object = 1.5) -> Path:
 def test_pages_end_where_the_rows_end(tmp_path: Path, rows: int) -> None:
     found = assert_same(long_file(tmp_path / "a.db", rows))
     assert found[1]["dynamics"]["step"].to_pylist() == [*range(rows)]  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize(("steps", "calls"), [(range(0, 700, 10), 6), (range(70), 6), ([n * n for n in range(70)], 11)])
+def test_two_pages_are_read_at_a_time_where_rowids_are_evenly_spaced(tmp_path: Path, steps: Any, calls: int) -> None:
+    path, spy = long_file(tmp_path / "a.db", 70), Spy()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executemany("UPDATE dynamics SET step = -1 - ? WHERE step = ?", [(step, n) for n, step in enumerate(steps)])
+        db.execute("UPDATE dynamics SET step = -1 - step")
+    found = contents(path, spy)
+    assert found[1]["dynamics"]["step"].to_pylist() == [*steps]  # type: ignore[index]
+    assert spy.calls == calls
+    assert_same(path)
+
+
+def test_pages_are_read_one_by_one_where_the_system_allows_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(sqlite_worker, "DRIVER_PAGE_CELLS", 500)
+    assert_same(EXAMPLES / "as-is.db")
 
 
 @pytest.mark.usefixtures("small_pages")
