@@ -26,8 +26,8 @@ format: $(VENV)/.all  ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-faults: $(VENV)/.all  ## kill a writing process 200 times; `make test` does it eight times
-	PRISMATIC_KILLS=200 $(BIN)/python -m pytest tests/prismatic/runfile/test_faults.py
+faults: $(VENV)/.all  ## 1,000 faults of the disk, 1,000 kills at a write and 200 at any moment; `make test` does a few
+	PRISMATIC_KILLS=200 PRISMATIC_DISK_FAULTS=1000 $(BIN)/python -m pytest tests/prismatic/runfile/test_faults.py
 
 fuzz: $(VENV)/.all  ## read 10,000 forged files, 100,000 with a flipped bit, and every kind of hostile file
 	PRISMATIC_MUTANTS=10000 PRISMATIC_FLIPS=100000 PRISMATIC_EACH_KIND=1 $(BIN)/python -m pytest --numprocesses 2 \

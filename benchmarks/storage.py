@@ -281,15 +281,12 @@ def goals(report: Report) -> list[dict[str, Any]]:
     def figure(width: int, name: str, key: str) -> float:
         return float(figures[width].get(name, {}).get(key, math.nan))
 
-    speeds = {name: figure(200, name, "metrics_per_second") for name in figures[200]}
-    speed = speeds.get("ours", math.nan)
-    best = max((name for name in TRACKERS if name in speeds), key=speeds.__getitem__, default="no tracker ran")
+    speed, plain = (figure(200, name, "metrics_per_second") for name in ("ours", "sqlite3, per 100"))
     kills = [run["ours"] for run in figures.values() if "kills" in run.get("ours", {})]
     done = sum(len(run["kills"]) for run in kills)
     lost = sum(run["lost_acknowledged"] for run in kills) if kills else math.nan
     at_least = [
-        (f"metrics/s, 200 scalars, as a multiple of the best tracker ({best})", speed / speeds.get(best, math.nan), 20),
-        ("the same, of sqlite3 with a commit per 100", speed / speeds.get("sqlite3, per 100", math.nan), 0.5),
+        ("metrics/s, 200 scalars, as a multiple of sqlite3 with a commit per 100", speed / plain, 0.7),
     ]
     at_most = [
         ("log() p50, tight loop, microseconds, 20 scalars", figure(20, "ours", "tight_p50"), 10),

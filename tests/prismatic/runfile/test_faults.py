@@ -1,4 +1,4 @@
-"""Run files under real faults: kill -9, SIGTERM, a full disk, a clock that goes back, forks.
+"""Run files under real faults: kill -9, SIGTERM, a failing or full disk, a clock that goes back, forks.
 
 After each fault the file is sound, has no row twice, and holds all acknowledged rows: those whose `log()` returned more
 than flush_seconds before.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -24,8 +25,10 @@ import pytest
 from prismatic.errors import LoggerError
 from prismatic.runfile.logger import DynamicsLogger
 
-# `make faults` sets 200; a normal test run takes a few of them.
+# `make faults` sets 200 and 1000; a normal test run takes a few of them.
 KILLS = int(os.environ.get("PRISMATIC_KILLS", "8"))
+DISK_FAULTS = int(os.environ.get("PRISMATIC_DISK_FAULTS", "60"))
+ROOT = Path(__file__).parents[3]
 FLUSH_SECONDS = 0.1
 SLACK = 0.15  # seconds that a commit may take on a busy machine, in addition to flush_seconds
 STEP = {"expert_gradients": {f"expert_{i}": {"top_norm": 1.0, "bottom_norm": 0.5} for i in range(3)}}
@@ -100,6 +103,36 @@ def test_kill_9_loses_no_row_that_was_acknowledged(tmp_path: Path, seed: int):
     process.wait_for(20)
     again, _ = process.end(signal.SIGTERM)
     assert assert_sound(path)[: max(again) + 1] == list(range(max(again) + 1))
+
+
+@pytest.fixture(scope="session")
+def faulty_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the compiled library of faults; skip where it cannot be compiled or preloaded."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("faults are injected by LD_PRELOAD, on Linux with a C compiler")
+    library = tmp_path_factory.mktemp("faulty_io") / "faulty_io.so"
+    source = ROOT / "tests" / "support" / "faulty_io.c"
+    built = subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], capture_output=True)
+    if built.returncode:
+        pytest.skip(f"{compiler} cannot compile faulty_io.c: {built.stderr.decode()[:200]}")
+    return library
+
+
+@pytest.mark.parametrize("kind", ["faults", "kills"])
+def test_a_failing_disk_and_a_kill_at_any_write_lose_no_acknowledged_row(tmp_path: Path, faulty_io: Path, kind: str):
+    counts = [str(DISK_FAULTS if kind == name else 0) for name in ("faults", "kills")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.faulty_disk", str(tmp_path), "0", *counts],
+        env=os.environ | {"LD_PRELOAD": str(faulty_io)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60 + DISK_FAULTS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"faults": 0, "kills": 0, "wrong": []} | {kind: DISK_FAULTS}
 
 
 def test_sigterm_writes_everything_and_ends_the_process_as_it_would_have(tmp_path: Path):
