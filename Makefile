@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help app test lint format faults fuzz calibrate docs tutorial examples pictures lock lock-app sbom clean
+.PHONY: help app test long lint format faults fuzz calibrate docs tutorial examples pictures lock lock-app sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +13,11 @@ help:  ## list the targets
 app: $(VENV)/.app  ## the app in the browser: upload a dynamics.db, read the verdict (no torch)
 	$(BIN)/streamlit run app.py
 
-test: $(VENV)/.all  ## all tests, two at a time
+test: $(VENV)/.all  ## the tests, two at a time: six minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+long: $(VENV)/.all  ## the tests that take long, two at a time: more of the same, and clusters
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 lint: $(VENV)/.all  ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .

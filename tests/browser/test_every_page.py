@@ -27,7 +27,9 @@ CHOSEN = {"Dynamics": "Divergence", "Layers": "Norm", "Compare": "Groups"}
 DISTURBING = 0.1  # layout shift score
 
 
-@pytest.mark.parametrize("name", PAGES.values())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("Home", "Compare") else pytest.mark.long) for n in PAGES.values()]
+)
 def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], name: str):
     link = LINKS.get(name, f"run={LAYERED}")
     page = open_page(f"{'' if name == 'Home' else name}?{link}", width=390)

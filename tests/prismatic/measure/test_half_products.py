@@ -1,6 +1,7 @@
 """Half-batch products of real trainings show a direction that the plain cosine loses in the noise of the batch."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -54,6 +55,7 @@ def measured_training(decay: float, noise: float) -> dict[str, np.ndarray]:
     return dict(zip(("clean", "own", "crossed", "norm", "cosine"), np.array(rows).T, strict=True))
 
 
+@pytest.mark.long
 def test_a_constant_rotation_stays_while_reliability_falls():
     seen = measured_training(decay=0.9977, noise=0.0767)
     ends = (slice(0, WINDOW), slice(STEPS - WINDOW, STEPS))

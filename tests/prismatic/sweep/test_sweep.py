@@ -231,6 +231,7 @@ def test_the_study_is_the_same_for_the_same_runs_in_any_order():
     assert studies[0].sha256 == hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
+@pytest.mark.long
 def test_each_run_of_a_sweep_registers_the_study_and_a_selection_of_its_files_is_found_out(
     config: Path, tmp_path: Path
 ):
@@ -385,6 +386,7 @@ def test_without_slurm_its_engine_says_how_to_use_it(tmp_path: Path, monkeypatch
         OnSlurm(tmp_path, None)
 
 
+@pytest.mark.long
 def test_submitit_trains_a_sweep(config: Path, tmp_path: Path, capsys):
     sweep = plan(config, ["seed=0"], runs=tmp_path / "runs")
     engine = OnSlurm(tmp_path / "slurm", None, address="local", settings={"timeout_min": 5})

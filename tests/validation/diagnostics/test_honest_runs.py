@@ -42,7 +42,13 @@ def faults(*paths: Path) -> list[str]:
     return [f"{finding.id}: {finding.evidence}" for finding in found]
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+SOON = ("one merge per batch", "expert dropout", "tiers of few weights")
+"""The kinds that each run of the tests trains; the others take long together."""
+
+
+@pytest.mark.parametrize(
+    "options", [pytest.param(KINDS[k], id=k, marks=() if k in SOON else pytest.mark.long) for k in KINDS]
+)
 def test_a_training_has_no_fault(tmp_path, options):
     config = RunConfig(**TRAINED | options)
     assert not faults(train(config, runs=tmp_path, checkpoint_freq=0, progress=False).db_path)

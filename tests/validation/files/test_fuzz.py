@@ -18,7 +18,7 @@ from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
 # `make fuzz` runs 10,000; every test run includes the first of them.
-MUTANTS = int(os.environ.get("PRISMATIC_MUTANTS", "500"))
+MUTANTS = int(os.environ.get("PRISMATIC_MUTANTS", "250"))
 BATCH = 250  # files for one child process
 LIMITS = ReadLimits(seconds=8)
 

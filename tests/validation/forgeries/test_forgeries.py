@@ -66,6 +66,7 @@ def test_what_the_docs_call_invisible_is(forged: Forgery, trained: Trained, copi
     assert judgement.verdict.headlines["awakening"].status == SUPPORTED
 
 
+@pytest.mark.long
 def test_honest_files_have_no_objection_and_a_true_effect_passes(trained: Trained):
     assert exit_code(judged(trained("true")), strict=True) == 0
     for base in (

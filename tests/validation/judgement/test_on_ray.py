@@ -113,6 +113,7 @@ def test_a_damaged_set_is_reported_as_in_one_process(machines: list, sources: li
     assert "not_a_set" in {finding["id"] for finding in reports[0]["diagnostics"]}
 
 
+@pytest.mark.long
 def test_a_sweep_outlives_the_loss_of_a_machine(machines: list, tmp_path: Path):
     """Each machine trains a run when the second machine is lost; the first one resumes its run."""
     cluster, second = machines

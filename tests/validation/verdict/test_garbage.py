@@ -23,7 +23,7 @@ from validation.verdict.decide import Verdict, judge_runs
 THOROUGH = settings(
     derandomize=True,
     deadline=None,
-    max_examples=250,
+    max_examples=120,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -173,7 +173,7 @@ def test_a_run_of_garbage_is_judged_without_a_word_of_warning(run):
     decided([run], {run.id: "broken"})
 
 
-@settings(THOROUGH, max_examples=40)
+@settings(THOROUGH, max_examples=20)
 @given(st.data())
 def test_garbage_beside_honest_runs_is_judged_without_a_word_of_warning(data):
     honest = data.draw(st.sampled_from(HONEST))
@@ -190,7 +190,7 @@ def test_garbage_beside_honest_runs_is_judged_without_a_word_of_warning(data):
 HONEST = [study(6, probed_run, twins=True, steps=60, layers=2), study(3, steps=60)]
 
 
-@settings(THOROUGH, max_examples=60)
+@settings(THOROUGH, max_examples=30)
 @given(
     st.integers(0, 10**6),
     st.sampled_from(

@@ -130,6 +130,7 @@ def test_runs_of_one_group_may_have_losses_of_different_scales():
     assert numbers[0] == numbers[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("effect", [{"bottom": np.log(1.2)}, {"direction": 0.12}, {"size": -np.log(1.2)}])
 def test_a_true_effect_is_supported_at_least_as_often_with_more_seeds(effect):
     """Thirty studies of each size; experts differ by draw nearly as much as by the effect."""

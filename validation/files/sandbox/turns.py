@@ -1,0 +1,147 @@
+"""Turns of the child processes that handle untrusted input: two work at once, and requesters come in turn.
+
+Each child may take as much memory and time as its limits allow, so no more than two work at a time, whatever their
+kind. A requester (a session of the app, a thread of a program) that was served longest ago comes first. A child that
+has worked for its slice of time is ended if somebody waits, and begins anew, with twice the time, after those who
+waited: so what takes long cannot keep others waiting, and still gets done. What nobody waits for any more is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+PLACES = 2
+SLICE_SECONDS = 2.0
+LOOKS_SECONDS = 0.05
+REMEMBERED = 1000  # requesters whose last turn is known
+
+
+class TurnLost(Exception):
+    """The child was ended because others waited for its place; begin again."""
+
+
+class NobodyWaits(Exception):
+    """The requester is gone, such as a session whose page was closed."""
+
+
+@dataclass(frozen=True)
+class Requester:
+    """Who waits for an answer."""
+
+    name: str
+    waits: Callable[[], bool] = lambda: True
+    """False once nobody waits any more; called in any thread."""
+
+
+REQUESTER: ContextVar[Requester | None] = ContextVar("requester", default=None)
+"""The requester of this thread; None for the thread itself."""
+
+
+@dataclass(eq=False)
+class Turn:
+    """The time that one child has."""
+
+    slice: float
+    """Seconds after which the child must give way to others."""
+    requester: Requester
+    began: float = 0.0
+    lost: bool = False
+    """True if the child was ended."""
+    _end: Callable[[], object] | None = field(default=None, repr=False)
+
+    def of(self, end: Callable[[], object]) -> None:
+        """Say how to end the child, once it is started."""
+        self._end = end
+
+    @property
+    def is_over(self) -> bool:
+        """True if the slice of time has passed."""
+        return time.monotonic() - self.began > self.slice
+
+    def give_way(self) -> None:
+        """End the child if its slice has passed, or nobody waits for it."""
+        if self._end and not self.lost and (self.is_over or not self.requester.waits()):
+            self.lost = True
+            self._end()
+
+
+class Turns:
+    """The places for children, and who waits for one."""
+
+    def __init__(self, places: int = PLACES) -> None:
+        self._places = places
+        self._changed = threading.Condition()
+        self._running: list[Turn] = []
+        self._waiting: list[Turn] = []
+        self._last: dict[str, int] = {}
+        self._count = itertools.count(1)
+
+    def begin(self, slice_seconds: float = SLICE_SECONDS) -> Turn:
+        """Wait for a place, and return the turn. Raises NobodyWaits."""
+        requester = REQUESTER.get() or Requester(f"thread {threading.get_ident()}")
+        turn = Turn(slice_seconds, requester)
+        with self._changed:
+            self._waiting.append(turn)
+            try:
+                while not self._is_next(turn):
+                    if not requester.waits():
+                        raise NobodyWaits
+                    for other in self._running:
+                        other.give_way()
+                    self._changed.wait(LOOKS_SECONDS)
+            finally:
+                self._waiting.remove(turn)
+            turn.began = time.monotonic()
+            self._running.append(turn)
+            self._last.pop(requester.name, None)
+            self._last[requester.name] = next(self._count)
+            while len(self._last) > REMEMBERED:
+                del self._last[next(iter(self._last))]
+        return turn
+
+    def finish(self, turn: Turn) -> None:
+        """Give the place back; the child has ended."""
+        with self._changed:
+            self._running.remove(turn)
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def turn(self, slice_seconds: float = SLICE_SECONDS) -> Iterator[Turn]:
+        """Hold a place. Raises NobodyWaits, and at the end TurnLost in place of any error if the child was ended."""
+        turn = self.begin(slice_seconds)
+        try:
+            yield turn
+        except Exception:
+            if turn.lost:
+                raise TurnLost from None
+            raise
+        finally:
+            self.finish(turn)
+
+    @property
+    def others_wait(self) -> bool:
+        """True if somebody waits for a place."""
+        return bool(self._waiting)
+
+    def _is_next(self, turn: Turn) -> bool:
+        first = min(self._waiting, key=lambda waiting: self._last.get(waiting.requester.name, 0))
+        return len(self._running) < self._places and turn is first
+
+
+TURNS = Turns()
+
+
+def in_turns(work: Callable[[float], None]) -> None:
+    """Call `work` with a slice of time until it ends within it. Raises what `work` raises, but TurnLost."""
+    slice_seconds = SLICE_SECONDS
+    while True:
+        try:
+            return work(slice_seconds)
+        except TurnLost:
+            slice_seconds *= 2
