@@ -8,7 +8,6 @@ import streamlit as st
 
 from prismatic.contract import schema
 from prismatic.contract.thresholds import PREFIX
-from ui.session.library import is_open
 from ui.widgets.tables import fact_text, show_table
 from validation.files.run_file import RunFile
 from validation.judgement.judge import Judgement
@@ -64,7 +63,7 @@ def _load_example() -> None:
 
 def _show_answer(judgement: Judgement, sql: str) -> None:
     try:
-        found = run_query(relations_of(judgement.files), sql, wanted=is_open())
+        found = run_query(relations_of(judgement.files), sql)
     except BadQuery as error:
         st.error("The query failed.")
         st.text(str(error))

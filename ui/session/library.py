@@ -31,6 +31,7 @@ from validation.files.file_state import FileState
 from validation.files.parquet_set import MANIFEST, is_set
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.turns import REQUESTER, Requester
 from validation.files.sources import FILE_SUFFIXES, read_sources
 from validation.files.temporary import temporary_folder
 from validation.judgement.judge import Judgement, judge
@@ -132,15 +133,13 @@ def library() -> Library:
     found: Library = st.session_state.library
     if context := get_script_run_ctx(suppress_warning=True):
         _OPEN[context.session_id] = found
+        REQUESTER.set(Requester(context.session_id, partial(_is_open, context.session_id)))
     return found
 
 
-def is_open() -> Callable[[], bool]:
-    """Return a function that tells, in any thread, whether this session's page is still connected."""
-    context = get_script_run_ctx(suppress_warning=True)
-    if context is None or not runtime.exists():
-        return lambda: True
-    return partial(runtime.get_instance().is_active_session, context.session_id)
+def _is_open(session: str) -> bool:
+    """Return whether a session's page is still connected."""
+    return not runtime.exists() or bool(runtime.get_instance().is_active_session(session))
 
 
 def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None:

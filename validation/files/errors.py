@@ -261,6 +261,12 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         "it was moved, or the path is mistyped",
         CHOOSE,
     ),
+    "nobody_waits": (
+        Unreadable,
+        "expected somebody to wait for this file, found the page closed",
+        "the session has ended",
+        "Open the page and choose the file again",
+    ),
     "replaced": (
         Unreadable,
         "expected one file, found another one in its place after it was read",

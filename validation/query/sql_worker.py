@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import os
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ def main() -> None:
     con = open_database(limits["database"])
     confine(limits)
     enforce(folders=request["folders"], threads=True)
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         load_relations(con, request)
         send({"loaded": True})
@@ -91,6 +93,13 @@ def confine(limits: dict[str, Any]) -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
         except (AttributeError, ValueError, OSError):  # macOS: RLIMIT_AS cannot be lowered
             continue
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process soon after its parent: a killed server leaves no question behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def allow_seconds(seconds: float) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from prismatic import terminal
 from validation.files.sandbox.sqlite_client import INHERITED, ProtocolError
+from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, in_turns
 from validation.files.sandbox.zip_client import LIBRARY_SETTINGS, PACKAGES
 from validation.query.relations import Relations
 from validation.text import pluralize, printable, spreadsheet_text
@@ -33,14 +34,11 @@ ROWS, SECONDS = 10_000, 30.0
 RESULT_BYTES, CELL_BYTES = 16 << 20, 64 << 10
 LOAD_SECONDS = 60.0
 GRACE_SECONDS = 0.5  # the child stops itself at its deadline; one that is still alive after this is killed
-LOOKS = 0.1  # seconds between two looks whether somebody still waits for the answer
+LOOKS = 0.1  # seconds between two looks at the clock
 MEMORY = 768 << 20  # bytes of the child beside the relations
 SPARE = 256 << 20  # of these: what Python, the libraries and the result need
 HEADER_BYTES = 4 << 20
 KINDS = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64(), "text": pa.string()}
-
-# A question may use its time to the full, so the sessions of a server ask one after the other.
-QUESTION_SLOT = threading.BoundedSemaphore(1)
 
 
 class BadQuery(ValueError):
@@ -71,12 +69,10 @@ def run_query(
     *,
     rows: int = ROWS,
     seconds: float = SECONDS,
-    wanted: Callable[[], bool] = lambda: True,
 ) -> QueryResult:
     """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too much.
 
-    seconds: for the statement itself; loading the relations comes before. wanted: False once nobody waits for the
-    answer, so that the child is stopped.
+    seconds: for the statement itself; loading the relations comes before.
     """
     try:
         size = len(sql.encode())
@@ -84,20 +80,22 @@ def run_query(
         raise BadQuery("the SQL holds a character that is no text (a lone surrogate); type it anew.") from None
     if size > SQL_BYTES:
         raise BadQuery(f"the SQL has more than {SQL_BYTES:,} bytes; shorten it.")
-    if not QUESTION_SLOT.acquire(timeout=LOAD_SECONDS):
-        raise BadQuery("other questions are still being answered; ask again in a minute.")
-    try:
-        with _Child(seconds, wanted) as child:
+
+    def ask(slice_seconds: float) -> QueryResult:
+        with TURNS.turn(slice_seconds) as turn, _Child(seconds, turn) as child:
             return child.ask(relations, sql, rows)
-    finally:
-        QUESTION_SLOT.release()
+
+    try:
+        return in_turns(ask)
+    except NobodyWaits:
+        raise BadQuery("nobody waits for the answer any more.") from None
 
 
 class _Child:
-    """A process that answers one question and is killed when its time is over or nobody waits for it."""
+    """A process that answers one question and is killed when its time is over."""
 
-    def __init__(self, seconds: float, wanted: Callable[[], bool]) -> None:
-        self._seconds, self._wanted = seconds, wanted
+    def __init__(self, seconds: float, turn: Turn) -> None:
+        self._seconds, self._turn = seconds, turn
         self._deadline = time.monotonic() + LOAD_SECONDS
         self._ended = threading.Event()
         self._loaded = False
@@ -111,6 +109,7 @@ class _Child:
             env=environment,
             cwd=os.path.abspath(os.sep),
         )
+        turn.of(self._process.kill)
         self._watch = threading.Thread(target=self._kill_in_time, daemon=True)
         self._watch.start()
 
@@ -128,8 +127,9 @@ class _Child:
 
     def _kill_in_time(self) -> None:
         while not self._ended.wait(LOOKS):
-            if time.monotonic() > self._deadline or not self._wanted():
+            if time.monotonic() > self._deadline:
                 self._process.kill()
+            self._turn.end_if_abandoned()
 
     def ask(self, relations: Relations, sql: str, rows: int) -> QueryResult:
         """Return the result of one question. Raises BadQuery."""
@@ -179,8 +179,6 @@ class _Child:
         late = time.monotonic() > self._deadline
         self._process.kill()
         code = self._process.wait()
-        if not self._wanted():
-            return "nobody waits for the answer any more."
         if late or code == -getattr(signal, "SIGXCPU", 0):
             return _took_too_long(self._seconds) if self._loaded else "loading the runs took too long; choose fewer."
         ended = str(error) or type(error).__name__

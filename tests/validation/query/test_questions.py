@@ -9,17 +9,17 @@ import json
 import math
 import os
 import statistics
-import threading
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.hostile_sql import SLOW, hostile_questions
+from tests.support.hostile_sql import hostile_questions
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
-from validation.files.limits import ReadLimits
 from validation.files.parquet_set import write_set
-from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sources import read_sources
 from validation.query.database import connect, relations_of
 from validation.query.user_sql import BadQuery, run_query
@@ -112,10 +112,30 @@ def test_a_query_that_takes_too_long_is_ended(relations):
         run_query(relations, "SELECT count(*) FROM range(100000000000) a, range(1000) b", seconds=0.2)
 
 
-def test_a_query_that_nobody_waits_for_is_ended(relations):
-    asked = iter([True, True, True])
-    with pytest.raises(BadQuery, match="nobody waits"):
-        run_query(relations, SLOW[0], seconds=60, wanted=lambda: next(asked, False))
+@pytest.mark.skipif(not Path("/proc").exists(), reason="it looks for processes as Linux lists them")
+def test_a_question_ends_with_the_process_that_asked_it():
+    ask = (
+        "from validation.query.user_sql import run_query\nfrom validation.query.relations import Relations\n"
+        "print('asks', flush=True)\n"
+        "run_query(Relations(), 'SELECT count(*) FROM range(100000000000) a, range(1000) b', seconds=60)"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True)
+    assert asking.stdout
+    asking.stdout.readline()
+    children = children_of(asking.pid)
+    while not children:
+        children = children_of(asking.pid)
+    asking.kill()
+    asking.communicate()
+    for _ in range(200):
+        if not any(Path(f"/proc/{child}").exists() for child in children):
+            return
+        time.sleep(0.1)
+    pytest.fail("the question went on without the process that asked it")
+
+
+def children_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def test_a_result_with_too_many_rows_says_so(relations):
@@ -251,20 +271,3 @@ def test_a_limit_can_be_set_and_is_named_when_it_is_met(files: list[Path], capsy
     ):
         assert main(["check", str(files[0]), "--no-cache", "--limit", wrong]) == 2
         assert why in capsys.readouterr().err
-
-
-def test_at_most_two_workers_run_at_once(files: list[Path]):
-    busy = [SqliteClient(ReadLimits()) for _ in range(2)]
-    try:
-        for client in busy:
-            client.read(files[0], "x", immutable=True)
-        third = threading.Thread(target=read_sources, args=(files[:1],))
-        third.start()
-        third.join(0.5)
-        assert third.is_alive()
-        busy[0].close()
-        third.join(30)
-        assert not third.is_alive()
-    finally:
-        for client in busy:
-            client.close()

@@ -28,6 +28,7 @@ from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.files.errors import RunFileError, explain, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
+from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, TurnLost, in_turns
 from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
@@ -50,9 +51,6 @@ WHOLE_FILE = {
     "tables": COLUMN_TYPES,
     "since": {},
 }
-
-# Each child may take as much memory and time as its limits allow, so all sessions together start at most two.
-WORKER_SLOTS = threading.BoundedSemaphore(2)
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,16 @@ class SqliteClient:
         self._paths = {Path(os.path.abspath(path)): None for path in paths}
         self._named: dict[str, FileState] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._turn: Turn | None = None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, slice_seconds: float) -> subprocess.Popen[bytes]:
+        if self._turn and self._process and not TURNS.resume(self._turn, slice_seconds):
+            self.close()
         if self._process is None or self._process.poll() is not None:
             self.close()
             environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
             command = [sys.executable, "-I", "-S", "-B", str(WORKER), str(PROJECT), *driver_library()]
-            WORKER_SLOTS.acquire()
+            self._turn = TURNS.begin(slice_seconds)
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -94,8 +95,9 @@ class SqliteClient:
                     cwd=os.path.abspath(os.sep),
                 )
             except BaseException:
-                WORKER_SLOTS.release()
+                TURNS.finish(self._turn)
                 raise
+            self._turn.of(self._process.kill)
         return self._process
 
     def close(self) -> None:
@@ -115,7 +117,8 @@ class SqliteClient:
                 process.wait()
             process.stdout.close()
         finally:
-            WORKER_SLOTS.release()
+            assert self._turn
+            TURNS.finish(self._turn)
 
     def read(
         self,
@@ -133,12 +136,12 @@ class SqliteClient:
         file = {"path": str(path), "immutable": immutable, "limits": asdict(self.limits), "since": dict(since)}
         before = _states_of(path)
         try:
-            return self._request(path, name, WHOLE_FILE | file)
+            return self._in_turns(path, name, WHOLE_FILE | file)
         except RunFileError:
             # A writer may have made or removed a -wal meanwhile, and a new one is closed to the process.
             if self._process is None or before == _states_of(path):
                 raise
-            return self._request(path, name, WHOLE_FILE | file)
+            return self._in_turns(path, name, WHOLE_FILE | file)
 
     def _name_files(self, stream: IO[bytes]) -> None:
         """Send the paths that the process may read from its first file on."""
@@ -154,11 +157,18 @@ class SqliteClient:
             return True
         return all(place in named and named[place].same_file(now) for place, now in _states_of(path).items())
 
-    def _request(self, path: Path, name: str, request: dict[str, Any]) -> FileContents:
+    def _in_turns(self, path: Path, name: str, request: dict[str, Any]) -> FileContents:
+        """Return the contents of one file, however often its process has to give way to others."""
+        try:
+            return in_turns(lambda slice_seconds: self._request(path, name, request, slice_seconds))
+        except NobodyWaits:
+            raise rejection(name, "nobody_waits", self.limits) from None
+
+    def _request(self, path: Path, name: str, request: dict[str, Any], slice_seconds: float) -> FileContents:
         if not self._may_read(path):
             self.close()
             self._paths[path] = None
-        process, started = self._start(), time.monotonic()
+        process, started = self._start(slice_seconds), time.monotonic()
         timer = threading.Timer(self.limits.seconds + GRACE_SECONDS, process.kill)
         timer.start()
         try:
@@ -172,13 +182,18 @@ class SqliteClient:
         except RunFileError as error:
             raise error.renamed(name) from None
         except Exception as error:  # a child under a hostile file's control may send anything
+            lost = self._turn is not None and self._turn.lost
             self.close()
+            if lost:
+                raise TurnLost from None
             late = time.monotonic() - started > self.limits.seconds
             problem = f"{str(error) or type(error).__name__}, exit code {process.returncode}"
             code = "timeout" if late else "died"
             raise rejection(name, code, self.limits, problem=problem) from None
         finally:
             timer.cancel()
+            if self._turn and self._process:
+                TURNS.rest(self._turn)
 
 
 def _states_of(path: Path) -> dict[str, FileState]:

@@ -3,7 +3,8 @@
 Each child may take as much memory and time as its limits allow, so no more than two work at a time, whatever their
 kind. A requester (a session of the app, a thread of a program) that was served longest ago comes first. A child that
 has worked for its slice of time is ended if somebody waits, and begins anew, with twice the time, after those who
-waited: so what takes long cannot keep others waiting, and still gets done. What nobody waits for any more is ended.
+waited: so what takes long cannot keep others waiting, and still gets done. What nobody waits for any more is ended, and
+so is a child that rests between two files.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 PLACES = 2
 SLICE_SECONDS = 2.0
 LOOKS_SECONDS = 0.05
 REMEMBERED = 1000  # requesters whose last turn is known
+
+T = TypeVar("T")
 
 
 class TurnLost(Exception):
@@ -53,20 +57,27 @@ class Turn:
     began: float = 0.0
     lost: bool = False
     """True if the child was ended."""
+    rests: bool = False
+    """True while the child has nothing to do."""
     _end: Callable[[], object] | None = field(default=None, repr=False)
 
     def of(self, end: Callable[[], object]) -> None:
         """Say how to end the child, once it is started."""
         self._end = end
 
-    @property
-    def is_over(self) -> bool:
-        """True if the slice of time has passed."""
-        return time.monotonic() - self.began > self.slice
-
     def give_way(self) -> None:
-        """End the child if its slice has passed, or nobody waits for it."""
-        if self._end and not self.lost and (self.is_over or not self.requester.waits()):
+        """End the child if it rests, its slice has passed, or nobody waits for it."""
+        if self.rests or time.monotonic() - self.began > self.slice:
+            self._lose()
+        self.end_if_abandoned()
+
+    def end_if_abandoned(self) -> None:
+        """End the child if nobody waits for it."""
+        if not self.requester.waits():
+            self._lose()
+
+    def _lose(self) -> None:
+        if self._end and not self.lost:
             self.lost = True
             self._end()
 
@@ -83,18 +94,18 @@ class Turns:
         self._count = itertools.count(1)
 
     def begin(self, slice_seconds: float = SLICE_SECONDS) -> Turn:
-        """Wait for a place, and return the turn. Raises NobodyWaits."""
+        """Wait for a place, and return the turn, to be finished. Raises NobodyWaits."""
         requester = REQUESTER.get() or Requester(f"thread {threading.get_ident()}")
         turn = Turn(slice_seconds, requester)
         with self._changed:
             self._waiting.append(turn)
             try:
-                while not self._is_next(turn):
-                    if not requester.waits():
-                        raise NobodyWaits
-                    for other in self._running:
-                        other.give_way()
-                    self._changed.wait(LOOKS_SECONDS)
+                while requester.waits() and not self._is_next(turn):
+                    self._make_room()
+                    if not self._is_next(turn):
+                        self._changed.wait(LOOKS_SECONDS)
+                if not requester.waits():
+                    raise NobodyWaits
             finally:
                 self._waiting.remove(turn)
             turn.began = time.monotonic()
@@ -105,11 +116,31 @@ class Turns:
                 del self._last[next(iter(self._last))]
         return turn
 
+    def _make_room(self) -> None:
+        """End no more children than there are waiting: those that rest first, then those that began first."""
+        for other in sorted(self._running, key=lambda other: (not other.rests, other.began)):
+            if sum(ended.lost for ended in self._running) < len(self._waiting):
+                other.give_way()
+        # A child that rests has nobody who would notice its end.
+        self._running = [other for other in self._running if not (other.lost and other.rests)]
+
     def finish(self, turn: Turn) -> None:
         """Give the place back; the child has ended."""
         with self._changed:
-            self._running.remove(turn)
+            self._running = [other for other in self._running if other is not turn]
             self._changed.notify_all()
+
+    def rest(self, turn: Turn) -> None:
+        """Let others have the place of a child that has nothing to do, if they need it."""
+        with self._changed:
+            turn.rests = True
+            self._changed.notify_all()
+
+    def resume(self, turn: Turn, slice_seconds: float) -> bool:
+        """Begin a new slice with the same child; return False if it was ended meanwhile."""
+        with self._changed:
+            turn.rests, turn.began, turn.slice = False, time.monotonic(), slice_seconds
+            return not turn.lost
 
     @contextlib.contextmanager
     def turn(self, slice_seconds: float = SLICE_SECONDS) -> Iterator[Turn]:
@@ -124,11 +155,6 @@ class Turns:
         finally:
             self.finish(turn)
 
-    @property
-    def others_wait(self) -> bool:
-        """True if somebody waits for a place."""
-        return bool(self._waiting)
-
     def _is_next(self, turn: Turn) -> bool:
         first = min(self._waiting, key=lambda waiting: self._last.get(waiting.requester.name, 0))
         return len(self._running) < self._places and turn is first
@@ -137,8 +163,8 @@ class Turns:
 TURNS = Turns()
 
 
-def in_turns(work: Callable[[float], None]) -> None:
-    """Call `work` with a slice of time until it ends within it. Raises what `work` raises, but TurnLost."""
+def in_turns(work: Callable[[float], T]) -> T:
+    """Call `work` with a slice of time until it loses no turn, each time with twice the slice."""
     slice_seconds = SLICE_SECONDS
     while True:
         try:

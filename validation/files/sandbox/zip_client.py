@@ -26,6 +26,7 @@ import pyarrow as pa
 from validation.files.errors import RunFileError, rejection
 from validation.files.limits import ReadLimits
 from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED, PROJECT, ProtocolError
+from validation.files.sandbox.turns import TURNS, NobodyWaits, in_turns
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
 from validation.files.temporary import temporary_folder
 from validation.text import pluralize, printable
@@ -63,6 +64,8 @@ class _Unpacking:
 
     folder: Path
     limits: ReadLimits
+    slice_seconds: float
+    """That each child has before it must give way to others."""
     runs: list[ArchivedRun] = field(default_factory=list)
     sets: dict[int, str] = field(default_factory=dict)
     """Number and name of each set."""
@@ -92,14 +95,17 @@ def unpacked(path: Path, name: str, limits: ReadLimits, parent: str | None = Non
         try:
             if path.stat().st_size > limits.file_bytes:
                 raise rejection(name, "too_large", limits, limit="file_bytes")
-            runs = _unpack(path, name, Path(folder), limits)
+            runs = in_turns(lambda slice_seconds: _unpack(path, name, Path(folder), limits, slice_seconds))
+        except NobodyWaits:
+            raise rejection(name, "nobody_waits", limits) from None
         except OSError as error:  # such as a full disk
             raise rejection(name, "system", limits, problem=error.strerror or "no reason given") from None
         yield runs
 
 
-def _unpack(path: Path, name: str, folder: Path, limits: ReadLimits) -> list[ArchivedRun]:
-    unpacking = _Unpacking(folder, limits)
+def _unpack(path: Path, name: str, parent: Path, limits: ReadLimits, slice_seconds: float) -> list[ArchivedRun]:
+    folder = Path(tempfile.mkdtemp(dir=parent))  # a new one each time that the child has to give way and begins anew
+    unpacking = _Unpacking(folder, limits, slice_seconds)
     runs, zips = unpacking.runs, _run_worker(ZIP_WORKER, {"path": os.path.abspath(path)}, unpacking, name)
     if zips and runs:
         note = f"not opened: {pluralize(zips, 'zip archive')} inside {name}; only run files are read from an archive"
@@ -121,9 +127,13 @@ def _run_worker(script: Path, request: dict[str, Any], unpacking: _Unpacking, na
     environment |= LIBRARY_SETTINGS
     command = [sys.executable, "-I", "-S", "-B", str(script), *map(str, PACKAGES)]
     pipe, started, limits = subprocess.PIPE, time.monotonic(), unpacking.limits
-    with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, cwd=os.path.abspath(os.sep)
-    ) as process:
+    with (
+        TURNS.turn(unpacking.slice_seconds) as turn,
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, cwd=os.path.abspath(os.sep)
+        ) as process,
+    ):
+        turn.of(process.kill)
         timer = threading.Timer(limits.seconds + GRACE_SECONDS, process.kill)
         timer.start()
         try:
