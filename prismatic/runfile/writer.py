@@ -59,6 +59,7 @@ class Writer:
         self._interval = min(flush_seconds / 2, threading.TIMEOUT_MAX)
         self._queue: SimpleQueue[Record] = SimpleQueue()
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
         self._waiting: deque[Record] = deque()  # out of the queue but not in the file; only the thread uses it
         # In each pair, the threads that log change only the first number, the writing thread only the second.
         self._accepted, self._released = 0, 0  # values
@@ -122,7 +123,10 @@ class Writer:
         if self._deadline is None:
             self.flush(seconds)
         else:
-            self._thread.join(seconds)
+            with suppress(
+                Empty
+            ):  # join() would wait in vain: a join() that a signal interrupted keeps the thread's lock
+                self._ended.get(timeout=seconds)
 
     def close(self) -> bool:
         """Write waiting records, for up to CLOSE_SECONDS, and close the file; False if rows were lost.
@@ -158,7 +162,10 @@ class Writer:
             self._empty_queue()
             _resolve_flushes(self._waiting, False)
             self._lost += sum(isinstance(record, StepRecord) for record in self._waiting)
-            self._database.close()
+            try:
+                self._database.close()
+            finally:
+                self._ended.put(None)
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
