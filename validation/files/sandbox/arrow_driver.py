@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -209,7 +210,10 @@ class Connection:
 
 def _require_memory(cells: int) -> None:
     """Raise MemoryError if there may be too little memory for a page."""
-    bytes(SPARE_BYTES + 3 * 8 * cells)
+    try:
+        mmap.mmap(-1, SPARE_BYTES + 3 * 8 * cells).close()
+    except OSError:
+        raise MemoryError from None
 
 
 def _first_batch(stream: _Stream, kinds: Sequence[str]) -> list[Cells]:
