@@ -1,7 +1,7 @@
 """Checkpoints of a training run: weights, optimizer, schedule, random state and step, saved and loaded (--resume).
 
 A checkpoint is a folder of torch.distributed.checkpoint: every process writes its part, and any number of processes can
-resume from it. torch reads it with pickle, so resume only runs that you trust.
+resume from it. It holds pickles, which safe_load.py reads without running anything in them.
 """
 
 from __future__ import annotations
@@ -74,10 +74,14 @@ class Checkpoints:
         from torch.distributed.checkpoint.state_dict import set_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load
 
+        from prismatic.train.safe_load import SafePlanner, SafeReader
+
         if not (folder / ".metadata").exists():
             raise ValueError("it has no .metadata, which is written last")
+        reader = SafeReader(folder)
+        reader.read_metadata()  # torch logs a traceback before it reports what is wrong with it
         state = self._state(0)
-        load(state, checkpoint_id=folder, **_process_options())
+        load(state, storage_reader=reader, planner=SafePlanner(), **_process_options())
         model, optimizer = state.pop("model"), state.pop("optimizer")
         set_state_dict(self.model, self.optimizer, model_state_dict=model, optim_state_dict=optimizer)
         _set_random_state(state["rng"], state.get("cuda_rng"))

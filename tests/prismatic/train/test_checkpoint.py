@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,3 +142,45 @@ def test_no_checkpoint_is_ahead_of_its_rows(tmp_path: Path, monkeypatch):
     result = train(tiny(), runs=tmp_path, checkpoint_freq=10)
     assert saved == []
     assert {row["code"] for row in rows(result.db_path, "SELECT code FROM events")} == {"no_checkpoint"}
+
+
+class Runs:
+    """A pickle that runs a function when it is loaded."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+def checkpoint_of(folder: Path) -> tuple[Path, Checkpoints]:
+    """Save a checkpoint of a tiny model, and return its folder and what loads it."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    checkpoints = Checkpoints(folder, model, optimizer, schedule, torch.device("cpu"))
+    checkpoints.save(5)
+    return folder / "checkpoint-5", checkpoints
+
+
+def test_metadata_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    checkpoint, checkpoints = checkpoint_of(tmp_path)
+    assert checkpoints.load() == 5
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    for planted in (Runs(os.mkdir, str(tmp_path / "owned")), Runs(eval, "1 / 0"), [1], Runs(getattr, "x", "upper")):
+        metadata.planner_data = planted
+        (checkpoint / ".metadata").write_bytes(pickle.dumps(planted if planted == [1] else metadata))
+        with pytest.raises(CheckpointError, match="its metadata"):
+            checkpoints.load()
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_value_that_runs_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.lr_scheduler.LambdaLR, "state_dict", lambda self: {"last_epoch": planted})
+    planted = Runs(os.mkdir, str(tmp_path / "owned"))
+    _, checkpoints = checkpoint_of(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError):
+        checkpoints.load()
+    assert not (tmp_path / "owned").exists()
