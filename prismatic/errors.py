@@ -17,6 +17,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 
+from prismatic.text import printable
+
 TRAINING_LIBRARIES = ("torch", "pydantic", "yaml")  # which the judging side is installed without
 
 
@@ -69,7 +71,7 @@ def exit_code(command: Callable[[Namespace], int], options: Namespace) -> int:
     except KeyboardInterrupt:
         message, code = "interrupted; what was logged is kept", 130
     if is_first_process():
-        print(message, file=sys.stderr)
+        print("\n".join(printable(line, 5000) for line in message.splitlines()), file=sys.stderr)
     return code
 
 

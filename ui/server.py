@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import get_instance
 
+from prismatic.sandbox import walls
 from ui.gate import Gate, bytes_held
 from ui.layout.frame import FIRST_WORDS_SENT
 from ui.settings import parse_arguments, settings
-from validation.files.sandbox import walls
 from validation.files.temporary import remove_leftovers, remove_temporary_folder
 
 SESSION_CHECK_SECONDS = 2.0  # between two searches for ended sessions

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prismatic.text import printable
+
 if TYPE_CHECKING:
     from prismatic.runfile.manage import RunSummary
 
@@ -61,7 +63,7 @@ def _cells(run: RunSummary) -> dict[str, str]:
         "last update": datetime.fromtimestamp(run.last_update).strftime("%Y-%m-%d %H:%M:%S"),
         "seed": "-" if run.seed is None else str(run.seed),
         "scale": "-" if run.perturbation_scale is None else str(run.perturbation_scale),
-        "file": str(run.path),
+        "file": printable(str(run.path), 1000),
     }
 
 

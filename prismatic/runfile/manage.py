@@ -1,15 +1,17 @@
 """Find, list, copy (snapshot) and upgrade (migrate) run files, without torch.
 
-Only for the user's own files. `validation` opens files of others, in a sandboxed process.
+A sandboxed process looks into each file first, as it may be somebody else's. In this process SQLite copies pages of any
+file, and runs SQL only on files whose schema holds no code.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +21,13 @@ from prismatic.contract.schema import SCHEMA_VERSION
 from prismatic.errors import LoggerError
 from prismatic.runfile.database import RunDatabase, remove
 from prismatic.runfile.lock import IsLocked, WriterLock, is_locked
+from prismatic.sandbox.summary import FileSummary, look_into, problem_of
+from prismatic.text import printable
 
 Number = TypeVar("Number", int, float)
 
 READ_SECONDS = 10.0  # how long to wait for a writer's transaction
+JOURNAL_END = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"  # the end of a journal that names another file, to be deleted with it
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,11 @@ class RunSummary:
     perturbation_scale: float | None
 
 
-@contextmanager
-def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection. Raises LoggerError for a file that cannot be read."""
-    # mode=rw: SQLite rolls back the unfinished transaction of a killed writer only for those who may write.
-    url = f"file:{quote(str(path.absolute()))}?mode=rw"
-    try:
-        with closing(sqlite3.connect(url, uri=True, timeout=READ_SECONDS, isolation_level=None)) as connection:
-            connection.execute("PRAGMA trusted_schema = OFF")
-            yield connection
-    except sqlite3.Error as error:
-        raise LoggerError(f"{path}: cannot be read as a run file ({error}).") from error
+def _names_another_file(journal: Path) -> bool:
+    with suppress(OSError), open(journal, "rb") as file:
+        file.seek(-len(JOURNAL_END), os.SEEK_END)
+        return file.read() == JOURNAL_END
+    return False
 
 
 def find_run(run: str, runs: Path = Path("build/runs")) -> Path:
@@ -65,52 +64,88 @@ def find_run(run: str, runs: Path = Path("build/runs")) -> Path:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return table `run` as a dict, empty if the file has no such table. Raises LoggerError if it is not SQLite."""
-    with open_for_reading(path) as connection:
-        if not _has_table(connection, "run"):
-            return {}
-        return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM run")}
-
-
-def _has_table(connection: sqlite3.Connection, name: str) -> bool:
-    query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
-    return bool(connection.execute(query, (name,)).fetchone()[0])
+    """Return table `run` as a dict, empty if the file has no such table. Raises LoggerError if it is not a run."""
+    return _look_into(path).facts or {}
 
 
 def list_runs(runs: Path) -> list[RunSummary]:
     """Return all runs below this folder, the last written one first."""
-    return sorted(map(summarize, runs.rglob("dynamics.db")), key=lambda run: -run.last_update)
+    paths = sorted(runs.rglob("dynamics.db"))
+    return sorted(map(_summary, paths, look_into(paths)), key=lambda run: -run.last_update)
 
 
 def summarize(path: Path) -> RunSummary:
     """Return a summary of a run. A bad file is `unreadable` rather than an error, which would hide the other runs."""
+    (found,) = look_into([path])
+    return _summary(path, found)
+
+
+def _look_into(path: Path) -> FileSummary:
+    """Return what a run file holds. Raises LoggerError if it cannot be read."""
+    (found,) = look_into([path])
+    if found.unfinished:
+        found = _roll_back(path)
+    if found.problem:
+        raise LoggerError(f"{path}: cannot be read as a run file ({found.problem}).")
+    return found
+
+
+def _summary(path: Path, found: FileSummary) -> RunSummary:
     last_update = path.stat().st_mtime if path.exists() else 0.0
-    try:
-        facts = read_facts(path)
-        with open_for_reading(path) as connection:
-            count, last_step = connection.execute("SELECT count(*), max(step) FROM dynamics").fetchone()
-    except (OSError, ValueError, TypeError):
-        return RunSummary(path.parent.name, path, "unreadable", None, None, 0, last_update, None, None)
-    status = str(facts.get("exit_state", "unknown"))
+    with suppress(LoggerError, OSError):
+        found = _roll_back(path) if found.unfinished else found
+    if found.problem or found.facts is None:
+        return RunSummary(printable(path.parent.name), path, "unreadable", None, None, 0, last_update, None, None)
+    facts = found.facts
+    status = printable(facts.get("exit_state", "unknown"))
     if status == "running" and not is_locked(path):
         status = "killed"
     return RunSummary(
-        run=str(facts.get("run_hash", path.parent.name)),
+        run=printable(str(facts.get("run_hash", path.parent.name))),
         path=path,
         status=status,
-        last_step=last_step,
+        last_step=found.last_step,
         planned_steps=_to_number(facts.get("planned_steps"), int),
-        logged_steps=count,
+        logged_steps=found.rows,
         last_update=last_update,
         seed=_to_number(facts.get("config.seed", facts.get("seed")), int),
         perturbation_scale=_to_number(facts.get("config.perturbation_scale"), float),
     )
 
 
+def _roll_back(path: Path) -> FileSummary:
+    """Let SQLite roll back the transaction of a killed writer, and return what the file then holds.
+
+    Raises LoggerError if its journal names another file, which SQLite would delete. Our writer makes no such journals.
+    """
+    with _pages(path) as connection:
+        connection.execute("PRAGMA user_version").fetchone()  # reads a page, and nothing of the schema
+    (found,) = look_into([path])
+    return found
+
+
+@contextmanager
+def _pages(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection for whole pages, which must run no SQL that reads the schema: a file may hold any.
+
+    Raises LoggerError for a file whose pages cannot be read.
+    """
+    if _names_another_file(Path(f"{path}-journal")):
+        raise LoggerError(f"{path}-journal: names another file, which SQLite would delete; move the journal away.")
+    # mode=rw: SQLite rolls back the unfinished transaction of a killed writer only for those who may write.
+    url = f"file:{quote(str(path.absolute()))}?mode=rw"
+    try:
+        with closing(sqlite3.connect(url, uri=True, timeout=READ_SECONDS, isolation_level=None)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise LoggerError(f"{path}: cannot be read as a run file ({error}).") from error
+
+
 def _to_number(value: Any, kind: type[Number]) -> Number | None:
     """Return a fact as a number, also from text; None if it is not a number."""
     try:
-        return None if value is None else kind(value)
+        number = None if value is None else kind(value)
+        return number if number is not None and abs(number) < 2**64 else None
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -120,18 +155,37 @@ def snapshot(path: Path, output: Path | None = None, *, overwrite: bool = False)
 
     Raises LoggerError for a file that is not a run, or an existing output without `overwrite`.
     """
-    with open_for_reading(path) as connection:
-        last_step = connection.execute("SELECT max(step) FROM dynamics").fetchone()[0]
+    if problem := problem_of(path):
+        raise LoggerError(f"{path}: cannot be read as a run file ({problem}).")
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent if output else Path.cwd()) as folder:
+        copy = Path(folder) / "dynamics.db"
+        with _pages(path) as source:
+            _copy_pages(source, copy)
+        last_step = _look_into(copy).last_step
         output = output or Path(f"{path.absolute().parent.name}-step-{last_step}.db")
         if output.exists() and output.samefile(path):
             raise LoggerError(f"{output}: is the run file itself; choose another file with -o.")
         if output.exists() and not overwrite:
             raise LoggerError(f"{output}: already exists; choose another file with -o, or replace it with --overwrite.")
-        unfinished = output.with_name(f"{output.name}.new")
-        unfinished.unlink(missing_ok=True)
-        connection.execute("VACUUM INTO ?", (str(unfinished),))
-    os.replace(unfinished, output)
+        os.replace(copy, output)
     return output
+
+
+def _copy_pages(source: sqlite3.Connection, copy: Path) -> None:
+    """Copy all pages of one moment to a new file in rollback mode. Raises LoggerError if the file stays locked."""
+    deadline = time.monotonic() + READ_SECONDS
+
+    def wait(status: int, remaining: int, total: int) -> None:
+        if time.monotonic() > deadline and remaining == total:
+            raise LoggerError("the file stays locked by another program; try again when that has finished.")
+
+    with closing(sqlite3.connect(copy)) as target:
+        source.backup(target, progress=wait)
+    with open(copy, "r+b") as file:  # without SQL, which would read the schema
+        file.seek(18)
+        if file.read(2) == b"\2\2":
+            file.seek(18)
+            file.write(b"\1\1")
 
 
 def migrate(path: Path) -> Path | None:
@@ -139,10 +193,13 @@ def migrate(path: Path) -> Path | None:
 
     Raises LoggerError, and leaves the file as it was, if it is not a run, is being written or cannot be upgraded.
     """
-    with open_for_reading(path) as connection:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == SCHEMA_VERSION:
+    found = _look_into(path)
+    if found.version == SCHEMA_VERSION:
         return None
+    if not found.plain:
+        problem = "it holds views, triggers or expressions, which an upgrade would run"
+        raise LoggerError(f"{path}: cannot be upgraded ({problem}); copy its tables into a new file.")
+    version = found.version
     given, path = path, Path(os.path.realpath(path))
     kept, upgraded = Path(f"{path}.v{version}"), Path(f"{path}.upgraded")
     if kept.exists():

@@ -87,11 +87,11 @@ def kinds(template: Path) -> dict[str, Kind]:
         for column in COLUMNS
         for name, value in NUMBERS.items()
     }
-    files = {f"a file with {write.__name__}": partial(_bad_file, write) for write in _bad_file_writers()}
+    files = {f"a file with {write.__name__}": partial(_bad_file, write) for write in bad_file_writers()}
     return {**facts, **cells, **files, **PLACES}
 
 
-def _bad_file_writers() -> Iterator[Callable[[Path], object]]:
+def bad_file_writers() -> Iterator[Callable[[Path], object]]:
     """Yield the functions of bad_files that write one kind of file at a path."""
     for name, function in vars(bad_files).items():
         ours = inspect.isfunction(function) and function.__module__ == bad_files.__name__ and not name.startswith("_")

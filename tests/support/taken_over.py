@@ -24,8 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from prismatic.sandbox import walls
 from validation.files.limits import ReadLimits
-from validation.files.sandbox import set_worker, sqlite_worker, walls, zip_worker
+from validation.files.sandbox import set_worker, sqlite_worker, zip_worker
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 SERVER = os.getpid()

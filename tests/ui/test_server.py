@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from prismatic.sandbox.walls import Layer
 from ui import server
-from validation.files.sandbox.walls import Layer
 
 
 @pytest.mark.parametrize("layer", [Layer(7, True), Layer(0, False)])

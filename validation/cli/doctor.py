@@ -8,7 +8,7 @@ import platform
 import sqlite3
 
 from prismatic._version import __version__
-from validation.files.sandbox.walls import layer
+from prismatic.sandbox.walls import layer
 
 PACKAGES = {"DuckDB": "duckdb", "Apache Arrow": "pyarrow", "Streamlit": "streamlit", "PyTorch": "torch"}
 

@@ -41,7 +41,7 @@ class Refused(Exception):
 def main() -> None:
     """Answer one question."""
     sys.path += sys.argv[1:]
-    from validation.files.sandbox.walls import enforce
+    from prismatic.sandbox.walls import enforce
 
     request = json.loads(sys.stdin.buffer.readline())
     limits = request["limits"]

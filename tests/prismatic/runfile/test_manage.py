@@ -318,9 +318,7 @@ def test_facts_of_other_programs_do_not_stop_the_list(path: Path, capsys):
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO run VALUES ('empty', NULL), ('text', 'no JSON')")
     assert main(["runs", str(path.parent)]) == 0
-    assert "unreadable" in capsys.readouterr().out
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("DELETE FROM run WHERE key IN ('empty', 'text')")
+    assert "unreadable" not in capsys.readouterr().out
     run = summarize(path)
     assert (run.planned_steps, run.seed, run.perturbation_scale) == (None, 3, None)
 

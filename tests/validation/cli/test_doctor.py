@@ -2,9 +2,9 @@
 
 import sqlite3
 
+from prismatic.sandbox.walls import Layer
 from validation.cli import doctor
 from validation.cli.main import main
-from validation.files.sandbox.walls import Layer
 
 
 def test_it_prints_versions_and_what_confines_the_readers(capsys, monkeypatch):

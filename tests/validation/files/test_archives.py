@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from prismatic.sandbox import walls
 from tests.support import bad_files
 from ui.session.library import Library, Source
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
-from validation.files.sandbox import walls, zip_client
+from validation.files.sandbox import zip_client
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 

@@ -26,7 +26,7 @@ WAL = b"\x02\x02"  # bytes 18 and 19 of a SQLite file that was written in WAL mo
 def main() -> None:
     """Handle one request."""
     sys.path += sys.argv[1:]
-    from validation.files.sandbox.walls import enforce
+    from prismatic.sandbox.walls import enforce
     from validation.files.sandbox.zip_worker import Reject, confine, send
 
     request = json.loads(sys.stdin.buffer.readline())

@@ -622,7 +622,8 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 def main() -> None:
     """Answer requests until stdin ends. The first line of stdin names the limits, the files and the folders."""
     sys.path += sys.argv[1:2]
-    from validation.files.sandbox import arrow_driver, walls
+    from prismatic.sandbox import walls
+    from validation.files.sandbox import arrow_driver
 
     driver = arrow_driver.load(*sys.argv[2:3])
 

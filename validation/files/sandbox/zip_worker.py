@@ -156,7 +156,7 @@ def unpack(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Handle one request."""
     sys.path += sys.argv[1:2]
-    from validation.files.sandbox import walls
+    from prismatic.sandbox import walls
 
     request = json.loads(sys.stdin.buffer.readline())
     codecs.lookup("cp437")  # for names in an archive: its module cannot be loaded later

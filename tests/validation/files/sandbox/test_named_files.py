@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from prismatic.sandbox import walls
 from tests.support import bad_files
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
-from validation.files.sandbox import sqlite_client, walls
+from validation.files.sandbox import sqlite_client
 from validation.files.sandbox.sqlite_client import SqliteClient
 
 needs_landlock = pytest.mark.skipif(
@@ -68,7 +69,7 @@ def test_a_folder_in_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "folder" / "secret").write_text("a secret")
     code = f"""
         import sys; sys.path.append({str(sqlite_client.PROJECT)!r})
-        from validation.files.sandbox import walls
+        from prismatic.sandbox import walls
         walls.restrict_files([{str(tmp_path / "folder")!r}], [])
         open({str(tmp_path / "folder" / "secret")!r})"""
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from prismatic.sandbox import walls
+from prismatic.sandbox.walls import ALLOW, ARCHITECTURES, FAIL, KILL, Layer
 from tests.support import bad_files, taken_over
-from validation.files.sandbox import walls, zip_client
-from validation.files.sandbox.walls import ALLOW, ARCHITECTURES, FAIL, KILL, Layer
+from validation.files.sandbox import zip_client
 
 LAYER = walls.layer()
 needs_seccomp = pytest.mark.skipif(not LAYER.seccomp, reason="this kernel has no seccomp filters, or forbids their use")
