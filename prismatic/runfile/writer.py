@@ -123,9 +123,8 @@ class Writer:
         if self._deadline is None:
             self.flush(seconds)
         else:
-            with suppress(
-                Empty
-            ):  # join() would wait in vain: a join() that a signal interrupted keeps the thread's lock
+            # join() would wait in vain: the join() that the signal interrupted keeps the lock of the thread.
+            with suppress(Empty):
                 self._ended.get(timeout=seconds)
 
     def close(self) -> bool:
