@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from prismatic.contract.schema import STEP_COLUMNS
 
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+STEP_SIZE = 10  # the memory and the time to write that a step takes beside its values, in values
 IMMUTABLE = {float, int, bool, str, type(None)}
 _INTEGER_COLUMNS = {column.name for column in STEP_COLUMNS if column.type == "INTEGER"}
 
@@ -37,10 +38,10 @@ class StepRecord(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of values it holds."""
+        """The number of values it holds, and STEP_SIZE for the step itself."""
         if not self.tables:
-            return len(self.values)
-        return len(self.values) + sum(len(rows) * len(rows[0]) for rows in self.tables.values() if rows)
+            return len(self.values) + STEP_SIZE
+        return len(self.values) + STEP_SIZE + sum(len(rows) * len(rows[0]) for rows in self.tables.values() if rows)
 
 
 class InsertRow(NamedTuple):

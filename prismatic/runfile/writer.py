@@ -88,6 +88,8 @@ class Writer:
         waiting = self._accepted + size - self._released
         if waiting > MAX_WAITING or self._deadline is not None:
             self._dropped += 1
+            if self._deadline is not None and self._thread.is_alive():
+                time.sleep(0.001)  # leave the processor to the writing thread, which the end of the program waits for
             return
         self._accepted += size
         self._queue.put(record)
