@@ -137,7 +137,7 @@ SCALARS_COLUMNS = (
 )
 
 RUN_COLUMNS = (
-    Column("key", "TEXT", "name", "config.NAME for every option, and facts about the run"),
+    Column("key", "TEXT", "name", "config.NAME or option.NAME for every option, and facts about the run"),
     Column("value", "TEXT", "JSON", "a JSON scalar or list; `checksums` is an object of hashes by table and column"),
 )
 

@@ -65,7 +65,7 @@ def _row(judgement: Judgement, run: Run) -> dict[str, object]:
     return {
         "run": run.id,
         "kind": spaced(group.role),
-        "scale": run.number("config.perturbation_scale"),
+        "scale": run.option("perturbation_scale"),
         "seed": run.seed,
         **words,
         "logged steps": len(run.steps),

@@ -78,7 +78,7 @@ def _judgement_or_stop(title: str) -> Judgement:
 
 def run_header(run: Run) -> None:
     """Show the run's main facts, and badges for an unfinished run and for a positive control."""
-    scale, seed = run.number("config.perturbation_scale"), run.seed
+    scale, seed = run.option("perturbation_scale"), run.seed
     merge = next((known for known in ("batch", "example") if run.config.get("merge") == known), None)
     facts = [f"run {run.id}", f"{len(run.steps):,} logged steps", f"{len(run.experts)} experts"]
     facts += [f"scale {scale:g}"] if scale is not None else []

@@ -7,6 +7,7 @@ import json
 import streamlit as st
 
 from prismatic.contract import schema
+from prismatic.contract.options import OPTION
 from prismatic.contract.thresholds import PREFIX
 from ui.widgets.tables import fact_text, show_table
 from validation.files.run_file import RunFile
@@ -25,7 +26,9 @@ EXAMPLES = {
         "JOIN runs USING (run)\nWHERE step > last_step * 2 / 3 AND bottom_norm > 0 AND middle_norm > 0\n"
         "GROUP BY ALL\nORDER BY run, expert"
     ),
-    "Options of each run": ("SELECT run, key, value\nFROM facts\nWHERE key LIKE 'config.%'\nORDER BY key, run"),
+    "Options of each run": (
+        "SELECT run, key, value\nFROM facts\nWHERE key LIKE 'config.%' OR key LIKE 'option.%'\nORDER BY key, run"
+    ),
     "Share of each expert in each layer": (
         "SELECT run, layer, expert, avg(routing_weight) AS share\nFROM layers\nWHERE source = 'merged'\n"
         "GROUP BY ALL\nORDER BY ALL"
@@ -77,9 +80,9 @@ def metadata(file: RunFile) -> None:
     """Show the facts in the file: options, training, and registered thresholds."""
     st.subheader("This run", anchor=False)
     st.text(file.name)
-    options = {key.removeprefix("config."): value for key, value in file.facts.items() if key.startswith("config.")}
+    options = file.config
     registered = {key.removeprefix(PREFIX): value for key, value in file.facts.items() if key.startswith(PREFIX)}
-    rest = {key: value for key, value in file.facts.items() if not key.startswith(("config.", PREFIX))}
+    rest = {key: value for key, value in file.facts.items() if not OPTION.fullmatch(key) and not key.startswith(PREFIX)}
     if not file.facts:
         st.caption("The file has no table `run`, so its options are unknown.")
     for title, facts in (

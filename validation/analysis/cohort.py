@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from prismatic.contract.options import FREE
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.bins import BINS
@@ -21,8 +22,6 @@ from validation.analysis.statistics import Array
 from validation.text import escaped
 
 Options = tuple[tuple[str, str], ...]
-FREE = frozenset({"seed", "device"})
-"""Options in which runs of one group may differ."""
 SCALE = "perturbation_scale"
 
 

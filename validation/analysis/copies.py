@@ -48,7 +48,7 @@ def false_twin(run: MeasuredRun, sham: MeasuredRun | None, own: Levels, twin: Le
     """
     if sham is None or twin is None:
         return ""
-    scale = run.run.number(f"config.{SCALE}")
+    scale = run.run.option(SCALE)
     if _distances([own, twin])[0][0, 1] < SAME_TWIN * min(1.0, 1.0 if scale is None else scale):
         return f"the sham run of run {run.run.id} is a copy of it"
     known = run.run.reproducible and run.run.tier_hashes and sham.run.tier_hashes

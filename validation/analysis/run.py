@@ -6,7 +6,6 @@ Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prismatic.contract.options import options_of
 from prismatic.contract.schema import MIXTURES, TIERS
 from prismatic.contract.thresholds import SHAM_SCALE
 from validation.analysis.bins import Plan, plan_of
@@ -22,7 +22,6 @@ from validation.analysis.statistics import Array
 
 MAX_NUMBER = 1e15  # larger than any real option; files may come from anyone
 LARGEST = 1e50  # of a measured number; 1 / LARGEST is the smallest beside zero, so that squares of both are finite
-OPTION = re.compile(r"config\.([a-z][a-z0-9_]{0,60})")
 METRICS = (
     *(f"{tier}_norm" for tier in TIERS),
     *("norm", "routing_weight", "bottom_to_middle", "divergence", "relative_divergence", "direction"),
@@ -122,8 +121,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The options of the training; empty for files without a run table."""
-        names = {key: OPTION.fullmatch(key) for key in self.facts}
-        return {match[1]: self.facts[key] for key, match in names.items() if match}
+        return options_of(self.facts)
 
     def of_role(self, role: str) -> list[Expert]:
         """Return the experts of a role: clean, perturbed or control."""
@@ -138,33 +136,32 @@ class Run:
 
     def number(self, fact: str) -> float | None:
         """Return a fact as a number, also from text; None if it is absent or not a number."""
-        value = self.facts.get(fact)
-        try:
-            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-        except (ValueError, OverflowError):
-            return None
-        return number if abs(number) <= MAX_NUMBER else None
+        return _number(self.facts.get(fact))
+
+    def option(self, name: str) -> float | None:
+        """Return an option as a number, also from text; None if it is absent or not a number."""
+        return _number(self.config.get(name))
 
     @property
     def seed(self) -> int | None:
-        """The seed of the training; None if unknown."""
-        seed = self.facts.get("config.seed")
+        """The seed of the training, an option or else the fact `seed`; None if unknown."""
+        seed = self.config.get("seed", self.facts.get("seed"))
         if isinstance(seed, int) and not isinstance(seed, bool):
             return seed  # of any size: two seeds of 64 bits may be one number as floats
-        number = self.number("config.seed")
+        number = _number(seed)
         return None if number is None else int(number)
 
     @property
     def is_sham(self) -> bool:
         """True if at most SHAM_SCALE was perturbed, which is next to nothing."""
-        scale = self.number("config.perturbation_scale")
+        scale = self.option("perturbation_scale")
         scales = [scale] if scale is not None else [self.scales.get(e.index) for e in self.of_role("perturbed")]
         return bool(scales) and all(scale is not None and 0 <= scale <= SHAM_SCALE for scale in scales)
 
     @property
     def is_positive_control(self) -> bool:
         """True if its effect was put in by hand."""
-        return self.number("config.positive_control") not in (None, 1.0)
+        return self.option("positive_control") not in (None, 1.0)
 
     @property
     def mixture(self) -> str | None:
@@ -172,7 +169,7 @@ class Run:
         mixture = self.facts.get("mixture")
         if isinstance(mixture, str) and mixture in MIXTURES:
             return mixture
-        return "parameters" if "config.merge" in self.facts else None
+        return "parameters" if "merge" in self.config else None
 
     @property
     def merges_parameters(self) -> bool:
@@ -197,9 +194,9 @@ class Run:
     @property
     def every(self) -> int | None:
         """Steps between two rows by the declared `log_freq`, of isolated gradients also by `probe_freq`; else None."""
-        probe_freq = self.number("config.probe_freq") if self.source == "isolated" else None
+        probe_freq = self.option("probe_freq") if self.source == "isolated" else None
         # The logger's own fact comes first: options of a model may be those of another training.
-        known = (self.number("log_freq") or self.number("config.log_freq"), probe_freq)
+        known = (self.number("log_freq") or self.option("log_freq"), probe_freq)
         declared = [int(frequency) for frequency in known if frequency is not None and frequency >= 1]
         return min(math.lcm(*declared), int(MAX_NUMBER)) if declared else None
 
@@ -221,7 +218,7 @@ class Run:
     @property
     def has_means_only(self) -> bool:
         """True if the model has several layers of experts, and the file holds means over them and no layer."""
-        layers = self.number("routers") or self.number("config.num_layers") or 1
+        layers = self.number("routers") or self.option("num_layers") or 1
         return layers > 1 and not self.layers and self.isolated is None
 
     def between(self, first: float, last: float) -> Run:
@@ -262,6 +259,14 @@ class Run:
         first = int(self.steps[0])
         warmup = max(share * (self.planned_steps - first), self.number("warmup_steps") or 0.0)
         return np.asarray(self.steps >= first + warmup)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) <= MAX_NUMBER else None
 
 
 def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]) -> Array:

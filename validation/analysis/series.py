@@ -57,7 +57,7 @@ def _comparable_layers(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:
 def dormancy(run: Run) -> Array:
     """Return the log of the gradient per bottom weight of the clean expert relative to a middle weight, [T]."""
     clean = run.experts[0]
-    sparsity = run.number("config.sparsity")
+    sparsity = run.option("sparsity")
     half = (sparsity if sparsity and 0 < sparsity < 1 else 0.1) / 2
     known = run.weights and min(run.weights.values()) > 0
     weights = run.weights if known else {"bottom": half, "middle": 1 - 2 * half}

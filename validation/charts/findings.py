@@ -301,7 +301,7 @@ def _scaled_score(finding: Finding, run: Run, thresholds: Thresholds, events: pd
 
 def _positive_control(finding: Finding, run: Run, thresholds: Thresholds, events: pd.DataFrame) -> FindingChart | None:
     """Draw the gain of the bottom tier beyond the middle tier, and the factor that the positive control applied."""
-    factor = run.number("config.positive_control")
+    factor = run.option("positive_control")
     perturbed = run.of_role("perturbed")[:MAX_EXPERTS]
     if factor is None or factor <= 0 or not perturbed or 0 not in run.experts:
         return None

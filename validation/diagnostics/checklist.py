@@ -75,7 +75,7 @@ def _undamaged(run: Run, thresholds: Thresholds) -> str:
 
 
 def _experts(run: Run, thresholds: Thresholds) -> str:
-    planned = int((run.number("config.num_experts") or 0) + (run.number("config.control_experts") or 0))
+    planned = int((run.option("num_experts") or 0) + (run.option("control_experts") or 0))
     return f"{pluralize(len(run.experts), 'expert')} in the file" + (f", {planned:,} in the config" if planned else "")
 
 
@@ -103,7 +103,7 @@ def _clock(run: Run, thresholds: Thresholds) -> str | None:
 def _probes(run: Run, thresholds: Thresholds) -> str | None:
     if run.isolated is not None:
         return f"{pluralize(len(run.isolated.steps), 'row')} of isolated gradients"
-    return None if run.number("config.probe_freq") is None else "no probe was planned, or none is due yet"
+    return None if run.option("probe_freq") is None else "no probe was planned, or none is due yet"
 
 
 def _layers(run: Run, thresholds: Thresholds) -> str | None:
@@ -192,7 +192,7 @@ def _scores(run: Run, thresholds: Thresholds) -> str | None:
 
 
 def _gain(run: Run, thresholds: Thresholds) -> str | None:
-    return "positive_control is 1" if run.number("config.positive_control") is not None else None
+    return "positive_control is 1" if run.option("positive_control") is not None else None
 
 
 CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {

@@ -171,7 +171,7 @@ def find_copies(runs: Sequence[Run], hashes: Sequence[Mapping[str, int | None]] 
             places.setdefault(digest, []).append((run, expert))
     copied: dict[str, tuple[Run, int | None, list[str]]] = {}
     for equal in places.values():
-        declared = {(run.seed, run.number("config.perturbation_scale") if e is None else 0) for run, e in equal}
+        declared = {(run.seed, run.option("perturbation_scale") if e is None else 0) for run, e in equal}
         if len(equal) > 1 and (len(declared) > 1 or None in next(iter(declared))):
             for run, expert in equal:
                 if expert is None or run.id not in copied:

@@ -75,7 +75,7 @@ def not_a_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 def _perturbed(run: Run, control: int) -> str:
     """Return the evidence that a control was perturbed by more than a control may be; else ""."""
-    scale = run.scales.get(control, run.number("config.control_scale"))
+    scale = run.scales.get(control, run.option("control_scale"))
     return "" if scale is None or abs(scale) <= CONTROL_SCALE else f"its weights were perturbed by up to {scale:g}"
 
 
@@ -222,7 +222,7 @@ def scale_dependent_threshold(run: Run, thresholds: Thresholds) -> Iterator[Find
 
 def positive_control(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find a positive control, whose effect is artificial and no result."""
-    gain = run.number("config.positive_control")
+    gain = run.option("positive_control")
     if run.is_positive_control:
         yield Finding(
             "positive_control",

@@ -39,7 +39,7 @@ def _contradictions(run: Run) -> Iterator[str]:
             yield f"{fact} is {printable(value, 20)}, and the option {option} is {printable(chosen, 20)}"
     if not run.merges_parameters:
         yield f"the mixture is {run.mixture}, and this trainer merges parameters"
-    first = run.number("config.num_experts") or 0
+    first = run.option("num_experts") or 0
     wrong = [e for e in run.experts.values() if e.index and (e.role == "control") != (e.index >= first)]
     if wrong:
         yield f"expert {wrong[0].index} is named {wrong[0].role}, and control experts begin with expert {first:g}"

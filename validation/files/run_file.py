@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from prismatic.contract import schema
+from prismatic.contract.options import options_of
 from validation.files.errors import RunFileError
 
 # The tables that a RunFile keeps: `run` becomes its facts, `scalars` become columns of the wide table.
@@ -42,8 +43,8 @@ class RunFile:
 
     @property
     def config(self) -> dict[str, object]:
-        """The options of the training: `config.NAME` of the facts."""
-        return {key.removeprefix("config."): value for key, value in self.facts.items() if key.startswith("config.")}
+        """The options of the training: `config.NAME` and `option.NAME` of the facts."""
+        return options_of(self.facts)
 
     @property
     def expert_ids(self) -> tuple[int, ...]:

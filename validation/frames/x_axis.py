@@ -30,7 +30,7 @@ def steps_on_axis(run: Run, unit: str, steps: Array) -> Array:
 def axis_values(run: Run, unit: str) -> Array:
     """Return the axis position of each logged step; NaN where the file lacks it."""
     if unit == "Tokens":
-        per_step = (run.number("config.batch_size") or np.nan) * (run.number("config.sequence_length") or np.nan)
+        per_step = (run.option("batch_size") or np.nan) * (run.option("sequence_length") or np.nan)
         return np.asarray((run.steps + 1) * per_step, dtype=float)
     if unit == "Hours":
         wall = run.step_column("wall_time")

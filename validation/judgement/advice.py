@@ -127,7 +127,7 @@ def _advise_group(
 
 def _study(members: Sequence[Run], *, scale: float | None = None, seeds: int = SEEDS) -> tuple[str, ...]:
     """Return the grid of a study: so many seeds of a scale, each with its sham run."""
-    known = members[0].number("config.perturbation_scale")
+    known = members[0].option("perturbation_scale")
     wanted = scale if scale is not None else known if known and known > SHAM_SCALE else 1.0
     return f"perturbation_scale=0,{wanted:g}", f"seed=0..{seeds - 1}"
 
@@ -188,7 +188,7 @@ def _collapse(run: Run, findings: Sequence[Finding]) -> Iterator[Advice]:
 def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Reason]) -> Iterator[Advice]:
     """Yield advice if a better design could answer the question."""
     run = members[0]
-    controls, log_freq = len(run.of_role("control")), int(run.number("config.log_freq") or 10)
+    controls, log_freq = len(run.of_role("control")), int(run.option("log_freq") or 10)
     more = (f"control_experts={CONTROLS}",) if controls < CONTROLS else ()
     study, each = _study(members), f"in six seeds, each with its {SHAM_RUN}"
     if Reason.ONE_COMMON_GRADIENT in reasons:
@@ -200,8 +200,8 @@ def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Re
             )
         yield Advice("see_direction", text, ("merge=example", f"probe_freq={log_freq}", *more), study, run.id)
     elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
-        larger = int(2 * (run.number("config.batch_size") or 8))
-        probed = run.number("config.probe_freq")
+        larger = int(2 * (run.option("batch_size") or 8))
+        probed = run.option("probe_freq")
         text = "measure each expert alone on the same batch (the probe)"
         text = f"{text}, with larger batches: {claims['divergence'].because}" if probed else f"{text}, {each}"
         options = (f"batch_size={larger}",) if probed else (f"probe_freq={log_freq}",)
@@ -260,7 +260,7 @@ def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advi
 def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
     if premise is None or premise.status != NOT_DORMANT:
         return
-    sparsity = run.number("config.sparsity")
+    sparsity = run.option("sparsity")
     size = f"{premise.estimate:.2f}x" if premise.estimate is not None else "as much"
     text = (
         f"the premise fails: a bottom weight of the clean expert receives {size} a middle weight's gradient, so there "
@@ -272,7 +272,7 @@ def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
 def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]:
     """Yield the advice of the protocol after a negative result."""
     run = members[0]
-    scale, sparsity = largest or run.number("config.perturbation_scale"), run.number("config.sparsity")
+    scale, sparsity = largest or run.option("perturbation_scale"), run.option("sparsity")
     if scale is None and run.mixture != "parameters":
         text = "start with experts that differ more from expert 0, and compare"
         yield Advice("raise_scale", text, run=run.id)

@@ -109,7 +109,7 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
     verdict = judgement.verdict
     if verdict.status == INVALID and (finding := _gravest(judgement, deciding)):
         return f"Seen: {finding.evidence}. Cause: {finding.cause}."
-    gain = _runs_of(judgement, deciding)[0].number("config.positive_control") if planted else None
+    gain = _runs_of(judgement, deciding)[0].option("positive_control") if planted else None
     if gain is not None and all(group.check == FOUND for group in deciding):
         found = estimated(verdict.headlines["awakening"])
         measured = f", and the verdict measures {found}" if found else ""

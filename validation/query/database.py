@@ -5,7 +5,7 @@ dynamics    tidy: a row per run, step and expert
 layers      a row per run, step, layer, expert and source
 pairs       a row per run, step, layer and pair of experts, measured by the isolated probe
 histograms  a row per run, step, layer, expert, tier and bin
-facts       a row per run and fact; options are called config.NAME
+facts       a row per run and fact; options are called config.NAME or option.NAME
 """
 
 from __future__ import annotations

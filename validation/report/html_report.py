@@ -225,7 +225,7 @@ def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
         "claims": {name: _claim(claim) for name, claim in claims.items()},
         "steps": len(run.steps),
         "seed": "" if run.seed is None else run.seed,
-        "scale": _general(run.number("config.perturbation_scale")),
+        "scale": _general(run.option("perturbation_scale")),
         "sha256": file.sha256,
     }
 

@@ -111,7 +111,7 @@ def _run(run: Run, file: RunFile, registration: Registration) -> dict[str, Any]:
         "steps": len(run.steps),
         "experts": len(run.experts),
         "seed": run.seed,
-        "perturbation_scale": run.number("config.perturbation_scale"),
+        "perturbation_scale": run.option("perturbation_scale"),
         "sha256": file.sha256,
         "provisional": not run.finished,
         "positive_control": run.is_positive_control,

@@ -73,7 +73,7 @@ def _dose(
     for each in members:
         value = _effect(each, names)
         if each.run.seed is not None and math.isfinite(value):
-            by_scale.setdefault(each.run.number(f"config.{SCALE}") or 0.0, {})[each.run.seed] = value
+            by_scale.setdefault(each.run.option(SCALE) or 0.0, {})[each.run.seed] = value
     scales = tuple(sorted(by_scale))
     seeds = tuple(sorted(set.intersection(*(set(values) for values in by_scale.values())))) if by_scale else ()
     if len(scales) < 3 or len(scales) < len(groups) or len(seeds) < 2 or scales[-1] <= SHAM_SCALE:

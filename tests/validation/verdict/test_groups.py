@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from prismatic.contract.options import as_facts
 from prismatic.contract.thresholds import Thresholds
 from tests.support.probed_runs import probed_run
 from tests.support.simulated_runs import named, simulated_run, study
@@ -53,6 +54,24 @@ def test_runs_are_grouped_by_everything_but_the_seed_and_the_device():
     )
     assert [group.runs for group in groups] == [("r0", "r2"), ("r3",), ("r1",)]
     assert groups[0].name == "num_layers=2, steps=None"
+
+
+def test_three_seeds_of_another_trainer_are_one_group_whatever_else_tells_their_runs_apart():
+    same = {"learning_rate": 1e-3, "batch_size": 32, "optimizer": "AdamW", "planned_steps": 100}
+    facts = [
+        as_facts({**same, "seed": seed, "run_name": f"run-{seed}", "output_dir": f"out/{seed}"})
+        | {"run_hash": f"{seed}abc", "started": 1e9 + seed, "host": f"node{seed}", "git_commit": str(seed)}
+        for seed in range(3)
+    ]
+    (group,) = grouped(*facts)
+    assert len(group.runs) == 3
+    assert len(grouped(*facts, {**facts[0], "option.learning_rate": 3e-4})) == 2
+    assert len(grouped(*facts, {**facts[0], "planned_steps": 200})) == 2
+
+
+def test_a_scale_that_a_user_gives_makes_sham_runs_and_doses():
+    facts = [as_facts({"seed": seed, "perturbation_scale": scale}) for seed in range(2) for scale in (0.0, 0.5, 1.0)]
+    assert [group.role for group in grouped(*facts)] == [TREATED, TREATED, SHAM]
 
 
 def test_a_run_of_unknown_options_is_a_group_of_its_own():

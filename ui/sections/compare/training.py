@@ -11,7 +11,7 @@ from validation.judgement.judge import Judgement
 
 SEEDS = "seed=0..5 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
-FACTS = """callback.attach(model, optimizer, **{"config.seed": 1, "config.perturbation_scale": 0.5})
+FACTS = """callback.attach(model, optimizer, seed=1, perturbation_scale=0.5)
 prismatic import ... --set seed=1 perturbation_scale=0.5"""
 
 
@@ -35,7 +35,7 @@ def how_to_train(judgement: Judgement, grid: str) -> None:
         st.code(line, language=None, wrap_lines=True)
     else:
         st.caption(
-            "Each run must record its seed and scale as the facts config.seed and config.perturbation_scale; its other "
+            "Each run must record its seed and scale as the facts seed and perturbation_scale; its other "
             "options define its group. Record them in your own loop, or when you import runs of a tracker:"
         )
         st.code(FACTS, language=None, wrap_lines=True)

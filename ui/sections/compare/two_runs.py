@@ -25,7 +25,7 @@ def two_runs(judgement: Judgement) -> None:
         times = table["key"].isin(TIMES) & table[side].notna()
         table.loc[times, side] = [fact_text(key, facts[run][key]) for key in table.loc[times, "key"]]
     table["kind"] = table["is_option"].map({True: "option", False: "fact"})
-    table["name"] = table["key"].str.removeprefix("config.")
+    table["name"] = table["key"].str.removeprefix("config.").str.removeprefix("option.")
     shown = table.rename(columns={"first": first, "second": second})[["kind", "name", first, second]]
     if first == second:
         shown = table.rename(columns={"first": "value"})[["kind", "name", "value"]]

@@ -24,7 +24,7 @@ def sham_pair_rows(judgement: Judgement) -> pd.DataFrame:
             "run": each.run.id,
             "sham": twin.run.id,
             "seed": each.run.seed,
-            "scale": each.run.number(f"config.{SCALE}"),
+            "scale": each.run.option(SCALE),
             "claim": claim,
             "effect": effect,
             "treated": shown(effect, value),
