@@ -26,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from prismatic import DynamicsLogger
-from prismatic.experts.protocol import find_routers
+from prismatic.experts.discovery import find_routers
 from prismatic.experts.tiers import tier_indices
 from prismatic.measure.gradients import measure
 from prismatic.measure.kernels import TensorGradients, measure_tensors

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prismatic._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from prismatic.experts.layouts import register_experts as register_experts
     from prismatic.experts.protocol import RoutedExperts as RoutedExperts
     from prismatic.integrations.pytorch import DynamicsLoggerCallback as DynamicsLoggerCallback
     from prismatic.layer.config import RouterConfig as RouterConfig
@@ -26,6 +27,7 @@ _HOME = {
     "RouterConfig": "prismatic.layer.config",
     "RunConfig": "prismatic.train.config",
     "log_gradient_dynamics": "prismatic.measure.gradients",
+    "register_experts": "prismatic.experts.layouts",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass
 
 APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: tells a run file from any other database
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_COLUMNS = 1990  # of the wide table: SQLite allows 2000, and one statement binds them all
 TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
+PEER = "peer"  # the role of every expert of a mixture about whose experts nothing is said
 SOURCES = ("merged", "isolated")
 
 # The fact `mixture` of a run. It decides what a gradient can show about one expert.
@@ -92,6 +93,7 @@ LAYERS_COLUMNS = (
     Column("half_product_clean", "REAL", GRADIENT_SQUARED, "the same with expert 0 on the other half; NULL for it"),
     Column("weight_cosine", "REAL", "cosine", "cosine between this expert's weights and expert 0's; every weight_freq"),
     Column("weight_distance", "REAL", "1", "|w - w_0| / |w_0| of the weights; every weight_freq"),
+    Column("token_share", "REAL", "1", "the share of the router's choices of tokens that this expert got"),
 )
 
 PAIRS_COLUMNS = (

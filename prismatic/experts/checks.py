@@ -1,28 +1,61 @@
-"""The check of a model before training: it refuses sharding inside a layer (FSDP) and experts of different shapes."""
+"""The check of a model before training: experts that are sharded inside, or differ in shape or by process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from prismatic.collectives import world
 from prismatic.errors import ModelError
-from prismatic.experts.protocol import mixture_of, roles_of
+from prismatic.experts.found import FoundExperts
+from prismatic.experts.protocol import mixture_of, num_experts, roles_of, views_of
+from prismatic.experts.tiers import is_sharded
+from prismatic.experts.views import View, held_experts
 
 
 def check_model(model: nn.Module, routers: Sequence[Any]) -> None:
     """Raise ModelError, in all processes, if a model would train wrongly or cannot be measured in one of them."""
     world().all_or_raise(lambda: _refuse(model, routers))
     # Each process measures a part of every layer, so all of them must hold the same layers.
-    shapes = [[(name, tuple(p.shape)) for name, p in router.experts.named_parameters()] for router in routers]
+    shapes = [
+        [(e, name, tuple(view.shape)) for e in range(num_experts(router)) for name, view in views_of(router, e).items()]
+        for router in routers
+    ]
     odd = [rank for rank, other in enumerate(world().gather(shapes)) if other != shapes]
     if odd:
         raise ModelError(
             f"process {odd[0]} holds other routers than process {world().rank}. Only one model that is replicated "
             "(DDP) or sharded (FSDP2) can be measured, not a pipeline or a model per process."
         )
+    _refuse_different_experts(routers)
+
+
+def _refuse_different_experts(routers: Sequence[Any]) -> None:
+    """Refuse processes that hold different experts under the same names, as expert parallelism by hand does.
+
+    Their sums would mix two experts into one.
+    """
+    if world().size == 1:
+        return
+    sums = [[_checksum(views_of(router, e)) for e in range(num_experts(router))] for router in routers]
+    for rank, other in enumerate(world().gather(sums)):
+        if other != sums:
+            layer, expert = next(
+                (n, e) for n, own in enumerate(sums) for e, each in enumerate(own) if other[n][e] != each
+            )
+            raise ModelError(
+                f"process {rank} holds other weights than process {world().rank} as expert {expert} of layer {layer}: "
+                "each has experts of its own, whose sums would be mixed. Store them as DTensors with Shard(0), so that "
+                "their numbers are global; or wrap the model (DDP) before you attach, if the weights should be equal."
+            )
+
+
+def _checksum(views: Mapping[str, View]) -> float:
+    """Return a sum of the weights that are whole in this process; 0 for sharded ones, whose numbers are global."""
+    own = [view.of(view.parameter.detach()) for view in views.values() if not is_sharded(view.parameter)]
+    return float(sum(weight.double().sum() for weight in own if weight is not None))
 
 
 def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:
@@ -32,7 +65,10 @@ def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:
             "use torch.distributed.fsdp.fully_shard (FSDP2)."
         )
     for router in routers:
-        _refuse_sharding_inside(router)
+        if isinstance(router, FoundExperts):
+            _refuse_parts_of_experts(router)
+        else:
+            _refuse_sharding_inside(router)
         _refuse_different_shapes(router)
         roles_of(router)
     mixture_of(routers)
@@ -48,9 +84,29 @@ def _refuse_sharding_inside(router: nn.Module) -> None:
         )
 
 
+def _refuse_parts_of_experts(router: FoundExperts) -> None:
+    """Refuse sharding of a tensor of all experts that leaves a process with a part of one."""
+    for view in router.views(0).values():
+        if view.expert is not None and is_sharded(view.parameter):
+            try:
+                held_experts(view.parameter, view.experts)
+            except ValueError as error:
+                raise ModelError(
+                    f"{router.path}.{view.name} is sharded inside its experts: {error}. Shard it along its first "
+                    "dimension, with a number of processes that divides the number of experts."
+                ) from None
+
+
 def _refuse_different_shapes(router: Any) -> None:
     """Refuse experts that cannot be compared weight by weight."""
-    shapes = [{name: tuple(p.shape) for name, p in expert.named_parameters()} for expert in router.experts]
+    shapes = [
+        {name: tuple(view.shape) for name, view in views_of(router, e).items()} for e in range(num_experts(router))
+    ]
+    if not shapes[0]:
+        raise ModelError(
+            f"the experts of {type(router).__name__} have no parameters, so they have no gradients to log; "
+            "attach the model whose experts are trained."
+        )
     for expert, own in enumerate(shapes):
         if own != shapes[0]:
             odd = sorted(set(own.items()) ^ set(shapes[0].items()))[0]

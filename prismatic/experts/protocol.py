@@ -12,9 +12,11 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from prismatic.contract.schema import MIXTURES, ROLES
+from prismatic.contract.schema import MIXTURES, PEER, ROLES
 from prismatic.errors import ModelError
+from prismatic.experts.found import FoundExperts
 from prismatic.experts.tiers import TierIndices
+from prismatic.experts.views import View
 
 SPARSITY = 0.1  # of layers that have no config
 
@@ -42,15 +44,32 @@ class RoutedExperts(Protocol):
 _DERIVED_TIERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
 
 
-def find_routers(model: nn.Module) -> list[Any]:
-    """Return the layers of experts in a model, at any depth, in the model's order."""
-    # hasattr first: isinstance of a protocol is slow, and most modules have no experts.
-    candidates = (module for module in model.modules() if hasattr(module, "experts"))
-    return [module for module in candidates if isinstance(module, RoutedExperts) and len(module.experts) > 1]
+def num_experts(router: Any) -> int:
+    """Return the number of experts of a layer."""
+    return len(router) if isinstance(router, FoundExperts) else len(router.experts)
+
+
+def views_of(router: Any, expert: int) -> dict[str, View]:
+    """Return the tensors of one expert of a layer, by name."""
+    if isinstance(router, FoundExperts):
+        return router.views(expert)
+    return {name: View(name, parameter) for name, parameter in router.experts[expert].named_parameters()}
+
+
+def has_peers(router: Any) -> bool:
+    """Return whether nothing is said about the roles of a layer's experts, so that none is compared to the first."""
+    return isinstance(router, FoundExperts) and router.has_peers
+
+
+def can_force(router: Any) -> bool:
+    """Return whether a layer can run one expert alone."""
+    return router.call is not None if isinstance(router, FoundExperts) else hasattr(router, "forced")
 
 
 def tiers_of(router: Any) -> TierIndices:
     """Return the layer's own tiers, or those of the weights that its first expert had when it was first seen."""
+    if isinstance(router, FoundExperts):
+        return router.tiers_of(0)
     own = getattr(router, "tiers", None)
     if isinstance(own, TierIndices):
         return own
@@ -59,8 +78,12 @@ def tiers_of(router: Any) -> TierIndices:
     return _DERIVED_TIERS[router]
 
 
-def tier_basis(router: RoutedExperts) -> str:
-    """Return "base" (tiers of the first expert's initial weights) or "current" (of each expert's present weights)."""
+def tier_basis(router: Any) -> str:
+    """Return the weights that tiers are of: "base" (initial ones of the first expert), "current" (present ones of each
+    expert) or "own" (initial ones of each expert, for peers).
+    """
+    if has_peers(router):
+        return "own"
     return getattr(getattr(router, "config", None), "tier_basis", "base")
 
 
@@ -83,7 +106,9 @@ def roles_of(router: Any) -> list[str]:
     Raises ModelError unless there is one known role per expert, and only the first is "clean".
     """
     given = getattr(router, "roles", None)
-    experts = len(router.experts)
+    experts = num_experts(router)
+    if has_peers(router):
+        return [PEER] * experts
     if given is None:
         return ["clean"] + ["perturbed"] * (experts - 1)
     roles = list(given)

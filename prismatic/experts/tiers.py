@@ -111,11 +111,11 @@ class TierIndices(nn.Module):
         place = self.names.index(name)
         return Tiers(self.get_buffer(f"top_{place}"), self.get_buffer(f"bottom_{place}"))
 
-    def sizes(self, block: nn.Module) -> dict[str, int]:
-        """Return the number of weights of one expert in each tier."""
+    def sizes(self, weights: int) -> dict[str, int]:
+        """Return the number of weights of one expert in each tier. weights: in all."""
         top = sum(len(self[name].top) for name in self.names)
         bottom = sum(len(self[name].bottom) for name in self.names)
-        return {"top": top, "bottom": bottom, "middle": sum(w.numel() for w in block.parameters()) - top - bottom}
+        return {"top": top, "bottom": bottom, "middle": weights - top - bottom}
 
     def hashes(self) -> dict[str, str]:
         """Return a short hash of the top and of the bottom index sets: equal in two runs that share their tiers."""

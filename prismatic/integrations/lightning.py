@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.errors import PrismaticError
-from prismatic.experts.protocol import find_routers
+from prismatic.experts.discovery import find_routers
 from prismatic.guard import log_failures
 from prismatic.integrations.events import exit_state, record_resumed
 from prismatic.integrations.optimizers import learning_rate, unscaled_gradient

@@ -9,8 +9,9 @@ from torch import nn
 
 from prismatic.collectives import world
 from prismatic.contract.schema import TIERS
-from prismatic.experts.protocol import roles_of, tiers_of
+from prismatic.experts.protocol import num_experts, roles_of, tiers_of, views_of
 from prismatic.experts.tiers import is_sharded
+from prismatic.experts.views import count
 from prismatic.layer.router import Prismatic
 
 
@@ -35,7 +36,7 @@ def weight_dtype(model: nn.Module) -> str:
 
 def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
     """Return rows of the `experts` table: changed shares are means over layers; a custom layer has roles only."""
-    widest = max(routers, key=lambda router: len(router.experts))
+    widest = max(routers, key=num_experts)
     if not isinstance(widest, Prismatic):
         return [{"expert": expert, "role": role} for expert, role in enumerate(roles_of(widest))]
     rows = []
@@ -51,5 +52,5 @@ def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
 def tier_rows(layer: int, router: Any) -> list[dict[str, Any]]:
     """Return rows of the `tiers` table for one layer."""
     tiers = tiers_of(router)
-    sizes, hashes = tiers.sizes(router.experts[0]), tiers.hashes()
+    sizes, hashes = tiers.sizes(count(views_of(router, 0))), tiers.hashes()
     return [{"layer": layer, "tier": tier, "weights": sizes[tier], "hash": hashes.get(tier)} for tier in TIERS]

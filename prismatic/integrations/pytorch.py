@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -19,14 +20,16 @@ from prismatic.contract import study
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.checks import check_model
-from prismatic.experts.protocol import find_routers, mixture_of, tiers_of
+from prismatic.experts.discovery import describe, find_routers, nothing_found
+from prismatic.experts.found import FoundExperts
+from prismatic.experts.protocol import mixture_of, num_experts, tiers_of
 from prismatic.guard import log_failures, warn
 from prismatic.integrations.model_facts import expert_rows, options_of, parallel_of, tier_rows
 from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unscaled_gradient, within_a_step
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import Probe, isolated_dynamics
-from prismatic.measure.metrics import aggregate, layer_rows, pair_rows
+from prismatic.measure.metrics import aggregate, layer_rows, pair_rows, routing_metrics
 from prismatic.measure.pairs import left_out
 from prismatic.measure.weights import with_weights
 from prismatic.runfile.logger import DynamicsLogger
@@ -72,23 +75,30 @@ class DynamicsLoggerCallback:
         self.last_step = last_step
         self.thresholds = thresholds or Thresholds()
         self._hook: RemovableHandle | None = None
+        self._found: list[FoundExperts] = []
 
-    def on_train_begin(self, model: nn.Module, **facts: Any) -> None:
-        """Record the model's experts and tiers, and any facts about the run. Warns if there is no router.
+    def on_train_begin(self, model: nn.Module, *, roles: Sequence[str] | None = None, **facts: Any) -> None:
+        """Record the model's experts and tiers, and any facts about the run. Warns if no layer of experts is found.
 
+        roles: of each expert, for layers that do not tell them: the first is "clean", the others "perturbed" or
+        "control". Without roles the experts of such layers are peers, and nothing is said about a perturbation.
         A fact `study.seeds`, the list of planned seeds, is recorded only before the first step.
 
-        Raises ModelError for a model that is sharded inside a router, which would train wrongly, or whose experts have
-        different shapes and cannot be compared.
+        Raises ModelError for a model that is sharded inside a layer of experts, which would train wrongly, or whose
+        experts cannot be compared or measured.
         """
         routers = find_routers(model)
+        self._found = [router for router in routers if isinstance(router, FoundExperts)]
         try:
+            for layer in self._found:
+                layer.roles = roles
             check_model(model, routers)
         except ModelError:
             self.logger.close()  # otherwise the next try, in a notebook, would find the file locked
             raise
         # Constant or very small tensors have no tiers: all of their weights are middle.
-        untiered = sum(not len(tiers_of(router)[name].bottom) for router in routers for name in tiers_of(router).names)
+        tiers = [tiers_of(router) for router in routers]
+        untiered = sum(not len(each[name].bottom) for each in tiers for name in each.names)
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
@@ -99,16 +109,20 @@ class DynamicsLoggerCallback:
             facts = {name: value for name, value in facts.items() if not name.startswith(study.PREFIX)}
         self.logger.log_run({**known, **options_of(routers), **facts})
         if not routers:
-            message = "this model has no layer of experts, so nothing is logged; build it with a Prismatic layer."
+            message = nothing_found(model)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             self.logger.event("no_router", message, level="warning")
             return
-        self.logger._ensure_schema(max(len(router.experts) for router in routers))
+        if self._found:
+            self._say(describe(model, routers))
+        for layer in self._found:
+            layer.watch()
+        self.logger._ensure_schema(max(map(num_experts, routers)))
         if self.probe_freq and (message := left_out(routers)):
             self.logger.event("pairs_left_out", message)
         self.logger.log_table("experts", expert_rows(routers), replace=True)
-        tiers = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
-        self.logger.log_table("tiers", tiers, replace=True)
+        rows = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
+        self.logger.log_table("tiers", rows, replace=True)
 
     def on_before_optimizer_step(
         self,
@@ -125,10 +139,29 @@ class DynamicsLoggerCallback:
         gradient: a function from a parameter to its unscaled gradient, if `.grad` is still scaled.
         metrics: further scalars of the step, such as loss and learning_rate.
         """
-        if not self._due(step, self.log_freq):
-            return
-        with self._failures_recorded("the measurement", step):
-            self.logger.log(step, self._measured(model, step, probe, gradient), **metrics)
+        with log_failures(), self._routing_of_one_step():
+            if not self._due(step, self.log_freq):
+                return
+            with self._failures_recorded("the measurement", step):
+                dynamics = self._measured(model, step, probe, gradient)
+                if self._found and dynamics is not None:
+                    metrics = {**routing_metrics(dynamics["layers"]), **metrics}
+                self.logger.log(step, dynamics, **metrics)
+
+    @contextmanager
+    def _routing_of_one_step(self) -> Iterator[None]:
+        """Begin to count the router's decisions anew after each step, logged or not."""
+        try:
+            yield
+        finally:
+            for layer in self._found:
+                layer.routing.take()
+
+    def _say(self, message: str) -> None:
+        """Record what was found, and print it once."""
+        self.logger.event("experts_found", message)
+        if world().rank == 0:
+            print(f"prismatic: {message}", file=sys.stderr)
 
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.last_step)
@@ -250,6 +283,8 @@ class DynamicsLoggerCallback:
 
     def on_train_end(self, **facts: Any) -> None:
         """Record closing facts (`exit_state` is "finished" unless given) and close the run file. Never raises."""
+        for layer in self._found:
+            layer.unwatch()
         with log_failures():
             self.logger.log_run({"exit_state": "finished", "ended": time.time(), **facts})
         with log_failures():

@@ -103,7 +103,7 @@ class Prismatic(nn.Module):
 
     def _changed(self, expert: int) -> list[float]:
         """Return the share of each tier's weights, in the order of TIERS, that differ from expert 0."""
-        changed, total = dict.fromkeys(TIERS, 0), self.tiers.sizes(self.experts[0])
+        changed, total = dict.fromkeys(TIERS, 0), self.tiers.sizes(sum(p.numel() for p in self.experts[0].parameters()))
         for name, weight in self.experts[expert].named_parameters():
             differs = (weight != self.experts[0].get_parameter(name)).flatten().cpu()
             for tier, indices in zip(("top", "bottom"), self.tiers[name], strict=True):

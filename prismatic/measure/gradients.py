@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prismatic.collectives import world
-from prismatic.experts.protocol import SPARSITY, RoutedExperts, find_routers, tier_basis, tiers_of
+from prismatic.experts.discovery import find_routers
+from prismatic.experts.found import FoundExperts
+from prismatic.experts.protocol import SPARSITY, num_experts, tier_basis, tiers_of, views_of
 from prismatic.experts.tiers import TierIndices
+from prismatic.experts.views import View
 from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
 from prismatic.measure.metrics import ExpertDynamics, aggregate, cosine
 from prismatic.measure.shards import parts_of
@@ -36,13 +39,15 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
     return {"step": step, **aggregate(measure(routers))}
 
 
-def has_gradients(routers: Sequence[RoutedExperts]) -> bool:
+def has_gradients(routers: Sequence[Any]) -> bool:
     """Return whether any expert of any router has a gradient."""
-    experts = [expert for router in routers for expert in router.experts]
-    return any(parameter.grad is not None for expert in experts for parameter in expert.parameters())
+    views = (view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values())
+    return any(view.parameter.grad is not None for view in views)
 
 
 Gradient = Callable[[nn.Parameter], Tensor | None]
+OfView = Callable[[View], Tensor | None]
+"""The gradient of one tensor of an expert: laid out like its parameter, or of the expert's own shape."""
 
 
 def dot_grad(parameter: nn.Parameter) -> Tensor | None:
@@ -50,31 +55,40 @@ def dot_grad(parameter: nn.Parameter) -> Tensor | None:
     return parameter.grad
 
 
-@torch.no_grad()
-def measure(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
+def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
     """Return the dynamics of every expert of every router, [L][E].
 
     gradient: a function from a parameter to its gradient.
     If several processes train the model, each sums its part of every tensor and all of them get the total: every
     process must call it.
     """
+    return measure_views(routers, lambda view: gradient(view.parameter))
+
+
+@torch.no_grad()
+def measure_views(routers: Sequence[Any], gradient: OfView) -> list[list[ExpertDynamics]]:
+    """Return the same from a function of an expert's tensors, which may share a parameter."""
     layers: list[_Layer] = []
 
     def local_numbers() -> NDArray[np.float64]:
         layers.extend(_Layer.of(router, gradient) for router in routers)
         tensors = [tensor for layer in layers for tensor in layer.tensors]
-        routed = [router.routing_weights for router in routers]
-        sums, shares = measure_tensors(tensors, [torch.empty(0) if weights is None else weights for weights in routed])
+        sums, routed = measure_tensors(tensors, [_routed(router) for router in routers])
         remaining = iter(sums)
-        numbers = [
-            layer.numbers([next(remaining) for _ in layer.tensors], p) for layer, p in zip(layers, shares, strict=True)
-        ]
+        own = [[next(remaining) for _ in layer.tensors] for layer in layers]
+        numbers = [layer.numbers(mine, known) for layer, mine, known in zip(layers, own, routed, strict=True)]
         return np.concatenate(numbers) if numbers else np.empty(0)
 
     counts = [_Layer.count(router) for router in routers]
     numbers = world().all_reduce(local_numbers, sum(counts))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
     return [layer.dynamics(part) for layer, part in zip(layers, parts, strict=True)]
+
+
+def _routed(router: Any) -> Tensor:
+    """Return what is known of the routing: sums of weight and tokens [2, E], a layer's own shares [E], or nothing."""
+    known = router.routing.peek() if isinstance(router, FoundExperts) else router.routing_weights
+    return torch.empty(0) if known is None else known
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,69 +98,93 @@ class _Layer:
     tensors: Sequence[TensorGradients]
     missing: Sequence[int]
     """Per expert, the number of trained parameters without a gradient."""
-    routed: bool
-    own_tiers: bool = False
-    """True if every expert has its own tiers; then there is a TensorGradients per parameter *and* expert."""
+    names: Sequence[str]
+    """Of the tensors of one expert."""
+    basis: str
+    """See `tier_basis`. With "base" there is a TensorGradients per tensor, else one per tensor *and* expert."""
+    fused: bool
+    """True if a gradient of zeros means that the expert had no token."""
 
     @classmethod
-    def of(cls, router: RoutedExperts, gradient: Gradient) -> _Layer:
-        tiers = tiers_of(router)
-        experts = [dict(expert.named_parameters()) for expert in router.experts]
-        parts = parts_of(experts[0])
-        grads = [{name: gradient(weight) for name, weight in expert.items()} for expert in experts]
+    def of(cls, router: Any, gradient: OfView) -> _Layer:
+        experts = [views_of(router, e) for e in range(num_experts(router))]
+        grads = [{name: gradient(view) for name, view in views.items()} for views in experts]
         missing = [
-            sum(by_name[name] is None and weight.requires_grad for name, weight in expert.items())
-            for by_name, expert in zip(grads, experts, strict=True)
+            sum(own[name] is None and view.parameter.requires_grad for name, view in views.items())
+            for own, views in zip(grads, experts, strict=True)
         ]
-        routed = router.routing_weights is not None
-        values = {
-            part.name: [None if (grad := by_name.get(part.name)) is None else part.values(grad) for by_name in grads]
-            for part in parts
-        }
-        if tier_basis(router) == "base":
-            return cls([TensorGradients(values[part.name], part.tiers(tiers)) for part in parts], missing, routed)
-        sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
-        current = [TierIndices.of(expert, sparsity) for expert in experts]
-        tensors = [TensorGradients(values[part.name], part.tiers(expert)) for part in parts for expert in current]
-        return cls(tensors, missing, routed, own_tiers=True)
+        parts = [parts_of(views) for views in experts]
+        values = [
+            [None if (grad := own[part.name]) is None else part.values(grad) for part in each]
+            for own, each in zip(grads, parts, strict=True)
+        ]
+        places, basis = range(len(parts[0])), tier_basis(router)
+        fused = any(view.expert is not None for view in experts[0].values())
+        if basis == "base":
+            tiers = tiers_of(router)
+            tensors = [TensorGradients([own[p] for own in values], parts[0][p].tiers(tiers)) for p in places]
+        elif basis == "own":
+            tensors = [
+                TensorGradients([own[p]], each[p].tiers(router.tiers_of(e)))
+                for p in places
+                for e, (own, each) in enumerate(zip(values, parts, strict=True))
+            ]
+        else:
+            sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
+            current = [TierIndices.of({n: v.parameter for n, v in views.items()}, sparsity) for views in experts]
+            tensors = [
+                TensorGradients([own[p] for own in values], parts[0][p].tiers(tiers))
+                for p in places
+                for tiers in current
+            ]
+        return cls(tensors, missing, [*experts[0]], basis, fused)
 
     @staticmethod
-    def count(router: RoutedExperts) -> int:
+    def count(router: Any) -> int:
         """Return the length of `numbers` for a layer of this router."""
-        experts = len(router.experts)
-        tensors = sum(1 for _ in router.experts[0].parameters()) * (1 if tier_basis(router) == "base" else experts)
-        return (tensors * len(SUMS) + 2) * experts
+        experts, tensors = num_experts(router), len(views_of(router, 0))
+        rows = tensors * experts * (experts if tier_basis(router) == "current" else 1)
+        return rows * len(SUMS) + 4 * experts
 
-    def numbers(self, sums: Sequence[Sums], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the numbers that the processes add up: sums of every tensor, counts of non-finite entries, shares."""
-        sums_PE = np.stack(sums)
-        nonfinite = [self._count_nonfinite(sums_PE, expert) for expert in range(len(self.missing))]
-        shares = shares / world().size if self.routed else np.zeros(len(nonfinite))
-        return np.concatenate([sums_PE.ravel(), nonfinite, shares])
+    def numbers(self, sums: Sequence[Sums], routed: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the numbers that the processes add up.
+
+        They are the sums of every tensor, then for each expert the non-finite entries, the share that the layer tells,
+        and the weight and the tokens that its router gave.
+        """
+        experts = len(self.missing)
+        sums_PE = np.concatenate(sums) if sums else np.empty((0, len(SUMS)))
+        nonfinite = [self._count_nonfinite(sums, expert) for expert in range(experts)]
+        told = routed / world().size if routed.ndim == 1 and len(routed) else np.full(experts, np.nan)
+        counted = routed if routed.ndim == 2 else np.zeros((2, experts))
+        return np.concatenate([sums_PE.ravel(), nonfinite, told, *counted])
 
     def dynamics(self, numbers: NDArray[np.float64]) -> list[ExpertDynamics]:
         """Return each expert's dynamics from the total of `numbers` over all processes."""
         experts = len(self.missing)
-        nonfinite, shares = numbers[-2 * experts :].reshape(2, experts).tolist()
-        sums_PE = numbers[: -2 * experts].reshape(-1, experts, len(SUMS))
-        if self.own_tiers:
+        nonfinite, told, weights, tokens = numbers[-4 * experts :].reshape(4, experts)
+        sums_PE = numbers[: -4 * experts].reshape(-1, experts, len(SUMS))
+        if self.basis == "current":
             # Of each parameter, take each expert's row from the sums by that expert's own tiers.
             by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
             sums_PE = by_tiers[:, np.arange(experts), np.arange(experts)]
         total = sums_PE.sum(axis=0)
         norms = [math.sqrt(row[:3].sum()) for row in total]
         ratios = self._bottom_to_middle(sums_PE)
+        shares, token_shares = _shares(weights, told), _shares(tokens)
         return [
             ExpertDynamics(
                 top_norm=math.sqrt(row[0]),
                 bottom_norm=math.sqrt(row[1]),
                 middle_norm=math.sqrt(row[2]),
                 norm=norms[expert],
-                routing_weight=shares[expert] if self.routed else None,
-                gradient_cosine=cosine(row[3], norms[expert], norms[0]),
+                routing_weight=shares[expert],
+                gradient_cosine=None if self.basis == "own" else cosine(row[3], norms[expert], norms[0]),
                 bottom_to_middle=ratios[expert],
                 nonfinite=int(nonfinite[expert]),
-                missing_gradients=self.missing[expert],
+                missing_gradients=len(self.names) if self.fused and norms[expert] == 0 else self.missing[expert],
+                token_share=token_shares[expert],
+                peer=self.basis == "own",
             )
             for expert, row in enumerate(total)
         ]
@@ -157,7 +195,7 @@ class _Layer:
         The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
         without any gradient, or with a non-finite one, gets None and excludes no tensor.
         """
-        stride = len(self.missing) if self.own_tiers else 1
+        stride = 1 if self.basis == "base" else len(self.missing)
         ranked = [place for place, tensor in enumerate(self.tensors[::stride]) if len(tensor.tiers.bottom)]
         bottom_PE, middle_PE = sums_PE[ranked, :, 1], sums_PE[ranked, :, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,10 +208,22 @@ class _Layer:
             for expert in range(len(whole_E))
         ]
 
-    def _count_nonfinite(self, sums_PE: Sums, expert: int) -> int:
+    def _count_nonfinite(self, sums: Sequence[Sums], expert: int) -> int:
         """Return the number of NaN or infinite gradient entries: a second pass, only if the sums are not finite."""
-        if math.isfinite(sums_PE[:, expert, :3].sum()):
+        experts = len(self.missing)
+        if self.basis == "own":
+            rows, tensors, place = sums[expert::experts], self.tensors[expert::experts], 0
+        else:
+            rows, tensors, place = sums, self.tensors[:: 1 if self.basis == "base" else experts], expert
+        if math.isfinite(sum(float(row[place, :3].sum()) for row in rows)):
             return 0
-        stride = len(self.missing) if self.own_tiers else 1
-        grads = [tensor.gradients[expert] for tensor in self.tensors[::stride]]
+        grads = [tensor.gradients[place] for tensor in tensors]
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
+
+
+def _shares(sums_E: NDArray[np.float64], told_E: NDArray[np.float64] | None = None) -> list[float | None]:
+    """Return each expert's share of a sum; what the layer told where nothing was summed; None without either."""
+    if sums_E.sum() > 0:
+        return [float(share) for share in sums_E / sums_E.sum()]
+    known = told_E is not None and bool(np.isfinite(told_E).all())
+    return [float(share) for share in told_E] if known and told_E is not None else [None] * len(sums_E)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prismatic.collectives import world
 from prismatic.contract.schema import TIERS
-from prismatic.experts.protocol import RoutedExperts, tiers_of
+from prismatic.experts.protocol import has_peers, num_experts, tiers_of, views_of
 from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.shards import parts_of
 
@@ -21,13 +21,13 @@ LOWEST, HIGHEST = -64, 63  # bins of log2|gradient|; the outermost bins also cou
 
 
 @torch.no_grad()
-def histogram_rows(routers: Sequence[RoutedExperts], gradient: Gradient = dot_grad) -> list[dict[str, Any]]:
+def histogram_rows(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[dict[str, Any]]:
     """Return a row of the `histograms` table, without the step, per layer, expert, tier and non-empty bin.
 
     Bin b holds 2^b <= |g| < 2^(b+1); zeros and non-finite entries are in no bin. If several processes train the model,
     every process must call it.
     """
-    blocks = [(layer, expert) for layer, router in enumerate(routers) for expert in range(len(router.experts))]
+    blocks = [(layer, expert) for layer, router in enumerate(routers) for expert in range(num_experts(router))]
 
     def local_counts() -> NDArray[np.float64]:
         return np.concatenate([_counts(routers[layer], expert, gradient).numpy().ravel() for layer, expert in blocks])
@@ -43,13 +43,12 @@ def histogram_rows(routers: Sequence[RoutedExperts], gradient: Gradient = dot_gr
     ]
 
 
-def _counts(router: RoutedExperts, expert: int, gradient: Gradient) -> Tensor:
+def _counts(router: Any, expert: int, gradient: Gradient) -> Tensor:
     """Return [K, bins]: the entries of each tier in each bin, among those that this process counts."""
-    tiers = tiers_of(router)
+    tiers = router.tiers_of(expert) if has_peers(router) else tiers_of(router)
     counts_KB = torch.zeros(len(TIERS), HIGHEST - LOWEST + 1, dtype=torch.int64)
-    weights = dict(router.experts[expert].named_parameters())
-    for part in parts_of(weights):
-        if (grad := gradient(weights[part.name])) is not None:
+    for part in parts_of(views_of(router, expert)):
+        if (grad := gradient(part.view.parameter)) is not None:
             counts_KB += _binned(part.values(grad), *part.tiers(tiers)).cpu()
     return counts_KB
 

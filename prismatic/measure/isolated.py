@@ -19,9 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from prismatic.collectives import world
-from prismatic.experts.protocol import find_routers
+from prismatic.experts.discovery import find_routers
+from prismatic.experts.protocol import can_force, num_experts, views_of
 from prismatic.experts.tiers import is_sharded
-from prismatic.measure.gradients import measure
+from prismatic.experts.views import View
+from prismatic.measure.gradients import measure_views
 from prismatic.measure.metrics import ExpertDynamics, PairDynamics
 from prismatic.measure.outputs import compared_outputs, output_distances
 from prismatic.measure.pairs import (
@@ -55,7 +57,7 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     If several processes train the model, every process must call it with its own share of the batch, in rank order.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
-    routers = [router for router in find_routers(model) if hasattr(router, "forced")]
+    routers = [router for router in find_routers(model) if can_force(router)]
     if not routers:
         return IsolatedDynamics([], [])
     means: Gradients = {}
@@ -63,12 +65,15 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     with _unchanged(model):
         halves = _halves(loss, batch_B) or [_Half(lambda: loss(batch_B), counted=True)]
         with compared_outputs(routers) as outputs:
-            for expert in range(max(len(router.experts) for router in routers)):
-                found = [_alone(model, routers, expert, half.loss) for half in halves]
+            for expert in range(max(map(num_experts, routers))):
+                found = []
+                for half in halves:
+                    with _same_random_numbers(model):  # or experts would differ by what dropout leaves of them
+                        found.append(_alone(model, routers, expert, half.loss))
                 means |= _mean_of(found)
                 if len(found) == 2:
                     half_products(products, expert, found[0], means)
-        layers = measure(routers, means.get)
+        layers = measure_views(routers, lambda view: means.get(view.key))
         distances = weight_distances(routers), output_distances(outputs, counted=halves[0].counted)
     found_layers = [
         [_with_products(dynamics, e, products[layer].values) for e, dynamics in enumerate(experts)]
@@ -83,6 +88,7 @@ def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues) 
     return replace(
         dynamics,
         routing_weight=None,
+        token_share=None,
         half_product=products.get((expert, expert)),
         half_product_clean=products.get((0, expert)) if expert else None,
     )
@@ -93,19 +99,31 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
 
     They are means over all processes, as the optimizer's gradients are.
     """
-    alone = [router.experts[expert] for router in routers if expert < len(router.experts)]
-    parameters = [p for one in alone for p in one.parameters() if p.requires_grad]
-    if not parameters:  # all frozen
+    alone = [view for router in routers if expert < num_experts(router) for view in views_of(router, expert).values()]
+    views = [view for view in alone if view.parameter.requires_grad]
+    if not views:  # all frozen
         return {}
+    parameters = [*dict.fromkeys(view.parameter for view in views)]
     with _forced(routers, expert), torch.enable_grad():
         if any(map(is_sharded, parameters)):
-            return _backward_gradients(model, parameters, loss)
+            found = _backward_gradients(model, parameters, loss)
+            return {view.key: found[view.parameter] for view in views}
         # Before the mean, make sure that no process failed: the others would wait for it.
         grads = world().all_or_raise(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
-    return dict(zip(parameters, _averaged(grads), strict=True))
+    found = dict(zip(parameters, grads, strict=True))
+    return dict(zip([view.key for view in views], _averaged([_own(view, found) for view in views]), strict=True))
 
 
-def _backward_gradients(model: nn.Module, parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor]) -> Gradients:
+def _own(view: View, gradients: Mapping[nn.Parameter, Tensor | None]) -> Tensor | None:
+    """Return this expert's part of a gradient, as a copy if the parameter holds all experts."""
+    whole = gradients[view.parameter]
+    own = None if whole is None else view.of(whole)
+    return own.clone() if own is not None and view.expert is not None else own
+
+
+def _backward_gradients(
+    model: nn.Module, parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor]
+) -> dict[nn.Parameter, Tensor | None]:
     """Return gradients of a backward pass and restore `.grad`. FSDP2 gathers and scatters in backward hooks only."""
     saved = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
@@ -177,7 +195,7 @@ def _sequences(batch_B: Any) -> int:
 def _part(batch_B: Any, rows: slice) -> Any:
     """Return some sequences of the batch; anything else in it, such as a count, stays."""
     if isinstance(batch_B, Tensor):
-        return batch_B[rows] if batch_B.dim() else batch_B
+        return batch_B[rows].contiguous() if batch_B.dim() else batch_B  # models call view() on their labels
     if isinstance(batch_B, Mapping):
         return {name: _part(value, rows) for name, value in batch_B.items()}
     return [_part(value, rows) for value in batch_B] if isinstance(batch_B, list | tuple) else batch_B
@@ -188,7 +206,7 @@ def _forced(routers: Sequence[Any], expert: int) -> Iterator[None]:
     """Make every router run this expert alone; a router with fewer experts runs its clean one."""
     try:
         for router in routers:
-            router.forced = expert if expert < len(router.experts) else 0
+            router.forced = expert if expert < num_experts(router) else 0
         yield
     finally:
         for router in routers:
@@ -198,10 +216,17 @@ def _forced(routers: Sequence[Any], expert: int) -> Iterator[None]:
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Restore random states and buffers at the end, so that the forward passes in between leave no trace."""
+    # Eager, because a compiled model would compile again for every forced expert.
+    with _same_random_numbers(model), torch.compiler.set_stance("force_eager"), _copied_buffers(model):
+        yield
+
+
+@contextmanager
+def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+    """Restore all random states at the end."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     python, numeric = random.getstate(), np.random.get_state()
-    # Eager, because a compiled model would compile again for every forced expert.
-    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"), _copied_buffers(model):
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:

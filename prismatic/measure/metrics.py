@@ -33,6 +33,9 @@ class ExpertDynamics:
     """The same between this expert and expert 0, mean over both pairs of halves."""
     weight_cosine: float | None = None
     weight_distance: float | None = None
+    token_share: float | None = None
+    peer: bool = False
+    """True if nothing is said about the role of the expert, so that it is not compared to the first one."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,27 @@ def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
     }
 
 
+def routing_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return how evenly routers send tokens, from rows of the `layers` table: three numbers, whatever the layers are.
+
+    `routing_entropy` is the mean over layers of the entropy of the token shares over log E: 1 is even, 0 is one expert.
+    `routing_violation` is the largest over layers of (largest share / even share) - 1 (Wang et al. 2024, MaxVio).
+    `unused_experts` is the number of experts without a token, in all layers.
+    """
+    shares: dict[int, list[float]] = {}
+    for row in rows:
+        if row["source"] == "merged" and row.get("token_share") is not None:
+            shares.setdefault(row["layer"], []).append(row["token_share"])
+    if not shares:
+        return {}
+    entropies = [-sum(p * math.log(p) for p in own if p > 0) / math.log(len(own)) for own in shares.values()]
+    return {
+        "routing_entropy": fmean(entropies),
+        "routing_violation": max(max(own) * len(own) - 1 for own in shares.values()),
+        "unused_experts": float(sum(share == 0 for own in shares.values() for share in own)),
+    }
+
+
 def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[dict[str, Any]]:
     """Return a row of the `layers` table for each layer and expert, by column name, without the step."""
     return [
@@ -115,9 +139,9 @@ def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[
             "layer": layer,
             "expert": i,
             "source": source,
-            **vars(expert),
-            "divergence": divergence(expert, experts[0]) if i else None,
-            "relative_divergence": relative_divergence(expert, experts[0]) if i else None,
+            **{name: value for name, value in vars(expert).items() if name != "peer"},
+            "divergence": divergence(expert, experts[0]) if i and not expert.peer else None,
+            "relative_divergence": relative_divergence(expert, experts[0]) if i and not expert.peer else None,
         }
         for layer, experts in enumerate(layers)
         for i, expert in enumerate(experts)

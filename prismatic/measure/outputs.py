@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prismatic.collectives import world
+from prismatic.experts.protocol import num_experts
 from prismatic.measure.pairs import PairValues, pairs_of
 
 
@@ -26,7 +27,8 @@ class OutputComparison:
     """The hooks that run all experts of a layer in its first call, and the sums over the tokens of that call."""
 
     def __init__(self, router: Any):
-        self.experts = len(router.experts)
+        self.router = router
+        self.experts = num_experts(router)
         self.sums_N2: Tensor | None = None
         """Of each pair the sum of 1 - cosine over the tokens, and their number; None if outputs cannot be compared."""
         self._devices = sorted({p.device.index or 0 for p in router.parameters() if p.device.type == "cuda"})
@@ -38,13 +40,14 @@ class OutputComparison:
             self._input = _copies(args, kwargs)
             self._states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._devices)]
 
-    def after(self, router: Any, _: Any, output: Any) -> None:
+    def after(self, _: nn.Module, args: Any, output: Any) -> None:
         """Run every other expert on the same input, with the same random numbers, and compare the outputs.
 
         It calls `forward`: after a call with hooks, FSDP2 would shard the weights again.
         """
         if self._called:
             return
+        router = self.router
         self._called, alone = True, router.forced
         outputs = {alone: _by_token(output)}
         try:

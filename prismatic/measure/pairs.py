@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from prismatic.collectives import world
+from prismatic.experts.protocol import can_force, num_experts, views_of
+from prismatic.experts.views import View
 from prismatic.measure.kernels import Compared, inner_products, square_distances
 from prismatic.measure.shards import parts_of
 
@@ -25,7 +27,8 @@ SHORT = 1 << 14  # weights: shorter tensors are joined, because each operation c
 Pair = tuple[int, int]
 PairValues = dict[Pair, float | None]
 """A value of each pair (e, f) with e <= f; None where there is none."""
-Gradients = dict[nn.Parameter, Tensor | None]
+Gradients = dict[tuple[int, int | None, str], Tensor | None]
+"""The gradient of each tensor of an expert, by the key of its view."""
 
 
 def pairs_of(experts: int) -> list[Pair]:
@@ -40,7 +43,7 @@ def pairs_of(experts: int) -> list[Pair]:
 
 def left_out(routers: Sequence[Any]) -> str:
     """Return a message about the pairs of the largest layer that are not compared; empty if all of them are."""
-    experts = max((len(router.experts) for router in routers if hasattr(router, "forced")), default=0)
+    experts = max((num_experts(router) for router in routers if can_force(router)), default=0)
     compared, every = len(pairs_of(experts)), experts * (experts - 1) // 2
     reason = f"each expert with the {NEIGHBOURS} before and the {NEIGHBOURS} after it"
     return f"the probe compares {compared} of {every} pairs of experts: {reason}" if compared < every else ""
@@ -61,21 +64,22 @@ class HalfGradients:
     @classmethod
     def of(cls, router: Any, expert: int, first: Gradients, means: Gradients) -> HalfGradients:
         """Return them from the gradients on the first half and the means over both."""
-        experts = [dict(each.named_parameters()) for each in router.experts]
-        weights = {name: w for name, w in experts[expert].items() if any(each[name].requires_grad for each in experts)}
-        names = frozenset(name for name, weight in weights.items() if means.get(weight) is not None)
-        mean, one = ({name: half[weights[name]] for name in names} for half in (means, first))
-        joined = _joined(weights, mean)
-        return cls(names, joined, [a - b for a, b in zip(_joined(weights, one), joined, strict=True)])
+        experts = [views_of(router, e) for e in range(num_experts(router))]
+        trained = {name for name in experts[expert] if any(each[name].parameter.requires_grad for each in experts)}
+        views = {name: view for name, view in experts[expert].items() if name in trained}
+        names = frozenset(name for name, view in views.items() if means.get(view.key) is not None)
+        mean, one = ({name: half[views[name].key] for name in names} for half in (means, first))
+        joined = _joined(views, mean)
+        return cls(names, joined, [a - b for a, b in zip(_joined(views, one), joined, strict=True)])
 
 
-def _joined(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor | None]) -> list[Tensor]:
+def _joined(views: Mapping[str, View], tensors: Mapping[str, Tensor | None]) -> list[Tensor]:
     """Return the part of each tensor that this process counts, zeros for those without one, short ones joined."""
     long: list[Tensor] = []
     short: dict[torch.device, list[Tensor]] = {}
-    for part in parts_of(weights):
+    for part in parts_of(views):
         tensor = tensors.get(part.name)
-        values = torch.zeros_like(part.values(weights[part.name])) if tensor is None else part.values(tensor)
+        values = torch.zeros_like(part.values(part.view.parameter)) if tensor is None else part.values(tensor)
         if len(values) > SHORT:
             long.append(values)
         else:
@@ -92,14 +96,14 @@ class HalfProducts:
 
     def __init__(self, router: Any):
         self.router = router
-        self.pairs = pairs_of(len(router.experts))
+        self.pairs = pairs_of(num_experts(router))
         self.values: PairValues = {}
         """By pair, with (e, e) and (0, e) of every expert; None if no tensor of both has a gradient."""
         self._kept: dict[int, HalfGradients] = {}
 
     def add(self, expert: int, first: Gradients, means: Gradients) -> list[Pair]:
         """Keep the gradients of an expert; return its pairs with itself, with expert 0 and with earlier partners."""
-        if expert >= len(self.router.experts):
+        if expert >= num_experts(self.router):
             return []
         self._kept[expert] = HalfGradients.of(self.router, expert, first, means)
         return sorted({(expert, expert), (0, expert)} | {pair for pair in self.pairs if pair[1] == expert})
@@ -143,11 +147,11 @@ def weight_distances(routers: Sequence[Any]) -> list[PairValues]:
 
     It is the same from both sides, and sqrt(2) for weights that are orthogonal, whatever their norms.
     """
-    counts = [len(router.experts) + len(pairs_of(len(router.experts))) for router in routers]
+    counts = [num_experts(router) + len(pairs_of(num_experts(router))) for router in routers]
     sums = world().all_reduce(lambda: np.concatenate([_weight_sums(router) for router in routers]), sum(counts))
     found: list[PairValues] = []
     for router, part in zip(routers, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
-        squares_E, squares_N = np.split(part, [len(router.experts)])
+        squares_E, squares_N = np.split(part, [num_experts(router)])
         values: PairValues = {}
         for (e, f), square in zip(pairs_of(len(squares_E)), squares_N, strict=True):
             whole = (squares_E[e] + squares_E[f]) / 2
@@ -158,8 +162,8 @@ def weight_distances(routers: Sequence[Any]) -> list[PairValues]:
 
 def _weight_sums(router: Any) -> NDArray[np.float64]:
     """Return [E + N] over the entries that this process counts: squares of the weights, then of their differences."""
-    weights = [dict(expert.named_parameters()) for expert in router.experts]
-    values = [_joined(expert, expert) for expert in weights]
+    experts = [views_of(router, e) for e in range(num_experts(router))]
+    values = [_joined(views, {name: view.parameter for name, view in views.items()}) for views in experts]
     later = [[f for e, f in pairs_of(len(values)) if e == expert] for expert in range(len(values))]
     squares = [_total(inner_products([Compared(one, [one]) for one in own]), 1) for own in values]
     distances = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +17,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prismatic.collectives import world
-from prismatic.experts.protocol import RoutedExperts
+from prismatic.experts.protocol import has_peers, num_experts, views_of
 from prismatic.measure.metrics import ExpertDynamics, cosine
 from prismatic.measure.shards import parts_of
 
 
 @torch.no_grad()
-def with_weights(
-    layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[RoutedExperts]
-) -> list[list[ExpertDynamics]]:
+def with_weights(layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[Any]) -> list[list[ExpertDynamics]]:
     """Return `layers` [L][E] with the cosine of each expert's weights with expert 0's, and |w_i - w_0| / |w_0|."""
-    counts = [3 * len(router.experts) for router in routers]
-    sums = world().all_reduce(lambda: np.concatenate([_sums(router) for router in routers]), sum(counts))
+    if not any(map(has_peers, routers)):
+        return _compared(layers, routers)
+    alone = [router for router in routers if not has_peers(router)]
+    compared = iter(_compared([own for own, r in zip(layers, routers, strict=True) if not has_peers(r)], alone))
+    return [[*own] if has_peers(router) else next(compared) for own, router in zip(layers, routers, strict=True)]
+
+
+def _compared(layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[Any]) -> list[list[ExpertDynamics]]:
+    counts = [3 * num_experts(router) for router in routers]
+    sums = world().all_reduce(lambda: np.concatenate([np.empty(0), *map(_sums, routers)]), sum(counts))
     rows_of = [part.reshape(-1, 3).tolist() for part in np.split(sums, np.cumsum(counts)[:-1])]
     return [
         [
@@ -42,18 +49,17 @@ def with_weights(
     ]
 
 
-def _sums(router: RoutedExperts) -> NDArray[np.float64]:
+def _sums(router: Any) -> NDArray[np.float64]:
     """Return [E x 3] over the entries counted here: product with expert 0, own square, square of the difference.
 
     The difference may be tiny, so it is not computed from the other two.
     """
-    parts = parts_of(dict(router.experts[0].named_parameters()))
 
     def values_of(expert: int) -> list[Tensor]:
-        return [part.values(router.experts[expert].get_parameter(part.name)) for part in parts]
+        return [part.values(part.view.parameter) for part in parts_of(views_of(router, expert))]
 
     sums = []
-    for expert in range(len(router.experts)):
+    for expert in range(num_experts(router)):
         pairs = [(w.double(), clean.double()) for w, clean in zip(values_of(expert), values_of(0), strict=True)]
         per_tensor = [torch.stack([w @ clean, w @ w, (w - clean).square().sum()]) for w, clean in pairs]
         sums.append(torch.stack(per_tensor).sum(0))

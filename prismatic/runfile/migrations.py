@@ -82,5 +82,17 @@ def with_pairs(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (from_documented_table, with_half_products, with_pairs)
+def with_token_shares(connection: sqlite3.Connection) -> None:
+    """Upgrade 3 to 4: add the share of tokens to `layers`."""
+    known = {name for _, name, *_ in connection.execute("PRAGMA table_info(layers)")}
+    if "token_share" not in known:
+        connection.execute("ALTER TABLE layers ADD COLUMN token_share REAL")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    from_documented_table,
+    with_half_products,
+    with_pairs,
+    with_token_shares,
+)
 assert len(MIGRATIONS) == SCHEMA_VERSION, "each version needs a migration from the version before"

@@ -153,7 +153,6 @@ class _Reading:
 
     def add_archive(self, file: FoundFile) -> None:
         """Add the runs in an archive, and its files that are not runs. Raises RunFileError if it cannot be opened."""
-        self.client.close()  # unpacking has a process of its own, and waits for its turn
         with unpacked(file.path, file.name, self.client.limits, self.folder) as members:
             for member in members:
                 before = len(self.runs)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prismatic.errors import ConfigError
-from prismatic.experts.protocol import find_routers
+from prismatic.experts.discovery import find_routers
 from prismatic.integrations.accelerate import AccelerateDynamics
 from prismatic.integrations.huggingface import TrainerDynamicsCallback
 from prismatic.integrations.lightning import LightningDynamicsCallback

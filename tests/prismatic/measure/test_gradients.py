@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.contract import schema
-from prismatic.experts.protocol import find_routers
+from prismatic.experts.discovery import find_routers
 from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import log_gradient_dynamics, measure

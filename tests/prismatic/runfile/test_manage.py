@@ -241,7 +241,7 @@ def test_a_run_of_version_2_gets_the_table_of_version_3_and_keeps_its_rows(path:
     assert rows(path, "SELECT norm FROM layers") == [(0.5,)]
     assert rows(path, "SELECT step, other, half_product, output_distance FROM pairs") == [(100, 1, 0.25, None)]
     assert rows(path, "PRAGMA user_version") == [(schema.SCHEMA_VERSION,)]
-    assert rows(path, "SELECT message FROM events") == [("upgraded from schema version 2 to 3",)]
+    assert rows(path, "SELECT message FROM events") == [(f"upgraded from schema version 2 to {schema.SCHEMA_VERSION}",)]
 
 
 def test_a_table_without_a_key_gets_one_and_the_last_row_of_a_step_stays(path: Path):
