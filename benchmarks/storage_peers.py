@@ -86,7 +86,8 @@ class Ours(Writer):
         for name, value in record.items():
             if name != "loss":
                 word, number, metric = name.split("_", 2)
-                experts.setdefault(f"{word}_{number}", {})[metric] = value
+                # log_gradient_dynamics gives each step the same string objects.
+                experts.setdefault(f"{word}_{number}", {})[sys.intern(metric)] = value
         return {"expert_gradients": experts}, {"loss": record["loss"]}
 
     def log(self, step: int, record: tuple[dict[str, Any], Record]) -> None:

@@ -34,7 +34,8 @@ class ColumnHash:
     def add(self, values: ReadableBuffer, rest: ReadableBuffer = b"") -> None:
         """Add the next values of both streams."""
         self._values.update(values)
-        self._rest.update(rest)
+        if rest:
+            self._rest.update(rest)
 
     def hexdigest(self) -> str:
         """Return the hash as DIGITS hex digits."""

@@ -21,7 +21,7 @@ from prismatic.contract.schema import (
     dynamics_columns,
 )
 from prismatic.errors import LoggerError
-from prismatic.runfile.checksums import changed_column, record_checksums, remove_checksums
+from prismatic.runfile.checksums import RunningChecksums, record_checksums, remove_checksums
 from prismatic.runfile.lock import IsLocked, WriterLock
 from prismatic.runfile.migrations import CannotMigrate, upgrade
 
@@ -53,6 +53,7 @@ class RunDatabase:
     ):
         self.path = path
         self._columns: set[str] = set()
+        self._checksums = RunningChecksums()
         self.last_step: int | None = None
         """The largest step in the file, those of an unfinished transaction included."""
         if resume == "must" and not path.exists():
@@ -92,14 +93,15 @@ class RunDatabase:
     def _initialize(self, num_experts: int, journal_mode: JournalMode) -> None:
         """Create or upgrade the tables, and read the columns and the last step."""
         execute = self._connection.execute
-        version = _version_of_run(self._connection, self.path)
+        version = _version_of_run(self._connection, self.path, self._checksums)
         # SQLite's default page of 4096 bytes does not hold two rows of a few hundred numbers.
         execute("PRAGMA page_size = 8192")
         # DELETE by default: a copy or an upload of a live WAL file silently loses rows.
         execute(f"PRAGMA journal_mode = {'WAL' if journal_mode == 'wal' else 'DELETE'}")
         execute("PRAGMA synchronous = NORMAL")
         with self.transaction():
-            if version is not None:
+            if version not in (None, SCHEMA_VERSION):
+                self._checksums.forget(*STEP_TABLES)
                 upgrade(self._connection, version)
             # Create as many columns as fit with the table: adding them one by one takes seconds.
             fitting = num_experts
@@ -125,9 +127,11 @@ class RunDatabase:
             self._connection.execute("COMMIT")
         except BaseException:
             self._columns, self.last_step = columns, last_step
+            self._checksums.roll_back()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+        self._checksums.commit()
 
     def add_columns(self, names: Iterable[str]) -> None:
         """Add missing columns to the wide table until it has MAX_COLUMNS."""
@@ -143,6 +147,7 @@ class RunDatabase:
 
     def clear(self, table: str) -> None:
         """Delete all rows of a table."""
+        self._checksums.forget(table)
         self._connection.execute(f"DELETE FROM {table}")
 
     def insert(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -151,14 +156,16 @@ class RunDatabase:
         if not rows:
             return []
         columns, placeholders = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
-        statement = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({placeholders})"
+        values = f"INTO {table} ({columns}) VALUES ({placeholders})"
         try:
             with self._savepoint():
-                self._connection.executemany(statement, rows)
+                self._connection.executemany(f"INSERT {values}", rows)
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if not is_statement_fault(error):
                 raise
-            return [fault for row in rows if (fault := self._insert_one(statement, row))]
+            self._checksums.forget(table)
+            return [fault for row in rows if (fault := self._insert_one(f"INSERT OR REPLACE {values}", row))]
+        self._checksums.stage(table, names, rows)
         return []
 
     def _insert_one(self, statement: str, row: Sequence[Any]) -> str:
@@ -189,25 +196,27 @@ class RunDatabase:
 
     def delete_from(self, step: int) -> int:
         """Delete the rows of this and all later steps; return the number of deleted steps."""
-        counts = [
-            self._connection.execute(f"DELETE FROM {table} WHERE step >= ?", (step,)).rowcount for table in STEP_TABLES
-        ]
+        deleted = self._delete(">=", step)
         self.last_step = self._connection.execute("SELECT max(step) FROM dynamics").fetchone()[0]
-        return counts[0]
+        return deleted
+
+    def delete_step(self, step: int) -> bool:
+        """Delete the rows of this step; return whether there was such a step."""
+        return -(2**63) <= step < 2**63 and self._delete("=", step) > 0
+
+    def _delete(self, comparison: str, step: int) -> int:
+        """Delete the rows of steps that compare so; return the number of deleted steps."""
+        counts = {
+            table: self._connection.execute(f"DELETE FROM {table} WHERE step {comparison} ?", (step,)).rowcount
+            for table in STEP_TABLES
+        }
+        self._checksums.forget(*(table for table, count in counts.items() if count))
+        return counts["dynamics"]
 
     def record_checksums(self) -> None:
         """Record the checksums of all columns, after the last row; do nothing if the file cannot be written now."""
         with contextlib.suppress(sqlite3.Error), self.transaction():
-            record_checksums(self._connection)
-
-    def delete_step(self, step: int) -> bool:
-        """Delete the rows of this step; return whether there was such a step."""
-        if not -(2**63) <= step < 2**63:
-            return False
-        counts = [
-            self._connection.execute(f"DELETE FROM {table} WHERE step = ?", (step,)).rowcount for table in STEP_TABLES
-        ]
-        return counts[0] > 0
+            record_checksums(self._connection, self._checksums)
 
     def close(self) -> None:
         """Close the file, after moving the contents of a write-ahead log into it."""
@@ -243,8 +252,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=OPEN_SECONDS, check_same_thread=False, isolation_level=None)
 
 
-def _version_of_run(connection: sqlite3.Connection, path: Path) -> int | None:
-    """Return the schema version of the run in this file; None for a file without any table."""
+def _version_of_run(connection: sqlite3.Connection, path: Path, checksums: RunningChecksums) -> int | None:
+    """Return the schema version of the run in this file, and compare its checksums; None for a file without table."""
     execute = connection.execute
     owner, version = execute("PRAGMA application_id").fetchone()[0], execute("PRAGMA user_version").fetchone()[0]
     if owner not in (0, APPLICATION_ID):
@@ -265,7 +274,7 @@ def _version_of_run(connection: sqlite3.Connection, path: Path) -> int | None:
         raise LoggerError(
             f"{path}: is damaged ({problems[0]}) and cannot be continued; move it away or choose another path."
         )
-    if changed := changed_column(connection):
+    if changed := checksums.resume(connection):
         raise LoggerError(
             f"{path}: the values of {changed} are not those that were written, so it is damaged or was edited, and "
             "cannot be continued; move it away or choose another path."

@@ -275,7 +275,9 @@ class _Batch:
         self.rewinds: list[str] = []
         """What each rewind replaced."""
         # The state for consecutive records with the same columns:
-        self._columns: Columns | None = None
+        self._columns: Columns | None = None  # None if no group of rows is open
+        self._prepared: Columns | None = None  # the ones that the next three belong to
+        self._names: tuple[str, ...] = ()
         self._fits: list[bool] = []  # for each column: is it one of the wide table, or a row of `scalars`
         self._all_fit = True
         self._wide: list[Sequence[Any]] = []
@@ -320,15 +322,21 @@ class _Batch:
                 self._add_row(table, {"step": record.step, **row})
 
     def _begin_columns(self, columns: Columns) -> None:
-        """Add missing columns and start a group of rows with these columns."""
+        """Start a group of rows with these columns."""
+        if columns is not self._prepared:
+            self._prepare_columns(columns)
+        self._wide = self._rows.setdefault(("dynamics", self._names), [])
+        self._columns = columns
+
+    def _prepare_columns(self, columns: Columns) -> None:
+        """Add missing columns to the wide table, and find those that have no place in it."""
         for name in columns.refused:
             self._fault(f"{name!r} is not logged: {NAME_RULE}", "refused_value")
         self._database.add_columns(columns.names)
         self._fits = [self._database.has_column(name) for name in columns.names]
         self._all_fit = all(self._fits)
-        names = ("step", "nan_values", *compress(columns.names, self._fits))
-        self._wide = self._rows.setdefault(("dynamics", names), [])
-        self._columns = columns
+        self._names = ("step", "nan_values", *compress(columns.names, self._fits))
+        self._prepared = columns
 
     def _without_refused(self, values: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
         """Replace refused values by None and record their faults."""
