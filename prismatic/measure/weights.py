@@ -24,11 +24,14 @@ from prismatic.measure.shards import parts_of
 
 @torch.no_grad()
 def with_weights(layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[Any]) -> list[list[ExpertDynamics]]:
-    """Return `layers` [L][E] with the cosine of each expert's weights with expert 0's, and |w_i - w_0| / |w_0|."""
-    if not any(map(has_peers, routers)):
-        return _compared(layers, routers)
-    alone = [router for router in routers if not has_peers(router)]
-    compared = iter(_compared([own for own, r in zip(layers, routers, strict=True) if not has_peers(r)], alone))
+    """Return `layers` [L][E] with the cosine of each expert's weights with expert 0's, and |w_i - w_0| / |w_0|.
+
+    Peers are compared with no expert.
+    """
+    pairs = [(own, router) for own, router in zip(layers, routers, strict=True) if not has_peers(router)]
+    if not pairs:
+        return [[*own] for own in layers]
+    compared = iter(_compared([own for own, _ in pairs], [router for _, router in pairs]))
     return [[*own] if has_peers(router) else next(compared) for own, router in zip(layers, routers, strict=True)]
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from prismatic import DynamicsLoggerCallback
 from prismatic.experts.discovery import describe, find_routers, nothing_found
 from prismatic.experts.found import FoundExperts
 from prismatic.experts.layouts import layer_of
@@ -22,6 +23,7 @@ from prismatic.measure.gradients import log_gradient_dynamics, measure
 from prismatic.measure.isolated import isolated_dynamics
 from prismatic.measure.metrics import routing_metrics
 from tests.support.mixtures import MIXTURES, Mixture
+from tests.support.run_file import events, steps
 
 TIERS = ("top", "bottom", "middle")
 
@@ -314,3 +316,16 @@ def test_a_plain_measurement_needs_no_callback():
     dynamics = log_gradient_dynamics(model, 0)
     assert len(dynamics["layers"]) == 8
     assert dynamics["divergence_scores"]["expert_1_divergence"] is None
+
+
+def test_a_mixture_is_logged_by_attaching_to_its_optimizer(tmp_path):
+    mixture = MIXTURES["Mixtral"]
+    model = mixture.build()
+    optimizer = torch.optim.AdamW(model.parameters())
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1)  # weights are due in the first step
+    callback.attach(model, optimizer)
+    mixture.loss(model).backward()
+    optimizer.step()
+    callback.detach()
+    assert steps(tmp_path / "x.db") == [0]
+    assert events(tmp_path / "x.db") == [("experts_found", None)]
