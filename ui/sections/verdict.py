@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -33,7 +33,7 @@ from validation.verdict.claims import Claim
 from validation.verdict.groups import POSITIVE
 from validation.verdict.registration import AS_REGISTERED, CHANGED
 from validation.verdict.words.statuses import shown_claim
-from validation.verdict.words.wording import QUANTITIES, estimated, parts_of, threshold
+from validation.verdict.words.wording import QUANTITIES, estimated, needed, parts_of, threshold
 
 SEEDS, ALONE = "All seeds", "This run alone"
 CHARTS_PER_ROW = 2  # of the effects of a claim
@@ -120,9 +120,10 @@ def evidence_charts(
 
 def _effects_table(claim: Claim) -> None:
     """Show the effects of a claim that has several, with their intervals and thresholds."""
-    rows = [[spaced(part.name), estimated(part), threshold(part)] for part in parts_of(claim)]
+    parts = [replace(part, effect=part.name) for part in parts_of(claim)]
+    rows = [[spaced(part.name), estimated(part), needed(part)] for part in parts]
     if rows:
-        st.markdown(markdown_table([("Effect", "Estimate", "Threshold"), *(map(escape_markdown, row) for row in rows)]))
+        st.markdown(markdown_table([("Effect", "Estimate", "Needed"), *(map(escape_markdown, row) for row in rows)]))
 
 
 def claims_table(judgement: Judgement, run: Run) -> None:

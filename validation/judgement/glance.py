@@ -119,8 +119,10 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
         )
     if len(deciding) > 1:
         text = f"{len(deciding)} experiments ({_counted(deciding)}) are judged apart"
-        controls = [group for group in verdict.groups if group not in deciding]
-        text += f"; {_counted(controls)} are their controls" if controls else ""
+        others = [group for group in verdict.groups if group not in deciding]
+        sham, planted_ones = ([group for group in others if group.role == role] for role in (SHAM, POSITIVE))
+        text += f"; {_counted(sham)} are their controls" if sham else ""
+        text += f"; the method is tested by {_counted(planted_ones)}" if planted_ones else ""
         whole = refuted_as_a_whole(verdict.status, [*verdict.headlines.values()])
         return sentence(f"{text}; {WHOLE}" if whole else text)
     return sentence(verdict.controlled.because)
