@@ -43,7 +43,7 @@ def shown(files):
             {"config.router_type": "prismatic"},
             "prismatic sweep --config experiments/per-example.yml --grid seed=0..5 --with-controls",
         ),
-        ({}, '"config.seed": 1, "config.perturbation_scale": 0.5'),
+        ({}, "callback.attach(model, optimizer, seed=1, perturbation_scale=0.5)"),
     ],
 )
 def test_one_run_says_what_compare_needs_and_how_its_own_trainer_gets_it(tmp_path, facts, line):
