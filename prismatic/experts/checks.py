@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prismatic.collectives import world
 from prismatic.errors import ModelError
@@ -52,10 +53,16 @@ def _refuse_different_experts(routers: Sequence[Any]) -> None:
             )
 
 
-def _checksum(views: Mapping[str, View]) -> float:
+def _checksum(views: Mapping[str, View]) -> int:
     """Return a sum of the weights that are whole in this process; 0 for sharded ones, whose numbers are global."""
     own = [view.of(view.parameter.detach()) for view in views.values() if not is_sharded(view.parameter)]
-    return float(sum(weight.double().sum() for weight in own if weight is not None))
+    return sum(_bits(weight) for weight in own if weight is not None)
+
+
+def _bits(weight: Tensor) -> int:
+    """Return the sum of the weights' bits as integers, which does not depend on the order of summation, nor on NaN."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return int(weight.contiguous().view(whole).sum(dtype=torch.int64))
 
 
 def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:

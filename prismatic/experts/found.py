@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.contract.schema import PEER
-from prismatic.experts.tiers import TierIndices
+from prismatic.experts.tiers import TierIndices, gathered
 from prismatic.experts.views import View, whole
 
 SPARSITY = 0.1  # of layers that have no config
@@ -67,6 +67,7 @@ class FoundExperts:
     _forced: int | None = None
     _handles: list[RemovableHandle] = field(default_factory=list)
     _tiers: list[TierIndices] = field(default_factory=list)
+    _clean_tiers: TierIndices | None = None
     _shapes: dict[str, torch.Size] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +91,10 @@ class FoundExperts:
         return views
 
     def tiers_of(self, expert: int) -> TierIndices:
-        """Return the tiers of an expert's weights when the layer was first measured: peers have tiers of their own."""
+        """Return the tiers of an expert's weights when the layer was first measured: peers have tiers of their own.
+
+        Of an expert that another process holds they are empty.
+        """
         if not self._tiers:
             self._tiers.extend(self._ranked())
         return self._tiers[expert]
@@ -99,6 +103,17 @@ class FoundExperts:
         for expert in range(self.num_experts):
             held = {name: view.of(view.parameter.detach()) for name, view in self.views(expert).items()}
             yield TierIndices.of({name: weight for name, weight in held.items() if weight is not None}, SPARSITY)
+
+    @property
+    def clean_tiers(self) -> TierIndices:
+        """The tiers of the first expert's weights when the layer was first measured, for experts with roles.
+
+        Sharded weights are gathered, so every process must ask for them.
+        """
+        if self._clean_tiers is None:
+            whole = {name: view.of(gathered(view.parameter.detach())) for name, view in self.views(0).items()}
+            self._clean_tiers = TierIndices.of({n: w for n, w in whole.items() if w is not None}, SPARSITY)
+        return self._clean_tiers
 
     @property
     def has_peers(self) -> bool:

@@ -69,7 +69,7 @@ def can_force(router: Any) -> bool:
 def tiers_of(router: Any) -> TierIndices:
     """Return the layer's own tiers, or those of the weights that its first expert had when it was first seen."""
     if isinstance(router, FoundExperts):
-        return router.tiers_of(0)
+        return router.tiers_of(0) if router.has_peers else router.clean_tiers
     own = getattr(router, "tiers", None)
     if isinstance(own, TierIndices):
         return own

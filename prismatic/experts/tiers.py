@@ -56,10 +56,13 @@ def flat_weights(weight: Tensor) -> Tensor:
 
     A sharded tensor is gathered, so every process must call it.
     """
-    whole = weight.detach()
-    if is_sharded(whole):
-        whole = whole.full_tensor()  # type: ignore[attr-defined]
-    return whole.flatten().to("cpu", torch.promote_types(weight.dtype, torch.float32))
+    return gathered(weight.detach()).flatten().to("cpu", torch.promote_types(weight.dtype, torch.float32))
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return the whole of a sharded tensor, which every process must ask for; any other as it is."""
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -6,7 +6,7 @@ Axis letters: P weights of one tensor, E experts, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
 from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
 from prismatic.measure.metrics import ExpertDynamics, aggregate, cosine
-from prismatic.measure.shards import parts_of
+from prismatic.measure.shards import are_apart, entries_of, parts_of
 
 
 def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
@@ -40,9 +40,15 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
 
 
 def has_gradients(routers: Sequence[Any]) -> bool:
-    """Return whether any expert of any router has a gradient."""
-    views = (view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values())
-    return any(view.parameter.grad is not None for view in views)
+    """Return whether any expert of any router has a gradient, in any process: every process must call it."""
+
+    def found() -> NDArray[np.float64]:
+        views = (
+            view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values()
+        )
+        return np.array([any(view.parameter.grad is not None for view in views)], dtype=float)
+
+    return bool(world().all_reduce(found, 1)[0])
 
 
 Gradient = Callable[[nn.Parameter], Tensor | None]
@@ -69,9 +75,13 @@ def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[list[
 def measure_views(routers: Sequence[Any], gradient: OfView) -> list[list[ExpertDynamics]]:
     """Return the same from a function of an expert's tensors, which may share a parameter."""
     layers: list[_Layer] = []
+    fetching = [router for router in routers if tier_basis(router) != "own" and are_apart(views_of(router, 0))]
+    # Before gradients are fetched, make sure that every process has its own: the others would wait for it.
+    found = world().all_or_raise(lambda: [_gradients(r, gradient) for r in fetching]) if fetching else []
+    known = dict(zip(fetching, found, strict=True))
 
     def local_numbers() -> NDArray[np.float64]:
-        layers.extend(_Layer.of(router, gradient) for router in routers)
+        layers.extend(_Layer.of(router, known.get(router) or _gradients(router, gradient)) for router in routers)
         tensors = [tensor for layer in layers for tensor in layer.tensors]
         sums, routed = measure_tensors(tensors, [_routed(router) for router in routers])
         remaining = iter(sums)
@@ -91,6 +101,12 @@ def _routed(router: Any) -> Tensor:
     return torch.empty(0) if known is None else known
 
 
+def _gradients(router: Any, gradient: OfView) -> list[dict[str, Tensor | None]]:
+    """Return the gradients of each expert by name."""
+    experts = [views_of(router, e) for e in range(num_experts(router))]
+    return [{name: gradient(view) for name, view in views.items()} for views in experts]
+
+
 @dataclass(frozen=True, eq=False)
 class _Layer:
     """The gradients of one layer: the entries that this process counts, by parameter tensor."""
@@ -106,19 +122,16 @@ class _Layer:
     """True if a gradient of zeros means that the expert had no token."""
 
     @classmethod
-    def of(cls, router: Any, gradient: OfView) -> _Layer:
+    def of(cls, router: Any, grads: Sequence[Mapping[str, Tensor | None]]) -> _Layer:
         experts = [views_of(router, e) for e in range(num_experts(router))]
-        grads = [{name: gradient(view) for name, view in views.items()} for views in experts]
+        basis = tier_basis(router)
+        parts = [parts_of(views, compared=basis != "own") for views in experts]
         missing = [
-            sum(own[name] is None and view.parameter.requires_grad for name, view in views.items())
-            for own, views in zip(grads, experts, strict=True)
-        ]
-        parts = [parts_of(views) for views in experts]
-        values = [
-            [None if (grad := own[part.name]) is None else part.values(grad) for part in each]
+            sum(own[p.name] is None and p.view.parameter.requires_grad and p.held is not False for p in each)
             for own, each in zip(grads, parts, strict=True)
         ]
-        places, basis = range(len(parts[0])), tier_basis(router)
+        values = [entries_of(each, own) for own, each in zip(grads, parts, strict=True)]
+        places = range(len(parts[0]))
         fused = any(view.expert is not None for view in experts[0].values())
         if basis == "base":
             tiers = tiers_of(router)
@@ -195,9 +208,7 @@ class _Layer:
         The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
         without any gradient, or with a non-finite one, gets None and excludes no tensor.
         """
-        stride = 1 if self.basis == "base" else len(self.missing)
-        ranked = [place for place, tensor in enumerate(self.tensors[::stride]) if len(tensor.tiers.bottom)]
-        bottom_PE, middle_PE = sums_PE[ranked, :, 1], sums_PE[ranked, :, 2]
+        bottom_PE, middle_PE = sums_PE[:, :, 1], sums_PE[:, :, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio_PE = np.log(bottom_PE / middle_PE) / 2
         whole_E = sums_PE[:, :, :3].sum(axis=(0, 2))

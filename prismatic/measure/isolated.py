@@ -7,6 +7,7 @@ Axis letters: B sequences of a batch, E experts, L layers.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     the products between halves tell a direction from the noise of the batch: `half_product` of every expert and pair,
     and `half_product_clean` of every expert but 0.
     All are None if the batch has no two sequences; of an odd number the last sequence is not used.
-    If several processes train the model, every process must call it with its own share of the batch, in rank order.
+    If several processes train the model, every process must call it with its own share of the batch, in rank order, or
+    with the same batch where they share it.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
     routers = [router for router in find_routers(model) if can_force(router)]
@@ -107,7 +109,7 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
     with _forced(routers, expert), torch.enable_grad():
         if any(map(is_sharded, parameters)):
             found = _backward_gradients(model, parameters, loss)
-            return {view.key: found[view.parameter] for view in views}
+            return {view.key: _own(view, found) for view in views}
         # Before the mean, make sure that no process failed: the others would wait for it.
         grads = world().all_or_raise(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
     found = dict(zip(parameters, grads, strict=True))
@@ -158,15 +160,20 @@ def _halves(loss: Loss, batch_B: Any) -> list[_Half]:
     """Return the halves of the batch, the even sequences first; none if the batch has no two sequences.
 
     The halves are those of the whole batch, whatever share of it this process has, and the mean over all processes is
-    the mean over the half's sequences. Even and odd numbers spread the work of each half over all processes.
+    the mean over the half's sequences. Even and odd numbers spread the work of each half over all processes. Processes
+    that hold the same batch, as those that share the tokens of one do, take the same half of it.
     """
-    lengths = world().gather(_sequences(batch_B))
-    own, before = lengths[world().rank], sum(lengths[: world().rank])
+    known = world().gather((_sequences(batch_B), _digest(batch_B)))
+    rank = world().rank
+    if len({digest for _, digest in known}) == 1:
+        known, rank = known[:1], 0
+    lengths = [length for length, _ in known]
+    own, before = lengths[rank], sum(lengths[:rank])
     half = sum(lengths) // 2
 
     def half_of(parity: int) -> _Half:
         rows = slice((parity - before) % 2, max(min(own, 2 * half - before), 0), 2)
-        share = len(range(own)[rows]) * world().size / half
+        share = len(range(own)[rows]) * len(lengths) / half
         part = _part(batch_B, rows if share else slice(1))  # a process without any sequence joins with one
         return _Half(lambda: share * loss(part), counted=share > 0)
 
@@ -190,6 +197,19 @@ def _sequences(batch_B: Any) -> int:
         return len(batch_B) if batch_B.dim() else 0
     inner = batch_B.values() if isinstance(batch_B, Mapping) else batch_B if isinstance(batch_B, list | tuple) else ()
     return next((length for length in map(_sequences, inner) if length), 0)
+
+
+def _digest(batch_B: Any) -> str:
+    """Return a hash of all tensors of the batch, equal in two processes that hold the same one."""
+    digest = hashlib.sha256()
+    pending = [batch_B] if world().size > 1 else []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping | list | tuple):
+            pending += value.values() if isinstance(value, Mapping) else value
+    return digest.hexdigest()
 
 
 def _part(batch_B: Any, rows: slice) -> Any:

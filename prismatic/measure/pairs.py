@@ -6,7 +6,7 @@ Axis letters: E experts, L layers, N pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from torch import Tensor
 
 from prismatic.collectives import world
 from prismatic.experts.protocol import can_force, num_experts, views_of
-from prismatic.experts.views import View
 from prismatic.measure.kernels import Compared, inner_products, square_distances
-from prismatic.measure.shards import parts_of
+from prismatic.measure.shards import Part, entries_of, parts_of
 
 NEIGHBOURS = 8  # on each side of an expert
 SHORT = 1 << 14  # weights: shorter tensors are joined, because each operation costs some microseconds
@@ -67,19 +66,23 @@ class HalfGradients:
         experts = [views_of(router, e) for e in range(num_experts(router))]
         trained = {name for name in experts[expert] if any(each[name].parameter.requires_grad for each in experts)}
         views = {name: view for name, view in experts[expert].items() if name in trained}
-        names = frozenset(name for name, view in views.items() if means.get(view.key) is not None)
-        mean, one = ({name: half[views[name].key] for name in names} for half in (means, first))
-        joined = _joined(views, mean)
-        return cls(names, joined, [a - b for a, b in zip(_joined(views, one), joined, strict=True)])
+        parts = parts_of(views, compared=True)
+        mean, one = (
+            entries_of(parts, {name: half.get(view.key) for name, view in views.items()}) for half in (means, first)
+        )
+        names = frozenset(part.name for part, values in zip(parts, mean, strict=True) if values is not None)
+        joined = _joined(parts, mean)
+        return cls(names, joined, [a - b for a, b in zip(_joined(parts, one), joined, strict=True)])
 
 
-def _joined(views: Mapping[str, View], tensors: Mapping[str, Tensor | None]) -> list[Tensor]:
-    """Return the part of each tensor that this process counts, zeros for those without one, short ones joined."""
+def _joined(parts: Sequence[Part], entries: Sequence[Tensor | None]) -> list[Tensor]:
+    """Return the entries of each part, zeros for those without any, short ones joined."""
     long: list[Tensor] = []
     short: dict[torch.device, list[Tensor]] = {}
-    for part in parts_of(views):
-        tensor = tensors.get(part.name)
-        values = torch.zeros_like(part.values(part.view.parameter)) if tensor is None else part.values(tensor)
+    for part, values in zip(parts, entries, strict=True):
+        if values is None:
+            weight = part.view.parameter
+            values = torch.zeros(part.stop - part.start, dtype=weight.dtype, device=weight.device)
         if len(values) > SHORT:
             long.append(values)
         else:
@@ -163,7 +166,8 @@ def weight_distances(routers: Sequence[Any]) -> list[PairValues]:
 def _weight_sums(router: Any) -> NDArray[np.float64]:
     """Return [E + N] over the entries that this process counts: squares of the weights, then of their differences."""
     experts = [views_of(router, e) for e in range(num_experts(router))]
-    values = [_joined(views, {name: view.parameter for name, view in views.items()}) for views in experts]
+    parts = [parts_of(views, compared=True) for views in experts]
+    values = [_joined(own, entries_of(own, {part.name: part.view.parameter for part in own})) for own in parts]
     later = [[f for e, f in pairs_of(len(values)) if e == expert] for expert in range(len(values))]
     squares = [_total(inner_products([Compared(one, [one]) for one in own]), 1) for own in values]
     distances = [

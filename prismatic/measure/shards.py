@@ -1,16 +1,18 @@
 """The part of each tensor that this process counts, so that exactly one process counts each entry (DDP, FSDP2).
 
 For a sharded tensor (a DTensor) the part is the process's own shard, counted in the first replica only. For a tensor
-that every process holds whole it is an equal slice, so that no process does all the work.
+that every process holds whole it is an equal slice, so that no process does all the work. Experts that lie in different
+processes are measured where they are; to be compared with each other, every process fetches an equal slice of each.
 Axis letters: P weights of one tensor (flattened), Q those of them that this process counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from prismatic.collectives import World, world
@@ -28,6 +30,10 @@ class Part(NamedTuple):
     stop: int
     sharded: tuple[Any, tuple[Any, ...]] | None
     """The mesh and the placements of a sharded tensor that belongs to this expert alone."""
+    held: bool | None = None
+    """Of a tensor of all experts that is sharded: True if this process is the one to count this expert."""
+    fetched: bool = False
+    """True if another process may have the entries, see `entries_of`."""
 
     @property
     def name(self) -> str:
@@ -73,22 +79,64 @@ class Part(NamedTuple):
         return Tiers(top, bottom)
 
 
-def parts_of(views: Mapping[str, View]) -> list[Part]:
-    """Return the part of each tensor of an expert that this process counts, without any communication."""
-    return [_part_of(view, world()) for view in views.values()]
+def parts_of(views: Mapping[str, View], *, compared: bool = False) -> list[Part]:
+    """Return the part of each tensor of an expert that this process counts, without any communication.
+
+    compared: the entries will be compared with those of other experts, so that they must be the same of each.
+    """
+    return [_part_of(view, world(), compared) for view in views.values()]
 
 
-def _part_of(view: View, processes: World) -> Part:
+def are_apart(views: Mapping[str, View]) -> bool:
+    """Return whether a tensor of this expert lies in one process, and that of another expert perhaps elsewhere."""
+    return any(view.expert is not None and is_sharded(view.parameter) for view in views.values())
+
+
+def entries_of(parts: Sequence[Part], tensors: Mapping[str, Tensor | None]) -> list[Tensor | None]:
+    """Return the entries [Q] of each part from the expert's tensors by name; None for a tensor that is None.
+
+    Entries that this process lacks are fetched by one all_reduce, so every process must call it.
+    """
+    fetched = iter(_fetched([part for part in parts if part.fetched], tensors))
+    entries: list[Tensor | None] = []
+    for part in parts:
+        own = tensors.get(part.name)
+        entries.append(next(fetched) if part.fetched else None if own is None else part.values(own))
+    return entries
+
+
+def _fetched(parts: Sequence[Part], tensors: Mapping[str, Tensor | None]) -> list[Tensor | None]:
+    """Return this process's slice of each tensor, which one process holds whole; None if that process has none."""
+    if not parts:
+        return []
+    weights = [part.view.parameter for part in parts]
+    # The same in every process, whatever it holds; at least single, because gradients may be wider than weights.
+    kind, device = torch.promote_types(weights[0].dtype, torch.float32), weights[0].device
+    joined = torch.zeros(sum(part.shape.numel() for part in parts) + len(parts), dtype=kind, device=device)
+    *rows, present = joined.split([*(part.shape.numel() for part in parts), len(parts)])
+    for place, (part, row) in enumerate(zip(parts, rows, strict=True)):
+        tensor = tensors.get(part.name)
+        own = part.view.of(tensor) if tensor is not None and tensor.shape != part.shape else tensor
+        if part.held and own is not None:
+            row.view(part.shape).copy_(own.detach())
+            present[place] = 1
+    dist.all_reduce(joined)
+    slices = [row[part.start : part.stop].clone() for part, row in zip(parts, rows, strict=True)]
+    return [own if there else None for own, there in zip(slices, present.tolist(), strict=True)]
+
+
+def _part_of(view: View, processes: World, compared: bool) -> Part:
     weight, shape = view.parameter, view.shape
-    if is_sharded(weight) and view.expert is not None:
-        held = view.of(weight.detach()) is not None and _own_numel(weight) > 0
-        return Part(view, shape, 0, shape.numel() if held else 0, None)
-    if is_sharded(weight):
+    apart = is_sharded(weight) and view.expert is not None
+    held = apart and view.of(weight.detach()) is not None and _own_numel(weight) > 0
+    if apart and not compared:
+        return Part(view, shape, 0, shape.numel() if held else 0, None, held)
+    if is_sharded(weight) and not apart:
         sharded = weight.device_mesh, tuple(weight.placements)  # type: ignore[attr-defined]
         return Part(view, shape, 0, _own_numel(weight), sharded)
     count = shape.numel()
     start, stop = count * processes.rank // processes.size, count * (processes.rank + 1) // processes.size
-    return Part(view, shape, start, stop, None)
+    return Part(view, shape, start, stop, None, held if apart else None, fetched=apart)
 
 
 def _own_numel(tensor: Any) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from prismatic.collectives import world
 from prismatic.experts.protocol import has_peers, num_experts, views_of
 from prismatic.measure.metrics import ExpertDynamics, cosine
-from prismatic.measure.shards import parts_of
+from prismatic.measure.shards import entries_of, parts_of
 
 
 @torch.no_grad()
@@ -59,11 +59,13 @@ def _sums(router: Any) -> NDArray[np.float64]:
     """
 
     def values_of(expert: int) -> list[Tensor]:
-        return [part.values(part.view.parameter) for part in parts_of(views_of(router, expert))]
+        parts = parts_of(views_of(router, expert), compared=True)
+        entries = entries_of(parts, {part.name: part.view.parameter for part in parts})
+        return [values for values in entries if values is not None]  # every parameter has its values
 
-    sums = []
+    sums, first = [], values_of(0)
     for expert in range(num_experts(router)):
-        pairs = [(w.double(), clean.double()) for w, clean in zip(values_of(expert), values_of(0), strict=True)]
+        pairs = [(w.double(), clean.double()) for w, clean in zip(values_of(expert), first, strict=True)]
         per_tensor = [torch.stack([w @ clean, w @ w, (w - clean).square().sum()]) for w, clean in pairs]
         sums.append(torch.stack(per_tensor).sum(0))
     return torch.cat(sums).cpu().numpy()
