@@ -1,8 +1,8 @@
 """A child process that a file has taken over: `python taken_over.py WORKER FILE SECRET` tries what it can still do.
 
 Each probe runs in a process of its own, in the place where the worker would open its file. The answer is a JSON object:
-for each probe "possible", "refused", "killed", or something else if the probe itself is broken. WORKER is sqlite, zip
-or set, or `none` for a process without walls. Options: --nobody gives up root, and --no-landlock simulates a kernel
+for each probe "possible", "refused", "killed", or something else if the probe itself is broken. WORKER is sqlite, zip,
+set or sql, or `none` for a process without walls. Options: --nobody gives up root, and --no-landlock simulates a kernel
 that lacks it.
 """
 
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from prismatic.sandbox import walls
 from validation.files.limits import ReadLimits
 from validation.files.sandbox import set_worker, sqlite_worker, zip_worker
+from validation.query import sql_worker
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 SERVER = os.getpid()
@@ -216,8 +217,11 @@ def take_over(worker, probe, given):
         return enforce(*paths, **options)
 
     walls.enforce = alone
-    sqlite_worker.read = zip_worker.unpack = set_worker.send_runs = attempt
+    sqlite_worker.read = zip_worker.unpack = set_worker.send_runs = sql_worker.answer = attempt
     request = {"path": given, "limits": asdict(ReadLimits())}
+    if worker == "sql":
+        limits = {"memory": 1 << 30, "database": 1 << 29, "seconds": 20, "rows": 1, "bytes": 1, "cell_bytes": 1}
+        request = {"sql": "SELECT 1", "limits": limits, "folders": [os.path.dirname(given)], "views": {}, "tables": []}
     if worker == "set":
         request["path"] = os.path.dirname(given)
     lines = [{**request, "files": [given], "folders": []}, request] if worker == "sqlite" else [request]
@@ -228,7 +232,7 @@ def take_over(worker, probe, given):
     os.close(end)
     driver = importlib.util.find_spec("adbc_driver_sqlite").submodule_search_locations[0]
     sys.argv = [*sys.argv[:1], sys.path[0], driver + "/libadbc_driver_sqlite.so"][: 3 if worker == "sqlite" else 1]
-    {"sqlite": sqlite_worker, "zip": zip_worker, "set": set_worker}[worker].main()
+    {"sqlite": sqlite_worker, "zip": zip_worker, "set": set_worker, "sql": sql_worker}[worker].main()
     os._exit(6)  # it did not come to the probe
 
 
@@ -237,6 +241,10 @@ if __name__ == "__main__":
     worker, given, secret, *options = sys.argv[1:]
     listener = socket.create_server(("127.0.0.1", 0))
     PORT = listener.getsockname()[1]
+    if worker == "sql":
+        database = sql_worker.open_database(1 << 29)  # once for all probes
+        sql_worker.open_database = lambda _: database
+
     if worker == "set":
         import pyarrow.dataset
         import pyarrow.parquet  # noqa: F401 - once for all probes

@@ -49,6 +49,7 @@ def empty_database(memory: int, *, threads: int) -> duckdb.DuckDBPyConnection:
     settings: dict[str, Any] = {
         "memory_limit": f"{memory // 2**20}MiB",
         "threads": str(threads),
+        "async_threads": "0",  # for remote files; they would run before the walls are up
         "temp_directory": "",
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",

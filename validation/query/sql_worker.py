@@ -74,7 +74,7 @@ def open_database(memory: int) -> duckdb.DuckDBPyConnection:
     from validation.query.relations import empty_database
 
     pa.set_cpu_count(1)
-    with duckdb.connect(":memory:", config={"threads": "1"}) as con:
+    with duckdb.connect(":memory:", config={"threads": "1", "async_threads": "0"}) as con:
         con.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
         con.sql("SELECT 1, now(), 'a', 0.5::DECIMAL(4, 2), [1]").to_arrow_reader(1).read_all().to_pylist()
     return empty_database(memory, threads=1)

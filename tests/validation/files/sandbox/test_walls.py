@@ -24,7 +24,7 @@ LAYER = walls.layer()
 needs_seccomp = pytest.mark.skipif(not LAYER.seccomp, reason="this kernel has no seccomp filters, or forbids their use")
 needs_both = pytest.mark.skipif(not (LAYER.landlock and LAYER.seccomp), reason=f"this kernel lacks a layer: {LAYER}")
 ALWAYS = {"size of another file"}  # no layer hides that a file exists
-KINDS = {"sqlite": ALWAYS | {"a thread"}, "zip": ALWAYS, "set": ALWAYS | {"a thread"}}
+KINDS = {"sqlite": ALWAYS | {"a thread"}, "zip": ALWAYS, "set": ALWAYS | {"a thread"}, "sql": ALWAYS | {"a thread"}}
 USERS = [
     [],
     pytest.param(["--nobody"], marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root, so no other user")),
@@ -55,7 +55,7 @@ def what_is_possible(worker: str, places: tuple[Path, Path], *options: str) -> t
     command = [sys.executable, "-B", taken_over.__file__, worker, *map(str, places), *options]
     environment = {**os.environ, **zip_client.LIBRARY_SETTINGS}
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120, env=environment).stdout
-    found = {name: result for group in json.loads(answer).values() for name, result in group.items()}
+    found = {name: result for group in json.loads(answer.splitlines()[-1]).values() for name, result in group.items()}
     assert {*found.values()} <= {"possible", "refused", "killed"}, found
     return {name for name, result in found.items() if result == "possible"}, len(found)
 
