@@ -76,6 +76,10 @@ class FoundExperts:
     def __len__(self) -> int:
         return self.num_experts
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy of the model, also a pickled one, is looked through again: it has none of this layer."""
+        return type(None), ()
+
     def views(self, expert: int) -> dict[str, View]:
         """Return the tensors of one expert by name."""
         views = {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.errors import PrismaticError
+from prismatic.experts.hooks import Hook
 from prismatic.guard import log_failures
 from prismatic.integrations.events import record_resumed, record_skipped_step
 from prismatic.integrations.model_facts import weight_dtype
@@ -131,7 +132,7 @@ class _Outputs:
 
     def watch(self, model: nn.Module) -> None:
         self._model = model
-        self._handle = model.register_forward_hook(self._after_forward, with_kwargs=True)
+        self._handle = model.register_forward_hook(Hook(self._after_forward), with_kwargs=True)
 
     def unwatch(self) -> None:
         self._losses.clear()

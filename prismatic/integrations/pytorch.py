@@ -28,7 +28,7 @@ from prismatic.integrations.model_facts import expert_rows, options_of, parallel
 from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unscaled_gradient, within_a_step
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
-from prismatic.measure.isolated import Probe, isolated_dynamics
+from prismatic.measure.isolated import IsolatedDynamics, Probe, isolated_dynamics
 from prismatic.measure.metrics import aggregate, layer_rows, pair_rows, routing_metrics
 from prismatic.measure.pairs import left_out
 from prismatic.measure.weights import with_weights
@@ -191,10 +191,18 @@ class DynamicsLoggerCallback:
                 dynamics["histograms"] = histogram_rows(routers, gradient)
         if probe is not None and self._due(step, self.probe_freq):
             with self._failures_recorded("the isolated probe", step):
-                isolated = isolated_dynamics(model, *probe)
-                dynamics["layers"] += layer_rows(isolated.layers, "isolated")
-                dynamics["pairs"] = pair_rows(isolated.pairs)
+                self._add_isolated(dynamics, isolated_dynamics(model, *probe), step)
         return dynamics
+
+    def _add_isolated(self, dynamics: dict[str, Any], isolated: IsolatedDynamics, step: int) -> None:
+        """Add the rows of the probe, without those of experts that the loss does not reach."""
+        found = layer_rows(isolated.layers, "isolated")
+        dynamics["layers"] += [row for row in found if (row["layer"], row["expert"]) not in isolated.unreached]
+        dynamics["pairs"] = pair_rows(isolated.pairs)
+        if isolated.unreached:
+            missed = ", ".join(f"layer {layer} expert {expert}" for layer, expert in sorted(isolated.unreached)[:8])
+            message = f"the probe's loss does not depend on {len(isolated.unreached)} of the experts ({missed}, ...)"
+            self._record_warning("probe_unreached", f"{message}: return a loss that autograd can follow", step)
 
     @contextmanager
     def _failures_recorded(self, task: str, step: int) -> Iterator[None]:

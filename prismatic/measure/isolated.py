@@ -45,6 +45,8 @@ class IsolatedDynamics(NamedTuple):
 
     layers: list[list[ExpertDynamics]]
     pairs: list[list[PairDynamics]]
+    unreached: frozenset[tuple[int, int]] = frozenset()
+    """The layers and experts whose trained weights got no gradient from the loss; their norms mean nothing."""
 
 
 def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDynamics:
@@ -83,7 +85,7 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     ]
     values = zip((each.values for each in products), *distances, strict=True)
     found_pairs = [[PairDynamics(*pair, *(each.get(pair) for each in layer)) for pair in layer[1]] for layer in values]
-    return IsolatedDynamics(found_layers, found_pairs)
+    return IsolatedDynamics(found_layers, found_pairs, _unreached(routers, means))
 
 
 def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues) -> ExpertDynamics:
@@ -101,8 +103,9 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
 
     They are means over all processes, as the optimizer's gradients are.
     """
-    alone = [view for router in routers if expert < num_experts(router) for view in views_of(router, expert).values()]
-    views = [view for view in alone if view.parameter.requires_grad]
+    alone = [views_of(router, expert).values() for router in routers if expert < num_experts(router)]
+    by_layer = [[view for view in own if view.parameter.requires_grad] for own in alone]
+    views = [view for own in by_layer for view in own]
     if not views:  # all frozen
         return {}
     parameters = [*dict.fromkeys(view.parameter for view in views)]
@@ -111,9 +114,30 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
             found = _backward_gradients(model, parameters, loss)
             return {view.key: _own(view, found) for view in views}
         # Before the mean, make sure that no process failed: the others would wait for it.
-        grads = world().all_or_raise(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
-    found = dict(zip(parameters, grads, strict=True))
+        with _same_random_numbers(model):
+            grads = world().all_or_raise(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
+        found = dict(zip(parameters, grads, strict=True))
+        hidden = [all(found[view.parameter] is None for view in own) for own in by_layer if own]
+        if any(world().gather(any(hidden))) and not _act_in_backward(model):
+            # Reentrant checkpointing hides its weights from `grad`, and not from `backward`.
+            found = world().all_or_raise(lambda: _backward_gradients(model, parameters, loss))
     return dict(zip([view.key for view in views], _averaged([_own(view, found) for view in views]), strict=True))
+
+
+def _act_in_backward(model: nn.Module) -> bool:
+    """Return whether a backward pass does more than to add gradients, such as the steps of an optimizer."""
+    return any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in model.parameters())
+
+
+def _unreached(routers: Sequence[Any], means: Gradients) -> frozenset[tuple[int, int]]:
+    """Return the layer and expert of each whose trained weights have no gradient at all."""
+    found = set()
+    for layer, router in enumerate(routers):
+        for expert in range(num_experts(router)):
+            trained = [view.key for view in views_of(router, expert).values() if view.parameter.requires_grad]
+            if trained and all(means.get(key) is None for key in trained):
+                found.add((layer, expert))
+    return frozenset(found)
 
 
 def _own(view: View, gradients: Mapping[nn.Parameter, Tensor | None]) -> Tensor | None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.experts.found import FoundExperts, Routed
+from prismatic.experts.hooks import Hook
 from prismatic.guard import log_failures
 
 INDEX, WEIGHTS = re.compile("index|indices|selected|mask|assign"), re.compile("weight|prob|score|gate")
@@ -45,7 +46,6 @@ class TopKCall:
     def install(self, layer: FoundExperts) -> list[RemovableHandle]:
         """Install the hook, before all others, so that they see what the experts get."""
 
-        @torch.compiler.disable
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if layer.forced is not None:
                 return self._forced(layer, args, kwargs)
@@ -53,7 +53,7 @@ class TopKCall:
                 layer.saw(self._read(layer, args, kwargs))
             return None
 
-        return [layer.module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)]
+        return [layer.module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True)]
 
     def run(self, layer: FoundExperts, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the output for the forced expert."""
@@ -118,7 +118,6 @@ class RouterOutputCall:
     def install(self, layer: FoundExperts) -> list[RemovableHandle]:
         """Install the hook on the router, after all others."""
 
-        @torch.compiler.disable
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if layer.forced is not None:
                 return self.force(output, layer.forced)
@@ -126,7 +125,7 @@ class RouterOutputCall:
                 layer.saw(self.read(output))
             return None
 
-        return [self.router.register_forward_hook(after)]
+        return [self.router.register_forward_hook(Hook(after))]
 
     def run(self, layer: FoundExperts, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the output for the forced expert: the router's hook obeys it."""

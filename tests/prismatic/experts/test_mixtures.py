@@ -22,10 +22,9 @@ from prismatic.experts.protocol import num_experts
 from prismatic.measure.gradients import log_gradient_dynamics, measure
 from prismatic.measure.isolated import isolated_dynamics
 from prismatic.measure.metrics import routing_metrics
+from tests.support.experts_by_hand import TIERS, cut_by_hand, slow_norms, spies_on
 from tests.support.mixtures import MIXTURES, Mixture
 from tests.support.run_file import events, steps
-
-TIERS = ("top", "bottom", "middle")
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
@@ -59,48 +58,6 @@ def test_the_experts_hold_every_weight_once(trained):
             assert own.untyped_storage().data_ptr() == view.parameter.untyped_storage().data_ptr()  # no copy
 
 
-def cut_by_hand(layer: FoundExperts, expert: int) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and gradient of each matrix of an expert, by the layout of its class as its authors wrote it."""
-    module = layer.module
-    if layer.layout == "modules":
-        block = [child for child in module.children() if [*child.parameters()]][expert]
-        return [(p.detach(), p.grad if p.grad is not None else torch.zeros_like(p)) for p in block.parameters()]
-    if layer.layout == "linear layers":
-        linears = (module.input_linear, module.output_linear)
-        return [(linear.weight.detach()[expert], linear.weight.grad[expert]) for linear in linears]
-    if layer.layout == "rows":
-        parts = [(p.detach(), p.grad) for p in module.parameters()]
-        return [tuple(t.view(len(layer), -1, t.shape[1])[expert] for t in part) for part in parts]
-    inner = module.experts if layer.layout == "stacked, scaled inputs" else module
-    found = []
-    for name, p in inner.named_parameters(recurse=False):
-        weight, grad = p.detach()[expert], p.grad[expert]
-        if not name.startswith("gate_up"):
-            found.append((weight, grad))
-        elif type(inner).__name__ == "GptOssExperts":  # x @ w, gate and up in turn
-            found += [(weight[..., 0::2], grad[..., 0::2]), (weight[..., 1::2], grad[..., 1::2])]
-        elif type(inner).__name__ == "Llama4TextExperts":  # x @ w, gate and then up
-            half = weight.shape[-1] // 2
-            found += [(weight[:, :half], grad[:, :half]), (weight[:, half:], grad[:, half:])]
-        else:  # F.linear, gate and then up
-            half = weight.shape[0] // 2
-            found += [(weight[:half], grad[:half]), (weight[half:], grad[half:])]
-    return found
-
-
-def slow_norms(matrices: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Return the norm of each tier over all matrices, entry by entry in Python."""
-    squares = dict.fromkeys(TIERS, 0.0)
-    for weight, grad in matrices:
-        values, entries = weight.flatten().tolist(), grad.flatten().tolist()
-        size = round(len(values) * 0.1 / 2)
-        order = sorted(range(len(values)), key=lambda i: (abs(values[i]), i))
-        ends = dict.fromkeys(order[:size], "bottom") | dict.fromkeys(order[len(order) - size :], "top") if size else {}
-        for i, entry in enumerate(entries):
-            squares[ends.get(i, "middle")] += entry**2
-    return {tier: math.sqrt(square) for tier, square in squares.items()}
-
-
 def test_tier_norms_are_those_of_experts_cut_out_by_hand(trained):
     _, _, layers = trained
     for layer, measured in zip(layers, measure(layers), strict=True):
@@ -112,61 +69,21 @@ def test_tier_norms_are_those_of_experts_cut_out_by_hand(trained):
             assert found.gradient_cosine is None  # peers are not compared to the first of them
 
 
-class Spy:
-    """Adds up what a layer is told, in plain Python: the chosen experts and their weights."""
-
-    def __init__(self, experts: int) -> None:
-        self.weight, self.tokens = [0.0] * experts, [0] * experts
-
-    def choose(self, expert: int, weight: float) -> None:
-        self.weight[expert] += weight
-        self.tokens[expert] += 1
-
-    def top_k(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        index, weight = (*args, *kwargs.values())[1:3]
-        for chosen, own in zip(index.tolist(), weight.tolist(), strict=True):
-            for slot, expert in enumerate(chosen):
-                marks = expert if isinstance(expert, list) else [int(e == expert) for e in range(len(self.tokens))]
-                for e, mark in enumerate(marks):
-                    if mark:
-                        self.choose(e, own[slot])
-
-    def jetmoe(self, _: nn.Module, args: Any, output: Any) -> None:
-        gates, sizes = output[2].tolist(), output[3]
-        for expert, size in enumerate(sizes):
-            for _ in range(size):
-                self.choose(expert, gates.pop(0))
-
-    def llama4(self, _: nn.Module, args: Any, output: Any) -> None:
-        for scores in output[0].tolist():
-            for expert, score in enumerate(scores):
-                if score > 0:
-                    self.choose(expert, score)
-
-
 def test_shares_are_those_that_the_layer_is_told_over_all_micro_batches(trained):
     mixture, model, layers = trained
-    spies = [Spy(len(layer)) for layer in layers]
-    handles = []
-    for layer, spy in zip(layers, spies, strict=True):
+    for layer in layers:
         layer.routing.take()
-        if layer.layout == "linear layers":
-            handles.append(layer.module.router.register_forward_hook(spy.jetmoe))
-        elif layer.layout == "stacked, scaled inputs":
-            handles.append(layer.module.router.register_forward_hook(spy.llama4))
-        else:
-            handles.append(layer.module.register_forward_pre_hook(spy.top_k, with_kwargs=True))
+    spies = spies_on(layers)
     for batch in range(2):
         mixture.loss(model, seed=batch)
     with torch.no_grad():  # an evaluation in between is no training
-        for handle in handles:
-            handle.remove()
         mixture.loss(model.eval(), seed=5)
         model.train()
     for measured, spy in zip(measure(layers), spies, strict=True):
-        for expert, found in enumerate(measured):
-            assert found.routing_weight == pytest.approx(spy.weight[expert] / sum(spy.weight), rel=1e-6)
-            assert found.token_share == pytest.approx(spy.tokens[expert] / sum(spy.tokens), rel=1e-12)
+        spy.handle.remove()
+        weights, tokens = spy.take()
+        assert [found.routing_weight for found in measured] == pytest.approx(weights, rel=1e-6)
+        assert [found.token_share for found in measured] == pytest.approx(tokens, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["Mixtral", "Qwen2-MoE", "Qwen3-MoE", "OLMoE"])

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from prismatic import DynamicsLoggerCallback
 from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
 from prismatic.train.corpus import Corpus
 from tests.support.byte_models import gradients_alone, model_and_batch
+from tests.support.run_file import events, rows
 
 
 def trained(steps=8, probe=False, **options):
@@ -156,7 +159,7 @@ def test_a_frozen_expert_has_no_products():
 
 
 def test_a_model_without_routers_has_nothing_to_probe():
-    assert isolated_dynamics(nn.Linear(2, 2), lambda x: x.sum(), torch.ones(2)) == ([], [])
+    assert isolated_dynamics(nn.Linear(2, 2), lambda x: x.sum(), torch.ones(2))[:2] == ([], [])
 
 
 def test_frozen_parameters_are_skipped():
@@ -174,3 +177,33 @@ def test_merged_gradients_are_measured_as_before_a_probe():
     before = measure(routers)
     isolated_dynamics(model, model.loss, batch)
     assert measure(routers) == before
+
+
+def test_experts_that_the_loss_does_not_reach_are_named_and_not_logged_as_zero(tmp_path):
+    torch.manual_seed(0)
+    model = nn.ModuleList([Prismatic(nn.Linear(4, 4), 4), Prismatic(nn.Linear(4, 4), 4)])
+    batch = torch.randn(4, 3, 4)
+
+    def loss(x):
+        return (model[0](x) + model[1](x).detach()).square().mean()
+
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1, probe_freq=1)
+    callback.on_train_begin(model)
+    model[1](model[0](batch)).square().mean().backward()
+    callback.on_before_optimizer_step(model, 0, probe=(loss, batch))
+    callback.on_train_end()
+    probed = rows(tmp_path / "x.db", "SELECT layer, norm FROM layers WHERE source = 'isolated'")
+    assert {row["layer"] for row in probed} == {0}
+    assert all(row["norm"] > 0 for row in probed)
+    assert events(tmp_path / "x.db") == [("probe_unreached", 0)]
+
+
+def test_reentrant_checkpointing_hides_no_expert_from_the_probe():
+    torch.manual_seed(0)
+    model = nn.Sequential(Prismatic(nn.Linear(4, 4), 4))
+    batch = torch.randn(4, 3, 4, requires_grad=True)
+    plain = isolated_dynamics(model, lambda x: model(x).square().mean(), batch)
+    again = isolated_dynamics(model, lambda x: checkpoint(model, x, use_reentrant=True).square().mean(), batch)
+    assert again.unreached == frozenset()
+    assert [e.norm for e in again.layers[0]] == pytest.approx([e.norm for e in plain.layers[0]], rel=1e-6)
+    assert all(p.grad is None for p in model.parameters())
