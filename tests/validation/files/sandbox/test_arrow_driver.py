@@ -33,6 +33,13 @@ DRIVER = arrow_driver.load(*driver_library())
 BY_DRIVER = ("dynamics", "scalars", "layers", "pairs", "histograms")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check for damage that runs out of time on a busy machine would make two readings differ."""
+    for name in ("CHECK_SECONDS", "CHECK_SECONDS_IN_PLACE"):
+        monkeypatch.setattr(sqlite_worker, name, 60.0)
+
+
 def contents(path: Path, driver: Any, **request: Any) -> FileContents | str:
     """Return what the parent makes of the child's reply, or the error; in this process, which is quick."""
     limits = request.pop("limits", ReadLimits())
