@@ -121,7 +121,8 @@ class Bins:
     def mean(self, values: Array) -> Array:
         """Return the mean of values [..., T] over the rows of each bin, [..., K]; NaN for missing bins."""
         there = np.flatnonzero(~self.missing_K)
-        rows = np.flatnonzero(np.isin(self.place_T, there))
+        used_T = self.place_T >= 0 if len(there) == BINS else np.isin(self.place_T, there)
+        rows = np.flatnonzero(used_T)
         rows = rows[np.argsort(self.place_T[rows], kind="stable")]
         starts = np.searchsorted(self.place_T[rows], there)
         means = np.full((*values.shape[:-1], BINS), np.nan)

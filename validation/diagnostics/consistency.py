@@ -12,7 +12,7 @@ from prismatic.contract.schema import ROLES
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Expert, Run, log
 from validation.analysis.statistics import Array
-from validation.diagnostics.finding import ERROR, WARNING, Finding, sources, tier_norms
+from validation.diagnostics.finding import ERROR, WARNING, Finding, any_above_zero, sources, tier_norms
 from validation.diagnostics.gradients import STUCK_ROWS
 from validation.text import pluralize
 
@@ -153,7 +153,7 @@ def expert_hashes(run: Run) -> dict[str, int | None]:
     for source in sources(run):
         for expert in source.experts:
             norms = tier_norms(source, expert)
-            if np.nan_to_num(norms).any():
+            if any_above_zero(norms):
                 hashes[hashlib.sha256(np.where(np.isnan(norms), np.nan, norms).tobytes()).hexdigest()] = expert
     whole = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
     return hashes | {whole: None} if hashes else {}

@@ -12,7 +12,7 @@ from validation.analysis import series
 from validation.analysis.mixtures import common_factor, remedy_for_parallel, scales_with, why_parallel
 from validation.analysis.run import Expert, Run
 from validation.analysis.statistics import Array
-from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, tier_norms
+from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, any_above_zero, tier_norms
 
 COLLAPSED_SHARE = 0.95
 CONTROL_SCALE = 0.01
@@ -159,7 +159,7 @@ def _perturbed_alike(run: Run, expert: int) -> bool:
 def _equal_norms(run: Run, one: int, other: int) -> bool:
     """Return True if the tier norms of two experts, means over layers, are equal in at least two rows."""
     norms = tier_norms(run, one)
-    alive = len(run.steps) > 1 and bool(np.nan_to_num(norms).any())
+    alive = len(run.steps) > 1 and any_above_zero(norms)
     return alive and bool(np.array_equal(norms, tier_norms(run, other), equal_nan=True))
 
 

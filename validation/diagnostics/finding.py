@@ -47,6 +47,11 @@ def logged_norms(run: Run, expert: int) -> Array:
     return tiers if np.isfinite(tiers).any() else run.experts[expert]["norm"][None]
 
 
+def any_above_zero(norms: Array) -> bool:
+    """Return True if any norm is there and not zero; infinity counts."""
+    return bool((np.abs(norms) > 0).any())  # NaN is not above zero
+
+
 def tier_norms(run: Run, expert: int) -> Array:
     """Return the tier norms of one expert, [3, T]."""
     return run.experts[expert].tiers

@@ -11,7 +11,7 @@ from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import unrouted
 from validation.analysis.run import Expert, Run
-from validation.diagnostics.finding import ERROR, WARNING, Finding, logged_norms, sources, tier_norms
+from validation.diagnostics.finding import ERROR, WARNING, Finding, any_above_zero, logged_norms, sources, tier_norms
 from validation.text import pluralize
 
 BROKEN_SHARE = 0.20  # of the rows: a bin of time needs the other 80 %
@@ -49,7 +49,7 @@ def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 def _zero_norms(run: Run) -> Iterator[Finding]:
     logged = {expert: logged_norms(run, expert) for expert in run.experts}
-    zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not np.nan_to_num(norms).any()]
+    zero = [e for e, norms in logged.items() if np.isfinite(norms).any() and not any_above_zero(norms)]
     rows = f"in all {len(run.steps)} rows{' of isolated gradients' if run.source == 'isolated' else ''}"
     cause = "most often, gradients were logged before loss.backward() or after optimizer.zero_grad()"
     fix = "log after backward() and before optimizer.step(), call zero_grad() only after that, and train again"
