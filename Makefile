@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help app test long lint format faults fuzz calibrate docs tutorial examples pictures lock lock-app sbom clean
+.PHONY: help app test long clients lint format faults fuzz calibrate docs tutorial examples pictures lock lock-app sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,17 @@ test: $(VENV)/.all  ## the tests, two at a time: six minutes on two cores
 
 long: $(VENV)/.all  ## the tests that take long, two at a time: more of the same, and clusters
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
+
+# A link to the packages of .venv, so that torch is not installed twice. Both libraries want to build kernels; neither needs any.
+clients: $(VENV)/.all  ## mixtures of torchtitan and DeepSpeed, installed beside .venv
+	rm -rf build/clients && $(PYTHON) -m venv build/clients
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$(build/clients/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
+	build/clients/bin/python -m pip install --quiet wheel setuptools hjson py-cpuinfo ninja "triton>=3.9,<4" \
+		"tyro>=1,<2" "spmd_types==0.2.3" "datasets>=3.6,<4.8" "torchdata>=0.11,<1" "torch_checkpointing>=0.1,<1"
+	build/clients/bin/python -m pip install --quiet --no-deps "torchtitan>=0.3,<0.4"
+	DS_BUILD_OPS=0 build/clients/bin/python -m pip install --quiet --no-deps --no-build-isolation "deepspeed>=0.19,<0.20"
+	OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -m long tests/prismatic/experts/test_heavy_libraries.py
 
 lint: $(VENV)/.all  ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .

@@ -79,6 +79,18 @@ def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:
         _refuse_different_shapes(router)
         roles_of(router)
     mixture_of(routers)
+    _refuse_different_names([router for router in routers if isinstance(router, FoundExperts)])
+
+
+def _refuse_different_names(layers: Sequence[FoundExperts]) -> None:
+    """Refuse layers in which the same number means another expert, as of adapters that are not in every layer."""
+    named = [layer for layer in layers if layer.names is not None]
+    for layer in named:
+        if layer.names != named[0].names:
+            raise ModelError(
+                f"{layer.path} has the experts {', '.join(layer.names or ())}, and {named[0].path} has "
+                f"{', '.join(named[0].names or ())}. Give every adapter the same target modules, in the same order."
+            )
 
 
 def _refuse_sharding_inside(router: nn.Module) -> None:

@@ -6,9 +6,10 @@ Axis letters: E experts, N tokens, K experts per token.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +40,19 @@ class Routed(NamedTuple):
     weight_NK: Tensor
 
 
-class Call(Protocol):
+class Call(ABC):
     """How a layer gets its routing: a hook that reads what the router decided, or makes it choose one expert."""
 
+    @abstractmethod
     def install(self, layer: FoundExperts) -> list[RemovableHandle]:
         """Install the hooks; they call `layer.saw` and obey `layer.forced`."""
 
+    @abstractmethod
     def run(self, layer: FoundExperts, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Return the output of the layer's forward for one call, with `layer.forced` and without its own hooks."""
+
+    def switch(self, layer: FoundExperts, expert: int | None) -> None:  # noqa: B027
+        """Prepare a layer whose expert is chosen before the call, and not by a hook; None prepares it for training."""
 
 
 @dataclass(eq=False)
@@ -63,6 +69,8 @@ class FoundExperts:
     call: Call | None
     roles: Sequence[str] | None = None
     mixture: str = "tokens"
+    names: tuple[str, ...] | None = None
+    """The names of the experts, if the model has some; they must be the same in all layers."""
     routing: RoutingTotals = field(init=False)
     _forced: int | None = None
     _handles: list[RemovableHandle] = field(default_factory=list)
@@ -156,6 +164,8 @@ class FoundExperts:
     def forced(self, expert: int | None) -> None:
         self.watch()
         self._forced = expert
+        if self.call is not None:
+            self.call.switch(self, expert)
 
     # -- As a module has it, for the comparison of outputs ---------------------------------------------------------
 

@@ -104,12 +104,13 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
     They are means over all processes, as the optimizer's gradients are.
     """
     alone = [views_of(router, expert).values() for router in routers if expert < num_experts(router)]
-    by_layer = [[view for view in own if view.parameter.requires_grad] for own in alone]
-    views = [view for own in by_layer for view in own]
-    if not views:  # all frozen
-        return {}
-    parameters = [*dict.fromkeys(view.parameter for view in views)]
     with _forced(routers, expert), torch.enable_grad():
+        # An adapter is trained only while it is forced.
+        by_layer = [[view for view in own if view.parameter.requires_grad] for own in alone]
+        views = [view for own in by_layer for view in own]
+        if not views:  # all frozen
+            return {}
+        parameters = [*dict.fromkeys(view.parameter for view in views)]
         if any(map(is_sharded, parameters)):
             found = _backward_gradients(model, parameters, loss)
             return {view.key: _own(view, found) for view in views}
@@ -130,14 +131,14 @@ def _act_in_backward(model: nn.Module) -> bool:
 
 
 def _unreached(routers: Sequence[Any], means: Gradients) -> frozenset[tuple[int, int]]:
-    """Return the layer and expert of each whose trained weights have no gradient at all."""
+    """Return the layer and expert of each whose trained weights have no gradient at all, in any process."""
     found = set()
     for layer, router in enumerate(routers):
         for expert in range(num_experts(router)):
             trained = [view.key for view in views_of(router, expert).values() if view.parameter.requires_grad]
             if trained and all(means.get(key) is None for key in trained):
                 found.add((layer, expert))
-    return frozenset(found)
+    return frozenset.intersection(*map(frozenset, world().gather(found)))
 
 
 def _own(view: View, gradients: Mapping[nn.Parameter, Tensor | None]) -> Tensor | None:

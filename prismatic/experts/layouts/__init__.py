@@ -11,6 +11,10 @@ from collections.abc import Callable
 from torch import nn
 
 from prismatic.experts.found import FoundExperts
+from prismatic.experts.layouts.adapters import find_adapters
+from prismatic.experts.layouts.counted import find_counted
+from prismatic.experts.layouts.dispatched import find_dispatched
+from prismatic.experts.layouts.ensemble import find_ensemble
 from prismatic.experts.layouts.module_dict import find_module_dict
 from prismatic.experts.layouts.parallel_linear import find_parallel_linear
 from prismatic.experts.layouts.scaled_input import find_scaled_input
@@ -23,6 +27,10 @@ LAYOUTS: dict[str, Layout] = {
     "a ModuleDict, called with the chosen experts and weights": find_module_dict,
     "linear layers of all experts, called with the number of rows for each": find_parallel_linear,
     "stacked tensors, called with inputs that the router's scores multiply": find_scaled_input,
+    "stacked tensors, called with inputs in the order of experts and their counts": find_counted,
+    "`experts` that are called with a batch of inputs for each": find_dispatched,
+    "two or more adapters of the same shapes beside a frozen layer": find_adapters,
+    "a ParameterDict of weights and biases of all experts": find_ensemble,
 }
 OWN: dict[type[nn.Module], Layout] = {}
 

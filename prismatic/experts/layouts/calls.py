@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from prismatic.experts.found import FoundExperts, Routed
+from prismatic.experts.found import Call, FoundExperts, Routed
 from prismatic.experts.hooks import Hook
 from prismatic.guard import log_failures
 
@@ -24,7 +24,7 @@ INDEX, WEIGHTS = re.compile("index|indices|selected|mask|assign"), re.compile("w
 
 
 @dataclass(frozen=True)
-class TopKCall:
+class TopKCall(Call):
     """A call with the hidden states, the chosen experts, and their weights, by name or by place."""
 
     index: str
@@ -108,7 +108,7 @@ class TopKCall:
 
 
 @dataclass(frozen=True)
-class RouterOutputCall:
+class RouterOutputCall(Call):
     """A layer whose router is a module beside the experts: its output is read, or exchanged for a forced one."""
 
     router: nn.Module

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from prismatic.experts.found import FoundExperts, Stored
@@ -14,12 +16,18 @@ def find_module_dict(module: nn.Module, path: str) -> FoundExperts | None:
         return None
     call = TopKCall.of(module)
     blocks = [child for child in module.children() if [*child.parameters()]]
-    shapes = [[(name, p.shape) for name, p in block.named_parameters()] for block in blocks]
-    if call is None or len(blocks) < 2 or any(shape != shapes[0] for shape in shapes):
+    if call is None or not (stored := stored_in_blocks(blocks)):
         return None
-    stored = [
+    return FoundExperts(module, path, "modules", len(blocks), stored, call, mixture="top_k")
+
+
+def stored_in_blocks(blocks: Sequence[nn.Module]) -> list[Stored]:
+    """Return where the tensors of two or more blocks of the same shapes are; none for other blocks."""
+    shapes = [[(name, p.shape) for name, p in block.named_parameters()] for block in blocks]
+    if len(blocks) < 2 or any(shape != shapes[0] for shape in shapes):
+        return []
+    return [
         Stored(name, block.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], expert)
         for expert, block in enumerate(blocks)
         for name, _ in block.named_parameters()
     ]
-    return FoundExperts(module, path, "modules", len(blocks), stored, call, mixture="top_k")
