@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help app test long clients lint format faults fuzz calibrate docs tutorial examples pictures lock lock-app sbom clean
+.PHONY: help app test long clients lint format faults fuzz fuzz-short calibrate docs tutorial examples pictures lock lock-app sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,9 +43,13 @@ format: $(VENV)/.all  ## format the code and mend what ruff can
 faults: $(VENV)/.all  ## 1,000 faults of the disk, 1,000 kills at a write and 200 at any moment; `make test` does a few
 	PRISMATIC_KILLS=200 PRISMATIC_DISK_FAULTS=1000 $(BIN)/python -m pytest tests/prismatic/runfile/test_faults.py
 
-fuzz: $(VENV)/.all  ## read 10,000 forged files, 100,000 with a flipped bit, and every kind of hostile file
+fuzz: $(VENV)/.all  ## coverage-guided fuzzing for 15 minutes; 10,000 forged files, 100,000 flipped bits, every hostile kind
+	$(BIN)/python -m tests.fuzzing.fuzz --seconds 900
 	PRISMATIC_MUTANTS=10000 PRISMATIC_FLIPS=100000 PRISMATIC_EACH_KIND=1 $(BIN)/python -m pytest --numprocesses 2 \
 		tests/validation/files/test_fuzz.py tests/validation/files/test_damage.py tests/validation/test_hostile_files.py
+
+fuzz-short: $(VENV)/.all  ## coverage-guided fuzzing for a minute
+	$(BIN)/python -m tests.fuzzing.fuzz --seconds 60
 
 calibrate: $(VENV)/.all  ## how often the verdict errs on runs of known truth, in a minute
 	$(BIN)/python benchmarks/calibration.py --quick

@@ -153,6 +153,20 @@ def unpack(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     return {"zips": sum(name.lower().endswith(".zip") for name in names)}
 
 
+def answer(path: str, limits: dict[str, Any]) -> None:
+    """Unpack an archive, and send the end of the reply, which names any error: a hostile file may raise anything."""
+    try:
+        send({"end": None, **unpack(path, limits)})
+    except Reject as error:
+        send({"end": [error.code, error.details]})
+    except MemoryError:
+        send({"end": ["too_large", {"limit": "memory_bytes"}]})
+    except OSError as error:
+        send({"end": ["system", {"problem": error.strerror or str(error)}]})
+    except Exception as error:  # zipfile.BadZipFile, and whatever else a hostile directory provokes
+        send({"end": ["damaged_zip", {"problem": str(error)[:200] or type(error).__name__}]})
+
+
 def main() -> None:
     """Handle one request."""
     sys.path += sys.argv[1:2]
@@ -162,16 +176,7 @@ def main() -> None:
     codecs.lookup("cp437")  # for names in an archive: its module cannot be loaded later
     confine(request["limits"])
     walls.enforce([request["path"]])
-    try:
-        send({"end": None, **unpack(request["path"], request["limits"])})
-    except Reject as error:
-        send({"end": [error.code, error.details]})
-    except MemoryError:
-        send({"end": ["too_large", {"limit": "memory_bytes"}]})
-    except OSError as error:
-        send({"end": ["system", {"problem": error.strerror or str(error)}]})
-    except Exception as error:  # zipfile.BadZipFile, and whatever else a hostile directory provokes
-        send({"end": ["damaged_zip", {"problem": str(error)[:200] or type(error).__name__}]})
+    answer(request["path"], request["limits"])
     sys.stdout.buffer.flush()
 
 
