@@ -41,6 +41,14 @@ def _keeps_protocol(module: nn.Module) -> bool:
     return isinstance(module.experts, nn.ModuleList) and len(module.experts) > 1
 
 
+def may_be_routed_later(model: nn.Module) -> bool:
+    """Return whether a module has `experts` as the protocol wants them, and may set `routing_weights` in forward."""
+    return any(
+        isinstance(experts := getattr(module, "experts", None), nn.ModuleList) and len(experts) > 1
+        for module in model.modules()
+    )
+
+
 def _found(module: nn.Module, path: str) -> FoundExperts | None:
     if module in _OTHERS:
         return None

@@ -25,7 +25,7 @@ from prismatic.guard import log_failures
 from prismatic.integrations.events import exit_state, record_resumed, record_skipped_step
 from prismatic.integrations.model_facts import weight_dtype
 from prismatic.integrations.optimizers import learning_rate, unscaled_gradient
-from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.integrations.pytorch import DynamicsLoggerCallback, check_options
 from prismatic.measure.isolated import Probe
 from prismatic.runfile.logger import DynamicsLogger
 
@@ -37,16 +37,17 @@ except ImportError as error:
 
 
 class AccelerateDynamics:
-    """Log the gradient dynamics of a model's Prismatic routers in a training loop of Accelerate.
+    """Log the gradient dynamics of a model's layers of experts in a training loop of Accelerate.
 
     model, optimizer: as `accelerator.prepare` returned them; if there are several optimizers, the experts' one.
     logger: the path of the run file, or a DynamicsLogger; every process measures its part, and rank 0 writes.
     planned_steps: the number of steps that the loop will take; the last one is always logged.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds, mirror, roles, facts: see DynamicsLoggerCallback.
     clip_state: "after" if the loop clips, to max_grad_norm, before it calls `before_step`.
     Steps are the optimizer's, from 0. A loop that resumes also gives this object to
     `accelerator.register_for_checkpointing`, inside the context and before it loads. Gradients are measured unscaled.
-    Entering raises an error for a path, option or model that cannot be used; later failures only warn.
+    An option that does not exist is an error at once; entering raises one for a path or model that cannot be used.
+    Later failures only warn.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class AccelerateDynamics:
         max_grad_norm: float | None = None,
         **options: Any,
     ):
+        check_options(options)
         self._accelerator = accelerator
         self._model = accelerator.unwrap_model(model)
         self._optimizer = optimizer
@@ -121,7 +123,7 @@ class AccelerateDynamics:
             record_skipped_step(self._dynamics.logger, step - 1)
         if losses:
             metrics = {"loss": torch.stack(losses).mean(), **metrics}
-        metrics = {"learning_rate": learning_rate(self._optimizer), **metrics}
+        metrics = {**learning_rate(self._optimizer), **metrics}
         gradient = unscaled_gradient(self._optimizer)
         self._dynamics.on_before_optimizer_step(self._model, step, probe=probe, gradient=gradient, **metrics)
 

@@ -17,9 +17,9 @@ from prismatic.errors import PrismaticError
 from prismatic.experts.hooks import Hook
 from prismatic.guard import log_failures
 from prismatic.integrations.events import record_resumed, record_skipped_step
-from prismatic.integrations.model_facts import weight_dtype
+from prismatic.integrations.model_facts import framework_seed, weight_dtype
 from prismatic.integrations.optimizers import learning_rate, unscaled_gradient
-from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.integrations.pytorch import DynamicsLoggerCallback, check_options
 from prismatic.measure.isolated import Probe
 from prismatic.runfile.logger import DynamicsLogger
 
@@ -35,21 +35,25 @@ _OPEN: dict[Path, TrainerDynamicsCallback] = {}
 
 
 class TrainerDynamicsCallback(TrainerCallback):
-    """Log the gradient dynamics of a model's Prismatic routers while the Hugging Face Trainer trains it.
+    """Log the gradient dynamics of a model's layers of experts while the Hugging Face Trainer trains it.
 
     logger: the path of the run file, or a DynamicsLogger. Steps are the optimizer's, from 0, and continue at a
     checkpoint's step. The Trainer clips before it calls its callbacks: with max_grad_norm above 0 the logged norms are
     those after clipping (`clip_state: after`); their ratios and directions are the same.
     The loss comes from the model's output, because a Trainer does not show its own before the step is over.
     A Trainer does not report an exception to its callbacks: the exit state is then recorded when the process ends.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback. The isolated probe uses
-    the last micro-batch and the loss in the model's output; it is off under torch_compile, which allows no hook.
-    A path, option or model that cannot be used is an error before the first step; later failures only warn.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds, mirror, roles, facts: see DynamicsLoggerCallback. The
+    Trainer's seed, learning rate, batch size (sequences per step) and number of steps are facts of every run; `facts`
+    adds others, and those of the same name count. The isolated probe uses the last micro-batch and the loss in the
+    model's output; it is off under torch_compile, which allows no hook.
+    An option that does not exist is an error at once, and a path or model that cannot be used one before the first
+    step; later failures only warn.
     """
 
     def __init__(self, logger: DynamicsLogger | Path | str, **options: Any):
         self._logger = logger
         self._path = (logger.db_path if isinstance(logger, DynamicsLogger) else Path(logger)).absolute()
+        check_options(options)
         self._options = options
         self._dynamics: DynamicsLoggerCallback | None = None
         self._step = 0
@@ -85,7 +89,7 @@ class TrainerDynamicsCallback(TrainerCallback):
             return
         with log_failures():
             optimizer = kwargs["optimizer"]
-            metrics: dict[str, Any] = {"learning_rate": learning_rate(optimizer)}
+            metrics: dict[str, Any] = {**learning_rate(optimizer)}
             loss = self._outputs.loss_of_step(args)
             if loss is not None:
                 metrics["loss"] = loss
@@ -188,7 +192,9 @@ def _facts(args: TrainingArguments, state: TrainerState, model: nn.Module) -> di
         "precision": "fp16-mixed" if args.fp16 else "bf16-mixed" if args.bf16 else weight_dtype(model),
         "world_size": args.world_size,
         "planned_steps": state.max_steps,
-        "seed": args.seed,
+        **framework_seed(model, args.seed),
+        "learning_rate": args.learning_rate,
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "device": str(args.device),
         "transformers": transformers.__version__,
         "exit_state": "running",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prismatic.contract.options import FACTS
 from prismatic.errors import PrismaticError
 from prismatic.experts.discovery import find_routers
 from prismatic.guard import log_failures
 from prismatic.integrations.events import exit_state, record_resumed
-from prismatic.integrations.optimizers import learning_rate, unscaled_gradient
-from prismatic.integrations.pytorch import DynamicsLoggerCallback
+from prismatic.integrations.model_facts import framework_seed
+from prismatic.integrations.optimizers import holds_experts, learning_rate, unscaled_gradient
+from prismatic.integrations.pytorch import DynamicsLoggerCallback, check_options
 from prismatic.measure.isolated import Loss, Probe
 from prismatic.runfile.logger import DynamicsLogger
 
@@ -30,19 +33,23 @@ except ImportError as error:
 
 
 class LightningDynamicsCallback(Callback):
-    """Log the gradient dynamics of a model's Prismatic routers while Lightning trains it.
+    """Log the gradient dynamics of a model's layers of experts while Lightning trains it.
 
     logger: the path of the run file, or a DynamicsLogger. Steps are those of the optimizer that holds the experts,
     from 0, and continue at a checkpoint's step; gradients are measured unscaled and before Lightning clips.
     Under manual optimisation the planned number of steps, the loss and `clip_state` are unknown, and the last step is
     logged only if it is due.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds: see DynamicsLoggerCallback.
+    log_freq, weight_freq, histogram_freq, probe_freq, thresholds, mirror, roles, facts: see DynamicsLoggerCallback.
+    The module's hyperparameters (`save_hyperparameters`) that are numbers or texts, and the seed of `seed_everything`,
+    are facts of every run; `facts` adds others, and those of the same name count.
     probe_loss: the loss as a function of a batch, for the isolated probe; not `training_step`, which would log again.
-    A path, option or model that cannot be used is an error before the first step; later failures only warn.
+    An option that does not exist is an error at once, and a path or model that cannot be used one before the first
+    step; later failures only warn.
     """
 
     def __init__(self, logger: DynamicsLogger | Path | str, *, probe_loss: Loss | None = None, **options: Any):
         self._logger = logger
+        check_options(options)
         self._options = options
         self._probe_loss = probe_loss
         self._probe: Probe | None = None
@@ -100,7 +107,7 @@ class LightningDynamicsCallback(Callback):
             return
         with log_failures():
             scale = float(trainer.scaler.get_scale()) if trainer.scaler is not None else 1.0
-            metrics: dict[str, Any] = {"learning_rate": learning_rate(optimizer)}
+            metrics: dict[str, Any] = {**learning_rate(optimizer)}
             if self._losses:
                 # Lightning divides each micro-batch's loss by the planned number of micro-batches.
                 share = trainer.accumulate_grad_batches / len(self._losses)
@@ -140,11 +147,9 @@ class LightningDynamicsCallback(Callback):
 
 def _optimizer_of_experts(trainer: Trainer, model: nn.Module) -> torch.optim.Optimizer | None:
     """Return the first optimizer that trains any expert, or else the first optimizer."""
-    experts = {id(weight) for router in find_routers(model) for weight in router.experts.parameters()}
-    for optimizer in trainer.optimizers:
-        if any(id(weight) in experts for group in optimizer.param_groups for weight in group["params"]):
-            return optimizer
-    return next(iter(trainer.optimizers), None)
+    routers = find_routers(model)
+    holding = (optimizer for optimizer in trainer.optimizers if holds_experts(optimizer, routers))
+    return next(holding, next(iter(trainer.optimizers), None))
 
 
 def _planned_steps(trainer: Trainer, module: LightningModule) -> int | None:
@@ -171,4 +176,15 @@ def _facts(trainer: Trainer, module: LightningModule, planned_steps: int | None)
         "lightning": lightning.__version__,
         "exit_state": "running",
     }
-    return {name: value for name, value in facts.items() if value is not None}
+    seed = os.environ.get("PL_GLOBAL_SEED")  # as seed_everything leaves it
+    seeds = framework_seed(module, int(seed) if seed else None)
+    known = {name: value for name, value in facts.items() if value is not None}
+    return {**seeds, **_hyperparameters(module), **known}
+
+
+def _hyperparameters(module: LightningModule) -> dict[str, Any]:
+    """Return the module's hyperparameters that are numbers, texts or truth values."""
+    scalars = {
+        str(name): value for name, value in module.hparams.items() if isinstance(value, bool | int | float | str)
+    }
+    return {name: value for name, value in scalars.items() if name not in FACTS}  # which have a meaning of their own

@@ -9,7 +9,8 @@ from torch import nn
 
 from prismatic.collectives import world
 from prismatic.contract.schema import TIERS
-from prismatic.experts.protocol import num_experts, roles_of, tiers_of, views_of
+from prismatic.experts.discovery import find_routers
+from prismatic.experts.protocol import mixture_of, num_experts, roles_of, tiers_of, views_of
 from prismatic.experts.tiers import is_sharded
 from prismatic.experts.views import count
 from prismatic.layer.router import Prismatic
@@ -20,6 +21,26 @@ def options_of(routers: list[Any]) -> dict[str, Any]:
     config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
     known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered separately
     return {f"config.{name}": value for name, value in known.items()}
+
+
+def facts_of(routers: list[Any]) -> dict[str, Any]:
+    """Return the facts about a model's layers of experts."""
+    # Constant or very small tensors have no tiers: all of their weights are middle.
+    tiers = [tiers_of(router) for router in routers]
+    untiered = sum(not len(each[name].bottom) for each in tiers for name in each.names)
+    mixture = mixture_of(routers)
+    known = {"routers": len(routers), "tensors_without_tiers": untiered, **({"mixture": mixture} if mixture else {})}
+    return known | options_of(routers)
+
+
+def framework_seed(model: nn.Module, seed: int | None) -> dict[str, int]:
+    """Return the seed that a framework knows, as an option.
+
+    Beside a Prismatic layer, whose own seed says what was perturbed, it is that of the data alone.
+    """
+    if seed is None:
+        return {}
+    return {"data_seed" if "config.seed" in options_of(find_routers(model)) else "seed": seed}
 
 
 def parallel_of(model: nn.Module) -> str | None:

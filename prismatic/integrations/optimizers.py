@@ -1,45 +1,125 @@
-"""AMP and optimizer steps: where gradients are unscaled (GradScaler), skipped steps, nested steps, learning rate."""
+"""Optimizers: those that train the experts, which steps belong together, skipped ones, and where AMP unscales."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 
+from prismatic.errors import ConfigError
+from prismatic.experts.protocol import num_experts, views_of
 from prismatic.measure.gradients import Gradient, dot_grad
 
 OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's file, in which hooks are called
 
 
-def learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate of the first parameter group."""
-    return float(optimizer.param_groups[0]["lr"])
+def optimizers_in(given: Any) -> list[torch.optim.Optimizer]:
+    """Return the optimizers whose steps torch's hooks see, outer ones first.
+
+    given: an optimizer; an object that wraps one in an attribute, as those of schedulefree, SAM and Accelerate do; or a
+    list or mapping of these. Raises ConfigError if there is none.
+    """
+    found: dict[int, torch.optim.Optimizer] = {}
+    _collect(given, found, depth=0)
+    if not found:
+        raise ConfigError(
+            f"{type(given).__name__} is not an optimizer and holds none, so there is no step to log before. Give "
+            "`attach` a torch.optim.Optimizer or a list of them, or call on_before_optimizer_step by hand."
+        )
+    return [*found.values()]
 
 
-def within_a_step(optimizer: torch.optim.Optimizer) -> bool:
-    """Return True inside a nested step: torch calls hooks for a subclass's step and for its parent's step within it."""
-    frame: FrameType | None = sys._getframe()
-    steps = 0
-    while frame is not None:
-        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == OPTIMIZERS:
-            steps += frame.f_locals.get("self") is optimizer
-        frame = frame.f_back
-    return steps > 1
+def _collect(given: Any, found: dict[int, torch.optim.Optimizer], depth: int) -> None:
+    if id(given) in found or depth > 3:
+        return
+    # A wrapper may be an Optimizer in name only: Accelerate's never calls the constructor, which makes the hooks.
+    if isinstance(given, torch.optim.Optimizer) and hasattr(given, "_optimizer_step_pre_hooks"):
+        found[id(given)] = given
+    several = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else None
+    inner = several if several is not None else getattr(given, "__dict__", {}).values()
+    for each in inner:
+        wraps = any(isinstance(part, torch.optim.Optimizer) for part in getattr(each, "__dict__", {}).values())
+        held = isinstance(each, list | tuple) and any(isinstance(part, torch.optim.Optimizer) for part in each)
+        if isinstance(each, torch.optim.Optimizer) or wraps or held:
+            _collect(each, found, depth + 1)
+
+
+def holds_experts(optimizer: torch.optim.Optimizer, routers: Sequence[Any]) -> bool:
+    """Return whether an optimizer trains a weight of any expert."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    views = (view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values())
+    return any(id(view.parameter) in held for view in views)
+
+
+def optimizers_of_experts(given: Any, routers: Sequence[Any]) -> list[torch.optim.Optimizer]:
+    """Return the optimizers in `given` that train any expert; all of them if no layer of experts is known.
+
+    Raises ConfigError if there is none.
+    """
+    optimizers = optimizers_in(given)
+    holding = [optimizer for optimizer in optimizers if holds_experts(optimizer, routers)]
+    if routers and not holding:
+        names = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
+        raise ConfigError(
+            f"no parameter of any expert is in {names}, so its steps do not train the experts. Attach the optimizer "
+            "that does; make it after the model is wrapped or sharded, which may exchange parameters."
+        )
+    return holding or optimizers
+
+
+def learning_rate(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the metric learning_rate of the first parameter group; none if the optimizer finds its own rate."""
+    rate = optimizer.param_groups[0].get("lr")
+    return {} if rate is None else {"learning_rate": float(rate)}
+
+
+def in_backward() -> bool:
+    """Return whether a backward pass is under way, so that only some of the gradients are there."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+class Rounds:
+    """The steps of several optimizers, of which one each makes a step of the training."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
+        self._optimizers = optimizers
+        self._stepped: set[int] = set()
+
+    def begins(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether the step that this optimizer is about to take is the first of the training's step.
+
+        It is not if it is part of the step of another optimizer, or of a subclass: torch calls hooks for both.
+        """
+        if self._within_a_step():
+            return False
+        first = not self._stepped or id(optimizer) in self._stepped
+        self._stepped = {id(optimizer)} if first else {*self._stepped, id(optimizer)}
+        return first
+
+    def _within_a_step(self) -> bool:
+        frame: FrameType | None = sys._getframe()
+        steps = 0
+        while frame is not None:
+            if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == OPTIMIZERS:
+                stepping = frame.f_locals.get("self")
+                steps += any(stepping is optimizer for optimizer in self._optimizers)
+            frame = frame.f_back
+        return steps > 1
 
 
 class SkippedSteps:
     """The steps that a GradScaler skipped: its scale falls after each."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None):
-        self._optimizer = optimizer
+    def __init__(self, scaler: torch.amp.GradScaler | None):
         self._scaler = scaler
         self._scale = scaler.get_scale() if scaler is not None else 0.0
 
-    def skips_this(self) -> bool:
+    def skips_this(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether a fused optimizer is about to skip this step; the scaler does not call any other then."""
-        overflow = getattr(self._optimizer, "found_inf", None)
+        overflow = getattr(optimizer, "found_inf", None)
         return overflow is not None and bool(overflow)
 
     def skipped_before(self) -> bool:

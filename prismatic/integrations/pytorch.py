@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import itertools
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -17,15 +18,23 @@ from torch.utils.hooks import RemovableHandle
 
 from prismatic.collectives import world
 from prismatic.contract import study
+from prismatic.contract.options import as_facts
 from prismatic.contract.thresholds import Thresholds
-from prismatic.errors import ConfigError, ModelError
+from prismatic.errors import ConfigError
 from prismatic.experts.checks import check_model
-from prismatic.experts.discovery import describe, find_routers, nothing_found
+from prismatic.experts.discovery import describe, find_routers, may_be_routed_later, nothing_found
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import mixture_of, num_experts, tiers_of
+from prismatic.experts.protocol import num_experts
 from prismatic.guard import log_failures, warn
-from prismatic.integrations.model_facts import expert_rows, options_of, parallel_of, tier_rows
-from prismatic.integrations.optimizers import SkippedSteps, learning_rate, unscaled_gradient, within_a_step
+from prismatic.integrations.model_facts import expert_rows, facts_of, parallel_of, tier_rows
+from prismatic.integrations.optimizers import (
+    Rounds,
+    SkippedSteps,
+    in_backward,
+    learning_rate,
+    optimizers_of_experts,
+    unscaled_gradient,
+)
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import IsolatedDynamics, Probe, isolated_dynamics
@@ -35,9 +44,11 @@ from prismatic.measure.weights import with_weights
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.rank_zero import rank_zero_logger
 
+ATTACHED = "optimizer step pre-hook"  # the fact `hook` of a run that `attach` logs
+
 
 class DynamicsLoggerCallback:
-    """Log the gradient dynamics of a model's Prismatic routers into a run file while it trains.
+    """Log the gradient dynamics of a model's layers of experts into a run file while it trains.
 
     Use `attach(model, optimizer)`, or call `on_train_begin(model)` once, `on_before_optimizer_step(model, step)` in
     every step and `on_train_end()` at the end.
@@ -48,6 +59,9 @@ class DynamicsLoggerCallback:
     These three happen only in steps that are logged.
     thresholds: the thresholds to judge by, registered in the run file before the first step.
     mirror: a tracker that gets the metrics as well, see `DynamicsLogger.mirror_to`.
+    roles: of each expert, for layers that do not tell them: the first is "clean", the others "perturbed" or "control".
+    Without roles the experts of such layers are peers, and nothing is said about a perturbation.
+    facts: what is known about the run by name, such as {"seed": 3}; see `on_train_begin`.
     If several processes train the model (torch.distributed), each makes a callback and makes the same calls: each
     measures a part, and rank 0 writes.
     Raises ConfigError for a log_freq below 1, or a mirror that is not a tracker.
@@ -64,9 +78,10 @@ class DynamicsLoggerCallback:
         last_step: int | None = None,
         thresholds: Thresholds | None = None,
         mirror: object = None,
+        roles: Sequence[str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ):
-        if log_freq < 1:
-            raise ConfigError(f"log_freq = {log_freq!r} is not allowed; log every 1 or more steps.")
+        check_options({"log_freq": log_freq})
         self.logger = rank_zero_logger(logger, mirror=mirror)
         self.log_freq = log_freq
         self.probe_freq = probe_freq
@@ -74,45 +89,60 @@ class DynamicsLoggerCallback:
         self.histogram_freq = histogram_freq
         self.last_step = last_step
         self.thresholds = thresholds or Thresholds()
-        self._hook: RemovableHandle | None = None
+        self.roles = roles
+        self.facts = dict(facts or {})
+        self._hooks: list[RemovableHandle] = []
         self._found: list[FoundExperts] = []
+        self._waits_for_forward = False
+        self._steps_in_backward = False
 
     def on_train_begin(self, model: nn.Module, *, roles: Sequence[str] | None = None, **facts: Any) -> None:
-        """Record the model's experts and tiers, and any facts about the run. Warns if no layer of experts is found.
+        """Record the model's experts and tiers, and facts about the run. Warns if no layer of experts is found.
 
-        roles: of each expert, for layers that do not tell them: the first is "clean", the others "perturbed" or
-        "control". Without roles the experts of such layers are peers, and nothing is said about a perturbation.
-        A fact `study.seeds`, the list of planned seeds, is recorded only before the first step.
+        roles: see the class. facts: numbers, texts and truth values become options of the training, by which runs are
+        grouped (see `contract.options`). A fact `study.seeds`, the list of planned seeds, is recorded only before the
+        first step. Facts that the constructor got come first.
 
         Raises ModelError for a model that is sharded inside a layer of experts, which would train wrongly, or whose
         experts cannot be compared or measured.
         """
-        routers = find_routers(model)
-        self._found = [router for router in routers if isinstance(router, FoundExperts)]
-        try:
-            for layer in self._found:
-                layer.roles = roles
-            check_model(model, routers)
-        except ModelError:
-            self.logger.close()  # otherwise the next try, in a notebook, would find the file locked
-            raise
-        # Constant or very small tensors have no tiers: all of their weights are middle.
-        tiers = [tiers_of(router) for router in routers]
-        untiered = sum(not len(each[name].bottom) for each in tiers for name in each.names)
-        known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": untiered}
+        self.roles = roles if roles is not None else self.roles
+        with self._closed_on_error():
+            routers = self._checked_routers(model)
+        known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": 0}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
-        known |= {"mixture": mixture} if (mixture := mixture_of(routers)) else {}
         known |= {"world_size": world().size, "parallel": parallel_of(model)}
+        given = {**facts, **self.facts}
         if self.logger.last_step is None:
             known |= self.thresholds.registration()
         else:  # a resumed run keeps its first registration
-            facts = {name: value for name, value in facts.items() if not name.startswith(study.PREFIX)}
-        self.logger.log_run({**known, **options_of(routers), **facts})
-        if not routers:
-            message = nothing_found(model)
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
-            self.logger.event("no_router", message, level="warning")
-            return
+            given = {name: value for name, value in given.items() if not name.startswith(study.PREFIX)}
+        self.logger.log_run({**known, **facts_of(routers), **as_facts(given)})
+        self._waits_for_forward = not routers and may_be_routed_later(model)
+        if routers:
+            self._begin(model, routers)
+        elif not self._waits_for_forward:
+            self._warn_of_no_router(model)
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """Close the file of a training that cannot begin: the next try, in a notebook, would find it locked."""
+        try:
+            yield
+        except BaseException:
+            self.logger.close()
+            raise
+
+    def _checked_routers(self, model: nn.Module) -> list[Any]:
+        routers = find_routers(model)
+        self._found = [router for router in routers if isinstance(router, FoundExperts)]
+        for layer in self._found:
+            layer.roles = self.roles
+        check_model(model, routers)
+        return routers
+
+    def _begin(self, model: nn.Module, routers: list[Any]) -> None:
+        """Record the experts and tiers of the layers, and begin to read their routing."""
         if self._found:
             self._say(describe(model, routers))
         for layer in self._found:
@@ -123,6 +153,21 @@ class DynamicsLoggerCallback:
         self.logger.log_table("experts", expert_rows(routers), replace=True)
         rows = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
         self.logger.log_table("tiers", rows, replace=True)
+
+    def _begin_after_forward(self, model: nn.Module) -> None:
+        """Look again for layers that tell their routing only since their first forward pass."""
+        self._waits_for_forward = False
+        routers = self._checked_routers(model)
+        if routers:
+            self.logger.log_run(facts_of(routers))
+            self._begin(model, routers)
+        else:
+            self._warn_of_no_router(model)
+
+    def _warn_of_no_router(self, model: nn.Module) -> None:
+        message = nothing_found(model)
+        warn(message)
+        self.logger.event("no_router", message, level="warning")
 
     def on_before_optimizer_step(
         self,
@@ -141,6 +186,9 @@ class DynamicsLoggerCallback:
         """
         with log_failures(), self._routing_of_one_step():
             if not self._due(step, self.log_freq):
+                return
+            if in_backward():
+                self._record_step_in_backward(step)
                 return
             with self._failures_recorded("the measurement", step):
                 dynamics = self._measured(model, step, probe, gradient)
@@ -166,16 +214,27 @@ class DynamicsLoggerCallback:
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.last_step)
 
+    def _record_step_in_backward(self, step: int | None) -> None:
+        """Record once that no step of this training can be measured."""
+        if not self._steps_in_backward:
+            self._steps_in_backward = True
+            message = "the optimizer steps inside backward, when only some gradients are there: nothing is logged"
+            self._record_warning("step_in_backward", message, step)
+            warn(f"{message}; step after backward() to log gradients.")
+
     def _measured(self, model: nn.Module, step: int, probe: Probe | None, gradient: Gradient) -> dict[str, Any] | None:
+        if self._waits_for_forward:
+            self._begin_after_forward(model)
         routers = find_routers(model)
         if not routers:
             return None
-        if not has_gradients(routers):
+        if not has_gradients(routers, gradient):
             self._record_warning(
                 "no_gradients", "no expert has a gradient: log after backward() and before zero_grad()", step
             )
             return None
-        if any(getattr(router, "stepped_since_forward", False) for router in routers):
+        # A hook comes before the step of its own optimizer, whatever steps another one has taken.
+        if not self._hooks and any(getattr(router, "stepped_since_forward", False) for router in routers):
             self._record_warning(
                 "after_step", "the weights changed after the forward pass: log before optimizer.step()", step
             )
@@ -221,31 +280,39 @@ class DynamicsLoggerCallback:
     def attach(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Any,
         *,
         scaler: torch.amp.GradScaler | None = None,
         first_step: int = 0,
+        roles: Sequence[str] | None = None,
         **facts: Any,
     ) -> None:
-        """Log before every step of this optimizer, by a hook on it: the training loop needs no other change.
+        """Log before every step of the optimizer that trains the experts, by a hook on it: the loop does not change.
 
+        optimizer: a torch.optim.Optimizer, an object that wraps one, or a list of these. Of several that train experts,
+        each takes one step in a step of the training, which is logged before the first of them.
         Steps are counted as the optimizer takes them, from first_step, which is where a resumed training continues.
-        A closure's loss is logged with its step. Attaching again removes the hook of the earlier optimizer.
+        A closure's loss is logged with its step. Attaching again removes the hooks of the earlier optimizer.
         scaler: the GradScaler of mixed precision; skipped steps become events. Gradients are measured unscaled.
-        Raises ModelError for a model that would train wrongly. `detach()` removes the hook and closes the run file.
+        roles, facts: see `on_train_begin`.
+        Raises ModelError for a model that would train wrongly, and ConfigError for an optimizer that does not hold the
+        parameters of any expert. `detach()` removes the hooks and closes the run file.
         """
-        if self._hook is not None:
-            self._hook.remove()
-        self.on_train_begin(model, hook="optimizer step pre-hook", **facts)
-        skipped = SkippedSteps(optimizer, scaler)
-        steps = itertools.count(first_step)
+        self._remove_hooks()
+        with self._closed_on_error():
+            optimizers = optimizers_of_experts(optimizer, find_routers(model))
+        self.on_train_begin(model, roles=roles, **{"hook": ATTACHED, **facts})
+        skipped, rounds, steps = SkippedSteps(scaler), Rounds(optimizers), itertools.count(first_step)
 
         @torch.compiler.disable
-        def before_step(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with log_failures():
-                if within_a_step(optimizer):
+        def before_step(stepping: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            with log_failures(), self._failure_is_event():
+                if in_backward():
+                    self._record_step_in_backward(None)
                     return None
-                if skipped.skips_this():
+                if not rounds.begins(stepping):
+                    return None
+                if skipped.skips_this(stepping):
                     self._record_warning("skipped_step", "gradients overflowed: the scaler skips this step", None)
                     return None
                 step = next(steps)
@@ -256,15 +323,25 @@ class DynamicsLoggerCallback:
                 closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
                 if closure is not None:
                     # The gradients exist only after the optimizer has called the closure.
-                    logging = self._logging_after(closure, model, optimizer, step)
+                    logging = self._logging_after(closure, model, stepping, step)
                     if "closure" in kwargs:
                         return args, {**kwargs, "closure": logging}
                     return (args[0], logging, *args[2:]), kwargs
-                rate = learning_rate(optimizer)
-                self.on_before_optimizer_step(model, step, gradient=unscaled_gradient(optimizer), learning_rate=rate)
+                gradient = unscaled_gradient(stepping)
+                metrics: dict[str, Any] = {**learning_rate(stepping)}
+                self.on_before_optimizer_step(model, step, gradient=gradient, **metrics)
             return None
 
-        self._hook = optimizer.register_step_pre_hook(before_step)
+        self._hooks = [each.register_step_pre_hook(before_step) for each in optimizers]
+
+    @contextmanager
+    def _failure_is_event(self) -> Iterator[None]:
+        """Record a failure in the run file, too."""
+        try:
+            yield
+        except Exception as error:
+            self.logger.event("measurement_failed", f"{type(error).__name__}: {error}", level="error")
+            raise
 
     def _logging_after(
         self, closure: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer, step: int
@@ -276,18 +353,21 @@ class DynamicsLoggerCallback:
             loss = closure()
             if next(first, False):
                 with log_failures():
-                    metrics = {"learning_rate": learning_rate(optimizer)} | ({} if loss is None else {"loss": loss})
+                    metrics: dict[str, Any] = learning_rate(optimizer) | ({} if loss is None else {"loss": loss})
                     self.on_before_optimizer_step(model, step, **metrics)
             return loss
 
         return evaluated
 
     def detach(self, **facts: Any) -> None:
-        """Remove the hook, record closing facts and close the run file. Never raises."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        """Remove the hooks, record closing facts and close the run file. Never raises."""
+        self._remove_hooks()
         self.on_train_end(**facts)
+
+    def _remove_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def on_train_end(self, **facts: Any) -> None:
         """Record closing facts (`exit_state` is "finished" unless given) and close the run file. Never raises."""
@@ -297,3 +377,20 @@ class DynamicsLoggerCallback:
             self.logger.log_run({"exit_state": "finished", "ended": time.time(), **facts})
         with log_failures():
             self.logger.close()
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check options that a callback passes on to DynamicsLoggerCallback, before the training begins.
+
+    Raises ConfigError for a name that is none of its options, or a log_freq below 1.
+    """
+    parameters = inspect.signature(DynamicsLoggerCallback).parameters.values()
+    known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "last_step"]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "Facts about the run are given as facts={...}."
+            raise ConfigError(f"{name!r} is not an option of the callback, which has {', '.join(known)}. {hint}")
+    frequency = options.get("log_freq", 1)
+    if not isinstance(frequency, int) or frequency < 1:
+        raise ConfigError(f"log_freq = {frequency!r} is not allowed; log every 1 or more steps.")

@@ -39,18 +39,6 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
     return {"step": step, **aggregate(measure(routers))}
 
 
-def has_gradients(routers: Sequence[Any]) -> bool:
-    """Return whether any expert of any router has a gradient, in any process: every process must call it."""
-
-    def found() -> NDArray[np.float64]:
-        views = (
-            view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values()
-        )
-        return np.array([any(view.parameter.grad is not None for view in views)], dtype=float)
-
-    return bool(world().all_reduce(found, 1)[0])
-
-
 Gradient = Callable[[nn.Parameter], Tensor | None]
 OfView = Callable[[View], Tensor | None]
 """The gradient of one tensor of an expert: laid out like its parameter, or of the expert's own shape."""
@@ -59,6 +47,12 @@ OfView = Callable[[View], Tensor | None]
 def dot_grad(parameter: nn.Parameter) -> Tensor | None:
     """Return the gradient that the optimizer is about to use."""
     return parameter.grad
+
+
+def has_gradients(routers: Sequence[Any], gradient: Gradient = dot_grad) -> bool:
+    """Return whether any expert of any router has a gradient."""
+    views = (view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values())
+    return any(gradient(view.parameter) is not None for view in views)
 
 
 def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:

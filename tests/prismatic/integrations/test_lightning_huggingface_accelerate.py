@@ -200,7 +200,7 @@ def test_a_trainer_logs_what_a_loop_by_hand_measures(path: Path, train):
 def test_accumulation_counts_the_steps_of_the_optimizer(path: Path, train):
     train(path, Model(), accumulate=2, log_freq=1)
     expected = by_hand(accumulate=2)
-    assert (steps(path), facts(path)["gradient_accumulation_steps"]) == ([0, 1, 2], 2)
+    assert (steps(path), facts(path)["option.gradient_accumulation_steps"]) == ([0, 1, 2], 2)
     for row, wanted in zip(rows(path), expected, strict=True):
         assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)
 
@@ -257,7 +257,7 @@ def test_a_run_records_how_it_was_measured(path: Path, library, hook: str):
     assert (seen["clip_state"], seen["world_size"], seen["device"]) == ("before", 1, "cpu")
     assert seen["precision"] in ("float32", "32-true")
     assert (seen["exit_state"], seen["routers"]) == ("finished", 2)
-    assert "max_grad_norm" not in seen
+    assert "option.max_grad_norm" not in seen
 
 
 @pytest.mark.parametrize("train", [with_lightning, with_accelerate], ids=["lightning", "accelerate"])
@@ -275,12 +275,12 @@ def test_the_trainer_clips_before_it_is_measured_which_keeps_ratios_and_shrinks_
     assert shares == pytest.approx([shares[0]] * len(NORMS), rel=1e-5)
     assert shares[0] < 0.01
     assert first["expert_1_bottom_to_middle"] == pytest.approx(wanted["expert_1_bottom_to_middle"], rel=1e-5)
-    assert (facts(path)["clip_state"], facts(path)["max_grad_norm"]) == ("after", 1e-3)
+    assert (facts(path)["clip_state"], facts(path)["option.max_grad_norm"]) == ("after", 1e-3)
 
 
 def test_an_accelerate_loop_can_declare_that_it_clips_first(path: Path):
     with_accelerate(path, Model(), clip_state="after", max_grad_norm=0.5)
-    assert (facts(path)["clip_state"], facts(path)["max_grad_norm"]) == ("after", 0.5)
+    assert (facts(path)["clip_state"], facts(path)["option.max_grad_norm"]) == ("after", 0.5)
 
 
 @each_trainer

@@ -131,7 +131,7 @@ def test_a_model_without_routers_is_reported_once_and_trains(path: Path):
     callback.on_train_end(exit_state="finished")
     assert (steps(path), events(path)) == ([], [("no_router", None)])
     facts = {row["key"]: row["value"] for row in rows(path, "SELECT * FROM run")}
-    assert (facts["seed"], facts["routers"], facts["exit_state"]) == ("7", "0", '"finished"')
+    assert (facts["option.seed"], facts["routers"], facts["exit_state"]) == ("7", "0", '"finished"')
 
 
 def test_experts_are_recorded_with_role_seed_and_scale(path: Path):

@@ -61,8 +61,10 @@ CASES = [
     if (name, setting) not in REFUSED
 ]
 
-# torch's own compiler reads `.grad` of tensors that are no leaves
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [  # of torch's own compiler, which looks at everything
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated"),
+]
 
 
 @pytest.fixture(autouse=True)
