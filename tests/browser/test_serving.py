@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spool")
 
 
-@pytest.fixture(scope="module")
-def served(spool: Path) -> Iterator[str]:
-    """A server that closes a session four seconds after it ended."""
+@contextmanager
+def server(spool: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start a server that closes a session four seconds after it ended; yield its address and its process."""
     port, log = free_port(), spool / "log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--server.disconnectedSessionTTL=4"]
@@ -38,10 +39,18 @@ def served(spool: Path) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
             wait_for(f"http://127.0.0.1:{port}/_stcore/health", process, log)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process
         finally:
             process.terminate()
             process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def served(spool: Path) -> Iterator[str]:
+    """The address of a server."""
+    log = spool / "log"
+    with server(spool) as (address, _):
+        yield address
     assert not [*spool.glob("prismatic-*")]  # a server that ends leaves nothing
     assert "Traceback" not in log.read_text()
     assert "The processes that read files are confined by" in log.read_text()
@@ -81,6 +90,22 @@ def test_uploads_are_one_sessions_own_and_go_with_it(browser: Browser, served: s
     mine.context.close()
     until(lambda: not folders(spool), other)
     other.context.close()
+
+
+@pytest.mark.long
+def test_what_a_killed_server_left_is_gone_when_it_is_started_again(browser: Browser, tmp_path: Path):
+    with server(tmp_path) as (address, process):
+        page = opened(browser, address)
+        upload(page, EXAMPLES / "as-is.db")
+        expect(page.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)
+        process.kill()
+        process.wait(20)
+    page.context.close()
+    assert folders(tmp_path)
+    with server(tmp_path) as (address, _):
+        opened(browser, address).context.close()
+        assert not folders(tmp_path)
+    assert not [*tmp_path.glob("prismatic-*")]
 
 
 def test_a_connection_that_breaks_for_a_moment_costs_no_upload(browser: Browser, served: str, spool: Path):
