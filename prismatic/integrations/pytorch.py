@@ -284,6 +284,7 @@ class DynamicsLoggerCallback:
         *,
         scaler: torch.amp.GradScaler | None = None,
         first_step: int = 0,
+        probe: Callable[[], Probe] | None = None,
         roles: Sequence[str] | None = None,
         **facts: Any,
     ) -> None:
@@ -294,6 +295,8 @@ class DynamicsLoggerCallback:
         Steps are counted as the optimizer takes them, from first_step, which is where a resumed training continues.
         A closure's loss is logged with its step. Attaching again removes the hooks of the earlier optimizer.
         scaler: the GradScaler of mixed precision; skipped steps become events. Gradients are measured unscaled.
+        probe: a function that returns the training loss as a function of a batch, and the batch of the step, called
+        every `probe_freq` steps for the isolated probe.
         roles, facts: see `on_train_begin`.
         Raises ModelError for a model that would train wrongly, and ConfigError for an optimizer that does not hold the
         parameters of any expert. `detach()` removes the hooks and closes the run file.
@@ -323,12 +326,12 @@ class DynamicsLoggerCallback:
                 closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
                 if closure is not None:
                     # The gradients exist only after the optimizer has called the closure.
-                    logging = self._logging_after(closure, model, stepping, step)
+                    logging = self._logging_after(closure, model, stepping, step, probe)
                     if "closure" in kwargs:
                         return args, {**kwargs, "closure": logging}
                     return (args[0], logging, *args[2:]), kwargs
                 gradient = unscaled_gradient(stepping)
-                metrics: dict[str, Any] = {**learning_rate(stepping)}
+                metrics: dict[str, Any] = {**learning_rate(stepping), "probe": self._probe_of(step, probe)}
                 self.on_before_optimizer_step(model, step, gradient=gradient, **metrics)
             return None
 
@@ -343,8 +346,16 @@ class DynamicsLoggerCallback:
             self.logger.event("measurement_failed", f"{type(error).__name__}: {error}", level="error")
             raise
 
+    def _probe_of(self, step: int, probe: Callable[[], Probe] | None) -> Probe | None:
+        return probe() if probe is not None and self._due(step, self.probe_freq) else None
+
     def _logging_after(
-        self, closure: Callable[[], Any], model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+        self,
+        closure: Callable[[], Any],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        probe: Callable[[], Probe] | None,
     ) -> Callable[[], Any]:
         """Return the closure, extended to log this step after its first evaluation."""
         first = iter([True])
@@ -354,6 +365,7 @@ class DynamicsLoggerCallback:
             if next(first, False):
                 with log_failures():
                     metrics: dict[str, Any] = learning_rate(optimizer) | ({} if loss is None else {"loss": loss})
+                    metrics["probe"] = self._probe_of(step, probe)
                     self.on_before_optimizer_step(model, step, **metrics)
             return loss
 

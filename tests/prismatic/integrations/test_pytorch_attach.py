@@ -402,3 +402,37 @@ def test_a_compiled_model_is_logged_like_the_plain_one(tmp_path):
     callback.detach()
     numbers = [[row["expert_1_bottom_norm"] for row in rows] for rows in (plain, table(tmp_path / "compiled.db"))]
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("with_closure", [False, True])
+def test_the_probe_is_asked_for_its_batch_every_probe_freq_steps(tmp_path, with_closure):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    callback, asked = DynamicsLoggerCallback(tmp_path / "x.db", log_freq=1, probe_freq=3), []
+
+    def loss(batch):
+        return model(batch).square().mean()
+
+    def probe():
+        asked.append(step)
+        return loss, batch(step)
+
+    callback.attach(model, optimizer, probe=probe)
+    for step in range(STEPS):
+
+        def evaluate():
+            optimizer.zero_grad()
+            found = loss(batch(step))  # noqa: B023 - called in this step
+            found.backward()
+            return found
+
+        if with_closure:
+            optimizer.step(evaluate)
+        else:
+            evaluate()
+            optimizer.step()
+    callback.detach()
+    isolated = [row for row in table(tmp_path / "x.db", "SELECT * FROM layers") if row["source"] == "isolated"]
+    assert asked == [0, 3]
+    assert sorted({row["step"] for row in isolated}) == [0, 3]
+    assert all(row["half_product"] is not None for row in isolated)
