@@ -17,7 +17,7 @@ from ui.widgets.fragments import fragment
 
 judgement, run = shell("Dynamics")
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    view = choose_view()
+    view = choose_view(run)
     source = choose_gradients(run)
 seen = run.from_source(source)
 if not len(run.steps):

@@ -16,7 +16,8 @@ if not run.layers:
     st.stop()
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    measure = choose_measure()
+    measure = choose_measure(run)
     source = choose_gradients(run)
 heatmap_player(judgement, run, measure, source)
-layer_ablation(judgement, run, layer_names(file))
+if not run.peers:
+    layer_ablation(judgement, run, layer_names(file))

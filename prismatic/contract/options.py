@@ -19,7 +19,8 @@ FREE = frozenset(
 """Options in which replicas of one experiment may differ."""
 
 FACTS = frozenset(
-    {"planned_steps", "warmup_steps", "log_freq", "routers", "mixture", "causal", "loss", "held_out_loss"}
+    {"planned_steps", "warmup_steps", "routers", "mixture", "causal", "loss", "held_out_loss"}
+    | {"log_freq", "probe_freq", "weight_freq", "histogram_freq"}
     | {"device", "host", "hook", "clip_state", "precision", "world_size", "parallel", "tensors_without_tiers"}
     | {"started", "ended", "exit_state", "run_hash", "git_commit", "git_dirty", "python", "prismatic", "torch"}
     | {"transformers", "lightning", "accelerate"}

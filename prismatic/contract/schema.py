@@ -76,7 +76,7 @@ METRICS = (
 LAYERS_COLUMNS = (
     Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
     Column("layer", "INTEGER", "index", "number of the Prismatic router, in the model's order"),
-    Column("expert", "INTEGER", "index", "number of the expert; 0 is clean"),
+    Column("expert", "INTEGER", "index", "number of the expert; 0 is clean, unless all are peers"),
     Column("source", "TEXT", "name", "merged: as the optimizer uses it; isolated: routing forced to this expert"),
     Column("top_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
     Column("bottom_norm", "REAL", GRADIENT, "as in dynamics, this layer alone"),
@@ -108,7 +108,7 @@ PAIRS_COLUMNS = (
 
 EXPERTS_COLUMNS = (
     Column("expert", "INTEGER", "index", "number of the expert"),
-    Column("role", "TEXT", "name", "clean, perturbed, or control (perturbed by a negligible amount)"),
+    Column("role", "TEXT", "name", "clean, perturbed, control (perturbed by a negligible amount); peer, then all are"),
     Column("seed", "INTEGER", "seed", "seed of the perturbation's noise; NULL for the clean expert"),
     Column("scale", "REAL", "share of |weight|", "largest change of a weight, as a share of its magnitude"),
     Column("changed_top", "REAL", "share of tier", "share of the top tier's weights that differ from expert 0"),

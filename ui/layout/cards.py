@@ -57,7 +57,7 @@ def _marked_rows() -> list[int]:
 
 
 def _row(judgement: Judgement, run: Run) -> dict[str, object]:
-    claims, group = judgement.verdict.controlled.whole(run.id), judgement.group_of(run.id)
+    claims, group = judgement.verdict.judged(run.id), judgement.group_of(run.id)
     planted = group.role == POSITIVE
     words = {
         name: "" if group.check and not planted else shown_claim(c, planted=planted).word for name, c in claims.items()

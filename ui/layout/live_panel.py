@@ -25,6 +25,8 @@ RULE = (
     "stands."
 )
 
+RULE_OF_PEERS = "The last third of the training decides whether experts are distinct, so there is no earlier look."
+
 
 def live_panel(judgement: Judgement, run: Run) -> None:
     """Show when the next look at a run in training is due, and the looks so far on request; nothing for other runs."""
@@ -37,7 +39,8 @@ def live_panel(judgement: Judgement, run: Run) -> None:
         if judgement.group_of(run.id).status == INVALID:
             st.markdown(f"No look is due while the runs are invalid.{follows}", help=RULE)
             return
-        st.markdown(due(next_look(judgement, run), judgement, run, stale=stale) + follows, help=RULE)
+        rule = RULE_OF_PEERS if run.peers else RULE
+        st.markdown(due(next_look(judgement, run), judgement, run, stale=stale) + follows, help=rule)
         if not looks:
             return
         with st.expander("The verdict at each look so far", key="see-looks", on_change="rerun") as part:

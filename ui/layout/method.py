@@ -60,8 +60,8 @@ def _runs_of(judgement: Judgement, claim: Claim) -> set[str]:
     if claim.run is not None:
         return {claim.run}
     groups = judgement.verdict.groups
-    own = next((group for group in groups if any(claim is each for each in group.claims)), None)
-    return {run for group in ([own] if own else deciding_groups(groups)) for run in group.runs}
+    own = next((group for group in groups if group.claim(claim.name) is claim), None)
+    return {run for group in ([own] if own else deciding_groups(groups, claim.name)) for run in group.runs}
 
 
 def _show(claim: Claim, numbers: Sequence[tuple[str, str]], used: Sequence[UsedThreshold]) -> None:

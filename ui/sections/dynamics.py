@@ -63,6 +63,14 @@ class View:
 
 
 ROLE_COLORS = {"clean": "blue", "perturbed": "red and orange", "control": "grey"}
+PEERS_HINT = "One line for each expert: the norm of its whole gradient. “By tier” shows the tiers."
+OF_PEERS = {
+    "Tier norms": PEERS_HINT,
+    "By tier": "One panel per tier, with a line for each expert.",
+    "Together": "Norms, routing shares and loss on one axis, to see if they move together.",
+    "Direction": "0 means parallel to expert 0's gradient. In a training each expert may see tokens of its own.",
+}
+"""Hints of views of peers."""
 VIEWS = {
     "Tier norms": View(
         "Light lines: top tier, the largest weights. Medium: bottom tier, the smallest. Dark: middle tier.",
@@ -122,8 +130,20 @@ class ChartWithRows:
         return cls(rows, chart, describe(chart))
 
 
+def views_of(run: Run) -> list[str]:
+    """Return the views of a run; the documented score is from a clean expert, which peers have not."""
+    return [name for name in VIEWS if not (run.peers and name == "Divergence")]
+
+
+def hint_of(view: str, run: Run) -> str:
+    """Return the hint of a view."""
+    return OF_PEERS.get(view, VIEWS[view].hint) if run.peers else VIEWS[view].hint
+
+
 def scores(judgement: Judgement, run: Run) -> None:
-    """Show the documented divergence score of each perturbed expert against its thresholds."""
+    """Show the documented divergence score of each perturbed expert against its thresholds; nothing for peers."""
+    if run.peers:
+        return
     table = mean_scores(run)
     thresholds = judgement.verdict.thresholds
     meaning = (
@@ -176,10 +196,10 @@ def _place(mean: float, thresholds: Thresholds) -> str:
     return f"between {thresholds.divergence_refuted:g} and {thresholds.divergence_supported:g}"
 
 
-def choose_view() -> str:
+def choose_view(run: Run) -> str:
     """Return the chosen view, a key of VIEWS."""
     view: str = st.segmented_control(
-        "Show", list(VIEWS), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
+        "Show", views_of(run), default="Tier norms", required=True, key="view", wrap=True, bind="query-params"
     )
     return view
 
@@ -193,7 +213,7 @@ def choose_experts(run: Run) -> list[int]:
         f"Experts to draw, of {len(run.experts)}",
         list(run.experts),
         default=first,
-        format_func=lambda expert: f"{expert} {run.experts[expert].role}",
+        format_func=lambda expert: f"{expert}" if run.peers else f"{expert} {run.experts[expert].role}",
         key=f"experts-{run.id}",
     )
     return chosen or first
@@ -253,7 +273,7 @@ def chart(judgement: Judgement, run: Run, view: str, source: str, experts: tuple
     picture = lines(judgement, run, ChartOptions(view, source, experts, unit, smooth, bins, steps, norms))
     if shows_norms:
         norms_caption(judgement, run, experts, source, norms)
-    st.caption(VIEWS[view].hint + ZOOM)
+    st.caption(hint_of(view, run) + ZOOM)
     export(picture, f"{run.id}-{view.lower().replace(' ', '-')}")
 
 
@@ -280,9 +300,10 @@ def _about(judgement: Judgement, run: Run, experts: Sequence[int]) -> str:
     seeds = len(judgement.group_of(run.id).runs)
     which = f"Run {run.id}" + (f", one of {seeds} seeds" if seeds > 1 else "")
     roles = Counter(run.experts[expert].role for expert in experts)
-    drawn = ", ".join(f"{count} {role} ({ROLE_COLORS[role]})" for role, count in roles.items())
+    named = (f"{count} {role} ({ROLE_COLORS[role]})" for role, count in roles.items() if role in ROLE_COLORS)
+    drawn = "a colour each" if run.peers else ", ".join(named)
     count = pluralize(len(experts), "expert") + (f" of {len(run.experts)}" if len(experts) < len(run.experts) else "")
-    return f"{which}. {count} drawn: {drawn}. {VIEWS['Tier norms'].hint}"
+    return f"{which}. {count} drawn: {drawn}. {hint_of('Tier norms', run)}"
 
 
 def lines(judgement: Judgement, run: Run, options: ChartOptions) -> ChartWithRows:

@@ -46,18 +46,21 @@ def cached_frames(sha256: str, source: str, measure: str, _run: Run, _names: lis
     return heatmap_frames(_run, measure, _names)
 
 
-def choose_measure() -> str:
-    """Return the chosen measure. A lambda in the page itself would keep all names of the page alive."""
+def choose_measure(run: Run) -> str:
+    """Return the chosen measure; of peers not the one that the claim awakening is about.
+
+    A lambda in the page itself would keep all names of the page alive.
+    """
     measure: str = st.segmented_control(
         "Show",
-        list(MEASURES),
+        [name for name in MEASURES if not (run.peers and name == "bottom")],
         default="size",
         required=True,
         format_func=lambda name: MEASURES[name].title,
         key="measure",
         wrap=True,
         bind="query-params",
-        help=explain("tier", "share", "clean expert"),
+        help=explain("tier", "share", *(() if run.peers else ("clean expert",))),
     )
     return measure
 
@@ -187,7 +190,8 @@ def series_of_cell(seen: Run, measure: str, expert: int, chart: Described | None
         st.caption("This expert has no finite values in this layer.")
         return
     role = seen.experts[expert].role
-    st.caption(f"Expert {expert} is {role}. {MEASURES[measure].title} over the run; the bar marks the steps shown.")
+    named = "" if seen.peers else f"Expert {expert} is {role}. "
+    st.caption(f"{named}{MEASURES[measure].title} over the run; the bar marks the steps shown.")
     draw(chart, key="cell", alt="This expert in this layer over the steps")
 
 

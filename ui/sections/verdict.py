@@ -29,7 +29,7 @@ from validation.method.terms import explain
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json, options
 from validation.text import sentence, spaced
-from validation.verdict.claims import Claim
+from validation.verdict.claims import DISTINCT, Claim
 from validation.verdict.groups import POSITIVE
 from validation.verdict.registration import AS_REGISTERED, CHANGED
 from validation.verdict.words.statuses import shown_claim
@@ -51,9 +51,9 @@ def choose_runs(judgement: Judgement, run: Run) -> tuple[list[MeasuredRun], Sequ
             "Judged", [SEEDS, ALONE], default=SEEDS, required=True, key="judged", bind="query-params"
         )
         if chosen == SEEDS:
-            return judgement.members_of(group), group.claims
+            return judgement.members_of(group), judgement.verdict.shown(group)
     own = [each for each in judgement.measured if each.run is run]
-    return own, judgement.verdict.controlled.of(run.id)
+    return own, [*judgement.verdict.judged(run.id).values()]
 
 
 def advice(judgement: Judgement, run: Run) -> None:
@@ -88,11 +88,18 @@ def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence
             st.markdown(markdown_sentence(because))
             _evidence_of(claim, shown[claim.name])
     if any(shown.values()):
-        unit = "seed" if len(runs) > 1 else "perturbed expert"
+        kind = "expert" if runs[0].run.peers else "perturbed expert"
+        unit = "seed" if len(runs) > 1 else kind
         st.caption(
             f"Training after the warm-up is cut into six bins of equal time. Each dot is the mean of one {unit} in a "
-            "bin; the blue line is their mean, the band its interval over the whole run."
+            f"bin; the blue line is their mean, the band its interval over the {_judged_part(claims)}."
         )
+
+
+def _judged_part(claims: Sequence[Claim]) -> str:
+    """Return the part of the training that the claims are about."""
+    names = {claim.name for claim in claims}
+    return "last third" if names == {DISTINCT} else "last third or the whole run" if DISTINCT in names else "whole run"
 
 
 def _evidence_of(claim: Claim, charts: Sequence[Described]) -> None:
@@ -130,9 +137,9 @@ def claims_table(judgement: Judgement, run: Run) -> None:
     """Show all claims of both readings: over seeds, about the run, and as written by expert."""
     group = judgement.group_of(run.id)
     readings = {
-        f"controlled, {len(group.runs)} seeds": group.claims if len(group.runs) > 1 else (),
-        "controlled": judgement.verdict.controlled.of(run.id),
-        "as written": judgement.verdict.as_written.of(run.id),
+        f"controlled, {len(group.runs)} seeds": judgement.verdict.shown(group) if len(group.runs) > 1 else (),
+        "controlled": [*judgement.verdict.judged(run.id).values()],
+        "as written": () if run.peers else judgement.verdict.as_written.of(run.id),
     }
     show_table(
         [

@@ -4,9 +4,10 @@ LOG_HISTOGRAMS = "--set histogram_freq=100"
 """The option of `prismatic train` that logs histograms of gradient entries."""
 ABOUT = {
     "Dynamics": "Gradient norms of each expert over the steps: blue is the clean expert, red and orange are perturbed "
-    "ones, grey are control experts.",
-    "Verdict": "The evidence behind each claim: perturbed minus control experts, with its interval and threshold.",
-    "Layers": "Gradients of each layer beside those of the clean expert: orange is larger, blue is smaller.",
+    "ones, grey are control experts. Experts without roles have a colour each.",
+    "Verdict": "The evidence behind each claim, with its interval and threshold: perturbed minus control experts, or "
+    "how much experts without roles differ.",
+    "Layers": "Gradients of each layer beside those of expert 0: orange is larger, blue is smaller.",
     "Compare": "Runs beside each other. Runs that differ only in the seed form a group; a decision needs six seeds.",
     "Diagnostics": "Faults of the data, each with what to change. An error makes a run invalid, a warning does not.",
     "Runs": "What the files record about their runs, and your own questions in SQL.",

@@ -33,7 +33,7 @@ class MeasuredRun:
     merged: Levels | None
     isolated: Levels | None
     common_gradient: bool
-    """True if every perturbed expert's merged gradient is one common gradient times a factor."""
+    """True if the merged gradient of every compared expert is one common gradient times a factor."""
     dormancy_K: Array
     """Log of the gradient per bottom weight of the clean expert relative to a middle weight; NaN where missing."""
     pairs: PairLevels | None = None
@@ -69,9 +69,9 @@ def measure_run(run: Run, thresholds: Thresholds) -> MeasuredRun:
     """Return the levels of a run by merged and by isolated gradients, and its structure."""
     merged = levels_of(run, thresholds)
     isolated = levels_of(run.isolated, thresholds) if run.isolated is not None else None
-    perturbed = [expert.index for expert in run.of_role("perturbed")]
-    common = merged is not None and all(series.is_collinear(run, expert) for expert in perturbed)
-    dormancy_K = np.full(BINS, np.nan) if merged is None else merged.bins.mean(series.dormancy(run))
+    compared = run.compared if merged is not None and 0 in run.experts else []
+    common = bool(compared) and all(series.is_collinear(run, expert) for expert in compared)
+    dormancy_K = np.full(BINS, np.nan) if merged is None or run.peers else merged.bins.mean(series.dormancy(run))
     pairs = None
     if run.isolated is not None and isolated is not None:
         pairs = pair_levels(run.isolated, isolated.bins, reliability=thresholds.reliability)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,14 @@ class Distinct:
     """seeds or experts: the units of the interval."""
     units_needed: int
     margin: float
+    x_U: Array
+    """The direction in each unit: of a run its mean over pairs, of an expert its pseudo-value of the jackknife."""
+    alpha: float
+
+    @property
+    def measured(self) -> bool:
+        """True if the direction is known: not mostly noise."""
+        return math.isfinite(self.interval.mid)
 
     @property
     def enough(self) -> bool:
@@ -72,6 +80,11 @@ class Distinct:
     def refuted(self) -> bool:
         """True if the mean direction is surely below the margin."""
         return self.enough and self.interval.inside(self.margin, two_sided=False)
+
+    def with_least_favourable(self, missing: int) -> list[Distinct]:
+        """Return the claim as if `missing` more runs were the least distinct of all, or the most."""
+        ends = (self.x_U.min(), self.x_U.max())
+        return [replace(self, interval=student(np.append(self.x_U, [end] * missing), self.alpha)) for end in ends]
 
 
 def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | None:
@@ -144,16 +157,17 @@ def distinct(
     last = {name: np.stack([levels.last_third(name) for levels in runs]) for name in runs[0].of}
     course = {name: np.stack([_mean(levels.of[name]) for levels in runs]).mean(axis=0) for name in runs[0].of}
     direction_SEE = last[DIRECTION]
+    x_U = pseudo_values(direction_SEE[0]) if single else _mean(np.moveaxis(direction_SEE, 0, -1))
     return Distinct(
         experts=runs[0].experts,
         of={name: matrix_SEE.mean(axis=0) for name, matrix_SEE in last.items()},
         course=course,
-        interval=over_experts(direction_SEE[0], alpha)
-        if single
-        else student(_mean(np.moveaxis(direction_SEE, 0, -1)), alpha),
+        interval=over_experts(direction_SEE[0], alpha) if single else student(x_U, alpha),
         over="experts" if single else "seeds",
         units_needed=min_experts if single else min_seeds,
         margin=margin,
+        x_U=x_U,
+        alpha=alpha,
     )
 
 
@@ -166,7 +180,15 @@ def _mean(matrix_EEK: Array) -> Array:
 
 
 def over_experts(matrix_EE: Array, alpha: float) -> Interval:
-    """Return the mean over pairs with an interval over experts; without bounds for fewer than three experts.
+    """Return the mean over pairs with an interval over experts; without bounds for fewer than three experts."""
+    known = np.flatnonzero(np.isfinite(matrix_EE).any(axis=0))
+    whole = float(_mean(matrix_EE[..., None])[0]) if len(known) else math.nan
+    x_E = pseudo_values(matrix_EE)
+    return student(x_E, alpha) if len(x_E) else Interval(whole, -math.inf, math.inf, len(known))
+
+
+def pseudo_values(matrix_EE: Array) -> Array:
+    """Return a value for each expert with any pair, [E], whose mean is that over all pairs; none for fewer than three.
 
     Pairs share experts, so they are not independent, but experts are. Each expert gives a pseudo-value, E times the
     mean over all pairs minus E - 1 times the mean over the pairs without it: the jackknife of Tukey 1958. Where few
@@ -175,9 +197,8 @@ def over_experts(matrix_EE: Array, alpha: float) -> Interval:
     """
     known = np.flatnonzero(np.isfinite(matrix_EE).any(axis=0))
     experts, matrix_EE = len(known), matrix_EE[np.ix_(known, known)]
-    whole = float(_mean(matrix_EE[..., None])[0]) if experts else math.nan
     kept = [np.delete(np.arange(experts), e) for e in range(experts)]
     without_E = np.array([_mean(matrix_EE[np.ix_(others, others)][..., None])[0] for others in kept])
     if experts < 3 or not np.isfinite(without_E).all():
-        return Interval(whole, -math.inf, math.inf, experts)
-    return student(experts * whole - (experts - 1) * without_E, alpha)
+        return np.empty(0)
+    return np.asarray(experts * float(_mean(matrix_EE[..., None])[0]) - (experts - 1) * without_E)

@@ -82,11 +82,12 @@ class Levels:
 
 
 def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
-    """Return the levels of a run; None without rows, a clean or a perturbed expert."""
+    """Return the levels of a run; None without rows, or, unless all are peers, a clean or a perturbed expert."""
     places = run.tiered_layers or [run.experts]
     experts = tuple(sorted(set.intersection(*({*place} for place in places)) & {*run.experts}))
     roles = tuple(run.experts[e].role for e in experts)
-    if not len(run.steps) or 0 not in experts or "perturbed" not in roles:
+    known = bool(experts) if run.peers else 0 in experts and "perturbed" in roles
+    if not len(run.steps) or not known:
         return None
     column = _columns(run, places, experts)
     bottom_ELT = _bottom(column)
@@ -129,7 +130,7 @@ def _stacked(places: Sequence[Mapping[int, Expert]], experts: Sequence[int], nam
     values = np.array([[place[expert].columns[name] for place in places] for expert in experts], dtype=np.float64)
     values[~is_measured(values)] = np.nan
     if name in ("direction", "half_product_clean"):
-        values[experts.index(0)] = 0.0
+        values[0] = 0.0
     return values
 
 

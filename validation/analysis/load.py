@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prismatic.contract.schema import STEP_COLUMNS, TIERS
+from prismatic.contract.schema import PEER, STEP_COLUMNS, TIERS
 from validation.analysis.run import METRICS, PAIR_METRICS, Expert, Pair, Run, align
 from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
@@ -106,10 +106,10 @@ def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64])
 
 def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
     """Return the experts of a tidy table, each column with a value (or NaN) for every step of the run."""
-    experts = {}
+    experts, other = {}, PEER if {*roles.values()} == {PEER} else "perturbed"
     for expert, rows in _parted(table, "expert"):
         columns = _columns(rows, len(steps), partial(align, _steps(rows), onto_T=steps))
-        experts[expert] = Expert(expert, roles.get(expert, "perturbed"), columns)
+        experts[expert] = Expert(expert, roles.get(expert, other), columns)
     return experts
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prismatic.contract.options import options_of
-from prismatic.contract.schema import MIXTURES, TIERS
+from prismatic.contract.schema import MIXTURES, PEER, TIERS
 from prismatic.contract.thresholds import SHAM_SCALE
 from validation.analysis.bins import Plan, plan_of
 from validation.analysis.statistics import Array
@@ -124,8 +124,18 @@ class Run:
         return options_of(self.facts)
 
     def of_role(self, role: str) -> list[Expert]:
-        """Return the experts of a role: clean, perturbed or control."""
+        """Return the experts of a role: clean, perturbed, control or peer."""
         return [expert for expert in self.experts.values() if expert.role == role]
+
+    @cached_property
+    def peers(self) -> bool:
+        """True if no expert has a part of its own, so that nothing is claimed about a perturbation."""
+        return bool(self.experts) and all(expert.role == PEER for expert in self.experts.values())
+
+    @property
+    def compared(self) -> list[int]:
+        """The experts that are compared with expert 0: the perturbed ones, or all other peers."""
+        return [e.index for e in (self.of_role(PEER)[1:] if self.peers else self.of_role("perturbed"))]
 
     @property
     def planned_steps(self) -> int:
@@ -153,7 +163,9 @@ class Run:
 
     @property
     def is_sham(self) -> bool:
-        """True if at most SHAM_SCALE was perturbed, which is next to nothing."""
+        """True if at most SHAM_SCALE was perturbed, which is next to nothing; never of peers."""
+        if self.peers:
+            return False
         scale = self.option("perturbation_scale")
         scales = [scale] if scale is not None else [self.scales.get(e.index) for e in self.of_role("perturbed")]
         return bool(scales) and all(scale is not None and 0 <= scale <= SHAM_SCALE for scale in scales)
@@ -161,7 +173,7 @@ class Run:
     @property
     def is_positive_control(self) -> bool:
         """True if its effect was put in by hand."""
-        return self.option("positive_control") not in (None, 1.0)
+        return not self.peers and self.option("positive_control") not in (None, 1.0)
 
     @property
     def mixture(self) -> str | None:
@@ -194,9 +206,11 @@ class Run:
     @property
     def every(self) -> int | None:
         """Steps between two rows by the declared `log_freq`, of isolated gradients also by `probe_freq`; else None."""
-        probe_freq = self.option("probe_freq") if self.source == "isolated" else None
-        # The logger's own fact comes first: options of a model may be those of another training.
-        known = (self.number("log_freq") or self.option("log_freq"), probe_freq)
+        # The logger's own facts come first: options of a model may be those of another training.
+        known = [self.number("log_freq") or self.option("log_freq")]
+        if self.source == "isolated":
+            probe_freq = self.number("probe_freq") or self.option("probe_freq")
+            known = [*known, probe_freq] if probe_freq is not None else []  # rarer than logged rows, if unknown
         declared = [int(frequency) for frequency in known if frequency is not None and frequency >= 1]
         return min(math.lcm(*declared), int(MAX_NUMBER)) if declared else None
 

@@ -115,12 +115,13 @@ def _rules(evidence: EffectEvidence, domain: tuple[float, float]) -> list[alt.Ch
 
 
 def _interval(evidence: EffectEvidence) -> list[alt.Chart]:
-    """Return the interval of the whole run, over the bins that are judged."""
+    """Return the interval, over the bins that are judged."""
     if evidence.interval is None:
         return []
     low, mid, high = evidence.interval
     judged = int(np.flatnonzero(np.isfinite(evidence.mean_K)).max()) + 1
-    first, last = float(evidence.edges[0]), float(evidence.edges[judged])
+    begin = 0 if evidence.over is None else max(0, judged - evidence.over)
+    first, last = float(evidence.edges[begin]), float(evidence.edges[judged])
     band = pd.DataFrame({"from": [first], "to": [last], "low": [low], "mid": [mid], "high": [high]})
     chart = alt.Chart(band).encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"))
     return [

@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from prismatic.contract.schema import PEER
 from validation.charts import theme
 from validation.charts.panels import Panel
 from validation.charts.ticks import spread_labels
@@ -66,4 +67,6 @@ def _placed(panel: Panel, height: int) -> pd.DataFrame:
 
 def _label(expert: int, series: str) -> str:
     role, part = series.split()
+    if role == PEER:
+        return f"expert {expert}"
     return f"expert {expert} {role}" + ("" if part == "whole" else f", {part}")

@@ -250,7 +250,7 @@ def _beside_clean(
 def _expert_rows(run: Run, expert: Expert, metric: str, part: str, values: Array) -> pd.DataFrame:
     """Return the rows of one line."""
     at = min_max_indices(values, FINDING_POINTS)
-    line = {"expert": expert.index, "metric": metric, "series": f"{expert.role} {part}"}
+    line = {"expert": expert.index, "metric": metric, "series": theme.series_of(expert.role, expert.index, part)}
     return pd.DataFrame({**line, "step": run.steps[at], "value": values[at]})
 
 

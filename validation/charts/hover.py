@@ -44,9 +44,11 @@ def _values_by_step(panel: Panel, style: Style) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(theme.SERIES)}
     series = rows["series"].astype(str)
     names = panel.label + ", " + series.str.partition(" ")[0] if panel.label else series
+    names = names + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else "")
+    of_peers = (f"{panel.label}, " if panel.label else "") + "expert " + rows["expert"].astype(str)
     rows = rows.assign(
         place=100_000 * series.map(order).fillna(len(order)) + rows["expert"],
-        name=names + rows["expert"].map(lambda expert: f" ({expert})" if expert >= 0 else ""),
+        name=names.where(~series.isin(theme.PEERS), of_peers),
     )
     columns = rows[["place", "name"]].drop_duplicates().set_index("place")["name"]
     wide = rows.pivot_table(index="step", columns="place", values="value", aggfunc="max")

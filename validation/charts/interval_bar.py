@@ -11,10 +11,11 @@ import math
 from validation.analysis.effects import TWO_SIDED
 from validation.charts import theme
 from validation.verdict.claims import Claim
-from validation.verdict.words.wording import COSINE, KEPT, RATIO, digits, needed
+from validation.verdict.words.wording import COSINE, KEPT, RATIO, digits, is_signed, needed
 
 REACH = {RATIO: math.log(2), COSINE: 0.2}  # of the axis on both sides of no effect
 MOST_KEPT = 1.5
+MOST_APART = 1.2  # 1 - cosine of experts at right angles is 1
 _LIMIT = f"top:16px;height:26px;border-left:2px dashed var(--ink,{theme.GREY})"
 _BOX = "position:relative;height:60px;print-color-adjust:exact"
 ROOM = 1.6  # times the threshold that an axis reaches at least
@@ -29,7 +30,7 @@ def interval_bar(claim: Claim, color: str = f"var(--mark,{theme.GREY})") -> str 
     first, last = (_tick(value, claim) for value in _ends(claim))
     labels = [
         _label(limit, 0, f"needed: {needed(claim)}"),
-        _label(none, 42, "nothing left" if claim.unit == KEPT else "no effect"),
+        _label(none, 42, _nothing(claim)),
         "" if none < 25 else _label(0, 42, first),
         _label(100, 42, last),
     ]
@@ -107,8 +108,15 @@ def _label(left: float, top: int, text: str) -> str:
 def _tick(value: float, claim: Claim) -> str:
     """Return the value at an end of the axis."""
     if claim.unit == COSINE:
-        return f"{value:+.2g}"
+        return f"{value:+.2g}" if is_signed(claim) else f"{value:.2g}"
     return f"{value:.2g}x" if claim.unit == RATIO else digits(value, claim)
+
+
+def _nothing(claim: Claim) -> str:
+    """Return the words at no effect."""
+    if claim.unit == KEPT:
+        return "nothing left"
+    return "no difference" if claim.unit == COSINE and not is_signed(claim) else "no effect"
 
 
 def _no_effect(claim: Claim) -> float:
@@ -123,6 +131,8 @@ def _ends(claim: Claim) -> tuple[float, float]:
     if claim.unit == RATIO:
         reach = max(REACH[RATIO], ROOM * abs(math.log(limit)) if limit > 0 else 0.0)
         return math.exp(-reach), math.exp(reach)
+    if claim.unit == COSINE and not is_signed(claim):
+        return 0.0, max(MOST_APART, ROOM * limit)
     reach = max(REACH[COSINE], ROOM * abs(limit))
     return -reach, reach
 

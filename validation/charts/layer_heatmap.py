@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from prismatic.contract.schema import PEER
 from validation.charts import theme
 from validation.charts.ticks import factor_ticks
 from validation.frames.layer_heatmap import ALL_TIERS, MEASURES, Measure
@@ -92,7 +93,8 @@ def cell_series(data: pd.DataFrame, measure: str, role: str, at: tuple[int, int]
     """
     about = MEASURES[measure]
     parts = data["tier"].replace(ALL_TIERS, "whole")
-    data = data.assign(series=role + " " + parts, text=[_value_text(value, log=about.log) for value in data["value"]])
+    shades = "clean" if role == PEER else role  # of one expert, the tiers differ
+    data = data.assign(series=shades + " " + parts, text=[_value_text(value, log=about.log) for value in data["value"]])
     x = alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False, zero=False), axis=alt.Axis(tickCount=6))
     y, color = _cell_value(data, about), _cell_color(set(data["series"]))
     tooltip = [
@@ -238,7 +240,7 @@ def _row_names(cells: pd.DataFrame) -> list[str]:
 
 def _row_name(tier: str, expert: int, role: str) -> str:
     first = "expert" if tier == ALL_TIERS else tier
-    return f"{first} {expert}" + ("" if role == "perturbed" else f" {role}")
+    return f"{first} {expert}" + ("" if role in ("perturbed", PEER) else f" {role}")
 
 
 def _ordered_rows(data: pd.DataFrame) -> list[str]:

@@ -92,12 +92,14 @@ def _interactive(chart: LineChart, layers: Sequence[Any]) -> LineChart:
 
 
 def _colors(panels: Sequence[Panel], most: int, *, legends: bool = True) -> alt.Color:
-    """Return the colour by role and part, with a legend below the plot, where a phone has room for it."""
+    """Return the colour by role and part, or by peer, with a legend below the plot, where a phone has room for it."""
     there = {name for panel in panels for name in panel.rows["series"].unique()}
     present = [name for name in theme.SERIES if name in there]
-    columns = min(most, max(1, len({name.split()[1] for name in present})))
+    peers = [name for name in present if name in theme.PEERS]
+    columns = min(2 * most if peers else most, max(1, len({name.split()[1] for name in present})))
     legend = alt.Legend(
         title=None,
+        labelExpr="replace(datum.label, 'peer', 'expert')" if peers else alt.Undefined,
         orient="bottom",
         values=present,
         columns=alt.ExprRef(f"{NARROW} ? {min(2, columns)} : {columns}"),
@@ -105,13 +107,22 @@ def _colors(panels: Sequence[Panel], most: int, *, legends: bool = True) -> alt.
         symbolOpacity=1,
         symbolStrokeWidth=3,
     )
-    return alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if present and legends else None)
+    legends = legends and bool(present) and not _repeat(panels)
+    return alt.Color("series:N", scale=alt.Scale(domain=theme.SERIES), legend=legend if legends else None)
+
+
+def _repeat(panels: Sequence[Panel]) -> bool:
+    """Return True if two peers share a colour, so that a legend of colours names none."""
+    lines = pd.concat([panel.rows[["expert", "series"]] for panel in panels]).drop_duplicates()
+    return bool(lines.loc[lines["series"].isin(theme.PEERS), "series"].duplicated().any())
 
 
 def _dashes(panels: Sequence[Panel], *, legends: bool = True) -> alt.StrokeDash:
     """Return the dash by expert: solid for experts 0 and 1, whose colours differ, then a pattern for each."""
     experts = sorted({int(expert) for panel in panels for expert in panel.rows["expert"].unique()})
     named = [expert for expert in experts if expert >= 0]
+    colors = any(panel.rows["series"].isin(theme.PEERS).any() for panel in panels) and not _repeat(panels)
+    legends = legends and not colors  # which name the peers
     ranges = [theme.EXPERT_DASHES[max(0, expert - 1) % len(theme.EXPERT_DASHES)] for expert in experts]
     legend = alt.Legend(
         title="Expert",
@@ -174,6 +185,8 @@ def _layers(
 def _width(rows: pd.DataFrame) -> alt.StrokeWidthValue:
     """Return the width of lines: the clean expert's is wider, to be seen below lines that fall on it, unless dense."""
     if len(rows) > DENSE * len(rows[["expert", "series"]].drop_duplicates()):
+        return alt.StrokeWidthValue(LINE)
+    if rows["series"].isin(theme.PEERS).any():
         return alt.StrokeWidthValue(LINE)
     wide: Any = {"test": "datum.expert === 0", "value": CLEAN_LINE}
     return alt.StrokeWidthValue(LINE, condition=wide)

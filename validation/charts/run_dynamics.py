@@ -8,6 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from prismatic.contract.schema import PEER
 from validation.charts import theme
 from validation.charts.lines import LineChart, draw_panels
 from validation.charts.panels import Panel
@@ -87,8 +88,8 @@ def divergence(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, supported: f
 
 
 def direction(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
-    """Return 1 - cosine between the gradient of each expert and that of the clean expert."""
-    compared = rows[rows["role"] != "clean"]
+    """Return 1 - cosine between the gradient of each expert and that of expert 0."""
+    compared = rows[rows["expert"] != 0]
     panel = _panel(compared, "direction", "Direction (1 - cosine to expert 0)", log=False)
     return draw_panels([replace(panel, label="direction")], style)
 
@@ -104,8 +105,12 @@ def loss(rows: pd.DataFrame, style: Style = DEFAULT_STYLE) -> LineChart:
 
 
 def together(rows: pd.DataFrame, style: Style = DEFAULT_STYLE, *, supported: float, refuted: float) -> LineChart:
-    """Return norms, divergence, routing shares and loss, stacked on one axis, without panels that have no values."""
-    panels = [_norms(rows, style), _divergence(rows, supported, refuted), routing_panel(rows), _loss(rows)]
+    """Return norms, divergence, routing shares and loss, stacked on one axis, without panels that have no values.
+
+    The documented divergence is from a clean expert, which peers have not.
+    """
+    scored = [] if (rows["role"] == PEER).any() else [_divergence(rows, supported, refuted)]
+    panels = [_norms(rows, style), *scored, routing_panel(rows), _loss(rows)]
     filled = [panel for panel in panels if panel.rows["value"].notna().any()]
     return draw_panels(filled or panels[:1], style)
 
@@ -118,7 +123,7 @@ def _norms(rows: pd.DataFrame, style: Style) -> Panel:
 
 
 def _divergence(rows: pd.DataFrame, supported: float, refuted: float) -> Panel:
-    panel = _panel(rows[rows["role"] != "clean"], "divergence", "Divergence score (loss / weight)")
+    panel = _panel(rows[rows["expert"] != 0], "divergence", "Divergence score (loss / weight)")
     thresholds = ((supported, f"> {supported:g} diverges"), (refuted, f"< {refuted:g} does not"))
     return replace(panel, thresholds=thresholds, label="divergence")
 
@@ -140,5 +145,8 @@ def _panel(rows: pd.DataFrame, metric: str, title: str, part: str = "whole", *, 
 
 def _with_series(rows: pd.DataFrame, parts: pd.Series) -> pd.DataFrame:
     """Return the rows with the column `series`, role and part, for the colour; the loss belongs to no expert."""
-    series = np.where(rows["metric"] == "loss", "loss", rows["role"].astype(str) + " " + parts.astype(str))
+    roles = rows["role"].astype(str)
+    of_peers = f"{PEER} " + (rows["expert"] % theme.MAX_PEERS).astype(str)
+    names = np.where(roles == PEER, of_peers, roles + " " + parts.astype(str))
+    series = np.where(rows["metric"] == "loss", "loss", names)
     return rows.assign(series=pd.Categorical(series)).drop(columns="role")

@@ -1,4 +1,4 @@
-"""Colours, dashes and sizes of every chart: clean expert blue, perturbed experts red, control expert grey, and groups.
+"""Colours, dashes and sizes of every chart: clean expert blue, perturbed experts red, control expert grey, others.
 
 The app takes the colours of experts and groups from `.streamlit/config.toml`, in the order of COLORS. Reports take them
 from LIGHT and DARK, because an installed package lacks that file. Change both; a test compares them.
@@ -7,7 +7,9 @@ from LIGHT and DARK, because an installed package lacks that file. Change both; 
 from __future__ import annotations
 
 PARTS = ("middle", "bottom", "top", "whole")
-SERIES = [f"{role} {part}" for role in ("clean", "perturbed", "control") for part in PARTS]
+MAX_PEERS = 8  # peers with a colour each; those of more repeat
+PEERS = [f"peer {place}" for place in range(MAX_PEERS)]
+SERIES = [*(f"{role} {part}" for role in ("clean", "perturbed", "control") for part in PARTS), *PEERS]
 MAX_GROUPS = 6  # groups of runs with a colour each, and the most that one plot can show
 GROUPS = [f"group {place}" for place in range(MAX_GROUPS)]
 COLORS = [*SERIES, *GROUPS]
@@ -17,12 +19,14 @@ LIGHT = (
     *("#2c3d6c", "#064ca0", "#0266d6", "#40709a"),  # clean expert
     *("#6f2120", "#b04d54", "#fb605d", "#83400a"),  # perturbed experts
     *("#4a4f57", "#6b727c", "#8a919b", "#5a6069"),  # control expert
+    *("#3393ed", "#ee5a1c", "#12a085", "#6b1208", "#7d3cf0", "#046379", "#b3261c", "#1c1690"),  # peers
     *("#0072b2", "#c2500a", "#00795c", "#a8408a", "#7a6200", "#3a3a3a"),  # groups of runs
 )
 DARK = (
     *("#3e7cd4", "#159bf7", "#7ebde4", "#5997bc"),  # clean expert
     *("#c74150", "#eb5a26", "#f99da0", "#f38651"),  # perturbed experts
     *("#7d848e", "#9aa1ab", "#bcc2ca", "#8b929c"),  # control expert
+    *("#4f9ff0", "#f07c45", "#35d6c4", "#f5dc6b", "#8450f5", "#d9589f", "#7b6314", "#d4e4ff"),  # peers
     *("#56b4e9", "#f0923c", "#2fbf92", "#e08cc4", "#d8c84e", "#d0d0d0"),  # groups of runs
 )
 TEXT, GRID = "#31333f", "#d5d8de"  # of a report on a light page
@@ -57,6 +61,11 @@ CELL_HEIGHT, HISTOGRAM_HEIGHT, ABLATION_HEIGHT = 290, 270, 240
 GROUP_HEIGHT, DOSE_HEIGHT = 300, 340
 REPORT_SIZE = (440, 240)  # width and height
 REPORT_LINES_WIDTH = 330  # of lines with labels beside them
+
+
+def series_of(role: str, expert: int, part: str) -> str:
+    """Return the name in SERIES of a line, for its colour: of its role and part, or of a peer."""
+    return PEERS[expert % MAX_PEERS] if role == "peer" else f"{role} {part}"
 
 
 def dark_colors() -> dict[str, str]:

@@ -75,11 +75,12 @@ def _check(options: argparse.Namespace) -> int:
 def _judge(options: argparse.Namespace, changes: Mapping[str, float]) -> Judgement:
     """Judge the runs that the options name, here or on the Ray cluster that they name."""
     if options.ray is None:
-        return judge(*read_runs(options), changes)
+        return judge(*read_runs(options), changes, options.claim)
     from validation.judgement import on_ray  # Ray is an optional dependency
 
     sources, limits = named_sources(options.runs), parse_limits(options.limit)
-    return on_ray.check(sources, options.ray, limits=limits, cached=not options.no_cache, changed=changes)
+    asked = {"changed": changes, "claim": options.claim}
+    return on_ray.check(sources, options.ray, limits=limits, cached=not options.no_cache, **asked)
 
 
 def _usage_error(error: Exception) -> Judgement:

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
 from validation.files.limits import ReadLimits
+from validation.verdict.claims import CLAIMS, DISTINCT
 
 
 def add_source_options(command: argparse.ArgumentParser) -> None:
@@ -35,6 +36,12 @@ def add_judging_options(command: argparse.ArgumentParser) -> None:
     names = ", ".join(field.name for field in fields(Thresholds))
     command.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change a threshold: " + names
+    )
+    command.add_argument(
+        "--claim",
+        choices=(*CLAIMS, DISTINCT),
+        help="what the headline is about, and the exit code of check: by default the claims awakening, divergence and "
+        "sustainment together, and of experts without roles whether they are distinct",
     )
     command.add_argument(
         "--baseline",

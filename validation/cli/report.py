@@ -38,7 +38,7 @@ def _report(options: argparse.Namespace) -> int:
         if Path(options.output).suffix.lower() not in FORMATS:
             raise ConfigError(f"-o {options.output}: expected a name that ends in {', '.join(FORMATS)}")
         changes = parse_changes(options.set)
-        judgement = judge(*read_runs(options), changes)
+        judgement = judge(*read_runs(options), changes, options.claim)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
@@ -67,7 +67,8 @@ def _content(
 
 def _command(options: argparse.Namespace, changes: Mapping[str, float]) -> str:
     """Return the command line that writes this report again."""
-    words = ["--baseline", options.baseline] if options.baseline is not None else []
+    words = ["--claim", options.claim] if options.claim is not None else []
+    words += ["--baseline", options.baseline] if options.baseline is not None else []
     words += ["--set", *(f"{name}={value:g}" for name, value in changes.items())] if changes else []
     return shlex.join(["prismatic", "report", *options.runs, "-o", options.output, *words])
 
@@ -77,7 +78,7 @@ def judge_baseline(judgement: Judgement, options: argparse.Namespace) -> Compari
     if options.baseline is None:
         return None
     runs, rejected = read_runs(options, [options.baseline])
-    return compare(judgement, judge(runs, rejected, asdict(judgement.verdict.thresholds)))
+    return compare(judgement, judge(runs, rejected, asdict(judgement.verdict.thresholds), options.claim))
 
 
 def write_file(path: str, text: str) -> bool:

@@ -30,7 +30,9 @@ def checklist(run: Run, findings: Sequence[Finding], thresholds: Thresholds) -> 
     """Return the line of every check, by theme."""
     return {
         theme: [
-            _checked(name, title, describe, run, findings, thresholds) for name, (title, describe) in checks.items()
+            _checked(name, OF_PEERS.get(name, title) if run.peers else title, describe, run, findings, thresholds)
+            for name, (title, describe) in checks.items()
+            if not (run.peers and name in OF_PERTURBATIONS)
         ]
         for theme, checks in CHECKED.items()
     }
@@ -103,7 +105,8 @@ def _clock(run: Run, thresholds: Thresholds) -> str | None:
 def _probes(run: Run, thresholds: Thresholds) -> str | None:
     if run.isolated is not None:
         return f"{pluralize(len(run.isolated.steps), 'row')} of isolated gradients"
-    return None if run.option("probe_freq") is None else "no probe was planned, or none is due yet"
+    planned = run.number("probe_freq") or run.option("probe_freq")
+    return None if planned is None else "no probe was planned, or none is due yet"
 
 
 def _layers(run: Run, thresholds: Thresholds) -> str | None:
@@ -150,6 +153,8 @@ def _events(run: Run, thresholds: Thresholds) -> str | None:
 def _changed(run: Run, thresholds: Thresholds) -> str:
     shares = [np.mean([by["top"], by["bottom"]]) for expert, by in run.changed.items() if expert in run.experts]
     shares = [share for share in shares if share > 0]
+    if run.peers:
+        return "their norms differ"
     if run.is_sham:
         return "a sham run, in which nothing was perturbed on purpose"
     return f"{min(shares):.0%} of their top and bottom weights were changed" if shares else "their norms differ"
@@ -236,6 +241,11 @@ CHECKED: dict[str, dict[str, tuple[str, Describe]]] = {
         "positive_control": ("No effect was put in by hand", _gain),
     },
 }
+
+OF_PERTURBATIONS = {"not_a_control", "scale_dependent_threshold", "positive_control"}
+"""Checks that say nothing about peers."""
+OF_PEERS = {"identical_experts": "No two experts are the same"}
+"""Titles of checks of peers."""
 
 IMPLIED = dict.fromkeys(
     ("zero_tier", "tiers_disagree", "constant_rows", "identical_experts", "collinear_gradients"), "zero_norms"

@@ -25,30 +25,33 @@ DEAD_SHARE, DEAD_ROWS = 0.1, 10  # of the rows, at the end, without a token: mor
 
 
 def identical_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find perturbed experts that are the same as the clean expert, or as another one."""
+    """Find perturbed experts, or peers, that are the same as expert 0, or as another one."""
     if 0 not in run.experts or not len(run.steps) or run.is_sham:
         return
     copies = _copies(run)
-    for expert in run.of_role("perturbed"):
-        changed = run.changed.get(expert.index)
+    for expert in run.compared:
+        changed = None if run.peers else run.changed.get(expert)
         unchanged = changed is not None and not any(changed.values())
-        clean = unchanged or (changed is None and _equal_norms(run, 0, expert.index))
-        same = [0] if clean else [other for other in copies.get(expert.index, ()) if 0 < other < expert.index]
+        clean = unchanged or (changed is None and _equal_norms(run, 0, expert))
+        same = [0] if clean else [other for other in copies.get(expert, ()) if 0 < other < expert]
         if same:
+            named = "the clean expert" if clean and not run.peers else f"expert {same[0]}"
             evidence = f"its norms equal expert {same[0]}'s to the last digit in all rows"
             evidence = "the file says that 0 % of its weights were changed" if unchanged else evidence
             yield Finding(
                 "identical_experts",
                 ERROR,
-                f"expert {expert.index} is the same as {'the clean expert' if clean else f'expert {same[0]}'}",
+                f"expert {expert} is the same as {named}",
                 evidence,
-                "perturbation_scale or sparsity is too small to change a weight, the weights were initialised again "
-                "after perturbing, or one expert was logged under two numbers",
+                "the experts share their weights, or one expert was logged under two numbers"
+                if run.peers
+                else "perturbation_scale or sparsity is too small to change a weight, the weights were initialised "
+                "again after perturbing, or one expert was logged under two numbers",
                 "raise perturbation_scale, and call Prismatic.reset_experts() after any re-initialisation"
-                if run.mixture == "parameters"
+                if run.mixture == "parameters" and not run.peers
                 else "give each expert its own weights, and log each under its own number",
                 run.id,
-                expert.index,
+                expert,
             )
 
 
@@ -176,9 +179,9 @@ def router_collapse(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 WARNING,
                 f"the router has collapsed onto expert {expert.index}",
                 f"its share is above {COLLAPSED_SHARE:.0%} from step {since}, {float(np.nanmean(last)):.1%} at the end",
-                "nothing keeps the router from preferring the expert that learns first; the others hardly train, which "
-                "looks like divergence",
-                f"fix the router before you judge the perturbation: {remedy}",
+                "nothing keeps the router from preferring the expert that learns first; the others hardly train"
+                + ("" if run.peers else ", which looks like divergence"),
+                f"fix the router before you judge the {'experts' if run.peers else 'perturbation'}: {remedy}",
                 run.id,
             )
 
@@ -187,15 +190,17 @@ def collinear_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find experts whose gradients are one common gradient times a factor."""
     if 0 not in run.experts:
         return
-    parallel = [e.index for e in run.of_role("perturbed") if series.is_collinear(run, e.index)]
+    parallel = [expert for expert in run.compared if series.is_collinear(run, expert)]
     if parallel:
         yield Finding(
             "collinear_gradients",
-            WARNING,
+            INFO if run.peers else WARNING,
             f"all experts share one gradient: their norms can differ only {common_factor(run)}",
             f"expert {', '.join(map(str, parallel))}: parallel to expert 0's gradient in nearly all rows",
             why_parallel(run),
-            f"{remedy_for_parallel(run)}; control experts then show the cause of a difference",
+            "judge the experts by the isolated probe, which measures each alone"
+            if run.peers
+            else f"{remedy_for_parallel(run)}; control experts then show the cause of a difference",
             run.id,
         )
 

@@ -36,6 +36,11 @@ def group_same(findings: Sequence[Finding]) -> list[list[Finding]]:
     return list(groups.values())
 
 
+def graver(run: Run) -> str:
+    """Return the severity of a fault of one expert's merged gradients: no claim about peers rests on these."""
+    return WARNING if run.peers and run.source == "merged" else ERROR
+
+
 def sources(run: Run) -> list[Run]:
     """Return the run by its merged gradients and, if they were measured, by its isolated ones."""
     return [run] if run.isolated is None else [run, run.isolated]

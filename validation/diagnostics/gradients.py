@@ -11,7 +11,16 @@ from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import unrouted
 from validation.analysis.run import Expert, Run
-from validation.diagnostics.finding import ERROR, WARNING, Finding, any_above_zero, logged_norms, sources, tier_norms
+from validation.diagnostics.finding import (
+    ERROR,
+    WARNING,
+    Finding,
+    any_above_zero,
+    graver,
+    logged_norms,
+    sources,
+    tier_norms,
+)
 from validation.text import pluralize
 
 BROKEN_SHARE = 0.20  # of the rows: a bin of time needs the other 80 %
@@ -63,7 +72,8 @@ def _zero_norms(run: Run) -> Iterator[Finding]:
         fix = "check requires_grad of its parameters and its routing weight"
         fix += "; routing=frozen gives every expert a share" if run.mixture == "parameters" else ""
         symptom = f"expert {expert} never received a gradient"
-        yield Finding("zero_norms", ERROR, symptom, evidence, cause, fix, run.id, None if expert == 0 else expert)
+        severity = graver(run)
+        yield Finding("zero_norms", severity, symptom, evidence, cause, fix, run.id, None if expert == 0 else expert)
 
 
 def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
@@ -78,7 +88,7 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
                 rows = int(np.any([*zero.values()], axis=0).sum())
                 yield Finding(
                     "zero_tier",
-                    ERROR if any(rows_T.all() for rows_T in zero.values()) else WARNING,
+                    graver(source) if any(rows_T.all() for rows_T in zero.values()) else WARNING,
                     f"the {' and '.join(zero)} norm of expert {number} is zero",
                     f"in {rows} of {len(source.steps)} {source.source} rows, which the verdict skips",
                     f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
@@ -126,11 +136,11 @@ def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         symptom += ", until the end" if ended else ""
         yield Finding(
             "nonfinite",
-            ERROR if severe else WARNING,
+            graver(run) if severe else WARNING,
             symptom,
             f"{int(broken.sum())} of {len(broken)} rows, first at step {first}",
-            "the loss or the gradients overflowed (training diverged, or half precision without a GradScaler), or the "
-            "expert was not logged in these steps",
+            f"{unrouted(run)}the loss or the gradients overflowed (training diverged, or half precision without a "
+            "GradScaler), or the expert was not logged in these steps",
             "lower the learning rate or clip with max_grad_norm; the charts still show the earlier rows",
             run.id,
             None if expert.index == 0 else expert.index,

@@ -9,8 +9,9 @@ import numpy as np
 from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.bins import FEW_LOST, Bins
+from validation.analysis.mixtures import unrouted
 from validation.analysis.run import Run
-from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, logged_norms
+from validation.diagnostics.finding import ERROR, INFO, WARNING, Finding, graver, logged_norms
 from validation.files.errors import WHOLE_COPY
 from validation.text import pluralize
 
@@ -67,7 +68,7 @@ def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find experts of the model that the file lacks, or that have no values in it."""
     cause = "gradients were collected from some experts only"
     fix = "log every expert, as log_gradient_dynamics(model, step) does for every Prismatic router of the model"
-    if 0 not in run.experts or not run.of_role("perturbed"):
+    if not run.peers and (0 not in run.experts or not run.of_role("perturbed")):
         known = ", ".join(map(str, run.experts)) or "none"
         symptom = "there is no clean expert to compare to" if 0 not in run.experts else "there is no perturbed expert"
         yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {known}", cause, fix, run.id)
@@ -85,7 +86,8 @@ def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     for expert in silent:
         symptom = f"expert {expert} has columns without any value"
         evidence = f"no finite norm in {pluralize(len(run.steps), 'row')}"
-        yield Finding("missing_experts", ERROR, symptom, evidence, cause, fix, run.id, expert or None)
+        why = f"{unrouted(run)}{cause}"
+        yield Finding("missing_experts", graver(run), symptom, evidence, why, fix, run.id, expert or None)
 
 
 def missing_columns(run: Run, thresholds: Thresholds) -> Iterator[Finding]:

@@ -91,9 +91,15 @@ def by_expert(run: RunFile) -> Iterator[tuple[int, str, pa.Table]]:
 
 
 def expert_roles(run: RunFile) -> list[tuple[int, str]]:
-    """Return each expert with its role. Expert 0 is always the clean expert; the file names the roles of the others."""
-    named = zip(run.experts["expert"].to_pylist(), run.experts["role"].to_pylist(), strict=True)
-    roles = {expert: role for expert, role in named if expert and role in schema.ROLES[1:]}
+    """Return each expert with its role.
+
+    If the file names every expert a peer, all are. Otherwise expert 0 is the clean one, and the file names the roles of
+    the others.
+    """
+    named = dict(zip(run.experts["expert"].to_pylist(), run.experts["role"].to_pylist(), strict=True))
+    if run.expert_ids and all(named.get(expert) == schema.PEER for expert in run.expert_ids):
+        return [(expert, schema.PEER) for expert in run.expert_ids]
+    roles = {expert: role for expert, role in named.items() if expert and role in ("perturbed", "control")}
     return [(expert, roles.get(expert, "perturbed" if expert else "clean")) for expert in run.expert_ids]
 
 

@@ -5,19 +5,20 @@ Axis letters: U units (seeds, or perturbed experts of one run), K bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import Cohort, MeasuredRun
+from validation.analysis.distinct import LAST
 from validation.analysis.effects import DIRECTION, ENDS, Levels
 from validation.analysis.experiment import CONTROL_EXPERT, SHAM_RUN, measure
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.statistics import Array
-from validation.verdict.claims import Claim, Component
-from validation.verdict.words.wording import KEPT, QUANTITIES, shown
+from validation.verdict.claims import DISTINCT, Claim, Component, Reason
+from validation.verdict.words.wording import KEPT, PAIRS, QUANTITIES, shown
 
 COMPARED = {
     CONTROL_EXPERT: "perturbed against control experts",
@@ -47,24 +48,76 @@ class EffectEvidence:
     """Values that the interval must pass, on both sides if the sign does not matter; for sustainment what must stay."""
     ends: tuple[tuple[float, float, float], ...] = ()
     """First step, last step and mean of the first and the last two bins; for sustainment only."""
+    over: int | None = None
+    """The number of last bins that the interval is over; None for all."""
 
 
 def claim_evidence(
-    runs: Sequence[MeasuredRun], claims: Iterable[Claim], cohort: Cohort, thresholds: Thresholds
+    runs: Sequence[MeasuredRun], claims: Sequence[Claim], cohort: Cohort, thresholds: Thresholds
 ) -> dict[str, list[EffectEvidence]]:
     """Return the evidence by claim, for each effect that the claim names. claims: about these runs together."""
+    found = {claim.name: _of_distinct(runs, claim, cohort) for claim in claims if claim.name == DISTINCT}
+    others = [claim for claim in claims if claim.name != DISTINCT and claim.reason != Reason.NO_PERTURBATION]
+    return found | (_of_effects(runs, others, cohort, thresholds) if others else {})
+
+
+def _of_effects(
+    runs: Sequence[MeasuredRun], claims: Sequence[Claim], cohort: Cohort, thresholds: Thresholds
+) -> dict[str, list[EffectEvidence]]:
     m = measure(runs, cohort, thresholds, {})
     valid = [each for each in runs if each.run.id in m.valid]
     levels = next((own for each in valid if (own := each.levels(m.source)) is not None), None)
     if levels is None:
         return {}
-    units = [f"run {each.run.id}" if each.run.seed is None else f"seed {each.run.seed}" for each in valid]
+    units = [_seed_name(each) for each in valid]
     if m.single:
         units = [f"expert {levels.experts[place]}" for place in levels.role("perturbed")]
     return {
         claim.name: [_evidence(m.effects[part.name], part, m, levels, units) for part in claim.components]
         for claim in claims
     }
+
+
+def _of_distinct(runs: Sequence[MeasuredRun], claim: Claim, cohort: Cohort) -> list[EffectEvidence]:
+    """Return the direction between the experts by bin: of each seed its mean over pairs, of one run each expert's."""
+    valid = [each for each in runs if cohort.carries_verdict(each) and each.pairs is not None]
+    first = valid[0] if valid else None
+    if first is None or first.pairs is None or first.isolated is None or claim.threshold is None:
+        return []
+    level_SEEK = [each.pairs.of[DIRECTION] for each in valid if each.pairs is not None]
+    if len(valid) > 1:
+        units = tuple(_seed_name(each) for each in valid)
+        values_UK = np.stack([_mean_over(level_EEK, (0, 1)) for level_EEK in level_SEEK])
+    else:
+        units = tuple(f"expert {expert}" for expert in first.pairs.experts)
+        values_UK = _mean_over(level_SEEK[0], (1,))
+    bounds = (claim.low, claim.estimate, claim.high)
+    return [
+        EffectEvidence(
+            QUANTITIES[PAIRS],
+            "each two experts on the same batch, mean over pairs; the last third decides",
+            False,
+            units,
+            first.isolated.bins.edges,
+            values_UK,
+            _mean_over(values_UK, (0,)),
+            None if None in bounds else bounds,  # type: ignore[arg-type]
+            (claim.threshold,),
+            over=LAST,
+        )
+    ]
+
+
+def _mean_over(values: Array, axes: tuple[int, ...]) -> Array:
+    """Return the mean of the finite values over some axes; NaN without any."""
+    known = np.isfinite(values)
+    count = known.sum(axis=axes)
+    total = np.where(known, values, 0.0).sum(axis=axes)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def _seed_name(each: MeasuredRun) -> str:
+    return f"run {each.run.id}" if each.run.seed is None else f"seed {each.run.seed}"
 
 
 def _evidence(effect: Effect, part: Component, m: Measurements, levels: Levels, units: Sequence[str]) -> EffectEvidence:

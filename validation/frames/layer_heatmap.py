@@ -34,7 +34,7 @@ class Measure:
     unit: str
     meaning: str
     centred: bool = True
-    """0 means no difference from the clean expert."""
+    """0 means no difference from expert 0."""
     log: bool = True
     """Values are natural logarithms of ratios or norms."""
 
@@ -42,12 +42,12 @@ class Measure:
 MEASURES = {
     "size": Measure(
         "Relative size",
-        "× clean expert",
+        "× expert 0",
         "Gradient norm of the tier divided by that of expert 0, corrected for the routing shares",
     ),
     "bottom": Measure(
         "Bottom beyond middle",
-        "× clean expert",
+        "× expert 0",
         "Gain of the bottom tier beyond the middle tier: the series of the claim awakening",
     ),
     "direction": Measure(

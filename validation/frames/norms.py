@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from prismatic.contract.schema import PEER
 from validation.analysis.run import Run
 from validation.frames.beyond_routing import RatioToClean, can_divide, has_norms, ratios_to_clean
 
@@ -20,10 +21,13 @@ TITLES = {
 AGREE = 0.01  # the largest distance from a ratio of 1 at which lines are said to fall on each other
 LEAST_SHOWN = 0.001  # smaller distances are rounding errors of the file's numbers
 EXPERTS_DRAWN = 4  # of many experts: more lines cannot be told apart
+PEERS_DRAWN = 8  # which have one line and one colour each
 
 
 def experts_drawn(run: Run) -> list[int]:
     """Return the experts to draw at first: all, or of many the first few and a control expert."""
+    if run.peers:
+        return [*run.experts][:PEERS_DRAWN]
     if len(run.experts) <= EXPERTS_DRAWN:
         return list(run.experts)
     controls = [expert.index for expert in run.of_role("control")][:1]
@@ -79,12 +83,14 @@ def _of_expert_0(run: Run, found: Mapping[int, RatioToClean], part: str) -> str:
 def _by_role(run: Run, found: Mapping[int, RatioToClean], part: str) -> list[tuple[str, str]]:
     """Return the smallest to the largest ratio of each role, and the experts of that role, in words."""
     words = []
-    for role in ("perturbed", "control"):
+    for role in ("perturbed", "control", PEER):
         experts = [e for e in found if run.experts[e].role == role]
         if experts:
             values = [getattr(found[e], part) for e in experts]
             ends = dict.fromkeys(_factor(value) for value in (min(values), max(values)))
-            words.append((" to ".join(ends), f"{role} expert{'s' if len(experts) > 1 else f' {experts[0]}'}"))
+            several = "the other experts" if role == PEER else f"{role} experts"
+            one = f"expert {experts[0]}" if role == PEER else f"{role} expert {experts[0]}"
+            words.append((" to ".join(ends), several if len(experts) > 1 else one))
     return words
 
 

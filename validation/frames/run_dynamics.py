@@ -83,13 +83,16 @@ def line_rows(
 
     levels: those of the run from the chosen source, whose bins are drawn if asked for. Leave out the routing share of
     isolated gradients, each of which has the whole layer, and the norm of the whole gradient, except in runs without
-    tier norms.
+    tier norms. Of peers, the norm of the whole gradient stands for those of its tiers.
     """
     seen, wanted = _drawn(run, options), set(metrics)
     if seen.source == "isolated":
         wanted -= {"routing_weight"}
     title = norms_title(run.from_source(options.source), options.norms)
-    if any(np.isfinite(seen.experts[expert][tier]).any() for expert in options.experts for tier in TIER_METRICS):
+    tiers = any(np.isfinite(seen.experts[expert][tier]).any() for expert in options.experts for tier in TIER_METRICS)
+    if run.peers and "norm" in wanted:  # a colour for each expert leaves none for the tiers
+        wanted -= {*TIER_METRICS}
+    elif tiers:
         wanted -= {"norm"}
     chosen: dict[str, Any] = {"metrics": sorted(wanted), "experts": options.experts}
     points = min(MAX_POINTS, max(MIN_POINTS, ALL_POINTS // max(1, len(wanted) * len(options.experts))))

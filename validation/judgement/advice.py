@@ -5,19 +5,19 @@ It asks the reasons of the claims, never their words.
 
 from __future__ import annotations
 
-import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from validation.analysis.cohort import SCALE, MeasuredRun
 from validation.analysis.mixtures import merged_once, missing_control, unseen_direction
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
-from validation.verdict.claims import REFUTED, SUPPORTED, Claim, Reason
+from validation.judgement.distinct_advice import advise_distinct
+from validation.judgement.step import Advice
+from validation.verdict.claims import DISTINCT, REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
-from validation.verdict.groups import NOT_FOUND, NUMBER, SHAM, TREATED, Group
+from validation.verdict.groups import NOT_FOUND, NUMBER, PEERS, POSITIVE, SHAM, TREATED, Group
 from validation.verdict.premise import NOT_DORMANT, Premise
 
 STRONGER = 2.0  # perturbation_scale that the protocol asks for after a negative result
@@ -26,42 +26,6 @@ SEEDS, CONTROLS = int(Thresholds().min_seeds), int(Thresholds().min_experts)  # 
 SHAM_RUN = "sham run (the same seed with nothing perturbed)"
 MOST_SEEDS = 1000  # of a study that a command plans; seeds of a file may be any number
 ROWS_PER_BIN = 10  # logged steps in each of six bins, so that a few lost ones do no harm
-
-
-@dataclass(frozen=True)
-class Advice:
-    """A next step and its reason. It has no command if the trainer has no option for it."""
-
-    id: str
-    text: str
-    options: tuple[str, ...] = ()
-    """For `--set`."""
-    grid: tuple[str, ...] = ()
-    """For `prismatic sweep --grid`: the runs of a study."""
-    run: str | None = None
-
-    @property
-    def line(self) -> str:
-        """The options of the command, to follow `--config FILE`."""
-        options = f"--set {' '.join(self.options)}" if self.options else ""
-        return " ".join(filter(None, [options, f"--grid {' '.join(self.grid)}" if self.grid else ""]))
-
-    @property
-    def runs(self) -> int:
-        """The number of runs that the command trains."""
-        return math.prod(len(_values(axis)) for axis in self.grid)
-
-    def command(self, config: str) -> str:
-        """Return the whole command; empty if there is none. config: a file that holds the options of the run."""
-        program = "sweep" if self.grid else "train"
-        return f"prismatic {program} --config {shlex.quote(config)} {self.line}" if self.line else ""
-
-
-def _values(axis: str) -> Sequence[object]:
-    """Return the values of an axis of a grid: "seed=0..5" or "perturbation_scale=0,1"."""
-    values = axis.partition("=")[2]
-    first, dots, last = values.partition("..")
-    return range(int(first), int(last) + 1) if dots else values.split(",")
 
 
 def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
@@ -78,10 +42,12 @@ def advise(runs: Sequence[MeasuredRun], verdict: Verdict, findings: Sequence[Fin
         members = [by_id[name] for name in group.runs]
         steps = [*_mend(members, of_run)]
         sound = [run for run in members if run.id not in {step.run for step in steps}]
+        if sound and (group.role == PEERS or verdict.claim == DISTINCT):
+            steps += advise_distinct(group, sound)
         if group.role == TREATED and sound:
             own = [finding for member in members for finding in of_run.get(member.id, [])]
             steps += _advise_group(group, sound, own, _largest_scale(group, verdict.groups))
-        elif sound and not any(other.role == TREATED for other in verdict.groups):
+        elif sound and group.role in (SHAM, POSITIVE) and not any(g.role == TREATED for g in verdict.groups):
             steps += _after_self_test(group, sound)
         yield from steps if members[0].by_trainer else (replace(step, options=(), grid=()) for step in steps)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import SUPPORTED, Claim
-from validation.verdict.groups import FOUND, PASSES, Group, deciding_groups
+from validation.verdict.groups import FOUND, PASSES, Group
 from validation.verdict.words.wording import CHECKS, estimated, has_interval
 
 
@@ -115,11 +115,13 @@ def compare(judgement: Judgement, baseline: Judgement) -> Comparison:
     treated = [(before, after) for before, after in groups if after.check is None]
     changes = _over_all(judgement, baseline)
     if len(judgement.verdict.groups) > 1:
-        changes += [c for before, after in treated for c in _aligned(after.name, before.claims, after.claims)]
-    deciding = {name for group in deciding_groups(judgement.verdict.groups) for name in group.runs}
+        changes += [c for before, after in treated for c in _aligned(after.name, before.judged, after.judged)]
+    deciding = {name for group in judgement.verdict.deciding for name in group.runs}
     for after, before in pairs:
         if after.id in deciding:
-            own = (judged.verdict.controlled.of(run.id) for judged, run in ((baseline, before), (judgement, after)))
+            own = [
+                [*judged.verdict.judged(run.id).values()] for judged, run in ((baseline, before), (judgement, after))
+            ]
             changes += _aligned(f"run {after.id}", *own)
     checks = [CheckChange(a.name, a.role, b.check, a.check) for b, a in groups if a.check and b.check]
     paired = {run.id for run, _ in pairs}, {run.id for _, run in pairs}
@@ -151,7 +153,7 @@ def _over_all(judgement: Judgement, baseline: Judgement) -> list[Change]:
     """Return the changes over all runs; none if both judgements are of a single run, which `compare` pairs."""
     if max(len(judgement.runs), len(baseline.runs)) < 2:
         return []
-    return _aligned("all runs", baseline.verdict.controlled.of(None), judgement.verdict.controlled.of(None))
+    return _aligned("all runs", [*baseline.verdict.rows.values()], [*judgement.verdict.rows.values()])
 
 
 def _matched_groups(judgement: Judgement, baseline: Judgement) -> list[tuple[Group, Group]]:

@@ -17,17 +17,18 @@ from validation.diagnostics import ERROR, Finding
 from validation.files.parquet_set import is_set
 from validation.files.run_file import RunFile
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
-from validation.judgement.advice import Advice
 from validation.judgement.judge import Judgement
+from validation.judgement.step import Advice
 from validation.text import pluralize, sentence, spaced
-from validation.verdict.claims import EXPERT, INVALID, REFUTED, SUPPORTED, Claim
-from validation.verdict.groups import FOUND, POSITIVE, ROLES, SHAM, TREATED, Group, deciding_groups
+from validation.verdict.claims import DISTINCT, EXPERT, INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.decide import Verdict
+from validation.verdict.groups import FOUND, PEERS, POSITIVE, ROLES, SHAM, TREATED, Group
 from validation.verdict.premise import DORMANT, NOT_DORMANT, Premise
 from validation.verdict.words.headline import WHOLE, refuted_as_a_whole
-from validation.verdict.words.statuses import Shown, shown_claim, shown_groups
+from validation.verdict.words.statuses import Shown, shown_claim, shown_groups, shown_status
 from validation.verdict.words.wording import QUESTIONS, estimated
 
-RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control"}
+RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control", PEERS: "run"}
 REASONS_OF_SELF_TEST = {
     "awakening": "The planted gain is found",
     "divergence": "The gradients differ, by the planted gain or by the perturbation",
@@ -81,25 +82,33 @@ class Glance:
 def glance_of(judgement: Judgement) -> Glance:
     """Return the verdict of all runs at a glance."""
     verdict = judgement.verdict
-    deciding = deciding_groups(verdict.groups)
-    claims = tuple(verdict.headlines.values())
+    deciding = verdict.deciding
+    claims = tuple(verdict.rows.values())
     planted = bool(deciding) and all(group.role == POSITIVE for group in deciding)
     return Glance(
-        shown_groups(verdict.status, claims, deciding),
-        verdict.controlled.headline,
+        _shown(verdict, deciding),
+        verdict.reading.headline,
         tuple(_notes(judgement, claims, planted=planted)),
         _sentence(judgement, deciding, planted),
         _step(judgement, deciding),
         tuple(_rows(claims, deciding, planted)),
-        "" if planted else _premise(deciding, claims),
+        "" if planted else _premise(deciding, verdict),
         _documented(judgement, claims, deciding) if claims else "",
     )
+
+
+def _shown(verdict: Verdict, deciding: Sequence[Group]) -> Shown:
+    asked = tuple(verdict.headlines.values())
+    if verdict.claim == DISTINCT:  # no self-test is about it
+        return shown_status(verdict.status, asked)
+    return shown_groups(verdict.status, asked, deciding)
 
 
 def _notes(judgement: Judgement, claims: Sequence[Claim], *, planted: bool) -> Iterator[str]:
     """Yield what a reader must know beside the headline; a result of one run is one of them."""
     yield from (note for note in judgement.verdict.notes if not (planted and note.startswith(spaced(POSITIVE))))
-    decided = any(claim.status in (SUPPORTED, REFUTED) for claim in claims)
+    asked = judgement.verdict.headlines.values()
+    decided = any(claim.status in (SUPPORTED, REFUTED) for claim in asked)
     if decided and not planted and len(judgement.runs) == 1 and claims[0].replicate == EXPERT:
         yield "one run: six seeds show whether it holds beyond this training"
 
@@ -111,7 +120,7 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
         return f"Seen: {finding.evidence}. Cause: {finding.cause}."
     gain = _runs_of(judgement, deciding)[0].option("positive_control") if planted else None
     if gain is not None and all(group.check == FOUND for group in deciding):
-        found = estimated(verdict.headlines["awakening"])
+        found = estimated(verdict.controlled.whole(None)["awakening"])
         measured = f", and the verdict measures {found}" if found else ""
         return (
             f"The bottom-tier gradients of the perturbed experts were multiplied by {gain:g} by hand, on top of what "
@@ -125,13 +134,15 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
         text += f"; the method is tested by {_counted(planted_ones)}" if planted_ones else ""
         whole = refuted_as_a_whole(verdict.status, [*verdict.headlines.values()])
         return sentence(f"{text}; {WHOLE}" if whole else text)
-    return sentence(verdict.controlled.because)
+    return sentence(verdict.reading.because)
 
 
 def _counted(groups: Sequence[Group]) -> str:
     """Return the numbers of runs by their role: "18 runs", "6 sham runs"."""
-    counts = Counter({role: sum(len(g.runs) for g in groups if g.role == role) for role in ROLES})
-    return " and ".join(pluralize(count, RUNS[role]) for role, count in counts.items() if count)
+    counts: Counter[str] = Counter()
+    for role in ROLES:
+        counts[RUNS[role]] += sum(len(group.runs) for group in groups if group.role == role)
+    return " and ".join(pluralize(count, kind) for kind, count in counts.items() if count)
 
 
 def _gravest(judgement: Judgement, deciding: Sequence[Group]) -> Finding | None:
@@ -195,7 +206,8 @@ def _duration(run: Run | None) -> str:
 def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> Iterator[Row]:
     told: set[str] = set()
     for claim in claims:
-        each = [(group.name, own) for group in deciding for own in group.claims if own.name == claim.name]
+        planted = planted and claim.name != DISTINCT
+        each = [(group.name, own) for group in deciding if (own := group.claim(claim.name)) is not None]
         groups = tuple((name, own, shown_claim(own, planted=planted)) for name, own in each) if len(each) > 1 else ()
         reason = _reason(claim, [own for _, own in each], planted=planted)
         reason = AGAIN if reason in told else reason
@@ -206,11 +218,11 @@ def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> 
 def _reason(claim: Claim, each: Sequence[Claim], *, planted: bool) -> str:
     """Return the reason of a claim: of several experiments the one that all have, of a self-test what was found."""
     if planted and claim.status == SUPPORTED:
-        return REASONS_OF_SELF_TEST[claim.name]
+        return REASONS_OF_SELF_TEST.get(claim.name, claim.headline)
     return each[0].headline if len({own.reason for own in each}) == 1 else claim.headline
 
 
-def _premise(deciding: Sequence[Group], claims: Sequence[Claim]) -> str:
+def _premise(deciding: Sequence[Group], verdict: Verdict) -> str:
     """Return whether the bottom weights are dormant, and how that agrees with the verdict."""
     premises = [group.premise for group in deciding if group.premise is not None]
     if not premises:
@@ -219,7 +231,7 @@ def _premise(deciding: Sequence[Group], claims: Sequence[Claim]) -> str:
         counts = Counter(spaced(premise.status) for premise in premises)
         each = ", ".join(f"{status} in {pluralize(count, 'experiment')}" for status, count in counts.items())
         return f"Bottom weights of the clean expert are {each}."
-    return _reconciled(premises[0], claims[0].status)
+    return _reconciled(premises[0], verdict.controlled.whole(None)["awakening"].status)
 
 
 def _reconciled(premise: Premise, awakening: str) -> str:
@@ -238,13 +250,14 @@ def _reconciled(premise: Premise, awakening: str) -> str:
 def _documented(judgement: Judgement, claims: Sequence[Claim], deciding: Sequence[Group]) -> str:
     """Return the documented reading of the three claims, and why it may differ."""
     written = judgement.verdict.as_written.whole(None)
-    if all(claim.status == INVALID for claim in written.values()):
+    peers = all(group.role == PEERS for group in deciding)
+    if peers or all(claim.status == INVALID for claim in written.values()):
         return ""
     runs = _runs_of(judgement, deciding)
     text = ", ".join(f"{name} {claim.status}" for name, claim in written.items())
     scale = scales_with(runs[0])
     text = f"By the rules of the original documentation, without control and interval, scaling with {scale}: {text}."
-    if any(written[claim.name].status != claim.status for claim in claims):
+    if any(written[claim.name].status != claim.status for claim in claims if claim.name in written):
         routing = ", and removes what routing explains" if runs[0].merges_parameters else ""
         text += f" The verdict above adds control and interval{routing}."
     return text

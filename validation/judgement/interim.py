@@ -20,6 +20,7 @@ from validation.diagnostics import invalidating
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import Claim
 from validation.verdict.experiment_claims import claims_of
+from validation.verdict.groups import PEERS
 
 PACE_ROWS = 50  # newest rows that the pace of a training is taken from
 
@@ -46,8 +47,10 @@ class NextLook:
 
 
 def looks_so_far(judgement: Judgement, run: Run) -> tuple[InterimLook, ...]:
-    """Return the looks that were taken at the run, with the other seeds of its group."""
+    """Return the looks that were taken at the run, with the other seeds of its group; peers have none."""
     group, thresholds = judgement.group_of(run.id), judgement.verdict.thresholds
+    if group.role == PEERS:
+        return ()
     reached, source = group.claims[0].bins or 0, group.claims[0].source
     invalid = invalidating(judgement.findings)
     return tuple(
@@ -85,10 +88,10 @@ def _levels_until(levels: Levels | None, bins: int) -> Levels | None:
 def next_look(judgement: Judgement, run: Run) -> NextLook | None:
     """Return the next look at the run, with the other seeds of its group; None without a row or after the end."""
     group = judgement.group_of(run.id)
-    reached, source = group.claims[0].bins or 0, group.claims[0].source
+    reached, source = group.judged[0].bins or 0, group.judged[0].source
     if reached >= BINS or not len(run.steps):
         return None
-    bins = next(look for look in (*LOOKS, BINS) if look > reached)
+    bins = next(look for look in ((BINS,) if group.role == PEERS else (*LOOKS, BINS)) if look > reached)
     warmup = judgement.verdict.thresholds.warmup
     seconds = [_seconds_until(each.run, source, warmup, bins) for each in judgement.members_of(group)]
     known = [each for each in seconds if each is not None]

@@ -23,8 +23,9 @@ from validation.diagnostics import ERROR, Finding, diagnose, errors_first, inval
 from validation.diagnostics.consistency import expert_hashes, find_copies
 from validation.diagnostics.rows import rows_missing
 from validation.files.run_file import Rejected, RunFile
-from validation.judgement.advice import Advice, advise
+from validation.judgement.advice import advise
 from validation.judgement.guard import each_guarded, report
+from validation.judgement.step import Advice
 from validation.query.database import connect
 from validation.verdict.as_written import as_written
 from validation.verdict.claims import Claim
@@ -107,20 +108,26 @@ class RunJudgement:
 
 
 def judge(
-    files: Sequence[RunFile], rejected: Sequence[Rejected] = (), changed: Mapping[str, float] | None = None
+    files: Sequence[RunFile],
+    rejected: Sequence[Rejected] = (),
+    changed: Mapping[str, float] | None = None,
+    claim: str | None = None,
 ) -> Judgement:
     """Return the judgement of run files; rejected files become findings.
 
     The thresholds are those that the runs registered, if they agree, else the defaults; `changed` replaces some by
-    name. Raises ConfigError for an unknown threshold or a value outside of its bounds.
+    name. claim: the claim that the status and the headline are about, see `decide`. Raises ConfigError for an unknown
+    threshold or a value outside of its bounds.
     """
-    return each_guarded(lambda files: _judge(files, rejected, changed or {}), files)
+    return each_guarded(lambda files: _judge(files, rejected, changed or {}, claim), files)
 
 
-def _judge(files: Sequence[RunFile], rejected: Sequence[Rejected], changed: Mapping[str, float]) -> Judgement:
+def _judge(
+    files: Sequence[RunFile], rejected: Sequence[Rejected], changed: Mapping[str, float], claim: str | None
+) -> Judgement:
     runs = load_runs(files)
     thresholds = thresholds_of(runs).changed(changed)
-    return combine_judgements(files, rejected, judge_each(runs, thresholds), thresholds)
+    return combine_judgements(files, rejected, judge_each(runs, thresholds), thresholds, claim)
 
 
 def without_failing_runs(judgement: Judgement, write: Callable[[Judgement], T]) -> T:
@@ -132,7 +139,7 @@ def without_failing_runs(judgement: Judgement, write: Callable[[Judgement], T]) 
 
     def make(files: Sequence[RunFile]) -> T:
         same = len(files) == len(judgement.files) and all(map(is_, files, judgement.files))
-        return write(judgement if same else judge(files, judgement.rejected, thresholds))
+        return write(judgement if same else judge(files, judgement.rejected, thresholds, judgement.verdict.claim))
 
     return each_guarded(make, judgement.files)
 
@@ -169,7 +176,9 @@ def _missing_rows(measured: MeasuredRun, known: Sequence[Finding]) -> Iterator[F
     """Yield the finding of too few rows, unless an expert or a column that is absent altogether explains it."""
     if EXPLAIN_MISSING_ROWS & {finding.id for finding in known if finding.severity == ERROR}:
         return
-    for run, levels in ((measured.run, measured.merged), (measured.run.isolated, measured.isolated)):
+    # Nothing is claimed about the merged gradients of peers, which lack a row where an expert received no token.
+    merged = [] if measured.run.peers else [(measured.run, measured.merged)]
+    for run, levels in (*merged, (measured.run.isolated, measured.isolated)):
         if run is not None and levels is not None:
             yield from rows_missing(run, levels.bins)
 
@@ -182,13 +191,17 @@ def _unexpected(run: Run) -> Finding:
 
 
 def combine_judgements(
-    files: Sequence[RunFile], rejected: Sequence[Rejected], each: Sequence[RunJudgement], thresholds: Thresholds
+    files: Sequence[RunFile],
+    rejected: Sequence[Rejected],
+    each: Sequence[RunJudgement],
+    thresholds: Thresholds,
+    claim: str | None = None,
 ) -> Judgement:
-    """Return the judgement over runs from what each shows by itself. The runs need no rows here."""
+    """Return the judgement over runs from what each shows by itself. The runs need no rows here. claim: see `judge`."""
     measured = tuple(run.measured for run in each)
     copies = find_copies([run.measured.run for run in each], [run.numbers for run in each])
     findings = (*map(of_rejected, rejected), *chain(*(run.findings for run in each)), *copies)
-    verdict = decide(measured, [run.as_written for run in each], invalidating(findings), thresholds)
+    verdict = decide(measured, [run.as_written for run in each], invalidating(findings), thresholds, claim)
     return Judgement(
         tuple(files),
         tuple(rejected),

@@ -65,6 +65,7 @@ def check(
     limits: ReadLimits | None = None,
     cached: bool = True,
     changed: Mapping[str, float] | None = None,
+    claim: str | None = None,
 ) -> Judgement:
     """Return the judgement of the runs of these sources, computed on the Ray cluster at the address, or a `local` one.
 
@@ -76,7 +77,7 @@ def check(
     environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
     with connected(address, environment) as ray:
         try:
-            return _RayJudge(ray, sources, limits or ReadLimits(), cached).judge(changed or {})
+            return _RayJudge(ray, sources, limits or ReadLimits(), cached).judge(changed or {}, claim)
         except ray.exceptions.RayError as error:
             raise SweepError(f"Ray could not finish: {str(error).strip().splitlines()[-1]}") from error
 
@@ -142,7 +143,7 @@ class _RayJudge:
                 problem = f"expected {promised} runs, found {found[source]}"
                 self._not_sets[source] = damaged_set(SetLocation.parse(source), problem)
 
-    def judge(self, changed: Mapping[str, float]) -> Judgement:
+    def judge(self, changed: Mapping[str, float], claim: str | None = None) -> Judgement:
         """Return the judgement of all runs."""
         thresholds = thresholds_of(self.runs).changed(changed)
         measure = self.ray.remote(max_retries=MAX_RETRIES)(_judge)
@@ -156,7 +157,7 @@ class _RayJudge:
             for each, judgement in zip(placed, self.ray.get(result), strict=True)
         }
         files = [placed.file for placed in self.placed_runs]
-        return combine_judgements(files, self.rejected, [found[run.id] for run in self.runs], thresholds)
+        return combine_judgements(files, self.rejected, [found[run.id] for run in self.runs], thresholds, claim)
 
     def _by_share(self) -> Iterator[tuple[int, list[PlacedRun]]]:
         """Return the runs by the index of their share."""

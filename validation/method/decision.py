@@ -10,13 +10,14 @@ from validation.analysis.bins import BINS
 from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, LOOK_SHARE, SHAM_RUN
 from validation.analysis.run import Run
 from validation.text import pluralize, spaced
-from validation.verdict.claims import REFUTED, SEED, Claim, Reason
+from validation.verdict.claims import DISTINCT, REFUTED, SEED, Claim, Reason
 from validation.verdict.words.wording import QUANTITIES, estimated, has_interval, threshold
 
 OF_ALL = ("alpha", "warmup", "min_seeds", "min_experts", "rows_share")
 OF_CLAIM = {
     "awakening": ("awakening_ratio", *OF_ALL),
     "divergence": ("divergence_ratio", "divergence_direction", "reliability", "saturated", *OF_ALL),
+    DISTINCT: ("divergence_direction", "reliability", *OF_ALL),
     "sustainment": ("sustained_share", "awakening_ratio", "divergence_ratio", "divergence_direction", *OF_ALL),
 }
 AS_WRITTEN = {"divergence": ("divergence_supported", "divergence_refuted")}
@@ -51,9 +52,15 @@ def numbers_of(claim: Claim, thresholds: Thresholds) -> list[Row]:
         ("error rate", _alpha(claim, thresholds)),
         ("units", _units(claim, thresholds)),
         ("gradients", claim.source),
-        ("compared with", CONTROLS.get(claim.control or "", "nothing") + (", minus the twin" if claim.twins else "")),
+        ("compared with", _compared(claim)),
         ("parts of the training", f"{claim.bins} of {BINS}" if claim.bins else "none yet"),
     ]
+
+
+def _compared(claim: Claim) -> str:
+    if claim.name == DISTINCT:
+        return "each expert with each other"
+    return CONTROLS.get(claim.control or "", "nothing") + (", minus the twin" if claim.twins else "")
 
 
 def _effect(part: Claim) -> str:
@@ -73,6 +80,8 @@ def _units(claim: Claim, thresholds: Thresholds) -> str:
     if claim.replicate == SEED:
         return f"{pluralize(claim.units or 0, 'seed')}; {thresholds.min_seeds:g} are needed"
     units = pluralize(claim.units or 0, "expert")
+    if claim.name == DISTINCT:
+        return f"one run, {units}; {thresholds.min_experts:g} are needed"
     return f"one run, {units} of the rarer role; {thresholds.min_experts:g} of each role are needed"
 
 

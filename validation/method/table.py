@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
+from validation.verdict.claims import CONFOUNDED, DISTINCT, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
 
 SHARED = 9
 """Lines that all three claims pass first; those after them are of awakening and divergence."""
@@ -103,6 +103,34 @@ SUSTAINMENT = (
     Line((Reason.LASTS,), "the kept share of every effect that is, is surely above 0.5", SUPPORTED),
     Line((Reason.SHARE_UNDECIDED,), "no line before it applies", INCONCLUSIVE),
 )
+DISTINCT_LINES = (
+    Line(
+        (Reason.TOO_FEW_VALID_RUNS,),
+        "more than a fifth of the runs carry no verdict. Fewer are left out",
+        INVALID,
+    ),
+    Line((Reason.NO_REPLICAS,), "a seed is there twice or unknown, or two runs are copies", INVALID),
+    Line(
+        (Reason.PAIRS_NOT_COMPARED,),
+        "some run holds no pairs of experts, or the runs have different experts",
+        CONFOUNDED,
+    ),
+    Line((Reason.TOO_FEW_PLANNED_ROWS,), "a bin has no planned row of the probe", INCONCLUSIVE),
+    Line((Reason.NOT_FINISHED,), "a bin is not complete", INCONCLUSIVE),
+    Line(
+        (Reason.DIRECTION_NOT_MEASURED,),
+        "more than one bin, or both of the last third, are mostly noise (reliability below 0.10)",
+        CONFOUNDED,
+    ),
+    Line(
+        (Reason.TOO_FEW_SEEDS, Reason.TOO_FEW_EXPERTS),
+        "fewer than six seeds; in one run fewer than three experts",
+        INCONCLUSIVE,
+    ),
+    Line((Reason.ABOVE_MARGIN,), "the interval of the mean direction lies above 0.05", SUPPORTED),
+    Line((Reason.INSIDE_MARGIN,), "it lies below 0.05", REFUTED),
+    Line((Reason.BOTH_SIDES_OF_MARGIN,), "no line before it applies", INCONCLUSIVE),
+)
 BEYOND_THE_TABLE = {
     Reason.DEPENDS_ON_INVALID_RUNS: (
         "If some runs were left out, a *supported* or *refuted* must also hold with the least favourable effects of "
@@ -110,13 +138,16 @@ BEYOND_THE_TABLE = {
     ),
     Reason.SAME_IN_EVERY_GROUP: "over all, a claim is supported only if it is in every group",
     Reason.GROUPS_DIFFER: "over all, a claim is supported only if it is in every group",
+    Reason.NO_PERTURBATION: "Nothing is claimed about a perturbation of peers",
     Reason.AS_WRITTEN: "These rules have no interval, no warm-up and no control",
 }
-"""Sentences of the page for the reasons that no line of the two tables gives."""
+"""Sentences of the page for the reasons that no line of the tables gives."""
 
 
 def lines_of(claim: str) -> list[Line]:
     """Return the lines that a claim passes, in their order."""
+    if claim == DISTINCT:
+        return [*DISTINCT_LINES]
     if claim == "sustainment":
         return [*LINES[:SHARED], *SUSTAINMENT]
     return [line for line in LINES if line.only in ("", claim)]

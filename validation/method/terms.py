@@ -6,7 +6,8 @@ TERMS = {
     "clean expert": "Expert 0, the untouched original; directions are measured from its gradient.",
     "perturbed expert": "A copy of the clean expert, perturbed by up to 100 %.",
     "control expert": "A copy of the clean expert, perturbed by at most 0.1 %: it shows what copies do by chance.",
-    "tier": "A part of the weights of the clean expert: the largest (top), the smallest (bottom), the others (middle).",
+    "peer": "An expert of a run in which nobody said which experts are perturbed.",
+    "tier": "A part of the weights of expert 0: the largest (top), the smallest (bottom), the others (middle).",
     "share": "The part of the mixture that the router gives to an expert; its merged gradient grows with it.",
     "merged gradient": "The gradient that the optimizer uses: each expert's is multiplied by its share.",
     "isolated gradient": "The gradient of one expert alone on the same batch, without the router.",
@@ -19,6 +20,7 @@ TERMS = {
     "awakening": "The bottom weights of perturbed experts receive larger gradients than those of control experts.",
     "divergence": "The gradients of perturbed experts differ in size or direction from those of control experts.",
     "sustainment": "At least half of an effect of the first third of the training is left in the last third.",
+    "distinct": "On the same batch the gradients of each two experts differ in direction, on average over all pairs.",
     "margin": "The smallest effect that counts, fixed before the training begins.",
     "interval": "The range that holds the true effect in 95 of 100 experiments, by Student's t.",
 }

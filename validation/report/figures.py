@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,19 +55,19 @@ def evidence(judgement: Judgement, run: Run, file: RunFile) -> list[tuple[str, s
     if not len(run.steps):
         return []
     own = [each for each in judgement.measured if each.run is run]
-    charts = _effects(judgement, own, judgement.verdict.controlled.of(run.id), "expert")
+    charts = _effects(judgement, own, [*judgement.verdict.judged(run.id).values()], "expert")
     return [(title, svg(chart)) for title, chart in [*charts, *_logged_metrics(file, run, judgement.verdict)]]
 
 
 def evidence_over_seeds(judgement: Judgement, group: Group) -> list[tuple[str, str]]:
     """Return (title, SVG) of the effects that the claims over the seeds of a group are about; empty for one run."""
     members = judgement.members_of(group)
-    charts = _effects(judgement, members, group.claims, "seed") if len(members) > 1 else []
+    charts = _effects(judgement, members, judgement.verdict.shown(group), "seed") if len(members) > 1 else []
     return [(f"{title} ({group.name})", svg(chart)) for title, chart in charts]
 
 
 def _effects(
-    judgement: Judgement, runs: Sequence[MeasuredRun], claims: Iterable[Claim], unit: str
+    judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence[Claim], unit: str
 ) -> list[tuple[str, LineChart]]:
     found = claim_evidence(runs, claims, judgement.cohort, judgement.verdict.thresholds)
     shown = f"a line per {unit}, their mean, the interval and the threshold"
@@ -79,17 +79,20 @@ def _effects(
 def _logged_metrics(file: RunFile, run: Run, verdict: Verdict) -> list[tuple[str, LineChart]]:
     """Return a chart for each group of metrics of which the file has values."""
     long, thresholds = chart_series(file, REPORT_POINTS).to_pandas(), verdict.thresholds
+    if run.peers:
+        long = long[long["expert"].isin([-1, *experts_drawn(run)])]
     style = Style(gaps=gap_spans(file.wide["step"].to_numpy()), height=theme.REPORT_SIZE[1])
     has = set(long.loc[long["value"].notna(), "metric"])
     found: list[tuple[str, LineChart]] = []
     if has & {*TIER_METRICS, "norm"}:
         found += _norms(run, style, thresholds.warmup)
-    if "divergence" in has:
+    if "divergence" in has and not run.peers:
         ends = {"supported": thresholds.divergence_supported, "refuted": thresholds.divergence_refuted}
         chart = run_dynamics.divergence(long, style, **ends)
         found.append(("The documented divergence score, with its two thresholds", chart))
     if "direction" in has:
-        found.append(("Direction: 1 - cosine to the clean expert's gradient", run_dynamics.direction(long, style)))
+        whose = "expert 0's" if run.peers else "the clean expert's"
+        found.append((f"Direction: 1 - cosine to {whose} gradient", run_dynamics.direction(long, style)))
     if "routing_weight" in has:
         found.append(("Routing shares", run_dynamics.routing(long, style)))
     return [(title, chart.properties(width=theme.REPORT_LINES_WIDTH)) for title, chart in found]
@@ -103,9 +106,10 @@ def _norms(run: Run, style: Style, warmup: float) -> list[tuple[str, LineChart]]
     )
     for norms in TITLES if can_divide(run) else (AS_LOGGED,):
         shown = divide_by_shares(run, experts) if norms == BEYOND_ROUTING else run
-        rows = min_max_rows(shown, REPORT_POINTS, metrics=[*TIER_METRICS, "norm"], experts=experts)
+        metrics = ["norm"] if run.peers else [*TIER_METRICS, "norm"]
+        rows = min_max_rows(shown, REPORT_POINTS, metrics=metrics, experts=experts)
         words = norms_sentence(run, experts, norms, warmup=warmup)
-        title = f"Gradient norms by tier{of_many}: {words[:1].lower()}{words[1:]}"
+        title = f"Gradient norms{'' if run.peers else ' by tier'}{of_many}: {words[:1].lower()}{words[1:]}"
         found.append((title, run_dynamics.tier_norms(rows, replace(style, norm=norms_title(run, norms)))))
     return found
 

@@ -23,16 +23,16 @@ from validation.charts.theme import dark_colors
 from validation.diagnostics import Finding
 from validation.diagnostics.finding import group_same
 from validation.files.run_file import RunFile
-from validation.judgement.advice import Advice
 from validation.judgement.baseline import Comparison
 from validation.judgement.glance import glance_of, step_of
 from validation.judgement.judge import Judgement
+from validation.judgement.step import Advice
 from validation.report import figures
 from validation.report.json_report import options, versions
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
-from validation.verdict.claims import CLAIMS, Claim, overall
-from validation.verdict.groups import Group, deciding_groups
+from validation.verdict.claims import Claim
+from validation.verdict.groups import PEERS, Group
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
 from validation.verdict.words.statuses import ICONS
 from validation.verdict.words.wording import (
@@ -106,7 +106,7 @@ def _code(text: object) -> Markup:
 def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -> dict[str, Any]:
     """Return the values that the templates show."""
     verdict, drawable = judgement.verdict, draw and figures.can_draw()
-    deciding = deciding_groups(verdict.groups)
+    deciding = verdict.deciding
     decides = {name for group in deciding for name in group.runs}
     runs = list(zip(judgement.runs, judgement.files, judgement.registrations, strict=True))
     detailed = sorted(runs, key=lambda each: each[0].id not in decides)[:DETAILED]
@@ -122,7 +122,8 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "group_charts": _group_charts(judgement) if drawable else [],
         "doses": [dose.because for dose in verdict.doses],
         "dose_charts": _figures(figures.dose_response(verdict) if drawable else [], "dose"),
-        "claims": CLAIMS,
+        "claims": list(dict.fromkeys(claim.name for group in verdict.groups for claim in group.judged)),
+        "peers": all(group.role == PEERS for group in verdict.groups),
         "table": [_row(judgement, run, file) for run, file, _ in runs],
         "runs": [_section(judgement, *run, draw=drawable) for run in detailed],
         "more_runs": max(0, len(runs) - DETAILED),
@@ -197,7 +198,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    claims = {claim.name: _claim(claim) for claim in group.claims}
+    claims = {claim.name: _claim(claim) for claim in group.judged}
     return {
         "name": group.name,
         "role": spaced(group.role),
@@ -210,18 +211,18 @@ def _group(group: Group) -> dict[str, Any]:
 
 def _group_charts(judgement: Judgement) -> list[dict[str, Any]]:
     """Return the evidence over seeds of the first groups that the verdict is about."""
-    groups = deciding_groups(judgement.verdict.groups)[:DETAILED]
+    groups = judgement.verdict.deciding[:DETAILED]
     return _figures([chart for group in groups for chart in figures.evidence_over_seeds(judgement, group)], "group")
 
 
 def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:
     """Return the values of one run's line in a table. Controls have a role in place of a status."""
-    claims, group = judgement.verdict.controlled.whole(run.id), judgement.group_of(run.id)
+    claims, group = judgement.verdict.judged(run.id), judgement.group_of(run.id)
     return {
         "run": run.id,
         "file": run.name,
         "role": spaced(group.role) if group.check else "",
-        "status": overall([claim.status for claim in claims.values()]),
+        "status": judgement.verdict.status_of(run.id),
         "claims": {name: _claim(claim) for name, claim in claims.items()},
         "steps": len(run.steps),
         "seed": "" if run.seed is None else run.seed,

@@ -42,11 +42,13 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
     runs = zip(judgement.runs, judgement.files, judgement.registrations, strict=True)
     report: dict[str, Any] = {
         "schema": SCHEMA,
+        "claim": verdict.claim,
         "status": verdict.status,
         "headline": verdict.headline,
-        "because": verdict.controlled.because,
+        "because": verdict.reading.because,
         "as_written": _reading(verdict.as_written),
         "controlled": _reading(verdict.controlled),
+        "distinct": _reading(verdict.distinct),
         "premise": list(map(asdict, verdict.premises)),
         "groups": [_group(group) for group in verdict.groups],
         "dose": list(map(asdict, verdict.doses)),
@@ -85,7 +87,8 @@ def _group(group: Group) -> dict[str, Any]:
     plain = {entry.name: getattr(group, entry.name) for entry in fields(group)}
     premise = None if group.premise is None else asdict(group.premise)
     notes = list(map(asdict, group.notes))
-    known = {"premise": premise, "notes": notes, "distinct": _distinct(group.distinct)}
+    known: dict[str, Any] = {"premise": premise, "notes": notes, "distinct": _distinct(group.distinct)}
+    known["distinct_claim"] = None if group.distinct_claim is None else _claim(group.distinct_claim)
     return {**plain, **known, "claims": list(map(_claim, group.claims)), "status": status}
 
 
@@ -136,7 +139,7 @@ def _baseline(comparison: Comparison) -> dict[str, Any]:
     other = comparison.baseline
     return {
         "status": other.verdict.status,
-        "because": other.verdict.controlled.because,
+        "because": other.verdict.reading.because,
         "worsened": comparison.worsened,
         "runs": [
             {"run": run.id, "file": run.name, "sha256": file.sha256}

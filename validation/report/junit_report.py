@@ -7,7 +7,7 @@ A supported claim passes and a refuted one fails. Inconclusive and confounded cl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -17,7 +17,8 @@ from validation.judgement.judge import Judgement
 from validation.report.exit_code import threshold_objections
 from validation.text import spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
-from validation.verdict.groups import FAILS, NOT_FOUND, UNDECIDED, Group, deciding_groups
+from validation.verdict.decide import Verdict
+from validation.verdict.groups import FAILS, NOT_FOUND, PEERS, UNDECIDED, Group
 from validation.verdict.words.wording import CHECKS, estimated, replication, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -49,19 +50,19 @@ def as_junit(judgement: Judgement, strict: bool = False, comparison: Comparison 
 
 
 def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -> Iterable[tuple[str, list[Case]]]:
-    reading, findings, groups = judgement.verdict.controlled, judgement.findings_of, judgement.verdict.groups
-    controls = _controls(groups)
+    verdict, findings = judgement.verdict, judgement.findings_of
+    groups, controls = verdict.groups, _controls(verdict)
     unread = [_finding_case(finding, strict) for finding in findings(None)]
     if unread:
         yield "files", [case for case in unread if case]
     for run in judgement.runs:
-        claims = [_claim_case(claim, strict, controls.get(run.id)) for claim in reading.of(run.id)]
+        claims = [_claim_case(claim, strict, controls.get(run.id)) for claim in verdict.judged(run.id).values()]
         grave = [_finding_case(finding, strict) for finding in findings(run.id)]
         yield f"run {run.id} ({run.name})", [*claims, *(case for case in grave if case)]
     for group in groups if len(groups) > 1 else ():
         yield f"group {group.name}", _group_cases(group, strict)
     if len(judgement.runs) > 1:
-        yield "all runs", [_claim_case(claim, strict) for claim in reading.of(None)]
+        yield "all runs", [_claim_case(claim, strict) for claim in verdict.rows.values()]
     thresholds = threshold_objections(judgement) if strict else []
     if thresholds:
         yield "thresholds", [Case("thresholds", "failure", "thresholds", objection) for objection in thresholds]
@@ -69,10 +70,10 @@ def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -
         yield "baseline", _comparison_cases(comparison)
 
 
-def _controls(groups: Sequence[Group]) -> dict[str, str]:
+def _controls(verdict: Verdict) -> dict[str, str]:
     """Return the role of each run that serves as a control of others."""
-    deciding = deciding_groups(groups)
-    return {run: group.role for group in groups if group not in deciding for run in group.runs}
+    controls = [group for group in verdict.groups if group not in verdict.deciding and group.role != PEERS]
+    return {run: group.role for group in controls for run in group.runs}
 
 
 def _claim_case(claim: Claim, strict: bool, control: str | None = None) -> Case:
@@ -93,7 +94,7 @@ def _outcome(result: str, strict: bool) -> str | None:
 def _group_cases(group: Group, strict: bool) -> list[Case]:
     """Return the claims of a treated group, or the check of a control."""
     if group.check is None:
-        return [_claim_case(claim, strict) for claim in group.claims]
+        return [_claim_case(claim, strict) for claim in group.judged]
     numbers = "; ".join(f"{claim.name}: {claim.because}" for claim in group.claims)
     return [Case("check", _outcome(group.check, strict), group.check, f"{CHECKS[group.check]}; {numbers}")]
 

@@ -16,18 +16,19 @@ from prismatic import terminal
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, INFO, WARNING, Finding
 from validation.diagnostics.finding import group_same
-from validation.judgement.advice import Advice
 from validation.judgement.baseline import Change, CheckChange, Comparison
 from validation.judgement.glance import RUNS, Glance, Row, Step, glance_of, step_of
 from validation.judgement.judge import Judgement
+from validation.judgement.step import Advice
 from validation.text import pluralize, printable, spaced
-from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim
-from validation.verdict.decide import Reading, Verdict
-from validation.verdict.groups import POSITIVE, SHAM, Group, deciding_groups
+from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
+from validation.verdict.decide import Verdict
+from validation.verdict.groups import PEERS, POSITIVE, SHAM, Group
 from validation.verdict.registration import ALTERED, CHANGED, Registration
 from validation.verdict.words.statuses import SELF_TEST
 from validation.verdict.words.wording import CHECKS, estimated, parts_of, replication, threshold
 
+AS_WRITTEN = "as written"
 LONGEST = 5000  # characters of a line
 LONGEST_NAME = 50  # characters of a group's name in a table
 SHOWN = 5  # of several that are alike
@@ -102,7 +103,8 @@ def _tables(verdict: Verdict, glance: Glance) -> Iterator[RenderableType]:
     if len(verdict.groups) > 1:
         yield ""
         checked = any(group.check for group in verdict.groups)
-        yield terminal.table([_group_row(group, checked=checked) for group in verdict.groups[:GROUP_ROWS]])
+        names = dict.fromkeys(claim.name for group in verdict.groups for claim in group.judged)
+        yield terminal.table([_group_row(group, [*names], checked=checked) for group in verdict.groups[:GROUP_ROWS]])
         if len(verdict.groups) > GROUP_ROWS:
             yield _line(f"and {pluralize(len(verdict.groups) - GROUP_ROWS, 'more experiment')} (--verbose)")
 
@@ -119,18 +121,20 @@ def _claim_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
     return found
 
 
-def _group_row(group: Group, *, checked: bool) -> dict[str, object]:
+def _group_row(group: Group, names: Sequence[str], *, checked: bool) -> dict[str, object]:
     """Return the row of an experiment. A control has the result of its check, and estimates without a status.
 
-    checked: with a column for that result.
+    names: of the claims that are made of any experiment. checked: with a column for that result.
     """
-    runs, used = pluralize(len(group.runs), RUNS[group.role]), group.claims[0].units
+    runs, used = pluralize(len(group.runs), RUNS[group.role]), group.judged[0].units
     some = len(group.runs) > 1 and used != len(group.runs)  # the units of a single run are its experts
     row: dict[str, object] = {"experiment": _line(printable(group.name, LONGEST_NAME))}
     row["runs"] = f"{used} of {runs}" if some else runs
-    for claim in group.claims:
-        status = [_status(claim.status)] if group.check is None else []
-        row[claim.name] = _line(*status, " " if status else "", estimated(claim, bare=True))
+    judged = {claim.name: claim for claim in group.judged}
+    for name in names:
+        claim = judged.get(name)
+        status = [_status(claim.status)] if claim is not None and group.check is None else []
+        row[name] = _line(*status, " " if status else "", "" if claim is None else estimated(claim, bare=True))
     check = f"{CHECKED[group.role]} {spaced(group.check)}" if group.check else ""
     return row | ({"check": check} if checked else {})
 
@@ -162,7 +166,8 @@ def _verbose_hint(judgement: Judgement, findings: int) -> str:
     verdict, steps = judgement.verdict, len(judgement.advice)
     more = ["each run"] if judgement.runs else []
     more += ["the dose-response"] if verdict.doses else []
-    more += ["the documented rules as written"]
+    peers = all(group.role == PEERS for group in verdict.groups)
+    more += [] if peers else ["the documented rules as written"]
     more += [pluralize(findings - 1, "more finding")] if findings > 1 else []
     more += [pluralize(steps - 1, "more step")] if steps > 1 else []
     return f"--verbose shows {', '.join(more)}."
@@ -178,11 +183,11 @@ def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool
     for group in verdict.groups if several else ():
         yield ""
         yield from _group_lines(group)
-    for title, reading in _readings(verdict) if several else ():
-        if reading is verdict.as_written or len(deciding_groups(verdict.groups)) > 1:
+    for title, claims in _readings(verdict, None) if several else ():
+        if title == AS_WRITTEN or len(verdict.deciding) > 1:
             yield ""
             yield f"over all runs, {title}"
-            yield from _claim_lines(reading.of(None))
+            yield from _claim_lines(claims)
     for number, dose in enumerate(verdict.doses):
         yield from [] if number else [""]
         yield _line(f"dose: {dose.because}")
@@ -199,8 +204,13 @@ def _details(judgement: Judgement, comparison: Comparison | None, *, brief: bool
         yield from _comparison_lines(comparison)
 
 
-def _readings(verdict: Verdict) -> tuple[tuple[str, Reading], ...]:
-    return ("controlled", verdict.controlled), ("as written", verdict.as_written)
+def _readings(verdict: Verdict, run: str | None) -> Iterator[tuple[str, list[Claim]]]:
+    """Yield the controlled claims about a run (None: over all), and those as written, which peers have not."""
+    judged = verdict.rows if run is None else verdict.judged(run)
+    yield "controlled", [*judged.values()]
+    written = verdict.as_written.whole(run)
+    if not all(claim.reason == Reason.NO_PERTURBATION for claim in written.values()):
+        yield AS_WRITTEN, [*written.values()]
 
 
 def _run_lines(judgement: Judgement, run: Run, registration: Registration) -> Iterator[RenderableType]:
@@ -209,9 +219,9 @@ def _run_lines(judgement: Judgement, run: Run, registration: Registration) -> It
     if run.id in verdict.premise_of:
         yield _line(f"  premise      {verdict.premise_of[run.id].because}")
     yield _line(f"  thresholds   {registration.because}")
-    for title, reading in _readings(verdict):
+    for title, claims in _readings(verdict, run.id):
         yield _line(f"  {title}")
-        yield from _claim_lines(list(reading.whole(run.id).values()))
+        yield from _claim_lines(claims)
 
 
 def _group_lines(group: Group) -> Iterator[RenderableType]:
@@ -220,9 +230,9 @@ def _group_lines(group: Group) -> Iterator[RenderableType]:
         yield _line(f"  premise      {group.premise.because}")
     if group.check is not None:
         yield _line(f"  check        {CHECKS[group.check]}")
-    for note in group.notes:
+    for note in (note for note in group.notes if note.name not in {claim.name for claim in group.judged}):
         yield _line(f"  {note.name:<12} {spaced(note.status)}: {note.because}")
-    yield from _claim_lines(group.claims)
+    yield from _claim_lines(group.judged)
 
 
 def _claim_lines(claims: Sequence[Claim]) -> Iterator[RenderableType]:

@@ -9,7 +9,17 @@ from dataclasses import replace
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Expert, Run, is_measured
 from validation.analysis.statistics import Array, finite
-from validation.verdict.claims import CLAIMS, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, combine_statuses
+from validation.verdict.claims import (
+    CLAIMS,
+    INCONCLUSIVE,
+    INVALID,
+    REFUTED,
+    SUPPORTED,
+    Claim,
+    Reason,
+    combine_statuses,
+)
+from validation.verdict.words.distinctness import no_perturbation
 
 
 def as_written(run: Run, thresholds: Thresholds, invalid: str | None = None) -> tuple[Claim, ...]:
@@ -17,6 +27,9 @@ def as_written(run: Run, thresholds: Thresholds, invalid: str | None = None) -> 
 
     invalid: the reason why the data carries no verdict.
     """
+    if run.peers:
+        because, _ = no_perturbation()
+        return tuple(Claim(name, INCONCLUSIVE, because, Reason.NO_PERTURBATION, run=run.id) for name in CLAIMS)
     experts = run.of_role("perturbed") if 0 in run.experts else []
     why = invalid or (None if experts else "the run has no perturbed expert to compare with a clean one")
     if why is not None:

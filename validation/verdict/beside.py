@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import Cohort, MeasuredRun
-from validation.analysis.distinct import Distinct, distinct
 from validation.analysis.intervals import Interval, paired
 from validation.analysis.run import Run
 from validation.analysis.statistics import finite
 from validation.text import pluralize
-from validation.verdict.claims import INCONCLUSIVE, REFUTED, SUPPORTED
+from validation.verdict.claims import DISTINCT, Claim
 from validation.verdict.registration import registered_study
 
-DISTINCT, OUTCOME, STUDY = "distinct", "outcome", "study"
+OUTCOME, STUDY = "outcome", "study"
 
 
 @dataclass(frozen=True)
@@ -25,32 +23,21 @@ class Note:
     name: str
     """distinct, outcome or study."""
     status: str
-    """distinct: supported, refuted or inconclusive. outcome: measured. study: as `StudyRegistration.status`."""
+    """distinct: the status of that claim. outcome: measured. study: as `StudyRegistration.status`."""
     because: str
     estimate: float | None = None
     low: float | None = None
     high: float | None = None
 
 
-def distinct_of(valid: Sequence[MeasuredRun], thresholds: Thresholds) -> Distinct | None:
-    """Return how much all experts of these runs differ from each other; None unless every run compared its pairs."""
-    pairs = [each.pairs for each in valid if each.pairs is not None]
-    if not pairs or len(pairs) < len(valid):
-        return None
-    return distinct(
-        pairs,
-        margin=thresholds.divergence_direction,
-        alpha=thresholds.alpha,
-        min_seeds=int(thresholds.min_seeds),
-        min_experts=int(thresholds.min_experts),
-    )
-
-
 def notes_of(
-    members: Sequence[Run], valid: Sequence[MeasuredRun], found: Distinct | None, cohort: Cohort, alpha: float
+    members: Sequence[Run], valid: Sequence[MeasuredRun], distinct: Claim | None, cohort: Cohort, alpha: float
 ) -> tuple[Note, ...]:
-    """Return the notes of a group. members: all of its runs; valid: those that carry a verdict."""
-    notes = [_of_distinct(found)] if found is not None else []
+    """Return the notes of a group. members: all of its runs; valid: those that carry a verdict.
+
+    distinct: the claim that their experts are; None where no pairs were compared.
+    """
+    notes = [_of_distinct(distinct)] if distinct is not None else []
     outcome = _outcome(valid, cohort, alpha)
     if outcome is not None:
         because = f"the runs end {_interval(outcome)} nats of held-out loss above their sham twins"
@@ -61,15 +48,8 @@ def notes_of(
     return tuple(notes)
 
 
-def _of_distinct(found: Distinct) -> Note:
-    status = SUPPORTED if found.supported else REFUTED if found.refuted else INCONCLUSIVE
-    where = "in this run" if found.over == "experts" else f"over {pluralize(found.interval.units, 'seed')}"
-    because = (
-        f"in the last third of the training, gradients of two experts differ in direction by "
-        f"{_interval(found.interval)} {where}, on average over all pairs (distinct: above {found.margin:g}); this says "
-        "nothing of the cause"
-    )
-    return _note(DISTINCT, status, because, found.interval)
+def _of_distinct(claim: Claim) -> Note:
+    return Note(DISTINCT, claim.status, claim.because, claim.estimate, claim.low, claim.high)
 
 
 def _outcome(valid: Sequence[MeasuredRun], cohort: Cohort, alpha: float) -> Interval | None:

@@ -9,6 +9,9 @@ from enum import StrEnum
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 CONFOUNDED, INVALID = "confounded", "invalid"
 CLAIMS = ("awakening", "divergence", "sustainment")
+"""The claims about a perturbation."""
+DISTINCT = "distinct"
+"""The claim about experts of any kind: they differ from each other."""
 SEED, EXPERT = "seed", "expert"
 
 
@@ -39,6 +42,8 @@ class Reason(StrEnum):
     NOTHING_TO_SUSTAIN = "nothing_to_sustain"
     LASTS = "lasts"
     SHARE_UNDECIDED = "share_undecided"
+    PAIRS_NOT_COMPARED = "pairs_not_compared"
+    NO_PERTURBATION = "no_perturbation"
     SAME_IN_EVERY_GROUP = "same_in_every_group"
     GROUPS_DIFFER = "groups_differ"
     AS_WRITTEN = "as_written"
@@ -103,7 +108,7 @@ class Claim:
 
 
 def overall(statuses: Sequence[str]) -> str:
-    """Return the status of three claims together."""
+    """Return the status of some claims together, such as the three."""
     if INVALID in statuses or not statuses:
         return INVALID
     if all(status == SUPPORTED for status in statuses):

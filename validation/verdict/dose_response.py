@@ -18,7 +18,7 @@ from validation.analysis.intervals import Interval
 from validation.analysis.statistics import dose_response, finite
 from validation.text import pluralize
 from validation.verdict.claims import INVALID
-from validation.verdict.groups import POSITIVE, Group
+from validation.verdict.groups import PEERS, POSITIVE, Group
 from validation.verdict.words.wording import COSINE
 
 EFFECTS = {"awakening": (BOTTOM,), "divergence": (DIRECTION, *TIER_SIZES)}
@@ -58,7 +58,7 @@ def doses(groups: Sequence[Group], cohort: Cohort, thresholds: Thresholds) -> li
     by_run = {each.run.id: each for each in cohort.runs if each.run.id not in cohort.invalid}
     comparable: dict[tuple[tuple[str, str], ...], list[Group]] = {}
     for group in groups:
-        if group.role != POSITIVE and group.status != INVALID:
+        if group.role not in (POSITIVE, PEERS) and group.status != INVALID:
             comparable.setdefault(tuple(group.options_beside_scale.items()), []).append(group)
     found = (_dose(claim, some, by_run, thresholds) for some in comparable.values() for claim in EFFECTS)
     return [dose for dose in found if dose is not None]

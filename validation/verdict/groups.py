@@ -1,7 +1,7 @@
 """Groups of runs that differ only in the seed, their names and roles, and the claims over all groups.
 
 The run is the unit of replication, never the step. Sham runs and positive controls decide the overall verdict only
-where there are no other runs.
+where there are no other runs. Runs of peers are only asked if their experts are distinct.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from validation.analysis.cohort import SCALE, MeasuredRun, Options, options_of
 from validation.analysis.distinct import Distinct
 from validation.analysis.intervals import holm
 from validation.analysis.measurements import Measurements
+from validation.analysis.run import Run
 from validation.verdict.beside import Note
 from validation.verdict.claims import (
     CLAIMS,
+    DISTINCT,
     INCONCLUSIVE,
     INVALID,
     REFUTED,
@@ -32,7 +34,7 @@ from validation.verdict.claims import (
 from validation.verdict.premise import Premise
 from validation.verdict.rules import awakening
 
-ROLES = TREATED, POSITIVE, SHAM = "treated", "positive_control", "sham"
+ROLES = TREATED, POSITIVE, SHAM, PEERS = "treated", "positive_control", "sham", "peers"
 PASSES, FAILS, UNDECIDED = "passes", "fails", "undecided"
 FOUND, NOT_FOUND = "found", "not_found"
 NAMED_OPTIONS = 5
@@ -52,6 +54,9 @@ class Group:
     runs: tuple[str, ...]
     options: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    """The three claims about a perturbation."""
+    distinct_claim: Claim | None = None
+    """The claim that its experts are distinct; None before it is judged."""
     values: Mapping[str, Mapping[str, Parts]] = field(default_factory=dict)
     """By claim and run, the effects that the claims are about, less those of the twin where twins are subtracted."""
     p: Mapping[str, float] = field(default_factory=dict)
@@ -70,9 +75,19 @@ class Group:
         return {name: value for name, value in self.options.items() if name != SCALE}
 
     @property
+    def judged(self) -> tuple[Claim, ...]:
+        """The claims that are made of its experts: the three, or of peers that they are distinct."""
+        return self.claims if self.role != PEERS or self.distinct_claim is None else (self.distinct_claim,)
+
+    @property
     def status(self) -> str:
-        """The status of the three claims together."""
-        return overall([claim.status for claim in self.claims])
+        """The status of the claims that are made, together."""
+        return overall([claim.status for claim in self.judged])
+
+    def claim(self, name: str) -> Claim | None:
+        """Return a claim by its name."""
+        known = (*self.claims, *([self.distinct_claim] if self.distinct_claim is not None else []))
+        return next((claim for claim in known if claim.name == name), None)
 
 
 def check_of(role: str, m: Measurements) -> str | None:
@@ -111,9 +126,15 @@ def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Gro
         # Only positive controls are named by their gain: other groups do not differ by having none.
         named = differing if first.is_positive_control else [name for name in differing if name != GAIN]
         shown = {name: known.get(name, "unknown") for name in named}
-        role = SHAM if first.is_sham else POSITIVE if first.is_positive_control else TREATED
+        role = _role(first)
         groups.append((group, Group(_name(shown, group, len(members)), role, tuple(r.run.id for r in group), shown)))
     return sorted(groups, key=lambda pair: (ROLES.index(pair[1].role), [*map(_ordered, pair[1].options.values())]))
+
+
+def _role(run: Run) -> str:
+    if run.peers:
+        return PEERS
+    return SHAM if run.is_sham else POSITIVE if run.is_positive_control else TREATED
 
 
 def _ordered(value: str) -> tuple[bool, float, str]:
@@ -122,9 +143,13 @@ def _ordered(value: str) -> tuple[bool, float, str]:
     return number == math.inf, number, value
 
 
-def deciding_groups(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups that the verdict is about: the treated ones, else positive controls, else sham runs."""
-    by_role = ([group for group in groups if group.role == role] for role in ROLES)
+def deciding_groups(groups: Sequence[Group], claim: str | None = None) -> list[Group]:
+    """Return the groups that a claim is about: the treated ones, else positive controls, sham runs, peers.
+
+    Peers are beside the treated ones for the claim that experts are distinct. claim: None for the three together.
+    """
+    first = (TREATED, PEERS) if claim == DISTINCT else (TREATED,)
+    by_role = ([group for group in groups if group.role in roles] for roles in (first, *((role,) for role in ROLES)))
     return next(filter(None, by_role), [])
 
 
@@ -133,8 +158,8 @@ def combine_groups(name: str, groups: Sequence[Group], thresholds: Thresholds) -
 
     "In every group" needs no correction; "in some group" is Holm's over the groups.
     """
-    deciding = deciding_groups(groups)
-    claims = [(group, claim) for group in deciding for claim in group.claims if claim.name == name]
+    deciding = deciding_groups(groups, name)
+    claims = [(group, claim) for group in deciding if (claim := group.claim(name)) is not None]
     if len(claims) == 1:
         return replace(claims[0][1], run=None, expert=None)
     counts = Counter(claim.status for _, claim in claims)
@@ -169,7 +194,7 @@ def combine_written(
     for name in CLAIMS if runs else ():
         whole = [claim for claim in claims if claim.name == name and claim.expert is None and claim.run in deciding]
         status = combine_statuses([claim.status for claim in whole])
-        if len(whole) == 1:
+        if len(whole) == 1 or (whole and all(claim.reason == Reason.NO_PERTURBATION for claim in whole)):
             over_all.append(replace(whole[0], run=None))
             continue
         counts = Counter(claim.status for claim in whole)

@@ -13,8 +13,9 @@ from prismatic.train.config import RunConfig, parse_config
 from tests.support.probed_runs import probed_run
 from tests.support.simulated_runs import named, simulated_run, study, with_norms, write
 from validation.analysis.run import Run
-from validation.judgement.advice import MOST_SEEDS, Advice, advise
+from validation.judgement.advice import MOST_SEEDS, advise
 from validation.judgement.judge import combine_judgements, judge_each
+from validation.judgement.step import Advice
 from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Reason
 
 EXPERTS = {"perturbed": 3, "control": 3}

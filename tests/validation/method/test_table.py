@@ -5,7 +5,14 @@ import re
 import pytest
 
 from tests.support.source_tree import ROOT
-from validation.method.table import BEYOND_THE_TABLE, LINES, SUSTAINMENT, deciding_line, lines_before
+from validation.method.table import (
+    BEYOND_THE_TABLE,
+    DISTINCT_LINES,
+    LINES,
+    SUSTAINMENT,
+    deciding_line,
+    lines_before,
+)
 from validation.method.terms import TERMS, explain
 from validation.verdict.claims import CLAIMS, REFUTED, SUPPORTED, Claim, Reason
 
@@ -36,6 +43,10 @@ def test_the_page_has_the_table_of_sustainment_word_for_word():
     assert table("| reason | the line applies if") == rows_of(SUSTAINMENT, numbered=False)
 
 
+def test_the_page_has_the_table_of_distinct_experts_word_for_word():
+    assert table("| reason of `distinct` |") == rows_of(DISTINCT_LINES, numbered=False)
+
+
 def test_the_page_has_the_terms_word_for_word():
     assert table("| word | meaning |") == [*TERMS.items()]
 
@@ -47,7 +58,9 @@ def test_the_page_has_the_sentences_beside_the_tables():
 
 def test_each_reason_has_its_words_once():
     listed = [reason for line in (*LINES, *SUSTAINMENT) for reason in line.reasons]
-    assert sorted([*listed, *BEYOND_THE_TABLE]) == sorted(Reason)
+    of_distinct = [reason for line in DISTINCT_LINES for reason in line.reasons]
+    assert len({*of_distinct}) == len(of_distinct)
+    assert sorted([*listed, *({*of_distinct} - {*listed}), *BEYOND_THE_TABLE]) == sorted(Reason)
 
 
 @pytest.mark.parametrize("name", CLAIMS)

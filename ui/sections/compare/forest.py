@@ -14,22 +14,23 @@ from validation.charts.comparison.forest import forest_chart
 from validation.frames.comparison.forest import POOLED, Forest, effects_of, forest, in_order
 from validation.judgement.judge import Judgement
 from validation.text import sentence
-from validation.verdict.groups import Group
-from validation.verdict.words.wording import QUANTITIES
+from validation.verdict.groups import SHAM, Group
+from validation.verdict.words.wording import PAIRS, QUANTITIES
 
 RUNS_SHOWN = 60  # in all groups together, up to which each run has a line at first
 GROUPS_PER_PAGE = 12
 MAX_RUNS = 12  # lines of a group
 MEANING = (
     "Diamond: a group over its seeds, with the interval that decides the claim. Dot: one run, with its interval over "
-    "experts. Grey band: too small to count. Triangle: goes beyond the axis. Grey lines: sham runs, nothing perturbed."
+    "experts. Grey band: too small to count. Triangle: goes beyond the axis."
 )
+SHAMS = " Grey lines: sham runs, nothing perturbed."
 
 
 def forest_plots(judgement: Judgement) -> None:
     """Show the forest plot of each effect of the chosen claim."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        claim = choose_claim()
+        claim = choose_claim(judgement)
         each = st.toggle(
             "Each run",
             value=len(judgement.runs) <= RUNS_SHOWN,
@@ -46,7 +47,7 @@ def forest_plots(judgement: Judgement) -> None:
         st.markdown(f"**{sentence(QUANTITIES[effect])[:-1]}**")
         chart, alt = _drawing(judgement, groups, claim, effect, MAX_RUNS if each else 0)
         draw(chart, key=f"forest-{effect}", alt=alt)
-    st.caption(MEANING)
+    st.caption(MEANING + (SHAMS if any(group.role == SHAM for group in groups) else ""))
 
 
 def _page_of(groups: Sequence[Group]) -> Sequence[Group]:
@@ -76,6 +77,8 @@ def _drawing(
 
 def _words(data: Forest) -> tuple[str, str]:
     """Return the title of the axis, and the words at the threshold."""
+    if data.effect == PAIRS:
+        return "1 - cosine between two experts", f"needed: {data.margin:.2f}"
     if not data.is_factor:
         return "1 - cosine: perturbed minus control experts", f"needed: {data.margin:+.2f}"
     return "factor: perturbed over control experts", f"needed: {math.exp(data.margin):.2f}×"

@@ -12,8 +12,8 @@ from validation.frames.comparison.metrics import COMPARED_METRICS, group_means, 
 from validation.frames.comparison.runs_table import group_labels
 from validation.judgement.judge import Judgement
 from validation.text import pluralize, spaced
-from validation.verdict.claims import CLAIMS
-from validation.verdict.groups import Group
+from validation.verdict.claims import CLAIMS, DISTINCT
+from validation.verdict.groups import PEERS, Group
 from validation.verdict.words.statuses import shown_group
 from validation.verdict.words.wording import estimated
 
@@ -34,11 +34,12 @@ def groups(judgement: Judgement) -> None:
             "options": st.column_config.TextColumn(width="medium", help="Options in which the groups differ"),
             **{
                 claim: st.column_config.TextColumn(help=f"{claim.capitalize()}: estimate over seeds with its interval")
-                for claim in CLAIMS
+                for claim in (*CLAIMS, DISTINCT)
             },
         },
     )
-    metric, picked, show_seeds = _choose_groups(list(by_letter))
+    peers = all(group.role == PEERS for group in by_letter.values())
+    metric, picked, show_seeds = _choose_groups(list(by_letter), peers=peers)
     if len(by_letter) > GROUPS_LISTED:
         st.caption(
             f"The first {GROUPS_LISTED} of {len(by_letter):,} groups can be chosen. Choose fewer runs to see others."
@@ -52,12 +53,15 @@ def groups(judgement: Judgement) -> None:
         st.caption("Choose a group to see its runs.")
 
 
-def _choose_groups(letters: list[str]) -> tuple[str, list[str], bool]:
-    """Return the metric, the letters of the chosen groups, and True for a panel with the seeds of each group."""
+def _choose_groups(letters: list[str], *, peers: bool) -> tuple[str, list[str], bool]:
+    """Return the metric, the letters of the chosen groups, and True for a panel with the seeds of each group.
+
+    peers: without the documented score, which is from a clean expert.
+    """
     left, middle, right = st.columns([2, 3, 1], vertical_alignment="bottom")
     metric: str = left.selectbox(
         "Series",
-        list(COMPARED_METRICS),
+        [name for name in COMPARED_METRICS if not (peers and name == "divergence")],
         format_func=lambda name: COMPARED_METRICS[name].title,
         key="course",
         bind="query-params",
@@ -91,7 +95,7 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
         "kind": spaced(group.role),
         "verdict": shown_group(group).word,
     }
-    for claim in group.claims:
+    for claim in group.judged:
         row[claim.name] = ", ".join(filter(None, ["" if group.check else claim.status, estimated(claim)]))
     return row
 

@@ -13,6 +13,7 @@ from ui.sections.compare.training import too_few_runs
 from ui.sections.compare.two_runs import two_runs
 from validation.files.errors import RunFileError
 from validation.judgement.judge import Judgement
+from validation.verdict.groups import PEERS
 
 VIEWS = {
     "Forest": forest_plots,
@@ -22,6 +23,7 @@ VIEWS = {
     "Two runs": two_runs,
     "All runs": all_runs,
 }
+OF_PERTURBATIONS = ("Dose", "Sham runs")  # views that show nothing of peers
 
 
 def compare(judgement: Judgement) -> None:
@@ -29,8 +31,10 @@ def compare(judgement: Judgement) -> None:
     if len(judgement.runs) < 2:
         too_few_runs(judgement)
         return
+    peers = all(group.role == PEERS for group in judgement.verdict.groups)
+    views = [name for name in VIEWS if not (peers and name in OF_PERTURBATIONS)]
     view = st.segmented_control(
-        "Show", list(VIEWS), default="Forest", required=True, key="compare", wrap=True, bind="query-params"
+        "Show", views, default="Forest", required=True, key="compare", wrap=True, bind="query-params"
     )
     try:
         VIEWS[view](judgement)

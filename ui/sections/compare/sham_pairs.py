@@ -24,7 +24,7 @@ def sham_pairs(judgement: Judgement) -> None:
         st.info("No chosen run has a sham run: same options and seed, but perturbation_scale 0. Train sham runs:")
         how_to_train(judgement, SEEDS)
         return
-    claim = choose_claim()
+    claim = choose_claim(judgement)
     own = pairs[pairs["claim"] == claim].drop(columns="claim").sort_values(["scale", "seed"])
     for effect, rows in own.groupby("effect", sort=False):
         unit = "factor" if rows["unit"].iloc[0] == RATIO else rows["unit"].iloc[0]

@@ -17,6 +17,10 @@ prismatic import ... --set seed=1 perturbation_scale=0.5"""
 
 def too_few_runs(judgement: Judgement) -> None:
     """Show what would be here, the study among the examples, and how to train more runs, if there is only one."""
+    if any(run.peers for run in judgement.runs):
+        st.info("Compare needs at least two runs. Six seeds can decide whether the experts are distinct.")
+        st.page_link("app.py", label="Choose more files on the home page")
+        return
     st.info("Compare needs at least two runs. Six seeds with their sham runs can decide.")
     placeholder("Compare")
     study = next((entry for entry in examples() if entry.path.is_dir()), None)

@@ -11,11 +11,11 @@ from validation.charts import theme
 from validation.charts.comparison.axes import FACTOR, NUMBER
 from validation.charts.ticks import factor_ticks
 from validation.frames.comparison.forest import HEADING, POOLED, RUN, Forest
-from validation.verdict.groups import POSITIVE, SHAM, TREATED
+from validation.verdict.groups import PEERS, POSITIVE, SHAM, TREATED
 
 ROW, AXIS_ROOM = 22, 76  # pixels of a row, and of the axis with its title
 NUMBERS_WIDTH = 130  # pixels to the right of the plot
-COLORS = {TREATED: theme.ESTIMATE, POSITIVE: theme.POSITIVE_CONTROL, SHAM: theme.GREY}
+COLORS = {TREATED: theme.ESTIMATE, POSITIVE: theme.POSITIVE_CONTROL, SHAM: theme.GREY, PEERS: theme.ESTIMATE}
 COLOR = alt.Color("role:N", scale=alt.Scale(domain=[*COLORS], range=[*COLORS.values()]), legend=None)
 TEXT_COLOR = alt.Color("ink:N", scale=alt.Scale(domain=theme.COLORS), legend=None)
 INK = theme.GROUPS[5]  # nearly black on a light page, nearly white on a dark one

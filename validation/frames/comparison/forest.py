@@ -17,16 +17,17 @@ from validation.analysis.experiment import margin_of
 from validation.analysis.intervals import Interval
 from validation.judgement.judge import Judgement
 from validation.text import pluralize, spaced
-from validation.verdict.claims import Claim, Component
-from validation.verdict.groups import POSITIVE, SHAM, TREATED, Group
+from validation.verdict.claims import DISTINCT, Claim, Component
+from validation.verdict.groups import PEERS, ROLES, TREATED, Group
 from validation.verdict.words.statuses import shown_claim, shown_group
-from validation.verdict.words.wording import measured
+from validation.verdict.words.wording import PAIRS, measured
 
 HEADING, RUN, POOLED, MORE = "heading", "run", "pooled", "more"
 COLUMNS = ("place", "kind", "role", "label", "text", "run", "value", "low", "high", "below", "above")
 LEAST_MARGINS = 4  # that the axis shows on each side
 FACTORS = (1.2, 1.5, 2.0, 4.0, 10.0, 100.0)  # at the ends of an axis of factors
 DISTANCES = (0.1, 0.2, 0.5, 1.0, 2.0)  # at the ends of an axis of 1 - cosine
+DIFFERENCES = (DIRECTION, PAIRS)  # effects that are differences of directions, not factors
 SAME = 1e-6  # largest difference of two numbers that are the same measurement
 
 
@@ -47,7 +48,7 @@ class Forest:
     @property
     def is_factor(self) -> bool:
         """True if values are logs of factors."""
-        return self.effect != DIRECTION
+        return self.effect not in DIFFERENCES
 
 
 def effects_of(groups: Sequence[Group], claim: str) -> list[str]:
@@ -56,9 +57,8 @@ def effects_of(groups: Sequence[Group], claim: str) -> list[str]:
 
 
 def in_order(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups by their options, numbers by value: first treated runs, then positive controls, then shams."""
-    roles = (TREATED, POSITIVE, SHAM)
-    return sorted(groups, key=lambda group: (roles.index(group.role), [*map(_by_value, group.options.values())]))
+    """Return the groups by their roles, as in ROLES, and then by their options, numbers by value."""
+    return sorted(groups, key=lambda group: (ROLES.index(group.role), [*map(_by_value, group.options.values())]))
 
 
 def forest(
@@ -70,7 +70,7 @@ def forest(
     for group in groups:
         lines += [_heading(group, claim), *_runs(judgement, group, claim, effect, seeds, most_runs)]
         lines.append(_pooled(group, claim, effect))
-    margin = margin_of(effect, judgement.verdict.thresholds)
+    margin = margin_of(DIRECTION if effect == PAIRS else effect, judgement.verdict.thresholds)
     rows = pd.DataFrame(lines, columns=COLUMNS).assign(place=range(len(lines)))
     rows = rows.astype(dict.fromkeys(("value", "low", "high"), float))
     edge = _edge(effect, margin, rows[rows["kind"] == POOLED])
@@ -79,7 +79,7 @@ def forest(
 
 def _heading(group: Group, claim: str) -> dict[str, object]:
     shown = shown_group(group) if group.check else shown_claim(_claim(group, claim))
-    name = group.name if group.role == TREATED else f"{group.name}, {spaced(group.role)}"
+    name = group.name if group.role in (TREATED, PEERS) else f"{group.name}, {spaced(group.role)}"
     return {"kind": HEADING, "role": group.role, "label": "", "text": "", "run": f"{name}: {shown.word}"}
 
 
@@ -97,7 +97,7 @@ def _runs(
         return
     names = sorted(values, key=lambda run: (seeds[run] is None, seeds[run] or 0, run))
     for run in names[:most]:
-        own = _interval(judgement.verdict.controlled.whole(run)[claim], effect)
+        own = _interval(_of_run(judgement, run, claim), effect)
         alike = own is not None and abs(own.mid - values[run]) <= SAME
         interval = own if own is not None and alike else Interval(values[run], -math.inf, math.inf, 1)
         label = f"run {run}" if seeds[run] is None else f"seed {seeds[run]}"
@@ -122,7 +122,12 @@ def _line(kind: str, role: str, label: str, run: str, effect: str, interval: Int
 
 
 def _claim(group: Group, name: str) -> Claim:
-    return next(claim for claim in group.claims if claim.name == name)
+    return group.claim(name) or group.claims[0]
+
+
+def _of_run(judgement: Judgement, run: str, name: str) -> Claim:
+    verdict = judgement.verdict
+    return (verdict.distinct if name == DISTINCT else verdict.controlled).whole(run)[name]
 
 
 def _interval(claim: Claim, effect: str) -> Interval | None:
@@ -137,7 +142,7 @@ def _interval(claim: Claim, effect: str) -> Interval | None:
 def _level(part: Component, value: float | None, missing: float) -> float:
     if value is None:
         return missing
-    return value if part.name == DIRECTION else math.log(value) if value > 0 else -math.inf
+    return value if part.name in DIFFERENCES else math.log(value) if value > 0 else -math.inf
 
 
 def _edge(effect: str, margin: float, pooled: pd.DataFrame) -> float:
@@ -146,7 +151,7 @@ def _edge(effect: str, margin: float, pooled: pd.DataFrame) -> float:
     A positive control may be at the edge: its effect is as large as someone made it.
     """
     treated = pooled.loc[pooled["role"] == TREATED, "value"] if (pooled["role"] == TREATED).any() else pooled["value"]
-    steps = DISTANCES if effect == DIRECTION else [math.log(factor) for factor in FACTORS]
+    steps = DISTANCES if effect in DIFFERENCES else [math.log(factor) for factor in FACTORS]
     needed = max(LEAST_MARGINS * margin, float(treated.abs().max()) if treated.notna().any() else 0.0)
     return next((step for step in steps if step >= needed), steps[-1])
 

@@ -28,18 +28,18 @@ class ComparedMetric:
 COMPARED_METRICS = {
     "bottom": ComparedMetric(
         "Bottom norm ratio",
-        "× clean expert",
-        "Bottom-tier gradient norm divided by that of the clean expert, routing share included",
+        "× expert 0",
+        "Bottom-tier gradient norm divided by that of expert 0, routing share included",
         log=True,
     ),
     "divergence": ComparedMetric(
         "Divergence", "loss / weight", "The documented score, which scales with the loss and the routing share"
     ),
-    "direction": ComparedMetric(
-        "Direction", "1 - cosine", "1 - cosine to the gradient of the clean expert; 0 is parallel"
-    ),
+    "direction": ComparedMetric("Direction", "1 - cosine", "1 - cosine to the gradient of expert 0; 0 is parallel"),
     "routing": ComparedMetric(
-        "Routing share", "share of the batch", "Mean share of the batch that a perturbed expert receives"
+        "Routing share",
+        "share of the batch",
+        "Mean share of the batch that a perturbed expert, or a peer, receives",
     ),
     "loss": ComparedMetric("Loss", "nats per token", "Training loss of the logged batches"),
 }

@@ -9,7 +9,6 @@ import pandas as pd
 
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
-from validation.verdict.claims import overall
 
 SEARCHED = ("run", "file", "verdict", "group", "kind", "merge", "routing")  # columns that a search looks through
 
@@ -25,9 +24,8 @@ def runs_table(judgement: Judgement) -> pd.DataFrame:
     Sham runs and positive controls have no verdict.
     """
     table: pd.DataFrame = ask(judgement.con, "runs_table").to_pandas()
-    controlled = judgement.verdict.controlled
     treated = [run for group in judgement.verdict.groups if not group.check for run in group.runs]
-    verdicts = {run: overall([claim.status for claim in controlled.of(run)]) for run in treated}
+    verdicts = {run: judgement.verdict.status_of(run) for run in treated}
     named = zip(group_labels(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True)
     groups = {run: (label, group.role.replace("_", " ")) for label, group in named for run in group.runs}
     table["verdict"] = table["run"].map(verdicts)

@@ -1,5 +1,5 @@
 -- The series of each run for comparison, in at most $points windows of steps: means over the window's steps and over the
--- run's perturbed experts. If $shared, all runs have the same windows, so that seeds can be averaged.
+-- run's perturbed experts, or its peers but the first. If $shared, all runs have the same windows, so that seeds can be averaged.
 WITH chosen AS (
     SELECT run, step, expert, role, bottom_norm, divergence, direction, routing_weight, loss
     FROM dynamics
@@ -21,7 +21,7 @@ compared AS (
            avg(own.routing_weight) AS routing,
            any_value(clean.loss) AS loss
     FROM chosen AS own JOIN chosen AS clean USING (run, step)
-    WHERE own.role = 'perturbed' AND clean.expert = 0
+    WHERE own.role IN ('perturbed', 'peer') AND own.expert <> 0 AND clean.expert = 0
     GROUP BY run, step
 )
 SELECT run, ((step - first_step) * $points) // (last_step - first_step + 1) AS place,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from validation.text import pluralize
 from validation.verdict.claims import (
     CONFOUNDED,
+    DISTINCT,
     EXPERT,
     INCONCLUSIVE,
     INVALID,
@@ -25,6 +26,7 @@ HEADLINES_OF_SELF_TEST = {
 }
 WHOLE = "the hypothesis needs all three claims, so it is refuted as a whole"
 NO_RUN = "No run could be judged"
+NOUNS = {DISTINCT: "difference between experts"}
 DECIDED = (SUPPORTED, REFUTED)
 
 
@@ -46,6 +48,20 @@ def headline_of(status: str, claims: Sequence[Claim], deciding: Sequence[Group])
     if not any(claim.status in DECIDED for claim in claims):
         return first.headline
     return _decided(claims)
+
+
+def headline_of_one(status: str, claims: Sequence[Claim], deciding: Sequence[Group]) -> str:
+    """Return the headline of a single claim. claims: that over all runs; deciding: the groups that it is about."""
+    first = first_of(status, claims)
+    if first is None:
+        return NO_RUN
+    if len(deciding) == 1 and deciding[0].role == POSITIVE and first.name == "awakening":
+        return HEADLINES_OF_SELF_TEST.get(deciding[0].check or "", first.headline)
+    every = [claim for group in deciding if (claim := group.claim(first.name)) is not None]
+    if len({claim.reason for claim in every}) == 1:
+        return every[0].headline
+    text = _of_groups(NOUNS.get(first.name, first.name), every)
+    return text[:1].upper() + text[1:]
 
 
 def sentence_of(status: str, claims: Sequence[Claim]) -> str:

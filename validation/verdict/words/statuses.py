@@ -20,6 +20,7 @@ CONFOUNDERS = {
     Reason.NOTHING_TO_COMPARE: "chance",
     Reason.DIRECTION_SATURATED: "chance",
     Reason.DIRECTION_NOT_MEASURED: "missing directions",
+    Reason.PAIRS_NOT_COMPARED: "a missing probe",
 }
 """What else could explain the numbers, for every reason of the status confounded."""
 STATUSES_OF_SELF_TEST = {SUPPORTED: "found", REFUTED: "not found"}
@@ -59,7 +60,7 @@ def shown_group(group: Group) -> Shown:
     """Return the status of a group, or the result of its self-test."""
     if group.check is not None and group.status != INVALID:
         return Shown(*RESULTS[group.check])
-    return shown_status(group.status, group.claims)
+    return shown_status(group.status, group.judged)
 
 
 def shown_groups(status: str, claims: Sequence[Claim], deciding: Sequence[Group]) -> Shown:

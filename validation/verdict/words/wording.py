@@ -14,6 +14,8 @@ from validation.verdict.claims import EXPERT, Claim
 from validation.verdict.groups import FAILS, FOUND, NOT_FOUND, PASSES, UNDECIDED
 
 RATIO, COSINE, KEPT = "ratio", "1 - cosine", "kept"
+PAIRS = "pairs"
+"""The effect of the claim `distinct`: 1 - cosine between two experts, which no control is subtracted from."""
 NAMED_THRESHOLDS = 3
 UNITS = {DIRECTION: COSINE}
 QUANTITIES = {
@@ -23,8 +25,9 @@ QUANTITIES = {
     "top_size": "size of the top tier's gradients",
     "bottom_size": "size of the bottom tier's gradients",
     "middle_size": "size of the middle tier's gradients",
+    PAIRS: "difference in direction between two experts",
 }
-"""By effect, what its estimate is: of perturbed experts, compared to control experts."""
+"""By effect, what its estimate is: of perturbed experts, compared to control experts, or of two experts."""
 
 
 def estimated(claim: Claim, *, bare: bool = False, unit: bool = True) -> str:
@@ -51,7 +54,7 @@ def ends(claim: Claim) -> str:
 
 def placed(claim: Claim) -> str:
     """Return the estimate without its interval, and on which side of the control a direction lies."""
-    if claim.estimate is None or claim.unit != COSINE:
+    if claim.estimate is None or not is_signed(claim):
         return estimated(claim, bare=True)
     return f"{abs(claim.estimate):.3f} {'below' if claim.estimate < 0 else 'above'} the control"
 
@@ -60,7 +63,7 @@ def needed(claim: Claim) -> str:
     """Return what the estimate must exceed, such as "more than 1.10x"; empty without a threshold."""
     if claim.threshold is None:
         return ""
-    value = digits(claim.threshold, claim) if claim.unit != COSINE else f"+{claim.threshold:g}"
+    value = _limit(claim)
     if claim.effect in TWO_SIDED:
         low, high = sorted([claim.threshold, 1 / claim.threshold])
         return f"below {low:.2f}x or above {high:.2f}x"
@@ -79,8 +82,20 @@ def threshold(claim: Claim) -> str:
     """Return the threshold in the unit of the estimate; empty without a threshold."""
     if claim.threshold is None:
         return ""
-    value = f"+{claim.threshold:g}" if claim.unit == COSINE else digits(claim.threshold, claim)
-    return f"{value}{_mark(claim)}{_unit(claim)}"
+    return f"{_limit(claim)}{_mark(claim)}{_unit(claim)}"
+
+
+def _limit(claim: Claim) -> str:
+    """Return the threshold without unit."""
+    value = claim.threshold or 0.0
+    if claim.unit == COSINE:
+        return f"+{value:g}" if is_signed(claim) else f"{value:g}"
+    return digits(value, claim)
+
+
+def is_signed(claim: Claim) -> bool:
+    """Return True if the numbers of a claim are differences of directions, which lie above or below the control's."""
+    return claim.unit == COSINE and claim.effect != PAIRS
 
 
 def digits(value: float, claim: Claim) -> str:
@@ -88,7 +103,7 @@ def digits(value: float, claim: Claim) -> str:
     if claim.unit == KEPT:
         return f"{value:.0%}"
     if claim.unit == COSINE:
-        return _signed(value)
+        return _signed(value) if is_signed(claim) else _fixed(value, 3)
     return _factor(value, claim.threshold or 1.0) if claim.unit == RATIO else f"{value:.3g}"
 
 
@@ -98,7 +113,9 @@ def measured(name: str, interval: Interval, margin: float = 0.0, *, signed: bool
     A direction is "0.123 [+0.104, +0.142]": the words around it say if it lies above or below the control. signed: it
     stands without such words.
     """
-    if name == DIRECTION:
+    if name == PAIRS:
+        mid, low, high = (_fixed(value, 3) for value in (interval.mid, interval.low, interval.high))
+    elif name == DIRECTION:
         mid = _signed(interval.mid) if signed else _fixed(abs(interval.mid), 3)
         low, high = _signed(interval.low), _signed(interval.high)
     else:
@@ -127,7 +144,7 @@ def _fixed(value: float, decimals: int) -> str:
 
 def shown(name: str, value: float) -> float:
     """Return a value of an effect in the unit in which people read it: a factor, or 1 - cosine."""
-    return value if name == DIRECTION else exp(value)
+    return value if name in (DIRECTION, PAIRS) else exp(value)
 
 
 def has_interval(claim: Claim) -> bool:
@@ -186,4 +203,5 @@ QUESTIONS = {
     "awakening": "Do the bottom weights receive larger gradients?",
     "divergence": "Do the experts follow different gradients?",
     "sustainment": "Does the effect last?",
+    "distinct": "Do the experts differ from each other?",
 }
