@@ -160,7 +160,11 @@ class RunningChecksums:
         found = {table: hashes.hexdigests(kinds) for table, (hashes, kinds) in tables.items()}
         if changed := _first_difference(recorded, found):
             return changed
-        self._appended = {table: tables[table][0] for table in STEP_TABLES if _only_appends(connection, table)}
+        self._appended = {
+            table: tables[table][0]
+            for table in STEP_TABLES
+            if _only_appends(connection, table) and tables[table][1] == _covered(connection, table)
+        }
         self._last_step = connection.execute("SELECT coalesce(max(step), ?) FROM dynamics", (-(2**63),)).fetchone()[0]
         return None
 
@@ -271,27 +275,19 @@ def _read(connection: sqlite3.Connection, table: str) -> tuple[TableHashes, dict
 def _all_numbers(rows: Sequence[Sequence[Any]]) -> array[float] | None:
     """Return all values, row by row, as SQLite stores numbers in REAL columns; None if one is not a number.
 
-    This is much faster than column by column.
+    This is several times as fast as column by column.
     """
-    at_once = max(1, BATCH_CELLS // len(rows[0]))
-    numbers = array("d")
-    for start in range(0, len(rows), at_once):
-        found = _floats([*chain.from_iterable(rows[start : start + at_once])])
-        if found is None:
-            return None
-        numbers.extend(found)
-    return numbers
-
-
-def _floats(cells: Sequence[Any]) -> array[float] | None:
-    """Return numbers as SQLite stores them in a REAL column; None if there are other values."""
+    pack = struct.Struct(f"{len(rows[0])}d").pack
     try:
-        packed = struct.pack(f"{len(cells)}d", *cells)  # three times as fast as array()
+        return _as_stored(b"".join([pack(*row) for row in rows]))
     except (struct.error, OverflowError):
         return None
+
+
+def _as_stored(packed: bytes) -> array[float]:
+    """Return float64 as SQLite stores them: NaN, which has many forms, as NULL, and -0.0 as 0.0."""
     numbers = array("d", packed)
-    # NaN differs from itself, is stored as NULL and has many forms; -0.0 is stored as 0.0.
-    if memoryview(numbers) != memoryview(numbers) or _has_negative_zero(packed):
+    if memoryview(numbers) != memoryview(numbers) or _has_negative_zero(packed):  # NaN differs from itself
         numbers = array("d", [number + 0.0 if number == number else NAN for number in numbers])
     return numbers
 
@@ -306,10 +302,8 @@ def _has_negative_zero(packed: bytes) -> bool:
 def _streams(kind: str, cells: Sequence[Any]) -> Streams:
     """Return a column as two streams. Raises one of OTHER_TYPE for a value of another type."""
     if kind == "d":
-        numbers = _floats([NAN if cell is None else cell for cell in cells])
-        if numbers is None:
-            raise TypeError("not a number")
-        return _to_bytes(numbers), b""
+        packed = array("d", [NAN if cell is None else cell for cell in cells]).tobytes()
+        return _to_bytes(_as_stored(packed)), b""
     present = bytes(cell is not None for cell in cells)
     if kind == "q":
         return _to_bytes(array("q", [0 if cell is None else cell for cell in cells])), present

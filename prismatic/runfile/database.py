@@ -99,6 +99,8 @@ class RunDatabase:
         # DELETE by default: a copy or an upload of a live WAL file silently loses rows.
         execute(f"PRAGMA journal_mode = {'WAL' if journal_mode == 'wal' else 'DELETE'}")
         execute("PRAGMA synchronous = NORMAL")
+        # In KiB. A transaction that does not fit would lock readers out before its end, to write pages early.
+        execute("PRAGMA cache_size = -16000")
         with self.transaction():
             if version not in (None, SCHEMA_VERSION):
                 self._checksums.forget(*STEP_TABLES)

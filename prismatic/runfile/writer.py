@@ -35,7 +35,7 @@ from prismatic.runfile.records import (
 
 MAX_WAITING = 2_000_000  # values; about 150 MB of Python numbers
 CLOSE_SECONDS = 10.0  # how long close() keeps trying to write the last rows
-TRANSACTION_VALUES = 200_000  # values per transaction: about a tenth of a second
+TRANSACTION_VALUES = 500_000  # values per transaction: about a tenth of a second
 ROWS_AT_ONCE = 100  # rows held as Python objects, few enough to stay in the processor's cache
 NAME_RULE = "a column name has at most 63 lower-case letters, digits and underscores, and is not `step`"
 

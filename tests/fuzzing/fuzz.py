@@ -52,9 +52,10 @@ def main(words: Sequence[str]) -> int:
         print(f"Not fuzzed: {MISSING}.")
         return 0
     names = options.names or [*_harnesses()]
-    seconds = max(1, int(options.seconds * min(AT_ONCE, len(names)) / len(names)))
+    shares = {name: _harnesses()[name].share for name in names}
+    for_each = options.seconds * min(AT_ONCE, len(names)) / sum(shares.values())
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        codes = list(pool.map(_keep if options.keep else lambda name: _fuzz(name, seconds), names))
+        codes = list(pool.map(_keep if options.keep else lambda name: _fuzz(name, for_each * shares[name]), names))
     return int(any(codes))
 
 
@@ -64,10 +65,10 @@ def _harnesses():  # type: ignore[no-untyped-def]
     return HARNESSES
 
 
-def _fuzz(name: str, seconds: int) -> int:
+def _fuzz(name: str, seconds: float) -> int:
     found, kept = BUILD / name, CORPUS / name
     found.mkdir(parents=True, exist_ok=True)
-    limits = [f"-max_total_time={seconds}", f"-timeout={SECONDS}", f"-artifact_prefix={BUILD}/{name}-"]
+    limits = [f"-max_total_time={max(1, round(seconds))}", f"-timeout={SECONDS}", f"-artifact_prefix={BUILD}/{name}-"]
     done = _run(name, *limits, str(found), str(kept))
     tried = [line for line in done.stderr.splitlines() if line.startswith("Done ")]
     print(f"{name}: {tried[-1] if tried else 'FAILED'}", flush=True)

@@ -83,7 +83,7 @@ def _read_and_judge(file: bytes) -> None:
         path.write_bytes(file)
         replies = [_reply(path, driver) for driver in dict.fromkeys((None, _driver()))]
     answers = [_answer(reply) for reply in replies]  # an honest reply must be accepted, whatever the file says
-    assert "took longer" in str(answers) or all(answer == answers[0] for answer in answers), "two paths, two answers"
+    assert "took longer" in str(answers) or len({*map(repr, map(_comparable, answers))}) == 1, "two paths, two answers"
     if not isinstance(answers[0], str):
         digest = hashlib.sha256(file).hexdigest()
         run = read_files._run_file(path, "dynamics.db", digest, *answers[0], LIMITS)
@@ -97,6 +97,14 @@ def _answer(reply: bytes) -> tuple[dict[str, Any], dict[str, pa.Table]] | str:
         return sqlite_client._read_contents(io.BytesIO(reply), LIMITS)
     except RunFileError as error:
         return str(error)
+
+
+def _comparable(answer: tuple[dict[str, Any], dict[str, pa.Table]] | str) -> Any:
+    """Return the answer without the words of damage, which SQLite finds in another place each time."""
+    if isinstance(answer, str):
+        return answer[:60]
+    facts, tables = answer
+    return {**facts, "damage": len(facts["damage"])}, {name: table.to_pydict() for name, table in tables.items()}
 
 
 def _reply(path: Path, driver: arrow_driver.Driver | None) -> bytes:
@@ -298,6 +306,8 @@ class Harness(NamedTuple):
     run: Callable[[bytes], None]
     most: int
     """Bytes of an input."""
+    share: int
+    """The share of the time: slow ones get more."""
     words: tuple[str, ...] = ()
     """What the fuzzer may insert."""
 
@@ -331,11 +341,11 @@ FACT_WORDS = (
     *("planned_steps ", "config.layers ", "config.experts ", "tier_basis", "[]", "{}", "true", "-1", "1e308", "\n\n"),
 )
 HARNESSES = {
-    "edited_file": Harness(edited_file, 400),
-    "sql_file": Harness(sql_file, 600, SQL_WORDS),
-    "facts": Harness(facts, 1500, FACT_WORDS),
-    "archive": Harness(archive, 2000),
-    "sqlite_reply": Harness(sqlite_reply, 3000, REPLY_WORDS),
-    "zip_reply": Harness(zip_reply, 2000, REPLY_WORDS),
-    "sql_reply": Harness(sql_reply, 2000, REPLY_WORDS),
+    "sql_file": Harness(sql_file, 600, 4, SQL_WORDS),
+    "edited_file": Harness(edited_file, 400, 3),
+    "facts": Harness(facts, 1500, 3, FACT_WORDS),
+    "sqlite_reply": Harness(sqlite_reply, 3000, 2, REPLY_WORDS),
+    "archive": Harness(archive, 2000, 1),
+    "zip_reply": Harness(zip_reply, 2000, 1, REPLY_WORDS),
+    "sql_reply": Harness(sql_reply, 2000, 1, REPLY_WORDS),
 }

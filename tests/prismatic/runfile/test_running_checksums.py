@@ -7,7 +7,7 @@ import math
 import sqlite3
 import tempfile
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def replay(path: Path, history: list[Any]) -> None:
 def change(path: Path, by_a_reader: str) -> None:
     with closing(sqlite3.connect(path)) as db:
         if by_a_reader.endswith("index"):
-            db.execute("CREATE UNIQUE INDEX IF NOT EXISTS u ON layers (norm)")
+            with suppress(sqlite3.IntegrityError):  # two rows have the same norm
+                db.execute("CREATE UNIQUE INDEX IF NOT EXISTS u ON layers (norm)")
         else:
             db.execute("CREATE TRIGGER IF NOT EXISTS t AFTER INSERT ON layers BEGIN UPDATE layers SET norm = 1; END")
 
@@ -154,6 +155,7 @@ def row(step: int, **others: Any) -> dict[str, Any]:
         ([row(5), {**row(3), "other_thread": True}], {"dynamics"}),
         ([row(5, layers=[LAYER, LAYER])], {"layers"}),
         ([row(5, metrics={"loss": 2**70})], {"dynamics"}),
+        ([row(5, layers=[{**LAYER, "nonfinite": 2.0**63}]), "reopen", row(6)], {"layers"}),
         ([row(5), "a reader's trigger", row(6)], {"dynamics", "layers", "pairs", "histograms", "scalars"}),
     ],
 )
