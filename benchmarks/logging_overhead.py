@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GptOssConfig, MixtralConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -39,6 +42,10 @@ MODELS = {
     "1.2 M": RunConfig(hidden_size=128, num_layers=2, sequence_length=128, batch_size=8),
     "28 M": RunConfig(hidden_size=512, num_layers=3, num_heads=8, sequence_length=512, batch_size=16),
 }
+STACKED = {
+    "8 M, stacked as in Mixtral": 4.0,
+    "8 M, interleaved as in gpt-oss": 6.0,
+}  # the most reads that a step may cost
 SLOW = {"lists of elements", "TensorBoard histograms"}  # a call takes seconds, so these are repeated less often
 
 
@@ -53,6 +60,11 @@ def main() -> int:
         report["models"][name] = times = measured(config, repeats=5 if options.quick else 9)
         print_table(name, times)
     report["goals"] = [*goals(report["models"]), memory_goal(MODELS["1.2 M"]), *error_goals(device)]
+    for name, limit in STACKED.items():
+        report["models"][name] = times = measured_stacked(name, device, repeats=9 if options.quick else 25)
+        print_table(name, times)
+        reads = times["ours: measured and logged"] / times["one read (foreach norm)"]
+        report["goals"].append(judged(f"a logged step of peers, in reads ({name})", reads, limit))
     for goal in report["goals"]:
         holds = "holds" if goal["holds"] else "FAILS"
         print(f"{goal['goal']:<64} {goal['figure']:>9.3g}  limit {goal['limit']:<6g} {holds}")
@@ -93,6 +105,38 @@ def measured(config: RunConfig, repeats: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, DynamicsLogger(Path(folder) / "dynamics.db") as logger:
         ways = {"plain step": plain, **logging_ways(model, logger, Path(folder))}
         return interleaved(ways, repeats, config.device)
+
+
+def measured_stacked(name: str, device: str, repeats: int) -> dict[str, float]:
+    """Return the median seconds of a step of a layer of stacked experts, of one read of its gradients, and of ours."""
+    torch.manual_seed(0)
+    options = {"hidden_size": 512, "intermediate_size": 640, "num_local_experts": 8}
+    kind = (MixtralExperts, MixtralConfig) if "Mixtral" in name else (GptOssExperts, GptOssConfig)
+    layer = torch.nn.Sequential(kind[0](kind[1](**options)))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(std=0.02)
+    layer.to(device)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
+    tokens = torch.randn(512, 512, device=device)
+    chosen = torch.arange(1024, device=device).view(512, 2) % 8
+    weights = torch.full((512, 2), 0.5, device=device)
+
+    def plain() -> None:
+        optimizer.zero_grad()
+        layer[0](tokens, chosen, weights).square().mean().backward()
+        optimizer.step()
+
+    plain()
+    routers, step = find_routers(layer), iter(range(1_000_000))
+    with tempfile.TemporaryDirectory() as folder, DynamicsLogger(Path(folder) / "dynamics.db") as logger:
+        ways = {
+            "plain step": plain,
+            "one read (foreach norm)": lambda: torch.stack(torch._foreach_norm([p.grad for p in layer.parameters()])),
+            "ours: measured": lambda: measure(routers),
+            "ours: measured and logged": lambda: logger.log(next(step), aggregate(measure(routers))),
+        }
+        return interleaved(ways, repeats, device)
 
 
 def logging_ways(model: ByteLM, logger: DynamicsLogger, folder: Path) -> dict[str, Callable[[], Any]]:

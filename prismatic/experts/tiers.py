@@ -112,7 +112,10 @@ class TierIndices(nn.Module):
 
     def __getitem__(self, name: str) -> Tiers:
         place = self.names.index(name)
-        return Tiers(self.get_buffer(f"top_{place}"), self.get_buffer(f"bottom_{place}"))
+        top, bottom = self._buffers[f"top_{place}"], self._buffers[f"bottom_{place}"]
+        assert top is not None
+        assert bottom is not None
+        return Tiers(top, bottom)
 
     def sizes(self, weights: int) -> dict[str, int]:
         """Return the number of weights of one expert in each tier. weights: in all."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -155,10 +155,12 @@ def tier_sums_cpu(tensor: TensorGradients) -> Sums:
     grads = [None if g is None else _as_numpy(g) for g in tensor.gradients]
     top, bottom = (indices.cpu().numpy() for indices in tensor.tiers)
     length = max((len(g) for g in grads if g is not None), default=0)
-    starts = np.arange(0, length + CHUNK, CHUNK)
+    size = 4 * CHUNK if len(grads) == 1 else CHUNK  # nothing is read twice but the ends
+    starts = range(0, length + size, size)
     top_cuts, bottom_cuts = np.searchsorted(top, starts), np.searchsorted(bottom, starts)
     sums = np.zeros((len(grads), len(SUMS)))
     exact = length <= EXACT
+    picked = np.empty(0 if exact else max(len(top), len(bottom)), dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for chunk in range(0 if exact else len(starts) - 1):
             part = slice(starts[chunk], starts[chunk + 1])
@@ -167,15 +169,29 @@ def tier_sums_cpu(tensor: TensorGradients) -> Sums:
             clean = None if grads[0] is None else grads[0][part]
             for expert, grad in enumerate(grads):
                 if grad is not None:
-                    ends = grad.take(chunk_top, mode="clip"), grad.take(chunk_bottom, mode="clip")
                     whole = grad[part]
-                    product = 0.0 if clean is None else whole @ clean
-                    sums[expert] += ends[0] @ ends[0], ends[1] @ ends[1], whole @ whole, product
+                    if grad.strides[0] == grad.itemsize:
+                        ends = [_square_sum(grad, indices, picked) for indices in (chunk_top, chunk_bottom)]
+                    else:  # a part of a tensor, such as every second column: numpy would copy all of it for each use
+                        whole = np.ascontiguousarray(whole)
+                        ends = [_square_sum(whole, i - starts[chunk], picked) for i in (chunk_top, chunk_bottom)]
+                    square = whole @ whole
+                    product = 0.0 if clean is None else whole @ clean if expert else square
+                    sums[expert] += *ends, square, product
         sums[:, 2] -= sums[:, 0] + sums[:, 1]
     for expert, grad in enumerate(grads):
         if grad is not None and (exact or not _trustworthy(sums[expert], len(top))):
             sums[expert] = _exact_sums(grad, grads[0], top, bottom)
     return sums
+
+
+def _square_sum(grad: Floats, indices: NDArray[np.int64], picked: Floats) -> Any:
+    """Return the sum of squares of some entries. picked: memory for them, because new memory costs more than they."""
+    if grad.dtype != picked.dtype:
+        entries = grad.take(indices)
+    else:  # the indices are in range: "wrap" does not check them, and does not copy
+        entries = grad.take(indices, mode="wrap", out=picked[: len(indices)])
+    return entries @ entries
 
 
 def _at_least_single(grad: Tensor) -> Tensor:

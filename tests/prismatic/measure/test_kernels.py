@@ -69,6 +69,16 @@ def test_sums_are_right_in_every_type(way, dtype):
 
 
 @every_way
+@pytest.mark.parametrize("experts", [1, 3])
+@pytest.mark.parametrize("weights", [1000, CHUNK + 1, 5 * CHUNK + 3])
+def test_every_second_entry_of_a_tensor_is_summed_as_a_tensor_of_its_own(way, weights, experts):
+    apart = drawn(weights, experts=experts)
+    within = [torch.stack([grad, torch.full_like(grad, 1e6)], dim=1)[:, 0] for grad in apart.gradients]
+    assert within[0].stride() == (2,)
+    assert_same(way(TensorGradients(within, apart.tiers)), obvious(apart))
+
+
+@every_way
 def test_half_precision_does_not_overflow(way):
     tensor = drawn(5000, scale=1e4, dtype=torch.float16)
     assert np.isfinite(way(tensor)).all()
