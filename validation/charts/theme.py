@@ -26,7 +26,7 @@ DARK = (
     *("#3e7cd4", "#159bf7", "#7ebde4", "#5997bc"),  # clean expert
     *("#c74150", "#eb5a26", "#f99da0", "#f38651"),  # perturbed experts
     *("#7d848e", "#9aa1ab", "#bcc2ca", "#8b929c"),  # control expert
-    *("#4f9ff0", "#f07c45", "#35d6c4", "#f5dc6b", "#8450f5", "#d9589f", "#7b6314", "#d4e4ff"),  # peers
+    *("#4f9ff0", "#f07c45", "#35d6c4", "#f5dc6b", "#8450f5", "#d9589f", "#8f7a2a", "#d4e4ff"),  # peers
     *("#56b4e9", "#f0923c", "#2fbf92", "#e08cc4", "#d8c84e", "#d0d0d0"),  # groups of runs
 )
 TEXT, GRID = "#31333f", "#d5d8de"  # of a report on a light page

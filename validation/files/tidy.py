@@ -84,7 +84,11 @@ def by_expert(run: RunFile) -> Iterator[tuple[int, str, pa.Table]]:
         names = (*COPIED, *COMPARED) if expert else COPIED
         found = {name: wide.get(f"expert_{expert}_{name}") for name in names}
         found |= {"step": wide["step"], "norm": _whole_norm(wide, expert), "loss": wide.get("loss")}
-        if expert and (found["divergence"] is None or found["divergence"].null_count == len(run.wide)):
+        if (
+            expert
+            and role != schema.PEER
+            and (found["divergence"] is None or found["divergence"].null_count == len(run.wide))
+        ):
             found["divergence"] = _derived_divergence(wide, expert)
         columns = [found.get(name) for name in PER_STEP.names]
         yield expert, role, pa.table([nothing if column is None else column for column in columns], schema=PER_STEP)

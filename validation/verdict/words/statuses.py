@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
+from validation.verdict.claims import CONFOUNDED, DISTINCT, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.groups import FAILS, FOUND, NOT_FOUND, PASSES, POSITIVE, SHAM, UNDECIDED, Group
 
 SELF_TEST = "self_test"
@@ -51,7 +51,8 @@ def shown_claim(claim: Claim, *, planted: bool = False) -> Shown:
     """Return the status of a claim. planted: its runs are positive controls, so that an effect is no result."""
     if planted and claim.status in STATUSES_OF_SELF_TEST:
         return Shown(SELF_TEST if claim.status == SUPPORTED else REFUTED, STATUSES_OF_SELF_TEST[claim.status])
-    confounder = CONFOUNDERS.get(claim.reason)
+    noise = claim.name == DISTINCT and claim.reason == Reason.DIRECTION_NOT_MEASURED
+    confounder = "noise" if noise else CONFOUNDERS.get(claim.reason)
     by = f" by {confounder}" if claim.status == CONFOUNDED and confounder else ""
     return Shown(claim.status, f"{claim.status}{by}")
 
