@@ -25,6 +25,7 @@ from validation.verdict.decide import Verdict, judge_runs
 from validation.verdict.groups import PEERS, TREATED
 from validation.verdict.words.distinctness import HEADLINES_OF_DISTINCT
 from validation.verdict.words.reasons import MOST_WORDS
+from validation.verdict.words.statuses import shown_claim
 
 ALIKE, APART = {"apart": 0.0, "sd": 0.005}, {"apart": 0.3}
 
@@ -71,6 +72,11 @@ def test_every_reason_is_told_in_a_headline_and_a_sentence(reason):
     assert 2 < len(claim.headline.split()) <= MOST_WORDS
     assert len(claim.because.split()) >= 4
     assert not re.search(r"nan|inf\b|None|  |[.;,]$", f"{claim.because}|{claim.headline}".replace("|", " "))
+
+
+def test_mostly_noise_is_named_as_what_confounds():
+    claim = judge_runs(CASES[Reason.DIRECTION_NOT_MEASURED][1](), {}).distinct.whole(None)[DISTINCT]
+    assert shown_claim(claim).word == "confounded by noise"
 
 
 def test_every_headline_of_its_own_has_a_case():
