@@ -119,6 +119,8 @@ def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Gro
     for each in runs:
         members.setdefault(options_of(each.run) if each.run.config else each.run.id, []).append(each)
     options = [dict(key) if isinstance(key, tuple) else {} for key in members]
+    known_runs = [each.run for each in runs if each.run.experts]
+    peers = bool(known_runs) and all(run.peers for run in known_runs)  # a file without any expert is one of them
     differing = _differing([known for known in options if known])
     groups = []
     for group, known in zip(members.values(), options, strict=True):
@@ -126,7 +128,7 @@ def group_runs(runs: Sequence[MeasuredRun]) -> list[tuple[list[MeasuredRun], Gro
         # Only positive controls are named by their gain: other groups do not differ by having none.
         named = differing if first.is_positive_control else [name for name in differing if name != GAIN]
         shown = {name: known.get(name, "unknown") for name in named}
-        role = _role(first)
+        role = PEERS if peers and not first.experts else _role(first)
         groups.append((group, Group(_name(shown, group, len(members)), role, tuple(r.run.id for r in group), shown)))
     return sorted(groups, key=lambda pair: (ROLES.index(pair[1].role), [*map(_ordered, pair[1].options.values())]))
 

@@ -180,6 +180,14 @@ def test_peers_beside_treated_runs_leave_the_headline_to_these():
     assert both.headline == "Difference between experts in 1 of 2 experiments"
 
 
+def test_a_file_without_contents_beside_peers_leaves_the_headline_to_them():
+    empty = replace(peer_run(), id="empty", experts={}, layers=(), isolated=None, facts={})
+    verdict = judge_runs([*peer_study(6, **APART), empty], {"empty": "nothing is left of it"})
+    assert verdict.claim == DISTINCT
+    assert [group.role for group in verdict.groups] == [PEERS, PEERS]
+    assert verdict.distinct.whole("peers0")[DISTINCT].status == SUPPORTED
+
+
 def test_a_claim_about_a_perturbation_of_peers_is_not_made():
     verdict: Verdict = judge_runs(peer_study(6), {}, claim="awakening")
     assert (verdict.status, verdict.headline) == (INCONCLUSIVE, "No expert of these runs is named perturbed")
