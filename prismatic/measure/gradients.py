@@ -95,10 +95,13 @@ def _routed(router: Any) -> Tensor:
     return torch.empty(0) if known is None else known
 
 
-def _gradients(router: Any, gradient: OfView) -> list[dict[str, Tensor | None]]:
-    """Return the gradients of each expert by name."""
+_Found = tuple[Sequence[Mapping[str, View]], Sequence[Mapping[str, Tensor | None]]]
+
+
+def _gradients(router: Any, gradient: OfView) -> _Found:
+    """Return the views of each expert, and its gradients, by name."""
     experts = [views_of(router, e) for e in range(num_experts(router))]
-    return [{name: gradient(view) for name, view in views.items()} for views in experts]
+    return experts, [{name: gradient(view) for name, view in views.items()} for views in experts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +119,8 @@ class _Layer:
     """True if a gradient of zeros means that the expert had no token."""
 
     @classmethod
-    def of(cls, router: Any, grads: Sequence[Mapping[str, Tensor | None]]) -> _Layer:
-        experts = [views_of(router, e) for e in range(num_experts(router))]
+    def of(cls, router: Any, found: _Found) -> _Layer:
+        experts, grads = found
         basis = tier_basis(router)
         parts = [parts_of(views, compared=basis != "own") for views in experts]
         missing = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ def tier_sums_cpu(tensor: TensorGradients) -> Sums:
                     else:  # a part of a tensor, such as every second column: numpy would copy all of it for each use
                         whole = np.ascontiguousarray(whole)
                         ends = [_square_sum(whole, i - starts[chunk], picked) for i in (chunk_top, chunk_bottom)]
-                    square = whole @ whole
+                    square = _square_sum_of(whole, CHUNK)
                     product = 0.0 if clean is None else whole @ clean if expert else square
                     sums[expert] += *ends, square, product
         sums[:, 2] -= sums[:, 0] + sums[:, 1]
@@ -185,13 +185,20 @@ def tier_sums_cpu(tensor: TensorGradients) -> Sums:
     return sums
 
 
-def _square_sum(grad: Floats, indices: NDArray[np.int64], picked: Floats) -> Any:
+def _square_sum(grad: Floats, indices: NDArray[np.int64], picked: Floats) -> float:
     """Return the sum of squares of some entries. picked: memory for them, because new memory costs more than they."""
     if grad.dtype != picked.dtype:
         entries = grad.take(indices)
     else:  # the indices are in range: "wrap" does not check them, and does not copy
         entries = grad.take(indices, mode="wrap", out=picked[: len(indices)])
-    return entries @ entries
+    return _square_sum_of(entries, CHUNK // 16)
+
+
+def _square_sum_of(values: Floats, at_once: int) -> float:
+    """Return the sum of squares. float32 adds up so many at once; a longer sum would lose digits."""
+    if len(values) <= at_once:
+        return float(values @ values)
+    return sum(float(part @ part) for part in (values[at : at + at_once] for at in range(0, len(values), at_once)))
 
 
 def _at_least_single(grad: Tensor) -> Tensor:
@@ -200,9 +207,10 @@ def _at_least_single(grad: Tensor) -> Tensor:
 
 
 def _trustworthy(sums: Sums, tier_size: int) -> bool:
-    squares = sums[:3]
-    smallest = squares.min() if tier_size else squares[2]
-    return bool(np.isfinite(sums).all() and smallest > SMALLEST and squares[2] > MIDDLE_SHARE * squares.sum())
+    top, bottom, middle, product = sums.tolist()
+    whole = top + bottom + middle
+    smallest = min(top, bottom, middle) if tier_size else middle
+    return math.isfinite(whole + product) and smallest > SMALLEST and middle > MIDDLE_SHARE * whole
 
 
 def _exact_sums(

@@ -84,7 +84,8 @@ def parts_of(views: Mapping[str, View], *, compared: bool = False) -> list[Part]
 
     compared: the entries will be compared with those of other experts, so that they must be the same of each.
     """
-    return [_part_of(view, world(), compared) for view in views.values()]
+    processes = world()
+    return [_part_of(view, processes, compared) for view in views.values()]
 
 
 def are_apart(views: Mapping[str, View]) -> bool:
