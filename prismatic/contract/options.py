@@ -23,7 +23,7 @@ FACTS = frozenset(
     | {"log_freq", "probe_freq", "weight_freq", "histogram_freq"}
     | {"device", "host", "hook", "clip_state", "precision", "world_size", "parallel", "tensors_without_tiers"}
     | {"started", "ended", "exit_state", "run_hash", "git_commit", "git_dirty", "python", "prismatic", "torch"}
-    | {"transformers", "lightning", "accelerate"}
+    | {"transformers", "lightning", "accelerate", "corpus", "corpus_sha256"}
 )
 """Facts with a meaning of their own, which keep their plain names."""
 

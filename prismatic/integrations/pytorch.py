@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import torch
 from torch import nn
@@ -45,6 +45,16 @@ from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.rank_zero import rank_zero_logger
 
 ATTACHED = "optimizer step pre-hook"  # the fact `hook` of a run that `attach` logs
+
+
+class _Attached(NamedTuple):
+    """What a hook on optimizers counts."""
+
+    model: nn.Module
+    rounds: Rounds
+    skipped: SkippedSteps
+    steps: Iterator[int]
+    probe: Callable[[], Probe] | None
 
 
 class DynamicsLoggerCallback:
@@ -305,37 +315,42 @@ class DynamicsLoggerCallback:
         with self._closed_on_error():
             optimizers = optimizers_of_experts(optimizer, find_routers(model))
         self.on_train_begin(model, roles=roles, **{"hook": ATTACHED, **facts})
-        skipped, rounds, steps = SkippedSteps(scaler), Rounds(optimizers), itertools.count(first_step)
+        attached = _Attached(model, Rounds(optimizers), SkippedSteps(scaler), itertools.count(first_step), probe)
 
         @torch.compiler.disable
         def before_step(stepping: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             with log_failures(), self._failure_is_event():
-                if in_backward():
-                    self._record_step_in_backward(None)
-                    return None
-                if not rounds.begins(stepping):
-                    return None
-                if skipped.skips_this(stepping):
-                    self._record_warning("skipped_step", "gradients overflowed: the scaler skips this step", None)
-                    return None
-                step = next(steps)
-                if skipped.skipped_before():
-                    message = f"the scaler skipped steps before step {step}: gradients overflowed"
-                    self._record_warning("skipped_step", message, step)
-                # args of the step: the optimizer, then perhaps a closure.
-                closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-                if closure is not None:
-                    # The gradients exist only after the optimizer has called the closure.
-                    logging = self._logging_after(closure, model, stepping, step, probe)
-                    if "closure" in kwargs:
-                        return args, {**kwargs, "closure": logging}
-                    return (args[0], logging, *args[2:]), kwargs
-                gradient = unscaled_gradient(stepping)
-                metrics: dict[str, Any] = {**learning_rate(stepping), "probe": self._probe_of(step, probe)}
-                self.on_before_optimizer_step(model, step, gradient=gradient, **metrics)
-            return None
+                return self._before_step(attached, stepping, args, kwargs)
 
         self._hooks = [each.register_step_pre_hook(before_step) for each in optimizers]
+
+    def _before_step(
+        self, attached: _Attached, stepping: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Log the step that an optimizer is about to take, or return its arguments with a closure that does."""
+        if in_backward():
+            self._record_step_in_backward(None)
+            return None
+        if not attached.rounds.begins(stepping):
+            return None
+        if attached.skipped.skips_this(stepping):
+            self._record_warning("skipped_step", "gradients overflowed: the scaler skips this step", None)
+            return None
+        step = next(attached.steps)
+        if attached.skipped.skipped_before():
+            message = f"the scaler skipped steps before step {step}: gradients overflowed"
+            self._record_warning("skipped_step", message, step)
+        # args of the step: the optimizer, then perhaps a closure.
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:
+            # The gradients exist only after the optimizer has called the closure.
+            logging = self._logging_after(closure, attached, stepping, step)
+            if "closure" in kwargs:
+                return args, {**kwargs, "closure": logging}
+            return (args[0], logging, *args[2:]), kwargs
+        metrics: dict[str, Any] = {**learning_rate(stepping), "probe": self._probe_of(step, attached.probe)}
+        self.on_before_optimizer_step(attached.model, step, gradient=unscaled_gradient(stepping), **metrics)
+        return None
 
     @contextmanager
     def _failure_is_event(self) -> Iterator[None]:
@@ -350,12 +365,7 @@ class DynamicsLoggerCallback:
         return probe() if probe is not None and self._due(step, self.probe_freq) else None
 
     def _logging_after(
-        self,
-        closure: Callable[[], Any],
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        step: int,
-        probe: Callable[[], Probe] | None,
+        self, closure: Callable[[], Any], attached: _Attached, optimizer: torch.optim.Optimizer, step: int
     ) -> Callable[[], Any]:
         """Return the closure, extended to log this step after its first evaluation."""
         first = iter([True])
@@ -365,8 +375,8 @@ class DynamicsLoggerCallback:
             if next(first, False):
                 with log_failures():
                     metrics: dict[str, Any] = learning_rate(optimizer) | ({} if loss is None else {"loss": loss})
-                    metrics["probe"] = self._probe_of(step, probe)
-                    self.on_before_optimizer_step(model, step, **metrics)
+                    metrics["probe"] = self._probe_of(step, attached.probe)
+                    self.on_before_optimizer_step(attached.model, step, **metrics)
             return loss
 
         return evaluated

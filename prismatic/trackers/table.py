@@ -13,6 +13,8 @@ from prismatic.errors import TrackerError
 from prismatic.trackers.tracked import STEP_NAMES, TrackedRun, as_number
 
 RUN_NAMES = ("run_id", "run_name", "run", "Run", "Name")
+SAME_NAMES = ("metrics", "history", "log", "progress")
+"""Names of files that trackers and people give to every run."""
 WALL_NAMES = ("wall_time", "_timestamp")
 
 
@@ -28,7 +30,7 @@ def read(source: Path) -> list[TrackedRun]:
         raise TrackerError(f"{source}: cannot be read as {source.suffix} ({error}).") from error
     runs: dict[str, TrackedRun] = {}
     for number, row in enumerate(rows):
-        run_name = next((str(row[name]) for name in RUN_NAMES if row.get(name)), source.stem)
+        run_name = next((str(row[name]) for name in RUN_NAMES if row.get(name)), _name_of(source))
         run = runs.setdefault(run_name, TrackedRun(run_name, source.suffix.removeprefix(".")))
         values = dict(row)
         step = _pop_number(values, STEP_NAMES)
@@ -40,6 +42,14 @@ def read(source: Path) -> list[TrackedRun]:
         else:
             run.notes.append(f"row {number + 1} has no step")
     return list(runs.values())
+
+
+def _name_of(source: Path) -> str:
+    """Return the file's name, or the folders' of a name that every run has, as lightning_logs/version_0/metrics.csv."""
+    if source.stem.lower() not in SAME_NAMES:
+        return source.stem
+    folders = source.absolute().parts[1:-1]
+    return "-".join([*folders[-2:], source.stem])
 
 
 def _pop_number(values: dict[str, Any], names: Iterable[str]) -> float | None:

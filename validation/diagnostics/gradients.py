@@ -21,15 +21,21 @@ from validation.diagnostics.finding import (
     sources,
     tier_norms,
 )
-from validation.text import pluralize
+from validation.text import pluralize, printable
 
 BROKEN_SHARE = 0.20  # of the rows: a bin of time needs the other 80 %
 STUCK_ROWS = 10
+ATTACH = "DynamicsLoggerCallback.attach(model, optimizer)"
+CALLED_BY_HAND = (None, "plain loop", "accelerate")  # values of the fact `hook`; others are hooks of optimizers
 ORDER_FIXES = {
     "no_gradients": ("logged when no expert had a gradient", "log after backward() and before zero_grad()"),
     "zero_gradients": ("logged when all gradients were zero", "log before zero_grad(), not after it"),
     "after_step": ("logged after the optimizer's step", "log after backward() and before optimizer.step()"),
     "repeated_step": ("the same step was logged twice", "log once per step, with rising step numbers"),
+    "step_in_backward": (
+        "the optimizer stepped inside the backward pass, so that no step had all its gradients",
+        "step after backward(), without a hook that steps, for a run that is to be measured",
+    ),
 }
 LOST = {
     "dropped": (
@@ -77,25 +83,51 @@ def _zero_norms(run: Run) -> Iterator[Finding]:
 
 
 def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
-    """Find tiers with a gradient of exactly zero in a layer, which has no logarithm, so that the row is not used."""
+    """Find tiers with a gradient of exactly zero in a layer, which has no logarithm, so that the row is not used.
+
+    Experts with zeros in the same few rows have one cause, such as LoRA's matrices that begin as zeros: one finding.
+    """
     for source in sources(run):
-        for number, expert in source.experts.items():
-            if not expert.has_gradient:
-                continue  # found by zero_norms
-            zero = {tier: _zero_rows(source, expert, f"{tier}_norm") for tier in TIERS}
-            zero = {tier: rows_T for tier, rows_T in zero.items() if rows_T.any()}
-            if zero:
-                rows = int(np.any([*zero.values()], axis=0).sum())
-                yield Finding(
-                    "zero_tier",
-                    graver(source) if any(rows_T.all() for rows_T in zero.values()) else WARNING,
-                    f"the {' and '.join(zero)} norm of expert {number} is zero",
-                    f"in {rows} of {len(source.steps)} {source.source} rows, which the verdict skips",
-                    f"these weights received no gradient: {unrouted(run)}a dead part of the block, or underflow",
-                    "check the loss scale, and whether the output depends on these weights",
-                    run.id,
-                    None if number == 0 else number,
-                )
+        alike: dict[str | bytes, list[int]] = {}
+        zeros = {
+            number: zero
+            for number, expert in source.experts.items()
+            if expert.has_gradient and (zero := _zero_tiers(source, expert))  # others are found by zero_norms
+        }
+        for number, zero in zeros.items():
+            in_all = any(rows_T.all() for rows_T in zero.values())
+            key = f"expert {number}" if in_all else _any_of(zero).tobytes()
+            alike.setdefault(key, []).append(number)
+        for numbers in alike.values():
+            yield _zero_tier(source, numbers, zeros[numbers[0]], unrouted(run))
+
+
+def _zero_tier(source: Run, numbers: list[int], zero: dict[str, NDArray[np.bool_]], unrouted: str) -> Finding:
+    several = len(numbers) > 1
+    names = f"experts {', '.join(map(str, numbers))}" if several else f"expert {numbers[0]}"
+    tiers = "norm of a tier" if several else f"{' and '.join(zero)} norm"
+    rows_T = _any_of(zero)
+    first = ", in the first row alone: weights that begin as zeros" if rows_T[0] and rows_T.sum() == 1 else ""
+    return Finding(
+        "zero_tier",
+        graver(source) if any(rows_T.all() for rows_T in zero.values()) else WARNING,
+        f"the {tiers} of {names} is zero",
+        f"in {int(rows_T.sum())} of {len(source.steps)} {source.source} rows, which the verdict skips{first}",
+        f"these weights received no gradient: {unrouted}a dead part of the block, or underflow",
+        "check the loss scale, and whether the output depends on these weights",
+        source.id,
+        None if several or numbers[0] == 0 else numbers[0],
+    )
+
+
+def _any_of(zero: dict[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    return np.asarray(np.any([*zero.values()], axis=0))
+
+
+def _zero_tiers(run: Run, expert: Expert) -> dict[str, NDArray[np.bool_]]:
+    """Return, for each tier that is ever zero, the rows in which it is."""
+    zero = {tier: _zero_rows(run, expert, f"{tier}_norm") for tier in TIERS}
+    return {tier: rows_T for tier, rows_T in zero.items() if rows_T.any()}
 
 
 def _zero_rows(run: Run, expert: Expert, name: str) -> NDArray[np.bool_]:
@@ -173,14 +205,12 @@ def rows_lost(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 def logging_order(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find logging calls at the wrong place of the training loop, as the logger noticed them."""
+    hook = run.facts.get("hook")
+    cause, remedy = "the logging call is at the wrong place of the training loop", f"; {ATTACH} always does"
+    if hook not in CALLED_BY_HAND:
+        cause = f"the hook ({printable(hook, 60)}) is at the right place; the loop cleared, repeated or never computed "
+        cause, remedy = f"{cause}the gradients before it", ""
     for code, (symptom, fix) in ORDER_FIXES.items():
         if run.events.get(code):
-            yield Finding(
-                "logging_order",
-                WARNING,
-                symptom,
-                f"{pluralize(run.events[code], 'event')} of kind {code} in {pluralize(len(run.steps), 'row')}",
-                "the logging call is at the wrong place of the training loop",
-                fix + "; DynamicsLoggerCallback.attach(model, optimizer) always does",
-                run.id,
-            )
+            evidence = f"{pluralize(run.events[code], 'event')} of kind {code} in {pluralize(len(run.steps), 'row')}"
+            yield Finding("logging_order", WARNING, symptom, evidence, cause, fix + remedy, run.id)

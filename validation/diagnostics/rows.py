@@ -66,6 +66,18 @@ def damaged(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find experts of the model that the file lacks, or that have no values in it."""
+    if len(run.steps) and not any(np.isfinite(logged_norms(run, expert)).any() for expert in run.experts):
+        yield Finding(
+            "missing_experts",
+            ERROR,
+            "every gradient column is empty",
+            f"no norm of any expert in {pluralize(len(run.steps), 'row')}; the file names "
+            f"{pluralize(len(run.experts), 'expert')}",
+            "the rows were written when no expert had a gradient, or all norms were NaN, which SQLite stores as NULL",
+            "log after loss.backward() and before optimizer.zero_grad(), and look for NaN in the loss",
+            run.id,
+        )
+        return
     cause = "gradients were collected from some experts only"
     fix = "log every expert, as log_gradient_dynamics(model, step) does for every Prismatic router of the model"
     if not run.peers and (0 not in run.experts or not run.of_role("perturbed")):

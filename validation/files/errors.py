@@ -183,6 +183,13 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         "DynamicsLogger did not write this table",
         f"Log at least one tier norm of each expert; {RUN_HELP}",
     ),
+    "no_router": (
+        WrongSchema,
+        "expected columns like expert_0_top_norm in `dynamics`, found: {columns}",
+        "DynamicsLogger wrote this file and got no expert to log: the model has no layer of experts that it knows",
+        "Read the warning `no_router` of that training, which names what was looked for and the ways on; "
+        "docs/experts.md lists the mixtures that are found",
+    ),
     "only_means": (
         WrongSchema,
         "expected norms like expert_0_top_norm in `dynamics`, found means of gradient entries: {columns}",
@@ -299,7 +306,7 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
     ),
     "no_files": (
         Unreadable,
-        "expected a folder with files named dynamics.db at any depth, found none",
+        "expected a folder with files named dynamics.db, or other *.db files, at any depth, found none",
         "this is another folder, or nothing was logged yet",
         "Choose build/runs, or a dynamics.db itself",
     ),

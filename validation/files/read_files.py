@@ -31,6 +31,7 @@ from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schem
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.sqlite_client import SqliteClient
 from validation.files.sandbox.zip_client import ArchivedRun, folder_for, is_archive, unpacked
+from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.text import pluralize, printable
 
 MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
@@ -58,7 +59,8 @@ def read_files(
     cache: Cache | None = None,
     growing: IncrementalReader | None = None,
 ) -> tuple[list[RunFile], list[Rejected]]:
-    """Return the runs of all files, and the files that could not be read; folders are searched for dynamics.db files.
+    """Return the runs of all files, and the files that could not be read; folders are searched for dynamics.db files,
+    or else for other databases.
 
     A zip archive stands for the run files in it, and a path may come with the name to show. private: paths of this
     program's own copies, which nothing else writes. cache: runs that were read before. growing: earlier readings of
@@ -203,8 +205,9 @@ def find_files(paths: Iterable[Path | str | tuple[Path, str]]) -> Iterator[Found
 
 
 def _files_in(folder: Path, given: str) -> Iterator[FoundFile]:
-    """Yield all dynamics.db files at any depth, and the folders that cannot be listed."""
+    """Yield all dynamics.db files at any depth, or else all databases, and the folders that cannot be listed."""
     found: list[FoundFile] = []
+    databases: list[Path] = []
 
     def refused(error: OSError) -> None:
         found.append(_found_in_folder(Path(error.filename), "closed_folder", error.strerror or ""))
@@ -212,6 +215,9 @@ def _files_in(folder: Path, given: str) -> Iterator[FoundFile]:
     for place, folders, files in os.walk(folder, onerror=refused):
         if RUN_NAME in (*files, *folders):
             found.append(_found_in_folder(Path(place, RUN_NAME), *_problem_of(Path(place, RUN_NAME))))
+        databases += [Path(place, name) for name in files if name.endswith(RUN_SUFFIXES) and name[:2] != "._"]
+    if not any(file.path.name == RUN_NAME for file in found):
+        found += [_found_in_folder(path, *_problem_of(path)) for path in databases]
     if not found:
         yield FoundFile(folder, printable(_last_parts(folder)), given, "no_files")
     yield from sorted(found, key=lambda file: file.path)

@@ -243,6 +243,12 @@ def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]
         text = "start with experts that differ more from expert 0, and compare"
         yield Advice("raise_scale", text, run=run.id)
         return
+    if "config.perturbation_scale" not in run.facts and "option.perturbation_scale" in run.facts:
+        # What a scale means is known of our own perturbation only: it may be the share of weights that begin anew.
+        text = f"a perturbation of {scale:g}, in the unit of this training, is too weak, or there is nothing to find. "
+        text += f"The documented next step is a stronger one, in six seeds, each with its {SHAM_RUN}"
+        yield Advice("raise_scale", text, run=run.id)
+        return
     larger = STRONGER if scale is None or scale < STRONGER else 2 * scale
     text = f"scale {scale:g} is too small, or there is nothing to find. " if scale is not None else ""
     text += (

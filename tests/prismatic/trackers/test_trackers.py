@@ -202,6 +202,23 @@ def test_tables(tmp_path: Path, kind):
     assert rows(path)[0]["wall_time"] == 5.0
 
 
+def test_metrics_of_every_version_of_a_csv_logger_are_runs_of_their_own(tmp_path: Path):
+    from lightning.pytorch.loggers import CSVLogger
+
+    for _ in range(2):
+        logger = CSVLogger(tmp_path / "logs", name="moe")
+        for step in STEPS:
+            logger.log_metrics(logged(step), step=step)
+        logger.save()
+    sources = sorted((tmp_path / "logs").rglob("metrics.csv"))
+    for source in sources:
+        (tmp_path / "map.toml").write_text(MAP)
+        options = ["--map", str(tmp_path / "map.toml"), "--runs", str(tmp_path / "runs"), "--set", "seed=1"]
+        assert main(["import", str(source), *options]) == 0
+    found = sorted(path.parent.name for path in (tmp_path / "runs").rglob("dynamics.db"))
+    assert found == ["csv-moe-version_0-metrics", "csv-moe-version_1-metrics"]
+
+
 def framed(parts: list[bytes]) -> bytes:
     """Return records in LevelDB's log format, by its description."""
     out = bytearray(HEADER)

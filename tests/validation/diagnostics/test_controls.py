@@ -97,6 +97,15 @@ def test_a_zero_tier_of_one_layer_and_of_the_probe_is_found(edited):
     assert (finding.severity, finding.expert) == (ERROR, 1)
 
 
+def test_weights_of_all_experts_that_begin_as_zeros_are_one_warning(edited):
+    zero = "UPDATE layers SET bottom_norm = 0 WHERE layer = 1 AND source = 'merged' AND step = 0"
+    (finding,) = of(edited(zero), "zero_tier")
+    assert (finding.severity, finding.expert) == (WARNING, None)
+    assert finding.symptom == "the norm of a tier of experts 0, 1, 2, 3, 4 is zero"
+    assert finding.evidence.startswith("in 1 of 37 merged rows")
+    assert "begin as zeros" in finding.evidence
+
+
 def test_a_layer_without_tiers_has_no_zero_tier_if_the_file_declares_that(edited):
     """Otherwise zeros could take away the layers that speak against an effect."""
     zero = "UPDATE layers SET top_norm = 0, bottom_norm = 0, bottom_to_middle = NULL WHERE layer = 1"

@@ -1,6 +1,7 @@
 """The checks of diagnostics: each finds its problem in a run that has it, and nothing in a sound run."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -370,3 +371,33 @@ def test_the_documented_troubleshooting_names_what_was_found():
         "Missing experts in the chart": PASSED,
         "All gradient norms are zero": ERROR,
     }
+
+
+def test_columns_without_any_value_are_one_finding_with_its_cause():
+    run = simulated_run()
+    nothing = {name: np.full(len(run.steps), np.nan) for name in (*TIER_NORMS, "norm")}
+    empty = with_norms(with_norms(run, 0, **nothing), 1, **nothing)
+    for each in (empty, changed(run, experts={})):
+        (finding,) = [one for one in diagnose(each) if one.id == "missing_experts"]
+        assert (finding.severity, finding.symptom) == (ERROR, "every gradient column is empty")
+        assert "no expert had a gradient" in finding.cause
+
+
+@pytest.mark.parametrize(
+    ("hook", "cause", "advised"),
+    [
+        (None, "the logging call is at the wrong place", True),
+        ("optimizer step pre-hook", "is at the right place", False),
+    ],
+)
+def test_a_hook_that_was_in_use_is_not_recommended(hook, cause, advised):
+    run = changed(simulated_run(facts={"hook": hook} if hook else {}), events=Counter(no_gradients=3))
+    (finding,) = [one for one in diagnose(run) if one.id == "logging_order"]
+    assert cause in finding.cause
+    assert ("attach" in finding.fix) == advised
+
+
+def test_an_optimizer_that_steps_inside_backward_is_named():
+    run = changed(simulated_run(), events=Counter(step_in_backward=1))
+    (finding,) = [one for one in diagnose(run) if one.id == "logging_order"]
+    assert "inside the backward pass" in finding.symptom

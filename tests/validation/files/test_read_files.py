@@ -286,11 +286,38 @@ def test_a_folder_is_searched_for_run_files_at_any_depth(tmp_path: Path) -> None
     assert not rejected
 
 
+def test_a_file_of_a_training_without_experts_is_not_called_another_programs(tmp_path: Path) -> None:
+    path = tmp_path / "dynamics.db"
+    with DynamicsLogger(path) as logger:
+        logger.log_run({"routers": 0})
+        logger.event("no_router", "no layer of experts", level="warning")
+    found, (rejected,) = read_files([path])
+    assert (found, rejected.error.id) == ([], "wrong_schema")
+    assert "DynamicsLogger wrote this file and got no expert to log" in str(rejected.error)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA application_id = 0")
+    _, (rejected,) = read_files([path])
+    assert "DynamicsLogger did not write this table" in str(rejected.error)
+
+
+def test_a_folder_of_files_of_other_names_is_searched_for_databases(tmp_path: Path) -> None:
+    for index, name in enumerate(("b.db", "deep/a.sqlite", "._b.db")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        bad_files.good(tmp_path / name, steps=3 + index)
+    (tmp_path / "notes.db").write_text("no database")
+    found, rejected = read_files([tmp_path])
+    assert [run.name for run in found] == [f"{tmp_path.name}/b.db", "deep/a.sqlite"]
+    assert [one.error.id for one in rejected] == ["not_a_run"]
+    bad_files.good(tmp_path / "deep" / "dynamics.db", steps=9)
+    found, rejected = read_files([tmp_path])  # beside run files of our name, others are others
+    assert ([run.name for run in found], rejected) == (["deep/dynamics.db"], [])
+
+
 def test_paths_without_a_file_are_errors(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     paths = [tmp_path / "missing.db", tmp_path, tmp_path / "pipe", Path("a\0b"), tmp_path / ("x" * 300)]
     found, rejected = read_files(paths)
-    words = ["nothing there", "a folder with files named dynamics.db", "a device or pipe", "refuses", "refuses"]
+    words = ["nothing there", "files named dynamics.db, or other *.db files", "a device or pipe", "refuses", "refuses"]
     assert not found
     assert [one.error.id for one in rejected] == ["unreadable"] * 5
     assert all(word in str(one.error) for word, one in zip(words, rejected, strict=True))

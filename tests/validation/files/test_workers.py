@@ -10,6 +10,7 @@ from validation.files.sandbox import sqlite_client, sqlite_worker, zip_worker
 def test_the_workers_constants_equal_those_of_the_project():
     assert sqlite_worker.SIDE_TABLES == schema.SIDE_TABLES
     assert set(schema.SIDE_TABLES) == set(schema.TABLES)
+    assert sqlite_worker.APPLICATION_ID == schema.APPLICATION_ID
     assert tuple(f"{tier}_norm" for tier in schema.TIERS) == sqlite_worker.TIER_NORMS
     assert (sqlite_worker.SIDE_ROWS, sqlite_worker.TEXT_BYTES) == (sqlite_client.SIDE_ROWS, sqlite_client.TEXT_BYTES)
     assert zip_worker.MANIFEST == parquet_set.MANIFEST

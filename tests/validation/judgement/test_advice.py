@@ -131,6 +131,19 @@ def test_a_refuted_study_gets_the_documented_advice():
     assert advice["adjust_sparsity"].options == ("sparsity=0.2",)
 
 
+def test_a_perturbation_that_is_not_ours_is_not_given_our_scale():
+    """Its number may be a share of weights that begin anew, of which 2.0 is none."""
+    runs = [named(run, run.id, perturbation_scale=0.5) for run in study(6, probed_run, **EXPERTS)]
+    theirs = []
+    for run in runs:
+        facts = {name.replace("config.", "option."): value for name, value in run.facts.items()}
+        theirs.append(replace(run, facts=facts))
+    assert "scale 2 in six seeds" in named_advice(*runs)["raise_scale"].text
+    advice = named_advice(*theirs)["raise_scale"]
+    assert "in the unit of this training" in advice.text
+    assert "scale 2" not in advice.text
+
+
 def test_a_study_at_scale_two_is_advised_a_larger_scale():
     runs = trained(*study(6, probed_run, **EXPERTS), perturbation_scale=2.0)
     assert named_advice(*runs)["raise_scale"].grid[0] == "perturbation_scale=0,4"

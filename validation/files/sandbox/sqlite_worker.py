@@ -47,6 +47,7 @@ TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
 SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "pairs", "histograms")
 LONG_TABLES = ("events", "scalars", "layers", "pairs", "histograms")  # may have as many rows as `dynamics`
 DRIVER_TABLES = ("dynamics", "scalars", "layers", "pairs", "histograms")  # that Arrow's driver reads
+APPLICATION_ID = 0x50524953  # of the files that DynamicsLogger writes
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
 # Problems of values are not damage: the values are checked one by one.
 VALUE_PROBLEM = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")
@@ -539,6 +540,15 @@ def check(db: sqlite3.Connection, immutable: bool, limits: dict[str, Any]) -> tu
     return problems == ["ok"], next((("corrupt", problem[:200]) for problem in damage), None)
 
 
+def in_this_file(error: Reject, lost: bool, application_id: int) -> Reject:
+    """Return what a rejection of `dynamics` means: lost rows, or a training of DynamicsLogger without experts."""
+    if lost and error.code == "no_dynamics":
+        return Reject("wal_missing")
+    if error.code == "no_experts" and application_id == APPLICATION_ID:
+        return Reject("no_router", **error.details)
+    return error
+
+
 def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[dict[str, Any], list[Any]]:
     """Return header and values of one run file. `reason` translates the errors that it raises."""
     path, immutable, limits = request["path"], request["immutable"], request["limits"]
@@ -557,9 +567,7 @@ def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[d
         try:
             columns, ignored = read_dynamics(connections, request["columns"], request["layer_metrics"], limits)
         except Reject as error:
-            if lost and error.code == "no_dynamics":
-                raise Reject("wal_missing") from None
-            raise
+            raise in_this_file(error, lost, application_id) from None
         if lost and not columns["step"].values:
             raise Reject("wal_missing")
         tables, notes = {"dynamics": columns}, []
