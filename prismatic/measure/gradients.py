@@ -50,9 +50,15 @@ def dot_grad(parameter: nn.Parameter) -> Tensor | None:
 
 
 def has_gradients(routers: Sequence[Any], gradient: Gradient = dot_grad) -> bool:
-    """Return whether any expert of any router has a gradient."""
+    """Return whether any expert of any router has a gradient; True if `gradient` fails, as `measure` will."""
     views = (view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values())
-    return any(gradient(view.parameter) is not None for view in views)
+    parameters = {id(view.parameter): view.parameter for view in views}.values()
+    if any(parameter.grad is not None for parameter in parameters):
+        return True
+    try:
+        return any(gradient(parameter) is not None for parameter in parameters)
+    except Exception:  # raised again in `measure`, by all processes, none of which then waits for another
+        return True
 
 
 def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
