@@ -155,32 +155,31 @@ def tier_sums_cpu(tensor: TensorGradients) -> Sums:
     grads = [None if g is None else _as_numpy(g) for g in tensor.gradients]
     top, bottom = (indices.cpu().numpy() for indices in tensor.tiers)
     length = max((len(g) for g in grads if g is not None), default=0)
-    size = 4 * CHUNK if len(grads) == 1 else CHUNK  # nothing is read twice but the ends
-    starts = range(0, length + size, size)
-    top_cuts, bottom_cuts = np.searchsorted(top, starts), np.searchsorted(bottom, starts)
     sums = np.zeros((len(grads), len(SUMS)))
-    exact = length <= EXACT
-    picked = np.empty(0 if exact else max(len(top), len(bottom)), dtype=np.float32)
+    starts = range(0, length + CHUNK, CHUNK) if length > EXACT else range(0)
+    top_cuts, bottom_cuts = np.searchsorted(top, starts), np.searchsorted(bottom, starts)
+    picked = np.empty(min(max(len(top), len(bottom)), CHUNK), dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        for chunk in range(0 if exact else len(starts) - 1):
+        for chunk in range(len(starts) - 1):
             part = slice(starts[chunk], starts[chunk + 1])
             chunk_top = top[top_cuts[chunk] : top_cuts[chunk + 1]]
             chunk_bottom = bottom[bottom_cuts[chunk] : bottom_cuts[chunk + 1]]
             clean = None if grads[0] is None else grads[0][part]
             for expert, grad in enumerate(grads):
                 if grad is not None:
-                    whole = grad[part]
-                    if grad.strides[0] == grad.itemsize:
+                    in_a_row = grad.strides[0] == grad.itemsize
+                    # A part of a tensor, such as every second column, would be copied whole by numpy at each use.
+                    whole = grad[part] if in_a_row else np.ascontiguousarray(grad[part])
+                    square = whole @ whole  # first, because it brings the chunk into the cache
+                    if in_a_row:
                         ends = [_square_sum(grad, indices, picked) for indices in (chunk_top, chunk_bottom)]
-                    else:  # a part of a tensor, such as every second column: numpy would copy all of it for each use
-                        whole = np.ascontiguousarray(whole)
+                    else:
                         ends = [_square_sum(whole, i - starts[chunk], picked) for i in (chunk_top, chunk_bottom)]
-                    square = _square_sum_of(whole, CHUNK)
                     product = 0.0 if clean is None else whole @ clean if expert else square
                     sums[expert] += *ends, square, product
         sums[:, 2] -= sums[:, 0] + sums[:, 1]
     for expert, grad in enumerate(grads):
-        if grad is not None and (exact or not _trustworthy(sums[expert], len(top))):
+        if grad is not None and (length <= EXACT or not _trustworthy(sums[expert], len(top))):
             sums[expert] = _exact_sums(grad, grads[0], top, bottom)
     return sums
 
@@ -191,14 +190,7 @@ def _square_sum(grad: Floats, indices: NDArray[np.int64], picked: Floats) -> flo
         entries = grad.take(indices)
     else:  # the indices are in range: "wrap" does not check them, and does not copy
         entries = grad.take(indices, mode="wrap", out=picked[: len(indices)])
-    return _square_sum_of(entries, CHUNK // 16)
-
-
-def _square_sum_of(values: Floats, at_once: int) -> float:
-    """Return the sum of squares. float32 adds up so many at once; a longer sum would lose digits."""
-    if len(values) <= at_once:
-        return float(values @ values)
-    return sum(float(part @ part) for part in (values[at : at + at_once] for at in range(0, len(values), at_once)))
+    return float(entries @ entries)
 
 
 def _at_least_single(grad: Tensor) -> Tensor:
