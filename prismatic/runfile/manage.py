@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from prismatic.contract.options import options_of
 from prismatic.contract.schema import SCHEMA_VERSION
 from prismatic.errors import LoggerError
 from prismatic.runfile.database import RunDatabase, remove
@@ -96,7 +97,7 @@ def _summary(path: Path, found: FileSummary) -> RunSummary:
         found = _roll_back(path) if found.unfinished else found
     if found.problem or found.facts is None:
         return RunSummary(printable(path.parent.name), path, "unreadable", None, None, 0, last_update, None, None)
-    facts = found.facts
+    facts, options = found.facts, options_of(found.facts)
     status = printable(facts.get("exit_state", "unknown"))
     if status == "running" and not is_locked(path):
         status = "killed"
@@ -108,8 +109,8 @@ def _summary(path: Path, found: FileSummary) -> RunSummary:
         planned_steps=_to_number(facts.get("planned_steps"), int),
         logged_steps=found.rows,
         last_update=last_update,
-        seed=_to_number(facts.get("config.seed", facts.get("seed")), int),
-        perturbation_scale=_to_number(facts.get("config.perturbation_scale"), float),
+        seed=_to_number(options.get("seed", facts.get("seed")), int),
+        perturbation_scale=_to_number(options.get("perturbation_scale"), float),
     )
 
 

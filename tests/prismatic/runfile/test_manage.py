@@ -87,6 +87,12 @@ def test_one_bad_file_does_not_hide_the_other_runs(path: Path):
     }
 
 
+def test_options_that_a_framework_gave_are_listed_like_our_own(path: Path):
+    written(path, **{"option.seed": 7, "option.perturbation_scale": 0.5})
+    (run,) = list_runs(path.parent.parent)
+    assert (run.seed, run.perturbation_scale) == (7, 0.5)
+
+
 def test_runs_are_listed_as_a_table_and_as_json(path: Path, capsys):
     written(path, run_hash="0123456", **{"config.perturbation_scale": 2.0})
     assert main(["runs", str(path.parent.parent)]) == 0
