@@ -38,6 +38,7 @@ def training(runs: Path) -> Iterator[str]:
         process.wait(20)
 
 
+@pytest.mark.long
 def test_every_page_follows_a_run_while_it_is_trained(open_page: Callable[..., Page], training: str):
     page = open_page(height=700)
     page.get_by_role("button", name=f"Follow {training}").click(timeout=30_000)

@@ -14,6 +14,8 @@ from tests.support.run_file import events, rows
 from tests.support.two_processes import ROOT
 from tests.support.two_processes_experts import CASES, Case, build, loop
 
+pytestmark = pytest.mark.long  # two processes of PyTorch
+
 TABLES = {
     "layers": "SELECT * FROM layers ORDER BY step, source, layer, expert",
     "pairs": "SELECT * FROM pairs ORDER BY step, layer, expert, other",

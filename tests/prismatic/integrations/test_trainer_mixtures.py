@@ -47,7 +47,6 @@ REFUSED = {  # by transformers 5.24 itself, also without any callback
 }
 QUICK = {
     ("Mixtral", "all"),
-    ("Mixtral", "compiled"),
     ("Mixtral", "reentrant checkpointing"),
     ("gpt-oss", "accumulation"),
     ("Llama 4", "all"),

@@ -121,6 +121,7 @@ def test_closing_the_file_elsewhere_in_the_process_does_not_end_the_lock(path: P
         assert in_another_process(f"print(lock.is_locked(Path({str(path)!r})))") == "True"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event", ["logger closed", "second logger refused", "asked whether it is locked"])
 def test_a_transaction_of_this_process_keeps_its_lock(path: Path, event: str, kernel: str):
     logger = DynamicsLogger(path)
@@ -145,6 +146,7 @@ def test_a_transaction_of_this_process_keeps_its_lock(path: Path, event: str, ke
     DynamicsLogger(path).close()
 
 
+@pytest.mark.long
 def test_descriptors_are_closed_as_soon_as_no_transaction_needs_them(path: Path):
     is_locked(path)  # closes what earlier tests left open
     before = len(os.listdir("/dev/fd"))

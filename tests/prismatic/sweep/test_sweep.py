@@ -298,6 +298,7 @@ def _interrupted(config: RunConfig, runs: Path, **options) -> Path:
     return runs / config.run_hash(Corpus.load().sha256) / "dynamics.db"
 
 
+@pytest.mark.long
 def test_a_run_that_fails_is_tried_again_and_reported_with_its_last_lines(config: Path, tmp_path: Path, capsys):
     sweep = plan(config, ["device=abacus"], runs=tmp_path / "runs")
     outcome = run_sweep(sweep, Local(2), Progress(), retries=1)

@@ -792,6 +792,7 @@ def test_reading_a_small_file_is_fast(tmp_path: Path) -> None:
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.long
 def test_experts_beyond_sqlites_columns_are_read_like_the_others(tmp_path):
     tiers = ("top_norm", "bottom_norm", "middle_norm", "routing_weight", "bottom_to_middle", "perturbed_norm")
     with DynamicsLogger(tmp_path / "dynamics.db") as logger:

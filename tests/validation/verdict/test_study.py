@@ -34,7 +34,7 @@ def test_a_custom_loop_registers_the_seeds_alone(tmp_path):
                 callback.on_train_begin(layer(), **facts)
                 logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
     runs = load_runs(read_sources(sorted(tmp_path.glob("*.db")))[0])
-    assert all(run.facts["resumed"] for run in runs)
+    assert all(run.facts["option.resumed"] for run in runs)
     assert registered_study(runs).because == "every planned seed is here (0..1), registered before the first step"
 
 

@@ -137,6 +137,7 @@ def test_hostile_files_give_the_same(tmp_path: Path, make: Callable[[Path], obje
     assert_same(path, immutable=immutable)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_pages")
 def test_mutants_give_the_same(tmp_path: Path) -> None:
     for place, mutant in enumerate(fuzz.mutants(40, 11, fuzz.originals(tmp_path))):
