@@ -28,7 +28,7 @@ DISTURBING = 0.1  # layout shift score
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in ("Home", "Compare") else pytest.mark.long) for n in PAGES.values()]
+    "name", [pytest.param(n, marks=() if n == "Home" else pytest.mark.long) for n in PAGES.values()]
 )
 def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], name: str):
     link = LINKS.get(name, f"run={LAYERED}")

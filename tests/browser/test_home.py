@@ -53,7 +53,7 @@ def test_bad_files_of_an_upload_are_told_beside_the_verdict_of_the_good_one(page
     assert main.locator("a[href*=evil], img[src*=evil], em").count() == 0
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize("page", ["light", pytest.param("dark", marks=pytest.mark.long)], indirect=True)
 def test_the_whole_way_can_be_gone_by_keyboard(page: Page):
     reach(page, "Open the documented run")
     page.keyboard.press("Enter")

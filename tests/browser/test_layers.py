@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import in_the_dark, settle, upload, visit
 from tests.support.layered_runs import write_layers
 
 
+@pytest.mark.long
 @in_the_dark
 def test_layers_play_when_asked_and_a_click_on_a_cell_chooses_it(page: Page, tmp_path: Path):
     upload(page, write_layers(tmp_path / "film.db", steps=3, histograms=True))

@@ -54,6 +54,7 @@ def test_a_training_has_no_fault(tmp_path, options):
     assert not faults(train(config, runs=tmp_path, checkpoint_freq=0, progress=False).db_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crashed_at", [7, 50])
 def test_a_resumed_training_has_no_fault(tmp_path, monkeypatch, crashed_at):
     config, healthy = RunConfig(**TRAINED), Corpus.batch
