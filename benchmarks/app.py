@@ -72,7 +72,7 @@ QUICK = Work(rounds=1, rows=200_000, load_seconds=20.0, crowd_seconds=20.0, forg
 
 @dataclass
 class Answers:
-    """What the sessions of a load waited for, in seconds."""
+    """The seconds that the sessions of a load waited for."""
 
     uploads: list[float] = field(default_factory=list)
     pages: list[float] = field(default_factory=list)

@@ -39,7 +39,7 @@ SECONDS = 2.0
 
 @dataclass
 class Report(Skips):
-    """What the questions did, by kind."""
+    """The outcome of the questions, by kind."""
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)

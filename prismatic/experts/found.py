@@ -23,7 +23,7 @@ SPARSITY = 0.1  # of layers that have no config
 
 
 class Stored(NamedTuple):
-    """Where a model stores one tensor of all experts, or of one of them."""
+    """The place where a model stores one tensor of all experts, or of one of them."""
 
     name: str
     owner: nn.Module
@@ -34,14 +34,14 @@ class Stored(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """What a router decided for some tokens: the chosen experts and their weights, [N, K]; -1 is no expert."""
+    """The decisions of a router for some tokens: the chosen experts and their weights, [N, K]; -1 is no expert."""
 
     index_NK: Tensor
     weight_NK: Tensor
 
 
 class Call(ABC):
-    """How a layer gets its routing: a hook that reads what the router decided, or makes it choose one expert."""
+    """The way to a layer's routing: a hook that reads what the router decided, or makes it choose one expert."""
 
     @abstractmethod
     def install(self, layer: FoundExperts) -> list[RemovableHandle]:
@@ -68,11 +68,13 @@ class FoundExperts:
     stored: Sequence[Stored]
     call: Call | None
     roles: Sequence[str] | None = None
-    mixture: str = "tokens"
+    mixture: str = "top_k"
+    """The kind of mixture, a name from `schema.MIXTURES`."""
     names: tuple[str, ...] | None = None
     """The names of the experts, if the model has some; they must be the same in all layers."""
     routing: RoutingTotals = field(init=False)
     _forced: int | None = None
+    _watched: bool = False
     _handles: list[RemovableHandle] = field(default_factory=list)
     _tiers: list[TierIndices] = field(default_factory=list)
     _clean_tiers: TierIndices | None = None
@@ -141,11 +143,19 @@ class FoundExperts:
 
     def watch(self) -> None:
         """Read what the router decides from now on."""
-        if self.call is not None and not self._handles:
-            self._handles = self.call.install(self)
+        self._watched = True
+        self._install()
 
     def unwatch(self) -> None:
         """Remove all hooks."""
+        self._watched = False
+        self._remove()
+
+    def _install(self) -> None:
+        if self.call is not None and not self._handles:
+            self._handles = self.call.install(self)
+
+    def _remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -162,10 +172,12 @@ class FoundExperts:
 
     @forced.setter
     def forced(self, expert: int | None) -> None:
-        self.watch()
+        self._install()
         self._forced = expert
         if self.call is not None:
             self.call.switch(self, expert)
+        if expert is None and not self._watched:
+            self._remove()  # a probe of a model that nobody logs leaves no hook in it
 
     # -- As a module has it, for the comparison of outputs ---------------------------------------------------------
 

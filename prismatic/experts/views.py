@@ -39,7 +39,7 @@ class View:
 
     @property
     def key(self) -> tuple[int, int | None, str]:
-        """What no other view of the model has."""
+        """A key that no other view of the model has."""
         return id(self.parameter), self.expert, self.name
 
     @property

@@ -48,7 +48,7 @@ ATTACHED = "optimizer step pre-hook"  # the fact `hook` of a run that `attach` l
 
 
 class _Attached(NamedTuple):
-    """What a hook on optimizers counts."""
+    """The count of a hook on optimizers."""
 
     model: nn.Module
     rounds: Rounds

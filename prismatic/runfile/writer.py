@@ -273,7 +273,7 @@ class _Batch:
         self.refused = 0
         """The number of logged steps that can never be written."""
         self.rewinds: list[str] = []
-        """What each rewind replaced."""
+        """The steps that each rewind replaced."""
         # The state for consecutive records with the same columns:
         self._columns: Columns | None = None  # None if no group of rows is open
         self._prepared: Columns | None = None  # the ones that the next three belong to

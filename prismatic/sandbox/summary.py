@@ -25,7 +25,7 @@ INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMRO
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What one run file holds; `problem` says why nothing of it could be read."""
+    """The contents of one run file; `problem` says why nothing of it could be read."""
 
     version: int = 0
     rows: int = 0

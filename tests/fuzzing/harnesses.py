@@ -1,4 +1,4 @@
-"""What is fuzzed: a function of bytes for each place where files and replies of others come in.
+"""Targets of fuzzing: a function of bytes for each place where files and replies of others come in.
 
 Each raises for an answer that breaks its contract and for an exception that is not one of ours; the limits of time and
 memory are the fuzzer's (fuzz.py). An input is small and stands for a file or a reply: see each function.
@@ -309,7 +309,7 @@ class Harness(NamedTuple):
     share: int
     """The share of the time: slow ones get more."""
     words: tuple[str, ...] = ()
-    """What the fuzzer may insert."""
+    """The words that the fuzzer may insert."""
 
 
 TABLE_NAMES = ("dynamics", *schema.TABLES)

@@ -44,7 +44,7 @@ def disarm() -> None:
 
 @dataclass(frozen=True)
 class State:
-    """What the file holds after some calls of log()."""
+    """The contents of the file after some calls of log()."""
 
     rows: dict[int, int]
     """The number of the call that wrote each step."""

@@ -1,4 +1,4 @@
-"""What the server takes in: uploads within a limit, for a session and for all of them."""
+"""The gate of the server: uploads within a limit, for a session and for all of them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def cache(folder: Path) -> Cache:
 
 @pytest.fixture(scope="module")
 def alone(good: list[Path], cache: Cache) -> dict[str, Any]:
-    """What is said of the good runs without any other file."""
+    """The words about the good runs without any other file."""
     files, rejected = read_sources(good, cache=cache)
     assert (len(files), rejected) == (20, [])
     judgement = judge(files)

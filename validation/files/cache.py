@@ -58,7 +58,7 @@ class Cache:
 
     @cached_property
     def problem(self) -> str:
-        """Why the folder is not used; empty if it is."""
+        """The reason why the folder is not used; empty if it is."""
         for folder in (self.folder.parent, self.folder):
             try:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""Which facts of a run are options of its experiment."""
+"""Options: the facts of a run that tell one experiment from another."""
 
 from prismatic.contract.options import FACTS, FREE, as_facts, options_of
 

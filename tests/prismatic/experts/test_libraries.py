@@ -84,7 +84,7 @@ class Ensemble(nn.Module):
 
 @dataclass(frozen=True)
 class Library:
-    """How to build a model, how to cut an expert of a layer out by hand, and what is known of its layers."""
+    """The way to build a model, to cut an expert of a layer out by hand, and what is known of its layers."""
 
     build: Callable[[], nn.Module]
     cut: Callable[[Any, int], Matrices]

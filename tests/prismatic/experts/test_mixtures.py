@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from prismatic import DynamicsLoggerCallback
 from prismatic.experts.discovery import describe, find_routers, nothing_found
-from prismatic.experts.found import FoundExperts
+from prismatic.experts.found import FoundExperts, Stored
 from prismatic.experts.layouts import layer_of
-from prismatic.experts.protocol import num_experts
+from prismatic.experts.protocol import mixture_of, num_experts
 from prismatic.measure.gradients import log_gradient_dynamics, measure
 from prismatic.measure.isolated import isolated_dynamics
 from prismatic.measure.metrics import routing_metrics
@@ -246,3 +246,20 @@ def test_a_mixture_is_logged_by_attaching_to_its_optimizer(tmp_path):
     callback.detach()
     assert steps(tmp_path / "x.db") == [0]
     assert events(tmp_path / "x.db") == [("experts_found", None)]
+
+
+def test_a_probe_of_a_model_that_nobody_logs_leaves_no_hook():
+    model = MIXTURES["Mixtral"].build()
+    (layer, _) = find_routers(model)
+    isolated_dynamics(model, lambda each: model(**each).loss, batch())
+    assert not layer.module._forward_pre_hooks
+    layer.watch()
+    isolated_dynamics(model, lambda each: model(**each).loss, batch())
+    assert len(layer.module._forward_pre_hooks) == 1
+
+
+def test_a_layer_of_ones_own_has_a_known_kind_of_mixture():
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.ones(3, 2, 2))
+    layer = FoundExperts(module, "own", "own", 3, [Stored("weight", module, "weight")], None)
+    assert mixture_of([layer]) == "top_k"

@@ -1,4 +1,4 @@
-"""Who may write to the cache, and files that are replaced while they are read; test_sources.py has what it keeps."""
+"""The cache, who may write to it, and files replaced while they are read; test_sources.py has what it keeps."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class NobodyWaits(Exception):
 
 @dataclass(frozen=True)
 class Requester:
-    """Who waits for an answer."""
+    """The one who waits for an answer."""
 
     name: str
     waits: Callable[[], bool] = lambda: True
