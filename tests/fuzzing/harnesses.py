@@ -86,7 +86,7 @@ def _read_and_judge(file: bytes) -> None:
     assert "took longer" in str(answers) or len({*map(repr, map(_comparable, answers))}) == 1, "two paths, two answers"
     if not isinstance(answers[0], str):
         digest = hashlib.sha256(file).hexdigest()
-        run = read_files._run_file(path, "dynamics.db", digest, *answers[0], LIMITS)
+        run = read_files._run_file(path, "dynamics.db", digest, answers[0], LIMITS)
         _check_run(run)
         _judge_some(run)
 
@@ -250,7 +250,7 @@ def sqlite_reply(data: bytes) -> None:
         digest = hashlib.sha256(data).hexdigest()
 
         def use() -> None:
-            run = read_files._run_file(Path("a"), "a", digest, facts, tables, LIMITS)
+            run = read_files._run_file(Path("a"), "a", digest, (facts, tables), LIMITS)
             _check_run(run)
             _judge_some(run)
 

@@ -7,14 +7,18 @@ another one unpacks archives of run files.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import json
 import os
 import stat
+import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +33,7 @@ from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
-from validation.files.sandbox.sqlite_client import SqliteClient
+from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
 from validation.files.sandbox.zip_client import ArchivedRun, folder_for, is_archive, unpacked
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.text import pluralize, printable
@@ -38,6 +42,18 @@ MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
 RUN_NAME = "dynamics.db"
 DEEPEST, LONGEST_NUMBER = 16, 128  # levels of a fact, and bits of an integer in it; seeds have 64
 PATH_CHARACTERS = 1000  # of a path in an error
+
+
+class Fetched(NamedTuple):
+    """A file's hash, and its run if it was read before, or else what the child process sent of it."""
+
+    digest: str
+    hashed: FileState
+    """The state of the file that was hashed."""
+    settled: bool
+    """False if a -wal or a -journal lies beside: the same bytes may mean other rows then."""
+    cached: RunFile | None = None
+    contents: FileContents | None = None
 
 
 class FoundFile(NamedTuple):
@@ -76,16 +92,21 @@ def read_files(
         client = SqliteClient(limits, readable, folder=Path(folder) if folder else None)
         stack.enter_context(contextlib.closing(client))
         reading = _Reading(client, cache, growing, folder)
-        for done, file in enumerate(files):
+
+        def fetch(file: FoundFile) -> Fetched | None:
+            if file.code:
+                raise rejection(file.given, file.code, limits, problem=file.problem)
+            return None if file.path in archives else reading.fetch(file.path, file.name, private=file.path in private)
+
+        for done, (file, fetching) in enumerate(_one_ahead(files, fetch)):
             if progress:
                 progress(done, len(files))
             try:
-                if file.code:
-                    raise rejection(file.given, file.code, limits, problem=file.problem)
-                if file.path in archives:
+                fetched = fetching.result()
+                if fetched is None:
                     reading.add_archive(file)
                 else:
-                    reading.add(file.path, file.name, private=file.path in private)
+                    reading.add(file.path, file.name, fetched, private=file.path in private)
             except RunFileError as error:
                 reading.reject(file.given, file.path, error)
     if progress:
@@ -93,9 +114,29 @@ def read_files(
     return reading.runs, reading.rejected
 
 
+def _one_ahead(
+    files: Iterable[FoundFile], fetch: Callable[[FoundFile], Fetched | None]
+) -> Iterator[tuple[FoundFile, Future[Fetched | None]]]:
+    """Yield each file with its fetching, while a thread fetches the next one."""
+    requester, waiting = contextvars.copy_context(), deque[tuple[FoundFile, Future[Fetched | None]]]()
+    pool = ThreadPoolExecutor(1)
+    try:
+        for file in files:
+            waiting.append((file, pool.submit(requester.run, fetch, file)))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @dataclass
 class _Reading:
-    """The runs that were read so far, and where to look for a run that is among them already."""
+    """The runs that were read so far, and where to look for a run that is among them already.
+
+    One thread fetches files and another one adds them, so that the child process reads a file while this process
+    checks and caches the one before.
+    """
 
     client: SqliteClient
     cache: Cache | None
@@ -107,51 +148,61 @@ class _Reading:
     places: dict[str, int] = field(default_factory=dict)
     """The index of a run by the sha256 of its file."""
     ids: set[str] = field(default_factory=set)
+    _asking: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the child process answers."""
 
     def reject(self, name: str, path: Path, error: RunFileError) -> None:
         """Add a file that could not be read."""
         self.rejected.append(Rejected(name, path, error.renamed(name)))
 
-    def add(self, path: Path, name: str, *, private: bool) -> None:
+    def fetch(self, path: Path, name: str, *, private: bool) -> Fetched:
+        """Hash one file, and look it up in the cache or read it. Raises RunFileError."""
+        digest, hashed = _sha256(path, name, self.client.limits)
+        settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
+        found = Fetched(digest, hashed, settled)
+        if digest in self.places and settled:
+            return found
+        if self.cache and settled and (cached := self.cache.get(digest)):
+            return found._replace(cached=cached)
+        return found._replace(contents=self._contents(path, name, private))
+
+    def _contents(self, path: Path, name: str, private: bool) -> FileContents:
+        with self._asking:
+            if self.growing and not private:
+                return self.growing.read(self.client, path, name)
+            return self.client.read(path, name, immutable=private)
+
+    def add(self, path: Path, name: str, fetched: Fetched, *, private: bool) -> None:
         """Add the run in one file, unless it is there already. Raises RunFileError if the file is not a run."""
         limits = self.client.limits
-        digest, hashed = _sha256(path, name, limits)
-        place = self.places.get(digest)
+        place = self.places.get(fetched.digest)
         if place is not None and (private or not (has_wal(path) or has_wal(self.runs[place].path))):
             known = self.runs[place]
             note = f"the same file was given again as {name}; it is read once"
             self.runs[place] = replace(known, notes=(*known.notes, note))
             return
-        read = self._read(path, name, digest, hashed, private)
-        if not private and not hashed.same_file(FileState.of(path)):
+        read = fetched.cached or self._read(path, name, fetched, private)
+        if not private and not fetched.hashed.same_file(FileState.of(path)):
             raise rejection(name, "replaced", limits)
         run = replace(read, name=name, path=path, id=unique_id(read.id, self.ids))
         if len(run.wide) * run.num_experts > limits.expert_rows:
             raise rejection(name, "too_large", limits, limit="expert_rows")
-        self.places.setdefault(digest, len(self.runs))
+        self.places.setdefault(fetched.digest, len(self.runs))
         self.ids.add(run.id)
         self.runs.append(run)
 
-    def _read(self, path: Path, name: str, digest: str, hashed: FileState, private: bool) -> RunFile:
-        """Return the run of one file, from the cache if it is there. hashed: the state of the file that was hashed."""
-        # Beside a -wal or a -journal the same bytes may mean other rows.
-        settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
-        if self.cache and settled and (cached := self.cache.get(digest)):
-            return cached
-        run = self._read_now(path, name, digest, private)
-        if run.damage and not private and FileState.of(path) != hashed:
-            run = self._read_now(path, name, digest, private)  # it was written or closed between two of its tables
+    def _read(self, path: Path, name: str, fetched: Fetched, private: bool) -> RunFile:
+        """Return the run of one file, and put it into the cache."""
+        digest, limits = fetched.digest, self.client.limits
+        run = _run_file(path, name, digest, fetched.contents or self._contents(path, name, private), limits)
+        if run.damage and not private and FileState.of(path) != fetched.hashed:
+            # It was written or closed between two of its tables.
+            run = _run_file(path, name, digest, self._contents(path, name, private), limits)
         # A file that is being written may hold other rows by now than the bytes that were hashed.
-        if self.cache and settled and run.facts.get("exit_state") != "running" and FileState.of(path) == hashed:
+        is_written = run.facts.get("exit_state") == "running" or FileState.of(path) != fetched.hashed
+        if self.cache and fetched.settled and not is_written:
             self.cache.put(run)
         return run
-
-    def _read_now(self, path: Path, name: str, digest: str, private: bool) -> RunFile:
-        if self.growing and not private:
-            facts, tables = self.growing.read(self.client, path, name)
-        else:
-            facts, tables = self.client.read(path, name, immutable=private)
-        return _run_file(path, name, digest, facts, tables, self.client.limits)
 
     def add_archive(self, file: FoundFile) -> None:
         """Add the runs in an archive, and its files that are not runs. Raises RunFileError if it cannot be opened."""
@@ -161,7 +212,8 @@ class _Reading:
                 try:
                     if member.error:
                         raise member.error
-                    self.add(member.path, _member_name(member, file.name, 90), private=True)
+                    name = _member_name(member, file.name, 90)
+                    self.add(member.path, name, self.fetch(member.path, name, private=True), private=True)
                 except RunFileError as error:
                     self.reject(_member_name(member, file.given, PATH_CHARACTERS), file.path, error)
                 if len(self.runs) > before:
@@ -269,11 +321,11 @@ def _run_file(
     path: Path,
     name: str,
     digest: str,
-    header: dict[str, Any],
-    tables: dict[str, pa.Table],
+    contents: FileContents,
     limits: ReadLimits,
 ) -> RunFile:
-    """Return the run from the tables and facts of a reading."""
+    """Return the run from the facts and tables of a reading."""
+    header, tables = contents
     tables["run"], recorded = without_checksums(_with_all_columns("run", tables.get("run")))
     if recorded is not None and not header["damage"] and (changed := changed_columns(tables, recorded)):
         header["damage"] += (f"not as recorded when the file was closed: {changed}",)
