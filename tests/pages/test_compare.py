@@ -69,6 +69,12 @@ def test_the_study_begins_with_a_forest_plot_of_each_effect():
         at.get("button_group")[1].set_value(claim).run()
         assert len(at.get("vega_lite_chart")) == plots
         assert names[plots] in texts(at)
+    at.get("button_group")[0].set_value("Outcome").run()
+    assert not at.exception
+    assert "nats" in texts(at)
+    assert "over 6 seeds" in texts(at)
+    assert len(at.get("vega_lite_chart")) == 1
+    assert at.dataframe[0].value["difference"].count() % 6 == 0
 
 
 def test_two_runs_make_a_forest_plot_without_an_interval_over_seeds(tmp_path):
@@ -137,6 +143,7 @@ def test_each_view_bears_two_runs_of_one_row_and_hostile_words(tmp_path):
     assert "http://" not in words
     assert "No chosen run has a sham run" in words
     assert "A dose-response needs" in words
+    assert "The outcome compares held-out losses" in words
 
 
 def test_a_series_that_is_not_logged_is_said(files):

@@ -8,7 +8,7 @@ Axis letters: S seeds, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,16 +72,6 @@ def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
     freedom = 1 / sum((s / error2) ** 2 / (len(group) - 1) for s, group in zip(squares, (x_U, y_U), strict=True))
     half = t_quantile(alpha, freedom) * math.sqrt(error2)
     return Interval(mid, mid - half, mid + half, units)
-
-
-def paired(x: Mapping[int, float], y: Mapping[int, float], alpha: float) -> Interval | None:
-    """Return the mean of x - y over the seeds of both with Student's interval; None for fewer than two such seeds.
-
-    For outcomes such as the held-out losses of runs and of their sham runs. Values that are not finite are missing.
-    """
-    differences = np.array([x[seed] - y[seed] for seed in sorted(x.keys() & y.keys())], dtype=np.float64)
-    known = differences[np.isfinite(differences)]
-    return student(known, alpha) if len(known) > 1 else None
 
 
 def fieller(x_U2: Array, alpha: float, y_V2: Array | None = None) -> Interval:

@@ -6,7 +6,7 @@ from validation.diagnostics import ERROR, WARNING
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED
-from validation.verdict.registration import ALTERED, CHANGED
+from validation.verdict.registration import threshold_objections
 
 EXIT_CODES = {SUPPORTED: 0, REFUTED: 1, INCONCLUSIVE: 3, CONFOUNDED: 3, INVALID: 4}
 UNREADABLE, WORSENED, UNSURE = 2, 1, 3
@@ -29,17 +29,4 @@ def exit_code(judgement: Judgement, *, strict: bool = False, comparison: Compari
 def objections(judgement: Judgement) -> list[str]:
     """Return what keeps --strict from accepting a supported verdict: warnings, errors and questionable thresholds."""
     found = [f"{f.id} [{f.run or 'files'}]" for f in judgement.findings if f.severity in (ERROR, WARNING)]
-    return found + threshold_objections(judgement)
-
-
-def threshold_objections(judgement: Judgement) -> list[str]:
-    """Return the thresholds that --strict does not accept: laxer than the defaults, or not as a run registered them.
-
-    A run registered under another version of the rules is accepted if the thresholds of the same name are the same.
-    """
-    used = judgement.verdict.thresholds
-    found = [f"{name} {getattr(used, name):g} is laxer than the default" for name in used.laxer()]
-    for registration in judgement.registrations:
-        if registration.status == ALTERED or (registration.status == CHANGED and registration.differences):
-            found.append(f"thresholds [{registration.run}]: {registration.because}")
-    return found
+    return found + threshold_objections(judgement.verdict.thresholds, judgement.registrations)

@@ -13,11 +13,13 @@ from validation.analysis.run import Run
 from validation.charts import run_dynamics, theme
 from validation.charts.claim_evidence import evidence_chart
 from validation.charts.comparison.dose import dose_response as dose_chart
+from validation.charts.comparison.outcome import outcome_chart
 from validation.charts.lines import LineChart
 from validation.files.run_file import RunFile
 from validation.frames.beyond_routing import can_divide, divide_by_shares
 from validation.frames.claim_evidence import claim_evidence
 from validation.frames.comparison.dose import dose_effects
+from validation.frames.comparison.outcome import outcome_rows
 from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans, min_max_rows
 from validation.frames.norms import AS_LOGGED, BEYOND_ROUTING, TITLES, experts_drawn, norms_sentence, norms_title
 from validation.frames.run_dynamics import TIER_METRICS, Style
@@ -27,6 +29,7 @@ from validation.verdict.decide import Verdict
 from validation.verdict.groups import Group
 
 FONT = "Arial, Liberation Sans, sans-serif"  # their width must be known, because labels are placed here
+OUTCOMES = 4  # groups whose outcome is drawn
 _TEXT = {
     f"{part}{what}": value
     for part in ("label", "title")
@@ -124,6 +127,15 @@ def dose_response(verdict: Verdict) -> list[tuple[str, str]]:
     return found
 
 
+def outcomes(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return the title and the SVG of the outcome of the first groups that the verdict is about."""
+    groups = [group for group in verdict.deciding if group.outcome is not None][:OUTCOMES]
+    if not groups:
+        return []
+    chart = outcome_chart(*outcome_rows(groups))
+    return [("Held-out loss, run minus twin: a dot per seed, the mean over seeds with its interval", svg(chart))]
+
+
 def can_draw() -> bool:
     """Return whether vl-convert is installed, the library that turns charts into SVG."""
     try:
@@ -138,7 +150,11 @@ def svg(chart: LineChart | alt.FacetChart) -> str:
     import vl_convert  # slow to load: it holds a JavaScript engine
 
     spec, (width, height) = static_spec(chart.to_dict()), theme.REPORT_SIZE
-    spec |= {"width": spec.get("width", width), "height": height, "autosize": {"type": "pad"}}
+    spec |= {
+        "width": spec.get("width", width),
+        "height": min(spec.get("height", height), height),
+        "autosize": {"type": "pad"},
+    }
     drawn: str = vl_convert.vegalite_to_svg(spec, config=CONFIG, allowed_base_urls=[])
     return drawn
 

@@ -122,6 +122,8 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "group_charts": _group_charts(judgement) if drawable else [],
         "doses": [dose.because for dose in verdict.doses],
         "dose_charts": _figures(figures.dose_response(verdict) if drawable else [], "dose"),
+        "outcomes": _outcomes(judgement),
+        "outcome_charts": _figures(figures.outcomes(verdict) if drawable else [], "outcome"),
         "claims": list(dict.fromkeys(claim.name for group in verdict.groups for claim in group.judged)),
         "peers": all(group.role == PEERS for group in verdict.groups),
         "table": [_row(judgement, run, file) for run, file, _ in runs],
@@ -213,6 +215,12 @@ def _group_charts(judgement: Judgement) -> list[dict[str, Any]]:
     """Return the evidence over seeds of the first groups that the verdict is about."""
     groups = judgement.verdict.deciding[:DETAILED]
     return _figures([chart for group in groups for chart in figures.evidence_over_seeds(judgement, group)], "group")
+
+
+def _outcomes(judgement: Judgement) -> list[dict[str, str]]:
+    """Return how the runs end against their twins, by experiment; a single one needs no name."""
+    several = len(judgement.verdict.deciding) > 1
+    return [{"name": name if several else "", "because": found.because} for name, found in judgement.verdict.outcomes]
 
 
 def _row(judgement: Judgement, run: Run, file: RunFile) -> dict[str, Any]:

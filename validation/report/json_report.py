@@ -21,6 +21,7 @@ from validation.text import printable
 from validation.verdict.claims import Claim
 from validation.verdict.decide import Reading
 from validation.verdict.groups import Group
+from validation.verdict.outcome import Outcome
 from validation.verdict.registration import Registration
 
 SCHEMA = "prismatic-verdict/2"
@@ -88,8 +89,21 @@ def _group(group: Group) -> dict[str, Any]:
     premise = None if group.premise is None else asdict(group.premise)
     notes = list(map(asdict, group.notes))
     known: dict[str, Any] = {"premise": premise, "notes": notes, "distinct": _distinct(group.distinct)}
+    known["outcome"] = None if group.outcome is None else _outcome(group.outcome)
     known["distinct_claim"] = None if group.distinct_claim is None else _claim(group.distinct_claim)
     return {**plain, **known, "claims": list(map(_claim, group.claims)), "status": status}
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    """Return the difference in held-out loss, with the runs and twins that it is made of."""
+    return {
+        "estimate": outcome.interval.mid,
+        "low": outcome.interval.low,
+        "high": outcome.interval.high,
+        "unit": "nats",
+        "because": outcome.because,
+        "pairs": [{**asdict(pair), "difference": pair.difference} for pair in outcome.pairs],
+    }
 
 
 def _distinct(found: Distinct | None) -> dict[str, Any] | None:

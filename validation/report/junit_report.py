@@ -14,11 +14,11 @@ from xml.etree import ElementTree as ET
 from validation.diagnostics import ERROR, WARNING, Finding
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement
-from validation.report.exit_code import threshold_objections
 from validation.text import spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, Claim
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import FAILS, NOT_FOUND, PEERS, UNDECIDED, Group
+from validation.verdict.registration import threshold_objections
 from validation.verdict.words.wording import CHECKS, estimated, replication, threshold
 
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -63,7 +63,7 @@ def _suites(judgement: Judgement, strict: bool, comparison: Comparison | None) -
         yield f"group {group.name}", _group_cases(group, strict)
     if len(judgement.runs) > 1:
         yield "all runs", [_claim_case(claim, strict) for claim in verdict.rows.values()]
-    thresholds = threshold_objections(judgement) if strict else []
+    thresholds = threshold_objections(verdict.thresholds, judgement.registrations) if strict else []
     if thresholds:
         yield "thresholds", [Case("thresholds", "failure", "thresholds", objection) for objection in thresholds]
     if comparison is not None:
@@ -92,11 +92,12 @@ def _outcome(result: str, strict: bool) -> str | None:
 
 
 def _group_cases(group: Group, strict: bool) -> list[Case]:
-    """Return the claims of a treated group, or the check of a control."""
+    """Return the claims of a treated group, or the check of a control; the outcome is a case that always passes."""
+    outcome = [Case("outcome", None, "outcome", group.outcome.because)] if group.outcome is not None else []
     if group.check is None:
-        return [_claim_case(claim, strict) for claim in group.judged]
+        return [*(_claim_case(claim, strict) for claim in group.judged), *outcome]
     numbers = "; ".join(f"{claim.name}: {claim.because}" for claim in group.claims)
-    return [Case("check", _outcome(group.check, strict), group.check, f"{CHECKS[group.check]}; {numbers}")]
+    return [Case("check", _outcome(group.check, strict), group.check, f"{CHECKS[group.check]}; {numbers}"), *outcome]
 
 
 def _finding_case(finding: Finding, strict: bool) -> Case | None:

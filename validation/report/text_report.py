@@ -140,10 +140,11 @@ def _group_row(group: Group, names: Sequence[str], *, checked: bool) -> dict[str
 
 
 def _summary(judgement: Judgement, glance: Glance, comparison: Comparison | None) -> Iterator[RenderableType]:
-    """Yield the premise, changed thresholds, the gravest finding and how the baseline compares."""
+    """Yield the premise, the outcome, changed thresholds, the gravest finding and how the baseline compares."""
     if glance.premise:
         yield ""
         yield _line(("premise: ", "bold"), glance.premise)
+    yield from _outcome_lines(judgement.verdict)
     changed = [registration for registration in judgement.registrations if registration.status in (CHANGED, ALTERED)]
     for because, count in Counter(registration.because for registration in changed).items():
         yield _line(("thresholds: ", "bold"), because, f" ({pluralize(count, 'run')})" if count > 1 else "")
@@ -159,6 +160,17 @@ def _summary(judgement: Judgement, glance: Glance, comparison: Comparison | None
     if judgement.runs or len(findings) > 1:
         yield ""
         yield _line((_verbose_hint(judgement, len(findings)), "dim"))
+
+
+def _outcome_lines(verdict: Verdict) -> Iterator[RenderableType]:
+    """Yield how the runs end against their twins, a line for each experiment."""
+    outcomes = verdict.outcomes
+    yield from [""] if outcomes else []
+    for name, outcome in outcomes[:SHOWN]:
+        which = f"{printable(name, LONGEST_NAME)}: " if len(verdict.deciding) > 1 else ""
+        yield _line(("outcome: ", "bold"), f"{which}{outcome.because}")
+    if len(outcomes) > SHOWN:
+        yield _line(f"and {pluralize(len(outcomes) - SHOWN, 'more outcome')} (--verbose)")
 
 
 def _verbose_hint(judgement: Judgement, findings: int) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from validation.analysis.cohort import Cohort, MeasuredRun
-from validation.analysis.intervals import Interval, paired
 from validation.analysis.run import Run
 from validation.analysis.statistics import finite
-from validation.text import pluralize
 from validation.verdict.claims import DISTINCT, Claim
+from validation.verdict.outcome import Outcome
 from validation.verdict.registration import registered_study
 
 OUTCOME, STUDY = "outcome", "study"
@@ -30,18 +28,13 @@ class Note:
     high: float | None = None
 
 
-def notes_of(
-    members: Sequence[Run], valid: Sequence[MeasuredRun], distinct: Claim | None, cohort: Cohort, alpha: float
-) -> tuple[Note, ...]:
-    """Return the notes of a group. members: all of its runs; valid: those that carry a verdict.
+def notes_of(members: Sequence[Run], distinct: Claim | None, outcome: Outcome | None) -> tuple[Note, ...]:
+    """Return the notes of a group of these runs.
 
     distinct: the claim that their experts are; None where no pairs were compared.
     """
     notes = [_of_distinct(distinct)] if distinct is not None else []
-    outcome = _outcome(valid, cohort, alpha)
-    if outcome is not None:
-        because = f"the runs end {_interval(outcome)} nats of held-out loss above their sham twins"
-        notes.append(_note(OUTCOME, "measured", f"{because}, over {pluralize(outcome.units, 'seed')}", outcome))
+    notes += [_of_outcome(outcome)] if outcome is not None else []
     if len(members) > 1:
         study = registered_study(members)
         notes.append(Note(STUDY, study.status, study.because))
@@ -52,23 +45,6 @@ def _of_distinct(claim: Claim) -> Note:
     return Note(DISTINCT, claim.status, claim.because, claim.estimate, claim.low, claim.high)
 
 
-def _outcome(valid: Sequence[MeasuredRun], cohort: Cohort, alpha: float) -> Interval | None:
-    """Return the held-out loss of the runs minus that of their twins, over the seeds that have both."""
-    losses: dict[int, float] = {}
-    of_twins: dict[int, float] = {}
-    for each in valid:
-        twin, seed = cohort.twin_of(each.run), each.run.seed
-        loss = each.run.number("held_out_loss")
-        of_twin = twin.run.number("held_out_loss") if twin is not None else None
-        if seed is not None and loss is not None and of_twin is not None:
-            losses[seed], of_twins[seed] = loss, of_twin
-    return paired(losses, of_twins, alpha)
-
-
-def _interval(interval: Interval) -> str:
-    bounds = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.bounded else ""
-    return f"{interval.mid:.3f}{bounds}"
-
-
-def _note(name: str, status: str, because: str, interval: Interval) -> Note:
-    return Note(name, status, because, finite(interval.mid), finite(interval.low), finite(interval.high))
+def _of_outcome(outcome: Outcome) -> Note:
+    found = outcome.interval
+    return Note(OUTCOME, "measured", outcome.because, finite(found.mid), finite(found.low), finite(found.high))

@@ -37,6 +37,7 @@ from validation.verdict.groups import (
     deciding_groups,
     group_runs,
 )
+from validation.verdict.outcome import Outcome, outcome_of
 from validation.verdict.premise import Premise, judge_premise
 from validation.verdict.words.headline import headline_of, headline_of_one, sentence_of
 from validation.verdict.words.wording import changed_thresholds
@@ -131,6 +132,11 @@ class Verdict:
         return tuple(filter(None, notes))
 
     @property
+    def outcomes(self) -> list[tuple[str, Outcome]]:
+        """The outcomes of the groups that the status is about, by the name of the group. No status depends on them."""
+        return [(group.name, group.outcome) for group in self.deciding if group.outcome is not None]
+
+    @property
     def headlines(self) -> dict[str, Claim]:
         """The claims that the headline is about, by name: over all runs, also of a single one."""
         return self.reading.whole(None)
@@ -194,7 +200,7 @@ def decide(
         judged = _perturbed if group.role != PEERS else _peers
         group, alone = judged(group, members, cohort, thresholds, invalid)
         each |= alone
-        groups.append(_with_distinct(group, members, cohort, thresholds, invalid))
+        groups.append(_with_beside(group, members, cohort, thresholds, invalid))
         for member in members:
             own = compare_experts([member], cohort, thresholds)
             distinct[member.run.id] = distinct_claim([member], own, invalid)
@@ -245,21 +251,22 @@ def _peers(
     return replace(group, claims=claims_of_peers(members), values={}, p={}), alone
 
 
-def _with_distinct(
+def _with_beside(
     group: Group, members: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thresholds, invalid: Invalid
 ) -> Group:
     """Return a group with the claim that its experts are distinct, and what stands beside its claims."""
     compared = compare_experts(members, cohort, thresholds)
     claim, values = distinct_claim(members, compared, invalid), distinct_values(compared)
-    valid = [each for each in members if cohort.carries_verdict(each)]
     beside = claim if compared.found is not None else None
+    outcome = outcome_of(members, cohort, thresholds.alpha)
     return replace(
         group,
         distinct_claim=claim,
         values={**group.values, **({DISTINCT: values} if values else {})},
         p={**group.p, DISTINCT: p_of_distinct(compared)},
         distinct=compared.found,
-        notes=notes_of([member.run for member in members], valid, beside, cohort, thresholds.alpha),
+        outcome=outcome,
+        notes=notes_of([member.run for member in members], beside, outcome),
     )
 
 

@@ -153,7 +153,7 @@ def distinct_claim(runs: Sequence[MeasuredRun], c: ComparedExperts, invalid: Map
         unit=part.unit,
         threshold=part.threshold,
         components=(part,),
-        seeds_needed=_seeds_needed(known) if decision.reason in UNDECIDED and not c.single else None,
+        seeds_needed=seeds_for_distinct(known) if decision.reason in UNDECIDED and not c.single else None,
     )
 
 
@@ -168,7 +168,8 @@ def _end(value: float) -> float | None:
     return finite(value) if math.isfinite(value) else None
 
 
-def _seeds_needed(found: Distinct) -> int | None:
+def seeds_for_distinct(found: Distinct) -> int | None:
+    """Return the seeds that would decide the claim; None if unknown or too many."""
     if len(found.x_U) < SEEDS_WITH_SPREAD:
         return None
     sd = float(found.x_U.std(ddof=1))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from validation.analysis.intervals import Interval, seeds_that_decide
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.run import Run
@@ -55,7 +57,7 @@ def _claim(name: str, decision: Decision, m: Measurements, runs: Sequence[Run], 
         high=part.high,
         unit=part.unit,
         threshold=part.threshold,
-        seeds_needed=_seeds_needed(name, m) if decision.reason in UNDECIDED else None,
+        seeds_needed=seeds_needed(name, m) if decision.reason in UNDECIDED else None,
     )
 
 
@@ -101,10 +103,12 @@ def _component(name: str, m: Measurements, effect: Effect, interval: Interval) -
     )
 
 
-def _seeds_needed(name: str, m: Measurements) -> int | None:
-    """Return the seeds that would decide a claim: one effect beyond its margin, or all inside."""
+def seeds_needed(name: str, m: Measurements) -> int | None:
+    """Return the seeds that would decide a claim: one effect beyond its margin, or all inside; None if too many."""
     if m.single or m.units < SEEDS_WITH_SPREAD:
         return None
+    if name == "sustainment":
+        return _seeds_to_last(m)
     effects = effects_of(m, name)
     beyond: list[float] = []
     inside: list[float] = []
@@ -117,6 +121,22 @@ def _seeds_needed(name: str, m: Measurements) -> int | None:
         (beyond if above else inside).append(math.inf if seeds is None else seeds)
     needed = min(beyond) if beyond else max(inside, default=math.inf)
     return int(needed) if math.isfinite(needed) else None
+
+
+def _seeds_to_last(m: Measurements) -> int | None:
+    """Return the seeds that would decide if the effects last: the share that is left is beyond one end or the other.
+
+    Fieller's interval lies above a share if the mean of end - share * beginning does.
+    """
+    needed: list[float] = []
+    for effect in sustained_effects(m)[0]:
+        x_S = np.sign(effect.x_U3[:, 1].mean()) * (effect.x_U3[:, 2] - m.sustained_share * effect.x_U3[:, 1])
+        seeds = seeds_that_decide(
+            float(x_S.mean()), float(x_S.std(ddof=1)), 0.0, alpha=m.alpha, at_least=m.units_needed
+        )
+        needed.append(math.inf if seeds is None else seeds)
+    most = max(needed, default=math.inf)
+    return int(most) if math.isfinite(most) else None
 
 
 def values_of(m: Measurements) -> dict[str, dict[str, dict[str, float]]]:

@@ -31,6 +31,7 @@ from validation.verdict.claims import (
     combine_statuses,
     overall,
 )
+from validation.verdict.outcome import Outcome
 from validation.verdict.premise import Premise
 from validation.verdict.rules import awakening
 
@@ -64,6 +65,8 @@ class Group:
     premise: Premise | None = None
     distinct: Distinct | None = None
     """Differences between all experts of the valid runs; None unless each compared its pairs of experts."""
+    outcome: Outcome | None = None
+    """The held-out losses of its runs against their twins; None without two pairs."""
     notes: tuple[Note, ...] = ()
     """Findings beside the claims: distinct experts, the outcome, the registered study."""
     check: str | None = None

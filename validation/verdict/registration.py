@@ -57,6 +57,18 @@ def registration_of(run: Run, used: Thresholds) -> Registration:
     return Registration(run.id, AS_REGISTERED, f"as registered before the first step (sha256 {_short(found)})")
 
 
+def threshold_objections(used: Thresholds, registrations: Sequence[Registration]) -> list[str]:
+    """Return the thresholds that no strict reader accepts: laxer than the defaults, or not as a run registered them.
+
+    A run registered under another version of the rules is accepted if the thresholds of the same name are the same.
+    """
+    found = [f"{name} {getattr(used, name):g} is laxer than the default" for name in used.laxer()]
+    for registration in registrations:
+        if registration.status == ALTERED or (registration.status == CHANGED and registration.differences):
+            found.append(f"thresholds [{registration.run}]: {registration.because}")
+    return found
+
+
 def _listed(differences: Mapping[str, tuple[float | None, float | None]]) -> str:
     def number(value: float | None) -> str:
         return "nothing" if value is None else f"{value:g}"

@@ -25,14 +25,21 @@ def undrawn(monkeypatch):
 
 @pytest.fixture(scope="session")
 def seeds(tmp_path_factory):
-    """Eighteen runs: six seeds at three scales, of which one is a sham."""
+    """Eighteen runs: six seeds at three scales, of which one is a sham. Perturbed runs end with a lower loss."""
     folder = tmp_path_factory.mktemp("seeds")
     made = {"control": 1, "steps": 150}
     runs = study(6, scale=1.0, twins=True, awakening=1.5, divergence=0.5, **made)
     runs += study(6, scale=2.0, awakening=2.0, divergence=1.0, **made)
     runs.sort(key=lambda run: (run.facts["config.perturbation_scale"], run.seed))
     names = [f"{int(run.facts['config.perturbation_scale'])}{run.seed}abcdef0" for run in runs]
-    return tuple(write(run, folder / f"{name}.db", run_hash=name) for run, name in zip(runs, names, strict=True))
+
+    def loss(seed, scale):
+        return 2.3 + 0.1 * seed - 0.01 * scale * (1 + seed % 2)
+
+    return tuple(
+        write(run, folder / f"{name}.db", run_hash=name, held_out_loss=loss(run.seed, int(name[0])))
+        for run, name in zip(runs, names, strict=True)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from tests.support.simulated_runs import simulated_run, study, write
 from validation.cli.main import main
 from validation.judgement.baseline import CheckChange, compare
 from validation.judgement.judge import judge
-from validation.report.exit_code import exit_code, objections, threshold_objections
+from validation.report.exit_code import exit_code, objections
 
 SUPPORTED = {"awakening": 1.5, "divergence": 0.5, "perturbed": 3, "control": 3}
 
@@ -76,7 +76,7 @@ def test_a_registration_under_other_rules_is_told(tmp_path):
     assert [each.because for each in judgement.registrations] == [
         "registered under version 1 of the rules, judged under version 2"
     ]
-    assert objections(judgement) == threshold_objections(judgement) == []
+    assert objections(judgement) == []
 
 
 def test_a_lost_claim_is_told_everywhere_and_exits_with_1(capsys, tmp_path, pair):

@@ -5,7 +5,18 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests.support.report_readers import EXAMPLES, NOW, ROOT, as_claim, as_text, judged, read, unquoted
+from tests.support.report_readers import (
+    EXAMPLES,
+    NOW,
+    ROOT,
+    as_claim,
+    as_text,
+    judged,
+    read,
+    suites,
+    unquoted,
+    validated,
+)
 from ui.session.library import Library, Source
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
@@ -36,6 +47,33 @@ def test_every_output_shows_the_same_numbers_and_statuses(example, undrawn):
     for claim in (as_claim(one) for reading in ("controlled", "as_written") for one in report[reading]["claims"]):
         assert estimated(claim) in outputs["html"]
         assert estimated(claim) in outputs["markdown"]
+
+
+def test_every_output_shows_how_the_runs_end_against_their_twins(seeds, undrawn):
+    judgement = judged(*seeds)
+    (first, words), (second, other) = [(name, found.because) for name, found in judgement.verdict.outcomes]
+    assert words == "in held-out loss the perturbed runs end 0.015 [0.009, 0.021] nats below their twins, over 6 seeds"
+    text = as_text(judgement)
+    assert f"outcome: {first}: {words}\noutcome: {second}: {other}\n" in text
+    assert f"outcome: {words}\n" in as_text(judged(*seeds[:12]))
+    assert words in as_text(judgement, verbose=True)
+    assert f"{first}. I{words[1:]}." in read(as_html(judgement, now=NOW)).text
+    assert f"Outcome of {first}: {words}." in unquoted(as_markdown(judgement, now=NOW))
+    suite = suites(as_junit(judgement, strict=True))[f"group {first}"]
+    assert suite.find("testcase[@name='outcome']/system-out").text == words
+    report = as_json(judgement)
+    validated(report)
+    found = [group["outcome"] for group in report["groups"]]
+    assert (found[0]["because"], found[2]) == (words, None)
+    assert found[0]["estimate"] == pytest.approx(-0.015)
+    assert found[0]["pairs"][1] == {
+        "seed": 1,
+        "run": "11abcdef0",
+        "twin": "01abcdef0",
+        "of_run": pytest.approx(2.38),
+        "of_twin": pytest.approx(2.4),
+        "difference": pytest.approx(-0.02),
+    }
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -114,9 +114,10 @@ def test_controls_have_a_check_in_place_of_a_status(kinds, undrawn):
 
 
 def test_charts_are_drawn_for_the_first_runs_and_for_doses(seeds_html):
-    doses, over_seeds, in_run = 2, 1 + 3 + 4, 1 + 3  # one run with one control expert sustains nothing
+    doses, outcome = 2, 1
+    over_seeds, in_run = 1 + 3 + 4, 1 + 3  # one run with one control expert sustains nothing
     logged = 2 + 2  # the norms as logged and beyond routing, divergence, shares
-    assert seeds_html.count('<svg xmlns="http://www.w3.org/2000/svg"') == doses + over_seeds + in_run + logged
+    assert seeds_html.count('<svg xmlns="http://www.w3.org/2000/svg"') == doses + outcome + over_seeds + in_run + logged
     assert "17 more runs are in the table above" in read(seeds_html).text
     assert "hover" not in seeds_html.partition("</style>")[2]
 

@@ -8,6 +8,7 @@ from ui.sections.compare.all_runs import all_runs
 from ui.sections.compare.doses import dose_response
 from ui.sections.compare.forest import forest_plots
 from ui.sections.compare.groups import groups
+from ui.sections.compare.outcome import outcome
 from ui.sections.compare.sham_pairs import sham_pairs
 from ui.sections.compare.training import too_few_runs
 from ui.sections.compare.two_runs import two_runs
@@ -19,11 +20,12 @@ VIEWS = {
     "Forest": forest_plots,
     "Dose": dose_response,
     "Sham runs": sham_pairs,
+    "Outcome": outcome,
     "Groups": groups,
     "Two runs": two_runs,
     "All runs": all_runs,
 }
-OF_PERTURBATIONS = ("Dose", "Sham runs")  # views that show nothing of peers
+OF_PERTURBATIONS = ("Dose", "Sham runs", "Outcome")  # views that show nothing of peers without twins
 
 
 def compare(judgement: Judgement) -> None:
@@ -31,8 +33,10 @@ def compare(judgement: Judgement) -> None:
     if len(judgement.runs) < 2:
         too_few_runs(judgement)
         return
-    peers = all(group.role == PEERS for group in judgement.verdict.groups)
-    views = [name for name in VIEWS if not (peers and name in OF_PERTURBATIONS)]
+    known = judgement.verdict.groups
+    hidden = {*OF_PERTURBATIONS} if all(group.role == PEERS for group in known) else set()
+    hidden -= {"Outcome"} if any(group.outcome is not None for group in known) else set()
+    views = [name for name in VIEWS if name not in hidden]
     view = st.segmented_control(
         "Show", views, default="Forest", required=True, key="compare", wrap=True, bind="query-params"
     )
