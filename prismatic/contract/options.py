@@ -20,7 +20,7 @@ FREE = frozenset(
 
 FACTS = frozenset(
     {"planned_steps", "warmup_steps", "routers", "mixture", "causal", "loss", "held_out_loss"}
-    | {"log_freq", "probe_freq", "weight_freq", "histogram_freq"}
+    | {"log_freq", "probe_freq", "pair_freq", "weight_freq", "histogram_freq", "compared_experts"}
     | {"device", "host", "hook", "clip_state", "precision", "world_size", "parallel", "tensors_without_tiers"}
     | {"started", "ended", "exit_state", "run_hash", "git_commit", "git_dirty", "python", "prismatic", "torch"}
     | {"transformers", "lightning", "accelerate", "corpus", "corpus_sha256"}
@@ -54,3 +54,22 @@ def options_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         if match := OPTION.fullmatch(key):
             found[match[1]][match[2]] = value
     return found["config"] | found["option"]
+
+
+def misfit_of_pairs(probe_freq: int, pair_freq: int | None) -> str:
+    """Return why these frequencies do not fit each other; empty if they do.
+
+    A step in which pairs are compared runs the probe, and probes must be evenly spaced to be judged. So one frequency
+    is a multiple of the other. None: with every probe; 0: never.
+    """
+    if pair_freq is None:
+        return ""
+    if not isinstance(pair_freq, int) or pair_freq < 0:
+        return f"pair_freq = {pair_freq!r} is not allowed; compare pairs every 1 or more steps, or never (0)."
+    small, large = sorted((probe_freq, pair_freq))
+    if small > 0 and large % small:
+        return (
+            f"pair_freq = {pair_freq} and probe_freq = {probe_freq} leave uneven gaps between probes. Make one a "
+            "multiple of the other."
+        )
+    return ""

@@ -42,7 +42,8 @@ class AccelerateDynamics:
     model, optimizer: as `accelerator.prepare` returned them; if there are several optimizers, the experts' one.
     logger: the path of the run file, or a DynamicsLogger; every process measures its part, and rank 0 writes.
     planned_steps: the number of steps that the loop will take; the last one is always logged.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds, mirror, roles, facts: see DynamicsLoggerCallback.
+    log_freq, weight_freq, histogram_freq, probe_freq, pair_freq, thresholds, mirror, roles, facts: see
+    DynamicsLoggerCallback.
     clip_state: "after" if the loop clips, to max_grad_norm, before it calls `before_step`.
     Steps are the optimizer's, from 0. A loop that resumes also gives this object to
     `accelerator.register_for_checkpointing`, inside the context and before it loads. Gradients are measured unscaled.

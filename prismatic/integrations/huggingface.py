@@ -42,10 +42,10 @@ class TrainerDynamicsCallback(TrainerCallback):
     those after clipping (`clip_state: after`); their ratios and directions are the same.
     The loss comes from the model's output, because a Trainer does not show its own before the step is over.
     A Trainer does not report an exception to its callbacks: the exit state is then recorded when the process ends.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds, mirror, roles, facts: see DynamicsLoggerCallback. The
-    Trainer's seed, learning rate, batch size (sequences per step) and number of steps are facts of every run; `facts`
-    adds others, and those of the same name count. The isolated probe uses the last micro-batch and the loss in the
-    model's output; it is off under torch_compile, which allows no hook.
+    log_freq, weight_freq, histogram_freq, probe_freq, pair_freq, thresholds, mirror, roles, facts: see
+    DynamicsLoggerCallback. The Trainer's seed, learning rate, batch size (sequences per step) and number of steps are
+    facts of every run; `facts` adds others, and those of the same name count. The isolated probe uses the last
+    micro-batch and the loss in the model's output; it is off under torch_compile, which allows no hook.
     An option that does not exist is an error at once, and a path or model that cannot be used one before the first
     step; later failures only warn.
     """

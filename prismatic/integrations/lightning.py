@@ -39,7 +39,8 @@ class LightningDynamicsCallback(Callback):
     from 0, and continue at a checkpoint's step; gradients are measured unscaled and before Lightning clips.
     Under manual optimisation the planned number of steps, the loss and `clip_state` are unknown, and the last step is
     logged only if it is due.
-    log_freq, weight_freq, histogram_freq, probe_freq, thresholds, mirror, roles, facts: see DynamicsLoggerCallback.
+    log_freq, weight_freq, histogram_freq, probe_freq, pair_freq, thresholds, mirror, roles, facts: see
+    DynamicsLoggerCallback.
     The module's hyperparameters (`save_hyperparameters`) that are numbers or texts, and the seed of `seed_everything`,
     are facts of every run; `facts` adds others, and those of the same name count.
     probe_loss: the loss as a function of a batch, for the isolated probe; not `training_step`, which would log again.

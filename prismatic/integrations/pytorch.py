@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prismatic.collectives import world
 from prismatic.contract import study
-from prismatic.contract.options import as_facts
+from prismatic.contract.options import as_facts, misfit_of_pairs
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
 from prismatic.experts.checks import check_model
@@ -64,9 +64,11 @@ class DynamicsLoggerCallback:
     every step and `on_train_end()` at the end.
     logger: a DynamicsLogger, or the path of the run file. last_step: a step that is always logged.
     probe_freq: steps between isolated probes of each expert (give `probe` in the call); 0 is never.
+    pair_freq: steps between comparisons of the experts with each other, by the probe, which runs in such a step; None
+    is with every probe, 0 is never. One of probe_freq and pair_freq must be a multiple of the other.
     weight_freq: steps between comparisons of the experts' weights; 0 is never.
     histogram_freq: steps between histograms of gradient entries; 0 is never.
-    These three happen only in steps that are logged.
+    These four happen only in steps that are logged.
     thresholds: the thresholds to judge by, registered in the run file before the first step.
     mirror: a tracker that gets the metrics as well, see `DynamicsLogger.mirror_to`.
     roles: of each expert, for layers that do not tell them: the first is "clean", the others "perturbed" or "control".
@@ -74,7 +76,7 @@ class DynamicsLoggerCallback:
     facts: what is known about the run by name, such as {"seed": 3}; see `on_train_begin`.
     If several processes train the model (torch.distributed), each makes a callback and makes the same calls: each
     measures a part, and rank 0 writes.
-    Raises ConfigError for a log_freq below 1, or a mirror that is not a tracker.
+    Raises ConfigError for a log_freq below 1, a pair_freq that does not fit, or a mirror that is not a tracker.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class DynamicsLoggerCallback:
         *,
         log_freq: int = 10,
         probe_freq: int = 0,
+        pair_freq: int | None = None,
         weight_freq: int = 100,
         histogram_freq: int = 0,
         last_step: int | None = None,
@@ -91,10 +94,11 @@ class DynamicsLoggerCallback:
         roles: Sequence[str] | None = None,
         facts: Mapping[str, Any] | None = None,
     ):
-        check_options({"log_freq": log_freq})
+        check_options({"log_freq": log_freq, "probe_freq": probe_freq, "pair_freq": pair_freq})
         self.logger = rank_zero_logger(logger, mirror=mirror)
         self.log_freq = log_freq
         self.probe_freq = probe_freq
+        self.pair_freq = probe_freq if pair_freq is None else pair_freq
         self.weight_freq = weight_freq
         self.histogram_freq = histogram_freq
         self.last_step = last_step
@@ -158,11 +162,17 @@ class DynamicsLoggerCallback:
         for layer in self._found:
             layer.watch()
         self.logger._ensure_schema(max(map(num_experts, routers)))
-        if self.probe_freq and (message := left_out(routers)):
-            self.logger.event("pairs_left_out", message)
+        self._tell_sample(routers)
         self.logger.log_table("experts", expert_rows(routers), replace=True)
         rows = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
         self.logger.log_table("tiers", rows, replace=True)
+
+    def _tell_sample(self, routers: list[Any]) -> None:
+        """Record which experts are compared, if they are a sample of those of a large layer."""
+        message, sample = left_out(routers)
+        if self.pair_freq and message:
+            self.logger.event("pairs_left_out", message)
+            self.logger.log_run({"compared_experts": sample})
 
     def _begin_after_forward(self, model: nn.Module) -> None:
         """Look again for layers that tell their routing only since their first forward pass."""
@@ -224,6 +234,10 @@ class DynamicsLoggerCallback:
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.last_step)
 
+    def _probes(self, step: int) -> bool:
+        """Return whether the probe runs in this step, by itself or to compare pairs."""
+        return self._due(step, self.probe_freq) or self._due(step, self.pair_freq)
+
     def _record_step_in_backward(self, step: int | None) -> None:
         """Record once that no step of this training can be measured."""
         if not self._steps_in_backward:
@@ -258,9 +272,10 @@ class DynamicsLoggerCallback:
         if self._due(step, self.histogram_freq):
             with self._failures_recorded("histograms", step):
                 dynamics["histograms"] = histogram_rows(routers, gradient)
-        if probe is not None and self._due(step, self.probe_freq):
+        if probe is not None and self._probes(step):
             with self._failures_recorded("the isolated probe", step):
-                self._add_isolated(dynamics, isolated_dynamics(model, *probe), step)
+                found = isolated_dynamics(model, *probe, compared=self._due(step, self.pair_freq))
+                self._add_isolated(dynamics, found, step)
         return dynamics
 
     def _add_isolated(self, dynamics: dict[str, Any], isolated: IsolatedDynamics, step: int) -> None:
@@ -306,7 +321,7 @@ class DynamicsLoggerCallback:
         A closure's loss is logged with its step. Attaching again removes the hooks of the earlier optimizer.
         scaler: the GradScaler of mixed precision; skipped steps become events. Gradients are measured unscaled.
         probe: a function that returns the training loss as a function of a batch, and the batch of the step, called
-        every `probe_freq` steps for the isolated probe.
+        every `probe_freq` or `pair_freq` steps for the isolated probe.
         roles, facts: see `on_train_begin`.
         Raises ModelError for a model that would train wrongly, and ConfigError for an optimizer that does not hold the
         parameters of any expert. `detach()` removes the hooks and closes the run file.
@@ -362,7 +377,7 @@ class DynamicsLoggerCallback:
             raise
 
     def _probe_of(self, step: int, probe: Callable[[], Probe] | None) -> Probe | None:
-        return probe() if probe is not None and self._due(step, self.probe_freq) else None
+        return probe() if probe is not None and self._probes(step) else None
 
     def _logging_after(
         self, closure: Callable[[], Any], attached: _Attached, optimizer: torch.optim.Optimizer, step: int
@@ -404,7 +419,7 @@ class DynamicsLoggerCallback:
 def check_options(options: Mapping[str, Any]) -> None:
     """Check options that a callback passes on to DynamicsLoggerCallback, before the training begins.
 
-    Raises ConfigError for a name that is none of its options, or a log_freq below 1.
+    Raises ConfigError for a name that is none of its options, a log_freq below 1, or a pair_freq that does not fit.
     """
     parameters = inspect.signature(DynamicsLoggerCallback).parameters.values()
     known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "last_step"]
@@ -416,3 +431,5 @@ def check_options(options: Mapping[str, Any]) -> None:
     frequency = options.get("log_freq", 1)
     if not isinstance(frequency, int) or frequency < 1:
         raise ConfigError(f"log_freq = {frequency!r} is not allowed; log every 1 or more steps.")
+    if problem := misfit_of_pairs(options.get("probe_freq", 0), options.get("pair_freq")):
+        raise ConfigError(problem)

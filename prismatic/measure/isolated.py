@@ -26,12 +26,13 @@ from prismatic.experts.tiers import is_sharded
 from prismatic.experts.views import View
 from prismatic.measure.gradients import measure_views
 from prismatic.measure.metrics import ExpertDynamics, PairDynamics
-from prismatic.measure.outputs import compared_outputs, output_distances
+from prismatic.measure.outputs import OutputComparison, compared_outputs, output_distances
 from prismatic.measure.pairs import (
     Gradients,
     HalfProducts,
     PairValues,
     half_products,
+    pair_products,
     weight_distances,
 )
 
@@ -49,8 +50,10 @@ class IsolatedDynamics(NamedTuple):
     """The layers and experts whose trained weights got no gradient from the loss; their norms mean nothing."""
 
 
-def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDynamics:
+def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any, *, compared: bool = True) -> IsolatedDynamics:
     """Return the dynamics of every expert of every router, each with all routers forced to that expert.
+
+    compared: compare the pairs of experts as well, at most SAMPLE experts of a layer.
 
     A custom layer without `forced` is skipped. loss, batch_B: see `Probe`; the loss is a mean over sequences. Routing
     weights are None. Each gradient is the mean over two halves of the batch, sequences of even and of odd number, and
@@ -65,10 +68,10 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
     if not routers:
         return IsolatedDynamics([], [])
     means: Gradients = {}
-    products = [HalfProducts(router) for router in routers]
+    products = [HalfProducts(router, compared=compared) for router in routers]
     with _unchanged(model):
         halves = _halves(loss, batch_B) or [_Half(lambda: loss(batch_B), counted=True)]
-        with compared_outputs(routers) as outputs:
+        with compared_outputs(routers if compared else ()) as outputs:
             for expert in range(max(map(num_experts, routers))):
                 found = []
                 for half in halves:
@@ -77,15 +80,28 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any) -> IsolatedDyn
                 means |= _mean_of(found)
                 if len(found) == 2:
                     half_products(products, expert, found[0], means)
+        if compared and len(halves) == 2:
+            pair_products(products)
         layers = measure_views(routers, lambda view: means.get(view.key))
-        distances = weight_distances(routers), output_distances(outputs, counted=halves[0].counted)
+        found_pairs = _pairs(routers, products, outputs, counted=halves[0].counted) if compared else []
     found_layers = [
         [_with_products(dynamics, e, products[layer].values) for e, dynamics in enumerate(experts)]
         for layer, experts in enumerate(layers)
     ]
-    values = zip((each.values for each in products), *distances, strict=True)
-    found_pairs = [[PairDynamics(*pair, *(each.get(pair) for each in layer)) for pair in layer[1]] for layer in values]
     return IsolatedDynamics(found_layers, found_pairs, _unreached(routers, means))
+
+
+def _pairs(
+    routers: Sequence[Any], products: Sequence[HalfProducts], outputs: Sequence[OutputComparison], *, counted: bool
+) -> list[list[PairDynamics]]:
+    """Return the comparison of the pairs of each layer. counted: see `output_distances`."""
+    values = zip(
+        (layer.values for layer in products),
+        weight_distances(routers),
+        output_distances(outputs, counted=counted),
+        strict=True,
+    )
+    return [[PairDynamics(*pair, *(each.get(pair) for each in layer)) for pair in layer[1]] for layer in values]
 
 
 def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues) -> ExpertDynamics:

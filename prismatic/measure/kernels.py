@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ CHUNK = 1 << 17  # weights: a chunk of one expert and the same chunk of the clea
 # whole, and sums near the smallest float32 have lost digits: such a tensor is summed again in float64.
 MIDDLE_SHARE, SMALLEST = 0.5, 1e-30
 EXACT = 1 << 14  # weights: a smaller tensor is summed in float64 at once, at no cost
-MOST_AT_ONCE = 1 << 24  # weights that a GPU compares at once: 128 MiB in float64
+MOST_AT_ONCE = 1 << 24  # numbers that a GPU compares at once: 128 MiB in float64
 
 Sums = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -67,74 +66,36 @@ def measure_tensors(
     return [sums[place] for place in range(len(tensors))], fetched
 
 
-class Compared(NamedTuple):
-    """A tensor [P], and other tensors of its size to compare it with."""
-
-    one: Tensor
-    others: Sequence[Tensor]
+def inner_products(vectors_N: Sequence[Sequence[Tensor]]) -> NDArray[np.float64]:
+    """Return the inner products of some vectors with each other, [N, N]; each is given as tensors of the same sizes."""
+    return _over_chunks(vectors_N, lambda chunk_NP: chunk_NP @ chunk_NP.T, (len(vectors_N), len(vectors_N)))
 
 
-def inner_products(compared: Sequence[Compared]) -> list[NDArray[np.float64]]:
-    """Return the inner products of each tensor with its others, as float64 [others]."""
-    return _sums(compared, _products_cpu, torch.mul)
+def square_distances(vectors_N: Sequence[Sequence[Tensor]]) -> NDArray[np.float64]:
+    """Return the sum of squared differences of each pair of vectors, [N (N - 1) / 2] in the order of `combinations`.
+
+    They are summed as differences: taken from inner products, those of nearly equal weights would be rounding errors.
+    """
+    pairs = len(vectors_N) * (len(vectors_N) - 1) // 2
+    return _over_chunks(vectors_N, lambda chunk_NP: torch.nn.functional.pdist(chunk_NP).square(), (pairs,))
 
 
-def square_distances(compared: Sequence[Compared]) -> list[NDArray[np.float64]]:
-    """Return the sums of squared differences between each tensor and its others, as float64 [others]."""
-    return _sums(compared, _square_distances_cpu, lambda one, others: (one - others).square())
-
-
-def _sums(
-    compared: Sequence[Compared],
-    on_cpu: Callable[[Floats, Sequence[Floats]], list[float]],
-    entrywise: Callable[[Tensor, Tensor], Tensor],
-) -> list[NDArray[np.float64]]:
-    """Return the sums over the entries of each comparison; a CPU adds up chunks that stay in its cache."""
-    queued = {n: _sums_gpu(*c, entrywise) for n, c in enumerate(compared) if c.one.device.type not in ("cpu", "mps")}
-    found = dict(zip(queued, _read_back([list(queued.values())])[0], strict=True))
-    for n, (one, others) in enumerate(compared):
-        if n not in found:
-            arrays = [_as_numpy(tensor) for tensor in (one, *others)]
-            if len(one) <= EXACT:
-                arrays = [array.astype(np.float64) for array in arrays]
-            found[n] = np.zeros(len(others))
-            for at in range(0, len(one), CHUNK):
-                first, *seconds = (array[at : at + CHUNK] for array in arrays)
-                found[n] += on_cpu(first, seconds)
-    return [found[n] for n in range(len(compared))]
-
-
-def _products_cpu(one: Floats, others: Sequence[Floats]) -> list[float]:
-    """Return the inner products of chunks; in float64 where float32 overflows or loses a tiny one's digits."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        products = [float(one @ other) for other in others]
-        return [
-            product if SMALLEST < abs(product) < math.inf else float(one.astype(np.float64) @ other)
-            for product, other in zip(products, others, strict=True)
-        ]
-
-
-def _square_distances_cpu(one: Floats, others: Sequence[Floats]) -> list[float]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        differences = [one - other for other in others]
-        return [float(each @ each) for each in differences]
+def _over_chunks(
+    vectors_N: Sequence[Sequence[Tensor]], sums: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Return sums over chunks [N, P] of the vectors in float64, which loses neither tiny gradients nor differences."""
+    totals: dict[torch.device, Tensor] = {}
+    for tensors_N in zip(*vectors_N, strict=True):
+        device = torch.device("cpu") if tensors_N[0].device.type == "mps" else tensors_N[0].device  # has no float64
+        total = totals.setdefault(device, torch.zeros(shape, dtype=torch.float64, device=device))
+        size = max((CHUNK if device.type == "cpu" else MOST_AT_ONCE) // len(tensors_N), 1)
+        for at in range(0, len(tensors_N[0]), size):
+            total += sums(torch.stack([tensor.detach()[at : at + size].to(device) for tensor in tensors_N]).double())
+    return np.sum([total.cpu().numpy() for total in totals.values()], axis=0) if totals else np.zeros(shape)
 
 
 def _as_numpy(tensor: Tensor) -> Floats:
     return np.asarray(_at_least_single(tensor).cpu().numpy())
-
-
-def _sums_gpu(one: Tensor, others: Sequence[Tensor], entrywise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return the sum of `entrywise` over all entries, [others] float64 on its device, without waiting for it.
-
-    In float64, so that neither the squares of tiny gradients nor the differences of nearly equal weights are lost.
-    """
-    size = max(MOST_AT_ONCE // max(len(others), 1), 1)
-    total = torch.zeros(len(others), dtype=torch.float64, device=one.device)
-    for at in range(0, len(one) if others else 0, size):
-        chunk = slice(at, at + size)
-        total += entrywise(one[chunk].double(), torch.stack([other[chunk] for other in others]).double()).sum(1)
-    return total
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:

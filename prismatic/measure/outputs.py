@@ -2,8 +2,9 @@
 
 While the probe runs the clean expert on its first half batch, each layer also runs every other expert on the input that
 it receives. So all experts get one input: the one that clean experts in the layers before produce (the first trained
-ones, if the clean ones are frozen). This costs a forward pass of half a batch for each expert but one.
-Axis letters: E experts, N pairs, T tokens, D features.
+ones, if the clean ones are frozen). This costs a forward pass of half a batch for each expert of the sample (`pairs`).
+Of a layer whose outputs would take much memory, every second, third, ... token is compared.
+Axis letters: E experts that are compared, N pairs, T tokens, D features.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 
 from prismatic.collectives import world
 from prismatic.experts.protocol import num_experts
-from prismatic.measure.pairs import PairValues, pairs_of
+from prismatic.measure.pairs import PairValues, pairs_of, sample_of
+
+MOST_KEPT = 1 << 26  # numbers of all experts' outputs of one layer: 256 MiB
+MOST_AT_ONCE = 1 << 20  # numbers that are compared at once
 
 
 class OutputComparison:
@@ -48,17 +52,17 @@ class OutputComparison:
         if self._called:
             return
         router = self.router
-        self._called, alone = True, router.forced
-        outputs = {alone: _by_token(output)}
+        self._called, alone, sample = True, router.forced, sample_of(self.experts)
+        outputs = {alone: _by_token(output, len(sample))}
         try:
             with torch.no_grad(), _uncached_autocast(), torch.random.fork_rng(devices=self._devices):
-                for expert in range(self.experts) if outputs[alone] is not None else ():
+                for expert in sample if outputs[alone] is not None else ():
                     if expert != alone:
                         self._restore_random_states()
                         router.forced = expert
                         args, kwargs = _copies(*self._input)
-                        outputs[expert] = _by_token(router.forward(*args, **kwargs))
-                self.sums_N2 = _compare([outputs.get(expert) for expert in range(self.experts)])
+                        outputs[expert] = _by_token(router.forward(*args, **kwargs), len(sample))
+                self.sums_N2 = _compare([outputs.get(expert) for expert in sample])
         finally:
             router.forced = alone
             del self._input
@@ -104,32 +108,44 @@ def _copies(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], 
     return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
 
 
-def _by_token(output: Any) -> Tensor | None:
-    """Return the output, or the first tensor of several, as [T, D]; None if it has no tokens."""
+def _by_token(output: Any, experts: int) -> Tensor | None:
+    """Return the output, or the first tensor of several, as [T, D]; None if it has no tokens.
+
+    Of long ones some tokens, evenly spread, so that those of all experts together are at most MOST_KEPT numbers.
+    """
     if isinstance(output, Mapping):
         output = list(output.values())
     if isinstance(output, list | tuple):
         output = next((each for each in output if isinstance(each, Tensor)), None)
     if not isinstance(output, Tensor) or output.dim() < 2 or not output.is_floating_point():
         return None
-    return output.detach().float().flatten(end_dim=-2)
+    output_TD = output.detach().flatten(end_dim=-2)
+    every = max(math.ceil(output_TD.numel() * experts / MOST_KEPT), 1)
+    return output_TD[::every].float() if every == 1 else output_TD[::every].to(torch.float32, copy=True)
 
 
 def _compare(outputs: Sequence[Tensor | None]) -> Tensor | None:
     """Return [N, 2] of all pairs: the sum of 1 - cosine over tokens whose outputs are not zero, and their number."""
     known = [output for output in outputs if output is not None]
-    if len(known) < len(outputs) or len({output.shape for output in known}) > 1:
+    if len(known) < max(len(outputs), 2) or len({output.shape for output in known}) > 1:
         return None
-    output_ETD = torch.stack(known)
+    sums_N2 = torch.zeros(len(known) * (len(known) - 1) // 2, 2, dtype=torch.float64, device=known[0].device)
+    tokens, features = known[0].shape
+    step = max(MOST_AT_ONCE // (len(known) * max(features, 1)), 1)
+    for at in range(0, tokens, step):
+        sums_N2 += _compare_tokens(torch.stack([output[at : at + step] for output in known]))
+    return sums_N2
+
+
+def _compare_tokens(output_ETD: Tensor) -> Tensor:
     norm_ET1 = torch.linalg.vector_norm(output_ETD, dim=-1, keepdim=True)
     unit_ETD = output_ETD / norm_ET1.clamp_min(torch.finfo(torch.float32).tiny)
     present_ET = norm_ET1[..., 0] > 0
     sums = []
-    for expert in range(len(known) - 1):
-        others = [f for e, f in pairs_of(len(known)) if e == expert]
+    for expert in range(len(unit_ETD) - 1):
         # Half the squared difference of unit vectors is 1 - cosine, and does not lose the digits of a tiny one.
-        distance_NT = (unit_ETD[others] - unit_ETD[expert]).square().sum(-1) / 2
-        present_NT = present_ET[others] & present_ET[expert]
+        distance_NT = (unit_ETD[expert + 1 :] - unit_ETD[expert]).square().sum(-1) / 2
+        present_NT = present_ET[expert + 1 :] & present_ET[expert]
         sums.append(torch.stack([(distance_NT * present_NT).sum(-1), present_NT.sum(-1)], dim=-1))
     return torch.cat(sums)
 

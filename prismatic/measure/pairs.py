@@ -1,6 +1,8 @@
 """Pairs of experts in the isolated probe: the pairs to compare, half-batch products, and distances of weights.
 
-Axis letters: E experts, L layers, N pairs.
+A layer of more than SAMPLE experts is compared by a sample of them, because the number of pairs and the gradients that
+are kept for them must not grow without bound.
+Axis letters: E experts, L layers, N experts that are compared.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,10 @@ from torch import Tensor
 
 from prismatic.collectives import world
 from prismatic.experts.protocol import can_force, num_experts, views_of
-from prismatic.measure.kernels import Compared, inner_products, square_distances
+from prismatic.measure.kernels import inner_products, square_distances
 from prismatic.measure.shards import Part, entries_of, parts_of
 
-NEIGHBOURS = 8  # on each side of an expert
+SAMPLE = 64  # experts of a layer that are compared with each other, at most
 SHORT = 1 << 14  # weights: shorter tensors are joined, because each operation costs some microseconds
 
 Pair = tuple[int, int]
@@ -30,22 +33,28 @@ Gradients = dict[tuple[int, int | None, str], Tensor | None]
 """The gradient of each tensor of an expert, by the key of its view."""
 
 
-def pairs_of(experts: int) -> list[Pair]:
-    """Return the pairs that are compared: experts at most NEIGHBOURS apart on a ring, each with as many others.
+def sample_of(experts: int) -> list[int]:
+    """Return the experts of a layer that are compared: all of them, or SAMPLE evenly spread ones, the first included.
 
-    They are all pairs of up to 17 experts. For more, their number grows with the experts and not with its square, and
-    half differences of at most 17 experts are kept at a time.
+    Their number alone decides, so that all layers, runs and steps compare the same ones.
     """
-    every = ((e, f) for e in range(experts) for f in range(e + 1, experts))
-    return [(e, f) for e, f in every if min(f - e, experts + e - f) <= NEIGHBOURS]
+    count = min(experts, SAMPLE)
+    return [place * experts // count for place in range(count)]
 
 
-def left_out(routers: Sequence[Any]) -> str:
-    """Return a message about the pairs of the largest layer that are not compared; empty if all of them are."""
+def pairs_of(experts: int) -> list[Pair]:
+    """Return the pairs that are compared: all pairs of the sample, the smaller number first."""
+    return [*combinations(sample_of(experts), 2)]
+
+
+def left_out(routers: Sequence[Any]) -> tuple[str, list[int]]:
+    """Return a message about the largest layer if only a sample of its experts is compared, and this sample."""
     experts = max((num_experts(router) for router in routers if can_force(router)), default=0)
-    compared, every = len(pairs_of(experts)), experts * (experts - 1) // 2
-    reason = f"each expert with the {NEIGHBOURS} before and the {NEIGHBOURS} after it"
-    return f"the probe compares {compared} of {every} pairs of experts: {reason}" if compared < every else ""
+    sample = sample_of(experts)
+    if len(sample) == experts:
+        return "", []
+    shown = f"{', '.join(map(str, sample[:4]))}, ... {sample[-1]}"
+    return f"the probe compares {len(sample)} of {experts} experts with each other: {shown}", sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,54 +103,56 @@ class HalfProducts:
     """Half-batch products of the experts of one layer, while they are measured one after the other.
 
     The product of e and f on the halves A and B is (<e_A, f_B> + <e_B, f_A>) / 2. It is the product of their means
-    minus that of their half differences, so two gradients are kept of each expert, of which one is needed anyway.
+    minus that of their half differences. The mean is the gradient that the probe measures anyway; the half difference
+    is kept as well of each expert of the sample, which takes as much memory as their weights.
     """
 
-    def __init__(self, router: Any):
+    def __init__(self, router: Any, *, compared: bool = True):
         self.router = router
-        self.pairs = pairs_of(num_experts(router))
+        self.sample = sample_of(num_experts(router)) if compared else []
         self.values: PairValues = {}
         """By pair, with (e, e) and (0, e) of every expert; None if no tensor of both has a gradient."""
         self._kept: dict[int, HalfGradients] = {}
 
-    def add(self, expert: int, first: Gradients, means: Gradients) -> list[Pair]:
-        """Keep the gradients of an expert; return its pairs with itself, with expert 0 and with earlier partners."""
+    def keep(self, expert: int, first: Gradients, means: Gradients) -> list[int]:
+        """Keep the gradients of an expert; return expert 0 and this one, or nothing if the layer has fewer experts."""
         if expert >= num_experts(self.router):
             return []
         self._kept[expert] = HalfGradients.of(self.router, expert, first, means)
-        return sorted({(expert, expert), (0, expert)} | {pair for pair in self.pairs if pair[1] == expert})
+        return sorted({0, expert})
 
-    def local_products(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-        """Return the products of pairs of one expert over the entries that this process counts."""
-        if not pairs:
-            return np.empty(0)
-        own, others = self._kept[pairs[-1][1]], [self._kept[e] for e, _ in pairs]
-        means = [Compared(one, [o.means[n] for o in others]) for n, one in enumerate(own.means)]
-        differences = [Compared(one, [o.differences[n] for o in others]) for n, one in enumerate(own.differences)]
-        return _total(inner_products(means), len(pairs)) - _total(inner_products(differences), len(pairs))
+    def local_products(self, experts: Sequence[int]) -> NDArray[np.float64]:
+        """Return the products of some experts, [N, N], over the entries that this process counts."""
+        kept = [self._kept[expert] for expert in experts]
+        return inner_products([one.means for one in kept]) - inner_products([one.differences for one in kept])
 
-    def store(self, pairs: Sequence[Pair], products: NDArray[np.float64]) -> None:
-        """Keep the products of one expert, summed over all processes, and forget what no later expert needs."""
-        for (e, f), product in zip(pairs, products, strict=True):
-            self.values[e, f] = float(product) if self._kept[e].names & self._kept[f].names else None
-        for expert in [e for e in self._kept if pairs and NEIGHBOURS <= e <= pairs[-1][1] - NEIGHBOURS]:
-            del self._kept[expert]
-
-
-def _total(sums: Sequence[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
-    """Return the sum of arrays [count] over tensors; zeros without any tensor."""
-    return np.sum(sums, axis=0) if sums else np.zeros(count)
+    def store(self, experts: Sequence[int], products_NN: NDArray[np.float64]) -> None:
+        """Keep the products of some experts, summed over all processes, and forget what none needs any more."""
+        for (i, e), (j, f) in combinations_with_replacement(enumerate(experts), 2):
+            common = self._kept[e].names & self._kept[f].names
+            self.values[e, f] = float(products_NN[i, j]) if common else None
+        self._kept = {e: own for e, own in self._kept.items() if e == 0 or e in self.sample}
 
 
 def half_products(layers: Sequence[HalfProducts], expert: int, first: Gradients, means: Gradients) -> None:
-    """Measure the products of an expert with the earlier ones, in every layer, by one collective of all processes."""
-    pairs = [layer.add(expert, first, means) for layer in layers]
+    """Measure the products of an expert with itself and with expert 0, in every layer."""
+    _measure(layers, [layer.keep(expert, first, means) for layer in layers])
+
+
+def pair_products(layers: Sequence[HalfProducts]) -> None:
+    """Measure the products of all pairs of each layer's sample, whose gradients were kept."""
+    _measure(layers, [layer.sample for layer in layers])
+
+
+def _measure(layers: Sequence[HalfProducts], experts: Sequence[Sequence[int]]) -> None:
+    """Measure the products of some experts of each layer, by one collective of all processes."""
+    counts = [len(own) ** 2 for own in experts]
     sums = world().all_reduce(
-        lambda: np.concatenate([layer.local_products(own) for layer, own in zip(layers, pairs, strict=True)]),
-        sum(map(len, pairs)),
+        lambda: np.concatenate([layer.local_products(own).ravel() for layer, own in zip(layers, experts, strict=True)]),
+        sum(counts),
     )
-    for layer, own, products in zip(layers, pairs, np.split(sums, np.cumsum([*map(len, pairs)])[:-1]), strict=True):
-        layer.store(own, products)
+    for layer, own, products in zip(layers, experts, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
+        layer.store(own, products.reshape(len(own), len(own)))
 
 
 @torch.no_grad()
@@ -150,30 +161,29 @@ def weight_distances(routers: Sequence[Any]) -> list[PairValues]:
 
     It is the same from both sides, and sqrt(2) for weights that are orthogonal, whatever their norms.
     """
-    counts = [num_experts(router) + len(pairs_of(num_experts(router))) for router in routers]
-    sums = world().all_reduce(lambda: np.concatenate([_weight_sums(router) for router in routers]), sum(counts))
+    samples = [sample_of(num_experts(router)) for router in routers]
+    counts = [len(sample) + len(sample) * (len(sample) - 1) // 2 for sample in samples]
+    sums = world().all_reduce(
+        lambda: np.concatenate([_weight_sums(*layer) for layer in zip(routers, samples, strict=True)]), sum(counts)
+    )
     found: list[PairValues] = []
-    for router, part in zip(routers, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
-        squares_E, squares_N = np.split(part, [num_experts(router)])
+    for sample, part in zip(samples, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
+        squares, distances = np.split(part, [len(sample)])
+        square = dict(zip(sample, squares.tolist(), strict=True))
         values: PairValues = {}
-        for (e, f), square in zip(pairs_of(len(squares_E)), squares_N, strict=True):
-            whole = (squares_E[e] + squares_E[f]) / 2
-            values[e, f] = math.sqrt(square / whole) if whole else None
+        for (e, f), distance in zip(combinations(sample, 2), distances.tolist(), strict=True):
+            whole = (square[e] + square[f]) / 2
+            values[e, f] = math.sqrt(distance / whole) if whole else None
         found.append(values)
     return found
 
 
-def _weight_sums(router: Any) -> NDArray[np.float64]:
-    """Return [E + N] over the entries that this process counts: squares of the weights, then of their differences."""
-    experts = [views_of(router, e) for e in range(num_experts(router))]
-    parts = [parts_of(views, compared=True) for views in experts]
+def _weight_sums(router: Any, experts: Sequence[int]) -> NDArray[np.float64]:
+    """Return the squares of the weights of some experts, then of the differences of their pairs.
+
+    They are sums over the entries that this process counts.
+    """
+    parts = [parts_of(views_of(router, expert), compared=True) for expert in experts]
     values = [_joined(own, entries_of(own, {part.name: part.view.parameter for part in own})) for own in parts]
-    later = [[f for e, f in pairs_of(len(values)) if e == expert] for expert in range(len(values))]
-    squares = [_total(inner_products([Compared(one, [one]) for one in own]), 1) for own in values]
-    distances = [
-        _total(
-            square_distances([Compared(one, [values[f][n] for f in others]) for n, one in enumerate(own)]), len(others)
-        )
-        for own, others in zip(values, later, strict=True)
-    ]
-    return np.concatenate([*squares, *distances])
+    squares = [inner_products([own])[0, 0] for own in values]
+    return np.concatenate([squares, square_distances(values)])

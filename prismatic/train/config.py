@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from prismatic.contract.options import misfit_of_pairs
 from prismatic.contract.run_hash import run_hash
 from prismatic.contract.thresholds import Thresholds, read_registration
 from prismatic.errors import ConfigError, LoggerError
@@ -49,6 +57,9 @@ class RunConfig(RouterConfig):
     """Steps between logged steps; the first and the last step are always logged."""
     probe_freq: Annotated[int, Field(ge=0)] = 0
     """Steps between isolated probes: each expert's gradient measured alone on the same batch; 0 is never."""
+    pair_freq: Annotated[int, Field(ge=0)] | None = None
+    """Steps between comparisons of the experts with each other, in which the probe runs; unset is with every probe,
+    0 is never."""
     histogram_freq: Annotated[int, Field(ge=0)] = 0
     """Steps between histograms of each tier's gradient entries; 0 is never."""
     weight_freq: Annotated[int, Field(ge=0)] = 100
@@ -62,6 +73,18 @@ class RunConfig(RouterConfig):
     def _heads_divide_hidden_size(self) -> Self:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an unset pair_freq: it changes no hash of runs that were trained before there was one."""
+        options: dict[str, Any] = dump(self)
+        return {name: value for name, value in options.items() if name != "pair_freq" or value is not None}
+
+    @model_validator(mode="after")
+    def _pairs_fit_probes(self) -> Self:
+        if problem := misfit_of_pairs(self.probe_freq, self.pair_freq):
+            raise ValueError(problem.removesuffix("."))
         return self
 
     @model_validator(mode="after")

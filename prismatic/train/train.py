@@ -122,6 +122,7 @@ def _callback(logger: DynamicsLogger, config: RunConfig) -> DynamicsLoggerCallba
         logger,
         log_freq=config.log_freq,
         probe_freq=config.probe_freq,
+        pair_freq=config.pair_freq,
         weight_freq=config.weight_freq,
         histogram_freq=config.histogram_freq,
         last_step=config.steps - 1,

@@ -118,6 +118,15 @@ class Bins:
         """True if the grid has a row in each bin."""
         return bool((self.rows_K > 0).all())
 
+    def thinned(self, plan: Plan, steps_T: NDArray[np.int64], there_T: NDArray[np.bool_], *, share: float) -> Bins:
+        """Return the bins of rows that are logged more rarely, some of the rows of these bins.
+
+        plan: of the rarer rows. there_T: the rows that hold them. share: see `bins_of`.
+        """
+        place_T = np.where(there_T & plan.on_grid(steps_T), self.place_T, -1)
+        complete = plan.complete(int(steps_T.max()))
+        return Bins(place_T, _missing(place_T, plan.rows_K, share), plan.rows_K, plan.edges, complete)
+
     def mean(self, values: Array) -> Array:
         """Return the mean of values [..., T] over the rows of each bin, [..., K]; NaN for missing bins."""
         there = np.flatnonzero(~self.missing_K)
@@ -148,9 +157,14 @@ def bins_of(plan: Plan, steps_T: NDArray[np.int64], sound_T: NDArray[np.bool_], 
             distance = np.abs(flat[:, rows] - np.median(flat[:, rows], axis=1, keepdims=True)).max(axis=0)
             place_T[rows[distance > OUTLIER]] = -1
     rows_K = plan.rows_K
-    found_K = np.bincount(place_T[place_T >= 0], minlength=BINS)
-    missing_K = found_K < np.maximum(np.ceil(share * rows_K), 1)
+    missing_K = _missing(place_T, rows_K, share)
     return Bins(place_T, missing_K, rows_K, plan.edges, plan.complete(int(steps_T.max())))
+
+
+def _missing(place_T: NDArray[np.int64], rows_K: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Return True for bins with less than this share of their grid rows, or none."""
+    found_K = np.bincount(place_T[place_T >= 0], minlength=BINS)
+    return np.asarray(found_K < np.maximum(np.ceil(share * rows_K), 1))
 
 
 def _repeated(steps_T: NDArray[np.int64]) -> NDArray[np.bool_]:

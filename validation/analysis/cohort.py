@@ -15,7 +15,7 @@ from prismatic.contract.options import FREE
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.bins import BINS
-from validation.analysis.distinct import PairLevels, pair_levels
+from validation.analysis.distinct import PairLevels, pair_bins, pair_levels
 from validation.analysis.effects import Levels, levels_of
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
@@ -74,7 +74,8 @@ def measure_run(run: Run, thresholds: Thresholds) -> MeasuredRun:
     dormancy_K = np.full(BINS, np.nan) if merged is None or run.peers else merged.bins.mean(series.dormancy(run))
     pairs = None
     if run.isolated is not None and isolated is not None:
-        pairs = pair_levels(run.isolated, isolated.bins, reliability=thresholds.reliability)
+        bins = pair_bins(run.isolated, isolated.bins, warmup=thresholds.warmup, share=thresholds.rows_share)
+        pairs = pair_levels(run.isolated, bins, reliability=thresholds.reliability)
     return MeasuredRun(run, merged, isolated, common, dormancy_K, pairs)
 
 

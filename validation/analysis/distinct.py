@@ -31,6 +31,8 @@ class PairLevels:
     experts: tuple[int, ...]
     of: Mapping[str, Array]
     """By measure, [E, E, K], symmetric; NaN on the diagonal, for pairs that were not compared, and in missing bins."""
+    bins: Bins
+    """Of the rows in which pairs were compared."""
 
     def last_third(self, name: str) -> Array:
         """Return a measure in the last third, [E, E]; NaN if too many bins are missing."""
@@ -87,10 +89,26 @@ class Distinct:
         return [replace(self, interval=student(np.append(self.x_U, [end] * missing), self.alpha)) for end in ends]
 
 
+def pair_bins(run: Run, bins: Bins, *, warmup: float, share: float) -> Bins:
+    """Return the bins of the rows in which pairs were compared, if that was more rarely than the run was probed.
+
+    bins: those of the rows of `run`. warmup, share: the least shares of the steps that are skipped, and of the planned
+    rows of a bin.
+    """
+    if run.every is not None and run.pair_every in (None, run.every):
+        return bins
+    there_T = np.zeros(len(run.steps), dtype=bool)
+    for layer in run.pairs:
+        for columns in layer.values():
+            there_T |= np.isfinite([*columns.values()]).any(axis=0)
+    plan = run.pair_plan(run.steps[there_T], warmup) if there_T.any() else run.plan(warmup)
+    return bins if plan.every == run.plan(warmup).every else bins.thinned(plan, run.steps, there_T, share=share)
+
+
 def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | None:
     """Return the differences between the experts of a run by isolated gradients; None if it holds no pairs.
 
-    bins: those of the rows of `run`. reliability: the least reliability of a bin that counts for the direction.
+    bins: those of the rows of `run` that have pairs. reliability: the least that counts for the direction in a bin.
     """
     experts = sorted(set.intersection(*({*layer} for layer in run.layers))) if run.layers else []
     pairs = sorted(set.intersection(*({*layer} for layer in run.pairs)) if run.pairs else ())
@@ -103,7 +121,7 @@ def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | Non
         WEIGHTS: bins.mean(columns["weight_distance"]).mean(axis=1),
         OUTPUTS: bins.mean(columns["output_distance"]).mean(axis=1),
     }
-    return PairLevels(tuple(experts), {name: _matrix(experts, pairs, level) for name, level in found.items()})
+    return PairLevels(tuple(experts), {name: _matrix(experts, pairs, level) for name, level in found.items()}, bins)
 
 
 def _stacked(columns: Sequence[Sequence[Array]]) -> Array:

@@ -207,21 +207,40 @@ class Run:
     def every(self) -> int | None:
         """Steps between two rows by the declared `log_freq`, of isolated gradients also by `probe_freq`; else None."""
         # The logger's own facts come first: options of a model may be those of another training.
-        known = [self.number("log_freq") or self.option("log_freq")]
+        known = [self._frequency("log_freq")]
         if self.source == "isolated":
-            probe_freq = self.number("probe_freq") or self.option("probe_freq")
-            known = [*known, probe_freq] if probe_freq is not None else []  # rarer than logged rows, if unknown
-        declared = [int(frequency) for frequency in known if frequency is not None and frequency >= 1]
-        return min(math.lcm(*declared), int(MAX_NUMBER)) if declared else None
+            # Rarer than logged rows, if unknown.
+            known = [*known, self.probe_freq] if self.probe_freq is not None else []
+        return _common_multiple(known)
+
+    @property
+    def pair_every(self) -> int | None:
+        """Steps between two rows of pairs by the declared `pair_freq`; None if it is undeclared or 0."""
+        pair_freq = self._frequency("pair_freq")
+        return _common_multiple([self._frequency("log_freq"), pair_freq]) if pair_freq else None
+
+    @property
+    def probe_freq(self) -> float | None:
+        """Declared steps between two probes, which also run to compare pairs; 0 is never, None if undeclared."""
+        known = [every for name in ("probe_freq", "pair_freq") if (every := self._frequency(name)) is not None]
+        return min((every for every in known if every >= 1), default=0.0) if known else None
+
+    def _frequency(self, name: str) -> float | None:
+        return self.number(name) or self.option(name)
 
     def plan(self, warmup: float) -> Plan:
         """Return the steps at which the run logs, and its bins of time. warmup: the least share that is skipped."""
+        return self._plan(self.steps, self.every, warmup)
+
+    def pair_plan(self, steps_T: NDArray[np.int64], warmup: float) -> Plan:
+        """Return the same of the pairs of experts, which have rows at these steps."""
+        return self._plan(steps_T, self.pair_every, warmup)
+
+    def _plan(self, steps_T: NDArray[np.int64], every: int | None, warmup: float) -> Plan:
+        warmup_steps = self.number("warmup_steps") or 0.0
+        frequencies = (every,)
         return plan_of(
-            self.steps,
-            planned=self.planned_steps,
-            frequencies=(self.every,),
-            share=warmup,
-            warmup_steps=self.number("warmup_steps") or 0.0,
+            steps_T, planned=self.planned_steps, frequencies=frequencies, share=warmup, warmup_steps=warmup_steps
         )
 
     @property
@@ -273,6 +292,12 @@ class Run:
         first = int(self.steps[0])
         warmup = max(share * (self.planned_steps - first), self.number("warmup_steps") or 0.0)
         return np.asarray(self.steps >= first + warmup)
+
+
+def _common_multiple(frequencies: Sequence[float | None]) -> int | None:
+    """Return the steps between two rows that have all these frequencies; None if none is a number of steps."""
+    declared = [int(frequency) for frequency in frequencies if frequency is not None and frequency >= 1]
+    return min(math.lcm(*declared), int(MAX_NUMBER)) if declared else None
 
 
 def _number(value: object) -> float | None:

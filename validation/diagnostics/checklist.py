@@ -105,8 +105,7 @@ def _clock(run: Run, thresholds: Thresholds) -> str | None:
 def _probes(run: Run, thresholds: Thresholds) -> str | None:
     if run.isolated is not None:
         return f"{pluralize(len(run.isolated.steps), 'row')} of isolated gradients"
-    planned = run.number("probe_freq") or run.option("probe_freq")
-    return None if planned is None else "no probe was planned, or none is due yet"
+    return None if run.probe_freq is None else "no probe was planned, or none is due yet"
 
 
 def _layers(run: Run, thresholds: Thresholds) -> str | None:

@@ -67,7 +67,7 @@ def wall_time_falls(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 
 def missing_probe(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find a run that planned to measure each expert alone, and has no such row."""
-    probe_freq = run.number("probe_freq") or run.option("probe_freq") or 0
+    probe_freq = run.probe_freq or 0
     if probe_freq < 1 or run.isolated is not None:
         return
     due = int(replace(run, source="isolated").plan(thresholds.warmup).on_grid(run.steps).sum())

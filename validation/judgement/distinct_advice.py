@@ -16,8 +16,8 @@ TEXTS = {
     Reason.NO_REPLICAS: "remove the copies, and train each seed by itself with its seed recorded",
     Reason.PAIRS_NOT_COMPARED: "let the isolated probe measure each expert alone on the same batch and compare the "
     "pairs: give `probe_freq` to the callback, and to it or to `attach` the loss that it probes",
-    Reason.TOO_FEW_PLANNED_ROWS: "probe the experts more often (a smaller `probe_freq`), so that each sixth of the "
-    "training has a row",
+    Reason.TOO_FEW_PLANNED_ROWS: "compare the experts more often (a smaller `probe_freq` or `pair_freq`), so that "
+    "each sixth of the training has a row",
     Reason.NOT_FINISHED: "wait for the end of the training, and judge it again: its last third decides",
     Reason.DIRECTION_NOT_MEASURED: "give the probe larger batches, so that two halves of a batch agree on a gradient",
 }

@@ -78,7 +78,7 @@ def compare_experts(runs: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thr
         min_seeds=int(thresholds.min_seeds),
         min_experts=int(thresholds.min_experts),
     )
-    bins = [each.isolated.bins for each in valid if each.isolated is not None]
+    bins = [levels.bins for levels in pairs] or [each.isolated.bins for each in valid if each.isolated is not None]
     levels = [own for each in valid if (own := each.levels(source_of(valid))) is not None]
     return ComparedExperts(
         found,

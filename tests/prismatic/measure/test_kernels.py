@@ -1,5 +1,7 @@
 """The fast tier sums, CPU and GPU, compared to the obvious ones: masks and float64, one expert at a time."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from prismatic.measure import kernels
 from prismatic.measure.kernels import (
     CHUNK,
     SUMS,
-    Compared,
     TensorGradients,
     inner_products,
     measure_tensors,
@@ -157,38 +158,44 @@ def test_no_tensors_have_no_sums():
     assert measure_tensors([]) == ([], [])
 
 
-def on_both(monkeypatch, compared):
-    """Return the products and the square distances of a comparison, [2, others], by the CPU's way and by the GPU's."""
-    by_cpu = [function([compared])[0] for function in (inner_products, square_distances)]
-    monkeypatch.setattr(kernels, "MOST_AT_ONCE", 1000)  # so that it takes several chunks
-    ways = (torch.mul, lambda one, others: (one - others).square())
-    return np.array(by_cpu), np.array([kernels._sums_gpu(*compared, way).numpy() for way in ways])
+def in_chunks(monkeypatch, *vectors):
+    """Return the products [N, N] and the square distances [pairs] of vectors, summed in several chunks."""
+    monkeypatch.setattr(kernels, "CHUNK", 1000)
+    return inner_products([[v] for v in vectors]), square_distances([[v] for v in vectors])
 
 
-@pytest.mark.parametrize("size", [1, 7, 1 << 14, (1 << 17) + 3])
+@pytest.mark.parametrize("size", [1, 7, 1 << 14])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_products_and_square_distances_are_those_of_float64(monkeypatch, size, dtype):
     torch.manual_seed(size)
-    one, *others = ((torch.randn(size) * 1e3).to(dtype) for _ in range(4))
-    exact = [[(one.double() @ o.double()).item() for o in others]]
-    exact += [[(one.double() - o.double()).square().sum().item() for o in others]]
-    reach = [one.double().norm().item() * o.double().norm().item() for o in others]
-    for found in on_both(monkeypatch, Compared(one, others)):
-        assert np.abs(found[0] - exact[0]) == pytest.approx(0, abs=1e-6 * max(reach))
-        assert found[1] == pytest.approx(exact[1], rel=1e-5)
+    vectors = [(torch.randn(size) * 1e3).to(dtype) for _ in range(4)]
+    products, distances = in_chunks(monkeypatch, *vectors)
+    exact = [[(one.double() @ other.double()).item() for other in vectors] for one in vectors]
+    apart = [(one.double() - other.double()).square().sum().item() for one, other in combinations(vectors, 2)]
+    assert products == pytest.approx(np.array(exact), rel=1e-12, abs=1e-12 * np.max(exact))
+    assert distances == pytest.approx(apart, rel=1e-12)
+
+
+def test_a_vector_may_be_given_as_several_tensors():
+    vectors = [torch.randn(50) for _ in range(3)]
+    parts = [[v[:20], v[20:]] for v in vectors]
+    whole = [[v] for v in vectors]
+    assert inner_products(parts) == pytest.approx(inner_products(whole))
+    assert square_distances(parts) == pytest.approx(square_distances(whole))
+    assert inner_products([]).shape == (0, 0)
+    assert inner_products([[], []]).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert square_distances([[], []]).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-@pytest.mark.parametrize("size", [5, 40_000])
-def test_products_of_tiny_and_of_huge_gradients_are_not_lost(monkeypatch, scale, size):
-    one, other = torch.full((size,), scale), torch.full((size,), 3 * scale)
-    expected = 3.0 * float(torch.tensor(scale)) ** 2 * size
-    for found in on_both(monkeypatch, Compared(one, [other])):
-        assert found[0] == pytest.approx([expected], rel=1e-5)
+def test_products_of_tiny_and_of_huge_gradients_are_not_lost(monkeypatch, scale):
+    products, _ = in_chunks(monkeypatch, torch.full((4000,), scale), torch.full((4000,), 3 * scale))
+    assert products[0, 1] == pytest.approx(3.0 * float(torch.tensor(scale)) ** 2 * 4000, rel=1e-5)
 
 
 def test_a_small_difference_of_large_weights_keeps_its_digits(monkeypatch):
-    one = torch.full((100_000,), 1.0)
+    one = torch.full((10_000,), 1.0)
     other = one + torch.finfo(torch.float32).eps
-    for found in on_both(monkeypatch, Compared(one, [other, one])):
-        assert found[1] == pytest.approx([100_000 * torch.finfo(torch.float32).eps ** 2, 0.0], rel=1e-5)
+    _, distances = in_chunks(monkeypatch, one, other, one)
+    square = 10_000 * torch.finfo(torch.float32).eps ** 2
+    assert distances.tolist() == pytest.approx([square, 0.0, square], rel=1e-12, abs=0.0)

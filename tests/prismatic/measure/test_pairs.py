@@ -1,7 +1,6 @@
 """Pairs of experts in the isolated probe, compared to the obvious way: every gradient, weight and output by itself."""
 
-from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -9,11 +8,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from prismatic import DynamicsLogger, DynamicsLoggerCallback
+from prismatic.errors import ConfigError
+from prismatic.measure import outputs as outputs_module
+from prismatic.measure import pairs as pairs_module
 from prismatic.measure.isolated import isolated_dynamics
-from prismatic.measure.pairs import NEIGHBOURS, pairs_of
+from prismatic.measure.pairs import SAMPLE, pairs_of, sample_of
 from prismatic.train.corpus import Corpus
 from tests.support.byte_models import gradients_alone, model_and_batch
-from tests.support.run_file import events, rows
+from tests.support.run_file import events, facts, rows
 
 
 class Mixture(nn.Module):
@@ -72,17 +74,20 @@ def slow_output_distances(model, batch, layer, experts):
     return {(e, f): apart(outputs[e], outputs[f]) for e, f in combinations(range(experts), 2)}
 
 
-@pytest.mark.parametrize("experts", [2, 3, 2 * NEIGHBOURS + 1])
+@pytest.mark.parametrize("experts", [2, 3, SAMPLE])
 def test_all_pairs_of_few_experts_are_compared(experts):
     assert pairs_of(experts) == list(combinations(range(experts), 2))
 
 
-@pytest.mark.parametrize("experts", [2 * NEIGHBOURS + 2, 64])
-def test_of_many_experts_each_is_in_as_many_pairs(experts):
-    count = Counter(expert for pair in pairs_of(experts) for expert in pair)
-    assert count == dict.fromkeys(range(experts), 2 * NEIGHBOURS)
-    assert len({*pairs_of(experts)}) == NEIGHBOURS * experts
-    assert all(e < f for e, f in pairs_of(experts))
+@pytest.mark.parametrize("experts", [SAMPLE + 1, 100, 2 * SAMPLE, 384])
+def test_of_many_experts_some_that_are_evenly_spread_are_compared(experts):
+    sample = sample_of(experts)
+    assert len(sample) == SAMPLE
+    assert sample[0] == 0
+    gaps = {b - a for a, b in pairwise([*sample, experts])}
+    assert max(gaps) - min(gaps) <= 1
+    assert min(gaps) >= 1
+    assert pairs_of(experts) == list(combinations(sample, 2))
 
 
 @pytest.mark.parametrize("merge", ["batch", "example"])
@@ -148,7 +153,8 @@ def test_the_weight_distance_is_symmetric_and_known_for_orthogonal_weights():
     assert probed(layer)[0, 1].weight_distance is None
 
 
-def test_many_experts_have_the_products_of_their_pairs_and_of_the_clean_expert():
+def test_many_experts_have_the_products_of_their_sample_and_of_the_clean_expert(monkeypatch):
+    monkeypatch.setattr(pairs_module, "SAMPLE", 16)
     layer, batch = Mixture(40), inputs()
     found = isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch)
     halves = []
@@ -161,6 +167,7 @@ def test_many_experts_have_the_products_of_their_pairs_and_of_the_clean_expert()
         return pytest.approx((halves[e][0] @ halves[f][1] + halves[e][1] @ halves[f][0]).item() / 2, rel=1e-5, abs=1e-9)
 
     assert [(pair.expert, pair.other) for pair in found.pairs[0]] == pairs_of(40)
+    assert len(found.pairs[0]) == 16 * 15 / 2
     assert all(pair.half_product == product(pair.expert, pair.other) for pair in found.pairs[0])
     for expert, dynamics in enumerate(found.layers[0]):
         assert dynamics.half_product == product(expert, expert)
@@ -170,17 +177,86 @@ def test_many_experts_have_the_products_of_their_pairs_and_of_the_clean_expert()
         assert pair.output_distance == pytest.approx(apart(outputs[pair.expert], outputs[pair.other]), rel=1e-4)
 
 
-def test_a_run_says_which_pairs_it_leaves_out(tmp_path):
-    for experts, message in (
-        (40, "320 of 780 pairs of experts: each expert with the 8 before and the 8 after"),
-        (3, ""),
-    ):
+def test_a_run_says_which_experts_it_compares(tmp_path):
+    for experts in (128, 3):
         path = tmp_path / f"{experts}.db"
         callback = DynamicsLoggerCallback(path, probe_freq=1)
         callback.on_train_begin(Mixture(experts))
         callback.on_train_end()
         found = rows(path, "SELECT message FROM events WHERE code = 'pairs_left_out'")
-        assert [message in row["message"] for row in found] == ([True] if message else [])
+        if experts == 3:
+            assert not found
+            assert "compared_experts" not in facts(path)
+        else:
+            assert found[0]["message"] == "the probe compares 64 of 128 experts with each other: 0, 2, 4, 6, ... 126"
+            assert facts(path)["compared_experts"] == [*range(0, 128, 2)]
+
+
+@pytest.mark.parametrize(
+    ("every", "probed", "compared"),
+    [
+        ({"probe_freq": 2}, [0, 2, 4, 6], [0, 2, 4, 6]),
+        ({"probe_freq": 2, "pair_freq": 4}, [0, 2, 4, 6], [0, 4, 6]),  # 6 is the last step
+        ({"probe_freq": 4, "pair_freq": 2}, [0, 2, 4, 6], [0, 2, 4, 6]),
+        ({"pair_freq": 3}, [0, 3, 6], [0, 3, 6]),
+        ({"probe_freq": 3, "pair_freq": 0}, [0, 3, 6], []),
+        ({"pair_freq": 0}, [], []),
+    ],
+    ids=str,
+)
+def test_pairs_have_a_frequency_of_their_own(tmp_path, every, probed, compared):
+    layer, batch = Mixture(3), inputs()
+
+    def loss(x):
+        return layer(x).square().mean()
+
+    callback = DynamicsLoggerCallback(tmp_path / "a.db", log_freq=1, last_step=6, **every)
+    callback.on_train_begin(layer)
+    for step in range(7):
+        loss(batch).backward()
+        callback.on_before_optimizer_step(layer, step, probe=(loss, batch))
+    callback.on_train_end()
+    query = "SELECT DISTINCT step FROM {} ORDER BY step"
+    assert [r["step"] for r in rows(tmp_path / "a.db", query.format("pairs"))] == compared
+    isolated = rows(tmp_path / "a.db", query.format("layers WHERE source = 'isolated'"))
+    assert [row["step"] for row in isolated] == probed
+    products = rows(tmp_path / "a.db", "SELECT half_product FROM layers WHERE source = 'isolated'")
+    assert all(row["half_product"] is not None for row in products)
+
+
+def test_the_same_is_measured_of_each_expert_whether_pairs_are_compared_or_not():
+    layer, batch = Mixture(3), inputs()
+    both = [
+        isolated_dynamics(layer, lambda x: layer(x).square().mean(), batch, compared=compared)
+        for compared in (True, False)
+    ]
+    assert both[0].layers == both[1].layers
+    assert (len(both[0].pairs[0]), both[1].pairs) == (3, [])
+
+
+@pytest.mark.parametrize("pair_freq", [3, 5, -1, 2.5])
+def test_a_frequency_that_leaves_uneven_gaps_between_probes_is_refused(tmp_path, pair_freq):
+    with pytest.raises(ConfigError, match="pair_freq"):
+        DynamicsLoggerCallback(tmp_path / "a.db", probe_freq=10 if pair_freq != 5 else 12, pair_freq=pair_freq)
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_of_long_outputs_some_tokens_evenly_spread_are_compared(monkeypatch):
+    layer, batch = Mixture(3), inputs(6)
+    monkeypatch.setattr(outputs_module, "MOST_KEPT", 3 * 6 * 6)  # of 15 tokens, every third
+    found = probed(layer, batch)
+    tokens = batch[0::2].flatten(end_dim=1)[::3]
+    outputs = [expert(tokens) for expert in layer.experts]
+    for (e, f), pair in found.items():
+        assert pair.output_distance == pytest.approx(apart(outputs[e], outputs[f]), rel=1e-4)
+
+
+def test_outputs_are_compared_some_tokens_at_a_time(monkeypatch):
+    layer = Mixture(3)
+    whole = probed(layer)
+    monkeypatch.setattr(outputs_module, "MOST_AT_ONCE", 3 * 6 * 2)
+    for pair, found in probed(layer).items():
+        assert found.output_distance == pytest.approx(whole[pair].output_distance, rel=1e-6)
 
 
 def test_a_batch_of_one_has_no_products_but_distances():

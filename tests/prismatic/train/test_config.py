@@ -151,7 +151,7 @@ def test_an_override_without_value_or_with_broken_yaml_is_refused(path: Path, ov
 def test_facts_are_plain_json_and_complete():
     facts = RunConfig(data=Path("a/b.txt")).facts()
     assert json.loads(json.dumps(facts)) == facts
-    assert set(facts) == set(RunConfig.model_fields) - {"thresholds"}  # not part of the experiment
+    assert set(facts) == set(RunConfig.model_fields) - {"thresholds", "pair_freq"}  # not part of the experiment; unset
     assert parse_config(facts) == RunConfig(data=Path("a/b.txt"))
 
 
@@ -179,6 +179,18 @@ def test_every_option_changes_the_hash(name: str):
     value = DIFFERENT[name] if name in DIFFERENT else getattr(default, name) + 1
     other = default.model_copy(update={name: value})
     assert parse_config(other.facts()).run_hash("text") != default.run_hash("text")
+
+
+def test_a_frequency_of_pairs_changes_the_hash_only_if_it_is_set():
+    config = RunConfig(probe_freq=10, pair_freq=50)
+    assert config.facts()["pair_freq"] == 50
+    assert parse_config(config.facts()) == config
+    assert config.run_hash("text") != RunConfig(probe_freq=10).run_hash("text")
+
+
+def test_a_frequency_of_pairs_that_leaves_uneven_gaps_is_refused():
+    with pytest.raises(ConfigError, match="pair_freq = 25 and probe_freq = 10 leave uneven gaps"):
+        parse_config({"probe_freq": 10, "pair_freq": 25})
 
 
 def test_the_hash_depends_on_config_and_text_only():

@@ -18,6 +18,7 @@ from validation.analysis.distinct import (
     WEIGHTS,
     distinct,
     over_experts,
+    pair_bins,
     pair_levels,
 )
 from validation.analysis.intervals import t_quantile
@@ -220,6 +221,62 @@ def test_an_expert_without_gradients_is_no_unit():
     claim = distinct([levels(run)], **RULES)
     assert claim.interval.units == 3
     assert np.isnan(claim.of[DIRECTION][3]).all()
+
+
+def rarely(run, every):
+    """Return the run as if its pairs had been compared at these steps alone."""
+    kept = AT % every == 0
+    pairs = [
+        {p: {n: np.where(kept, c, np.nan) for n, c in columns.items()} for p, columns in layer.items()}
+        for layer in run.pairs
+    ]
+    return replace(run, pairs=pairs)
+
+
+@pytest.mark.parametrize("facts", [{}, {"config.log_freq": EVERY, "config.probe_freq": EVERY, "config.pair_freq": 20}])
+def test_pairs_that_are_compared_more_rarely_than_probed_have_bins_of_their_own(facts):
+    run = replace(rarely(run_of(), 20), facts=facts | {"planned_steps": STEPS})
+    bins = pair_bins(run, bins_for(run), warmup=0.1, share=0.8)
+    assert bins.rows_K.tolist() == [5, 4, 5, 4, 5, 4]
+    assert not bins.missing_K.any()
+    found = pair_levels(run, bins, reliability=0.1)
+    for k in range(BINS):
+        inside = [row for row, step in enumerate(AT) if step % 20 == 0 and 60 + 90 * k <= step < 150 + 90 * k]
+        expected = []
+        for place, pairs in zip(run.layers, run.pairs, strict=True):
+            product, one, other = (
+                np.mean([column[row] for row in inside])
+                for column in (pairs[0, 1]["half_product"], place[0]["half_product"], place[1]["half_product"])
+            )
+            expected.append(1 - product / math.sqrt(one * other))
+        assert found.of[DIRECTION][0, 1, k] == pytest.approx(np.mean(expected))
+
+
+def test_rows_of_pairs_that_are_lost_are_lost_rows_of_the_declared_grid():
+    facts = {"config.log_freq": EVERY, "config.probe_freq": EVERY, "config.pair_freq": 8, "planned_steps": STEPS}
+    run = replace(rarely(run_of(), 40), facts=facts)
+    assert pair_bins(run, bins_for(run), warmup=0.1, share=0.8).missing_K.all()
+
+
+@pytest.mark.parametrize("facts", [{}, {"config.log_freq": EVERY, "config.probe_freq": EVERY}])
+def test_pairs_of_every_probe_have_the_bins_of_the_probe(facts):
+    run = replace(run_of(), facts=facts | {"planned_steps": STEPS})
+    bins = bins_for(run)
+    assert pair_bins(run, bins, warmup=0.1, share=0.8) is bins
+
+
+def test_the_probe_runs_as_often_as_pairs_are_compared():
+    def every(**frequencies):
+        facts = {f"config.{name}": value for name, value in frequencies.items()}
+        run = replace(run_of(), facts=facts)
+        return run.every, run.pair_every
+
+    assert every(log_freq=2, probe_freq=6) == (6, None)
+    assert every(log_freq=2, probe_freq=6, pair_freq=12) == (6, 12)
+    assert every(log_freq=2, probe_freq=12, pair_freq=6) == (6, 6)
+    assert every(log_freq=4, probe_freq=0, pair_freq=6) == (12, 12)
+    assert every(log_freq=4, probe_freq=6, pair_freq=0) == (12, None)
+    assert every(log_freq=4) == (None, None)
 
 
 def test_runs_without_pairs_and_groups_of_different_experts_have_no_claim():
