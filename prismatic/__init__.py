@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from prismatic.layer.config import RouterConfig as RouterConfig
     from prismatic.layer.router import Prismatic as Prismatic
     from prismatic.measure.gradients import log_gradient_dynamics as log_gradient_dynamics
+    from prismatic.mixtures.perturb import perturb as perturb
+    from prismatic.mixtures.upcycle import upcycle as upcycle
     from prismatic.runfile.logger import DynamicsLogger as DynamicsLogger
     from prismatic.train.config import RunConfig as RunConfig
 
@@ -27,7 +29,9 @@ _HOME = {
     "RouterConfig": "prismatic.layer.config",
     "RunConfig": "prismatic.train.config",
     "log_gradient_dynamics": "prismatic.measure.gradients",
+    "perturb": "prismatic.mixtures.perturb",
     "register_experts": "prismatic.experts.layouts",
+    "upcycle": "prismatic.mixtures.upcycle",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -18,6 +18,9 @@ FREE = frozenset(
 )
 """Options in which replicas of one experiment may differ."""
 
+TREATMENT = frozenset({"perturbation_scale", "upcycle_method", "upcycle_noise", "upcycle_drop"})
+"""Options that say what was done to the perturbed experts: a run may differ from its sham run in these alone."""
+
 FACTS = frozenset(
     {"planned_steps", "warmup_steps", "routers", "mixture", "causal", "loss", "held_out_loss"}
     | {"log_freq", "probe_freq", "pair_freq", "weight_freq", "histogram_freq", "compared_experts"}

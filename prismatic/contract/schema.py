@@ -110,8 +110,10 @@ EXPERTS_COLUMNS = (
     Column("expert", "INTEGER", "index", "number of the expert"),
     Column("role", "TEXT", "name", "clean, perturbed, control (perturbed by a negligible amount); peer, then all are"),
     Column("seed", "INTEGER", "seed", "seed of the perturbation's noise; NULL for the clean expert"),
-    Column("scale", "REAL", "share of |weight|", "largest change of a weight, as a share of its magnitude"),
-    Column("changed_top", "REAL", "share of tier", "share of the top tier's weights that differ from expert 0"),
+    Column(
+        "scale", "REAL", "share of |weight|", "largest change of a weight; NULL where it is no such share (upcycling)"
+    ),
+    Column("changed_top", "REAL", "share of tier", "share of the top tier's weights that were changed"),
     Column("changed_bottom", "REAL", "share of tier", "the same for the bottom tier"),
     Column("changed_middle", "REAL", "share of tier", "the same for the middle tier"),
 )

@@ -11,6 +11,7 @@ from torch import nn
 from prismatic.experts.found import FoundExperts
 from prismatic.experts.layouts import LAYOUTS, OWN, layer_of
 from prismatic.experts.protocol import RoutedExperts, num_experts
+from prismatic.experts.treatment import treatment_of
 
 _OTHERS: WeakSet[nn.Module] = WeakSet()
 """Modules that are no layer of experts."""
@@ -59,6 +60,8 @@ def _found(module: nn.Module, path: str) -> FoundExperts | None:
             _OTHERS.add(module)
         else:
             vars(module)[KEPT] = layer
+            treatment = treatment_of(layer)
+            layer.roles = None if treatment is None else treatment.roles
     return layer
 
 

@@ -16,6 +16,7 @@ from prismatic.contract.schema import MIXTURES, PEER, ROLES
 from prismatic.errors import ModelError
 from prismatic.experts.found import FoundExperts
 from prismatic.experts.tiers import TierIndices
+from prismatic.experts.treatment import base_tiers, treatment_of
 from prismatic.experts.views import View
 
 SPARSITY = 0.1  # of layers that have no config
@@ -66,10 +67,16 @@ def can_force(router: Any) -> bool:
     return router.call is not None if isinstance(router, FoundExperts) else hasattr(router, "forced")
 
 
-def tiers_of(router: Any) -> TierIndices:
-    """Return the layer's own tiers, or those of the weights that its first expert had when it was first seen."""
+def tiers_of(router: Any, expert: int = 0) -> TierIndices:
+    """Return the tiers of an expert: the layer's own, those before it was perturbed, or those when it was first seen.
+
+    Only peers, and experts that were perturbed without being copies, have tiers that differ from those of the first.
+    """
+    treatment = treatment_of(router)
+    if treatment is not None and treatment.tiers:
+        return base_tiers(treatment, expert, next(iter(views_of(router, expert).values())).parameter.device)
     if isinstance(router, FoundExperts):
-        return router.tiers_of(0) if router.has_peers else router.clean_tiers
+        return router.tiers_of(expert) if router.has_peers else router.clean_tiers
     own = getattr(router, "tiers", None)
     if isinstance(own, TierIndices):
         return own
@@ -80,10 +87,13 @@ def tiers_of(router: Any) -> TierIndices:
 
 def tier_basis(router: Any) -> str:
     """Return the weights that tiers are of: "base" (initial ones of the first expert), "current" (present ones of each
-    expert) or "own" (initial ones of each expert, for peers).
+    expert), "own" (initial ones of each expert, for peers) or "each" (the same for experts with roles).
     """
     if has_peers(router):
         return "own"
+    treatment = treatment_of(router)
+    if treatment is not None and not treatment.began_as_copies:
+        return "each"
     return getattr(getattr(router, "config", None), "tier_basis", "base")
 
 
@@ -101,11 +111,13 @@ def mixture_of(routers: Sequence[Any]) -> str | None:
 
 
 def roles_of(router: Any) -> list[str]:
-    """Return the role of each expert, in order: the layer's `roles`, or else one clean expert and perturbed ones.
+    """Return the role of each expert, in order: as recorded when it was perturbed, the layer's `roles`, or else one
+    clean expert and perturbed ones.
 
     Raises ModelError unless there is one known role per expert, and only the first is "clean".
     """
-    given = getattr(router, "roles", None)
+    treatment = treatment_of(router)
+    given = getattr(router, "roles", None) if treatment is None else treatment.roles
     experts = num_experts(router)
     if has_peers(router):
         return [PEER] * experts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,14 +13,17 @@ from prismatic.contract.schema import TIERS
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.protocol import mixture_of, num_experts, roles_of, tiers_of, views_of
 from prismatic.experts.tiers import is_sharded
+from prismatic.experts.treatment import treatment_of
 from prismatic.experts.views import count
 from prismatic.layer.router import Prismatic
 
 
 def options_of(routers: list[Any]) -> dict[str, Any]:
-    """Return the routers' options as facts for the verdict: scale, merge, seed, positive control."""
+    """Return the routers' options as facts for the verdict: scale, merge, seed, positive control; how upcycled."""
     config = next((router.config for router in routers if isinstance(router, Prismatic)), None)
-    known = {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered separately
+    treatment = next(filter(None, map(treatment_of, routers)), None)
+    known = dict(treatment.options) if treatment is not None else {}
+    known |= {} if config is None else config.model_dump(mode="json", exclude={"thresholds"})  # registered separately
     return {f"config.{name}": value for name, value in known.items()}
 
 
@@ -36,7 +40,8 @@ def facts_of(routers: list[Any]) -> dict[str, Any]:
 def framework_seed(model: nn.Module, seed: int | None) -> dict[str, int]:
     """Return the seed that a framework knows, as an option.
 
-    Beside a Prismatic layer, whose own seed says what was perturbed, it is that of the data alone.
+    Beside a Prismatic layer, or a model that was perturbed or upcycled, whose own seed says what was changed, it is
+    that of the data alone.
     """
     if seed is None:
         return {}
@@ -58,16 +63,35 @@ def weight_dtype(model: nn.Module) -> str:
 def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
     """Return rows of the `experts` table: changed shares are means over layers; a custom layer has roles only."""
     widest = max(routers, key=num_experts)
-    if not isinstance(widest, Prismatic):
-        return [{"expert": expert, "role": role} for expert, role in enumerate(roles_of(widest))]
-    rows = []
-    for expert, role in enumerate(widest.roles):
-        layers = [router for router in routers if isinstance(router, Prismatic) and expert < len(router.roles)]
-        changed = [router.changed_EK[expert].tolist() for router in layers]
-        means = {f"changed_{tier}": sum(c[k] for c in changed) / len(changed) for k, tier in enumerate(TIERS)}
-        seed = widest.config.seed if expert else None
-        rows.append({"expert": expert, "role": role, "seed": seed, "scale": widest.scale_of(expert), **means})
+    known, rows = _changes_of(widest), []
+    made = [found for router in routers if (found := _changes_of(router)) is not None]
+    for expert, role in enumerate(roles_of(widest)):
+        row = {"expert": expert, "role": role}
+        if known is not None:
+            changed = [each.changed[expert] for each in made if expert < len(each.changed)]
+            means = {f"changed_{tier}": sum(shares[tier] for shares in changed) / len(changed) for tier in TIERS}
+            row |= {"seed": known.seeds[expert], "scale": known.scales[expert], **means}
+        rows.append(row)
     return rows
+
+
+class _Changes(NamedTuple):
+    """What was done to the experts of a layer, by expert."""
+
+    seeds: Sequence[int | None]
+    scales: Sequence[float | None]
+    changed: Sequence[Mapping[str, float]]
+
+
+def _changes_of(router: Any) -> _Changes | None:
+    """Return what a Prismatic layer did to its experts, or what was recorded; None for any other layer."""
+    if isinstance(router, Prismatic):
+        experts = range(len(router.roles))
+        changed = [dict(zip(TIERS, shares, strict=True)) for shares in router.changed_EK.tolist()]
+        seeds = [router.config.seed if expert else None for expert in experts]
+        return _Changes(seeds, [router.scale_of(expert) for expert in experts], changed)
+    found = treatment_of(router)
+    return None if found is None else _Changes(found.seeds, found.scales, found.changed)
 
 
 def tier_rows(layer: int, router: Any) -> list[dict[str, Any]]:

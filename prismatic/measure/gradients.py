@@ -120,7 +120,10 @@ class _Layer:
     names: Sequence[str]
     """Of the tensors of one expert."""
     basis: str
-    """See `tier_basis`. With "base" there is a TensorGradients per tensor, else one per tensor *and* expert."""
+    """See `tier_basis`. With "base" there is a TensorGradients per tensor, else one per tensor *and* expert.
+
+    With "each" it holds the gradients of expert 0 and of the expert; with "own", those of the expert alone.
+    """
     fused: bool
     """True if a gradient of zeros means that the expert had no token."""
 
@@ -139,9 +142,9 @@ class _Layer:
         if basis == "base":
             tiers = tiers_of(router)
             tensors = [TensorGradients([own[p] for own in values], parts[0][p].tiers(tiers)) for p in places]
-        elif basis == "own":
+        elif basis in ("own", "each"):
             tensors = [
-                TensorGradients([own[p]], each[p].tiers(router.tiers_of(e)))
+                TensorGradients([values[0][p], own[p]][basis == "own" :], each[p].tiers(tiers_of(router, e)))
                 for p in places
                 for e, (own, each) in enumerate(zip(values, parts, strict=True))
             ]
@@ -169,7 +172,8 @@ class _Layer:
         and the weight and the tokens that its router gave.
         """
         experts = len(self.missing)
-        sums_PE = np.concatenate(sums) if sums else np.empty((0, len(SUMS)))
+        counted_sums = [each[-1:] for each in sums] if self.basis == "each" else sums
+        sums_PE = np.concatenate(counted_sums) if sums else np.empty((0, len(SUMS)))
         nonfinite = [self._count_nonfinite(sums, expert) for expert in range(experts)]
         told = routed / world().size if routed.ndim == 1 and len(routed) else np.full(experts, np.nan)
         counted = routed if routed.ndim == 2 else np.zeros((2, experts))
@@ -225,8 +229,8 @@ class _Layer:
     def _count_nonfinite(self, sums: Sequence[Sums], expert: int) -> int:
         """Return the number of NaN or infinite gradient entries: a second pass, only if the sums are not finite."""
         experts = len(self.missing)
-        if self.basis == "own":
-            rows, tensors, place = sums[expert::experts], self.tensors[expert::experts], 0
+        if self.basis in ("own", "each"):
+            rows, tensors, place = sums[expert::experts], self.tensors[expert::experts], -1
         else:
             rows, tensors, place = sums, self.tensors[:: 1 if self.basis == "base" else experts], expert
         if math.isfinite(sum(float(row[place, :3].sum()) for row in rows)):

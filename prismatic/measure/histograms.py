@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prismatic.collectives import world
 from prismatic.contract.schema import TIERS
-from prismatic.experts.protocol import has_peers, num_experts, tiers_of, views_of
+from prismatic.experts.protocol import num_experts, tiers_of, views_of
 from prismatic.measure.gradients import Gradient, dot_grad
 from prismatic.measure.shards import parts_of
 
@@ -45,7 +45,7 @@ def histogram_rows(routers: Sequence[Any], gradient: Gradient = dot_grad) -> lis
 
 def _counts(router: Any, expert: int, gradient: Gradient) -> Tensor:
     """Return [K, bins]: the entries of each tier in each bin, among those that this process counts."""
-    tiers = router.tiers_of(expert) if has_peers(router) else tiers_of(router)
+    tiers = tiers_of(router, expert)
     counts_KB = torch.zeros(len(TIERS), HIGHEST - LOWEST + 1, dtype=torch.int64)
     for part in parts_of(views_of(router, expert)):
         if (grad := gradient(part.view.parameter)) is not None:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from prismatic.contract.options import FREE
+from prismatic.contract.options import FREE, TREATMENT
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis import series
 from validation.analysis.bins import BINS
@@ -96,18 +96,18 @@ class Cohort:
         shams: dict[Options, dict[int | None, MeasuredRun]] = {}
         for each in self.runs:
             if each.run.is_sham and each.run.config and each.run.id not in self.invalid:
-                shams.setdefault(options_beside_scale(each.run), {}).setdefault(each.run.seed, each)
+                shams.setdefault(options_beside_treatment(each.run), {}).setdefault(each.run.seed, each)
         return shams
 
     def shams_of(self, run: Run) -> list[MeasuredRun]:
         """Return a valid sham run of each seed with the options of this run; none for a run without options."""
-        return [*self._shams.get(options_beside_scale(run), {}).values()] if run.config else []
+        return [*self._shams.get(options_beside_treatment(run), {}).values()] if run.config else []
 
     def twin_of(self, run: Run) -> MeasuredRun | None:
         """Return the sham run with the options and the seed of this run."""
         if run.is_sham or not run.config or run.seed is None:
             return None
-        return self._shams.get(options_beside_scale(run), {}).get(run.seed)
+        return self._shams.get(options_beside_treatment(run), {}).get(run.seed)
 
 
 def options_of(run: Run) -> Options:
@@ -116,6 +116,6 @@ def options_of(run: Run) -> Options:
     return tuple(sorted((name, escaped(str(value))) for name, value in options.items() if name not in FREE))
 
 
-def options_beside_scale(run: Run) -> Options:
+def options_beside_treatment(run: Run) -> Options:
     """Return the options that a run has in common with its sham runs."""
-    return tuple(pair for pair in options_of(run) if pair[0] != SCALE)
+    return tuple(pair for pair in options_of(run) if pair[0] not in TREATMENT)

@@ -56,6 +56,27 @@ def test_the_twin_of_a_run_is_the_sham_run_of_its_seed_and_options(changed, foun
     assert (Cohort([run, sham]).twin_of(run.run) is sham) is found
 
 
+COPY = {"config.upcycle_method": "copy", "config.seed": 1, "config.num_experts": 8}
+DROP = {**COPY, "config.upcycle_method": "drop", "config.upcycle_drop": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({}, True),
+        ({"config.seed": 2}, False),
+        ({"config.num_experts": 4}, False),
+        ({"config.upcycle_method": "noise", "config.upcycle_noise": 0.1}, False),
+    ],
+    ids=str,
+)
+def test_the_twin_of_an_upcycled_run_is_that_of_plain_copies(changed, found):
+    run = with_facts("run", **DROP)
+    scales = {} if "config.upcycle_noise" in changed else {1: 0.0}
+    copies = replace(with_facts("copies", **{**COPY, **changed}).run, scales=scales)
+    assert (Cohort([run, twin := measured(copies)]).twin_of(run.run) is twin) is found
+
+
 def test_a_sham_run_has_no_twin_and_a_run_without_options_none_either():
     sham, unknown = with_facts("sham", **SHAM), with_facts("unknown")
     cohort = Cohort([sham, unknown])
