@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from prismatic.contract.schema import EXPERT_COLUMN, STEP_COLUMNS, TABLES
+from prismatic.contract.schema import EXPERT_COLUMN, ROUTING_COLUMNS, STEP_COLUMNS, TABLES
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -45,7 +45,7 @@ class ColumnHash:
 def covered_columns(table: str, names: Iterable[str]) -> dict[str, str]:
     """Return the kind ("d", "q" or "t") of each of these columns that has a checksum: those that every reader knows."""
     if table == "dynamics":
-        known = {column.name for column in STEP_COLUMNS}
+        known = {column.name for column in (*STEP_COLUMNS, *ROUTING_COLUMNS)}
         return {
             name: "q" if name == "step" else "d"
             for name in names

@@ -54,6 +54,13 @@ STEP_COLUMNS = (
     Column("wall_time", "REAL", "seconds since 1970", "when the row was measured"),
 )
 
+# Columns of `dynamics` that a callback adds where it reads the routing of layers that it found.
+ROUTING_COLUMNS = (
+    Column("routing_entropy", "REAL", "1", "entropy of the shares of tokens over log E, mean over layers: 1 is even"),
+    Column("routing_violation", "REAL", "1", "(largest share of tokens / an even share) - 1, largest over layers"),
+    Column("unused_experts", "REAL", "experts", "experts without a token in this step, all layers"),
+)
+
 # Columns of `dynamics` for each expert, means over layers. `clean_norm` of expert 0 is `perturbed_norm` of the others.
 METRICS = (
     Column("top_norm", "REAL", GRADIENT, "L2 norm of the gradient of the largest sparsity/2 of the base weights"),
@@ -202,7 +209,10 @@ def create_statements(num_experts: int) -> list[str]:
 
 def describe() -> str:
     """Return the schema as text, a table of columns for each table, as `prismatic schema` prints it."""
-    sections = [("dynamics (expert_1 stands for each expert except 0)", dynamics_columns(2))]
+    sections = [
+        ("dynamics (expert_1 stands for each expert except 0)", dynamics_columns(2)),
+        ("dynamics, of layers whose routing a callback reads", list(ROUTING_COLUMNS)),
+    ]
     sections += [(table, list(columns)) for table, (columns, _) in TABLES.items()]
     lines = [f"dynamics.db, schema version {SCHEMA_VERSION} (application_id {APPLICATION_ID:#x})"]
     for title, columns in sections:

@@ -153,7 +153,8 @@ def schema_table(file: RunFile) -> None:
         "events": len(file.events),
     }
     has = set(file.wide.column_names)
-    listed = [("dynamics", c, c.name in has) for c in schema.dynamics_columns(2)]
+    columns = (*schema.dynamics_columns(2), *schema.ROUTING_COLUMNS)
+    listed = [("dynamics", c, c.name in has) for c in columns]
     listed += [(table, c, bool(rows.get(table))) for table, (columns, _) in schema.TABLES.items() for c in columns]
     show_table(
         [

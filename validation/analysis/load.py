@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prismatic.contract.schema import PEER, STEP_COLUMNS, TIERS
+from prismatic.contract.schema import PEER, ROUTING_COLUMNS, STEP_COLUMNS, TIERS
 from validation.analysis.run import METRICS, PAIR_METRICS, Expert, Pair, Run, align
 from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
@@ -30,7 +30,8 @@ def _load_run(file: RunFile) -> Run:
         number: Expert(number, role, _columns(rows, len(steps), lambda values: values))
         for number, role, rows in by_expert(file)
     }
-    shared = [column.name for column in STEP_COLUMNS[1:] if column.name in file.wide.column_names]
+    of_step = (*STEP_COLUMNS[1:], *ROUTING_COLUMNS)
+    shared = [column.name for column in of_step if column.name in file.wide.column_names]
     run = Run(
         id=file.id,
         name=file.name,

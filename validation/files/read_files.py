@@ -359,7 +359,8 @@ def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.T
     scalars = scalars.filter(pc.and_(pc.is_valid(scalars["step"]), pc.is_valid(scalars["name"])))
     coded = scalars["name"].combine_chunks().dictionary_encode()
     numbered = enumerate(coded.dictionary.to_pylist())
-    names = {name: code for code, name in numbered if schema.EXPERT_COLUMN.fullmatch(name)}
+    routing = {column.name for column in schema.ROUTING_COLUMNS}
+    names = {name: code for code, name in numbered if schema.EXPERT_COLUMN.fullmatch(name) or name in routing}
     if not names or (wide.num_columns + len(names)) * len(wide) > limits.values:
         return wide
     logged, steps, values = wide["step"].to_numpy(), scalars["step"].to_numpy(), scalars["value"].to_numpy()

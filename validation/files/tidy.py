@@ -25,6 +25,10 @@ DYNAMICS = pa.schema(
     [("run", pa.string()), ("step", pa.int64()), ("expert", pa.int32()), ("role", pa.string())]
     + [(name, pa.float64()) for name in (*COPIED[:3], "norm", *COPIED[3:], *COMPARED, "loss")]
 )
+STEPS = pa.schema(
+    [("run", pa.string()), ("step", pa.int64())]
+    + [(column.name, pa.float64()) for column in (*schema.STEP_COLUMNS[1:], *schema.ROUTING_COLUMNS)]
+)
 PER_STEP = pa.schema([field for field in DYNAMICS if field.name not in ("run", "expert", "role")])
 LAYERS = pa.schema([("run", pa.string()), *arrow_schema("layers")])
 PAIRS = pa.schema([("run", pa.string()), *arrow_schema("pairs")])
@@ -75,6 +79,13 @@ def tidy(run: RunFile) -> Iterator[pa.Table]:
         columns = {name: pa.repeat(value, len(rows)) for name, value in keys.items()}
         columns |= dict(zip(rows.column_names, rows.columns, strict=True))
         yield pa.table([columns[name] for name in DYNAMICS.names], schema=DYNAMICS)
+
+
+def of_steps(run: RunFile) -> pa.Table:
+    """Return the rows of `steps`: the values of each step that belong to no expert; NULL where the file lacks some."""
+    nothing = pa.nulls(len(run.wide), pa.float64())
+    held = {"run": pa.repeat(pa.scalar(run.id), len(run.wide)), **_columns(run)}
+    return pa.table([held.get(name, nothing) for name in STEPS.names], schema=STEPS)
 
 
 def by_expert(run: RunFile) -> Iterator[tuple[int, str, pa.Table]]:

@@ -2,7 +2,9 @@
 
 runs        a row per file: its name, its length, the options that runs are grouped by
 dynamics    tidy: a row per run, step and expert
+steps       a row per run and step: loss, learning rate, time, and how evenly tokens are routed over all layers
 layers      a row per run, step, layer, expert and source
+routing     a row per run, step and layer: how evenly its router sent tokens (a view of `layers`)
 pairs       a row per run, step, layer and pair of experts, measured by the isolated probe
 histograms  a row per run, step, layer, expert, tier and bin
 facts       a row per run and fact; options are called config.NAME or option.NAME
@@ -20,8 +22,20 @@ import pyarrow as pa
 from validation.files.errors import rejection
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RunFile
-from validation.files.tidy import DYNAMICS, HISTOGRAMS, LAYERS, PAIRS, PER_STEP, RUNS, by_expert, expert_roles, summary
-from validation.query.relations import MEMORY, Relations, batches_of, connect_relations
+from validation.files.tidy import (
+    DYNAMICS,
+    HISTOGRAMS,
+    LAYERS,
+    PAIRS,
+    PER_STEP,
+    RUNS,
+    STEPS,
+    by_expert,
+    expert_roles,
+    of_steps,
+    summary,
+)
+from validation.query.relations import MEMORY, ROUTING, Relations, batches_of, connect_relations
 
 # `dynamics` is a view: run, expert and role are stored once per series, in place of once per row.
 SERIES = pa.schema([("series", pa.int32()), *(DYNAMICS.field(name) for name in ("run", "expert", "role"))])
@@ -32,7 +46,9 @@ FACTS = pa.schema([("run", pa.string()), ("key", pa.string()), ("value", pa.stri
 RELATIONS = {
     "runs": RUNS.names,
     "dynamics": DYNAMICS.names,
+    "steps": STEPS.names,
     "layers": LAYERS.names,
+    "routing": ["run", "step", "layer", "entropy", "violation", "unused"],
     "pairs": PAIRS.names,
     "histograms": HISTOGRAMS.names,
     "facts": FACTS.names,
@@ -50,13 +66,14 @@ def relations_of(runs: Sequence[RunFile]) -> Relations:
             lambda: [pa.Table.from_pylist([{"series": i, **row} for i, row in enumerate(series)], SERIES)],
         ),
         "measured": (MEASURED, lambda: _measured(runs)),
+        "steps": (STEPS, lambda: map(of_steps, runs)),
         "layers": (LAYERS, lambda: (_with_run(run, run.layers, LAYERS) for run in runs)),
         "pairs": (PAIRS, lambda: (_with_run(run, run.pairs, PAIRS) for run in runs)),
         "histograms": (HISTOGRAMS, lambda: (_with_run(run, run.histograms, HISTOGRAMS) for run in runs)),
     }
     tables = {name: partial(_reader, *parts) for name, parts in rows.items()}
     size = sum(table.nbytes for run in runs for table in (run.wide, run.layers, run.pairs, run.histograms))
-    return Relations(tables, {"dynamics": VIEW}, bytes=size)
+    return Relations(tables, {"dynamics": VIEW, "routing": ROUTING}, bytes=size)
 
 
 def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:

@@ -16,6 +16,19 @@ import pyarrow as pa
 
 MEMORY = 4 << 30  # bytes that a database may take
 
+# The view `routing`: the entropy of the experts' shares of tokens over that of even ones, the largest share over an
+# even one minus 1 (MaxVio of Wang et al. 2024), and the number of experts without a token.
+ROUTING = """
+SELECT run, step, layer,
+       -sum(CASE WHEN token_share > 0 THEN token_share * ln(token_share) ELSE 0 END)
+           / nullif(ln(count(*)), 0) AS entropy,
+       max(token_share) * count(*) - 1 AS violation,
+       count(*) FILTER (token_share = 0) AS unused
+FROM layers
+WHERE source = 'merged' AND token_share IS NOT NULL
+GROUP BY run, step, layer
+"""
+
 
 @dataclass(frozen=True)
 class Relations:

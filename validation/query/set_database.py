@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from validation.files.parquet_set import RUN_COLUMNS, TABLES, SetLocation, list_parts, read_manifest
-from validation.query.relations import Relations
+from validation.query.relations import ROUTING, Relations
 
 
 def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
@@ -34,6 +34,7 @@ def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
             place = _parquet(location, table) if location.is_folder else f"{table}_{number}"
             selects.append(f"SELECT {columns} FROM {place}")
         views[table] = " UNION ALL BY NAME ".join(selects)
+    views["routing"] = ROUTING
     return Relations(tables, views, [str(location.root) for location in locations if location.is_folder])
 
 

@@ -46,7 +46,7 @@ NO_ROWIDS: Mapping[str, int] = MappingProxyType({})
 COLUMN_TYPES = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in schema.SIDE_TABLES}
 # The request for a whole file.
 WHOLE_FILE = {
-    "columns": [column.name for column in schema.STEP_COLUMNS],
+    "columns": [column.name for column in (*schema.STEP_COLUMNS, *schema.ROUTING_COLUMNS)],
     "layer_metrics": [*LAYER_METRICS],
     "tables": COLUMN_TYPES,
     "since": {},
@@ -292,7 +292,8 @@ def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadL
 def _sql_type(table: str, name: str) -> str:
     """Return the SQL type of a known column. Raises ProtocolError for an unknown one."""
     if table == "dynamics":
-        known = {column.name: "REAL" for column in schema.STEP_COLUMNS} | {"step": "INTEGER"}
+        of_step = (*schema.STEP_COLUMNS, *schema.ROUTING_COLUMNS)
+        known = {column.name: "REAL" for column in of_step} | {"step": "INTEGER"}
         found = "REAL" if _is_expert_column(name) else known.get(name)
     else:
         found = COLUMN_TYPES[table].get(name)
