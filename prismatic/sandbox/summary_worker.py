@@ -48,13 +48,14 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def limit_memory() -> None:
-    """Cap memory; forbid writes and new processes where the system allows that."""
+def limit_memory(most_bytes: int = MEMORY_BYTES, *, threads: bool = False) -> None:
+    """Cap memory; forbid writes and, unless it may start threads, new processes, where the system allows that."""
     try:
         import resource
     except ImportError:  # Windows
         return
-    for name, value in {"AS": MEMORY_BYTES, "FSIZE": 0, "NPROC": 0, "CORE": 0}.items():
+    limits = {"AS": most_bytes, "FSIZE": 0, "CORE": 0} | ({} if threads else {"NPROC": 0})  # a thread counts there
+    for name, value in limits.items():
         try:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
         except (AttributeError, ValueError, OSError):

@@ -1,93 +1,24 @@
-"""The conversion of a tracked run to a run file: choose the reader, map the columns, take means over layers, write."""
+"""The conversion of a tracked run to a run file: map the columns, take means over layers, write, report."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prismatic.contract.schema import TIERS
+from prismatic.contract.schema import PEER
 from prismatic.errors import ConfigError, LoggerError, TrackerError
 from prismatic.runfile.logger import DynamicsLogger
-from prismatic.trackers import table, tensorboard, trackio, wandb
-from prismatic.trackers.mapping import SCORES, NameMap, Target
+from prismatic.trackers.mapping import GRADIENT_NORMS, SCORES, NameMap, Target
+from prismatic.trackers.report import TIER_NORMS, Report, missing_and_assumed, shorten
 from prismatic.trackers.tracked import STEP_NAMES, TrackedRun
 
-READERS: dict[str, Callable[[Path], list[TrackedRun]]] = {
-    "tensorboard": tensorboard.read,
-    "trackio": trackio.read,
-    "wandb": wandb.read,
-    "table": table.read,
-}
-NAMES_SHOWN = 8  # in a list of metric names
 ROWS_AT_ONCE = 1000  # rows between two flushes, so that they do not pile up in memory
 COUNTS = ("nonfinite", "missing_gradients")
 LAYER_NAMES = {"direction": "gradient_cosine", "clean_norm": "norm", "perturbed_norm": "norm"}
-MEANS = (*(f"{tier}_norm" for tier in TIERS), "routing_weight", "bottom_to_middle", "clean_norm", "perturbed_norm")
-
-
-def read_tracked(source: Path, tracker: str | None = None) -> list[TrackedRun]:
-    """Return the runs in a tracker's files. Raises TrackerError, and ImportError if its library is not installed."""
-    if not source.exists():
-        raise TrackerError(f"{source}: no such file or folder.")
-    return READERS[tracker or _recognize(source)](source)
-
-
-def _recognize(source: Path) -> str:
-    """Return the tracker by the name of a file, or by the names of the files in a folder."""
-    if source.is_dir():
-        for tracker, names in (("tensorboard", tensorboard.EVENTS), ("wandb", "*.wandb")):
-            if next(source.rglob(names), None) is not None:
-                return tracker
-        raise TrackerError(f"{source}: this folder has no event file of TensorBoard and no .wandb file.")
-    suffix = source.suffix.lower()
-    if "tfevents" in source.name:
-        return "tensorboard"
-    trackers = {".wandb": "wandb", ".db": "trackio", **dict.fromkeys(table.READERS, "table")}
-    if suffix in trackers:
-        return trackers[suffix]
-    raise TrackerError(
-        f"{source}: expected a folder of TensorBoard or W&B, an event file, a .wandb, a .db of trackio, or a table: "
-        f"{', '.join(table.READERS)}. Name the format of other files with --format."
-    )
-
-
-@dataclass
-class Report:
-    """The result of importing one run: imported, unmapped and unused names, skipped steps."""
-
-    run: str
-    tracker: str
-    steps: tuple[int, ...] = ()
-    experts: int = 0
-    imported: dict[str, list[str]] = field(default_factory=dict)
-    """For each line of the map, the names that it matched."""
-    unmapped: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    """Lines of the map that matched no name."""
-    skipped: int = 0
-    """The number of steps without any metric of an expert."""
-    notes: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """Return the report as lines of text."""
-        lines = [f"{self.tracker} run {self.run}: {len(self.steps):,} steps with {self.experts} experts"]
-        lines += [f"  {line}: {_shorten(names)}" for line, names in self.imported.items()]
-        lines += [f"  matches nothing: {line}" for line in self.unused]
-        lines += [f"  not mapped: {_shorten(self.unmapped)}"] if self.unmapped else []
-        lines += [f"  skipped: {self.skipped:,} steps without any metric of an expert"] if self.skipped else []
-        for note, times in Counter(self.notes).items():
-            lines.append(f"  note: {note}" + (f" ({times} times)" if times > 1 else ""))
-        return lines
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+MEANS = (*TIER_NORMS, "routing_weight", "bottom_to_middle", "clean_norm", "perturbed_norm")
 
 
 def convert(run: TrackedRun, mapping: NameMap, db_path: Path | None, *, overwrite: bool = False) -> Report:
@@ -108,9 +39,15 @@ def convert(run: TrackedRun, mapping: NameMap, db_path: Path | None, *, overwrit
         "imported_from": run.tracker,
         "tracker_run": run.name,
         "exit_state": "imported",
-        **mapping.options_of(run.config),
+        "clip_state": "unknown",
+        **({"tracker_run_id": run.id} if run.id else {}),
+        **({"planned_steps": run.planned_steps} if run.planned_steps else {}),
+        **mapping.options_of(run),
         **mapping.facts,
     }
+    kept = {name.partition("config.tracker_")[2]: value for name, value in facts.items()}
+    report.tracker_options = {name: value for name, value in kept.items() if name}
+    report.notes += [*run.notes, *missing_and_assumed(run, mapping, columns, facts)]
     if db_path is not None:
         by_target = {target: run.metrics[name] for target, name in columns.items()}
         _write(db_path, steps, by_target, run, facts, roles, overwrite=overwrite)
@@ -120,7 +57,7 @@ def convert(run: TrackedRun, mapping: NameMap, db_path: Path | None, *, overwrit
 def _with_mapped_steps(run: TrackedRun, mapping: NameMap) -> TrackedRun:
     """Return the run with the steps that the map names, or with those of our own mirror."""
     if mapping.step is not None and mapping.step not in run.metrics:
-        names = _shorten(sorted(run.metrics))
+        names = shorten(sorted(run.metrics))
         raise ConfigError(f"step = {mapping.step!r}: run {run.name} has no such metric; it has {names}.")
     name = mapping.step or (STEP_NAMES[0] if STEP_NAMES[0] in run.metrics else None)
     return run.with_steps_of(name) if name else run
@@ -128,7 +65,7 @@ def _with_mapped_steps(run: TrackedRun, mapping: NameMap) -> TrackedRun:
 
 def _columns(run: TrackedRun, mapping: NameMap) -> tuple[dict[Target, str], Report]:
     """Return the tracker's name for each of our columns, and the report on names."""
-    report, columns = Report(run.name, run.tracker, notes=run.notes), dict[Target, str]()
+    report, columns = Report(run.name, run.tracker), dict[Target, str]()
     for name in sorted(run.metrics):
         found = mapping.target_of(name)
         if found is None:
@@ -141,20 +78,23 @@ def _columns(run: TrackedRun, mapping: NameMap) -> tuple[dict[Target, str], Repo
         report.imported.setdefault(f"{pattern.column} <- {pattern.names}", []).append(name)
     used = {line.partition(" <- ")[2] for line in report.imported}
     report.unused = [] if mapping.default else [p.names for p in mapping.patterns if p.names not in used]
-    if not any(target.metric == f"{tier}_norm" for target in columns for tier in TIERS):
-        names = _shorten(sorted(run.metrics)) or "none"
+    if not any(target.metric in (*TIER_NORMS, *GRADIENT_NORMS) for target in columns):
+        names = shorten(sorted(run.metrics)) or "none"
         raise TrackerError(
-            f"run {run.name}: the map finds no norm of an expert's tier; the run's metrics are {names}. "
-            'Add a line to [metrics] such as "moe/e{i}/{tier}" = "expert_{i}_{tier}_norm".'
+            f"run {run.name}: the map finds no norm of an expert's gradient; the run's metrics are {names}. "
+            'Add a line to [metrics] such as "e{i}/{tier}" = "expert_{i}_{tier}_norm", or "e{i}" = "expert_{i}_norm".'
         )
     return columns, report
 
 
 def _roles(mapping: NameMap, experts: int) -> list[dict[str, Any]]:
     roles = mapping.roles or ("clean", *["perturbed"] * (experts - 1))
-    if len(roles) != experts or roles[0] != "clean" or "clean" in roles[1:]:
+    peers = set(roles) == {PEER}
+    fits = peers or (roles[0] == "clean" and not {"clean", PEER} & {*roles[1:]})
+    if len(roles) != experts or not fits:
         raise ConfigError(
-            f"roles = {list(roles)!r} does not fit {experts} experts; the first must be clean, and no other."
+            f"roles = {list(roles)!r} does not fit {experts} experts; the first must be clean, and no other, "
+            f"or all {PEER}."
         )
     return [{"expert": expert, "role": role} for expert, role in enumerate(roles)]
 

@@ -5,6 +5,8 @@ experts = [1, 2, 3]                 # the tracker's expert numbers, the clean ex
 roles = ["clean", "perturbed", "control"]
 mixture = "top_k"
 planned_steps = 2000
+clip_state = "after"                # whether the norms were logged before or after the gradients were clipped
+ignore = ["output_dir"]             # options of the tracker's config that say nothing about the experiment
 
 [metrics]                           # the tracker's name = our column
 "moe/expert_{i}/{tier}_grad" = "expert_{i}_{tier}_norm"
@@ -14,21 +16,28 @@ planned_steps = 2000
 [options]                           # the options that group runs into replicates and experiments
 seed = "{train.seed}"               # from the tracker's config
 perturbation_scale = 1.0
+
+[facts]                             # options that stand in the runs' names
+data_seed = "_d([0-9]+)"
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from prismatic.contract.schema import LAYERS_COLUMNS, METRICS, MIXTURES, ROLES, STEP_COLUMNS, TIERS
+from prismatic.contract.options import FREE
+from prismatic.contract.schema import LAYERS_COLUMNS, METRICS, MIXTURES, PEER, ROLES, STEP_COLUMNS, TIERS
 from prismatic.errors import ConfigError
-from prismatic.trackers.tracked import flatten
+from prismatic.trackers.name_facts import NameFact, parse_name_facts
+from prismatic.trackers.tracked import MAX_OPTIONS, TrackedRun, flatten, literal
 
 EXPERT_METRICS = {metric.name for metric in METRICS} | {"norm"}
 GRADIENT_NORMS = ("norm", "clean_norm", "perturbed_norm")  # the same quantity; our name depends on the expert
@@ -47,7 +56,11 @@ PLACEHOLDER_HELP = (
 OPTION = re.compile(r"[a-z][a-z0-9_]{0,60}")
 FROM_CONFIG = re.compile(r"\{(.+)\}")
 COLUMN = re.compile(r"(?:(?:layer_([0-9]+)_)?expert_([0-9]+)_)?([a-z_]+)")
-SETTINGS = ("step", "experts", "roles", "mixture", "planned_steps", "warmup_steps", "metrics", "options")
+CLIP_STATES = ("before", "after")
+SETTINGS = (
+    *("step", "experts", "roles", "mixture", "planned_steps", "warmup_steps", "clip_state", "ignore"),
+    *("metrics", "options", "facts"),
+)
 DEFAULT = {  # the names that our own mirror writes, and the columns' own names
     "metrics": {
         f"{prefix}{name}": name
@@ -120,8 +133,8 @@ def _template(text: str) -> re.Pattern[str]:
     """Return a regular expression for a name with placeholders; all other text is literal."""
     seen: set[str] = set()
     parts = []
-    for literal, name, _, _ in Formatter().parse(text):
-        parts.append(re.escape(literal))
+    for before, name, _, _ in Formatter().parse(text):
+        parts.append(re.escape(before))
         if name is not None:
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{PLACEHOLDERS[name]})")
             seen.add(name)
@@ -138,6 +151,9 @@ class NameMap:
     roles: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    name_facts: Mapping[str, NameFact] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    """Names of the tracker's config that are not options; `*` stands for any text."""
     default: bool = False
     """True for the built-in map of our own names, most of which a run does not have."""
 
@@ -158,38 +174,63 @@ class NameMap:
                 return pattern, target
         return None
 
-    def options_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def options_of(self, run: TrackedRun) -> dict[str, Any]:
         """Return the options of a run as facts: those of the map, and the rest of the tracker's config as `tracker_*`.
 
         The rest keeps different experiments apart, and the prefix keeps the verdict from reading it as our options.
-        Raises ConfigError for an option that the tracker's config does not have.
+        Raises ConfigError for an option that the tracker's config does not have, TrackerError for one that the run's
+        names do not have.
         """
-        tracked = dict(flatten(config))
-        facts: dict[str, Any] = {}
-        for name, value in self.options.items():
+        tracked = dict(islice(flatten(run.config), MAX_OPTIONS))
+        options = {f"config.{name}": fact.value_in(run.names) for name, fact in self.name_facts.items()}
+        given = {name: value for name, value in self.options.items() if name not in self.name_facts}
+        for name, value in given.items():
             source = FROM_CONFIG.fullmatch(value) if isinstance(value, str) else None
             if source and source[1] not in tracked:
                 has = ", ".join(sorted(tracked)[:20]) or "nothing"
                 raise ConfigError(f"[options] {name} = {value!r}: the tracker's config has no such name; it has {has}.")
-            facts[f"config.{name}"] = tracked.pop(source[1]) if source else value
+            options[f"config.{name}"] = tracked[source[1]] if source else value
+        used = {source[1] for value in given.values() if (source := FROM_CONFIG.fullmatch(str(value)))}
+        rest = {name: value for name, value in tracked.items() if name not in used}
+        return options | self._kept(rest, has_seed="config.seed" in options)
+
+    def _kept(self, tracked: Mapping[str, Any], *, has_seed: bool) -> dict[str, Any]:
+        """Return the rest of a tracker's config. What replicas may differ in becomes a fact that is no option."""
+        kept = {}
         for name, value in tracked.items():
-            facts[f"config.tracker_{re.sub('[^a-z0-9_]+', '_', name.lower())}"[:60]] = value
-        return facts
+            plain = re.sub("[^a-z0-9_]+", "_", name.lower())
+            if any(fnmatchcase(each, pattern) for each in (name, plain) for pattern in self.ignored):
+                continue
+            last = re.split("[./]", name.lower())[-1]
+            free = last in FREE and (last != "seed" or has_seed)
+            kept[("" if free else "config.") + f"tracker_{plain}"[:53]] = value
+        return kept
 
 
-def load_mapping(path: Path | None, overrides: Iterable[str] = ()) -> NameMap:
-    """Read a map and override its options by `name=value`; without a file, return the map of our own names.
+def load_mapping(
+    path: Path | None, overrides: Sequence[str] = (), facts: Sequence[str] = (), ignored: Sequence[str] = ()
+) -> NameMap:
+    """Read a map and override its options by `name=value`, or by `name=pattern` for the names of runs.
 
-    Raises ConfigError for a file that is not TOML, an unknown setting, or an invalid line.
+    Without a file, the map is that of our own names. Raises ConfigError for a file that is not TOML, an unknown
+    setting, or an invalid line.
     """
     try:
         settings = DEFAULT if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error}).") from error
     try:
-        return parse_mapping(settings, overrides)
+        mapping = parse_mapping(settings, overrides)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}" if path else str(error)) from None
+    from_names = parse_name_facts(facts)
+    if both := sorted({text.partition("=")[0].strip() for text in overrides} & set(from_names)):
+        raise ConfigError(f"--set and --facts both give {both[0]}; give only one of them.")
+    return replace(
+        mapping,
+        name_facts=_named({**mapping.name_facts, **from_names}),
+        ignored=(*mapping.ignored, *ignored),
+    )
 
 
 def parse_mapping(settings: Mapping[str, Any], overrides: Iterable[str] = ()) -> NameMap:
@@ -209,8 +250,14 @@ def parse_mapping(settings: Mapping[str, Any], overrides: Iterable[str] = ()) ->
     )
     if experts is not None and len(set(experts)) < len(experts):
         raise ConfigError(f"experts = {list(experts)!r}: expected different numbers.")
-    roles = _listed(settings, "roles", lambda role: role in ROLES, f"for each expert one of {', '.join(ROLES)}")
+    allowed = (*ROLES, PEER)
+    roles = _listed(settings, "roles", lambda role: role in allowed, f"for each expert one of {', '.join(allowed)}")
+    ignored = _listed(settings, "ignore", lambda name: isinstance(name, str), "names of the tracker's config")
     facts = {"mixture": mixture} if mixture else {}
+    if "clip_state" in settings:
+        if settings["clip_state"] not in CLIP_STATES:
+            raise ConfigError(f"clip_state = {settings['clip_state']!r}: expected one of {', '.join(CLIP_STATES)}.")
+        facts["clip_state"] = settings["clip_state"]
     for name in ("planned_steps", "warmup_steps"):
         if name in settings:
             if type(settings[name]) is not int or settings[name] < 0:
@@ -223,6 +270,8 @@ def parse_mapping(settings: Mapping[str, Any], overrides: Iterable[str] = ()) ->
         roles,
         facts,
         _options(settings.get("options", {}), overrides),
+        _name_facts(settings.get("facts", {})),
+        ignored or (),
         default=settings is DEFAULT,
     )
 
@@ -238,25 +287,30 @@ def _listed(
     return tuple(values)
 
 
+def _name_facts(given: Any) -> dict[str, NameFact]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"facts = {given!r}: expected a table of patterns, [facts].")
+    return _named({name: NameFact.of(name, pattern) for name, pattern in given.items()})
+
+
+def _named(facts: dict[str, NameFact]) -> dict[str, NameFact]:
+    """Return the facts, whose names must be those of options. Raises ConfigError."""
+    for name in facts:
+        if not OPTION.fullmatch(name):
+            raise ConfigError(f"facts: {name}: expected a name of a-z, 0-9 and _ for the option.")
+    return facts
+
+
 def _options(given: Any, overrides: Iterable[str]) -> dict[str, Any]:
     options = dict(given) if isinstance(given, dict) else {"options": given}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected name=value, such as --set seed=1.")
-        options[name.strip()] = _literal(value.strip())
+        options[name.strip()] = literal(value.strip())
     for name, value in options.items():
         if not OPTION.fullmatch(name) or not isinstance(value, str | int | float | bool):
             raise ConfigError(
                 f"[options] {name} = {value!r}: expected a name of a-z, 0-9 and _, and a number or a text."
             )
     return options
-
-
-def _literal(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

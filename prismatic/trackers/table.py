@@ -12,18 +12,21 @@ from typing import Any
 from prismatic.errors import TrackerError
 from prismatic.trackers.tracked import STEP_NAMES, TrackedRun, as_number
 
+LIBRARIES: tuple[str, ...] = ("pyarrow.parquet",)
 RUN_NAMES = ("run_id", "run_name", "run", "Run", "Name")
 SAME_NAMES = ("metrics", "history", "log", "progress")
 """Names of files that trackers and people give to every run."""
 WALL_NAMES = ("wall_time", "_timestamp")
 
 
-def read(source: Path) -> list[TrackedRun]:
+def read(source: Path, only: str | None = None) -> list[TrackedRun]:
     """Return the runs of a table: one, or one for each value of a column such as `run_name`.
 
     Steps come from the first column with a name in STEP_NAMES, else from the row number. Raises TrackerError if the
     file does not have the format of its suffix.
     """
+    if source.suffix.lower() not in READERS:
+        raise TrackerError(f"{source}: expected a table: {', '.join(READERS)}.")
     try:
         rows = list(READERS[source.suffix.lower()](source))
     except (OSError, ValueError, csv.Error, RecursionError) as error:
@@ -31,7 +34,7 @@ def read(source: Path) -> list[TrackedRun]:
     runs: dict[str, TrackedRun] = {}
     for number, row in enumerate(rows):
         run_name = next((str(row[name]) for name in RUN_NAMES if row.get(name)), _name_of(source))
-        run = runs.setdefault(run_name, TrackedRun(run_name, source.suffix.removeprefix(".")))
+        run = runs.setdefault(run_name, TrackedRun(run_name, source.suffix.removeprefix("."), file=str(source)))
         values = dict(row)
         step = _pop_number(values, STEP_NAMES)
         if step is None:
@@ -84,8 +87,19 @@ def _jsonl(source: Path) -> Iterable[Mapping[str, Any]]:
 def _parquet(source: Path) -> Iterable[Mapping[str, Any]]:
     from pyarrow import parquet
 
-    rows: list[dict[str, Any]] = parquet.read_table(source).to_pylist()
-    return rows
+    with parquet.ParquetFile(source) as file:
+        for batch in file.iter_batches(use_threads=False):
+            yield from batch.to_pylist()
+
+
+def parquet_columns(source: Path) -> list[str]:
+    """Return the names of a Parquet file's columns. Raises TrackerError if it is none."""
+    from pyarrow import parquet
+
+    try:
+        return list(parquet.read_schema(source).names)
+    except (OSError, ValueError) as error:
+        raise TrackerError(f"{source}: cannot be read as .parquet ({error}).") from error
 
 
 READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

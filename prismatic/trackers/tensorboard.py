@@ -9,9 +9,14 @@ from prismatic.errors import TrackerError
 from prismatic.trackers.tracked import TrackedRun
 
 EVENTS = "*tfevents*"
+LIBRARIES: tuple[str, ...] = (
+    "tensorboard.backend.event_processing.event_accumulator",
+    "tensorboard.compat.tensorflow_stub",
+    "tensorboard.util.tensor_util",
+)
 
 
-def read(source: Path) -> list[TrackedRun]:
+def read(source: Path, only: str | None = None) -> list[TrackedRun]:
     """Return the runs of a log folder, or the run of an event file.
 
     Raises TrackerError if there is no run, and ImportError if TensorBoard is not installed.
@@ -27,7 +32,7 @@ def read(source: Path) -> list[TrackedRun]:
     for folder in folders:
         # 0 keeps all points: by default TensorBoard samples 10,000 of them.
         events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, TENSORS: 0}).Reload()
-        run = TrackedRun(_name(folder, source), "tensorboard")
+        run = TrackedRun(_name(folder, source), "tensorboard", file=str(folder))
         for tag in events.Tags()["scalars"]:
             _add_points(run, tag, [(point.step, point.value, point.wall_time) for point in events.Scalars(tag)])
         # TensorFlow 2 and `new_style` writers store scalars as tensors without dimensions.

@@ -1,15 +1,22 @@
-"""A run of any tracker (TrackedRun), and the number and config helpers that the readers share."""
+"""A run of any tracker (TrackedRun), and the helpers for numbers and configs that the readers share."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from prismatic.errors import TrackerError
 
 STEP_NAMES = ("prismatic/step", "step", "_step", "global_step", "trainer/global_step", "train/global_step", "Step")
 """Names of a step column, in order of preference; our own mirror writes the first."""
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NUMBER = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+MAX_VALUES, MAX_OPTIONS = 10_000_000, 1000
+MAX_JSON_BYTES = 256 << 20
 
 
 @dataclass
@@ -22,16 +29,39 @@ class TrackedRun:
     """For each metric, its value at each step; of several values at one step, the last."""
     wall_times: dict[int, float] = field(default_factory=dict)
     """The time of each step's first row, in seconds since 1970, if the tracker stores it."""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences about what the reader skipped."""
+    id: str = ""
+    """What the tracker tells runs of one name apart by."""
+    group: str = ""
+    """The tracker's name for what the run belongs to: an experiment or a project."""
+    file: str = ""
+    """The path of the run's file or folder, as the user gave it."""
+    planned_steps: int | None = None
+    values: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The texts that may say what the run is, the most telling first."""
+        return tuple(filter(None, (self.name, self.group, self.file)))
+
+    def is_wanted(self, only: str | None) -> bool:
+        """Return whether this is the run that the user named, by its name or id; True if none was named."""
+        return only is None or only in (self.name, self.id)
 
     def add(self, step: int, values: Mapping[str, Any], wall_time: float | None = None) -> None:
-        """Add the numbers among these values; text, pictures and other types are not metrics."""
+        """Add the numbers among these values; text, pictures and other types are not metrics.
+
+        Raises TrackerError at more values than fit into memory.
+        """
         for name, value in values.items():
             number = as_number(value)
             if number is not None:
                 self.metrics.setdefault(name, {})[step] = number
+                self.values += 1
+        if self.values > MAX_VALUES:
+            raise TrackerError(f"run {self.name}: expected at most {MAX_VALUES:,} values, found more.")
         if wall_time is not None:  # an evaluation of the step may be logged much later
             self.wall_times[step] = min(wall_time, self.wall_times.get(step, wall_time))
 
@@ -44,7 +74,7 @@ class TrackedRun:
             if other != name
         }
         walls = {steps[old]: wall for old, wall in self.wall_times.items() if old in steps}
-        return TrackedRun(self.name, self.tracker, metrics, walls, self.config, self.notes)
+        return replace(self, metrics=metrics, wall_times=walls)
 
 
 def as_number(value: Any) -> float | None:
@@ -59,6 +89,16 @@ def as_number(value: Any) -> float | None:
     return NOT_FINITE.get(value) if isinstance(value, str) else None
 
 
+def literal(text: str) -> int | float | str:
+    """Return the number that a text writes out in decimal digits, else the text."""
+    if not NUMBER.fullmatch(text):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        return float(text) if math.isfinite(float(text)) else text
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the scalars of a nested config under dotted names, without the tracker's own, which begin with `_`."""
     for key, value in config.items():
@@ -68,3 +108,19 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         elif isinstance(value, str | int | float | bool):
             yield f"{prefix}{key}", value
+
+
+def read_text(path: Path, most_bytes: int = MAX_JSON_BYTES) -> str:
+    """Return the text of a file. Raises TrackerError if it is larger than `most_bytes`, OSError, UnicodeError."""
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise TrackerError(f"{path}: expected at most {most_bytes:,} bytes, found more.")
+    return data.decode("utf-8-sig")
+
+
+def name_of(path: Path, source: Path) -> str:
+    """Return a run's name by its folder: its place in the folder that was given, else the last two folders."""
+    if path == source:
+        return "-".join(path.absolute().parts[1:][-2:])
+    return path.relative_to(source).as_posix()

@@ -1,76 +1,76 @@
 """The reader of trackio's projects: SQLite files whose table `metrics` has a row per step, with the metrics as JSON.
 
-It follows trackio's documented storage schema, so it does not need the library.
+It follows trackio's documented storage schema, so it does not need the library. Trackio keeps a file per project in
+one folder, ~/.cache/huggingface/trackio unless TRACKIO_DIR says another.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
+from prismatic.trackers.database import columns, json_object, opened
 from prismatic.trackers.tracked import TrackedRun
 
-MAX_CELL_BYTES = 64 << 20
+LIBRARIES: tuple[str, ...] = ()
+KIND = "a project of trackio"
 
 
-def read(source: Path) -> list[TrackedRun]:
-    """Return the runs of a project's file. Raises TrackerError for any other file."""
-    try:
-        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            # An untrusted file must not run code by views or triggers.
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA query_only = ON")
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
-            return _runs(connection, source)
-    except (sqlite3.Error, UnicodeError, OverflowError) as error:
-        raise TrackerError(f"{source}: cannot be read as a project of trackio ({error}).") from error
+def read(source: Path, only: str | None = None) -> list[TrackedRun]:
+    """Return the runs of a project's file, or of all projects in a folder, with the metrics of those that are wanted.
+
+    Raises TrackerError for any other file, and for a folder without a project.
+    """
+    if not source.is_dir():
+        return _project(source, only)
+    runs: list[TrackedRun] = []
+    problem = TrackerError(f"{source}: this folder holds no project of trackio, which is a file with the ending .db.")
+    for path in sorted(source.glob("*.db")):
+        try:
+            runs += _project(path, only)
+        except TrackerError as error:  # a registry of trackio, or a database of another program
+            problem = error
+    if not runs:
+        raise problem
+    return runs
 
 
-def _runs(connection: sqlite3.Connection, source: Path) -> list[TrackedRun]:
-    columns = _columns(connection, "metrics")
-    if not {"run_name", "step", "metrics"} <= columns:
-        raise TrackerError(
-            f"{source}: expected trackio's table `metrics` with run_name, step and metrics, found "
-            f"{', '.join(sorted(columns)) or 'no such table'}."
-        )
-    # An id separates runs of the same name; earlier versions of trackio have none.
-    key = "run_id" if "run_id" in columns else "run_name"
-    when = "timestamp" if "timestamp" in columns else "NULL"
-    runs: dict[str, TrackedRun] = {}
-    rows = connection.execute(f"SELECT {key}, run_name, step, metrics, {when} FROM metrics ORDER BY rowid")
-    for run, name, step, metrics, timestamp in rows:
-        tracked = runs.setdefault(run, TrackedRun(str(name), "trackio"))
-        values = _json(metrics)
-        if isinstance(step, int) and values is not None:
-            tracked.add(step, values, _seconds(timestamp))
-        else:
-            tracked.notes.append(f"a row of step {step} is not a JSON object")
-    if {key, "config"} <= _columns(connection, "configs"):
-        for run, config in connection.execute(f"SELECT {key}, config FROM configs"):
-            if run in runs:
-                runs[run].config = _json(config) or {}
+def _project(path: Path, only: str | None) -> list[TrackedRun]:
+    with opened(path, KIND) as connection:
+        found = columns(connection, "metrics")
+        if not {"run_name", "step", "metrics"} <= found:
+            raise TrackerError(
+                f"{path}: expected trackio's table `metrics` with run_name, step and metrics, found "
+                f"{', '.join(sorted(found)) or 'no such table'}."
+            )
+        # An id tells runs of one name apart; earlier versions of trackio have none.
+        key = "run_id" if "run_id" in found else "run_name"
+        runs: dict[str, TrackedRun] = {}
+        query = f"SELECT {key}, run_name, min(rowid) AS first FROM metrics GROUP BY 1 ORDER BY first"
+        for run, name, _ in connection.execute(query):
+            runs[run] = TrackedRun(str(name), "trackio", id=str(run), group=path.stem, file=str(path))
+        wanted = {run: tracked for run, tracked in runs.items() if tracked.is_wanted(only)}
+        _add_metrics(connection, wanted, key, "timestamp" if "timestamp" in found else "NULL")
+        if {key, "config"} <= columns(connection, "configs"):
+            for run, config in connection.execute(f"SELECT {key}, config FROM configs"):
+                if run in wanted:
+                    wanted[run].config = json_object(config) or {}
     return list(runs.values())
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    """Return the columns of a plain table; none for a view or a virtual table, which could run code."""
-    found = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-    if found is None or found[0] != "table" or "virtual" in str(found[1]).lower().split("(")[0]:
-        return set()
-    return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-
-
-def _json(text: Any) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+def _add_metrics(connection: sqlite3.Connection, runs: dict[str, TrackedRun], key: str, when: str) -> None:
+    rows = connection.execute(f"SELECT {key}, step, metrics, {when} FROM metrics ORDER BY rowid")
+    for run, step, metrics, timestamp in rows:
+        if run not in runs:
+            continue
+        values = json_object(metrics)
+        if isinstance(step, int) and values is not None:
+            runs[run].add(step, values, _seconds(timestamp))
+        else:
+            runs[run].notes.append(f"a row of step {step} is not a JSON object")
 
 
 def _seconds(timestamp: Any) -> float | None:

@@ -16,13 +16,14 @@ from typing import Any
 from prismatic.errors import TrackerError
 from prismatic.trackers.tracked import TrackedRun, as_number
 
+LIBRARIES: tuple[str, ...] = ("wandb.proto.wandb_internal_pb2", "google.protobuf.message")
 HEADER = b":W&B\xe1\xbe\x00"  # name, magic number, version
 BLOCK = 32_768  # bytes
 FRAME = struct.Struct("<IHB")  # the header of each piece: checksum, length, kind
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def read(source: Path) -> list[TrackedRun]:
+def read(source: Path, only: str | None = None) -> list[TrackedRun]:
     """Return the run of a .wandb file, or the runs in a folder.
 
     Raises TrackerError for a file of another format, and ImportError if W&B is not installed.
@@ -39,12 +40,13 @@ def read(source: Path) -> list[TrackedRun]:
 
 
 def _run(path: Path, record_type: Any, decode_error: type[Exception]) -> TrackedRun:
-    run, config = TrackedRun(path.stem.removeprefix("run-"), "wandb"), dict[str, Any]()
+    run, config = TrackedRun(path.stem.removeprefix("run-"), "wandb", file=str(path)), dict[str, Any]()
     try:
         for data in records(path.read_bytes()):
             record = record_type.FromString(data)
             if record.HasField("run"):
-                run.name = record.run.display_name or run.name
+                run.name, run.id = record.run.display_name or run.name, record.run.run_id
+                run.group = record.run.project
                 config |= _values(record.run.config.update)
             elif record.HasField("config"):
                 config |= _values(record.config.update)

@@ -21,68 +21,18 @@ from hypothesis import strategies as st
 from prismatic.cli import main
 from prismatic.contract.schema import TIERS
 from prismatic.errors import ConfigError, LoggerError, TrackerError
-from prismatic.trackers.convert import convert, read_tracked
+from prismatic.trackers.convert import convert
+from prismatic.trackers.formats import read_tracked
 from prismatic.trackers.mapping import NameMap, load_mapping, parse_mapping
 from prismatic.trackers.tracked import TrackedRun, as_number, flatten
 from prismatic.trackers.wandb import BLOCK, HEADER, records
+from tests.support.imported_runs import MAP, assert_is_what_was_logged, facts, imported, rows
 from tests.support.simulated_runs import simulated_run, write
+from tests.support.tracker_logs import STEPS, logged
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 
 ROOT = Path(__file__).parents[3]
-STEPS = [0, 10, 20, 30]
-MAP = """
-mixture = "top_k"
-planned_steps = 31
-[metrics]
-"moe/expert.{i}/{tier}" = "expert_{i}_{tier}_norm"
-"router/p{i}" = "expert_{i}_routing_weight"
-"train/loss" = "loss"
-[options]
-seed = "{seed}"
-perturbation_scale = 1.0
-"""
-
-
-def logged(step: int) -> dict[str, float]:
-    """Return the metrics of one step of a training loop that knows nothing of Prismatic."""
-    norms = {f"moe/expert.{i}/{tier}": 0.5 + i + 0.01 * step for i in range(2) for tier in TIERS}
-    return {**norms, "router/p0": 0.75, "router/p1": 0.25, "train/loss": 2.0 - step / 100, "acc": 0.1}
-
-
-def rows(path: Path, query: str = "SELECT * FROM dynamics ORDER BY step") -> list[dict]:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query)]
-
-
-def facts(path: Path) -> dict:
-    return {row["key"]: json.loads(row["value"]) for row in rows(path, "SELECT * FROM run")}
-
-
-def imported(source: Path, tmp_path: Path, *options: str) -> Path:
-    """Import a source and return the run file."""
-    (tmp_path / "map.toml").write_text(MAP)
-    code = main(
-        ["import", str(source), "--map", str(tmp_path / "map.toml"), "--runs", str(tmp_path / "runs"), *options]
-    )
-    assert code == 0
-    (path,) = (tmp_path / "runs").rglob("dynamics.db")
-    return path
-
-
-def assert_is_what_was_logged(path: Path, *, rel: float = 1e-12) -> None:
-    found = rows(path)
-    assert [row["step"] for row in found] == STEPS
-    for row in found:
-        theirs = logged(row["step"])
-        assert row["loss"] == pytest.approx(theirs["train/loss"], rel=rel)
-        for i in range(2):
-            assert row[f"expert_{i}_routing_weight"] == theirs[f"router/p{i}"]
-            for tier in TIERS:
-                assert row[f"expert_{i}_{tier}_norm"] == pytest.approx(theirs[f"moe/expert.{i}/{tier}"], rel=rel)
-    assert rows(path, "SELECT role FROM experts ORDER BY expert") == [{"role": "clean"}, {"role": "perturbed"}]
-    assert {"mixture": "top_k", "planned_steps": 31}.items() <= facts(path).items()
 
 
 def test_tensorboard_event_files(tmp_path: Path, capsys):
@@ -105,7 +55,7 @@ def test_tensorboard_event_files(tmp_path: Path, capsys):
     assert "expert_{i}_{tier}_norm <- moe/expert.{i}/{tier}: moe/expert.0/bottom, moe/expert.0/middle" in printed.out
     assert "not mapped: acc" in printed.out
     assert "skipped: 5 steps without any metric of an expert" in printed.out
-    assert "skipped: run eval: the map finds no norm of an expert's tier" in printed.err
+    assert "skipped: run eval: the map finds no norm of an expert's gradient" in printed.err
 
 
 def test_metrics_of_our_mirror_need_no_map_and_get_the_same_verdict(tmp_path: Path):
@@ -425,7 +375,7 @@ NORMS = {f"e{i}/{tier}": 1.0 for i in range(2) for tier in TIERS}
 @pytest.mark.parametrize(
     ("settings", "metrics", "error", "message"),
     [
-        ({}, {"acc": 1.0}, TrackerError, "run mine: the map finds no norm of an expert's tier"),
+        ({}, {"acc": 1.0}, TrackerError, "run mine: the map finds no norm of an expert's gradient"),
         ({}, {**NORMS, "E0/top": 1.0}, ConfigError, "'E0/top' and 'e0/top' both map to expert_0_top_norm"),
         ({"roles": ["clean"]}, NORMS, ConfigError, "does not fit 2 experts"),
         ({"step": "there"}, NORMS, ConfigError, "run mine has no such metric; it has e0/bottom, e0/middle"),
@@ -455,13 +405,13 @@ def test_options_of_the_tracker_are_never_read_as_ours(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.db", b"", "expected trackio's table `metrics` with run_name, step and metrics, found no such table"),
-        ("x.db", b"SQLite format 3\0" + b"\xff" * 5000, "cannot be read as a project of trackio"),
+        ("x.db", b"", "cannot be read as a database of MLflow or trackio (file is not a database)"),
+        ("x.db", b"SQLite format 3\0" + b"\xff" * 5000, "cannot be read as a database of MLflow or trackio"),
         ("x.csv", b"step,a\n\xff\xfe,1", "cannot be read as .csv"),
         ("x.jsonl", b"[1]", "expected an object in each line"),
         ("x.jsonl", b"{", "cannot be read as .jsonl"),
         ("x.parquet", b"PAR1", "cannot be read as .parquet"),
-        ("x.txt", b"", "expected a folder of TensorBoard or W&B, an event file"),
+        ("x.txt", b"", "expected a log folder of TensorBoard, W&B, trackio"),
     ],
 )
 def test_a_file_of_another_format_is_refused_with_what_was_found(tmp_path: Path, name, content, message, capsys):
@@ -479,8 +429,7 @@ def test_a_view_in_place_of_the_table_is_not_read(tmp_path: Path):
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch, capsys):
-    for name in ["wandb", *(name for name in sys.modules if name.startswith("wandb."))]:
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if "site-packages" not in folder])
     (tmp_path / "run-x.wandb").write_bytes(HEADER)
     assert main(["import", str(tmp_path)]) == 2
     assert 'pip install "prismatic-dynamics[trackers]"' in capsys.readouterr().err
