@@ -16,7 +16,7 @@ from prismatic.errors import TrackerError
 from prismatic.sandbox.summary import INHERITED, problem_of
 from prismatic.text import printable
 from prismatic.trackers.formats import recognize
-from prismatic.trackers.lightning import HPARAMS
+from prismatic.trackers.readers.lightning import HPARAMS
 from prismatic.trackers.tracked import TrackedRun
 
 WORKER = Path(__file__).with_name("worker.py")

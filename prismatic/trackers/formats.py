@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from prismatic.errors import TrackerError
-from prismatic.trackers import huggingface, lightning, mlflow, neptune, table, tensorboard, trackio, wandb
-from prismatic.trackers.database import columns, opened
+from prismatic.trackers.readers import huggingface, lightning, mlflow, neptune, table, tensorboard, trackio, wandb
+from prismatic.trackers.readers.database import columns, opened
 from prismatic.trackers.tracked import TrackedRun
 
 

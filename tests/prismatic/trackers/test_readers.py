@@ -12,7 +12,7 @@ import pytest
 
 from prismatic.errors import TrackerError
 from prismatic.trackers.formats import read_tracked
-from prismatic.trackers.table import READERS
+from prismatic.trackers.readers.table import READERS
 from tests.support.imported_runs import assert_is_what_was_logged, facts, imported, rows
 from tests.support.tracker_logs import STEPS, by_lightning, by_trainer, logged
 

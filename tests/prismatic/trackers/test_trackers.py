@@ -24,8 +24,8 @@ from prismatic.errors import ConfigError, LoggerError, TrackerError
 from prismatic.trackers.convert import convert
 from prismatic.trackers.formats import read_tracked
 from prismatic.trackers.mapping import NameMap, load_mapping, parse_mapping
+from prismatic.trackers.readers.wandb import BLOCK, HEADER, records
 from prismatic.trackers.tracked import TrackedRun, as_number, flatten
-from prismatic.trackers.wandb import BLOCK, HEADER, records
 from tests.support.imported_runs import MAP, assert_is_what_was_logged, facts, imported, rows
 from tests.support.simulated_runs import simulated_run, write
 from tests.support.tracker_logs import STEPS, logged

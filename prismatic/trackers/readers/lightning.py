@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
-from prismatic.trackers import table
+from prismatic.trackers.readers import table
 from prismatic.trackers.tracked import TrackedRun, name_of, read_text
 
 LIBRARIES: tuple[str, ...] = ("yaml",)

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from prismatic.errors import TrackerError
-from prismatic.trackers.database import columns, opened
+from prismatic.trackers.readers.database import columns, opened
 from prismatic.trackers.tracked import TrackedRun, literal
 
 LIBRARIES: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
-from prismatic.trackers.database import columns, json_object, opened
+from prismatic.trackers.readers.database import columns, json_object, opened
 from prismatic.trackers.tracked import TrackedRun
 
 LIBRARIES: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""A module for each format: a file or folder in, runs out. database.py opens an untrusted SQLite file."""
