@@ -9,10 +9,10 @@ if __name__ == "__main__":
     from ui.layout.frame import frame
 
     frame("Home")
-    st.title("Did perturbation change what the experts learn?")
+    st.title("Do the experts learn differently?")
     st.caption(
-        "The hypothesis: experts whose largest and smallest weights are perturbed at the start learn differently from "
-        "unperturbed copies, and go on doing so. Prismatic judges it from the gradients of your runs."
+        "Prismatic judges it from the gradients of your runs: whether experts that were perturbed at the start learn "
+        "differently from unperturbed copies, and go on doing so, or whether the experts of any other mixture differ."
     )
     from ui.sections.home import home  # after the first words: this import loads what reads, judges and draws
 

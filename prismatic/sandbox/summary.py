@@ -6,21 +6,18 @@ import contextlib
 import json
 import os
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from prismatic.sandbox.worker import PROJECT, start_worker
 from prismatic.text import printable
 
 WORKER = Path(__file__).with_name("summary_worker.py")
-PROJECT = Path(__file__).parents[2]
 SECONDS, GRACE_SECONDS = 10.0, 3.0  # for one file
 REPLY_BYTES = 64 << 20
-INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # Python needs them to start
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,7 @@ def look_into(paths: Sequence[Path]) -> Iterator[FileSummary]:
 
 def _with_one_process(paths: Sequence[Path]) -> Iterator[FileSummary]:
     """Yield the summaries of files in their order, up to one that ends the process."""
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    command = [sys.executable, "-I", "-S", "-B", str(WORKER), str(PROJECT)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, cwd=os.path.abspath(os.sep)
-    )
-    with process:
+    with start_worker(WORKER, [PROJECT]) as process:
         assert process.stdin
         assert process.stdout
         try:

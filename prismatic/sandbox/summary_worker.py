@@ -8,13 +8,16 @@ files that it may open, and each further line is the path of one. The reply is o
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 import sys
 import time
 from typing import Any
-from urllib.parse import quote
+
+if __name__ == "__main__":
+    sys.path += sys.argv[1:2]  # the project's folder, which a script does not know by itself
+from prismatic.sandbox.limits import set_limits
+from prismatic.sandbox.sqlite_file import Unusable, open_hardened, url_in_place
 
 MEMORY_BYTES, MAX_VALUE = 512 << 20, 64 << 10
 MAX_FACTS = 5000
@@ -25,17 +28,12 @@ PLAIN_INDEX = re.compile(r'CREATE (UNIQUE )?INDEX "?\w+"? ON "?\w+"? ?\(["\w, ]+
 CODE = re.compile(r"\b(CHECK|DEFAULT|GENERATED|VIRTUAL|AS)\b\W*\(|\bCREATE\s+VIRTUAL\b", re.IGNORECASE)
 
 
-class Unusable(Exception):
-    """The file is not a run whose tables can be read."""
-
-
 def main() -> None:
     """Answer requests until stdin ends."""
-    sys.path += sys.argv[1:]
     from prismatic.sandbox import walls
 
     first = json.loads(sys.stdin.readline())
-    limit_memory()
+    set_limits({"AS": MEMORY_BYTES, "FSIZE": 0, "NPROC": 0, "CORE": 0})
     walls.enforce(first["files"])
     for line in sys.stdin:
         request = json.loads(line)
@@ -48,54 +46,17 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def limit_memory(most_bytes: int = MEMORY_BYTES, *, threads: bool = False) -> None:
-    """Cap memory; forbid writes and, unless it may start threads, new processes, where the system allows that."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    limits = {"AS": most_bytes, "FSIZE": 0, "CORE": 0} | ({} if threads else {"NPROC": 0})  # a thread counts there
-    for name, value in limits.items():
-        try:
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-        except (AttributeError, ValueError, OSError):
-            continue
-
-
 def summarize(path: str, deadline: float) -> dict[str, Any]:
     """Return the summary of a file. Raises Unusable, sqlite3.Error or OSError."""
-    db = sqlite3.connect(url_of(path), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    most = {"LENGTH": 16 << 20, "SQL_LENGTH": 1 << 20, "ATTACHED": 0, "EXPR_DEPTH": 100}
+    db = open_hardened(url_in_place(path), most, deadline=deadline, busy_seconds=BUSY_SECONDS)
     try:
-        for name, value in {"LENGTH": 16 << 20, "SQL_LENGTH": 1 << 20, "ATTACHED": 0, "EXPR_DEPTH": 100}.items():
-            db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
-        db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON"):
-            db.execute(f"PRAGMA {pragma}")
-        if "unix-none" in url_of(path):
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.set_authorizer(authorize)
         version = db.execute("PRAGMA user_version").fetchone()[0]
         entries = db.execute("SELECT type, name, rootpage, sql FROM sqlite_master").fetchmany(1000)
         return {"version": version, "plain": all(map(is_plain, entries)), **contents(db, entries)}
     finally:
         db.close()
-
-
-def url_of(path: str) -> str:
-    """Return the address by which SQLite opens the file and writes nothing beside it, also where it is in WAL mode."""
-    with open(path, "rb") as file:
-        head = file.read(100)
-    if not head.startswith(b"SQLite format 3\x00"):
-        raise Unusable("file is not a database")
-    wal, options = 2 in head[18:20], ""
-    if wal and not os.path.exists(f"{path}-wal"):
-        options = "&immutable=1"
-    elif wal:
-        unshared = not os.path.exists(f"{path}-shm") and os.name == "posix"
-        options = "&vfs=unix-none" if unshared else "&readonly_shm=1"
-    plain = path.replace("\\", "/") if os.sep == "\\" else path
-    return f"file://{'' if plain.startswith('/') else '/'}{quote(os.fsencode(plain))}?mode=ro{options}"
 
 
 def authorize(action: int, first: str | None, second: str | None, database: str | None, within: str | None) -> int:

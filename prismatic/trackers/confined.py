@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
-from prismatic.sandbox.summary import INHERITED, problem_of
+from prismatic.sandbox.summary import problem_of
+from prismatic.sandbox.worker import LIBRARY_SETTINGS, PROJECT, start_worker
 from prismatic.text import printable
 from prismatic.trackers.formats import recognize
 from prismatic.trackers.readers.lightning import HPARAMS
 from prismatic.trackers.tracked import TrackedRun
 
 WORKER = Path(__file__).with_name("worker.py")
-PROJECT = Path(__file__).parents[2]
 SECONDS = 900.0
 REPLY_BYTES = 2 << 30  # of one run
-SETTINGS = {
-    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the other pools reserve more than the child may have
-    # Threads that libraries start when they are loaded, before the walls are up, would be outside them.
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-}
+SETTINGS = {**LIBRARY_SETTINGS, "OMP_NUM_THREADS": "1"}
 
 
 def read_confined(source: Path, tracker: str | None = None, only: str | None = None) -> list[TrackedRun]:
@@ -48,12 +42,8 @@ def read_confined(source: Path, tracker: str | None = None, only: str | None = N
         "files": [] if source.is_dir() else _places(source),
         "folders": [*_libraries(), *([os.path.realpath(source)] if source.is_dir() else [])],
     }
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | SETTINGS
     folders = [str(PROJECT), *(folder for folder in sys.path if folder and os.path.isdir(folder))]
-    command = [sys.executable, "-I", "-S", "-B", str(WORKER), *folders]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
-    with process:
+    with start_worker(WORKER, folders, SETTINGS, folder=os.getcwd()) as process:
         assert process.stdin
         assert process.stdout
         timer = threading.Timer(SECONDS, process.kill)

@@ -24,7 +24,7 @@ def main() -> None:
     sys.path += sys.argv[1:]
     from prismatic.errors import TrackerError
     from prismatic.sandbox import walls
-    from prismatic.sandbox.summary_worker import limit_memory
+    from prismatic.sandbox.limits import set_limits
     from prismatic.trackers.formats import READERS, read_tracked
 
     request = json.loads(sys.stdin.readline())
@@ -39,7 +39,7 @@ def main() -> None:
     for library in READERS[request["family"]].LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
-    limit_memory(MEMORY_BYTES, threads=True)
+    set_limits({"AS": MEMORY_BYTES, "FSIZE": 0, "CORE": 0})
     walls.enforce(request["files"], request["folders"], threads=True)
     try:
         for run in read_tracked(Path(request["source"]), request["format"], request["only"]):

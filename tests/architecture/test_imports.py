@@ -45,11 +45,12 @@ def test_the_server_answers_before_it_loads_the_libraries_that_judge_and_draw():
 
 
 READERS = [f"validation/files/sandbox/{name}.py" for name in ("sqlite_worker", "zip_worker", "arrow_driver")]
+CONFINED = ("walls", "limits", "sqlite_file", "summary_worker")
 
 
-@pytest.mark.parametrize("name", [*READERS, "prismatic/sandbox/walls.py", "prismatic/sandbox/summary_worker.py"])
+@pytest.mark.parametrize("name", [*READERS, *(f"prismatic/sandbox/{name}.py" for name in CONFINED)])
 def test_a_worker_that_opens_untrusted_bytes_needs_only_its_walls_and_the_standard_library(name):
     worker = ROOT / name
     others = {module for module in imported(worker) if module.partition(".")[0] not in sys.stdlib_module_names}
     allowed = {f"validation.files.sandbox{each}" for each in ("", ".arrow_driver")}
-    assert others <= allowed | {"prismatic.sandbox", "prismatic.sandbox.walls"}
+    assert others <= allowed | {"prismatic.sandbox", *(f"prismatic.sandbox.{name}" for name in CONFINED)}

@@ -27,7 +27,7 @@ from validation.files import read_files
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RUN_TABLES, RunFile
-from validation.files.sandbox import arrow_driver, sqlite_client, sqlite_worker, zip_client, zip_worker
+from validation.files.sandbox import arrow_driver, set_client, sqlite_client, sqlite_worker, zip_client, zip_worker
 from validation.judgement.guard import CaughtError
 from validation.judgement.judge import judge
 from validation.query import user_sql
@@ -221,9 +221,9 @@ def _receive(reply: bytes) -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "unpacked"
         folder.mkdir()
-        unpacking = zip_client._Unpacking(folder, LIMITS, 1.0)
+        unpacking = zip_client._Unpacking(folder, LIMITS)
         try:
-            zip_client._receive(io.BytesIO(reply), unpacking, "archive.zip", "")
+            zip_client._receive(io.BytesIO(reply), unpacking, "archive.zip")
         finally:
             assert [*Path(parent).iterdir()] == [folder], "a file outside its folder"
             files = [path for path in folder.rglob("*") if not path.is_dir()]
@@ -232,7 +232,7 @@ def _receive(reply: bytes) -> None:
         assert len(unpacking.runs) <= LIMITS.members
         for run in unpacking.runs:
             assert run.error or run.path.parent == folder
-            assert all(text == printable(text, 300) for text in (*run.notes, *run.damage))
+            assert all(text == printable(text, 300) for text in run.notes)
 
 
 # -- The parent's side of the pipes: a process that a file took over may send any bytes --------------------------------
@@ -258,9 +258,27 @@ def sqlite_reply(data: bytes) -> None:
 
 
 def zip_reply(data: bytes) -> None:
-    """Receive a reply of zip_worker.py or set_worker.py."""
+    """Receive a reply of zip_worker.py."""
     with _refusable():
         _receive(data)
+
+
+def set_reply(data: bytes) -> None:
+    """Receive a part of a set from set_worker.py."""
+    with _refusable():
+        found = set_client._receive_part(io.BytesIO(data), "set", LIMITS, LIMITS.members)
+        assert len(found) <= LIMITS.members
+        for each in found:
+            assert each.name == printable(each.name, 300)
+            for table in each.tables.values():
+                table.validate(full=True)
+
+            def use(each: set_client.SetRun = each) -> None:
+                run = read_files._run_of_set(each, Path("set"), LIMITS)
+                _check_run(run)
+                _judge_some(run)
+
+            _accept(use)
 
 
 def sql_reply(data: bytes) -> None:
@@ -334,6 +352,7 @@ REPLY_WORDS = (
     *('"ok"', '"tables"', '"notes"', '"damage"', '"ignored"', '"ignored_count"', '"version"', '"last_rowids"', '"q?"'),
     *('"d?"', '"t"', '"member"', '"bytes"', '"done"', '"end"', '"beside"', '"set"', '"part"', '"sha256"', '"zips"'),
     *('"columns"', '"rows"', '"more"', '"cut"', '"integer"', '"real"', '"text"', "null", "true", "NaN", "1e999"),
+    *('"id"', '"name"', '"duplicates"', '"wal"', '"application_id"'),
     *("expert_0_top_norm", "expert_1_bottom_norm", "\\ud800", "too_large", "prismatic-set.json", "[[[[", "{}"),
 )
 FACT_WORDS = (
@@ -347,5 +366,6 @@ HARNESSES = {
     "sqlite_reply": Harness(sqlite_reply, 3000, 2, REPLY_WORDS),
     "archive": Harness(archive, 2000, 1),
     "zip_reply": Harness(zip_reply, 2000, 1, REPLY_WORDS),
+    "set_reply": Harness(set_reply, 3000, 1, REPLY_WORDS),
     "sql_reply": Harness(sql_reply, 2000, 1, REPLY_WORDS),
 }

@@ -223,7 +223,7 @@ def take_over(worker, probe, given):
         limits = {"memory": 1 << 30, "database": 1 << 29, "seconds": 20, "rows": 1, "bytes": 1, "cell_bytes": 1}
         request = {"sql": "SELECT 1", "limits": limits, "folders": [os.path.dirname(given)], "views": {}, "tables": []}
     if worker == "set":
-        request["path"] = os.path.dirname(given)
+        request |= {"path": os.path.dirname(given), "parts": ["part-00000"]}
     lines = [{**request, "files": [given], "folders": []}, request] if worker == "sqlite" else [request]
     end, start = os.pipe()
     os.write(start, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -246,7 +246,6 @@ if __name__ == "__main__":
         sql_worker.open_database = lambda _: database
 
     if worker == "set":
-        import pyarrow.dataset
         import pyarrow.parquet  # noqa: F401 - once for all probes
 
         import validation.files.parquet_set  # noqa: F401

@@ -50,7 +50,7 @@ def catalog() -> tuple[Entry, ...]:
 def examples() -> tuple[Entry, ...]:
     """Return the run files and the set that come with the project."""
     paths = [*sorted(EXAMPLES.glob("*.db")), *(mark.parent for mark in sorted(EXAMPLES.glob(f"*/{MANIFEST}")))]
-    return tuple(Entry(f"example-{path.stem}", f"example: {path.stem}", path, "examples") for path in paths)
+    return tuple(Entry(f"example-{path.stem}", f"examples/{path.name}", path, "examples") for path in paths)
 
 
 def by_key() -> dict[str, Entry]:

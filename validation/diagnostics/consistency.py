@@ -103,8 +103,8 @@ def _shifted(run: Run, *, doubtful: bool = False) -> str:
     most, spreads = (min(most, DOUBTFUL), DOUBTFUL_SPREADS) if doubtful else (most, SPREADS[0])
     if abs(centre) > max(most, spreads * spread):
         return (
-            f"by {centre:+.2f} more than that of the experts they are compared to, in {pluralize(len(shift_T), 'row')} "
-            f"of {run.source} gradients; honest runs stay within {most:.2f}"
+            f"by {centre:+.2f} more than that of the experts they are compared with, in "
+            f"{pluralize(len(shift_T), 'row')} of {run.source} gradients; honest runs stay within {most:.2f}"
         )
     jumps = int((np.abs(shift_T - centre) > max(JUMP, SPREADS[1] * spread)).sum())
     if jumps > max(1, EXCEPTIONS * len(shift_T)):

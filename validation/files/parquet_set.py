@@ -11,6 +11,7 @@ environment variables give the credentials, region and endpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from validation.files.tidy import COMPARED, COPIED, RUNS, summary, tidy
 FORMAT = "prismatic-set/2"
 MANIFEST = "prismatic-set.json"
 TABLES = ("runs", "dynamics", "steps", "facts", *RUN_TABLES)
+TEXT_BYTES = 1 << 20  # that are read of a small file
 PART_RUNS = 500  # runs in one part: this many are in memory at once while a set is written
 FACTS = pa.schema([("key", pa.string()), ("value", pa.string())])
 RUN_COLUMNS = pa.schema(
@@ -69,7 +71,7 @@ class SetLocation:
         """Return a small file of the set; None if it is not there."""
         try:
             with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
-                return bytes(stream.read()).decode()
+                return bytes(stream.read(TEXT_BYTES)).decode()
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -202,7 +204,7 @@ def read_manifest(location: SetLocation) -> int:
     try:
         manifest = json.loads(text or "")
         found, runs = manifest["format"], int(manifest.get("runs", 0))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise NotASet(
             location.uri,
             f"found no {MANIFEST}",
@@ -230,33 +232,77 @@ def read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
     """Yield the runs of one part that `list_parts` returns. Raises NotASet."""
     try:
         yield from _read_part(location, part)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged_set(location, error) from error
 
 
 def _read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
-    tables = {table: _read_table(location, table, part) for table in TABLES}
-    spans = {table: _spans(content) for table, content in tables.items() if table != "runs"}
-    for row in tables["runs"].to_pylist():
-        of_run = {table: _slice(tables[table], spans[table].get(row["run"])) for table in spans}
-        yield RunFile(
-            id=row["run"],
-            name=row["name"],
-            path=Path(location.uri),
-            sha256=row["sha256"],
-            wide=_wide(of_run["steps"], of_run["dynamics"], json.loads(row["columns"])),
-            facts={fact["key"]: json.loads(fact["value"]) for fact in of_run["facts"].to_pylist()},
-            **{table: of_run[table] for table in RUN_TABLES},
-            ignored=tuple(json.loads(row["ignored"])),
-            notes=tuple(json.loads(row["notes"])),
-            damage=tuple(json.loads(row.get("damage") or "[]")),  # absent in sets of earlier versions
-            **{name: row[name] for name in ("duplicates", "wal", "application_id", "version")},
-        )
+    with contextlib.ExitStack() as stack:
+        files = {table: stack.enter_context(_open_table(location, table, part)) for table in TABLES}
+        rows = {table: RowsByRun(file, at_once=not location.is_folder) for table, file in files.items()}
+        for row in rows.pop("runs").all().to_pylist():
+            of_run = {table: found.take(row["run"]) for table, found in rows.items()}
+            yield RunFile(
+                id=row["run"],
+                name=row["name"],
+                path=Path(location.uri),
+                sha256=row["sha256"],
+                wide=_wide(of_run["steps"], of_run["dynamics"], json.loads(row["columns"])),
+                facts={fact["key"]: json.loads(fact["value"]) for fact in of_run["facts"].to_pylist()},
+                **{table: of_run[table] for table in RUN_TABLES},
+                ignored=tuple(json.loads(row["ignored"])),
+                notes=tuple(json.loads(row["notes"])),
+                damage=tuple(json.loads(row.get("damage") or "[]")),  # absent in sets of earlier versions
+                **{name: row[name] for name in ("duplicates", "wal", "application_id", "version")},
+            )
+        if strange := [table for table, found in rows.items() if len(found.all())]:
+            raise ValueError(f"table {strange[0]} has rows of no run")
+
+
+def _open_table(location: SetLocation, table: str, part: str) -> pa.NativeFile:
+    return location.filesystem.open_input_file(f"{location.root}/{table}/{part}.parquet")
+
+
+class RowsByRun:
+    """The rows of one table of a part, taken run by run, in the order of `runs`: few are in memory at once."""
+
+    def __init__(self, file: pa.NativeFile, *, at_once: bool = False) -> None:
+        """at_once: fetch the file in few large reads, as a store far away needs it."""
+        found = pq.ParquetFile(file, pre_buffer=at_once)
+        self._batches = found.iter_batches(use_threads=False)
+        self._next = found.schema_arrow.empty_table()
+
+    def take(self, run: str) -> pa.Table:
+        """Return the next rows as long as they are of this run; an empty table if none is."""
+        found = [self._next.slice(0, 0)]
+        while self._has_next():
+            other = pc.index(pc.fill_null(pc.not_equal(self._next["run"], run), True), True).as_py()
+            count = other if other >= 0 else len(self._next)
+            found.append(self._next.slice(0, count))
+            self._next = self._next.slice(count)
+            if other >= 0:
+                break
+        return pa.concat_tables(found).drop_columns(["run"]).combine_chunks()
+
+    def all(self) -> pa.Table:
+        """Return all rows that are left."""
+        found = [self._next]
+        found += [pa.Table.from_batches([batch]) for batch in self._batches]
+        return pa.concat_tables(found)
+
+    def _has_next(self) -> bool:
+        """Read on, unless there are rows; return False at the end of the table."""
+        while not len(self._next):
+            batch = next(self._batches, None)
+            if batch is None:
+                return False
+            self._next = pa.Table.from_batches([batch])
+        return True
 
 
 def _wide(steps: pa.Table, dynamics: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return the wide table again. The rows of each expert are contiguous in `dynamics`, in the order of the steps."""
-    starts = {expert: start for expert, (start, _) in _spans(dynamics, "expert").items()}
+    starts = _starts(dynamics)
     found = {name: steps[name] for name in columns if name in steps.column_names}
     for name in columns:
         if held := _in_dynamics(name):
@@ -265,20 +311,7 @@ def _wide(steps: pa.Table, dynamics: pa.Table, columns: Sequence[str]) -> pa.Tab
     return pa.table({name: found[name] for name in columns})
 
 
-def _read_table(location: SetLocation, table: str, part: str) -> pa.Table:
-    with location.filesystem.open_input_file(f"{location.root}/{table}/{part}.parquet") as file:
-        return pq.read_table(file).combine_chunks()
-
-
-def _spans(table: pa.Table, by: str = "run") -> dict[Any, tuple[int, int]]:
-    """Return the first row and the number of rows of each run; a run's rows are contiguous."""
-    if not len(table):
-        return {}
-    runs = pc.run_end_encode(table[by].combine_chunks())
-    ends = runs.run_ends.to_pylist()
-    starts = [0, *ends[:-1]]
-    return {run: (start, end - start) for run, start, end in zip(runs.values.to_pylist(), starts, ends, strict=True)}
-
-
-def _slice(table: pa.Table, span: tuple[int, int] | None) -> pa.Table:
-    return (table.slice(*span) if span else table.slice(0, 0)).drop_columns(["run"])
+def _starts(dynamics: pa.Table) -> dict[int, int]:
+    """Return the first row of each expert, whose rows are contiguous."""
+    experts = pc.run_end_encode(dynamics["expert"].combine_chunks())
+    return dict(zip(experts.values.to_pylist(), [0, *experts.run_ends.to_pylist()], strict=False))

@@ -1,7 +1,7 @@
 """Read run files: find them in folders and archives, read each once, and return a RunFile or an error for each.
 
-This process reads the bytes of a run file only to hash them. A child process opens it with SQLite, under limits, and
-another one unpacks archives of run files.
+This process reads the bytes of a run file only to hash them. A child process opens it with SQLite, under limits;
+another one unpacks archives, and another one reads sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,10 +31,12 @@ from validation.files.dialects import normalize_columns
 from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
+from validation.files.parquet_set import SetLocation, damaged_set, list_parts, read_manifest
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.sandbox.set_client import SetReading, SetRun
 from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
-from validation.files.sandbox.zip_client import ArchivedRun, folder_for, is_archive, unpacked
+from validation.files.sandbox.zip_client import folder_for, is_archive, unpacked
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.text import pluralize, printable
 
@@ -206,41 +208,85 @@ class _Reading:
 
     def add_archive(self, file: FoundFile) -> None:
         """Add the runs in an archive, and its files that are not runs. Raises RunFileError if it cannot be opened."""
-        with unpacked(file.path, file.name, self.client.limits, self.folder) as members:
-            for member in members:
+        with unpacked(file.path, file.name, self.client.limits, self.folder) as contents:
+            for member in contents.runs:
                 before = len(self.runs)
                 try:
                     if member.error:
                         raise member.error
-                    name = _member_name(member, file.name, 90)
+                    name = _name_inside(member.inner_name, file.name, 90)
                     self.add(member.path, name, self.fetch(member.path, name, private=True), private=True)
                 except RunFileError as error:
-                    self.reject(_member_name(member, file.given, PATH_CHARACTERS), file.path, error)
+                    self.reject(_name_inside(member.inner_name, file.given, PATH_CHARACTERS), file.path, error)
                 if len(self.runs) > before:
-                    self._name_after_archive(member, file.path)
+                    run = self.runs[-1]
+                    self.runs[-1] = replace(run, path=file.path, notes=(*run.notes, *member.notes))
+            for folder, inner in contents.sets.items():
+                self._add_set(folder, inner, file, self.client.limits.members - len(contents.runs))
 
-    def _name_after_archive(self, member: ArchivedRun, archive: Path) -> None:
-        """Give the newest run its archive's path and, if it comes from a set, the id of its original file.
-
-        Drop it if the run of the original file is there already.
-        """
-        run, sha256 = self.runs.pop(), member.claimed_sha256
-        self.ids.discard(run.id)
-        last, place = len(self.runs), self.places.get(sha256, len(self.runs))
-        if place < last and self.runs[place].wide.equals(run.wide):
-            if self.places.get(run.sha256) == last:
-                del self.places[run.sha256]
+    def _add_set(self, folder: Path, inner: str, archive: FoundFile, most: int) -> None:
+        """Add the runs of a set in an archive, unless they are there already: one bad part makes all untrusted."""
+        found, error = read_set_folder(folder, self.client.limits, most=most)
+        if error:
+            self.reject(_name_inside(inner, archive.given, PATH_CHARACTERS), archive.path, error)
             return
-        if sha256 and run.id.startswith(run.sha256[:9]):  # the id comes from the hash of the unpacked copy
-            run = replace(run, id=unique_id(sha256[:9], self.ids))
-        self.ids.add(run.id)
-        self.runs.append(
-            replace(run, path=archive, notes=(*run.notes, *member.notes), damage=member.damage or run.damage)
-        )
+        for run in found:
+            # The set gives the hash of the original file, which this program has not seen: the rows must be equal, too.
+            known = self.places.get(run.sha256)
+            if known is None or not self.runs[known].wide.equals(run.wide):
+                name = _name_inside(f"{run.name} in {inner}" if inner else run.name, archive.name, 90)
+                run = replace(run, name=name, path=archive.path, id=unique_id(run.id, self.ids))
+                self.ids.add(run.id)
+                self.runs.append(run)
 
 
-def _member_name(member: ArchivedRun, archive: str, most: int) -> str:
-    return printable(f"{member.inner_name} in {archive}" if member.inner_name else archive, most)
+def _name_inside(inner: str, archive: str, most: int) -> str:
+    return printable(f"{inner} in {archive}" if inner else archive, most)
+
+
+def read_set_folder(
+    folder: Path, limits: ReadLimits, *, most: int | None = None
+) -> tuple[list[RunFile], RunFileError | None]:
+    """Return the runs of a set in a folder up to its first damage, and the error that ended it.
+
+    A child process opens the files of the set. most: the number of runs that it may have; None for any.
+    """
+    try:
+        location = SetLocation.parse(folder)
+        promised, parts = read_manifest(location), list_parts(location)
+    except RunFileError as error:
+        return [], error
+    found, problem = read_set_parts(folder, parts, limits, most=most)
+    if problem is None and len(found) != promised:
+        problem = damaged_set(location, f"expected {promised} runs, found {len(found)}")
+    return found, problem
+
+
+def read_set_parts(
+    folder: Path, parts: Sequence[str], limits: ReadLimits, *, most: int | None = None
+) -> tuple[list[RunFile], RunFileError | None]:
+    """Return the runs of some parts of a set, as `read_set_folder` does."""
+    reading = SetReading(folder, str(folder), list(parts), limits, most)
+    found: list[RunFile] = []
+    problem: RunFileError | None = None
+    try:
+        reading.read()
+    except RunFileError as error:
+        problem = error
+    for each in reading.runs:
+        run = _run_of_set(each, folder, limits)
+        if len(run.wide) * run.num_experts > limits.expert_rows:
+            return found, rejection(each.name, "too_large", limits, limit="expert_rows")
+        found.append(run)
+    return found, problem
+
+
+def _run_of_set(read: SetRun, folder: Path, limits: ReadLimits) -> RunFile:
+    """Return a run of a set, which was made unique and ordered when the set was written."""
+    facts = {**read.facts, "position": None}
+    duplicates = facts.pop("duplicates")
+    run = _run_file(folder, read.name, read.sha256, (facts, read.tables), limits)
+    return replace(run, id=read.id, duplicates=duplicates)
 
 
 def find_files(paths: Iterable[Path | str | tuple[Path, str]]) -> Iterator[FoundFile]:

@@ -10,7 +10,7 @@ from validation.files.cache import Cache
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import is_set, read_set
-from validation.files.read_files import read_files
+from validation.files.read_files import read_files, read_set_folder
 from validation.files.run_file import Rejected, RunFile, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
@@ -38,16 +38,31 @@ def read_sources(
     given = list(sources)
     sets = [source for source in given if not isinstance(source, tuple) and is_set(source)]
     files = [source for source in given if source not in sets]
+    limits = limits or ReadLimits()
     runs, rejected = read_files(files, limits=limits, private=private, cache=cache, growing=growing, progress=progress)
-    known = {run.sha256 for run in runs}
+    known = {run.sha256: run for run in reversed(runs)}
     taken = {run.id for run in runs}
     for source in sets:
-        try:
-            for run in read_set(source):
-                if run.sha256 not in known:
-                    runs.append(replace(run, id=unique_id(run.id, taken)))
-                    known.add(run.sha256)
-                    taken.add(runs[-1].id)
-        except RunFileError as error:
-            rejected.append(Rejected(str(source), Path(str(source)), error))
+        found, error = _read_set(source, limits)
+        for run in found:
+            # A set says itself what the hash of a run's file was.
+            if run.sha256 not in known or not known[run.sha256].wide.equals(run.wide):
+                runs.append(replace(run, id=unique_id(run.id, taken)))
+                known.setdefault(run.sha256, run)
+                taken.add(runs[-1].id)
+        if error:
+            rejected.append(Rejected(str(source), Path(str(source)), error.renamed(str(source))))
     return runs, rejected
+
+
+def _read_set(source: Path | str, limits: ReadLimits) -> tuple[list[RunFile], RunFileError | None]:
+    """Return the runs of a set up to its first damage, and the error."""
+    # A set in a store is read here: a confined process has no network.
+    if not str(source).startswith("s3://"):
+        return read_set_folder(Path(source), limits)
+    found: list[RunFile] = []
+    try:
+        found.extend(read_set(source))
+    except RunFileError as error:
+        return found, error
+    return found, None

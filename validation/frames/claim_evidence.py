@@ -14,16 +14,11 @@ from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import Cohort, MeasuredRun
 from validation.analysis.distinct import LAST
 from validation.analysis.effects import DIRECTION, ENDS, Levels
-from validation.analysis.experiment import CONTROL_EXPERT, SHAM_RUN, measure
+from validation.analysis.experiment import measure
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.statistics import Array
 from validation.verdict.claims import DISTINCT, Claim, Component, Reason
-from validation.verdict.words.wording import KEPT, PAIRS, QUANTITIES, shown
-
-COMPARED = {
-    CONTROL_EXPERT: "perturbed against control experts",
-    SHAM_RUN: "perturbed experts against the same experts of the sham run",
-}
+from validation.verdict.words.wording import KEPT, PAIRS, QUANTITIES, compared_with, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +90,7 @@ def _of_distinct(runs: Sequence[MeasuredRun], claim: Claim, cohort: Cohort) -> l
     return [
         EffectEvidence(
             QUANTITIES[PAIRS],
-            "each two experts on the same batch, mean over pairs; the last third decides",
+            "each expert compared with each other on the same batch, mean over pairs; the last third decides",
             False,
             units,
             first.isolated.bins.edges,
@@ -126,10 +121,9 @@ def _evidence(effect: Effect, part: Component, m: Measurements, levels: Levels, 
         mean_K = np.where(known_UK, effect.x_UK, 0.0).sum(axis=0) / known_UK.sum(axis=0)
     sides = (1, -1) if effect.two_sided else (1,)
     bounds = (part.low, part.estimate, part.high)
-    compared = COMPARED.get(m.control or "", "perturbed experts against the clean expert")
     found = EffectEvidence(
         QUANTITIES[effect.name],
-        f"{compared}, beyond the sham run" if m.twins and m.control != SHAM_RUN else compared,
+        f"perturbed experts compared with {compared_with(m.control, twins=m.twins)}",
         effect.name != DIRECTION,
         tuple(units),
         levels.bins.edges,

@@ -35,6 +35,8 @@ REASONS_OF_SELF_TEST = {
     "sustainment": "The difference lasts until the end",
 }
 AGAIN = "for the same reason"
+INSTALLED_EXAMPLES = "/share/prismatic/examples/"
+"""The end of the folder in which an installation has the examples, see pyproject.toml."""
 GROUPS_LISTED = 4  # in the row of a claim
 
 
@@ -188,10 +190,13 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
 def _file_of(file: RunFile) -> str:
     """Return the path of a run file as its reader knows it; empty for a run in a set or an archive.
 
-    An upload is known by its name alone, and a path outside of the working folder is nobody's business.
+    An upload is known by its name alone, and a path outside of the working folder is nobody's business, unless it is
+    that of an installed example.
     """
     if is_set(file.path) or " in " in file.name or not file.name.endswith(RUN_SUFFIXES):
         return ""
+    if INSTALLED_EXAMPLES in file.path.as_posix():
+        return file.path.as_posix()
     here = Path.cwd()
     path = file.path.relative_to(here) if file.path.is_relative_to(here) else file.path
     return path.as_posix() if not path.is_absolute() and path.as_posix().endswith(file.name) else file.name

@@ -27,7 +27,7 @@ from validation.files.cache import Cache
 from validation.files.errors import NotASet, RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import SetLocation, damaged_set, is_set, list_parts, read_manifest, read_part
-from validation.files.read_files import find_files, has_wal, read_files
+from validation.files.read_files import find_files, has_wal, read_files, read_set_parts
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.judgement.judge import Judgement, RunJudgement, combine_judgements, judge_each
 from validation.verdict.registration import thresholds_of
@@ -170,7 +170,7 @@ class _RayJudge:
 def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[Facts], list[Rejected]], list[Run]]:
     """Read a share: return the facts of its runs with the rejected files, and the whole runs."""
     if share.part:
-        files, rejected = _read_part(*share.part)
+        files, rejected = _read_part(*share.part, limits)
     else:
         files, rejected = read_files(share.files, limits=limits, cache=Cache() if cached else None)
     runs = load_runs(files)
@@ -178,14 +178,18 @@ def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[Fa
     return (facts, rejected), runs
 
 
-def _read_part(address: str, part: str) -> tuple[list[RunFile], list[Rejected]]:
+def _read_part(address: str, part: str, limits: ReadLimits) -> tuple[list[RunFile], list[Rejected]]:
+    location = SetLocation.parse(address)
     files: list[RunFile] = []
+    error: RunFileError | None = None
     try:
-        for file in read_part(SetLocation.parse(address), part):
-            files.append(file)
-    except RunFileError as error:
-        return files, [Rejected(address, Path(address), error)]
-    return files, []
+        if location.is_folder:
+            files, error = read_set_parts(Path(address), [part], limits)
+        else:
+            files.extend(read_part(location, part))
+    except RunFileError as found:
+        error = found
+    return files, [Rejected(address, Path(address), error.renamed(address))] if error else []
 
 
 def _judge(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresholds) -> list[RunJudgement]:

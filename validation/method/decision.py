@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 
 from prismatic.contract.thresholds import Thresholds, read_registration
 from validation.analysis.bins import BINS
-from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, LOOK_SHARE, SHAM_RUN
+from validation.analysis.experiment import LOOK_SHARE
 from validation.analysis.run import Run
 from validation.text import pluralize, spaced
 from validation.verdict.claims import DISTINCT, REFUTED, SEED, Claim, Reason
-from validation.verdict.words.wording import QUANTITIES, estimated, has_interval, threshold
+from validation.verdict.words.wording import QUANTITIES, compared_with, estimated, has_interval, threshold
 
 OF_ALL = ("alpha", "warmup", "min_seeds", "min_experts", "rows_share")
 OF_CLAIM = {
@@ -21,11 +21,6 @@ OF_CLAIM = {
     "sustainment": ("sustained_share", "awakening_ratio", "divergence_ratio", "divergence_direction", *OF_ALL),
 }
 AS_WRITTEN = {"divergence": ("divergence_supported", "divergence_refuted")}
-CONTROLS = {
-    CONTROL_EXPERT: "control experts",
-    FROZEN_ROUTING: "the clean expert, because the routing is frozen",
-    SHAM_RUN: "the same experts of the sham run",
-}
 Row = tuple[str, str]
 
 
@@ -60,7 +55,7 @@ def numbers_of(claim: Claim, thresholds: Thresholds) -> list[Row]:
 def _compared(claim: Claim) -> str:
     if claim.name == DISTINCT:
         return "each expert with each other"
-    return CONTROLS.get(claim.control or "", "nothing") + (", minus the twin" if claim.twins else "")
+    return compared_with(claim.control, twins=claim.twins)
 
 
 def _effect(part: Claim) -> str:

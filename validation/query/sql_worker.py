@@ -41,12 +41,15 @@ class Refused(Exception):
 def main() -> None:
     """Answer one question."""
     sys.path += sys.argv[1:]
+    from prismatic.sandbox.limits import set_limits
     from prismatic.sandbox.walls import enforce
 
     request = json.loads(sys.stdin.buffer.readline())
     limits = request["limits"]
     con = open_database(limits["database"])
-    confine(limits)
+    # DATA counts what can be filled; of AS, libraries and the stacks of threads take a part that they never touch.
+    most = {"DATA": limits["memory"], "AS": limits["memory"] + (2 << 30), "FSIZE": 0, "NOFILE": 256, "CORE": 0}
+    set_limits(most)
     enforce(folders=request["folders"], threads=True)
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
@@ -78,21 +81,6 @@ def open_database(memory: int) -> duckdb.DuckDBPyConnection:
         con.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
         con.sql("SELECT 1, now(), 'a', 0.5::DECIMAL(4, 2), [1]").to_arrow_reader(1).read_all().to_pylist()
     return empty_database(memory, threads=1)
-
-
-def confine(limits: dict[str, Any]) -> None:
-    """Cap memory and processor time permanently, and forbid writes and core dumps."""
-    try:
-        import resource
-    except ImportError:  # Windows: the parent's timer and DuckDB's own limits remain
-        return
-    # DATA counts what can be filled; of AS, libraries and the stacks of threads take a part that they never touch.
-    most = {"DATA": limits["memory"], "AS": limits["memory"] + (2 << 30), "FSIZE": 0, "NOFILE": 256, "CORE": 0}
-    for name, value in most.items():
-        try:
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-        except (AttributeError, ValueError, OSError):  # macOS: RLIMIT_AS cannot be lowered
-            continue
 
 
 def end_with_parent(parent: int) -> None:

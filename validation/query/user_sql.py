@@ -6,10 +6,7 @@ import contextlib
 import csv
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +18,10 @@ import duckdb
 import pyarrow as pa
 
 from prismatic import terminal
-from validation.files.sandbox.sqlite_client import INHERITED, ProtocolError
+from prismatic.sandbox.worker import LIBRARY_SETTINGS, start_worker
+from validation.files.sandbox.set_client import PACKAGES
+from validation.files.sandbox.sqlite_client import ProtocolError
 from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, in_turns
-from validation.files.sandbox.zip_client import LIBRARY_SETTINGS, PACKAGES
 from validation.query.relations import Relations
 from validation.text import pluralize, printable, spreadsheet_text
 
@@ -99,16 +97,7 @@ class _Child:
         self._deadline = time.monotonic() + LOAD_SECONDS
         self._ended = threading.Event()
         self._loaded = False
-        environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | LIBRARY_SETTINGS
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(WORKER), *FOLDERS],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            cwd=os.path.abspath(os.sep),
-        )
+        self._process = start_worker(WORKER, FOLDERS, LIBRARY_SETTINGS)
         turn.of(self._process.kill)
         self._watch = threading.Thread(target=self._kill_in_time, daemon=True)
         self._watch.start()

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.errors import TrackerError
-from prismatic.sandbox.summary_worker import Unusable, url_of
+from prismatic.sandbox.sqlite_file import Unusable, open_hardened, url_in_place
 
 MAX_CELL_BYTES = 64 << 20
 SECONDS = 600.0  # for all that is read of one file
 BUSY_SECONDS = 5.0
-PRAGMAS = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY", "query_only=ON")
-PRAGMAS = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY", "query_only=ON")
 ALLOWED_FUNCTIONS = ("coalesce", "min")
 
 
@@ -29,17 +27,9 @@ def opened(path: Path, kind: str) -> Iterator[sqlite3.Connection]:
     """
     deadline = time.monotonic() + SECONDS
     try:
-        url = url_of(str(path.absolute()))
-        with closing(sqlite3.connect(url, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            limits = {"LENGTH": MAX_CELL_BYTES, "SQL_LENGTH": 1 << 20, "ATTACHED": 0, "EXPR_DEPTH": 100}
-            for name, value in limits.items():
-                connection.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            for pragma in PRAGMAS:
-                connection.execute(f"PRAGMA {pragma}")
-            if "unix-none" in url:
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        limits = {"LENGTH": MAX_CELL_BYTES, "SQL_LENGTH": 1 << 20, "ATTACHED": 0, "EXPR_DEPTH": 100}
+        url = url_in_place(str(path.absolute()))
+        with closing(open_hardened(url, limits, deadline=deadline, busy_seconds=BUSY_SECONDS)) as connection:
             connection.set_authorizer(_authorize)
             yield connection
     except (sqlite3.Error, Unusable, OSError, UnicodeError, OverflowError) as error:

@@ -104,10 +104,10 @@ def test_a_file_that_kills_the_reader_costs_no_other_its_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = tmp_path / "worker.py"
-    step = "db = sqlite3.connect(url_of(path)"
+    step = "db = open_hardened(url_in_place(path)"
     source = summary.WORKER.read_text()
     assert step in source
-    worker.write_text(source.replace(step, f"if 'killer' in path: os.kill(os.getpid(), 9)\n    {step}"))
+    worker.write_text(source.replace(step, f"if 'killer' in path: __import__('os').abort()\n    {step}"))
     monkeypatch.setattr(summary, "WORKER", worker)
     paths = [folder_of(tmp_path, name) for name in ("before", "killer", "after")]
     for path in paths:

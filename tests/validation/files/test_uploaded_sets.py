@@ -1,4 +1,4 @@
-"""Uploaded sets: their runs equal those of the run files, and nothing in them is trusted."""
+"""Sets in a zip or a folder: their runs equal those of the run files, and nothing in them is trusted."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from validation.files.limits import ReadLimits
 from validation.files.parquet_set import MANIFEST, write_set
 from validation.files.read_files import read_files
 from validation.files.run_file import RunFile
+from validation.files.sandbox import set_client
+from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
@@ -151,3 +153,76 @@ def test_bad_values_are_refused_as_in_a_run_file(tmp_path: Path, files):
     assert len(found) + len(rejected) >= 1
     assert rejected
     assert {one.error.id for one in rejected} <= {"wrong_schema", "not_a_set"}
+
+
+# -- Sets in a folder: the same walls ----------------------------------------------------------------------------------
+
+
+def in_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_this_process_opens_no_parquet_file_of_a_folder(tmp_path: Path, files, runs, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: 1 / 0)
+    found, rejected = read_sources([in_folder(tmp_path / "set", files)])
+    assert ({run.id for run in found}, rejected) == ({run.id for run in runs}, [])
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "id"),
+    [
+        ("facts", bomb(), "too_large"),
+        ("steps", b"PAR1 and no more PAR1", "not_a_set"),
+        (MANIFEST, b"[" * 100_000, "not_a_set"),
+    ],
+    ids=["bomb", "not parquet", "nested"],
+)
+def test_a_bad_set_in_a_folder_is_refused_and_the_files_beside_it_are_read(tmp_path: Path, files, table, data, id):
+    folder = in_folder(tmp_path / "set", changed(files, table, data))
+    found, (rejected,) = read_sources([EXAMPLES[0], folder])
+    assert len(found) == 1
+    assert rejected.error.id == id
+    assert str(folder) in str(rejected.error)
+
+
+def test_a_set_that_claims_the_hash_of_another_file_takes_no_run_away(tmp_path: Path, files):
+    name = next(name for name in files if name.startswith("runs"))
+    table = pq.read_table(io.BytesIO(files[name]))
+    own = table["sha256"].to_pylist()
+    shifted = table.set_column(table.column_names.index("sha256"), "sha256", pa.array([*own[1:], own[0]]))
+    stream = io.BytesIO()
+    pq.write_table(shifted, stream)
+    forged = {**files, name: stream.getvalue()}
+    for source in (in_folder(tmp_path / "set", forged), packed(tmp_path / "set.zip", forged)):
+        assert len(read_sources([*EXAMPLES, source])[0]) == len(EXAMPLES) + len(own)
+
+
+def test_a_set_whose_rows_belong_to_no_run_is_damaged(tmp_path: Path, files):
+    name = next(name for name in files if name.startswith("runs"))
+    table = pq.read_table(io.BytesIO(files[name]))
+    stream = io.BytesIO()
+    pq.write_table(table.slice(0, len(table) - 1), stream)
+    found, (rejected,) = read_sources([in_folder(tmp_path / "set", {**files, name: stream.getvalue()})])
+    assert not found
+    assert "rows of no run" in str(rejected.error)
+
+
+LIES: dict[str, bytes] = {
+    "no reply": b"",
+    "no JSON": b"{\n",
+    "another run id": b'{"id": "<b>", "name": "", "sha256": ""}\n',
+    "a table of millions": b'{"id": "abcdef", "tables": {"dynamics": [1000000000, [["step", "q"]]]}}\n',
+    "an end that is a number": b'{"end": 7}\n',
+}
+
+
+@pytest.mark.parametrize("reply", LIES.values(), ids=LIES.keys())
+def test_a_lying_set_worker_is_not_trusted(tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch, reply: bytes):
+    (tmp_path / "liar.py").write_text(f"import sys; input(); sys.stdout.buffer.write({reply!r})")
+    monkeypatch.setattr(set_client, "SET_WORKER", tmp_path / "liar.py")
+    found, (rejected,) = read_sources([in_folder(tmp_path / "set", files)])
+    assert not found
+    assert rejected.error.id == "unreadable"

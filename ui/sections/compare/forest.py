@@ -80,8 +80,8 @@ def _words(data: Forest) -> tuple[str, str]:
     if data.effect == PAIRS:
         return "1 - cosine between two experts", f"needed: {data.margin:.2f}"
     if not data.is_factor:
-        return "1 - cosine: perturbed minus control experts", f"needed: {data.margin:+.2f}"
-    return "factor: perturbed over control experts", f"needed: {math.exp(data.margin):.2f}×"
+        return "1 - cosine, compared with the control", f"needed: {data.margin:+.2f}"
+    return "factor, compared with the control", f"needed: {math.exp(data.margin):.2f}×"
 
 
 def _as_text(data: Forest, claim: str, effect: str) -> str:

@@ -36,7 +36,7 @@ def sham_pairs(judgement: Judgement) -> None:
         cut = f" The first {MAX_PAIRS} of {len(rows)} pairs are drawn." if len(rows) > MAX_PAIRS else ""
         st.caption(f"Filled: treated run; hollow: its sham run.{cut}")
     columns = {
-        "treated": "Effect of the treated run by itself: perturbed against control experts",
+        "treated": "Effect of the treated run by itself: perturbed experts compared with the control experts",
         "of the sham": "The same in its sham run, which the verdict subtracts if every seed has one",
     }
     show_table(

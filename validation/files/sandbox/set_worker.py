@@ -1,17 +1,19 @@
-"""The child process that opens uploaded sets: it turns each run of a set into a run file.
+"""The child process that opens untrusted sets: it sends the tables of each run.
 
-Parquet readers trust their input: they are large and fast, and a file can ask them for any amount of memory. So an
-uploaded set is opened here, under limits, and sent as a plain run file for each run, which sqlite_worker.py then
-validates like an uploaded run file. zip_client.py starts this file as `python -I -S -B`, with the folders to import
-from as arguments and one line of JSON on stdin; the reply consists of the messages of zip_worker.py. A member comes
-with the hash that the set gives for the run's original file, and with the notes and damage that were found in it.
+Parquet readers trust their input: they are large and fast, and a file can ask them for any amount of memory. So a set
+is opened here, under limits, and the parent checks every table. set_client.py starts this file as `python -I -S -B`,
+with the folders to import from as arguments and one line of JSON on stdin: the folder of the set, its parts to read,
+the limits. The reply has for each part a line for each of its runs, and one that ends the part:
+
+    {"id": ID, "name": NAME, ..., "tables": {...}}   then the values of these tables, as sqlite_worker.py sends them
+    {"end": null}                                    or the code and facts of the error
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,99 +22,143 @@ if TYPE_CHECKING:
 
     from validation.files.run_file import RunFile
 
-WAL = b"\x02\x02"  # bytes 18 and 19 of a SQLite file that was written in WAL mode
+TEXTS, CHARACTERS = 100, 500  # of the notes of a run, and of its damage
 
 
 def main() -> None:
     """Handle one request."""
     sys.path += sys.argv[1:]
+    from prismatic.sandbox.limits import allow_seconds, set_limits
     from prismatic.sandbox.walls import enforce
-    from validation.files.sandbox.zip_worker import Reject, confine, send
 
     request = json.loads(sys.stdin.buffer.readline())
+    limits = request["limits"]
     load_libraries()
-    confine(request["limits"], threads=True)
+    set_limits({"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 64, "CORE": 0})
     enforce(folders=[request["path"]], threads=True)
-    try:
-        send_runs(request["path"], request["limits"])
-        send({"end": None, "zips": 0})
-    except Exception as error:  # whatever a hostile set provokes
-        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
-            error = Reject("too_large", limit="memory_bytes")
-        problem = str(getattr(error, "evidence", "") or error)[:200] or type(error).__name__
-        send({"end": [getattr(error, "code", "bad_set"), getattr(error, "details", {"problem": problem})]})
-    sys.stdout.buffer.flush()
+    for part in request["parts"]:
+        allow_seconds(limits["seconds"])
+        send({"end": send_part(request["path"], part, limits)})
 
 
 def load_libraries() -> None:
     """Load what reading a set needs, because behind the walls no library can be loaded, and start no thread yet."""
     import pyarrow as pa
-    import pyarrow.dataset
     import pyarrow.parquet as pq
 
-    import validation.files.parquet_set  # noqa: F401
+    from validation.files.parquet_set import RowsByRun
+    from validation.files.sandbox import zip_worker  # noqa: F401
 
     pa.set_cpu_count(1)
     written = pa.BufferOutputStream()
-    pq.write_table(pa.table({"run": ["a"], "step": [1], "norm": [0.5]}), written, compression="zstd")
-    pq.ParquetFile(pa.BufferReader(written.getvalue())).read(use_threads=False).to_pylist()
+    pq.write_table(pa.table({"run": ["a"], "step": [1], "name": ["b"]}), written, compression="zstd")
+    rows = RowsByRun(pa.BufferReader(written.getvalue())).take("a")
+    for kind, column in {"INTEGER": rows["step"], "REAL": rows["step"], "TEXT": rows["name"]}.items():
+        encoded(column, kind)
 
 
-def send_runs(path: str, limits: dict[str, Any]) -> None:
-    """Send every run of the set as a run file."""
-    from validation.files.parquet_set import read_set
-    from validation.files.sandbox.zip_worker import CHUNK, Reject, send
+def send_part(path: str, part: str, limits: dict[str, Any]) -> list[Any] | None:
+    """Send every run of one part; return code and facts of the error that ends it: a hostile set provokes anything."""
+    from validation.files.sandbox.zip_worker import Reject
+
+    try:
+        send_runs(path, part, limits)
+    except Exception as error:
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+            return ["too_large", {"limit": "memory_bytes"}]
+        if isinstance(error, Reject):
+            return [error.code, error.details]
+        return ["bad_set", {"problem": str(getattr(error, "evidence", "") or error)[:200] or type(error).__name__}]
+    return None
+
+
+def send_runs(path: str, part: str, limits: dict[str, Any]) -> None:
+    """Send every run of one part. Raises Reject, NotASet, and whatever a damaged value provokes."""
+    from validation.files.parquet_set import SetLocation, read_part
+    from validation.files.sandbox.zip_worker import Reject
 
     spent = 0
-    for count, run in enumerate(read_set(Path(path))):
-        if count == limits["members"]:
-            raise Reject("too_large", limit="members")
-        data = as_database(run)
-        spent += len(data)
-        for limit, size in (("file_bytes", len(data)), ("unpacked_bytes", spent)):
+    for run in read_part(SetLocation.parse(Path(path)), part):
+        layouts, blobs = encode(run)
+        spent += sum(memoryview(blob).nbytes for blob in blobs)
+        values = sum(rows * len(columns) for rows, columns in layouts.values())
+        for limit, size in {"rows": len(run.wide), "values": values, "unpacked_bytes": spent}.items():
             if size > limits[limit]:
                 raise Reject("too_large", limit=limit)
-        about: dict[str, Any] = {"sha256": str(run.sha256)[:64]}
-        about |= {name: [str(text)[:200] for text in getattr(run, name)[:20]] for name in ("notes", "damage")}
-        send({"member": str(run.name)[:1000], "beside": [], **about})
-        for start in range(0, len(data), CHUNK):
-            chunk = data[start : start + CHUNK]
-            send({"bytes": len(chunk)}, chunk)
-        send({"done": None})
+        send(facts_of(run) | {"tables": layouts}, blobs)
 
 
-def as_database(run: RunFile) -> bytes:
-    """Return the bytes of a SQLite database that holds the run."""
+def send(message: dict[str, Any], blobs: Iterable[Any] = ()) -> None:
+    """Write a line of JSON, and the values that follow it."""
+    sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
+    for blob in blobs:
+        sys.stdout.buffer.write(blob)
+    sys.stdout.buffer.flush()
+
+
+def facts_of(run: RunFile) -> dict[str, Any]:
+    """Return what a run has beside its tables."""
+    facts: dict[str, Any] = {"id": str(run.id)[:100], "name": str(run.name)[:1000], "sha256": str(run.sha256)[:64]}
+    facts |= {name: int(getattr(run, name)) for name in ("duplicates", "application_id", "version")}
+    facts |= {name: [str(text)[:CHARACTERS] for text in getattr(run, name)[:TEXTS]] for name in ("notes", "damage")}
+    unknown = [name for name in run.wide.column_names if not sql_type("dynamics", name)]
+    return facts | {"ignored": [str(name)[:60] for name in (*run.ignored, *unknown)[:TEXTS]], "wal": bool(run.wal)}
+
+
+def encode(run: RunFile) -> tuple[dict[str, Any], list[Any]]:
+    """Return the layouts of a run's tables, and their values; columns that this program does not know are left out."""
+    layouts, blobs = {}, []
+    for name, table in tables_of(run):
+        columns = []
+        for column in table.column_names:
+            if kind := sql_type(name, column):
+                sent, values = encoded(table[column], kind)
+                columns.append([column, sent])
+                blobs += values
+        if columns:
+            layouts[name] = [len(table), columns]
+    return layouts, blobs
+
+
+def tables_of(run: RunFile) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the tables of a run by their names in a run file."""
+    import pyarrow as pa
+
     from validation.files.run_file import RUN_TABLES
 
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.execute(f"PRAGMA application_id = {int(run.application_id)}")
-    db.execute(f"PRAGMA user_version = {int(run.version)}")
-    write_table(db, "dynamics", run.wide)
-    for name in RUN_TABLES:
-        write_table(db, name, getattr(run, name))
-    db.execute("CREATE TABLE run (key TEXT, value TEXT)")
-    db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in run.facts.items()])
-    data = db.serialize()
-    db.close()
-    return data[:18] + WAL + data[20:] if run.wal else data
+    yield "dynamics", run.wide
+    yield "run", pa.table({"key": [*run.facts], "value": [json.dumps(value) for value in run.facts.values()]})
+    yield from ((name, getattr(run, name)) for name in RUN_TABLES)
 
 
-def write_table(db: sqlite3.Connection, name: str, table: pa.Table) -> None:
-    """Write a table's columns of numbers and text; write no table if it has none."""
-    import pyarrow.types as types
+def sql_type(table: str, column: str) -> str:
+    """Return the SQL type of a column in a run file; empty for an unknown one."""
+    from prismatic.contract import schema
 
-    kinds = {types.is_integer: "INTEGER", types.is_floating: "REAL", types.is_string: "TEXT"}
-    declared = {
-        field.name: next((sql for holds, sql in kinds.items() if holds(field.type)), "") for field in table.schema
-    }
-    columns = [column for column, kind in declared.items() if kind]
-    if not columns:
-        return
-    quoted = {column: '"' + column.replace('"', '""') + '"' for column in columns}
-    db.execute(f"CREATE TABLE {name} ({', '.join(f'{quoted[column]} {declared[column]}' for column in columns)})")
-    rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
-    db.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", rows)
+    if table == "dynamics":
+        known = {known.name for known in schema.STEP_COLUMNS}
+        real = column in known or schema.EXPERT_COLUMN.fullmatch(column)
+        return "INTEGER" if column == "step" else "REAL" if real else ""
+    return next((known.type for known in schema.TABLES[table][0] if known.name == column), "")
+
+
+def encoded(column: pa.ChunkedArray, kind: str) -> tuple[str, list[Any]]:
+    """Return the kind and the values of a column of an SQL type. Raises ArrowException for values of another type."""
+    import numpy as np
+    import pyarrow as pa
+
+    if kind == "REAL":
+        floats = column.cast(pa.float64()).to_numpy()  # NULL becomes NaN
+        return "d", [np.ascontiguousarray(floats)]
+    if kind == "INTEGER":
+        integers = column.cast(pa.int64())
+        values = np.ascontiguousarray(integers.fill_null(0).to_numpy())
+        if not column.null_count:
+            return "q", [values]
+        return "q?", [values, integers.is_valid().to_numpy().astype(np.uint8)]
+    texts = [None if text is None else text.encode() for text in column.cast(pa.string()).to_pylist()]
+    lengths = np.array([-1 if text is None else len(text) for text in texts], np.int32)
+    return "t", [lengths, b"".join(text for text in texts if text is not None)]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from prismatic.contract import schema
+from prismatic.sandbox.worker import PROJECT, start_worker
 from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.files.errors import RunFileError, explain, rejection
 from validation.files.file_state import FileState
@@ -32,12 +32,10 @@ from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, TurnLost, i
 from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
-PROJECT = Path(__file__).parents[3]  # the folder that the workers import from
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; one that is still alive after this is killed
 LONG_TABLES = ("dynamics", "layers", "pairs", "scalars", "histograms")  # may have as many rows as ReadLimits allows
 HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in sqlite_worker.py
-INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # Python needs them to start
 
 FileContents = tuple[dict[str, Any], dict[str, pa.Table]]
 """Facts about a run file, and its tables by name."""
@@ -82,18 +80,9 @@ class SqliteClient:
             self.close()
         if self._process is None or self._process.poll() is not None:
             self.close()
-            environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-            command = [sys.executable, "-I", "-S", "-B", str(WORKER), str(PROJECT), *driver_library()]
             self._turn = TURNS.begin(slice_seconds)
             try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env=environment,
-                    cwd=os.path.abspath(os.sep),
-                )
+                self._process = start_worker(WORKER, [PROJECT, *driver_library()])
             except BaseException:
                 TURNS.finish(self._turn)
                 raise
@@ -215,14 +204,27 @@ def driver_library() -> list[str]:
 
 def _read_contents(stream: IO[bytes], limits: ReadLimits) -> FileContents:
     """Read one reply: a header, which is checked, then exactly the bytes that it implies."""
-    line = stream.readline(HEADER_BYTES)
-    if not line.endswith(b"\n"):
-        raise ProtocolError("no reply" if not line else "an unfinished reply")
-    header: dict[str, Any] = json.loads(line)
+    header = read_line(stream)
     if header["ok"] is not True:
         kind, evidence, cause, fix = explain(header["code"], header["details"], limits=limits)
         raise kind("", evidence, cause, fix)
-    layouts = header["tables"]
+    tables = read_tables(stream, header["tables"], limits)
+    return _facts(header, limits), tables
+
+
+def read_line(stream: IO[bytes]) -> dict[str, Any]:
+    """Read one message of a child. Raises ProtocolError, and ValueError or TypeError for what is no JSON object."""
+    line = stream.readline(HEADER_BYTES)
+    if not line.endswith(b"\n"):
+        raise ProtocolError("no reply" if not line else "an unfinished reply")
+    return dict(json.loads(line))
+
+
+def read_tables(stream: IO[bytes], layouts: dict[str, Any], limits: ReadLimits) -> dict[str, pa.Table]:
+    """Read the tables of one run, whose layouts are checked first. Raises ProtocolError.
+
+    layouts: by table, the number of rows and each column with its kind, as sqlite_worker.py describes them.
+    """
     for table, (rows, columns) in layouts.items():
         _check_layout(table, rows, columns, limits)
     if sum(rows * len(columns) for rows, columns in layouts.values()) > limits.values:
@@ -233,7 +235,7 @@ def _read_contents(stream: IO[bytes], limits: ReadLimits) -> FileContents:
     }
     if "dynamics" not in tables or "step" not in tables["dynamics"].column_names:
         raise ProtocolError("a reply without steps")
-    return _facts(header, limits), tables
+    return tables
 
 
 def _facts(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The child process that opens untrusted run files: the only code of this project that does.
 
-sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER [DRIVER]` (the standard library, walls.py and
-arrow_driver.py from the project's folder, and the library of Arrow's SQLite driver). The first line on stdin names the
-files that it may read, and each further line requests one of them. The reply is one line of JSON and, if that says
-`"ok": true`, the values of the tables that it names, in its order, column after column:
+sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER [DRIVER]` (the standard library, the
+project's sandbox modules, and the library of Arrow's SQLite driver). The first line on stdin names the files that it
+may read, and each further line requests one of them. The reply is one line of JSON and, if that says `"ok": true`, the
+values of the tables that it names, in its order, column after column:
 
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
     kind "q"   int64 for each row
@@ -32,7 +32,11 @@ import time
 from array import array
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+
+if __name__ == "__main__":
+    sys.path += sys.argv[1:2]  # the project's folder, which a script does not know by itself
+from prismatic.sandbox.limits import allow_seconds, set_limits
+from prismatic.sandbox.sqlite_file import how_to_open, open_hardened, pragmas, url_of
 
 if TYPE_CHECKING:
     from validation.files.sandbox import arrow_driver
@@ -63,8 +67,6 @@ SIDE_ROWS, TEXT_BYTES = 100_000, 64 << 20  # in one side table; LONG_TABLES may 
 # For checking the whole file at once. A file that is not a copy is locked for its writer meanwhile.
 CHECK_SECONDS, CHECK_SECONDS_IN_PLACE = 2.0, 0.25
 
-HARDENED = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY")
-
 Row = tuple[Any, ...]
 Page = tuple[list[Any], int, int | None]  # the cells of each column, the number of rows, the rowid of the last
 
@@ -82,32 +84,7 @@ class Reject(Exception):
 
 def confine(limits: dict[str, Any]) -> None:
     """Drop privileges permanently: cap memory and open files, forbid writes and core dumps."""
-    # Windows has no such limits: the parent's timer, SQLite's own limits and the authorizer remain.
-    most = {"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 16, "CORE": 0}
-    for name, value in most.items():
-        set_limit(name, value)
-
-
-def set_limit(name: str, value: int) -> None:
-    """Set a limit of this process, if the system has it."""
-    try:
-        import resource
-
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    except (ImportError, AttributeError, ValueError, OSError):  # Windows; macOS: RLIMIT_AS cannot be lowered
-        return
-
-
-def allow_seconds(seconds: float) -> None:
-    """Let the kernel end this process if this file takes more processor time than it may."""
-    try:
-        import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = int(used.ru_utime + used.ru_stime + seconds) + 2
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    except (ImportError, ValueError, OSError):
-        return
+    set_limits({"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 16, "CORE": 0})
 
 
 # -- The file's bytes, before SQLite sees them -------------------------------------------------------------------------
@@ -182,42 +159,14 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
     return sqlite3.SQLITE_OK if readable or pragma or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
 
 
-def how_to_open(path: str, immutable: bool, wal: bool) -> str:
-    """Return URI options that write nothing beside the file and still read the rows in its -wal."""
-    if immutable or (wal and not os.path.exists(path + "-wal")):
-        return "&immutable=1"
-    if wal and not os.path.exists(path + "-shm") and os.name == "posix":
-        return "&vfs=unix-none"  # a copied pair without a writer: in exclusive mode SQLite needs no -shm
-    return "&readonly_shm=1" if wal else ""
-
-
-def url_of(path: str, options: str) -> str:
-    """Return the URL by which SQLite opens a file read-only."""
-    path = path.replace("\\", "/") if os.sep == "\\" else path
-    return f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=ro{options}"
-
-
 def connect(url: str, deadline: float) -> sqlite3.Connection:
     """Return a connection to a file that may be hostile."""
-    db = sqlite3.connect(url, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     most = {"LENGTH": MAX_LENGTH, "SQL_LENGTH": 1 << 20, "COLUMN": MAX_COLUMNS, "EXPR_DEPTH": 100, "COMPOUND_SELECT": 2}
     most |= {"ATTACHED": 0, "VDBE_OP": 250_000, "FUNCTION_ARG": 8, "TRIGGER_DEPTH": 1, "WORKER_THREADS": 0}
-    for name, value in most.items():
-        db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), value)
-    if sys.version_info >= (3, 12):
-        db.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-    db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    for pragma in pragmas(url):
-        db.execute(f"PRAGMA {pragma}")
+    db = open_hardened(url, most, deadline=deadline, busy_seconds=BUSY_SECONDS)
     db.execute("PRAGMA ignore_check_constraints=ON")  # quick_check would run CHECKs, the author's code
     db.set_authorizer(authorize)
     return db
-
-
-def pragmas(url: str) -> list[str]:
-    """Return the settings of a connection."""
-    return [*HARDENED, *(["locking_mode=EXCLUSIVE"] if "unix-none" in url else [])]
 
 
 class Connections(NamedTuple):
@@ -629,7 +578,6 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 
 def main() -> None:
     """Answer requests until stdin ends. The first line of stdin names the limits, the files and the folders."""
-    sys.path += sys.argv[1:2]
     from prismatic.sandbox import walls
     from validation.files.sandbox import arrow_driver
 
@@ -641,7 +589,7 @@ def main() -> None:
     first = json.loads(sys.stdin.buffer.readline())
     confine(first["limits"])
     if not walls.enforce(first["files"], first["folders"], threads=True).seccomp:
-        set_limit("NPROC", 0)  # for an ordinary user no threads either: then one page is read after the other
+        set_limits({"NPROC": 0})  # for an ordinary user no threads either: then one page is read after the other
     for line in sys.stdin.buffer:
         request = json.loads(line)
         allow_seconds(request["limits"]["seconds"])

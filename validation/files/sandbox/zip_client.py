@@ -1,8 +1,7 @@
-"""The parent's end of zip_worker.py and set_worker.py: unpack the run files of zip archives into a private folder.
+"""The parent's end of zip_worker.py: unpack the run files and sets of zip archives into a private folder.
 
 The names in an archive are shown and never used as paths. The parent counts the bytes that the child sends again, and a
-member that cannot be unpacked does not affect the others. A set in an archive is unpacked likewise, and set_worker.py
-turns it into run files.
+member that cannot be unpacked does not affect the others.
 """
 
 from __future__ import annotations
@@ -10,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,28 +17,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-
+from prismatic.sandbox.worker import PROJECT, start_worker
 from validation.files.errors import RunFileError, rejection
 from validation.files.limits import ReadLimits
-from validation.files.sandbox.sqlite_client import GRACE_SECONDS, HEADER_BYTES, INHERITED, PROJECT, ProtocolError
+from validation.files.sandbox.sqlite_client import GRACE_SECONDS, ProtocolError, read_line
 from validation.files.sandbox.turns import TURNS, NobodyWaits, in_turns
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
 from validation.files.temporary import temporary_folder
-from validation.text import pluralize, printable
+from validation.text import pluralize
 
 ZIP_WORKER = Path(__file__).with_name("zip_worker.py")
-SET_WORKER = Path(__file__).with_name("set_worker.py")
-PACKAGES = (PROJECT, Path(pa.__file__).parent.parent)  # the folders that the workers import from
-SHA256 = re.compile("[0-9a-f]{64}")
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")  # with members, without any, in several parts
 CHUNK_BYTES = 1 << 20
-LIBRARY_SETTINGS = {
-    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the other pools reserve more than the child may have
-    # Threads that libraries start when they are loaded, before the walls are up, would be outside them.
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "OPENBLAS_NUM_THREADS": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -53,19 +39,23 @@ class ArchivedRun:
     path: Path
     notes: tuple[str, ...]
     error: RunFileError | None = None
-    claimed_sha256: str = ""
-    """For a run in a set: the hash that the set gives for the run's original file, which this program has not seen."""
-    damage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """The contents of an archive, which exist until the end of `unpacked`."""
+
+    runs: list[ArchivedRun]
+    sets: dict[Path, str]
+    """The folder of each set, and its place in the archive, for showing only."""
 
 
 @dataclass
 class _Unpacking:
-    """The folder and limits of one archive, and everything that the children have sent so far."""
+    """The folder and limits of one archive, and everything that the child has sent so far."""
 
     folder: Path
     limits: ReadLimits
-    slice_seconds: float
-    """That each child has before it must give way to others."""
     runs: list[ArchivedRun] = field(default_factory=list)
     sets: dict[int, str] = field(default_factory=dict)
     """Number and name of each set."""
@@ -89,59 +79,45 @@ def folder_for(archives: Collection[Path]) -> contextlib.AbstractContextManager[
 
 
 @contextlib.contextmanager
-def unpacked(path: Path, name: str, limits: ReadLimits, parent: str | None = None) -> Iterator[list[ArchivedRun]]:
-    """Yield the run files of an archive, in a folder in `parent` that is removed at the end. Raises RunFileError."""
+def unpacked(path: Path, name: str, limits: ReadLimits, parent: str | None = None) -> Iterator[Unpacked]:
+    """Yield the contents of an archive, in a folder in `parent` that is removed at the end. Raises RunFileError."""
     with tempfile.TemporaryDirectory(prefix="zip-", dir=parent or temporary_folder()) as folder:
         try:
             if path.stat().st_size > limits.file_bytes:
                 raise rejection(name, "too_large", limits, limit="file_bytes")
-            runs = in_turns(lambda slice_seconds: _unpack(path, name, Path(folder), limits, slice_seconds))
+            found = in_turns(lambda slice_seconds: _unpack(path, name, Path(folder), limits, slice_seconds))
         except NobodyWaits:
             raise rejection(name, "nobody_waits", limits) from None
         except OSError as error:  # such as a full disk
             raise rejection(name, "system", limits, problem=error.strerror or "no reason given") from None
-        yield runs
+        yield found
 
 
-def _unpack(path: Path, name: str, parent: Path, limits: ReadLimits, slice_seconds: float) -> list[ArchivedRun]:
+def _unpack(path: Path, name: str, parent: Path, limits: ReadLimits, slice_seconds: float) -> Unpacked:
     folder = Path(tempfile.mkdtemp(dir=parent))  # a new one each time that the child has to give way and begins anew
-    unpacking = _Unpacking(folder, limits, slice_seconds)
-    runs, zips = unpacking.runs, _run_worker(ZIP_WORKER, {"path": os.path.abspath(path)}, unpacking, name)
+    unpacking = _Unpacking(folder, limits)
+    runs, zips = unpacking.runs, _run_worker(path, unpacking, name, slice_seconds)
     if zips and runs:
         note = f"not opened: {pluralize(zips, 'zip archive')} inside {name}; only run files are read from an archive"
         first = next((place for place, run in enumerate(runs) if not run.error), 0)
         runs[first] = replace(runs[first], notes=(*runs[first].notes, note))
-    for number, set_name in unpacking.sets.items():
-        request = {"path": str(folder / f"set-{number}")}
-        before = len(runs)
-        try:
-            _run_worker(SET_WORKER, request, unpacking, name, set_name)
-        except RunFileError as error:  # one bad part makes the whole set untrusted
-            runs[before:] = [ArchivedRun(set_name, path, (), error)]
-    return runs
+    return Unpacked(runs, {folder / f"set-{number}": inner for number, inner in unpacking.sets.items()})
 
 
-def _run_worker(script: Path, request: dict[str, Any], unpacking: _Unpacking, name: str, set_name: str = "") -> int:
-    """Send one request to a child, receive its reply, and return the number of zip archives inside."""
-    environment = {variable: os.environ[variable] for variable in INHERITED if variable in os.environ}
-    environment |= LIBRARY_SETTINGS
-    command = [sys.executable, "-I", "-S", "-B", str(script), *map(str, PACKAGES)]
-    pipe, started, limits = subprocess.PIPE, time.monotonic(), unpacking.limits
-    with (
-        TURNS.turn(unpacking.slice_seconds) as turn,
-        subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, cwd=os.path.abspath(os.sep)
-        ) as process,
-    ):
+def _run_worker(path: Path, unpacking: _Unpacking, name: str, slice_seconds: float) -> int:
+    """Have a child unpack an archive, receive its reply, and return the number of zip archives inside."""
+    started, limits = time.monotonic(), unpacking.limits
+    request = {"path": os.path.abspath(path), "limits": asdict(limits)}
+    with TURNS.turn(slice_seconds) as turn, start_worker(ZIP_WORKER, [PROJECT]) as process:
         turn.of(process.kill)
         timer = threading.Timer(limits.seconds + GRACE_SECONDS, process.kill)
         timer.start()
         try:
             assert process.stdin
             assert process.stdout
-            process.stdin.write(json.dumps({**request, "limits": asdict(limits)}).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.close()
-            return _receive(process.stdout, unpacking, name, set_name)
+            return _receive(process.stdout, unpacking, name)
         except (RunFileError, OSError):
             raise
         except Exception as error:  # a child under a hostile file's control may send anything
@@ -154,35 +130,32 @@ def _run_worker(script: Path, request: dict[str, Any], unpacking: _Unpacking, na
             process.kill()  # nothing more is expected from it
 
 
-def _receive(stream: IO[bytes], unpacking: _Unpacking, name: str, set_name: str) -> int:
+def _receive(stream: IO[bytes], unpacking: _Unpacking, name: str) -> int:
     """Write the members that the child sends to files, and return the number of zip archives inside."""
-    while "member" in (message := _read_message(stream)):
+    while "member" in (message := read_line(stream)):
         if "part" in message:
             _receive_part(stream, message, unpacking)
         else:
-            _receive_run(stream, message, unpacking, set_name)
+            _receive_run(stream, message, unpacking)
     if message["end"]:
         code, details = message["end"]
         raise rejection(name, str(code), unpacking.limits, **details)
     return int(message["zips"])
 
 
-def _receive_run(stream: IO[bytes], message: dict[str, Any], unpacking: _Unpacking, set_name: str) -> None:
+def _receive_run(stream: IO[bytes], message: dict[str, Any], unpacking: _Unpacking) -> None:
     limits, runs = unpacking.limits, unpacking.runs
     if len(runs) == limits.members:
         raise ProtocolError("a reply beyond the limits")
-    inner_name = _last_parts(str(message["member"])) + (f" in {set_name}" if set_name else "")
+    inner_name = _last_parts(str(message["member"]))
     path = unpacking.folder / f"{len(runs)}.db"
     size, problem = _receive_file(stream, path, unpacking)
     if problem:
         path.unlink()
     unpacking.bytes += 0 if problem else size
     notes = tuple(_companion_note(str(suffix)) for suffix in message["beside"][:2])
-    notes += tuple(printable(note, 200) for note in message.get("notes", ())[:20])
-    damage = tuple(printable(text, 200) for text in message.get("damage", ())[:20])
     error = rejection(inner_name, problem[0], limits, **problem[1]) if problem else None
-    sha256 = str(message.get("sha256", ""))
-    runs.append(ArchivedRun(inner_name, path, notes, error, sha256 if SHA256.fullmatch(sha256) else "", damage))
+    runs.append(ArchivedRun(inner_name, path, notes, error))
 
 
 def _receive_part(stream: IO[bytes], message: dict[str, Any], unpacking: _Unpacking) -> None:
@@ -202,7 +175,7 @@ def _receive_file(stream: IO[bytes], path: Path, unpacking: _Unpacking) -> tuple
     """Write one member, and return its size in bytes and the problem, if there is one."""
     size, most = 0, unpacking.limits.unpacked_bytes - unpacking.bytes
     with open(path, "xb") as file:
-        while "bytes" in (message := _read_message(stream)):
+        while "bytes" in (message := read_line(stream)):
             count = message["bytes"]
             if type(count) is not int or not 0 < count <= CHUNK_BYTES or size + count > most:
                 raise ProtocolError("a reply beyond the limits")
@@ -212,14 +185,6 @@ def _receive_file(stream: IO[bytes], path: Path, unpacking: _Unpacking) -> tuple
             file.write(data)
             size += count
     return size, message["done"]
-
-
-def _read_message(stream: IO[bytes]) -> dict[str, Any]:
-    line = stream.readline(HEADER_BYTES)
-    if not line.endswith(b"\n"):
-        raise ProtocolError("no reply" if not line else "an unfinished reply")
-    message: dict[str, Any] = dict(json.loads(line))
-    return message
 
 
 def _companion_note(suffix: str) -> str:

@@ -1,8 +1,8 @@
 """The child process that opens untrusted zip archives: the only code of this project that does.
 
-zip_client.py starts it as `python -I -S -B zip_worker.py FOLDERS` (the standard library, and walls.py from the first
-folder) with one line of JSON on stdin. Like sqlite_worker.py it cannot write files: it sends what it unpacks to stdout,
-as messages of one JSON line each, some with bytes after it:
+zip_client.py starts it as `python -I -S -B zip_worker.py FOLDERS` (the standard library, and prismatic/sandbox from
+the first folder) with one line of JSON on stdin. Like sqlite_worker.py it cannot write files: it sends what it unpacks
+to stdout, as messages of one JSON line each, some with bytes after it:
 
     {"member": name, "beside": [...]}       a run file of the archive begins; beside: its -wal and -journal there
     {"member": name, "set": n, "part": p}   or a file of the n-th set in the archive, at its path p in the set
@@ -41,25 +41,6 @@ class Reject(Exception):
     def __init__(self, code: str, **details: Any) -> None:
         super().__init__(code)
         self.code, self.details = code, details
-
-
-def confine(limits: dict[str, Any], *, threads: bool = False) -> None:
-    """Drop privileges permanently: cap memory and processor time, forbid writes, new processes and core dumps.
-
-    The memory cap matters here: an LZMA member may ask for gigabytes.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows: the parent's timer and its own counts remain
-        return
-    seconds = int(limits["seconds"]) + 2
-    most = {"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 64 if threads else 16, "CORE": 0, "CPU": seconds}
-    most |= {} if threads else {"NPROC": 0}
-    for name, value in most.items():
-        try:
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-        except (AttributeError, ValueError, OSError):  # macOS: RLIMIT_AS cannot be lowered
-            continue
 
 
 def send(message: dict[str, Any], payload: bytes = b"") -> None:
@@ -171,12 +152,16 @@ def main() -> None:
     """Handle one request."""
     sys.path += sys.argv[1:2]
     from prismatic.sandbox import walls
+    from prismatic.sandbox.limits import set_limits
 
     request = json.loads(sys.stdin.buffer.readline())
     codecs.lookup("cp437")  # for names in an archive: its module cannot be loaded later
-    confine(request["limits"])
+    limits = request["limits"]
+    # The memory cap matters here: an LZMA member may ask for gigabytes.
+    most = {"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 16, "CORE": 0, "NPROC": 0}
+    set_limits(most | {"CPU": int(limits["seconds"]) + 2})
     walls.enforce([request["path"]])
-    answer(request["path"], request["limits"])
+    answer(request["path"], limits)
     sys.stdout.buffer.flush()
 
 

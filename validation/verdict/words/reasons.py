@@ -8,21 +8,16 @@ from __future__ import annotations
 import math
 
 from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
-from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN
+from validation.analysis.experiment import SHAM_RUN
 from validation.analysis.intervals import Interval
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.mixtures import common_factor, missing_control, why_parallel
 from validation.analysis.run import Run
 from validation.text import pluralize
 from validation.verdict.claims import Decision, Reason
-from validation.verdict.words.wording import QUANTITIES, measured, shown
+from validation.verdict.words.wording import LESS_SHAMS, QUANTITIES, control_of, measured, shown
 
 MOST_WORDS = 14
-AGAINST = {
-    CONTROL_EXPERT: "the control experts",
-    FROZEN_ROUTING: "the clean expert",
-    SHAM_RUN: "the same experts in the sham runs",
-}
 NOTHING = "Nothing can be concluded"
 HEADLINES = {
     Reason.TOO_FEW_VALID_RUNS: "Too many of these runs cannot be judged",
@@ -149,9 +144,9 @@ def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str
     notes = ["by the gradients that the optimizer uses"] if m.source == "merged" and run.merges_parameters else []
     notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
     note = f" ({', '.join(notes)})" if notes else ""
-    against = AGAINST.get(m.control or "", "the clean expert")
+    against = control_of(m.control)
     value, where = measured(effect.name, interval, effect.margin), _where(m)
-    where += ", less what the sham runs show" if m.twins and m.control != SHAM_RUN else ""
+    where += LESS_SHAMS if m.twins and m.control != SHAM_RUN else ""
     where += note
     if effect.name == BOTTOM:
         return f"relative to middle weights, bottom weights receive {value} the gradient of {against} {where}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.effects import BOTTOM, DIRECTION, SIZE, TWO_SIDED
+from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, SHAM_RUN
 from validation.analysis.intervals import Interval
 from validation.analysis.statistics import exp
 from validation.text import pluralize
@@ -27,7 +28,24 @@ QUANTITIES = {
     "middle_size": "size of the middle tier's gradients",
     PAIRS: "difference in direction between two experts",
 }
-"""By effect, what its estimate is: of perturbed experts, compared to control experts, or of two experts."""
+"""By effect, what its estimate is: of perturbed experts compared with the control, or of two experts."""
+CONTROLS = {
+    CONTROL_EXPERT: "the control experts",
+    FROZEN_ROUTING: "the clean expert",
+    SHAM_RUN: "the same experts in the sham runs",
+}
+"""By kind of control, what perturbed experts are compared with; without any it is the clean expert."""
+LESS_SHAMS = ", less what the sham runs show"
+
+
+def control_of(control: str | None) -> str:
+    """Return what perturbed experts are compared with, in words."""
+    return CONTROLS.get(control or "", CONTROLS[FROZEN_ROUTING])
+
+
+def compared_with(control: str | None, *, twins: bool) -> str:
+    """Return what perturbed experts are compared with, and if the difference in the sham runs is subtracted."""
+    return control_of(control) + (LESS_SHAMS if twins and control != SHAM_RUN else "")
 
 
 def estimated(claim: Claim, *, bare: bool = False, unit: bool = True) -> str:

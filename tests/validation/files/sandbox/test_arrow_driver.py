@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prismatic.sandbox.sqlite_file import HARDENED, url_of
 from tests.support import bad_files, fuzz
 from tests.validation.files.test_read_files import CASES
 from validation.files.errors import RunFileError
@@ -308,13 +309,13 @@ def test_a_copied_pair_of_database_and_wal_gives_the_same(tmp_path: Path) -> Non
 def test_the_driver_writes_nothing(tmp_path: Path) -> None:
     path = bad_files.good(tmp_path / "a.db")
     assert DRIVER
-    connection = DRIVER.connect(sqlite_worker.url_of(str(path), ""), sqlite_worker.HARDENED)
+    connection = DRIVER.connect(url_of(str(path), ""), HARDENED)
     assert connection
     for statement in ("DELETE FROM dynamics", "CREATE TABLE a (b)", "SELECT load_extension('a')", "nonsense"):
         assert connection.page(statement, 1, "q") is None, statement
     assert connection.page("SELECT count(*) FROM dynamics", 1, "q")
     connection.close()
-    assert not DRIVER.connect(sqlite_worker.url_of(str(tmp_path / "none.db"), ""), sqlite_worker.HARDENED)
+    assert not DRIVER.connect(url_of(str(tmp_path / "none.db"), ""), HARDENED)
     assert not (tmp_path / "none.db").exists()
 
 

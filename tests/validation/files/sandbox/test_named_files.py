@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         commands.append(command)
         return popen(command, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(sqlite_client.subprocess, "Popen", spy)
+    monkeypatch.setattr(subprocess, "Popen", spy)
     return commands
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from prismatic.sandbox import walls
 from prismatic.sandbox.walls import ALLOW, ARCHITECTURES, FAIL, KILL, Layer
+from prismatic.sandbox.worker import LIBRARY_SETTINGS
 from tests.support import bad_files, taken_over
-from validation.files.sandbox import zip_client
 
 LAYER = walls.layer()
 needs_seccomp = pytest.mark.skipif(not LAYER.seccomp, reason="this kernel has no seccomp filters, or forbids their use")
@@ -53,7 +53,7 @@ def make_places(root: Path) -> tuple[Path, Path]:
 def what_is_possible(worker: str, places: tuple[Path, Path], *options: str) -> tuple[set[str], int]:
     """Return the names of the probes that succeed in a worker, and the number of all probes."""
     command = [sys.executable, "-B", taken_over.__file__, worker, *map(str, places), *options]
-    environment = {**os.environ, **zip_client.LIBRARY_SETTINGS}
+    environment = {**os.environ, **LIBRARY_SETTINGS}
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=120, env=environment).stdout
     found = {name: result for group in json.loads(answer.splitlines()[-1]).values() for name, result in group.items()}
     assert {*found.values()} <= {"possible", "refused", "killed"}, found
