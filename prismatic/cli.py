@@ -1,6 +1,6 @@
-"""The training side's command line: collects the commands train, sweep, runs, snapshot, migrate, schema and import.
+"""The training side's command line: collects train, sweep, study, runs, snapshot, migrate, schema and import.
 
-Each folder defines its commands, with their options, in its command.py.
+Each folder defines its commands, with their options, in its command.py or a file of that ending.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ import argparse
 
 import prismatic.runfile.command
 import prismatic.sweep.command
+import prismatic.sweep.study_command
 import prismatic.trackers.command
 import prismatic.train.command
 from prismatic.errors import exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 for unfinished runs, 2 for unusable options or files, or 130."""
+    """Run one command and return its exit code: 0, 1 for unfinished runs, 2 for unusable options or files, or 130.
+
+    5: a study refuses to be judged by other thresholds or hypotheses than its runs registered.
+    """
     return run(parser().parse_args(arguments))
 
 
@@ -35,5 +39,6 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add all commands of the training side to a parser, which may have others."""
     prismatic.train.command.add_commands(commands)
     prismatic.sweep.command.add_commands(commands)
+    prismatic.sweep.study_command.add_commands(commands)
     prismatic.runfile.command.add_commands(commands)
     prismatic.trackers.command.add_commands(commands)

@@ -6,6 +6,7 @@ PrismaticError
 ├── CorpusError     training text that cannot be read or is too short
 ├── CheckpointError a checkpoint that a run cannot resume from
 ├── SweepError      an engine that is not installed or cannot be reached
+├── StudyError      a study that would be judged by other thresholds or hypotheses than its runs registered
 ├── LoggerError     a dynamics.db that cannot be opened or holds something else
 └── TrackerError    a file of another tracker that cannot be read or lacks the metrics of an expert
 """
@@ -24,6 +25,9 @@ TRAINING_LIBRARIES = ("torch", "pydantic", "yaml")  # which the judging side is 
 
 class PrismaticError(Exception):
     """The base of all errors that this package raises on purpose."""
+
+    exit_code = 2
+    """Of a command that ends with this error."""
 
 
 class ConfigError(PrismaticError, ValueError):
@@ -46,6 +50,12 @@ class SweepError(PrismaticError, RuntimeError):
     """The engine for training or judging many runs is not installed or cannot be reached."""
 
 
+class StudyError(PrismaticError, ValueError):
+    """The study would be judged by other thresholds or hypotheses than its runs registered before their first step."""
+
+    exit_code = 5
+
+
 class LoggerError(PrismaticError, OSError):
     """The run file cannot be opened, or the path holds something else."""
 
@@ -55,14 +65,14 @@ class TrackerError(PrismaticError, ValueError):
 
 
 def exit_code(command: Callable[[Namespace], int], options: Namespace) -> int:
-    """Run a command and return its exit code; print a PrismaticError as one line on standard error and return 2.
+    """Run a command and return its exit code; print a PrismaticError as one line on standard error and return its own.
 
     An interrupted command returns 130. Of several processes of one training, only the first prints.
     """
     try:
         return command(options)
     except PrismaticError as error:
-        message, code = f"error: {error}", 2
+        message, code = f"error: {error}", error.exit_code
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_LIBRARIES:
             raise

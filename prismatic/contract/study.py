@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+from prismatic.contract.study_plan import PREFIX, StudyPlan, read_plan
 from prismatic.errors import ConfigError
 
-PREFIX = "study."
 SEEDS = re.compile(r"\d{1,19}(\.\.\d{1,19})?(,\d{1,19}(\.\.\d{1,19})?)*")
 COUNT = re.compile(r"\d{1,9}")
 MOST_SEEDS = 100_000
@@ -29,14 +30,19 @@ class Study:
     """The number of runs of all experiments together; 0 if unknown."""
     sha256: str = ""
     """The hash over the hashes of all planned runs, which identifies the study; empty if unknown."""
+    plan: StudyPlan | None = None
+    """The experiments and hypotheses of a named study; None of a sweep."""
 
     def facts(self) -> dict[str, Any]:
         """Return the facts that a run writes before its first step."""
-        return {f"{PREFIX}{name}": value for name, value in (asdict(self) | {"seeds": [*self.seeds]}).items()}
+        known = {"seeds": [*self.seeds], "runs": self.runs, "sha256": self.sha256}
+        named = self.plan.facts() if self.plan is not None else {}
+        return {f"{PREFIX}{name}": value for name, value in known.items()} | named
 
-    def words(self) -> list[str]:
-        """Return the study as `NAME=VALUE` words, which `from_words` reads."""
-        return [f"seeds={as_ranges(self.seeds)}", f"runs={self.runs}", f"sha256={self.sha256}"]
+    def words(self, plan: Path | None = None) -> list[str]:
+        """Return the study as `NAME=VALUE` words, which `from_words` reads. plan: the file that holds the plan."""
+        known = [f"seeds={as_ranges(self.seeds)}", f"runs={self.runs}", f"sha256={self.sha256}"]
+        return known if plan is None else [*known, f"plan={plan}"]
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> Self:
@@ -44,11 +50,27 @@ class Study:
         values = dict(word.partition("=")[::2] for word in words)
         seeds = _from_ranges(values.get("seeds", ""))
         runs, sha256 = values.get("runs", ""), values.get("sha256", "")
-        if len(words) != 3 or not seeds or not COUNT.fullmatch(runs) or not _is_sha256(sha256):
-            raise ConfigError(
-                f"--study {' '.join(words)}: expected seeds=0..5 runs=18 sha256=..., as `prismatic sweep` gives it."
-            )
-        return cls(seeds, int(runs), sha256)
+        known = {"seeds", "runs", "sha256", *(["plan"] if "plan" in values else [])}
+        if known != {*values} or len(words) != len(known) or not seeds:
+            raise _not_a_study(words)
+        if not COUNT.fullmatch(runs) or not _is_sha256(sha256):
+            raise _not_a_study(words)
+        return cls(seeds, int(runs), sha256, _plan_in(Path(values["plan"])) if "plan" in values else None)
+
+
+def _not_a_study(words: Sequence[str]) -> ConfigError:
+    given = " ".join(words)
+    return ConfigError(f"--study {given}: expected seeds=0..5 runs=18 sha256=..., as `prismatic sweep` gives it.")
+
+
+def _plan_in(path: Path) -> StudyPlan:
+    try:
+        plan = StudyPlan.from_text(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--study plan={path}: cannot be read ({error}). `prismatic study` writes it.") from error
+    if plan is None:
+        raise ConfigError(f"--study plan={path}: this is not the plan of a study. `prismatic study` writes it.")
+    return plan
 
 
 def read_study(facts: Mapping[str, Any]) -> Study | None:
@@ -58,6 +80,7 @@ def read_study(facts: Mapping[str, Any]) -> Study | None:
         return None
     known: dict[str, Any] = {"runs": runs} if _is_integer(runs) else {}
     known |= {"sha256": sha256} if _is_sha256(sha256) else {}
+    known |= {"plan": read_plan(facts)}
     return Study(tuple(sorted({*seeds})), **known)
 
 

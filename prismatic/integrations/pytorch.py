@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from prismatic.collectives import world
-from prismatic.contract import study
+from prismatic.contract.assignment import assignment_of
 from prismatic.contract.options import as_facts, misfit_of_pairs
+from prismatic.contract.study_plan import PREFIX as STUDY
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.checks import check_model
@@ -128,11 +129,13 @@ class DynamicsLoggerCallback:
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": 0}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"world_size": world().size, "parallel": parallel_of(model)}
-        given = {**facts, **self.facts}
+        assigned = assignment_of(self.logger.db_path)
+        given = {**facts, **assigned.facts, **self.facts}
+        self.thresholds = assigned.thresholds or self.thresholds
         if self.logger.last_step is None:
             known |= self.thresholds.registration()
         else:  # a resumed run keeps its first registration
-            given = {name: value for name, value in given.items() if not name.startswith(study.PREFIX)}
+            given = {name: value for name, value in given.items() if not name.startswith(STUDY)}
         self.logger.log_run({**known, **facts_of(routers), **as_facts(given)})
         self._waits_for_forward = not routers and may_be_routed_later(model)
         if routers:

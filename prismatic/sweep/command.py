@@ -1,4 +1,7 @@
-"""The command `prismatic sweep`: plan the runs, train them on an engine, judge them together."""
+"""The command `prismatic sweep`: plan the runs, train them on an engine, judge them together.
+
+It is the short form of `prismatic study`, which registers hypotheses as well and writes a report.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,12 @@ if TYPE_CHECKING:
     from prismatic.sweep.runner import Outcome
 
 INTERRUPTED = 130
+CONTINUES = "interrupted; what was logged is kept. The same command continues; finished runs are not trained again."
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `sweep` and its options."""
+
     sweep = commands.add_parser(
         "sweep",
         parents=[run_options()],
@@ -43,14 +48,15 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="also train the sham runs and positive controls, with the same seeds, that a verdict needs; six seeds "
         "if --grid has none",
     )
-    add("--retries", type=int, default=1, metavar="N", help="how often a failed run is tried again (1)")
     add("--dry-run", action="store_true", help="print the training commands without running them")
-    _add_engine_options(sweep)
+    add_engine_options(sweep)
     sweep.set_defaults(run=run)
 
 
-def _add_engine_options(sweep: argparse.ArgumentParser) -> None:
-    add = sweep.add_argument
+def add_engine_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say where runs are trained, and how often a failed one is tried again."""
+    add = command.add_argument
+    add("--retries", type=int, default=1, metavar="N", help="how often a failed run is tried again (1)")
     add(
         "--engine",
         choices=("local", "ray", "slurm"),
@@ -82,11 +88,8 @@ def run(options: argparse.Namespace) -> int:
     # Imported here because pydantic and torch take seconds, and `--help` must not wait for them.
     from prismatic.sweep.design import design_lines
     from prismatic.sweep.plan import plan
-    from prismatic.sweep.progress import Progress
-    from prismatic.sweep.runner import failure_lines, run_sweep
 
-    if (options.workers is not None and options.workers < 1) or options.retries < 0:
-        raise ConfigError("--workers must be at least 1, and --retries at least 0.")
+    check_engine_options(options)
     sweep = plan(
         options.config,
         options.grid,
@@ -101,18 +104,34 @@ def run(options: argparse.Namespace) -> int:
         for job in sweep.jobs:
             print(shlex.join(["prismatic", *sweep.command(job)]))
         return 0
+    outcome = train_all(sweep, options, "sweep")
+    return INTERRUPTED if outcome is None else _judge(sweep, outcome)
+
+
+def check_engine_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for numbers that no engine can use."""
+    if (options.workers is not None and options.workers < 1) or options.retries < 0:
+        raise ConfigError("--workers must be at least 1, and --retries at least 0.")
+
+
+def train_all(sweep: Sweep, options: argparse.Namespace, kind: str) -> Outcome | None:
+    """Train the runs on the engine of the options and print what happens; None if the user interrupts it."""
+    from prismatic.sweep.design import design_lines
+    from prismatic.sweep.progress import Progress
+    from prismatic.sweep.runner import failure_lines, run_sweep
+
     engine = _engine(options, sweep)
     progress = Progress()
-    for line in (f"sweep {sweep.name}: {len(sweep.jobs)} runs, in {sweep.runs}", *design_lines(sweep)):
+    for line in (f"{kind} {sweep.name}: {len(sweep.jobs)} runs, in {sweep.runs}", *design_lines(sweep)):
         progress.print(line)
     try:
         outcome = run_sweep(sweep.with_copied_config(), engine, progress, retries=options.retries)
     except KeyboardInterrupt:
-        print("interrupted; what was logged is kept. The same command continues; finished runs are not trained again.")
-        return INTERRUPTED
+        print(CONTINUES)
+        return None
     for line in failure_lines(outcome):
         print(line)
-    return _judge(sweep, outcome)
+    return outcome
 
 
 def _judge(sweep: Sweep, outcome: Outcome) -> int:
@@ -123,6 +142,11 @@ def _judge(sweep: Sweep, outcome: Outcome) -> int:
     if run_set:
         print(f"\nThe runs as one set: {run_set}")
         print(f"For the verdict as a page: prismatic report {run_set} -o verdict.html")
+    return report_failed(sweep, outcome)
+
+
+def report_failed(sweep: Sweep, outcome: Outcome) -> int:
+    """Print how many runs failed, and return the exit code: 1 if any did."""
     if outcome.failed:
         count = f"{len(outcome.failed)} of {len(sweep.jobs)} runs failed"
         print(f"\n{count}, see above; the same command tries them again.")

@@ -6,12 +6,16 @@ margin of 1.10x.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
+from scipy import special
+
 from prismatic.contract.study import as_ranges
 from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
-from prismatic.sweep.plan import FEWEST_SEEDS, Job, Sweep
+from prismatic.sweep.plan import FEWEST_SEEDS, SCALE, Job, Sweep
+from prismatic.sweep.plan import POSITIVE as POSITIVE_OPTION
 
 ENOUGH_CONTROLS = int(Thresholds().min_experts)
 """The standard deviation of an effect over seeds is then 0.82 of that with one control expert."""
@@ -19,7 +23,8 @@ SPREADS = (0.07, 0.10, 0.14, 0.20)
 SEEDS_FOR_POWER: Mapping[float, tuple[int, ...]] = {1.2: (8, 13, 23, 44), 1.3: (6, 6, 8, 14), 1.5: (6, 6, 6, 6)}
 """The seeds that support a true effect with 80 % power, by the effect, for each of SPREADS: the standard deviation of
 the log effect of a run over seeds."""
-TREATED, SHAM, POSITIVE = "treated run", "sham run", "positive control"
+POWER = 0.8
+TREATED, SHAM, POSITIVE, PLAIN = "treated run", "sham run", "positive control", "run"
 
 
 def design_lines(sweep: Sweep) -> list[str]:
@@ -37,16 +42,48 @@ def design_lines(sweep: Sweep) -> list[str]:
     if len(seeds) < FEWEST_SEEDS:
         count = _pluralize(len(seeds), "seed")
         lines.append(f"{count}: fewer than six decide nothing over seeds; --grid seed=0..5 trains six")
-    controls = min(job.config.control_experts for job in sweep.jobs)
+    controls = min(job.facts.get("control_experts", ENOUGH_CONTROLS) for job in sweep.jobs)
     if controls < ENOUGH_CONTROLS:
         lines.append(f"fewer than three control experts ({controls}): effects vary more; --set control_experts=3")
     return lines
 
 
+def smallest_effects(sweep: Sweep) -> list[str]:
+    """Return lines about the smallest effects that the seeds of a study show with 80 % power.
+
+    By the shifted t approximation: t(1 - alpha / 2) + t(0.8) standard errors above the margin; for the two parts of
+    divergence at half of alpha.
+    """
+    thresholds = Thresholds().changed(sweep.jobs[0].config.thresholds)
+    seeds = len(sweep.study.seeds)
+    if seeds < thresholds.min_seeds:
+        return [f"{_pluralize(seeds, 'seed')} decide nothing: at least {thresholds.min_seeds:g} are needed"]
+    bottom, both = (_half_width(seeds, alpha) for alpha in (thresholds.alpha, thresholds.alpha / 2))
+    ratio, margin = thresholds.divergence_ratio, thresholds.divergence_direction
+    found = {
+        "bottom tier": [f"{thresholds.awakening_ratio * math.exp(bottom * spread):.2f}x" for spread in SPREADS],
+        "size": [f"{ratio * math.exp(both * spread):.2f}x" for spread in SPREADS],
+        "direction": [f"{margin + both * spread:.2f}" for spread in SPREADS],
+        "difference between two experiments": [f"{bottom * spread:.2f}" for spread in SPREADS],
+    }
+    spreads = " / ".join(f"{spread:.2f}" for spread in SPREADS)
+    first = f"smallest effect that {seeds} seeds show with 80 % power, if it varies by {spreads} over seeds:"
+    return [first, *(f"  {name}: {' / '.join(values)}" for name, values in found.items())]
+
+
+def _half_width(seeds: int, alpha: float) -> float:
+    """Return the distance from the margin that is found with 80 % power, in standard deviations over seeds."""
+    quantiles = special.stdtrit(seeds - 1, [1 - alpha / 2, POWER])
+    return float(sum(quantiles)) / math.sqrt(seeds)
+
+
 def _role(job: Job) -> str:
-    if job.config.perturbation_scale <= SHAM_SCALE:
+    scale = job.facts.get(SCALE)
+    if scale is None:
+        return PLAIN
+    if scale <= SHAM_SCALE:
         return SHAM
-    return TREATED if job.config.positive_control == 1.0 else POSITIVE
+    return TREATED if job.facts.get(POSITIVE_OPTION, 1.0) == 1.0 else POSITIVE
 
 
 def _pluralize(count: int, thing: str) -> str:

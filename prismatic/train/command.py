@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,14 +64,13 @@ def run_options() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, and `--help` must not wait for it.
-    from prismatic.train.config import load_config
-    from prismatic.train.train import train
+    from prismatic.train.trainers import load, train_any
 
-    config = load_config(options.config, options.set)
+    config = load(options.config, options.set)
     if options.data:
         # Not an override, which is read as YAML: a file may be called `2024` or `notes: a.txt`.
         config = config.model_copy(update={"data": options.data})
-    result = train(
+    result = train_any(
         config,
         runs=options.runs,
         resume=options.resume,
@@ -81,7 +81,8 @@ def _train(options: argparse.Namespace) -> int:
     )
     if not is_first_process():
         return 0
-    print(f"run {result.run_hash}: loss {result.loss:.3f}, held-out loss {result.held_out_loss:.3f} nats per byte")
+    losses = f"loss {result.loss:.3f}, held-out loss {result.held_out_loss:.3f} nats per byte"
+    print(f"run {result.run_hash}: {losses if math.isfinite(result.loss) else 'finished'}")
     print(result.db_path)
     print(f"\nRead the verdict:  prismatic check {result.db_path}\nor in the browser: prismatic app")
     return 0

@@ -1,4 +1,4 @@
-"""The options of a training run (RunConfig): names, defaults and allowed values; reading them from files and --set.
+"""The options of a run of the byte-level model (RunConfig), and reading options from files and --set.
 
 Options are flat, so that the YAML file, `--set name=value`, the `run` table and SQL queries share one name.
 """
@@ -8,32 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import (
-    Field,
-    FiniteFloat,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from prismatic.contract.options import misfit_of_pairs
-from prismatic.contract.run_hash import run_hash
 from prismatic.contract.thresholds import Thresholds, read_registration
 from prismatic.errors import ConfigError, LoggerError
 from prismatic.layer.config import RouterConfig
 from prismatic.runfile.manage import read_facts
+from prismatic.train.experiment import Experiment, Positive
 
 OPTION = "config."  # how the names of facts begin that are options
 SQLITE = b"SQLite format 3\x00"  # the first bytes of a run file
-Positive = Annotated[int, Field(ge=1)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class RunConfig(RouterConfig):
-    """The options of a training run."""
+class RunConfig(RouterConfig, Experiment):
+    """The options of a training run of the byte-level language model."""
 
     router_type: Literal["prismatic"] = "prismatic"
 
@@ -42,32 +34,17 @@ class RunConfig(RouterConfig):
     num_heads: Positive = 4
     sequence_length: Annotated[int, Field(ge=2)] = 96
 
-    steps: Positive = 1500
     batch_size: Positive = 8
     learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Clip the whole gradient to this norm, after logging it."""
-    device: str = "cpu"
-    data: Path | None = None
-    """A text file to train on; the default is the English text of Python's own documentation."""
 
-    log_freq: Positive = 10
-    """Steps between logged steps; the first and the last step are always logged."""
-    probe_freq: Annotated[int, Field(ge=0)] = 0
-    """Steps between isolated probes: each expert's gradient measured alone on the same batch; 0 is never."""
-    pair_freq: Annotated[int, Field(ge=0)] | None = None
-    """Steps between comparisons of the experts with each other, in which the probe runs; unset is with every probe,
-    0 is never."""
     histogram_freq: Annotated[int, Field(ge=0)] = 0
     """Steps between histograms of each tier's gradient entries; 0 is never."""
     weight_freq: Annotated[int, Field(ge=0)] = 100
     """Steps between comparisons of the experts' weights; 0 is never."""
-
-    thresholds: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
-    """Thresholds of the verdict other than the defaults, registered in the run file before the first step.
-    They do not change the run's hash, so nobody can train one run twice and choose between thresholds."""
 
     @model_validator(mode="after")
     def _heads_divide_hidden_size(self) -> Self:
@@ -75,37 +52,27 @@ class RunConfig(RouterConfig):
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an unset pair_freq: it changes no hash of runs that were trained before there was one."""
-        options: dict[str, Any] = dump(self)
-        return {name: value for name, value in options.items() if name != "pair_freq" or value is not None}
+    @property
+    def text_length(self) -> int:
+        """A sequence and its next byte."""
+        return self.sequence_length + 1
 
-    @model_validator(mode="after")
-    def _pairs_fit_probes(self) -> Self:
-        if problem := misfit_of_pairs(self.probe_freq, self.pair_freq):
-            raise ValueError(problem.removesuffix("."))
-        return self
-
-    @model_validator(mode="after")
-    def _thresholds_exist(self) -> Self:
-        Thresholds().changed(self.thresholds)
-        return self
-
-    def facts(self) -> dict[str, Any]:
-        """Return every option of the experiment as plain JSON values, by name."""
-        return self.model_dump(mode="json", exclude={"thresholds"})
-
-    def run_hash(self, corpus_sha256: str) -> str:
-        """Return nine hex digits that identify the experiment: the config and the text's content, not its path."""
-        return run_hash(self.facts(), corpus_sha256)
+    @property
+    def causal(self) -> bool:
+        """False if routing on the mean of a whole sequence, or of a whole batch, lets a position see later ones."""
+        return self.routing == "frozen" or (self.router_input == "first" and self.merge == "example")
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a config, or take the defaults, and apply `name=value` overrides, whose values are read as YAML.
+    """Read the options of a run of the byte-level model, see `overridden_options` and `parse_config`."""
+    return parse_config(overridden_options(path, overrides), where=str(path or "--set"))
+
+
+def overridden_options(path: Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the options in a file, or none, with `name=value` overrides, whose values are read as YAML, unchecked.
 
     path: a YAML file, or the run file of a training, whose options are used again. Raises ConfigError for a file that
-    is neither, an override without "=", an unknown name or a bad value.
+    is neither, or an override without "=".
     """
     options = read_options(path) if path else {}
     for override in overrides:
@@ -116,7 +83,7 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
             options[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value cannot be read as YAML ({error}).") from error
-    return parse_config(options, where=str(path or "--set"))
+    return options
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -140,8 +107,9 @@ def _recorded_options(path: Path) -> dict[str, Any]:
         facts = read_facts(path)
     except (LoggerError, ValueError) as error:
         raise ConfigError(f"{path}: the options of the run cannot be read ({error}). Use its YAML file.") from error
-    options = {key.removeprefix(OPTION): value for key, value in facts.items() if key.startswith(OPTION)}
-    if options.get("router_type") != "prismatic":
+    prefix = "option." if "option.trainer" in facts else OPTION  # of a program of the user's own
+    options = {key.removeprefix(prefix): value for key, value in facts.items() if key.startswith(prefix)}
+    if options.get("router_type") != "prismatic" and "trainer" not in options:
         raise ConfigError(f"{path}: this run was not trained by `prismatic train`. Use a YAML file of options.")
     registered = read_registration(facts)
     if registered is not None and registered.thresholds is not None:
@@ -152,17 +120,22 @@ def _recorded_options(path: Path) -> dict[str, Any]:
 
 
 def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig:
+    """Check options of the byte-level model and fill in defaults, see `validated`."""
+    return validated(RunConfig, options, where=where)
+
+
+def validated(model: type[Model], options: dict[str, Any], *, where: str) -> Model:
     """Check options and fill in defaults. Raises ConfigError that names each bad key, its value and what is allowed."""
     try:
-        return RunConfig.model_validate(options)
+        return model.model_validate(options)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(where, dict(problem)) for problem in error.errors())) from error
+        raise ConfigError("\n".join(_explain(model, where, dict(problem)) for problem in error.errors())) from error
 
 
-def _explain(where: str, problem: dict[str, Any]) -> str:
-    key = str(problem["loc"][0]) if problem["loc"] else ""
+def _explain(model: type[BaseModel], where: str, problem: dict[str, Any]) -> str:
+    key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown option {key!r}; the options are {', '.join(sorted(RunConfig.model_fields))}."
+        return f"{where}: unknown option {key!r}; the options are {', '.join(sorted(model.model_fields))}."
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not key:
         return f"{where}: {allowed}."

@@ -12,22 +12,20 @@ from typing import Any
 import torch
 
 from prismatic._version import __version__
-from prismatic.train.config import RunConfig
 from prismatic.train.corpus import Corpus
+from prismatic.train.experiment import Experiment
 
 
-def run_facts(config: RunConfig, run_hash: str, corpus: Corpus) -> dict[str, Any]:
-    """Return the rows of the `run` table that are known before the first step."""
+def run_facts(config: Experiment, run_hash: str, corpus: Corpus | None) -> dict[str, Any]:
+    """Return the rows of the `run` table that are known before the first step. corpus: None of a run without a text."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {
         **{f"config.{name}": value for name, value in config.facts().items()},
         "run_hash": run_hash,
         "planned_steps": config.steps,
-        "warmup_steps": config.warmup_steps,
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        # Routing on the mean of a whole sequence, or of a whole batch, lets a position see later ones.
-        "causal": config.routing == "frozen" or (config.router_input == "first" and config.merge == "example"),
+        "warmup_steps": getattr(config, "warmup_steps", 0),
+        **({"corpus": corpus.name, "corpus_sha256": corpus.sha256} if corpus is not None else {}),
+        "causal": config.causal,
         "hook": "plain loop",
         "precision": "float32",
         "git_commit": commit,

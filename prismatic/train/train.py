@@ -86,8 +86,9 @@ def _train(
     corpus = processes.all_or_raise(lambda: _corpus(config))
     run_hash = _run_hash(config, corpus)
     db_path = runs / run_hash / "dynamics.db"
-    processes.from_rank_zero(lambda: _require_run(db_path, resume=resume, overwrite=overwrite))
-    if not overwrite and (done := processes.from_rank_zero(lambda: _finished(db_path))) is not None:
+    processes.from_rank_zero(lambda: require_run(db_path, resume=resume, overwrite=overwrite))
+    done = processes.from_rank_zero(lambda: finished_losses(db_path))
+    if not overwrite and done is not None and len(done) == 2:
         return TrainResult(run_hash, db_path, **done)
     resumes = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
     training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
@@ -243,7 +244,7 @@ def _batch(config: RunConfig, corpus: Corpus, step: int, split: str = "train") -
     return tokens[world().rank * share :][:share].to(config.device)
 
 
-def _require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:
+def require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:
     """Raise LoggerError for an existing run that is neither resumed nor replaced, or a missing one to resume."""
     if db_path.exists() and resume == "never" and not overwrite:
         raise LoggerError(
@@ -254,9 +255,10 @@ def _require_run(db_path: Path, *, resume: Resume, overwrite: bool) -> None:
         raise LoggerError(f"{db_path}: there is no run of these options to resume; omit `--resume must`.")
 
 
-def _finished(db_path: Path) -> dict[str, float] | None:
-    """Return the losses of a finished run; None for any other run."""
+def finished_losses(db_path: Path) -> dict[str, float] | None:
+    """Return the losses that a finished run recorded; None for any other run."""
     facts = read_facts(db_path) if db_path.exists() else {}
+    if facts.get("exit_state") != "finished":
+        return None
     losses = {name: facts.get(name) for name in ("loss", "held_out_loss")}
-    known = {name: float(value) for name, value in losses.items() if isinstance(value, int | float)}
-    return known if facts.get("exit_state") == "finished" and len(known) == len(losses) else None
+    return {name: float(value) for name, value in losses.items() if isinstance(value, int | float)}

@@ -16,6 +16,7 @@ from validation.cli.sources import named_sources, read_runs
 from validation.diagnostics import ERROR, Finding
 from validation.judgement.baseline import Comparison
 from validation.judgement.judge import Judgement, judge, without_failing_runs
+from validation.judgement.study import require_registered
 from validation.report.exit_code import UNREADABLE, UNSURE, exit_code, objections
 from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
@@ -25,7 +26,8 @@ from validation.verdict.claims import SUPPORTED
 EXIT_CODES = (
     "exit codes: 0 supported, 1 refuted (with --baseline, also if a claim that the baseline supports or a check that "
     "it passes is lost), 2 usage error or unreadable file, 3 inconclusive or confounded (with --strict, also "
-    "supported with an objection), 4 invalid data"
+    "supported with an objection), 4 invalid data, 5 the runs of a study would be judged by other thresholds than they "
+    "registered"
 )
 
 
@@ -52,11 +54,12 @@ def _check(options: argparse.Namespace) -> int:
         changes = parse_changes(options.set)
         parse_limits(options.limit)
         judgement = _judge(options, changes)
+        require_registered(judgement)
     except (ValueError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         if options.json:
             _print_json(_usage_error(error))
-        return UNREADABLE
+        return getattr(error, "exit_code", UNREADABLE)
     comparison = judge_baseline(judgement, options)
     code = exit_code(judgement, strict=options.strict, comparison=comparison)
     if options.junit is not None:

@@ -16,8 +16,10 @@ from validation.cli.options import add_judging_options, add_source_options, pars
 from validation.cli.sources import read_runs, report_skipped
 from validation.judgement.baseline import Comparison, compare
 from validation.judgement.judge import Judgement, judge, without_failing_runs
+from validation.judgement.study import require_registered
 from validation.report.exit_code import UNREADABLE
 from validation.report.json_report import as_json
+from validation.report.study_report import as_study_json
 
 FORMATS = (".html", ".md", ".json")
 
@@ -30,6 +32,12 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     report.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="a name that ends in " + ", ".join(FORMATS)
     )
+    report.add_argument(
+        "--study",
+        action="store_true",
+        help="the report of a study, by the thresholds that its runs registered; it holds no file hashes, events or "
+        "command, which differ when the same runs are trained again",
+    )
     report.set_defaults(run=_report)
 
 
@@ -39,9 +47,10 @@ def _report(options: argparse.Namespace) -> int:
             raise ConfigError(f"-o {options.output}: expected a name that ends in {', '.join(FORMATS)}")
         changes = parse_changes(options.set)
         judgement = judge(*read_runs(options), changes, options.claim)
+        require_registered(judgement, study=options.study)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return UNREADABLE
+        return getattr(error, "exit_code", UNREADABLE)
     comparison = judge_baseline(judgement, options)
     content = without_failing_runs(judgement, lambda shown: _content(shown, comparison, options, changes))
     if not write_file(options.output, content):
@@ -58,11 +67,14 @@ def _content(
     """Return the report in the format that the output's name asks for."""
     kind = Path(options.output).suffix.lower()
     if kind == ".json":
-        return json.dumps(as_json(judgement, comparison), indent=2, allow_nan=False) + "\n"
+        report = as_json(judgement, comparison)
+        report = as_study_json(judgement, report) if options.study else report
+        return json.dumps(report, indent=2, allow_nan=False) + "\n"
     from validation.report.html_report import as_html, as_markdown  # slow to load: it draws charts
 
     write = as_html if kind == ".html" else as_markdown
-    return write(judgement, now=datetime.now(UTC), command=_command(options, changes), comparison=comparison)
+    command = "" if options.study else _command(options, changes)
+    return write(judgement, now=datetime.now(UTC), command=command, comparison=comparison, repeatable=options.study)
 
 
 def _command(options: argparse.Namespace, changes: Mapping[str, float]) -> str:

@@ -27,12 +27,15 @@ from validation.judgement.baseline import Comparison
 from validation.judgement.glance import glance_of, step_of
 from validation.judgement.judge import Judgement
 from validation.judgement.step import Advice
+from validation.judgement.study import study_of
 from validation.report import figures
 from validation.report.json_report import options, versions
+from validation.report.study_report import numbers_sha256
 from validation.report.text_report import LONGEST, SHOWN
 from validation.text import pluralize, printable, sentence, spaced
-from validation.verdict.claims import Claim
+from validation.verdict.claims import INCONCLUSIVE, REFUTED, SUPPORTED, Claim
 from validation.verdict.groups import PEERS, Group
+from validation.verdict.hypotheses import CONFIRMED, CONTRADICTED, EXPLAINED, OPEN
 from validation.verdict.registration import ALTERED, NOT_REGISTERED, Registration
 from validation.verdict.words.statuses import ICONS
 from validation.verdict.words.wording import (
@@ -45,6 +48,8 @@ from validation.verdict.words.wording import (
     threshold,
 )
 
+KINDS = {CONFIRMED: SUPPORTED, CONTRADICTED: REFUTED, OPEN: INCONCLUSIVE}
+"""The status whose colours an answer to a hypothesis has."""
 DETAILED = 4  # runs with a section and charts; a table lists all
 FACTS = ("prismatic", "torch", "python", "git_commit", "git_dirty", "device", "precision", "world_size")
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~&$])")
@@ -52,18 +57,34 @@ ADDRESS = re.compile(r"(?<=@)|(?<=#)(?=\d)|(?<=www)(?=\.)|(?<=:)(?=//)", re.IGNO
 """Places where GitHub would begin a mention, a reference or a link, even in quoted text. A word joiner prevents it."""
 
 
-def as_html(judgement: Judgement, *, now: datetime, command: str = "", comparison: Comparison | None = None) -> str:
+def as_html(
+    judgement: Judgement,
+    *,
+    now: datetime,
+    command: str = "",
+    comparison: Comparison | None = None,
+    repeatable: bool = False,
+) -> str:
     """Return the report as one HTML page.
 
-    command: the command line that writes it again. comparison: adds a section about the baseline.
+    command: the command line that writes it again. comparison: adds a section about the baseline. repeatable: the same
+    page, but for its date, for the same runs trained again: hashes of numbers in place of files, and no events.
     """
-    content = _content(judgement, now, command, draw=True) | {"baseline": _baseline(comparison)}
+    content = _content(judgement, now, command, draw=True, repeatable=repeatable) | {"baseline": _baseline(comparison)}
     return _environment(html=True).get_template("report.html").render(content)
 
 
-def as_markdown(judgement: Judgement, *, now: datetime, command: str = "", comparison: Comparison | None = None) -> str:
-    """Return the report as Markdown, for a pull request or the appendix of a paper."""
-    content = _content(judgement, now, command, draw=False) | {"baseline": _baseline(comparison)}
+def as_markdown(
+    judgement: Judgement,
+    *,
+    now: datetime,
+    command: str = "",
+    comparison: Comparison | None = None,
+    repeatable: bool = False,
+) -> str:
+    """Return the report as Markdown, for a pull request or the appendix of a paper. Parameters: see `as_html`."""
+    content = _content(judgement, now, command, draw=False, repeatable=repeatable)
+    content |= {"baseline": _baseline(comparison)}
     text = _environment(html=False).get_template("report.md").render(content)
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -103,7 +124,7 @@ def _code(text: object) -> Markup:
     return Markup("`" + printable(text, LONGEST).replace("`", "'").replace("|", "¦") + "`")
 
 
-def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -> dict[str, Any]:
+def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool, repeatable: bool) -> dict[str, Any]:
     """Return the values that the templates show."""
     verdict, drawable = judgement.verdict, draw and figures.can_draw()
     deciding = verdict.deciding
@@ -113,6 +134,8 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
     return {
         "status": verdict.status,
         "glance": _glance(judgement),
+        "study": _study(judgement),
+        "repeatable": repeatable,
         "generated": now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "rules": RULES,
@@ -136,6 +159,34 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool) -
         "thresholds": _thresholds(judgement),
         "versions": versions(),
         "dark_colors": dark_colors(),
+    }
+
+
+def _study(judgement: Judgement) -> dict[str, Any] | None:
+    """Return the study of the runs with the answers to its hypotheses; None if they are not those of one study."""
+    study = study_of(judgement)
+    if study is None:
+        return None
+    hashes = {run.id: numbers_sha256(run) or "" for run in judgement.runs}
+    return {
+        "name": study.plan.name,
+        "question": study.plan.question,
+        "sha256": study.plan.sha256,
+        "because": study.because,
+        "complete": not study.missing,
+        "answers": [
+            {
+                "sentence": each.hypothesis.sentence,
+                "kind": KINDS[each.status],
+                "word": EXPLAINED[each.status],
+                "because": each.because,
+            }
+            for each in study.answers
+        ],
+        "runs": [
+            {"name": run.name, "run": run.run or "missing", "numbers": hashes.get(run.run or "", "")}
+            for run in study.runs
+        ],
     }
 
 

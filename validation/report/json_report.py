@@ -17,6 +17,8 @@ from validation.files.run_file import RunFile
 from validation.judgement.baseline import Change, Comparison
 from validation.judgement.glance import step_of
 from validation.judgement.judge import Judgement
+from validation.judgement.study import study_of
+from validation.report.study_report import study_part
 from validation.text import printable
 from validation.verdict.claims import Claim
 from validation.verdict.decide import Reading
@@ -39,7 +41,7 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
 
     docs/check.schema.json describes each key. Numbers that are not finite become None.
     """
-    verdict = judgement.verdict
+    verdict, study = judgement.verdict, study_of(judgement)
     runs = zip(judgement.runs, judgement.files, judgement.registrations, strict=True)
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -50,6 +52,7 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
         "as_written": _reading(verdict.as_written),
         "controlled": _reading(verdict.controlled),
         "distinct": _reading(verdict.distinct),
+        "study": None if study is None else study_part(study),
         "premise": list(map(asdict, verdict.premises)),
         "groups": [_group(group) for group in verdict.groups],
         "dose": list(map(asdict, verdict.doses)),

@@ -20,10 +20,12 @@ from validation.judgement.baseline import Change, CheckChange, Comparison
 from validation.judgement.glance import RUNS, Glance, Row, Step, glance_of, step_of
 from validation.judgement.judge import Judgement
 from validation.judgement.step import Advice
+from validation.judgement.study import study_of
 from validation.text import pluralize, printable, spaced
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import PEERS, POSITIVE, SHAM, Group
+from validation.verdict.hypotheses import EXPLAINED, OPEN
 from validation.verdict.registration import ALTERED, CHANGED, Registration
 from validation.verdict.words.statuses import SELF_TEST
 from validation.verdict.words.wording import CHECKS, estimated, parts_of, replication, threshold
@@ -62,6 +64,7 @@ def render(
     parts += [_line(glance.sentence)] if judgement.runs else []
     parts += _next_step(glance.step) if glance.step is not None else []
     parts += _tables(judgement.verdict, glance)
+    parts += _study(judgement)
     if verbose:
         parts += _details(judgement, comparison, brief=brief)
     else:
@@ -107,6 +110,18 @@ def _tables(verdict: Verdict, glance: Glance) -> Iterator[RenderableType]:
         yield terminal.table([_group_row(group, [*names], checked=checked) for group in verdict.groups[:GROUP_ROWS]])
         if len(verdict.groups) > GROUP_ROWS:
             yield _line(f"and {pluralize(len(verdict.groups) - GROUP_ROWS, 'more experiment')} (--verbose)")
+
+
+def _study(judgement: Judgement) -> Iterator[RenderableType]:
+    """Yield the study of the runs: its planned runs, and the answers to its hypotheses."""
+    study = study_of(judgement)
+    if study is None:
+        return
+    yield ""
+    yield _line(("study ", "bold"), f"{study.plan.name}: {study.because}")
+    for each in study.answers:
+        answer = (f"{EXPLAINED[each.status]}: ", "" if each.status == OPEN else "bold")
+        yield _line("  ", answer, f"{each.hypothesis.sentence}. {each.because}")
 
 
 def _claim_rows(rows: Sequence[Row]) -> list[dict[str, object]]:
