@@ -1,4 +1,4 @@
-"""What a study costs and can decide, before anything is trained: its runs, steps, time and smallest effect."""
+"""The cost of a study and what it can decide, before anything is trained: runs, steps, time, smallest effect."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from prismatic.contract.study_plan import Hypothesis, has_options, named
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import SCALE, Cohort, MeasuredRun
 from validation.analysis.distinct import DIRECTION, OUTPUTS, WEIGHTS
-from validation.analysis.intervals import paired
+from validation.analysis.intervals import student
 from validation.text import pluralize
 from validation.verdict.claims import REFUTED, SUPPORTED
 from validation.verdict.groups import GAIN, PEERS, POSITIVE, SHAM, TREATED, Group
@@ -107,8 +107,9 @@ def _of_effect(
     if other is None:
         return Part(group.name, OPEN, f"{group.name}: no run of {named(hypothesis.against)} is here")
     own, against = (dict(_values(hypothesis.effect, each, members, cohort)) for each, members in ((group, runs), other))
-    interval = paired(own, against, thresholds.alpha)
-    if interval is None:
+    seeds = sorted(own.keys() & against.keys())
+    interval = student(np.array([own[seed] - against[seed] for seed in seeds]), thresholds.alpha)
+    if interval.units < 2:
         because = f"{group.name}: {hypothesis.effect} is not measured in two seeds of both experiments"
         return Part(group.name, OPEN, because)
     sign = 1.0 if hypothesis.expect == "higher" else -1.0
