@@ -1,4 +1,4 @@
-"""Reference pages that mkdocs makes from the code: run options, tables of a run file, commands, verdict JSON."""
+"""Reference pages that mkdocs makes from the code: run options, tables of a run file, commands, JSON objects."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/schema.md": tables(),
         "reference/commands.md": commands(),
         "reference/json.md": verdict_json(),
+        "reference/gate.md": gate_json(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "log.md": (ROOT / "LOG.md").read_text(),
     }
@@ -128,6 +129,17 @@ def verdict_json() -> str:
     return "\n\n".join(sections)
 
 
+def gate_json() -> str:
+    """Return the page of the JSON that `prismatic gate --json` prints, from docs/gate.schema.json."""
+    described = json.loads((ROOT / "docs" / "gate.schema.json").read_text())
+    sections = [
+        "# Gate JSON",
+        "`prismatic gate RUN --claim NAME --json` prints one object. " + described["description"],
+        table(("key", "type", "meaning"), rows_of(described, "")),
+    ]
+    return "\n\n".join(sections)
+
+
 def rows_of(described: dict[str, Any], within: str) -> Iterator[Sequence[str]]:
     """Yield one row per key, each followed by the keys of the object inside it."""
     for name, value in described.get("properties", {}).items():
@@ -140,8 +152,8 @@ def rows_of(described: dict[str, Any], within: str) -> Iterator[Sequence[str]]:
 def type_name(value: dict[str, Any]) -> str:
     """Return the type of a JSON value in words."""
     if "$ref" in value:
-        name = value["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name})"
+        name, page = value["$ref"].rpartition("/")[2], "json.md" if value["$ref"].startswith("check.") else ""
+        return f"[{name}]({page}#{name})" if "/$defs/" in value["$ref"] else f"[{name}]({page})"
     if "enum" in value:
         return ", ".join("`null`" if choice is None else f"`{choice}`" for choice in value["enum"])
     if "anyOf" in value:

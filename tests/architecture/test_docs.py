@@ -10,7 +10,7 @@ from tests.support.source_tree import ROOT
 from validation.cli.prismatic import parser
 
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "LOG.md", ROOT / "examples" / "README.md"]
-GENERATED = {ROOT / "docs" / "reference" / f"{name}.md" for name in ("options", "schema", "commands", "json")}
+GENERATED = {ROOT / "docs" / "reference" / f"{name}.md" for name in ("options", "schema", "commands", "json", "gate")}
 (COMMANDS,) = (
     {name: subparser.format_help() for name, subparser in action.choices.items()}
     for action in parser()._actions

@@ -58,7 +58,7 @@ def _check(options: argparse.Namespace) -> int:
     except (ValueError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         if options.json:
-            _print_json(_usage_error(error))
+            _print_json(usage_error(error))
         return getattr(error, "exit_code", UNREADABLE)
     comparison = judge_baseline(judgement, options)
     code = exit_code(judgement, strict=options.strict, comparison=comparison)
@@ -86,7 +86,7 @@ def _judge(options: argparse.Namespace, changes: Mapping[str, float]) -> Judgeme
     return on_ray.check(sources, options.ray, limits=limits, cached=not options.no_cache, **asked)
 
 
-def _usage_error(error: Exception) -> Judgement:
+def usage_error(error: Exception) -> Judgement:
     """Return a judgement of no runs with the error as its finding, so that `--json` always prints an object."""
     finding = Finding("usage", ERROR, "the options cannot be used", str(error), "a mistyped option", "see --help")
     return replace(judge([]), findings=(finding,))

@@ -10,6 +10,7 @@ import traceback
 from validation.cli.check import add_check
 from validation.cli.data import add_compact, add_export, add_query
 from validation.cli.doctor import add_doctor
+from validation.cli.gate import add_gate
 from validation.cli.report import add_report
 from validation.report.exit_code import UNREADABLE
 from validation.text import printable
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every judging command to a parser, which may be that of the command `prismatic`."""
-    for add in (add_check, add_report, add_export, add_compact, add_query, add_doctor):
+    for add in (add_check, add_gate, add_report, add_export, add_compact, add_query, add_doctor):
         add(commands)
 
 

@@ -63,12 +63,12 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
         "rules": RULES,
         "thresholds": asdict(verdict.thresholds),
         "versions": versions(),
-        "runs": [_run(run, file, registration) for run, file, registration in runs],
+        "runs": [run_object(run, file, registration) for run, file, registration in runs],
         "diagnostics": list(map(asdict, judgement.findings)),
     }
     if comparison is not None:
         report["baseline"] = _baseline(comparison)
-    return dict(_finite(report))
+    return dict(finite_values(report))
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
@@ -76,11 +76,12 @@ def _reading(reading: Reading) -> dict[str, Any]:
         "status": reading.status,
         "headline": reading.headline,
         "because": reading.because,
-        "claims": list(map(_claim, reading.claims)),
+        "claims": list(map(claim_object, reading.claims)),
     }
 
 
-def _claim(claim: Claim) -> dict[str, Any]:
+def claim_object(claim: Claim) -> dict[str, Any]:
+    """Return a claim by the keys of the schema."""
     values = asdict(claim)
     return {"claim": values.pop("name"), **values}
 
@@ -93,8 +94,8 @@ def _group(group: Group) -> dict[str, Any]:
     notes = list(map(asdict, group.notes))
     known: dict[str, Any] = {"premise": premise, "notes": notes, "distinct": _distinct(group.distinct)}
     known["outcome"] = None if group.outcome is None else _outcome(group.outcome)
-    known["distinct_claim"] = None if group.distinct_claim is None else _claim(group.distinct_claim)
-    return {**plain, **known, "claims": list(map(_claim, group.claims)), "status": status}
+    known["distinct_claim"] = None if group.distinct_claim is None else claim_object(group.distinct_claim)
+    return {**plain, **known, "claims": list(map(claim_object, group.claims)), "status": status}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
@@ -121,7 +122,8 @@ def _distinct(found: Distinct | None) -> dict[str, Any] | None:
     }
 
 
-def _run(run: Run, file: RunFile, registration: Registration) -> dict[str, Any]:
+def run_object(run: Run, file: RunFile, registration: Registration) -> dict[str, Any]:
+    """Return a run by the keys of the schema."""
     differences = {
         name: {"registered": registered, "used": used} for name, (registered, used) in registration.differences.items()
     }
@@ -195,10 +197,10 @@ def _compared(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite_values(value: Any) -> Any:
     """Return the value with None in place of infinities and NaN, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): finite_values(item) for key, item in value.items()}
+    return [finite_values(item) for item in value] if isinstance(value, list | tuple) else value
