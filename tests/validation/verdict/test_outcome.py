@@ -50,6 +50,23 @@ def test_runs_are_paired_by_their_seed_whatever_their_order():
     assert treated(runs[::-1]).outcome == treated(runs).outcome
 
 
+def test_the_twin_of_an_upcycled_run_is_the_copy_of_its_seed():
+    """Runs that began as copies, and runs of the same seeds whose copies were partly drawn again."""
+    losses, of_twins = drawn(3, -0.02)
+    runs = []
+    for method, values in (("drop", losses), ("copy", of_twins)):
+        made = study(3, config={"upcycle_method": method}, **SHORT)
+        facts = [{key: value for key, value in run.facts.items() if "scale" not in key} for run in made]
+        scales = {1: 0.0} if method == "copy" else {}
+        runs += [
+            replace(run, id=f"{method} {run.id}", facts={**known, "held_out_loss": loss}, scales=scales)
+            for run, known, loss in zip(made, facts, values, strict=True)
+        ]
+    found = treated(runs).outcome
+    assert [(pair.run, pair.twin) for pair in found.pairs] == [(f"drop {n}", f"copy {n}") for n in range(3)]
+    assert found.interval.mid == pytest.approx((losses - of_twins).mean())
+
+
 def test_the_words_say_on_which_side_of_the_twins_the_runs_end():
     assert in_words(Interval(0.0031, -0.0101, 0.0163, 6)) == "0.003 [-0.010, 0.016] nats above"
     assert in_words(Interval(-0.0121, -0.022, -0.002, 6)) == "0.012 [0.002, 0.022] nats below"
