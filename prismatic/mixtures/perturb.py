@@ -116,7 +116,8 @@ class Perturbation:
             after = perturbed(weights_E[e], tiers_E[e], scale=by_role[role], **options)
             changed.append(replace_weights(weights_E[e], after, tiers_E[e]))
         before = treatment_of(router)
-        options = {**(before.options if before is not None else {}), "num_experts": len(found), **self.options}
+        known = before.options if before is not None else {}
+        options = {**known, "num_experts": len(found) - self.control_experts, **self.options}
         seeds = tuple(self.seed if e else None for e in range(len(found)))
         scales = tuple(by_role[role] for role in found)
         record(router, Treatment(found, seeds, scales, tuple(changed), tiers_E, options))

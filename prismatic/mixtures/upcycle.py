@@ -111,7 +111,10 @@ class Upcycling:
 
     @property
     def options(self) -> dict[str, Option]:
-        """The options of the experiment as they are recorded; those of other methods are not."""
+        """The options of the experiment as they are recorded; those of other methods are not.
+
+        `num_experts` does not count the controls, as in the config of a Prismatic layer.
+        """
         own: dict[str, dict[str, Option]] = {
             "copy": {},
             "noise": {"upcycle_noise": self.noise},
@@ -121,7 +124,7 @@ class Upcycling:
             "upcycle_method": self.method,
             **own[self.method],
             "upcycle_clean": self.keep_clean,
-            "num_experts": self.num_experts,
+            "num_experts": self.num_experts - self.control_experts,
             "top_k": self.top_k,
             "control_experts": self.control_experts,
             "control_scale": self.control_scale,

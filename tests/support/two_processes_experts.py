@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.distributed import DistributedConfig
 from transformers.distributed.expert_parallel import apply_expert_parallelism
 
+import prismatic
 from prismatic import DynamicsLoggerCallback
 from prismatic.errors import ModelError
 from tests.support.mixtures import MIXTURES, Mixture
@@ -88,6 +89,7 @@ class Case:
     shared_batch: bool = False
     roles: tuple[str, ...] | None = None
     sequences: int = 4
+    perturbed: bool = False
 
 
 ROLES = ("clean", "perturbed", "perturbed", "control")
@@ -104,6 +106,12 @@ CASES = {
     "ddp": Case(MIXTURES["Mixtral"], replicated),
     "ddp of interleaved experts": Case(MIXTURES["gpt-oss"], replicated),
     "ddp with roles": Case(MIXTURES["Mixtral"], replicated, roles=ROLES),
+    "perturbed, expert parallelism": Case(
+        MIXTURES["Mixtral"], of_one_batch, shared_batch=True, sequences=5, perturbed=True
+    ),
+    "perturbed, fsdp2": Case(MIXTURES["Mixtral"], sharded, perturbed=True),
+    "perturbed, fsdp2 of interleaved experts": Case(MIXTURES["gpt-oss"], sharded, perturbed=True),
+    "perturbed, ddp": Case(MIXTURES["Mixtral"], replicated, perturbed=True),
 }
 
 
@@ -130,7 +138,7 @@ def build(case: Case) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    return model
+    return prismatic.perturb(model, control_experts=1) if case.perturbed else model
 
 
 class Local(nn.Module):
@@ -154,6 +162,15 @@ def refusal(folder: Path, model: nn.Module) -> str:
     return "not refused"
 
 
+def perturbing(model: nn.Module) -> str:
+    """Return the message that refuses to perturb the model."""
+    try:
+        prismatic.perturb(model)
+    except ModelError as error:
+        return str(error)
+    return "not refused"
+
+
 def everything(folder: Path) -> dict[str, Any]:
     rank = dist.get_rank()
     for name, case in CASES.items():
@@ -164,6 +181,7 @@ def everything(folder: Path) -> dict[str, Any]:
     return {
         "local": refusal(folder, nn.Sequential(Local(first=rank))),
         "same": refusal(folder, nn.Sequential(Local(first=0))),
+        "perturbing": perturbing(sharded(MIXTURES["Mixtral"].build(), folder)),
         "parts": refusal(folder, sharded(replace(thirds.mixture, options=config).build(), folder)),
     }
 

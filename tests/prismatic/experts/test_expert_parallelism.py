@@ -55,7 +55,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, Path]:
 
 
 def key(case: Case) -> tuple:
-    return case.mixture.model, case.mixture.experts, case.roles, case.sequences
+    return case.mixture.model, case.mixture.experts, case.roles, case.sequences, case.perturbed
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -93,6 +93,12 @@ def test_processes_that_hold_different_experts_under_one_name_are_refused_with_t
         assert f"process {1 - rank} holds other weights than process {rank} as expert 0 of layer 0" in refused["local"]
         assert "Store them as DTensors with Shard(0)" in refused["local"]
         assert refused["same"] == "not refused"
+
+
+def test_a_sharded_model_is_not_perturbed(together: Path):
+    for rank in range(2):
+        refused = json.loads((together / f"refused-{rank}.json").read_text())["perturbing"]
+        assert "is sharded, so no process has whole experts. Perturb or upcycle the model before fully_shard" in refused
 
 
 def test_a_process_that_holds_a_part_of_an_expert_is_refused_with_the_remedy(together: Path):
