@@ -111,18 +111,14 @@ class Upcycling:
 
     @property
     def options(self) -> dict[str, Option]:
-        """The options of the experiment as they are recorded; those of other methods are not.
+        """The options of the experiment as they are recorded; those of other methods are 0.
 
         `num_experts` does not count the controls, as in the config of a Prismatic layer.
         """
-        own: dict[str, dict[str, Option]] = {
-            "copy": {},
-            "noise": {"upcycle_noise": self.noise},
-            "drop": {"upcycle_drop": self.drop},
-        }
         return {
             "upcycle_method": self.method,
-            **own[self.method],
+            "upcycle_noise": self.noise if self.method == "noise" else 0.0,
+            "upcycle_drop": self.drop if self.method == "drop" else 0.0,
             "upcycle_clean": self.keep_clean,
             "num_experts": self.num_experts - self.control_experts,
             "top_k": self.top_k,

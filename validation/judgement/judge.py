@@ -176,8 +176,10 @@ def _missing_rows(measured: MeasuredRun, known: Sequence[Finding]) -> Iterator[F
     """Yield the finding of too few rows, unless an expert or a column that is absent altogether explains it."""
     if EXPLAIN_MISSING_ROWS & {finding.id for finding in known if finding.severity == ERROR}:
         return
-    # Nothing is claimed about the merged gradients of peers, which lack a row where an expert received no token.
-    merged = [] if measured.run.peers else [(measured.run, measured.merged)]
+    # Merged gradients lack a row where an expert received no token. Nothing is claimed about those of peers, nor about
+    # those of a run of hard routing that is judged by its probe.
+    probed = measured.run.mixture == "top_k" and measured.source == "isolated"
+    merged = [] if measured.run.peers or probed else [(measured.run, measured.merged)]
     for run, levels in (*merged, (measured.run.isolated, measured.isolated)):
         if run is not None and levels is not None:
             yield from rows_missing(run, levels.bins)

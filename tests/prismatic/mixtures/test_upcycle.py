@@ -209,8 +209,8 @@ def test_what_was_done_is_known():
             middle = {"copy": 0.0, "noise": 1.0, "drop": 0.5}[method]
             assert [round(each["middle"], 1) for each in known.changed] == [0.0, middle, middle, 0.0]
             assert layer.roles == roles
-    assert "upcycle_noise" not in known.options
-    assert known.options["upcycle_drop"] == 0.5
+    assert (known.options["upcycle_noise"], known.options["upcycle_drop"]) == (0.0, 0.5)
+    assert (known.options["num_experts"], known.options["control_experts"]) == (3, 1)
 
 
 def test_without_a_clean_expert_all_are_treated_and_are_peers():
