@@ -4,6 +4,9 @@ Training writes and judging reads by this file, so it imports the standard libra
 
 The `dynamics` table is wide, one row per logged step, because the documentation promises that and other writers of
 this schema produce it. Its columns of an expert are `expert_{i}_{metric}`, with `metric` from `METRICS`.
+
+Of layers with more than PACKED_ABOVE experts, `dynamics` holds means over the experts of each role, in columns
+`role_{role}_{metric}`, and the experts are in `packed_layers` and `packed_pairs`, an array of them in each row.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import re
 from dataclasses import dataclass
 
 APPLICATION_ID = 0x50524953  # "PRIS", in the SQLite header: tells a run file from any other database
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MAX_COLUMNS = 1990  # of the wide table: SQLite allows 2000, and one statement binds them all
+PACKED_ABOVE = 32  # experts of a layer, above which they are stored as arrays in place of rows and columns
 TIERS = ("top", "bottom", "middle")
 ROLES = ("clean", "perturbed", "control")
 PEER = "peer"  # the role of every expert of a mixture about whose experts nothing is said
@@ -28,6 +32,7 @@ MIXTURES = {
 }
 
 EXPERT_COLUMN = re.compile(r"expert_(\d{1,4})_([a-z][a-z_]*)")
+ROLE_COLUMN = re.compile(rf"role_({'|'.join((*ROLES, PEER))})_([a-z][a-z_]*)")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,13 @@ METRICS = (
     Column("direction", "REAL", "1 - cosine", "1 - cosine between this expert's gradient and expert 0's, 0 to 2"),
 )
 
+# Columns of `dynamics` for each role of large layers, means over its experts of their means over layers.
+ROLE_METRICS = (
+    *METRICS[:3],
+    Column("norm", "REAL", GRADIENT, "L2 norm of the whole gradient"),
+    *METRICS[5:],
+)
+
 LAYERS_COLUMNS = (
     Column("step", "INTEGER", "optimizer steps", "as in dynamics"),
     Column("layer", "INTEGER", "index", "number of the Prismatic router, in the model's order"),
@@ -111,6 +123,21 @@ PAIRS_COLUMNS = (
     Column("half_product", "REAL", GRADIENT_SQUARED, "product of the two isolated gradients on different half batches"),
     Column("weight_distance", "REAL", "1", "|w_e - w_f| / sqrt((|w_e|^2 + |w_f|^2) / 2) of the weights"),
     Column("output_distance", "REAL", "1 - cosine", "between the layer's outputs by each alone, mean over tokens"),
+)
+
+_ARRAY = "BLOB: little-endian float32 for each expert, NaN for NULL; as in layers"
+PACKED_LAYERS_COLUMNS = (
+    *LAYERS_COLUMNS[:2],
+    LAYERS_COLUMNS[3],
+    Column("experts", "INTEGER", "experts", "number of experts of the layer, which is the length of each array"),
+    *(Column(column.name, "BLOB", column.unit, _ARRAY) for column in LAYERS_COLUMNS[4:]),
+)
+
+_PAIR_ARRAY = "BLOB: little-endian float32 for each pair, NaN for NULL; as in pairs"
+PACKED_PAIRS_COLUMNS = (
+    *PAIRS_COLUMNS[:2],
+    Column("pairs", "INTEGER", "pairs", "number of compared pairs of experts, which is the length of each array"),
+    *(Column(column.name, "BLOB", column.unit, _PAIR_ARRAY) for column in PAIRS_COLUMNS[2:]),
 )
 
 EXPERTS_COLUMNS = (
@@ -164,7 +191,9 @@ EVENTS_COLUMNS = (
 # Every table but `dynamics`, whose columns depend on the number of experts: (columns, primary key).
 TABLES = {
     "layers": (LAYERS_COLUMNS, ("step", "layer", "expert", "source")),
+    "packed_layers": (PACKED_LAYERS_COLUMNS, ("step", "layer", "source")),
     "pairs": (PAIRS_COLUMNS, ("step", "layer", "expert", "other")),
+    "packed_pairs": (PACKED_PAIRS_COLUMNS, ("step", "layer")),
     "histograms": (HISTOGRAMS_COLUMNS, ("step", "layer", "expert", "tier", "bin")),
     "scalars": (SCALARS_COLUMNS, ("step", "name")),
     "experts": (EXPERTS_COLUMNS, ("expert",)),
@@ -172,10 +201,17 @@ TABLES = {
     "run": (RUN_COLUMNS, ("key",)),
     "events": (EVENTS_COLUMNS, ("id",)),
 }
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "pairs", "histograms")
+PACKED_TABLES = {"layers": "packed_layers", "pairs": "packed_pairs"}
+"""The packed form of tables with a row for each expert or pair; see `packing`."""
+
+SIDE_TABLES = (
+    *("run", "experts", "tiers", "events", "scalars"),
+    *("layers", "packed_layers", "pairs", "packed_pairs", "histograms"),
+)
 """Every table but `dynamics`, in the order of reading: the largest come last and cannot use up the others' time."""
 
-STEP_TABLES = ("dynamics", "layers", "pairs", "histograms", "scalars")  # each row belongs to a step
+# Each row belongs to a step.
+STEP_TABLES = ("dynamics", "layers", "packed_layers", "pairs", "packed_pairs", "histograms", "scalars")
 
 
 def expert_metrics(expert: int) -> list[Column]:
@@ -192,6 +228,22 @@ def dynamics_columns(num_experts: int) -> list[Column]:
         for metric in expert_metrics(i)
     ]
     return [STEP_COLUMNS[0], *per_expert, *STEP_COLUMNS[1:]]
+
+
+def wide_experts(num_experts: int) -> int:
+    """Return the number of experts with columns of their own in the wide table: all, or none of many."""
+    return num_experts if num_experts <= PACKED_ABOVE else 0
+
+
+def role_columns() -> list[Column]:
+    """Return the columns of the wide table for the roles of large layers; clean experts and peers are not compared."""
+    compared = {"divergence", "relative_divergence", "direction"}
+    return [
+        Column(f"role_{role}_{metric.name}", metric.type, metric.unit, f"mean over its experts: {metric.meaning}")
+        for role in (*ROLES, PEER)
+        for metric in ROLE_METRICS
+        if role not in ("clean", PEER) or metric.name not in compared
+    ]
 
 
 def create_statements(num_experts: int) -> list[str]:
@@ -213,6 +265,7 @@ def describe() -> str:
         ("dynamics (expert_1 stands for each expert except 0)", dynamics_columns(2)),
         ("dynamics, of layers whose routing a callback reads", list(ROUTING_COLUMNS)),
     ]
+    sections += [(f"dynamics of layers with more than {PACKED_ABOVE} experts has, in their place", role_columns())]
     sections += [(table, list(columns)) for table, (columns, _) in TABLES.items()]
     lines = [f"dynamics.db, schema version {SCHEMA_VERSION} (application_id {APPLICATION_ID:#x})"]
     for title, columns in sections:

@@ -19,13 +19,14 @@ from torch.utils.hooks import RemovableHandle
 from prismatic.collectives import world
 from prismatic.contract.assignment import assignment_of
 from prismatic.contract.options import as_facts, misfit_of_pairs
+from prismatic.contract.schema import wide_experts
 from prismatic.contract.study_plan import PREFIX as STUDY
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.checks import check_model
 from prismatic.experts.discovery import describe, find_routers, may_be_routed_later, nothing_found
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import num_experts
+from prismatic.experts.protocol import num_experts, roles_of
 from prismatic.experts.treatment import treatment_of
 from prismatic.guard import log_failures, warn
 from prismatic.integrations.model_facts import expert_rows, facts_of, parallel_of, tier_rows
@@ -40,7 +41,7 @@ from prismatic.integrations.optimizers import (
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import IsolatedDynamics, Probe, isolated_dynamics
-from prismatic.measure.metrics import aggregate, layer_rows, pair_rows, routing_metrics
+from prismatic.measure.metrics import add_isolated, aggregate, routing_metrics
 from prismatic.measure.pairs import left_out
 from prismatic.measure.weights import with_weights
 from prismatic.runfile.logger import DynamicsLogger
@@ -178,7 +179,7 @@ class DynamicsLoggerCallback:
             self._say(describe(model, routers))
         for layer in self._found:
             layer.watch()
-        self.logger._ensure_schema(max(map(num_experts, routers)))
+        self.logger._ensure_schema(wide_experts(max(map(num_experts, routers))))
         self._tell_sample(routers)
         self.logger.log_table("experts", expert_rows(routers), replace=True)
         rows = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
@@ -284,7 +285,7 @@ class DynamicsLoggerCallback:
             self._record_warning("zero_gradients", "all gradients are zero: log before zero_grad()", step)
         if self._due(step, self.weight_freq):
             layers = with_weights(layers, routers)
-        dynamics = aggregate(layers)
+        dynamics = aggregate(layers, roles_of(max(routers, key=num_experts)))
         # A failure of these two must not lose the step's row.
         if self._due(step, self.histogram_freq):
             with self._failures_recorded("histograms", step):
@@ -297,9 +298,7 @@ class DynamicsLoggerCallback:
 
     def _add_isolated(self, dynamics: dict[str, Any], isolated: IsolatedDynamics, step: int) -> None:
         """Add the rows of the probe, without those of experts that the loss does not reach."""
-        found = layer_rows(isolated.layers, "isolated")
-        dynamics["layers"] += [row for row in found if (row["layer"], row["expert"]) not in isolated.unreached]
-        dynamics["pairs"] = pair_rows(isolated.pairs)
+        add_isolated(dynamics, isolated.layers, isolated.pairs, isolated.unreached)
         if isolated.unreached:
             missed = ", ".join(f"layer {layer} expert {expert}" for layer, expert in sorted(isolated.unreached)[:8])
             message = f"the probe's loss does not depend on {len(isolated.unreached)} of the experts ({missed}, ...)"

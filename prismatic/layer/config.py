@@ -15,8 +15,8 @@ class RouterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_experts: Annotated[int, Field(ge=2, le=200)] = 3
-    """One clean expert and num_experts - 1 perturbed ones. The limit follows from SQLite's 2,000 columns per table."""
+    num_experts: Annotated[int, Field(ge=2, le=1024)] = 3
+    """One clean expert and num_experts - 1 perturbed ones. More than 32 are logged as arrays."""
     perturbation_scale: Annotated[FiniteFloat, Field(ge=0)] = 1.0
     """Largest change of a weight, as a share of its own magnitude."""
     sparsity: Annotated[FiniteFloat, Field(gt=0, lt=1)] = 0.1

@@ -226,7 +226,7 @@ class Prismatic(nn.Module):
 
         if all(parameter.grad is None for parameter in self.experts.parameters()):
             return None
-        dynamics = aggregate(measure([self]))
+        dynamics = aggregate(measure([self]), self.roles)
         for values in (*dynamics["expert_gradients"].values(), dynamics["divergence_scores"]):
             for name in [name for name, value in values.items() if value is None]:
                 del values[name]

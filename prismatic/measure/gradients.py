@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prismatic.collectives import world
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import SPARSITY, num_experts, tier_basis, tiers_of, views_of
+from prismatic.experts.protocol import SPARSITY, num_experts, roles_of, tier_basis, tiers_of, views_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
 from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
@@ -31,12 +31,13 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
 
     Returns what `DynamicsLogger.log` takes: `expert_gradients` and `divergence_scores` as means over layers, `layers`
     with a row per layer and expert, and counts of entries and tensors that could not be measured; None for a model
-    without such a layer or without any gradient yet.
+    without such a layer or without any gradient yet. Of more than 32 experts, `layers` is read like a list but kept as
+    arrays, and `roles` are theirs.
     """
     routers = find_routers(model)
     if not has_gradients(routers):
         return None
-    return {"step": step, **aggregate(measure(routers))}
+    return {"step": step, **aggregate(measure(routers), roles_of(max(routers, key=num_experts)))}
 
 
 Gradient = Callable[[nn.Parameter], Tensor | None]

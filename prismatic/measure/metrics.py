@@ -1,17 +1,26 @@
 """The metrics of an expert at one step: divergence scores, cosine, means over layers, rows of the layers table.
 
+Of layers with many experts, the same numbers are computed as arrays, and the rows are packed.
 Axis letters: L layers, E experts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from prismatic.contract.schema import TIERS
+import numpy as np
+from numpy.typing import NDArray
+
+from prismatic.contract.packing import LAYOUTS, PackedRows, pack, unpack
+from prismatic.contract.schema import PACKED_ABOVE, TIERS
+
+GRADIENT_MEANS = (*(f"{tier}_norm" for tier in TIERS), "routing_weight", "bottom_to_middle")
+ALWAYS_MEASURED = (*GRADIENT_MEANS[:3], "norm")
+SCORES = ("divergence", "relative_divergence", "direction")  # comparisons with expert 0, which has none of them
 
 
 @dataclass(frozen=True)
@@ -80,11 +89,14 @@ def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float 
     return fmean(ratios)
 
 
-def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
+def aggregate(layers: Sequence[Sequence[ExpertDynamics]], roles: Sequence[str] | None = None) -> dict[str, Any]:
     """Return means over layers under the documented names, and a row per layer and expert.
 
-    Layers may have different numbers of experts.
+    Layers may have different numbers of experts. If one has more than PACKED_ABOVE, the rows are `PackedRows`, and
+    `roles` (of the experts of the largest layer) are part of the result: the logger then keeps means per role.
     """
+    if max(map(len, layers)) > PACKED_ABOVE:
+        return _aggregate_large(layers, roles)
     rows = layer_rows(layers, "merged")
     num_experts = max(map(len, layers))
     gradients, scores = {}, {}
@@ -111,6 +123,68 @@ def aggregate(layers: Sequence[Sequence[ExpertDynamics]]) -> dict[str, Any]:
     }
 
 
+def _aggregate_large(layers: Sequence[Sequence[ExpertDynamics]], roles: Sequence[str] | None) -> dict[str, Any]:
+    """Return the same for layers of many experts, by arrays."""
+    columns = [_columns(experts) for experts in layers]
+    mean_E = {
+        name: _mean_over_layers([own[name] for own in columns], always=name in ALWAYS_MEASURED) for name in columns[0]
+    }
+    mean_E["direction"] = [None if cosine is None else 1 - cosine for cosine in mean_E["gradient_cosine"]]
+    gradients: dict[str, dict[str, float | None]] = {}
+    scores: dict[str, float | None] = {}
+    for expert in range(max(map(len, layers))):
+        whole = "perturbed_norm" if expert else "clean_norm"
+        names = {**{name: name for name in GRADIENT_MEANS}, whole: "norm"}
+        gradients[f"expert_{expert}"] = {key: mean_E[name][expert] for key, name in names.items()}
+        if expert:
+            scores |= {f"expert_{expert}_{name}": mean_E[name][expert] for name in SCORES}
+    counts = {name: int(sum(own[name].sum() for own in columns)) for name in ("nonfinite", "missing_gradients")}
+    known = {} if roles is None else {"roles": list(roles)}
+    rows = PackedRows("layers", [_packed(layer, "merged", own) for layer, own in enumerate(columns)])
+    return {"expert_gradients": gradients, "divergence_scores": scores, **counts, **known, "layers": rows}
+
+
+def _columns(experts: Sequence[ExpertDynamics]) -> dict[str, NDArray[np.float64]]:
+    """Return every metric of the experts of one layer as an array [E], NaN for None."""
+    measured = [name for name in LAYOUTS["layers"].arrays if name not in SCORES]
+    columns = {name: np.array([getattr(e, name) for e in experts], dtype=np.float64) for name in measured}
+    compared_E = np.array([not expert.peer for expert in experts]) & (np.arange(len(experts)) > 0)
+    for name, values_E in zip(SCORES[:2], _scores(columns), strict=True):
+        columns[name] = np.where(compared_E, values_E, np.nan)
+    return columns
+
+
+def _scores(columns: Mapping[str, NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return `divergence` and `relative_divergence` of every expert from the first one, [E]."""
+    norms_3E = np.stack([columns[f"{tier}_norm"] for tier in TIERS])
+    share_E = np.nan_to_num(columns["routing_weight"], nan=1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_share_3E = norms_3E / np.where(share_E == 0, np.nan, share_E)
+        base_31 = np.where(per_share_3E[:, :1] == 0, np.nan, per_share_3E[:, :1])
+        relative_E = (np.abs(per_share_3E - base_31) / base_31).mean(axis=0)
+        return np.abs(norms_3E - norms_3E[:, :1]).mean(axis=0), relative_E
+
+
+def _mean_over_layers(columns: Sequence[NDArray[np.float64]], *, always: bool) -> list[float | None]:
+    """Return each expert's mean over the layers that have a value, None without any, [E].
+
+    always: the metric has a value in every layer with the expert, so that NaN is a gradient's and makes the mean NaN.
+    """
+    whole_LE = np.full((len(columns), max(map(len, columns))), np.nan)
+    for layer, values_E in enumerate(columns):
+        whole_LE[layer, : len(values_E)] = values_E
+    inside_LE = np.arange(whole_LE.shape[1]) < np.array([[len(values_E)] for values_E in columns])
+    known_LE = inside_LE if always else ~np.isnan(whole_LE)
+    sum_E, count_E = np.where(known_LE, whole_LE, 0.0).sum(axis=0), known_LE.sum(axis=0)
+    return [value / count if count else None for value, count in zip(sum_E.tolist(), count_E.tolist(), strict=True)]
+
+
+def _packed(layer: int, source: str, columns: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Return one packed row of the `layers` table, without the step."""
+    arrays = {name: pack(columns[name].tolist()) for name in LAYOUTS["layers"].arrays}
+    return {"layer": layer, "source": source, "experts": len(columns["norm"]), **arrays}
+
+
 def routing_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return how evenly routers send tokens, from rows of the `layers` table: three numbers, whatever the layers are.
 
@@ -118,10 +192,7 @@ def routing_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     `routing_violation` is the largest over layers of (largest share / even share) - 1 (Wang et al. 2024, MaxVio).
     `unused_experts` is the number of experts without a token, in all layers.
     """
-    shares: dict[int, list[float]] = {}
-    for row in rows:
-        if row["source"] == "merged" and row.get("token_share") is not None:
-            shares.setdefault(row["layer"], []).append(row["token_share"])
+    shares = _token_shares(rows)
     if not shares:
         return {}
     entropies = [-sum(p * math.log(p) for p in own if p > 0) / math.log(len(own)) for own in shares.values()]
@@ -130,6 +201,21 @@ def routing_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "routing_violation": max(max(own) * len(own) - 1 for own in shares.values()),
         "unused_experts": float(sum(share == 0 for own in shares.values() for share in own)),
     }
+
+
+def _token_shares(rows: Sequence[dict[str, Any]]) -> dict[int, list[float]]:
+    """Return by layer the token shares that are known, from rows of the `layers` table, packed or not."""
+    shares: dict[int, list[float]] = {}
+    if isinstance(rows, PackedRows):
+        for packed in rows.packed:
+            if packed["source"] == "merged" and packed["token_share"] is not None:
+                known = unpack(packed["token_share"], packed["experts"])
+                shares[packed["layer"]] = [share for share in known if share is not None]
+        return shares
+    for row in rows:
+        if row["source"] == "merged" and row.get("token_share") is not None:
+            shares.setdefault(row["layer"], []).append(row["token_share"])
+    return shares
 
 
 def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[dict[str, Any]]:
@@ -146,6 +232,40 @@ def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[
         for layer, experts in enumerate(layers)
         for i, expert in enumerate(experts)
     ]
+
+
+def add_isolated(
+    dynamics: dict[str, Any],
+    layers: Sequence[Sequence[ExpertDynamics]],
+    pairs: Sequence[Sequence[PairDynamics]],
+    unreached: Collection[tuple[int, int]],
+) -> None:
+    """Add the rows of the isolated probe to the result of `aggregate`. unreached: layers and experts without a row."""
+    if isinstance(dynamics["layers"], PackedRows):
+        dynamics["layers"] += PackedRows("layers", _isolated_packed(layers, unreached))
+        dynamics["pairs"] = PackedRows("pairs", [_packed_pairs(layer, own) for layer, own in enumerate(pairs) if own])
+        return
+    dynamics["layers"] += [r for r in layer_rows(layers, "isolated") if (r["layer"], r["expert"]) not in unreached]
+    dynamics["pairs"] = pair_rows(pairs)
+
+
+def _isolated_packed(
+    layers: Sequence[Sequence[ExpertDynamics]], unreached: Collection[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    packed = []
+    for layer, experts in enumerate(layers):
+        columns = _columns(experts)
+        absent = [expert for expert in range(len(experts)) if (layer, expert) in unreached]
+        for values_E in columns.values():
+            values_E[absent] = np.nan
+        packed.append(_packed(layer, "isolated", columns))
+    return packed
+
+
+def _packed_pairs(layer: int, pairs: Sequence[PairDynamics]) -> dict[str, Any]:
+    """Return one packed row of the `pairs` table, without the step."""
+    arrays = {name: pack(getattr(pair, name) for pair in pairs) for name in LAYOUTS["pairs"].arrays}
+    return {"layer": layer, "pairs": len(pairs), **arrays}
 
 
 def pair_rows(layers: Sequence[Sequence[PairDynamics]]) -> list[dict[str, Any]]:

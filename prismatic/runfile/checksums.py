@@ -27,7 +27,12 @@ MAX_ROWID = 2**62  # after row 2^63 - 1, SQLite gives rows random places
 NAN = float("nan")
 NEGATIVE_ZERO = array("d", [-0.0]).tobytes()
 OTHER_TYPE = (TypeError, AttributeError, OverflowError)  # what packing raises for a value of another type
-DECLARED = {"d": ("REAL", "INTEGER"), "q": ("INTEGER",), "t": ("TEXT",)}  # types that keep values of each kind
+DECLARED = {
+    "d": ("REAL", "INTEGER"),
+    "q": ("INTEGER",),
+    "t": ("TEXT",),
+    "b": ("BLOB",),
+}  # types that keep values of each kind
 TABLE_NAMES = ("dynamics", *SIDE_TABLES)
 
 Streams = tuple[bytes, bytes]
@@ -224,7 +229,7 @@ def _only_appends(connection: sqlite3.Connection, table: str) -> bool:
     if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger'").fetchone():
         return False
     key = "step" if table == "dynamics" else ", ".join(TABLES[table][1])
-    column = r'"?[a-z][a-z0-9_]*"? (?:REAL|INTEGER|TEXT)'  # no default, no constraint, not generated
+    column = r'"?[a-z][a-z0-9_]*"? (?:REAL|INTEGER|TEXT|BLOB)'  # no default, no constraint, not generated
     pattern = rf'CREATE TABLE "?{table}"? \((?:{column}, )+PRIMARY KEY \({key}\)(?:, {column})*\)'
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
     if not re.fullmatch(pattern, sql):
@@ -307,7 +312,7 @@ def _streams(kind: str, cells: Sequence[Any]) -> Streams:
     present = bytes(cell is not None for cell in cells)
     if kind == "q":
         return _to_bytes(array("q", [0 if cell is None else cell for cell in cells])), present
-    texts = [None if cell is None else cell.encode() for cell in cells]
+    texts = [None if cell is None else cell if kind == "b" else cell.encode() for cell in cells]
     lengths = _to_bytes(array("i", [-1 if text is None else len(text) for text in texts]))
     return lengths, b"".join(filter(None, texts))
 

@@ -10,7 +10,17 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-from prismatic.contract.schema import EXPERT_COLUMN, MAX_COLUMNS, SCHEMA_VERSION, create_statements, dynamics_columns
+from prismatic.contract.packing import is_large, pack_rows
+from prismatic.contract.schema import (
+    EXPERT_COLUMN,
+    MAX_COLUMNS,
+    PACKED_ABOVE,
+    PACKED_TABLES,
+    SCHEMA_VERSION,
+    TABLES,
+    create_statements,
+    dynamics_columns,
+)
 
 
 class CannotMigrate(ValueError):
@@ -89,10 +99,40 @@ def with_token_shares(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE layers ADD COLUMN token_share REAL")
 
 
+def with_packed_rows(connection: sqlite3.Connection) -> None:
+    """Upgrade 4 to 5: pack the rows of `layers` and `pairs` of many experts, as float32; `dynamics` stays as it is."""
+    for statement in create_statements(0):
+        connection.execute(statement)
+    for table in PACKED_TABLES:
+        (largest,) = connection.execute(f"SELECT max(expert) FROM {table}").fetchone()
+        known = {column.name for column in TABLES[table][0]}
+        names = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+        # Columns that another program added would be lost: then the rows stay, which readers know as well.
+        if isinstance(largest, int) and largest >= PACKED_ABOVE and {*names} == known:
+            _pack(connection, table, names)
+
+
+def _pack(connection: sqlite3.Connection, table: str, names: list[str]) -> None:
+    """Replace the rows of each step by packed ones, if they are of many experts."""
+    for (step,) in connection.execute(f"SELECT DISTINCT step FROM {table} ORDER BY step").fetchall():
+        found = connection.execute(f"SELECT {', '.join(names)} FROM {table} WHERE step = ?", (step,))
+        rows = [dict(zip(names, row, strict=True)) for row in found]
+        if not is_large(table, rows):
+            continue
+        try:
+            packed = [{"step": step, **row} for row in pack_rows(table, rows)]
+        except (TypeError, OverflowError):  # a text in place of a number, which readers report
+            continue
+        columns, places = ", ".join(packed[0]), ", ".join(f":{name}" for name in packed[0])
+        connection.executemany(f"INSERT INTO {PACKED_TABLES[table]} ({columns}) VALUES ({places})", packed)
+        connection.execute(f"DELETE FROM {table} WHERE step = ?", (step,))
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     from_documented_table,
     with_half_products,
     with_pairs,
     with_token_shares,
+    with_packed_rows,
 )
 assert len(MIGRATIONS) == SCHEMA_VERSION, "each version needs a migration from the version before"

@@ -10,14 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import ne
+from statistics import fmean
 from threading import Event
 from typing import Any, NamedTuple
 
-from prismatic.contract.schema import STEP_COLUMNS
+from prismatic.contract.packing import PackedRows
+from prismatic.contract.schema import PACKED_ABOVE, PACKED_TABLES, PEER, STEP_COLUMNS
 
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 STEP_SIZE = 10  # the memory and the time to write that a step takes beside its values, in values
-IMMUTABLE = {float, int, bool, str, type(None)}
+IMMUTABLE = {float, int, bool, str, bytes, type(None)}
+NUMBER_BYTES = 64  # of memory that a Python number takes; the arrays of packed rows take far less
 _INTEGER_COLUMNS = {column.name for column in STEP_COLUMNS if column.type == "INTEGER"}
 
 
@@ -26,7 +29,7 @@ class Refused(str):
 
 
 class StepRecord(NamedTuple):
-    """A logged step: scalars of the wide table, and rows of `layers`, `pairs` and `histograms`."""
+    """A logged step: scalars of the wide table, and rows of `layers`, `pairs` and `histograms` or their packed form."""
 
     step: int
     shape: tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]
@@ -41,7 +44,7 @@ class StepRecord(NamedTuple):
         """The number of values it holds, and STEP_SIZE for the step itself."""
         if not self.tables:
             return len(self.values) + STEP_SIZE
-        return len(self.values) + STEP_SIZE + sum(len(rows) * len(rows[0]) for rows in self.tables.values() if rows)
+        return len(self.values) + STEP_SIZE + sum(_size(table, rows) for table, rows in self.tables.items() if rows)
 
 
 class InsertRow(NamedTuple):
@@ -78,22 +81,36 @@ class Flush:
         self.written = False
 
 
+def _size(table: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of values in rows of one table, as Python numbers of the same memory."""
+    cells = len(rows) * len(rows[0])
+    if table not in PACKED_TABLES.values():
+        return cells
+    arrays = sum(len(value) for value in rows[0].values() if type(value) is bytes)
+    return cells + len(rows) * arrays // NUMBER_BYTES
+
+
 def step_record(step: int, dynamics: Mapping[str, Any], metrics: Mapping[str, Any]) -> StepRecord:
     """Return a record of a step; later changes of these dicts, or of tensors in them, do not change it.
 
     Raises any exception if the dicts do not have the form that `log_gradient_dynamics` returns.
     """
-    others = {**dynamics.get("divergence_scores", {}), "wall_time": time.time()}
+    gradients, scores = dynamics["expert_gradients"], dynamics.get("divergence_scores", {})
+    if "roles" in dynamics and len(gradients) > PACKED_ABOVE:
+        gradients, scores = means_by_role(gradients, scores, dynamics["roles"]), {}
+    others = {**scores, "wall_time": time.time()}
     for name in ("nonfinite", "missing_gradients"):
         if name in dynamics:
             others[name] = dynamics[name]
     for name, value in metrics.items():
         others[name] = value if type(value) is float else to_python(value)
-    tables = {}
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {}
     for table in ("layers", "pairs", "histograms"):
-        if table in dynamics:
-            tables[table] = [*map(frozen_copy, dynamics[table])]
-    gradients = dynamics["expert_gradients"]
+        rows = dynamics.get(table, ())
+        if isinstance(rows, PackedRows):
+            tables[PACKED_TABLES[table]] = rows.packed
+        elif table in dynamics:
+            tables[table] = [*map(frozen_copy, rows)]
     groups = [*gradients.values(), others]
     # Tuples of strings and numbers alone: the garbage collector of the training process stops tracking them.
     shape = tuple(gradients), tuple(map(len, groups)), tuple(chain.from_iterable(groups))
@@ -107,6 +124,27 @@ def step_record(step: int, dynamics: Mapping[str, Any], metrics: Mapping[str, An
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass  # None, or not a number
     return StepRecord(step, shape, tuple(map(to_python, values)), None, tables)
+
+
+def means_by_role(
+    gradients: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Any], roles: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Return the means over the experts of each role, which stand for `expert_gradients` and scores of many experts.
+
+    roles: of the experts, in order. An expert without a value is left out of the mean.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for expert, role in enumerate(roles):
+        own = found.setdefault(f"role_{role}", {})
+        for name, value in gradients.get(f"expert_{expert}", {}).items():
+            values = own.setdefault("norm" if name in ("clean_norm", "perturbed_norm") else name, [])
+            values += [] if value is None else [value]
+        for name in () if role in ("clean", PEER) else ("divergence", "relative_divergence", "direction"):
+            value = scores.get(f"expert_{expert}_{name}")
+            own.setdefault(name, []).extend([] if value is None else [value])
+    return {
+        role: {name: fmean(values) if values else None for name, values in own.items()} for role, own in found.items()
+    }
 
 
 def frozen_copy(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +219,8 @@ def to_sql_value(value: Any, sql_type: str) -> Any:
     """Return the value for a column of this SQL type, or Refused with the reason."""
     if value is None or isinstance(value, Refused) or (sql_type == "TEXT" and isinstance(value, str)):
         return value
+    if sql_type == "BLOB":
+        return value if isinstance(value, bytes) else Refused(f"{type(value).__name__} in place of bytes")
     try:
         if sql_type == "INTEGER":
             return int(value)

@@ -17,7 +17,8 @@ from itertools import compress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prismatic.contract.schema import dynamics_columns
+from prismatic.contract.packing import is_large, pack_rows
+from prismatic.contract.schema import PACKED_TABLES, dynamics_columns
 from prismatic.runfile.database import RunDatabase, column_types, is_statement_fault
 from prismatic.runfile.records import (
     AddColumns,
@@ -318,8 +319,7 @@ class _Batch:
             values = list(compress(values, self._fits))
         self._wide.append([record.step, nan_values, *values])
         for table, rows in record.tables.items():
-            for row in rows:
-                self._add_row(table, {"step": record.step, **row})
+            self._add_rows(table, record.step, rows)
 
     def _begin_columns(self, columns: Columns) -> None:
         """Start a group of rows with these columns."""
@@ -347,10 +347,22 @@ class _Batch:
                 self._fault(f"{name!r} is not logged: {value}", "refused_value")
         return [None if type(value) is Refused else value for value in values]
 
+    def _add_rows(self, table: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of a step to a table, or to its packed form if they are of many experts."""
+        if is_large(table, rows):
+            rows = pack_rows(table, [dict(zip(row, self._storable(table, row), strict=True)) for row in rows])
+            table = PACKED_TABLES[table]
+        for row in rows:
+            self._add_row(table, {"step": step, **row})
+
     def _add_row(self, table: str, row: Mapping[str, Any]) -> None:
+        self._rows.setdefault((table, tuple(row)), []).append(self._storable(table, row))
+
+    def _storable(self, table: str, row: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the values of a row as its table stores them, NULL for refused ones."""
         types = column_types(table)
         values = [to_sql_value(value, types.get(name, "REAL")) for name, value in row.items()]
-        self._rows.setdefault((table, tuple(row)), []).append(self._without_refused(values, list(row)))
+        return self._without_refused(values, list(row))
 
     def _delete_step(self, step: int) -> None:
         """Delete the rows of a step that is about to be written again, and say so.

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from prismatic.collectives import mean_over_processes, world
+from prismatic.contract.schema import wide_experts
 from prismatic.contract.study import Study
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError, LoggerError
@@ -92,7 +93,7 @@ def _train(
         return TrainResult(run_hash, db_path, **done)
     resumes = processes.from_rank_zero(lambda: resume != "never" and not overwrite and db_path.exists())
     training = _Training.of(config, corpus, device, db_path.parent, checkpoint_freq, parallel)
-    with rank_zero_logger(db_path, num_experts=len(config.roles), overwrite=overwrite) as logger:
+    with rank_zero_logger(db_path, num_experts=wide_experts(len(config.roles)), overwrite=overwrite) as logger:
         callback = _callback(logger, config)
         if resumes:
             training.step = training.checkpoints.load()

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -488,7 +489,8 @@ for line in sys.stdin:
         answer["integrity"] = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
     except Exception as error:
         answer["integrity"] = [str(error)]
-    for table in ("dynamics", "experts", "tiers", "events", "layers", "pairs", "histograms", "scalars", "run"):
+    tables = ("dynamics", "experts", "tiers", "events", "layers", "pairs", "histograms", "scalars", "run")
+    for table in (*tables, "packed_layers", "packed_pairs"):
         try:
             rows = db.execute(f"SELECT * FROM {table} NOT INDEXED")
             names = [str(one[0]) for one in rows.description]
@@ -607,6 +609,8 @@ def _derived(name: str, row: dict[str, Any], plain: dict[str, Any]) -> Any:
 def _same(here: Any, there: Any) -> bool:
     if here is None or there is None:
         return here is there
+    if isinstance(there, dict) and isinstance(here, list):
+        return array("f", here) == array("f", bytes.fromhex(there["blob"]))
     if isinstance(here, str) or isinstance(there, str | dict):
         return here == there or (isinstance(here, str) and here == str(there))
     return bool(here == there or math.isclose(here, there, rel_tol=1e-12))

@@ -144,8 +144,7 @@ def schema_table(file: RunFile) -> None:
     st.caption(f"{origin}, application id {file.application_id:#x}. Version {schema.SCHEMA_VERSION} has these columns:")
     rows = {
         "dynamics": len(file.wide),
-        "layers": len(file.layers),
-        "pairs": len(file.pairs),
+        **{table: len(getattr(file, table)) for table in ("layers", "packed_layers", "pairs", "packed_pairs")},
         "histograms": len(file.histograms),
         "experts": len(file.experts),
         "tiers": len(file.tiers),

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prismatic.contract.schema import PEER, ROUTING_COLUMNS, STEP_COLUMNS, TIERS
+from prismatic.contract.schema import PACKED_TABLES, PEER, ROUTING_COLUMNS, STEP_COLUMNS, TIERS
+from validation.analysis.packed import packed_experts, packed_pairs
 from validation.analysis.run import METRICS, PAIR_METRICS, Expert, Pair, Run, align
 from validation.analysis.statistics import Array
+from validation.files.packed import steps_of, unpacked
 from validation.files.run_file import RunFile
 from validation.files.tidy import by_expert
 
@@ -52,12 +54,45 @@ def _load_run(file: RunFile) -> Run:
         damage=file.damage,
         failure=file.failure,
     )
-    if not len(file.layers):
-        return run
     roles = {number: expert.role for number, expert in experts.items()}
-    merged, probed = (_of_source(file.layers, source) for source in ("merged", "isolated"))
-    run = replace(run, layers=_layers(merged, roles, steps))
-    return replace(run, isolated=_isolated(run, probed, file.pairs, roles)) if len(probed) else run
+    merged, probes, alone, pairs = _layers_of(file, roles, steps)
+    run = replace(run, layers=merged)
+    return replace(run, isolated=_isolated(run, probes, alone, pairs)) if alone else run
+
+
+Layers = list[dict[int, Expert]]
+"""The experts of each layer."""
+Pairs = list[Mapping[Pair, Mapping[str, Array]]]
+"""The pairs of experts of each layer."""
+
+
+def _layers_of(
+    file: RunFile, roles: Mapping[int, str], steps: NDArray[np.int64]
+) -> tuple[Layers, NDArray[np.int64], Layers, Pairs]:
+    """Return the layers by merged gradients, and the steps, layers and pairs of the isolated probe."""
+    packed, other = file.packed_layers, _other_role(roles)
+    if len(packed) and not len(file.layers):
+        probes = steps_of(packed, "isolated")
+        merged, alone = (
+            packed_experts(packed, source, roles, at, other=other)
+            for source, at in (("merged", steps), ("isolated", probes))
+        )
+        if not len(file.pairs):
+            return merged, probes, alone, packed_pairs(file.packed_pairs, probes)
+        return merged, probes, alone, _pairs(_rows_of(file, "pairs"), probes)
+    rows = _rows_of(file, "layers")
+    if not len(rows):
+        return [], steps[:0], [], []
+    table, probed = (_of_source(rows, source) for source in ("merged", "isolated"))
+    probes = np.unique(_steps(probed))
+    pairs = _pairs(_rows_of(file, "pairs"), probes) if len(probed) else []
+    return _layers(table, roles, steps), probes, _layers(probed, roles, probes), pairs
+
+
+def _rows_of(file: RunFile, name: str) -> pa.Table:
+    """Return the rows of `layers` or `pairs`, those that its file holds packed included."""
+    rows, packed = getattr(file, name), getattr(file, PACKED_TABLES[name])
+    return pa.concat_tables([rows, unpacked(name, packed)]) if len(packed) else rows
 
 
 def _of_source(layers: pa.Table, source: str) -> pa.Table:
@@ -67,25 +102,28 @@ def _of_source(layers: pa.Table, source: str) -> pa.Table:
     return rows.sort_by([("layer", "ascending"), ("expert", "ascending"), ("step", "ascending")])
 
 
-def _isolated(run: Run, table: pa.Table, pairs: pa.Table, roles: Mapping[int, str]) -> Run:
+def _isolated(
+    run: Run,
+    steps: NDArray[np.int64],
+    layers: Layers,
+    pairs: Pairs,
+) -> Run:
     """Return the run by its isolated gradients: at the steps of the probe, by layer and as means over layers."""
-    steps = np.unique(_steps(table))
-    layers = _layers(table, roles, steps)
     # Each expert alone has the whole layer, so its share is 1.
-    layers = [
-        {e: Expert(e, x.role, {**x.columns, "routing_weight": np.ones(len(steps))}) for e, x in layer.items()}
-        for layer in layers
-    ]
+    if not any(x.one_of_many for layer in layers for x in layer.values()):
+        layers = [
+            {e: Expert(e, x.role, {**x.columns, "routing_weight": np.ones(len(steps))}) for e, x in layer.items()}
+            for layer in layers
+        ]
     with np.errstate(over="ignore"):  # of a damaged file; infinity counts as missing
         experts = {
             e: Expert(e, x.role, {m: np.mean([layer[e][m] for layer in layers if e in layer], axis=0) for m in METRICS})
             for e, x in layers[0].items()
         }
-    columns = _pairs(pairs, steps)
-    return replace(run, steps=steps, experts=experts, layers=layers, pairs=columns, source="isolated", step_columns={})
+    return replace(run, steps=steps, experts=experts, layers=layers, pairs=pairs, source="isolated", step_columns={})
 
 
-def _pairs(table: pa.Table, steps: NDArray[np.int64]) -> list[dict[Pair, dict[str, Array]]]:
+def _pairs(table: pa.Table, steps: NDArray[np.int64]) -> Pairs:
     """Return the pairs of experts of each layer, each column with a value (or NaN) for every step of the probe."""
     sound = pc.and_(pc.is_valid(table["step"]), pc.less(table["expert"], table["other"]))
     keys = [(name, "ascending") for name in ("layer", "expert", "other", "step")]
@@ -107,11 +145,16 @@ def _layers(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64])
 
 def _experts(table: pa.Table, roles: Mapping[int, str], steps: NDArray[np.int64]) -> dict[int, Expert]:
     """Return the experts of a tidy table, each column with a value (or NaN) for every step of the run."""
-    experts, other = {}, PEER if {*roles.values()} == {PEER} else "perturbed"
+    experts, other = {}, _other_role(roles)
     for expert, rows in _parted(table, "expert"):
         columns = _columns(rows, len(steps), partial(align, _steps(rows), onto_T=steps))
         experts[expert] = Expert(expert, roles.get(expert, other), columns)
     return experts
+
+
+def _other_role(roles: Mapping[int, str]) -> str:
+    """Return the role of experts whose role is unknown."""
+    return PEER if {*roles.values()} == {PEER} else "perturbed"
 
 
 def _columns(table: pa.Table, rows: int, aligned: Callable[[Array], Array]) -> dict[str, Array]:

@@ -6,7 +6,7 @@ Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -40,21 +40,30 @@ class Expert:
     index: int
     role: str
     columns: Mapping[str, Array]
-    _logs: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
+    one_of_many: bool = False
+    """True for one of thousands of experts: what is computed from its columns is not kept."""
+    _kept: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
     def __getitem__(self, metric: str) -> Array:
         return self.columns[metric]
 
     def log(self, metric: str) -> Array:
-        """Return the natural log of a column, computed once."""
-        if metric not in self._logs:
-            self._logs[metric] = log(self.columns[metric])
-        return self._logs[metric]
+        """Return the natural log of a column."""
+        return self._once(f"log {metric}", lambda: log(self.columns[metric]))
 
-    @cached_property
+    @property
     def tiers(self) -> Array:
         """The norms of the three tiers, [3, T]."""
-        return np.stack([self[f"{tier}_norm"] for tier in TIERS])
+        return self._once("tiers", lambda: np.stack([self[f"{tier}_norm"] for tier in TIERS]))
+
+    def _once(self, name: str, compute: Callable[[], Array]) -> Array:
+        """Return what was computed before, or compute it."""
+        if name in self._kept:
+            return self._kept[name]
+        value = compute()
+        if not self.one_of_many:
+            self._kept[name] = value
+        return value
 
     @cached_property
     def tiers_usable(self) -> NDArray[np.bool_]:

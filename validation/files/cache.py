@@ -1,9 +1,9 @@
 """The cache of runs, keyed by the hash of their files' bytes: a file that was read once is not opened again.
 
-One Arrow file per run holds its wide table, with everything small in its metadata; `layers`, `pairs` and `histograms`
-lie beside it if the run has any. The tables are uncompressed and memory-mapped: norms hardly repeat, so compressing
-them would save little space and cost time. The cache never makes a reading fail: an entry that cannot be written or
-read counts as missing.
+One Arrow file per run holds its wide table, with everything small in its metadata; `layers`, `pairs`, their packed
+forms and `histograms` lie beside it if the run has any. The tables are uncompressed and memory-mapped: norms hardly
+repeat, so compressing them would save little space and cost time. The cache never makes a reading fail: an entry that
+cannot be written or read counts as missing.
 
 Whoever can write to the cache decides what runs hold, and can end this process by shortening a file that it maps. So
 only folders and files of this user that no other user can write to are used.
@@ -25,11 +25,11 @@ from typing import Any
 import pyarrow as pa
 from platformdirs import user_cache_path
 
-from prismatic.contract import schema
+from prismatic.contract import packing, schema
 from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 
 MAX_BYTES = 2 << 30
-LARGE_TABLES = ("layers", "pairs", "histograms")
+LARGE_TABLES = ("layers", "packed_layers", "pairs", "packed_pairs", "histograms")
 SMALL_TABLES = tuple(table for table in RUN_TABLES if table not in LARGE_TABLES)
 PLAIN_FIELDS = ("id", "sha256", "facts", "duplicates", "ignored", "notes", "damage", "wal", "application_id", "version")
 METADATA_KEY = b"prismatic"
@@ -44,7 +44,7 @@ def default_folder() -> Path:
 def _reader_version() -> str:
     """Return a hash of the code that reads files, so that an entry of other code is never used."""
     here = Path(__file__).parent
-    code = [file.read_bytes() for file in [*sorted(here.rglob("*.py")), Path(schema.__file__)]]
+    code = [file.read_bytes() for file in [*sorted(here.rglob("*.py")), Path(schema.__file__), Path(packing.__file__)]]
     return hashlib.sha256(b"\0".join(code)).hexdigest()[:12]
 
 

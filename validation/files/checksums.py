@@ -56,6 +56,10 @@ def _checksum(column: pa.ChunkedArray, kind: str) -> str:
             values = piece.fill_null(0).to_numpy(zero_copy_only=False)
             present = piece.is_valid().to_numpy(zero_copy_only=False)
             found.add(np.ascontiguousarray(values, dtype="<i8").data, present.data)
+        elif kind == "b":
+            lengths = pc.fill_null(pc.multiply(pc.list_value_length(piece), 4), -1).to_numpy(zero_copy_only=False)
+            numbers = piece.flatten().to_numpy(zero_copy_only=False)  # without those of NULL
+            found.add(np.ascontiguousarray(lengths, dtype="<i4").data, np.ascontiguousarray(numbers, dtype="<f4").data)
         else:
             lengths = pc.fill_null(pc.binary_length(piece), -1).to_numpy(zero_copy_only=False)
             found.add(np.ascontiguousarray(lengths, dtype="<i4").data, _text(piece))

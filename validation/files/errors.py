@@ -220,6 +220,18 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         "SQLite stores a numpy.float32 (or another NumPy number) as bytes unless it is converted with float()",
         WRITE_FLOATS,
     ),
+    "bad_array": (
+        WrongSchema,
+        "expected {expected} in column `{column}` of `{table}`, little-endian float32, found {found} at step {step}",
+        "a row was cut short or changed, or another program wrote it",
+        f"Write one float32 for each expert or pair, as DynamicsLogger does; {RUN_HELP}",
+    ),
+    "no_packed_layers": (
+        WrongSchema,
+        "expected the experts' numbers in `packed_layers`, found only means by role in `dynamics` ({problem})",
+        "the table was removed or could not be read, or nothing was logged to it",
+        COPY_AGAIN,
+    ),
     "wal_missing": (
         WalMissing,
         "expected logged rows, found none, and the file is in WAL mode without its -wal file",

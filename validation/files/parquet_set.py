@@ -5,8 +5,9 @@
 
 `runs` has a row per run with everything that is known of its file, `dynamics` a row per run, expert and step, `steps`
 the columns that belong to no expert, `facts` the table `run`; `layers`, `pairs`, `histograms`, `experts`, `tiers` and
-`events` are as in a run file. A set lies in a folder, or in an object store under s3://BUCKET/PREFIX; the AWS_*
-environment variables give the credentials, region and endpoint.
+`events` are as in a run file, and so are `packed_layers` and `packed_pairs`, with lists in place of BLOBs. A set lies
+in a folder, or in an object store under s3://BUCKET/PREFIX; the AWS_* environment variables give the credentials,
+region and endpoint.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from prismatic.contract.schema import EXPERT_COLUMN
+from prismatic.contract.schema import EXPERT_COLUMN, PACKED_TABLES
 from validation.files.errors import NotASet
-from validation.files.run_file import RUN_TABLES, RunFile
+from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
 from validation.files.tidy import COMPARED, COPIED, RUNS, summary, tidy
 
-FORMAT = "prismatic-set/2"
+FORMAT, WITH_ARRAYS = "prismatic-set/2", "prismatic-set/3"
+"""Formats of sets; the second one also has the packed tables of runs with many experts."""
 MANIFEST = "prismatic-set.json"
 TABLES = ("runs", "dynamics", "steps", "facts", *RUN_TABLES)
+PACKED = (*PACKED_TABLES.values(),)  # written only where a run has rows of them
 TEXT_BYTES = 1 << 20  # that are read of a small file
 PART_RUNS = 500  # runs in one part: this many are in memory at once while a set is written
 FACTS = pa.schema([("key", pa.string()), ("value", pa.string())])
@@ -111,18 +114,19 @@ def write_set(runs: Iterable[RunFile], uri: str | Path, *, by_scale: bool = True
         raise NotASet(
             location.uri, "there is a set already", "it was written before", "Choose another place, or remove it"
         )
-    count, number, pending = 0, 0, iter(runs)
+    count, number, arrays, pending = 0, 0, False, iter(runs)
     while batch := list(islice(pending, PART_RUNS)):
         folders: dict[str, list[RunFile]] = {}
         for run in batch:
             folders.setdefault(f"perturbation_scale={_scale(run)}/" if by_scale else "", []).append(run)
         for folder, members in sorted(folders.items()):
             _write_part(location, f"{folder}part-{number:05}", members)
+            arrays = arrays or any(len(getattr(run, table)) for run in members for table in PACKED)
         count, number = count + len(batch), number + 1
     if not count:
         cause = "none of the sources could be read"
         raise NotASet(location.uri, "there is no run to write", cause, "Fix the errors printed above")
-    location.write(MANIFEST, json.dumps({"format": FORMAT, "runs": count}))
+    location.write(MANIFEST, json.dumps({"format": WITH_ARRAYS if arrays else FORMAT, "runs": count}))
     return count
 
 
@@ -138,6 +142,8 @@ def _write_part(location: SetLocation, name: str, runs: Sequence[RunFile]) -> No
     location.write(f"steps/{name}.parquet", _with_run(runs, [_steps(run) for run in runs]))
     location.write(f"facts/{name}.parquet", _with_run(runs, [_facts(run) for run in runs]))
     for table in RUN_TABLES:
+        if table in PACKED and not any(len(getattr(run, table)) for run in runs):
+            continue
         location.write(f"{table}/{name}.parquet", _with_run(runs, [getattr(run, table) for run in runs]))
 
 
@@ -211,20 +217,20 @@ def read_manifest(location: SetLocation) -> int:
             "this is not a set of runs, or writing it was interrupted",
             "Write one with `prismatic compact RUNS... -o DIR`",
         ) from None
-    if found != FORMAT:
-        problem = f"expected {FORMAT}, found {str(found)[:60]}"
+    if found not in (FORMAT, WITH_ARRAYS):
+        problem = f"expected {FORMAT} or {WITH_ARRAYS}, found {str(found)[:60]}"
         raise NotASet(location.uri, problem, "another version wrote it", "Write it again from its run files")
     return runs
 
 
-def list_parts(location: SetLocation) -> list[str]:
-    """Return the names that the tables' files share, sorted. Raises NotASet."""
+def list_parts(location: SetLocation, table: str = "runs") -> list[str]:
+    """Return the names that the tables' files share, sorted. Raises NotASet. table: one that some parts may lack."""
     try:
-        selector = fs.FileSelector(f"{location.root}/runs", allow_not_found=True, recursive=True)
+        selector = fs.FileSelector(f"{location.root}/{table}", allow_not_found=True, recursive=True)
         found = location.filesystem.get_file_info(selector)
     except (pa.ArrowException, OSError) as error:
         raise damaged_set(location, error) from error
-    start = len(f"{location.root}/runs/")
+    start = len(f"{location.root}/{table}/")
     return sorted(info.path[start:].removesuffix(".parquet") for info in found if info.path.endswith(".parquet"))
 
 
@@ -238,10 +244,12 @@ def read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
 
 def _read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
     with contextlib.ExitStack() as stack:
-        files = {table: stack.enter_context(_open_table(location, table, part)) for table in TABLES}
+        there = [table for table in TABLES if table not in PACKED or _has_table(location, table, part)]
+        files = {table: stack.enter_context(_open_table(location, table, part)) for table in there}
         rows = {table: RowsByRun(file, at_once=not location.is_folder) for table, file in files.items()}
         for row in rows.pop("runs").all().to_pylist():
-            of_run = {table: found.take(row["run"]) for table, found in rows.items()}
+            of_run = {table: arrow_schema(table).empty_table() for table in PACKED}
+            of_run |= {table: found.take(row["run"]) for table, found in rows.items()}
             yield RunFile(
                 id=row["run"],
                 name=row["name"],
@@ -261,6 +269,11 @@ def _read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
 
 def _open_table(location: SetLocation, table: str, part: str) -> pa.NativeFile:
     return location.filesystem.open_input_file(f"{location.root}/{table}/{part}.parquet")
+
+
+def _has_table(location: SetLocation, table: str, part: str) -> bool:
+    found = location.filesystem.get_file_info(f"{location.root}/{table}/{part}.parquet")
+    return bool(found.type == fs.FileType.File)
 
 
 class RowsByRun:

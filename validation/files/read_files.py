@@ -31,6 +31,7 @@ from validation.files.dialects import normalize_columns
 from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
+from validation.files.packed import dense_values, with_expert_means
 from validation.files.parquet_set import SetLocation, damaged_set, list_parts, read_manifest
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
@@ -380,6 +381,12 @@ def _run_file(
     side = {table: _with_all_columns(table, tables.get(table)) for table in RUN_TABLES}
     wide, side["layers"], notes = normalize_columns(wide, side["layers"], limits.rows)
     header["notes"] += notes
+    if dense_values(side["packed_layers"], len(wide)) > limits.values:
+        raise rejection(name, "too_large", limits, limit="values")
+    wide = with_expert_means(wide, side["packed_layers"])
+    if not any(name.startswith("expert_") for name in wide.column_names) and _has_roles(wide):
+        problem = "; ".join(header["damage"]) or "no rows of merged gradients"
+        raise rejection(name, "no_packed_layers", limits, problem=problem)
     facts, dropped = _facts(tables["run"])
     if dropped:
         header["notes"] += (f"not read: {pluralize(dropped, 'fact')} of table `run`, too many or too long",)
@@ -388,6 +395,11 @@ def _run_file(
     header |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
     del header["position"]
     return RunFile(id=stem[:9], wide=wide, facts=facts, **side, **header)
+
+
+def _has_roles(wide: pa.Table) -> bool:
+    """Return whether the wide table holds means by role, as for layers of many experts."""
+    return any(map(schema.ROLE_COLUMN.fullmatch, wide.column_names))
 
 
 def _by_step(wide: pa.Table) -> tuple[pa.Table, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ class RunFile:
     name: str  # the name to show for the file
     path: Path  # for a run in an archive, the archive's path: the unpacked copy is gone
     sha256: str  # of the main file; a file that is being written may have grown since
-    wide: pa.Table  # `step` int64, the rest float64, ordered by step, each step once
+    wide: pa.Table  # `step` int64, the rest float64, ordered by step, each step once; means of packed experts, too
     facts: dict[str, object]
     experts: pa.Table
     tiers: pa.Table
@@ -39,6 +39,9 @@ class RunFile:
     application_id: int = 0
     version: int = 0  # PRAGMA user_version: the version of the schema
     damage: tuple[str, ...] = ()  # sentences about tables that are damaged or lost: the run carries no verdict
+    # Many experts as arrays, lists of float32: rows that `layers` and `pairs` do not have.
+    packed_layers: pa.Table = field(default_factory=lambda: arrow_schema("packed_layers").empty_table())
+    packed_pairs: pa.Table = field(default_factory=lambda: arrow_schema("packed_pairs").empty_table())
     failure: str = ""  # the error of this program on the run's contents, which were removed for that
 
     @property
@@ -79,5 +82,5 @@ def unique_id(run: str, taken: Collection[str]) -> str:
 
 def arrow_schema(table: str) -> pa.Schema:
     """Return the Arrow types of a side table's columns."""
-    types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string()}
+    types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.list_(pa.float32())}
     return pa.schema([(column.name, types[column.type]) for column in schema.TABLES[table][0]])

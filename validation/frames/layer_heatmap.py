@@ -71,7 +71,8 @@ MEASURES = {
 
 def layer_names(file: RunFile) -> list[int]:
     """Return the layer numbers of the file, in the order of `run.layers`."""
-    return sorted(layer for layer in pc.unique(file.layers["layer"]).to_pylist() if layer is not None)
+    numbers = {*pc.unique(file.layers["layer"]).to_pylist(), *pc.unique(file.packed_layers["layer"]).to_pylist()}
+    return sorted(numbers - {None})
 
 
 @dataclass(frozen=True, eq=False)

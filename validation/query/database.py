@@ -5,7 +5,8 @@ dynamics    tidy: a row per run, step and expert
 steps       a row per run and step: loss, learning rate, time, and how evenly tokens are routed over all layers
 layers      a row per run, step, layer, expert and source
 routing     a row per run, step and layer: how evenly its router sent tokens (a view of `layers`)
-pairs       a row per run, step, layer and pair of experts, measured by the isolated probe
+pairs       a row per run, step, layer and pair of experts, measured by the isolated probe; of runs with many experts
+            it and `layers` are views, which unpack their lists when they are asked
 histograms  a row per run, step, layer, expert, tier and bin
 facts       a row per run and fact; options are called config.NAME or option.NAME
 """
@@ -19,9 +20,10 @@ from functools import partial
 import duckdb
 import pyarrow as pa
 
+from prismatic.contract.schema import PACKED_TABLES
 from validation.files.errors import rejection
 from validation.files.limits import ReadLimits
-from validation.files.run_file import RunFile
+from validation.files.run_file import RunFile, arrow_schema
 from validation.files.tidy import (
     DYNAMICS,
     HISTOGRAMS,
@@ -35,6 +37,7 @@ from validation.files.tidy import (
     of_steps,
     summary,
 )
+from validation.query.packed_rows import with_unpacked_rows
 from validation.query.relations import MEMORY, ROUTING, Relations, batches_of, connect_relations
 
 # `dynamics` is a view: run, expert and role are stored once per series, in place of once per row.
@@ -67,13 +70,22 @@ def relations_of(runs: Sequence[RunFile]) -> Relations:
         ),
         "measured": (MEASURED, lambda: _measured(runs)),
         "steps": (STEPS, lambda: map(of_steps, runs)),
-        "layers": (LAYERS, lambda: (_with_run(run, run.layers, LAYERS) for run in runs)),
-        "pairs": (PAIRS, lambda: (_with_run(run, run.pairs, PAIRS) for run in runs)),
-        "histograms": (HISTOGRAMS, lambda: (_with_run(run, run.histograms, HISTOGRAMS) for run in runs)),
+        "histograms": (HISTOGRAMS, partial(_side_tables, runs, "histograms", HISTOGRAMS)),
     }
+    views = {"dynamics": VIEW}
+    for table, columns in (("layers", LAYERS), ("pairs", PAIRS)):
+        packed = PACKED_TABLES[table]
+        if any(len(getattr(run, packed)) for run in runs):
+            rows[f"{table}_as_rows"] = (columns, partial(_side_tables, runs, table, columns))
+            lists = pa.schema([("run", pa.string()), *arrow_schema(packed)])
+            rows[packed] = (lists, partial(_side_tables, runs, packed, lists))
+            views[table] = with_unpacked_rows(table, f"{table}_as_rows", packed)
+        else:
+            rows[table] = (columns, partial(_side_tables, runs, table, columns))
     tables = {name: partial(_reader, *parts) for name, parts in rows.items()}
-    size = sum(table.nbytes for run in runs for table in (run.wide, run.layers, run.pairs, run.histograms))
-    return Relations(tables, {"dynamics": VIEW, "routing": ROUTING}, bytes=size)
+    large = ("wide", "layers", "packed_layers", "pairs", "packed_pairs", "histograms")
+    size = sum(getattr(run, table).nbytes for run in runs for table in large)
+    return Relations(tables, {**views, "routing": ROUTING}, bytes=size)
 
 
 def connect(runs: Sequence[RunFile]) -> duckdb.DuckDBPyConnection:
@@ -111,6 +123,10 @@ def _facts(run: RunFile) -> Iterator[dict[str, str]]:
     """Yield the rows of `facts`: texts as they are, other values as JSON."""
     for key, value in run.facts.items():
         yield {"run": run.id, "key": key, "value": value if isinstance(value, str) else json.dumps(value)}
+
+
+def _side_tables(runs: Sequence[RunFile], table: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    return (_with_run(run, getattr(run, table), schema) for run in runs)
 
 
 def _with_run(run: RunFile, table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from validation.files.parquet_set import RUN_COLUMNS, TABLES, SetLocation, list_parts, read_manifest
+from prismatic.contract.schema import PACKED_TABLES
+from validation.files.parquet_set import PACKED, RUN_COLUMNS, TABLES, SetLocation, list_parts, read_manifest
+from validation.query.packed_rows import with_unpacked_rows
 from validation.query.relations import ROUTING, Relations
 
 
@@ -24,25 +26,45 @@ def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
     for location in locations:
         read_manifest(location)
     tables: dict[str, Callable[[], pa.RecordBatchReader]] = {}
+
+    def place_of(number: int, table: str) -> str | None:
+        """Return what goes after FROM for a table of one set; None if it has no such files."""
+        location = locations[number]
+        if table in PACKED and not list_parts(location, table):
+            return None
+        if location.is_folder:
+            return _parquet(location, table)
+        tables[f"{table}_{number}"] = partial(_read, location, table)
+        return f"{table}_{number}"
+
     views = {}
     for table in TABLES:
         selects = []
-        for number, location in enumerate(locations):
-            if not location.is_folder:
-                tables[f"{table}_{number}"] = partial(_read, location, table)
-            columns = "*" if table != "facts" else "run, key, coalesce(json_extract_string(value, '$'), value) AS value"
-            place = _parquet(location, table) if location.is_folder else f"{table}_{number}"
-            selects.append(f"SELECT {columns} FROM {place}")
-        views[table] = " UNION ALL BY NAME ".join(selects)
+        for number in range(len(locations)):
+            place = place_of(number, table)
+            if place is None:
+                continue
+            if table == "facts":
+                value = "coalesce(json_extract_string(value, '$'), value) AS value"
+                selects.append(f"SELECT run, key, {value} FROM {place}")
+            else:
+                packed = place_of(number, PACKED_TABLES[table]) if table in PACKED_TABLES else None
+                selects.append(with_unpacked_rows(table, place, packed))
+        if selects:
+            views[table] = " UNION ALL BY NAME ".join(selects)
     views["routing"] = ROUTING
     return Relations(tables, views, [str(location.root) for location in locations if location.is_folder])
 
 
 def _parquet(location: SetLocation, table: str) -> str:
     """Return the SQL that goes after FROM for one table of a set in a folder."""
-    files = [f"{location.root}/{table}/{part}.parquet" for part in list_parts(location)]
+    files = [f"{location.root}/{table}/{part}.parquet" for part in _parts(location, table)]
     quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     return f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
+
+
+def _parts(location: SetLocation, table: str) -> list[str]:
+    return list_parts(location, table) if table in PACKED else list_parts(location)
 
 
 def _read(location: SetLocation, table: str) -> pa.RecordBatchReader:
@@ -51,7 +73,7 @@ def _read(location: SetLocation, table: str) -> pa.RecordBatchReader:
 
 def _dataset(location: SetLocation, table: str) -> ds.Dataset:
     """Return one table of a set, to be scanned lazily."""
-    files = [f"{location.root}/{table}/{part}.parquet" for part in list_parts(location)]
+    files = [f"{location.root}/{table}/{part}.parquet" for part in _parts(location, table)]
     if not files:
         empty = RUN_COLUMNS.empty_table() if table == "runs" else pa.table({"run": pa.array([], pa.string())})
         return ds.dataset(empty)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismatic.contract import schema
+from prismatic.contract.packing import MAX_EXPERT
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.train.config import RunConfig
 from tests.support.logged_runs import codes, columns, dynamics, execute, flat, log_steps, rows
@@ -338,10 +339,12 @@ def test_64_layers_of_16_experts_are_one_row_each(path: Path):
     assert [{name: row[name] for name in layers[0]} for row in seen] == layers
 
 
-def test_the_config_allows_no_more_experts_than_the_wide_table_can_hold():
+def test_the_config_allows_no_more_experts_than_a_file_can_number():
     limits = [RunConfig.model_fields[name].metadata for name in ("num_experts", "control_experts")]
     most = sum(next(rule.le for rule in rules if hasattr(rule, "le")) for rules in limits)
-    assert len(schema.dynamics_columns(most)) < 2000 - 50  # SQLite's limit, and room for a user's own metrics
+    assert most <= 1 + MAX_EXPERT
+    columns = [*schema.dynamics_columns(schema.wide_experts(most)), *schema.role_columns()]
+    assert len(columns) < 2000 - 50  # SQLite's limit, and room for a user's own metrics
 
 
 def test_facts_are_json_and_replace_earlier_ones(path: Path):
@@ -364,7 +367,9 @@ def test_the_schema_describes_every_table_and_column():
 
 def test_every_column_has_a_unit_and_a_meaning():
     every = [*schema.dynamics_columns(3), *(column for table, _ in schema.TABLES.values() for column in table)]
-    assert all(column.type in ("INTEGER", "REAL", "TEXT") and column.unit and column.meaning for column in every)
+    assert all(
+        column.type in ("INTEGER", "REAL", "TEXT", "BLOB") and column.unit and column.meaning for column in every
+    )
 
 
 class Unprintable:

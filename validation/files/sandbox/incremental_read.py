@@ -91,6 +91,7 @@ def _append(known: pa.Table, new: pa.Table | None) -> pa.Table | None:
 def _within_limits(tables: Mapping[str, pa.Table], limits: ReadLimits) -> bool:
     """Return whether the tables together are small enough to have been read at once."""
     values = sum(len(table) * table.num_columns for table in tables.values())
+    values += sum(tables[table].nbytes // 8 for table in schema.PACKED_TABLES.values() if table in tables)
     return values <= limits.values and max(map(len, tables.values())) <= limits.rows
 
 

@@ -53,7 +53,8 @@ def load_libraries() -> None:
     written = pa.BufferOutputStream()
     pq.write_table(pa.table({"run": ["a"], "step": [1], "name": ["b"]}), written, compression="zstd")
     rows = RowsByRun(pa.BufferReader(written.getvalue())).take("a")
-    for kind, column in {"INTEGER": rows["step"], "REAL": rows["step"], "TEXT": rows["name"]}.items():
+    columns = {"INTEGER": rows["step"], "REAL": rows["step"], "TEXT": rows["name"], "BLOB": pa.chunked_array([[[1.0]]])}
+    for kind, column in columns.items():
         encoded(column, kind)
 
 
@@ -136,8 +137,8 @@ def sql_type(table: str, column: str) -> str:
     from prismatic.contract import schema
 
     if table == "dynamics":
-        known = {known.name for known in schema.STEP_COLUMNS}
-        real = column in known or schema.EXPERT_COLUMN.fullmatch(column)
+        known = {known.name for known in (*schema.STEP_COLUMNS, *schema.ROUTING_COLUMNS)}
+        real = column in known or schema.EXPERT_COLUMN.fullmatch(column) or schema.ROLE_COLUMN.fullmatch(column)
         return "INTEGER" if column == "step" else "REAL" if real else ""
     return next((known.type for known in schema.TABLES[table][0] if known.name == column), "")
 
@@ -156,6 +157,12 @@ def encoded(column: pa.ChunkedArray, kind: str) -> tuple[str, list[Any]]:
         if not column.null_count:
             return "q", [values]
         return "q?", [values, integers.is_valid().to_numpy().astype(np.uint8)]
+    if kind == "BLOB":
+        lists = column.cast(pa.list_(pa.float32())).combine_chunks()
+        lists = lists if isinstance(lists, pa.ListArray) else pa.concat_arrays(lists.chunks)
+        lengths = np.diff(lists.offsets.to_numpy()).astype(np.int32) * 4
+        numbers = np.ascontiguousarray(lists.flatten().to_numpy(), dtype="<f4")
+        return "b", [np.where(lists.is_valid().to_numpy(zero_copy_only=False), lengths, np.int32(-1)), numbers]
     texts = [None if text is None else text.encode() for text in column.cast(pa.string()).to_pylist()]
     lengths = np.array([-1 if text is None else len(text) for text in texts], np.int32)
     return "t", [lengths, b"".join(text for text in texts if text is not None)]

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -21,8 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from prismatic.contract import schema
+from prismatic.contract import packing, schema
 from prismatic.sandbox.worker import PROJECT, start_worker
 from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.files.errors import RunFileError, explain, rejection
@@ -33,7 +35,8 @@ from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; one that is still alive after this is killed
-LONG_TABLES = ("dynamics", "layers", "pairs", "scalars", "histograms")  # may have as many rows as ReadLimits allows
+# May have as many rows as ReadLimits allows.
+LONG_TABLES = ("dynamics", "layers", "packed_layers", "pairs", "packed_pairs", "scalars", "histograms")
 HEADER_BYTES = 1 << 20
 TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in sqlite_worker.py
 
@@ -227,12 +230,15 @@ def read_tables(stream: IO[bytes], layouts: dict[str, Any], limits: ReadLimits) 
     """
     for table, (rows, columns) in layouts.items():
         _check_layout(table, rows, columns, limits)
-    if sum(rows * len(columns) for rows, columns in layouts.values()) > limits.values:
+    counts = (rows * sum(kind != "b" for _, kind in columns) for rows, columns in layouts.values())
+    if sum(counts) > limits.values:
         raise ProtocolError("a reply beyond the limits")
     tables = {
-        table: pa.table({column: _read_column(stream, kind, rows) for column, kind in columns})
+        table: pa.table({column: _read_column(stream, kind, rows, limits) for column, kind in columns})
         for table, (rows, columns) in layouts.items()
     }
+    for table in {*schema.PACKED_TABLES.values()} & {*tables}:
+        _check_arrays(table, tables[table])
     if "dynamics" not in tables or "step" not in tables["dynamics"].column_names:
         raise ProtocolError("a reply without steps")
     return tables
@@ -283,7 +289,7 @@ def _position(header: dict[str, Any]) -> ReadPosition | None:
 def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadLimits) -> None:
     """Check a table's rows and columns in the header: they decide how many bytes are read."""
     names = [name for name, _ in columns]
-    kinds = {"INTEGER": ("q", "q?"), "REAL": ("d", "d?"), "TEXT": ("t",)}
+    kinds = {"INTEGER": ("q", "q?"), "REAL": ("d", "d?"), "TEXT": ("t",), "BLOB": ("b",)}
     most = limits.rows if table in LONG_TABLES else SIDE_ROWS
     if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
         raise ProtocolError("a reply beyond the limits")
@@ -305,10 +311,12 @@ def _sql_type(table: str, name: str) -> str:
 
 
 def _is_expert_column(name: str) -> bool:
-    """Return whether a column of `dynamics` belongs to an expert, or to an expert in a layer.
+    """Return whether a column of `dynamics` belongs to an expert, to an expert in a layer, or to the experts of a role.
 
     Numbers must have their one plain spelling: expert_0, not expert_00.
     """
+    if schema.ROLE_COLUMN.fullmatch(name):
+        return name.isascii() and len(name) < 100
     match = schema.EXPERT_COLUMN.fullmatch(name)
     if in_layer := LAYER_COLUMN.fullmatch(name):
         match = in_layer if in_layer[3] in LAYER_METRICS else None
@@ -316,8 +324,23 @@ def _is_expert_column(name: str) -> bool:
     return plain and name.isascii() and len(name) < 100
 
 
-def _read_column(stream: IO[bytes], kind: str, rows: int) -> pa.Array:
+def _check_arrays(table: str, found: pa.Table) -> None:
+    """Check that every array is as long as its row says, on which all that unpacks them relies."""
+    count = packing.LAYOUTS[{packed: table for table, packed in schema.PACKED_TABLES.items()}[table]].length
+    if count not in found.column_names or found[count].null_count:
+        raise ProtocolError("a reply with arrays of unknown length")
+    for column in found.columns:
+        if not pa.types.is_list(column.type):
+            continue
+        equal = pc.equal(pc.list_value_length(column), found[count])  # NULL where there is no list
+        if not pc.all(equal, min_count=0).as_py():
+            raise ProtocolError("a reply with an array of wrong length")
+
+
+def _read_column(stream: IO[bytes], kind: str, rows: int, limits: ReadLimits) -> pa.Array:
     """Read one column; sqlite_worker.py describes the format."""
+    if kind == "b":
+        return _read_arrays(stream, rows, limits)
     if kind != "t":
         values = _read_numbers(stream, rows, np.float64 if kind.startswith("d") else np.int64)
         absent = _read_numbers(stream, rows, np.uint8) == 0 if kind.endswith("?") else None
@@ -337,6 +360,20 @@ def _read_column(stream: IO[bytes], kind: str, rows: int) -> pa.Array:
     texts = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), data, valid)
     texts.validate(full=True)  # that it is UTF-8
     return texts
+
+
+def _read_arrays(stream: IO[bytes], rows: int, limits: ReadLimits) -> pa.ListArray:
+    """Read a column of packed arrays as lists of float32."""
+    lengths = _read_numbers(stream, rows, np.int32)
+    total = int(np.maximum(lengths, 0).sum(dtype=np.int64))
+    if total > 8 * limits.values or (lengths[lengths >= 0] % 4).any():
+        raise ProtocolError("a reply beyond the limits")
+    ends = np.cumsum(np.maximum(lengths, 0) // 4, dtype=np.int32)
+    offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]))
+    numbers = _read_numbers(stream, total // 4, np.float32)
+    if sys.byteorder == "big":
+        numbers.byteswap(inplace=True)
+    return pa.ListArray.from_arrays(offsets, pa.array(numbers), mask=pa.array(lengths < 0))
 
 
 def _read_numbers(stream: IO[bytes], count: int, dtype: type[np.generic]) -> np.ndarray:

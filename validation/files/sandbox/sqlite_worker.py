@@ -8,6 +8,7 @@ values of the tables that it names, in its order, column after column:
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
     kind "q"   int64 for each row
     kind "t"   int32 length for each row, -1 for NULL, then the UTF-8 of all rows
+    kind "b"   the same with the BLOBs of all rows
     "d?" "q?"  as "d" and "q", then one byte for each row, 0 for NULL
 
 Python's `sqlite3` checks a file: its schema, its pages, its small tables. Arrow's driver reads the long tables, page by
@@ -42,14 +43,19 @@ if TYPE_CHECKING:
     from validation.files.sandbox import arrow_driver
 
 EXPERT = re.compile(r"expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
+ROLE = re.compile(r"role_(?:clean|perturbed|control|peer)_([a-z][a-z_]{0,60})")
 LAYER = re.compile(r"layer_(?:0|[1-9][0-9]{0,3})_expert_(?:0|[1-9][0-9]{0,3})_([a-z][a-z_]{0,60})")
 TIER_NORMS = ("top_norm", "bottom_norm", "middle_norm")
-WHOLE_NORMS = ("clean_norm", "perturbed_norm", "grad_norm")  # of an expert; in a layer also "norm"
+WHOLE_NORMS = ("clean_norm", "perturbed_norm", "grad_norm")  # of an expert; in a layer or a role also "norm"
 TIER_MEANS = ("top_mean", "bottom_mean", "middle_mean")
 TEXTUAL = re.compile("CHAR|CLOB|TEXT|BLOB")
 # As in contract/schema.py, in the order of reading: the largest come last and cannot use up the others' time.
-SIDE_TABLES = ("run", "experts", "tiers", "events", "scalars", "layers", "pairs", "histograms")
-LONG_TABLES = ("events", "scalars", "layers", "pairs", "histograms")  # may have as many rows as `dynamics`
+SIDE_TABLES = (
+    *("run", "experts", "tiers", "events", "scalars"),
+    *("layers", "packed_layers", "pairs", "packed_pairs", "histograms"),
+)
+LONG_TABLES = ("events", *SIDE_TABLES[4:])  # may have as many rows as `dynamics`
+PACKED = {"packed_layers": "experts", "packed_pairs": "pairs"}  # and the column with the length of their arrays
 DRIVER_TABLES = ("dynamics", "scalars", "layers", "pairs", "histograms")  # that Arrow's driver reads
 APPLICATION_ID = 0x50524953  # of the files that DynamicsLogger writes
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
@@ -59,6 +65,7 @@ VALUE_PROBLEM = re.compile(r"(NULL|TEXT|NUMERIC|non-\w+) value in ")
 BUSY_SECONDS = 2.0
 # Some 10 ms of reading, by `sqlite3` and by Arrow's driver: the longest time that a writer has to wait.
 PAGE_CELLS, DRIVER_PAGE_CELLS = 50_000, 250_000
+PACKED_PAGE_ROWS = 500
 BATCH_ROWS = 200  # as Python objects: few enough to stay in the processor's cache until they are numbers
 MAX_COLUMNS, LAST_ROWID = 2000, 2**63 - 1  # SQLite's own limits
 MAX_LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
@@ -211,7 +218,7 @@ class Column:
 
     def __init__(self, kind: str) -> None:
         self.kind, self.present, self.text = kind, bytearray(), bytearray()
-        self.values: array[Any] = array("i" if kind == "t" else kind)  # of texts, their lengths
+        self.values: array[Any] = array("i" if kind in "tb" else kind)  # of texts and BLOBs, their lengths
 
     def extend(self, cells: Row | arrow_driver.Cells) -> None:
         """Add cells as they were read. Raises TypeError if one of them has the wrong type."""
@@ -224,6 +231,12 @@ class Column:
             texts = [None if cell is None else encode(cell) for cell in cells]
             self.values.extend([-1 if text is None else len(text) for text in texts])
             self.text += b"".join(filter(None, texts))
+            present = None
+        elif self.kind == "b":
+            if not {*map(type, cells)} <= {bytes, type(None)}:
+                raise TypeError
+            self.values.extend([-1 if cell is None else len(cell) for cell in cells])
+            self.text += b"".join(filter(None, cells))
             present = None
         else:
             try:
@@ -250,6 +263,11 @@ class Column:
     def sent_kind(self) -> str:
         """Return the kind that says how the values are sent; the docstring of this module describes them."""
         return self.kind + "?" * (0 in self.present)
+
+    @property
+    def size(self) -> int:
+        """The number of values it holds; a BLOB counts by its bytes, eight to a value."""
+        return len(self.text) // 8 if self.kind == "b" else len(self.values)
 
     def dump(self) -> list[Any]:
         """Return the bytes to send."""
@@ -281,8 +299,11 @@ def first_bad_cell(rows: list[Row], columns: dict[str, Column]) -> Reject:
                 Column(column.kind).extend((cell,))
             except TypeError:
                 sql_type = "TEXT" if isinstance(cell, str) else "BLOB" if isinstance(cell, bytes) else "REAL"
-                size = 8 if isinstance(cell, float) else len(cell)
+                size = len(cell) if isinstance(cell, str | bytes) else 8
                 step = row[names.index("step")] if "step" in names and name != "step" else None
+                if column.kind == "b":
+                    found = "a text" if isinstance(cell, str) else "a number"
+                    return Reject("bad_array", column=name, step=step, expected="a BLOB", found=found)
                 code = "bad_step" if name == "step" else "bad_value"
                 return Reject(code, column=name, step=step, type=sql_type, bytes=size, value=repr(cell)[:40])
     return Reject("unexpected", problem="a value changed while it was read")
@@ -297,6 +318,25 @@ def rowid_name(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> 
     except sqlite3.OperationalError:  # WITHOUT ROWID
         return None
     return key
+
+
+def wrong_array(columns: dict[str, Column], count: str) -> Reject | None:
+    """Return the error for the first BLOB that does not hold as many float32 as its row says; None if all do."""
+    if count not in columns:
+        return Reject("no_known_columns", columns=[*columns][:20])
+    if 0 in columns[count].present:
+        return Reject("bad_array", column=count, step=None, expected=f"a number of {count}", found="NULL")
+    counts, steps = columns[count].values, columns["step"].values if "step" in columns else None
+    expected = array("i", [4 * number if 0 <= number < 1 << 24 else -2 for number in counts])
+    for name, column in columns.items():
+        if column.kind != "b" or column.values == expected:
+            continue
+        for place, (found, right) in enumerate(zip(column.values, expected, strict=True)):
+            if found not in (-1, right):
+                told = f"{right} bytes for {counts[place]} {count}" if right >= 0 else f"a number of {count}"
+                step = steps[place] if steps else None
+                return Reject("bad_array", column=name, step=step, expected=told, found=f"{found} bytes")
+    return None
 
 
 class Query(NamedTuple):
@@ -365,7 +405,7 @@ def driver_pages(driver: arrow_driver.Connection, query: Query, start: int) -> G
 
 def checked_pages(db: sqlite3.Connection, query: Query, start: int) -> Iterator[Page]:
     """Yield the pages that `sqlite3` reads, a batch of rows at a time."""
-    rows = count = max(1, PAGE_CELLS // len(query.kinds))
+    rows = count = PACKED_PAGE_ROWS if query.table in PACKED else max(1, PAGE_CELLS // len(query.kinds))
     while count == rows:
         cursor, count = db.execute(query.page(start, rows)), 0
         while batch := cursor.fetchmany(BATCH_ROWS):
@@ -388,7 +428,10 @@ def read_columns(
     `limits["last_rowids"]`.
     """
     columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
-    most, limit = min((limits["rows"], "rows"), (limits["values"] // len(kinds), "values"))
+    numbers = sum(kind != "b" for kind in kinds.values())
+    most, limit = min((limits["rows"], "rows"), (limits["values"] // max(1, numbers), "values"))
+    bytes_limit = "values" if table in PACKED else "text_bytes"
+    most_bytes = 8 * limits["values"] if table in PACKED else limits["text_bytes"]
     for cells, rows, last in pages(connections, table, kinds, declared, limits):
         count += rows
         limits["last_rowids"][table] = last
@@ -401,8 +444,8 @@ def read_columns(
             column.keep_newest(MAX_EVENTS)
         if count > most:
             raise Reject("too_large", limit=limit, most=limits[limit])
-        if sum(len(column.text) for column in columns.values()) > limits["text_bytes"]:
-            raise Reject("too_large", limit="text_bytes", most=limits["text_bytes"])
+        if sum(len(column.text) for column in columns.values()) > most_bytes:
+            raise Reject("too_large", limit=bytes_limit, most=limits[bytes_limit])
         if time.monotonic() > limits["deadline"]:
             raise Reject("timeout")
     return columns
@@ -426,12 +469,14 @@ def read_dynamics(
     if "step" not in declared:
         raise Reject("no_step", columns=shown)
     metrics = {name: match[1] for name in declared if (match := EXPERT.fullmatch(name))}
+    of_roles = {name: match[1] for name in declared if (match := ROLE.fullmatch(name))}
     in_layers = {name: match[1] for name in declared if (match := LAYER.fullmatch(name))}
     in_layers = {name: metric for name, metric in in_layers.items() if metric in layer_metrics}
-    present = {*metrics.values(), *in_layers.values()}
-    if not present & {*TIER_NORMS, *WHOLE_NORMS} and "norm" not in in_layers.values():
+    present = {*metrics.values(), *in_layers.values(), *of_roles.values()}
+    others = {*in_layers.values(), *of_roles.values()}
+    if not present & {*TIER_NORMS, *WHOLE_NORMS} and "norm" not in others:
         raise Reject("only_means" if present & {*TIER_MEANS} else "no_experts", columns=shown)
-    metrics |= in_layers
+    metrics |= in_layers | of_roles
     known = {name for name in declared if name in metrics or name in allowed}
     needed = TIER_NORMS if present & {*TIER_NORMS} else (*WHOLE_NORMS, "norm")
     kinds = {  # a column declared as text is skipped, unless nothing can be judged without it
@@ -450,12 +495,16 @@ def read_side_table(
 ) -> dict[str, Column]:
     """Return a side table's known columns; {} if the file has no such table."""
     declared = plain_columns(connections.checked, table, known=limits["intact"] or table in limits["since"])
-    kinds = {name: {"INTEGER": "q", "REAL": "d", "TEXT": "t"}[allowed[name]] for name in declared if name in allowed}
+    kind_of = {"INTEGER": "q", "REAL": "d", "TEXT": "t", "BLOB": "b"}
+    kinds = {name: kind_of[allowed[name]] for name in declared if name in allowed}
     if declared and not kinds:
         raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
     if table not in LONG_TABLES:
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
-    return read_columns(connections, table, kinds, declared, limits) if kinds else {}
+    columns = read_columns(connections, table, kinds, declared, limits) if kinds else {}
+    if columns and table in PACKED and (error := wrong_array(columns, PACKED[table])):
+        raise error
+    return columns
 
 
 def newest_event(db: sqlite3.Connection) -> int | None:
@@ -522,7 +571,7 @@ def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[d
         tables, notes = {"dynamics": columns}, []
         for table in filter(request["tables"].__contains__, SIDE_TABLES):
             try:
-                spent = sum(len(column.values) for columns in tables.values() for column in columns.values())
+                spent = sum(column.size for columns in tables.values() for column in columns.values())
                 left = {**limits, "values": limits["values"] - spent}
                 tables[table] = read_side_table(connections, table, request["tables"][table], left)
             except Exception as error:

@@ -78,7 +78,9 @@ def bits(tables: Mapping[str, pa.Table]) -> dict[str, list[tuple[str, pa.DataTyp
 
 
 def held(column: pa.Array) -> Any:
-    return column.to_pylist() if pa.types.is_string(column.type) else column.fill_null(0).to_numpy().tobytes()
+    if not pa.types.is_primitive(column.type):
+        return column.to_pylist()
+    return column.fill_null(0).to_numpy().tobytes()
 
 
 @pytest.fixture
