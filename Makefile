@@ -20,7 +20,8 @@ long: $(VENV)/.all  ## the tests that take long, two at a time: more of the same
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 # A link to the packages of .venv, so that torch is not installed twice. Both libraries want to build kernels; neither needs any.
-clients: $(VENV)/.all  ## mixtures of torchtitan and DeepSpeed, installed beside .venv
+# The trackers have an environment of their own, and neptune-exporter, which is on no package index, is a clone.
+clients: $(VENV)/.all  ## mixtures of torchtitan and DeepSpeed, logs of MLflow and Neptune, installed beside .venv
 	rm -rf build/clients && $(PYTHON) -m venv build/clients
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$(build/clients/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
@@ -29,6 +30,11 @@ clients: $(VENV)/.all  ## mixtures of torchtitan and DeepSpeed, installed beside
 	build/clients/bin/python -m pip install --quiet --no-deps "torchtitan>=0.3,<0.4"
 	DS_BUILD_OPS=0 build/clients/bin/python -m pip install --quiet --no-deps --no-build-isolation "deepspeed>=0.19,<0.20"
 	OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -m long tests/prismatic/experts/test_heavy_libraries.py
+	rm -rf build/trackers && $(PYTHON) -m venv build/trackers
+	build/trackers/bin/python -m pip install --quiet "mlflow>=3.17,<4" "neptune-query>=1.5.1,<2" "neptune>=1.14,<2" "rich>=13.7,<14"
+	git clone --quiet https://github.com/neptune-ai/neptune-exporter build/trackers/neptune-exporter
+	git -C build/trackers/neptune-exporter checkout --quiet 8d3f44a62530c77573ebbd59de5b39cf758cdd5c
+	$(BIN)/python -m pytest -m long tests/prismatic/trackers/test_heavy_trackers.py
 
 lint: $(VENV)/.all  ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .

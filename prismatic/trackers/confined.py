@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -49,8 +50,9 @@ def read_confined(source: Path, tracker: str | None = None, only: str | None = N
         timer = threading.Timer(SECONDS, process.kill)
         timer.start()
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # a process that has ended sends no run, which is an error
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
             return _runs(source, process)
         finally:
             timer.cancel()

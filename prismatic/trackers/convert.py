@@ -47,7 +47,7 @@ def convert(run: TrackedRun, mapping: NameMap, db_path: Path | None, *, overwrit
     }
     kept = {name.partition("config.tracker_")[2]: value for name, value in facts.items()}
     report.tracker_options = {name: value for name, value in kept.items() if name}
-    report.notes += [*run.notes, *missing_and_assumed(run, mapping, columns, facts)]
+    report.notes += [*missing_and_assumed(run, mapping, columns, facts), *run.notes]
     if db_path is not None:
         by_target = {target: run.metrics[name] for target, name in columns.items()}
         _write(db_path, steps, by_target, run, facts, roles, overwrite=overwrite)

@@ -13,7 +13,7 @@ from prismatic.trackers.mapping import NameMap, Target
 from prismatic.trackers.tracked import MAX_OPTIONS, TrackedRun, flatten
 
 TIER_NORMS = tuple(f"{tier}_norm" for tier in TIERS)
-NAMES_SHOWN = 8  # in a list of metric names
+NAMES_SHOWN, NOTES_SHOWN = 8, 20
 CLIPPING = {
     "before": "the map says that norms were logged before clipping",
     "after": "the map says that norms were logged after clipping: they are norms of clipped gradients",
@@ -47,9 +47,10 @@ class Report:
         lines += [f"  matches nothing: {line}" for line in self.unused]
         lines += [f"  not mapped: {shorten(self.unmapped)}"] if self.unmapped else []
         lines += [f"  skipped: {self.skipped:,} steps without any metric of an expert"] if self.skipped else []
-        for note, times in Counter(self.notes).items():
+        notes = Counter(self.notes)
+        for note, times in islice(notes.items(), NOTES_SHOWN):
             lines.append(f"  note: {note}" + (f" ({times} times)" if times > 1 else ""))
-        return lines
+        return lines + ([f"  and {len(notes) - NOTES_SHOWN:,} more notes"] if len(notes) > NOTES_SHOWN else [])
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ STEP_NAMES = ("prismatic/step", "step", "_step", "global_step", "trainer/global_
 """Names of a step column, in order of preference; our own mirror writes the first."""
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 NUMBER = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
-MAX_VALUES, MAX_OPTIONS = 10_000_000, 1000
+MAX_VALUES, MAX_OPTIONS, MAX_STEP = 10_000_000, 1000, 2**63 - 1
 MAX_JSON_BYTES = 256 << 20
 
 
@@ -40,6 +40,7 @@ class TrackedRun:
     """The path of the run's file or folder, as the user gave it."""
     planned_steps: int | None = None
     values: int = 0
+    """The number of values that were added."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +56,9 @@ class TrackedRun:
 
         Raises TrackerError at more values than fit into memory.
         """
+        if abs(step) > MAX_STEP:
+            self.notes.append("a step is larger than a run file can hold, and was left out")
+            return
         for name, value in values.items():
             number = as_number(value)
             if number is not None:

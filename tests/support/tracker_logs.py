@@ -1,12 +1,12 @@
 """Logs that real trackers write of a training that knows nothing of Prismatic: two seeds, two experts, four steps.
 
-`python -m tests.support.tracker_logs mlflow|neptune FILE` wrote the files in tests/prismatic/trackers/data, in an
-environment that has MLflow, or neptune-exporter (https://github.com/neptune-ai/neptune-exporter) on PYTHONPATH.
+`make clients` installs MLflow and neptune-exporter (https://github.com/neptune-ai/neptune-exporter) in build/trackers.
+There, `bin/python -m tests.support.tracker_logs mlflow mlflow.db`, and `neptune neptune` with neptune-exporter/src on
+PYTHONPATH, wrote the files in tests/prismatic/trackers/data; the database is compressed.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
 import sys
 import tempfile
@@ -156,18 +156,13 @@ def by_lightning(folder: Path) -> Path:
     return folder
 
 
-def compressed(path: Path) -> bytes:
-    """Return a file, mostly empty pages, as gzip does it at its best."""
-    return gzip.compress(path.read_bytes(), mtime=0)
-
-
 def _write(kind: str, target: Path) -> None:
     writers: dict[str, Callable[[Path], Path]] = {"mlflow": by_mlflow, "neptune": by_neptune}
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         found = writers[kind](Path(scratch))
         if kind == "mlflow":
-            target.write_bytes(compressed(found))
+            target.write_bytes(found.read_bytes())
             return
         for part in sorted(found.rglob("*.parquet")):
             (target / part.parent.name).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """Readers on files that the real libraries wrote, and on files that are almost theirs."""
 
+import contextlib
 import gzip
 import json
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,8 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prismatic.errors import TrackerError
+from prismatic.trackers.confined import read_confined
 from prismatic.trackers.formats import read_tracked
 from prismatic.trackers.readers.table import READERS
 from tests.support.imported_runs import assert_is_what_was_logged, facts, imported, rows
@@ -26,10 +31,6 @@ def store(tmp_path: Path) -> Path:
     path = tmp_path / "tracking.db"
     path.write_bytes(gzip.decompress((DATA / "mlflow.db.gz").read_bytes()))
     return path
-
-
-def plain_map(tmp_path: Path) -> Path:
-    return tmp_path / "map.toml"
 
 
 def test_a_store_of_mlflow(store: Path, tmp_path: Path):
@@ -170,6 +171,8 @@ def test_versions_of_lightnings_csv_logger_have_their_hyperparameters(tmp_path: 
     assert other.notes == ["there is no hparams.yaml beside metrics.csv, so no option of the training is known"]
     (alone,) = read_tracked(tmp_path / "logs" / "moe" / "version_0" / "metrics.csv")
     assert (alone.name, alone.tracker, alone.config) == ("moe-version_0", "lightning", {"seed": 3})
+    (table,) = read_tracked(tmp_path / "logs" / "moe" / "version_1" / "metrics.csv")
+    assert (table.name, table.tracker, table.config) == ("moe-version_1-metrics", "csv", {})
 
 
 HOSTILE = """
@@ -228,6 +231,38 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path):
     (tmp_path / "x.txt").write_text("a")
     with pytest.raises(TrackerError, match=f"expected a table: {', '.join(READERS)}"):
         read_tracked(tmp_path / "x.txt", "table")
+
+
+@pytest.mark.parametrize("step", [10**30, -(10**30), 2**63])
+def test_a_step_that_no_run_file_can_hold_is_left_out_and_named(tmp_path: Path, step):
+    (run,) = read_tracked(trainer_state(tmp_path / "out" / "trainer_state.json", [step, 3]))
+    assert run.metrics["acc"] == {3: 0.1}
+    assert "a step is larger than a run file can hold, and was left out" in run.notes
+
+
+@settings(max_examples=40)
+@given(place=st.integers(0, 978_943), value=st.integers(0, 255))
+def test_a_damaged_store_is_read_or_refused(tmp_path_factory, place, value):
+    data = bytearray(gzip.decompress((DATA / "mlflow.db.gz").read_bytes()))
+    data[place] = value
+    path = tmp_path_factory.mktemp("damaged") / "x.db"
+    path.write_bytes(data)
+    with contextlib.suppress(TrackerError):
+        read_tracked(path, "mlflow")
+    path.unlink()
+
+
+@pytest.mark.long
+def test_a_damaged_export_is_read_or_refused(tmp_path: Path):
+    (source,) = (DATA / "neptune").rglob("moe_s1*.parquet")
+    whole, generator = source.read_bytes(), random.Random(0)
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(1 + number % 8):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        (tmp_path / "x.parquet").write_bytes(data)
+        with contextlib.suppress(TrackerError):
+            read_confined(tmp_path / "x.parquet")
 
 
 @pytest.mark.long

@@ -152,6 +152,7 @@ def test_tables(tmp_path: Path, kind):
     assert rows(path)[0]["wall_time"] == 5.0
 
 
+@pytest.mark.long
 def test_metrics_of_every_version_of_a_csv_logger_are_runs_of_their_own(tmp_path: Path):
     from lightning.pytorch.loggers import CSVLogger
 
