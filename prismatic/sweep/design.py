@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 
 from scipy import special
 
+from prismatic.contract.power import POWER, SEEDS_FOR_POWER, SPREADS
 from prismatic.contract.study import as_ranges
 from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from prismatic.sweep.plan import FEWEST_SEEDS, SCALE, Job, Sweep
@@ -19,11 +19,6 @@ from prismatic.sweep.plan import POSITIVE as POSITIVE_OPTION
 
 ENOUGH_CONTROLS = int(Thresholds().min_experts)
 """The standard deviation of an effect over seeds is then 0.82 of that with one control expert."""
-SPREADS = (0.07, 0.10, 0.14, 0.20)
-SEEDS_FOR_POWER: Mapping[float, tuple[int, ...]] = {1.2: (8, 13, 23, 44), 1.3: (6, 6, 8, 14), 1.5: (6, 6, 6, 6)}
-"""The seeds that support a true effect with 80 % power, by the effect, for each of SPREADS: the standard deviation of
-the log effect of a run over seeds."""
-POWER = 0.8
 TREATED, SHAM, POSITIVE, PLAIN = "treated run", "sham run", "positive control", "run"
 
 

@@ -22,8 +22,10 @@ def test_a_page_asks_no_database_and_loads_no_torch(page):
         "import ui.layout.cards",
     ],
 )
-def test_the_reporting_side_starts_without_torch(statement):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; assert 'torch' not in sys.modules"
+def test_the_reporting_side_starts_without_torch_and_without_mcp(statement):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); {statement}; assert not {{'torch', 'mcp'}} & {{*sys.modules}}"
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 

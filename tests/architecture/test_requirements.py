@@ -60,4 +60,6 @@ def test_the_versions_under_test_are_the_pinned_ones():
 
 def test_every_extra_that_is_promised_exists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"train", "lightning", "hf", "sweep", "ray", "slurm", "export"} <= project["optional-dependencies"].keys()
+    assert {"train", "lightning", "hf", "sweep", "ray", "slurm", "export", "mcp"} <= project[
+        "optional-dependencies"
+    ].keys()

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from prismatic.contract.power import POWER
+
 Array = NDArray[np.float64]
-POWER = 0.8
 MOST_SEEDS = 1000
 
 
@@ -131,3 +132,9 @@ def seeds_that_decide(mid: float, sd: float, margin: float, *, alpha: float, at_
         if distance >= needed * sd / math.sqrt(seeds):
             return seeds
     return None
+
+
+def smallest_effect(sd: float, margin: float, *, alpha: float, seeds: int) -> float:
+    """Return the smallest effect that so many seeds find beyond the margin with probability 0.8, as above."""
+    needed = t_quantile(alpha, seeds - 1) + float(special.stdtrit(seeds - 1, POWER))
+    return margin + needed * sd / math.sqrt(seeds)

@@ -11,6 +11,7 @@ from validation.cli.check import add_check
 from validation.cli.data import add_compact, add_export, add_query
 from validation.cli.doctor import add_doctor
 from validation.cli.gate import add_gate
+from validation.cli.mcp import add_mcp
 from validation.cli.report import add_report
 from validation.report.exit_code import UNREADABLE
 from validation.text import printable
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every judging command to a parser, which may be that of the command `prismatic`."""
-    for add in (add_check, add_gate, add_report, add_export, add_compact, add_query, add_doctor):
+    for add in (add_check, add_gate, add_report, add_export, add_compact, add_query, add_mcp, add_doctor):
         add(commands)
 
 
