@@ -50,6 +50,8 @@ def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
             else:
                 packed = place_of(number, PACKED_TABLES[table]) if table in PACKED_TABLES else None
                 selects.append(with_unpacked_rows(table, place, packed))
+        # A view of ours asks for it, and sets of earlier versions have no such column.
+        selects += ["SELECT CAST(NULL AS DOUBLE) AS token_share WHERE false"] if table == "layers" else []
         if selects:
             views[table] = " UNION ALL BY NAME ".join(selects)
     views["routing"] = ROUTING

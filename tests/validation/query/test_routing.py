@@ -10,12 +10,13 @@ from prismatic.contract.schema import ROUTING_COLUMNS
 from tests.support.logged_runs import execute
 from tests.support.routed_runs import write_shares
 from tests.support.run_file import rows
+from tests.support.source_tree import ROOT
 from validation.analysis.load import load_runs
 from validation.cli.main import main
 from validation.files.parquet_set import write_set
 from validation.files.read_files import read_files
 from validation.frames.routing_load import routing_load
-from validation.query.database import RELATIONS, connect, relations_of
+from validation.query.database import RELATIONS, connect, open_database, relations_of
 from validation.query.set_database import relations_of_sets
 from validation.query.user_sql import run_query
 
@@ -58,6 +59,12 @@ def test_the_evenness_of_each_layer_is_a_relation(relations):
         expected = evenness(SHARES[row["step"]][row["layer"]])
         assert (row["entropy"], row["violation"], row["unused"]) == pytest.approx(expected)
     assert len(found) == 14
+
+
+def test_a_set_of_an_earlier_version_has_no_routing_and_answers_all_the_same():
+    with open_database(relations_of_sets([ROOT / "examples" / "study"])) as con:
+        assert con.execute("SELECT count(*) FROM routing").fetchall() == [(0,)]
+        assert con.execute("SELECT count(*) > 0, count(token_share) FROM layers").fetchall() == [(True, 0)]
 
 
 def test_the_numbers_that_a_callback_logged_of_all_layers_are_read(relations, path, file):
