@@ -9,7 +9,6 @@ from functools import cached_property
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.experiment import effects_of_shams, measure
-from validation.analysis.run import Run
 from validation.diagnostics import ERROR, WARNING, invalidating
 from validation.judgement.gate.aa_pair import AAPair, aa_pair
 from validation.judgement.gate.looks import Plans, plans_of, share_of
@@ -39,11 +38,6 @@ class Experiment:
         """The runs."""
         return self.judgement.members_of(self.group)
 
-    @property
-    def runs(self) -> list[Run]:
-        """The runs with their facts."""
-        return [each.run for each in self.members]
-
     @cached_property
     def warnings(self) -> list[str]:
         """The warnings and errors about these runs and about those of the A/A pair."""
@@ -54,9 +48,7 @@ class Experiment:
     def seeds_needed(self, name: str) -> int | None:
         """Return the seeds that would decide a claim at the next look; None if too many or unknown."""
         alpha = self.judgement.verdict.thresholds.alpha * share_of(self.plans.looks + 1)
-        # A single plan that a report calls incomplete has not been looked at yet.
-        thresholds = self.thresholds if self.plans.missing else self.thresholds.changed({"alpha": alpha})
-        cohort = self.judgement.cohort
+        thresholds, cohort = self.thresholds.changed({"alpha": alpha}), self.judgement.cohort
         if name == DISTINCT:
             found = compare_experts(self.members, cohort, thresholds).found
             return None if found is None else seeds_for_distinct(found)

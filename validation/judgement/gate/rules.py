@@ -99,7 +99,7 @@ def _not_registered(e: Experiment) -> Ruling | None:
     if not e.plans.unregistered:
         return None
     fewest = int(e.thresholds.min_seeds)
-    seeds = max(fewest, len(e.members), e.seeds_needed(e.claim.name) or 0)
+    seeds = max(fewest, len(e.members), e.claim.seeds_needed or 0)
     because = (
         f"{pluralize(len(e.plans.unregistered), 'run')} registered no plan of at least {fewest} seeds before the first "
         f"step, so the seeds may have been chosen for their results. A registered study of {seeds} other seeds decides"
