@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prismatic.collectives import world
+from prismatic.contract.schema import PACKED_ABOVE, TIERS
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.found import FoundExperts
 from prismatic.experts.protocol import SPARSITY, num_experts, roles_of, tier_basis, tiers_of, views_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
 from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
-from prismatic.measure.metrics import ExpertDynamics, aggregate, cosine
+from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate
 from prismatic.measure.shards import are_apart, entries_of, parts_of
 
 
@@ -62,7 +63,7 @@ def has_gradients(routers: Sequence[Any], gradient: Gradient = dot_grad) -> bool
         return True
 
 
-def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[list[ExpertDynamics]]:
+def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[Sequence[ExpertDynamics]]:
     """Return the dynamics of every expert of every router, [L][E].
 
     gradient: a function from a parameter to its gradient.
@@ -73,7 +74,7 @@ def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[list[
 
 
 @torch.no_grad()
-def measure_views(routers: Sequence[Any], gradient: OfView) -> list[list[ExpertDynamics]]:
+def measure_views(routers: Sequence[Any], gradient: OfView) -> list[Sequence[ExpertDynamics]]:
     """Return the same from a function of an expert's tensors, which may share a parameter."""
     layers: list[_Layer] = []
     fetching = [router for router in routers if tier_basis(router) != "own" and are_apart(views_of(router, 0))]
@@ -180,7 +181,7 @@ class _Layer:
         counted = routed if routed.ndim == 2 else np.zeros((2, experts))
         return np.concatenate([sums_PE.ravel(), nonfinite, told, *counted])
 
-    def dynamics(self, numbers: NDArray[np.float64]) -> list[ExpertDynamics]:
+    def dynamics(self, numbers: NDArray[np.float64]) -> Sequence[ExpertDynamics]:
         """Return each expert's dynamics from the total of `numbers` over all processes."""
         experts = len(self.missing)
         nonfinite, told, weights, tokens = numbers[-4 * experts :].reshape(4, experts)
@@ -189,32 +190,27 @@ class _Layer:
             # Of each parameter, take each expert's row from the sums by that expert's own tiers.
             by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
             sums_PE = by_tiers[:, np.arange(experts), np.arange(experts)]
-        total = sums_PE.sum(axis=0)
-        norms = [math.sqrt(row[:3].sum()) for row in total]
-        ratios = self._bottom_to_middle(sums_PE)
-        shares, token_shares = _shares(weights, told), _shares(tokens)
-        return [
-            ExpertDynamics(
-                top_norm=math.sqrt(row[0]),
-                bottom_norm=math.sqrt(row[1]),
-                middle_norm=math.sqrt(row[2]),
-                norm=norms[expert],
-                routing_weight=shares[expert],
-                gradient_cosine=None if self.basis == "own" else cosine(row[3], norms[expert], norms[0]),
-                bottom_to_middle=ratios[expert],
-                nonfinite=int(nonfinite[expert]),
-                missing_gradients=len(self.names) if self.fused and norms[expert] == 0 else self.missing[expert],
-                token_share=token_shares[expert],
-                peer=self.basis == "own",
-            )
-            for expert, row in enumerate(total)
-        ]
+        total_E = sums_PE.sum(axis=0)
+        norm_E = np.sqrt(total_E[:, :3].sum(axis=1))
+        missing_E = np.array(self.missing, dtype=np.float64)
+        columns = {
+            **{f"{tier}_norm": np.sqrt(total_E[:, place]) for place, tier in enumerate(TIERS)},
+            "norm": norm_E,
+            "routing_weight": _shares(weights, told),
+            "gradient_cosine": np.full(experts, np.nan) if self.basis == "own" else _cosines(total_E[:, 3], norm_E),
+            "bottom_to_middle": self._bottom_to_middle(sums_PE),
+            "nonfinite": nonfinite,
+            "missing_gradients": np.where(norm_E == 0, len(self.names), missing_E) if self.fused else missing_E,
+            "token_share": _shares(tokens),
+        }
+        found = ExpertArrays(columns, peer=self.basis == "own")
+        return found if experts > PACKED_ABOVE else found[:]
 
-    def _bottom_to_middle(self, sums_PE: Sums) -> list[float | None]:
+    def _bottom_to_middle(self, sums_PE: Sums) -> NDArray[np.float64]:
         """Return, per expert, the mean over tensors of log(bottom norm / middle norm).
 
         The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
-        without any gradient, or with a non-finite one, gets None and excludes no tensor.
+        without any gradient, or with a non-finite one, gets NaN and excludes no tensor.
         """
         bottom_PE, middle_PE = sums_PE[:, :, 1], sums_PE[:, :, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -222,10 +218,9 @@ class _Layer:
         whole_E = sums_PE[:, :, :3].sum(axis=(0, 2))
         sound = np.isfinite(whole_E) & (whole_E > 0)
         usable = np.isfinite(ratio_PE[:, sound]).all(axis=1)
-        return [
-            float(ratio_PE[usable, expert].mean()) if sound[expert] and usable.any() else None
-            for expert in range(len(whole_E))
-        ]
+        with np.errstate(invalid="ignore"):
+            mean_E = ratio_PE[usable].mean(axis=0) if usable.any() else np.full(len(whole_E), np.nan)
+        return np.where(sound, mean_E, np.nan)
 
     def _count_nonfinite(self, sums: Sequence[Sums], expert: int) -> int:
         """Return the number of NaN or infinite gradient entries: a second pass, only if the sums are not finite."""
@@ -240,9 +235,17 @@ class _Layer:
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
 
 
-def _shares(sums_E: NDArray[np.float64], told_E: NDArray[np.float64] | None = None) -> list[float | None]:
-    """Return each expert's share of a sum; what the layer told where nothing was summed; None without either."""
+def _shares(sums_E: NDArray[np.float64], told_E: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return each expert's share of a sum; what the layer told where nothing was summed; NaN without either."""
     if sums_E.sum() > 0:
-        return [float(share) for share in sums_E / sums_E.sum()]
+        return np.asarray(sums_E / sums_E.sum())
     known = told_E is not None and bool(np.isfinite(told_E).all())
-    return [float(share) for share in told_E] if known and told_E is not None else [None] * len(sums_E)
+    return told_E if known and told_E is not None else np.full(len(sums_E), np.nan)
+
+
+def _cosines(product_E: NDArray[np.float64], norm_E: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine of each gradient with the first one; NaN if one of them is zero or not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        both_E = norm_E * norm_E[0]
+    known_E = (both_E > 0) & np.isfinite(both_E) & np.isfinite(product_E)
+    return np.where(known_E, product_E / np.where(known_E, both_E, 1.0), np.nan)

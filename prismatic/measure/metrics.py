@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from prismatic.contract.packing import LAYOUTS, PackedRows, pack, unpack
 from prismatic.contract.schema import PACKED_ABOVE, TIERS
 
 GRADIENT_MEANS = (*(f"{tier}_norm" for tier in TIERS), "routing_weight", "bottom_to_middle")
+COUNTS = ("nonfinite", "missing_gradients")
 ALWAYS_MEASURED = (*GRADIENT_MEANS[:3], "norm")
 SCORES = ("divergence", "relative_divergence", "direction")  # comparisons with expert 0, which has none of them
 
@@ -45,6 +46,36 @@ class ExpertDynamics:
     token_share: float | None = None
     peer: bool = False
     """True if nothing is said about the role of the expert, so that it is not compared to the first one."""
+
+
+class ExpertArrays(Sequence[ExpertDynamics]):
+    """The dynamics of the experts of one layer as arrays [E]; of many experts they are never made one by one.
+
+    columns: fields of ExpertDynamics; NaN is None where a field may be None. Fields without an array are None.
+    """
+
+    def __init__(self, columns: Mapping[str, NDArray[np.float64]], *, peer: bool) -> None:
+        self.columns, self.peer = columns, peer
+
+    def __len__(self) -> int:
+        return len(self.columns["norm"])
+
+    @overload
+    def __getitem__(self, place: int) -> ExpertDynamics: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[ExpertDynamics]: ...
+
+    def __getitem__(self, place: int | slice) -> ExpertDynamics | list[ExpertDynamics]:
+        if isinstance(place, slice):
+            return [self[expert] for expert in range(*place.indices(len(self)))]
+        values: dict[str, Any] = {name: float(values_E[place]) for name, values_E in self.columns.items()}
+        for name, value in values.items():
+            if name in COUNTS:
+                values[name] = int(value)
+            elif name not in ALWAYS_MEASURED and math.isnan(value):
+                values[name] = None
+        return ExpertDynamics(**values, peer=self.peer)
 
 
 @dataclass(frozen=True)
@@ -138,7 +169,7 @@ def _aggregate_large(layers: Sequence[Sequence[ExpertDynamics]], roles: Sequence
         gradients[f"expert_{expert}"] = {key: mean_E[name][expert] for key, name in names.items()}
         if expert:
             scores |= {f"expert_{expert}_{name}": mean_E[name][expert] for name in SCORES}
-    counts = {name: int(sum(own[name].sum() for own in columns)) for name in ("nonfinite", "missing_gradients")}
+    counts = {name: int(sum(own[name].sum() for own in columns)) for name in COUNTS}
     known = {} if roles is None else {"roles": list(roles)}
     rows = PackedRows("layers", [_packed(layer, "merged", own) for layer, own in enumerate(columns)])
     return {"expert_gradients": gradients, "divergence_scores": scores, **counts, **known, "layers": rows}
@@ -147,8 +178,13 @@ def _aggregate_large(layers: Sequence[Sequence[ExpertDynamics]], roles: Sequence
 def _columns(experts: Sequence[ExpertDynamics]) -> dict[str, NDArray[np.float64]]:
     """Return every metric of the experts of one layer as an array [E], NaN for None."""
     measured = [name for name in LAYOUTS["layers"].arrays if name not in SCORES]
-    columns = {name: np.array([getattr(e, name) for e in experts], dtype=np.float64) for name in measured}
-    compared_E = np.array([not expert.peer for expert in experts]) & (np.arange(len(experts)) > 0)
+    if isinstance(experts, ExpertArrays):
+        peer_E, nothing_E = np.full(len(experts), experts.peer), np.full(len(experts), np.nan)
+        columns = {name: experts.columns.get(name, nothing_E) for name in measured}
+    else:
+        peer_E = np.array([expert.peer for expert in experts])
+        columns = {name: np.array([getattr(e, name) for e in experts], dtype=np.float64) for name in measured}
+    compared_E = ~peer_E & (np.arange(len(experts)) > 0)
     for name, values_E in zip(SCORES[:2], _scores(columns), strict=True):
         columns[name] = np.where(compared_E, values_E, np.nan)
     return columns
@@ -256,9 +292,9 @@ def _isolated_packed(
     for layer, experts in enumerate(layers):
         columns = _columns(experts)
         absent = [expert for expert in range(len(experts)) if (layer, expert) in unreached]
-        for values_E in columns.values():
-            values_E[absent] = np.nan
-        packed.append(_packed(layer, "isolated", columns))
+        absent_E = np.isin(np.arange(len(experts)), absent)
+        found = {name: np.where(absent_E, np.nan, values_E) for name, values_E in columns.items()}
+        packed.append(_packed(layer, "isolated", found))
     return packed
 
 

@@ -23,16 +23,16 @@ from prismatic.measure.shards import entries_of, parts_of
 
 
 @torch.no_grad()
-def with_weights(layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[Any]) -> list[list[ExpertDynamics]]:
+def with_weights(layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[Any]) -> list[Sequence[ExpertDynamics]]:
     """Return `layers` [L][E] with the cosine of each expert's weights with expert 0's, and |w_i - w_0| / |w_0|.
 
     Peers are compared with no expert.
     """
     pairs = [(own, router) for own, router in zip(layers, routers, strict=True) if not has_peers(router)]
     if not pairs:
-        return [[*own] for own in layers]
+        return [*layers]
     compared = iter(_compared([own for own, _ in pairs], [router for _, router in pairs]))
-    return [[*own] if has_peers(router) else next(compared) for own, router in zip(layers, routers, strict=True)]
+    return [own if has_peers(router) else next(compared) for own, router in zip(layers, routers, strict=True)]
 
 
 def _compared(layers: Sequence[Sequence[ExpertDynamics]], routers: Sequence[Any]) -> list[list[ExpertDynamics]]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prismatic.contract import schema
+from prismatic.contract.schema import PACKED_ABOVE
 from prismatic.experts.discovery import find_routers
 from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import log_gradient_dynamics, measure
-from prismatic.measure.metrics import aggregate
+from prismatic.measure.metrics import ExpertArrays, aggregate
 from prismatic.train.config import RunConfig
 from prismatic.train.model import ByteLM
 
@@ -281,3 +282,14 @@ def test_measuring_changes_no_gradient():
     before = [weight.grad.clone() for weight in model.parameters()]
     log_gradient_dynamics(model, 0)
     assert all(map(torch.equal, before, (weight.grad for weight in model.parameters())))
+
+
+def test_a_large_layer_is_measured_as_arrays_with_the_numbers_of_its_experts():
+    layer = with_gradients(0, num_experts=PACKED_ABOVE + 1)
+    (measured,) = measure([layer])
+    assert isinstance(measured, ExpertArrays)
+    for expert in (0, 1, PACKED_ABOVE):
+        assert measured[expert].top_norm == pytest.approx(masked_norms(layer, expert)["top_norm"])
+    rows = log_gradient_dynamics(nn.Sequential(layer), 0)
+    assert rows["layers"][5]["bottom_norm"] == pytest.approx(measured[5].bottom_norm, rel=1e-6)
+    assert rows["roles"][:2] == ["clean", "perturbed"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prismatic.contract.schema import PACKED_ABOVE
 from prismatic.measure import metrics
-from prismatic.measure.metrics import ExpertDynamics, aggregate, routing_metrics
+from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate, routing_metrics
 
 NORMS = st.sampled_from([0.0, 0.25, 1.0, 3.5, 1e-6])
 SHARES = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5]))
@@ -63,3 +63,16 @@ def test_roles_come_with_arrays_only(experts: int):
     layers = [[ExpertDynamics(1.0, 1.0, 1.0, 2.0, None, None, None, 0, 0)] * experts]
     found = aggregate(layers, ["clean"] + ["perturbed"] * (experts - 1))
     assert ("roles" in found) == (experts > PACKED_ABOVE)
+
+
+def test_arrays_of_experts_read_like_the_experts():
+    arrays = {name: np.array([1.0, math.nan]) for name in ("top_norm", "bottom_norm", "middle_norm", "norm")}
+    arrays |= {name: np.array([0.5, math.nan]) for name in ("routing_weight", "gradient_cosine", "bottom_to_middle")}
+    experts = ExpertArrays(
+        {**arrays, **dict.fromkeys(("nonfinite", "missing_gradients"), np.array([0.0, 3.0]))}, peer=True
+    )
+    one, broken = experts
+    assert one == ExpertDynamics(1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0, 0, peer=True)
+    assert math.isnan(broken.norm)
+    assert (broken.routing_weight, broken.gradient_cosine, broken.nonfinite) == (None, None, 3)
+    assert [each.nonfinite for each in experts[1:]] == [3]
