@@ -88,7 +88,11 @@ def tables() -> str:
         f"`dynamics.db` is a SQLite file of schema version {schema.SCHEMA_VERSION}, `application_id` "
         f"{schema.APPLICATION_ID:#x}. `prismatic schema` prints the same.",
     ]
-    named = {"dynamics": schema.dynamics_columns(2)} | {name: list(found) for name, (found, _) in schema.TABLES.items()}
+    named = {
+        "dynamics": schema.dynamics_columns(2),
+        f"dynamics, of layers with more than {schema.PACKED_ABOVE} experts": schema.role_columns(),
+        **{name: list(found) for name, (found, _) in schema.TABLES.items()},
+    }
     for name, columns in named.items():
         note = "`expert_1` stands for each expert except 0." if name == "dynamics" else ""
         rows = ((f"`{column.name}`", column.type, column.unit, column.meaning) for column in columns)

@@ -385,7 +385,8 @@ def _run_file(
         raise rejection(name, "too_large", limits, limit="values")
     wide = with_expert_means(wide, side["packed_layers"])
     if not any(name.startswith("expert_") for name in wide.column_names) and _has_roles(wide):
-        problem = "; ".join(header["damage"]) or "no rows of merged gradients"
+        told = [note for note in (*header["damage"], *header["notes"]) if "packed_layers" in note]
+        problem = "; ".join(told) or "no rows of merged gradients"
         raise rejection(name, "no_packed_layers", limits, problem=problem)
     facts, dropped = _facts(tables["run"])
     if dropped:

@@ -55,7 +55,8 @@ SIDE_TABLES = (
     *("layers", "packed_layers", "pairs", "packed_pairs", "histograms"),
 )
 LONG_TABLES = ("events", *SIDE_TABLES[4:])  # may have as many rows as `dynamics`
-PACKED = {"packed_layers": "experts", "packed_pairs": "pairs"}  # and the column with the length of their arrays
+# The column with the length of the arrays, and the most that it may say.
+PACKED = {"packed_layers": ("experts", 10_000), "packed_pairs": ("pairs", 1 << 22)}
 DRIVER_TABLES = ("dynamics", "scalars", "layers", "pairs", "histograms")  # that Arrow's driver reads
 APPLICATION_ID = 0x50524953  # of the files that DynamicsLogger writes
 PRAGMAS = ("application_id", "user_version", "table_xinfo", "quick_check", "integrity_check")
@@ -320,20 +321,22 @@ def rowid_name(db: sqlite3.Connection, table: str, declared: dict[str, str]) -> 
     return key
 
 
-def wrong_array(columns: dict[str, Column], count: str) -> Reject | None:
+def wrong_array(columns: dict[str, Column], count: str, most: int) -> Reject | None:
     """Return the error for the first BLOB that does not hold as many float32 as its row says; None if all do."""
     if count not in columns:
         return Reject("no_known_columns", columns=[*columns][:20])
-    if 0 in columns[count].present:
-        return Reject("bad_array", column=count, step=None, expected=f"a number of {count}", found="NULL")
     counts, steps = columns[count].values, columns["step"].values if "step" in columns else None
-    expected = array("i", [4 * number if 0 <= number < 1 << 24 else -2 for number in counts])
+    for place, (number, present) in enumerate(zip(counts, columns[count].present, strict=True)):
+        if not present or not 0 < number <= most:
+            found, step = number if present else "NULL", steps[place] if steps else None
+            return Reject("bad_array", column=count, step=step, expected=f"1 to {most} {count}", found=found)
+    expected = array("i", [4 * number for number in counts])
     for name, column in columns.items():
         if column.kind != "b" or column.values == expected:
             continue
         for place, (found, right) in enumerate(zip(column.values, expected, strict=True)):
             if found not in (-1, right):
-                told = f"{right} bytes for {counts[place]} {count}" if right >= 0 else f"a number of {count}"
+                told = f"{right} bytes for {counts[place]} {count}"
                 step = steps[place] if steps else None
                 return Reject("bad_array", column=name, step=step, expected=told, found=f"{found} bytes")
     return None
@@ -502,7 +505,7 @@ def read_side_table(
     if table not in LONG_TABLES:
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
     columns = read_columns(connections, table, kinds, declared, limits) if kinds else {}
-    if columns and table in PACKED and (error := wrong_array(columns, PACKED[table])):
+    if columns and table in PACKED and (error := wrong_array(columns, *PACKED[table])):
         raise error
     return columns
 
