@@ -4,12 +4,14 @@ as-is.db             the documented experiment, merge: batch
 per-example.db       one merge per sequence, three perturbed and three control experts
 positive-control.db  frozen routing, and an artificial effect: bottom-tier gradients of the perturbed experts times 4
 zero-norms.db        a training loop that logs after zero_grad(), the most common mistake
+upcycled-mixtral.db  a tiny Llama upcycled into a Mixtral, by the lines of docs/upcycling.md
 study/               a sweep over three scales and six seeds with control experts and sham twins, as one set
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -36,17 +38,19 @@ from validation.files.sources import read_sources
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments"
+UPCYCLING = HERE.parent / "docs" / "upcycling.md"
 TRAINED = {"per-example": "per-example", "positive-control": "positive-control", "prismatic": "as-is"}  # longest first
 SWEEP = "sweep --config experiments/study.yml --grid perturbation_scale=0,0.5,1,2 seed=0..5 --checkpoint-freq 0"
 
 
 def main() -> None:
-    """Make the four files, two at a time, then the study, and draw all of them."""
+    """Make the five files, two at a time, then the study, and draw all of them."""
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         made = [
             pool.submit(train_example, EXPERIMENTS / f"{experiment}.yml", HERE / f"{name}.db")
             for experiment, name in TRAINED.items()
         ]
+        made.append(pool.submit(upcycle_example, HERE / "upcycled-mixtral.db"))
         for example in [*made, pool.submit(log_after_zero_grad, HERE / "zero-norms.db")]:
             example.result()
     for path in sorted(HERE.glob("*.db")):
@@ -90,6 +94,20 @@ def train_example(config: Path, target: Path) -> None:
     """Train an experiment and copy its run file."""
     with tempfile.TemporaryDirectory() as runs:
         shutil.copyfile(train(load_config(config), runs=Path(runs), progress=False).db_path, target)
+
+
+def upcycle_example(target: Path) -> None:
+    """Run the lines of docs/upcycling.md and copy the run file that they write."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(run_upcycling_page(Path(folder)), target)
+
+
+def run_upcycling_page(folder: Path) -> Path:
+    """Run the first Python block of docs/upcycling.md in a folder, by one thread; return the run file."""
+    (code,) = re.findall(r"```python\n(.*?)```", UPCYCLING.read_text(), re.DOTALL)[:1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+    return folder / "upcycled" / "dynamics.db"
 
 
 def pack(path: Path) -> None:
