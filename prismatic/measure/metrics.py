@@ -217,7 +217,8 @@ def _mean_over_layers(columns: Sequence[NDArray[np.float64]], *, always: bool) -
 
 def _packed(layer: int, source: str, columns: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
     """Return one packed row of the `layers` table, without the step."""
-    arrays = {name: pack(columns[name].tolist()) for name in LAYOUTS["layers"].arrays}
+    with np.errstate(over="ignore"):  # beyond float32
+        arrays = {name: pack(columns[name]) for name in LAYOUTS["layers"].arrays}
     return {"layer": layer, "source": source, "experts": len(columns["norm"]), **arrays}
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from prismatic.contract.schema import TIERS
@@ -81,26 +80,26 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         frame = _choose_frame(table)
-        layer, expert = _choose_cell(table.cells, names)
+        layer, expert = _choose_cell(sorted(table.first_of), names)
     now = table.at(frame)
     left, right = st.columns([3, 2], gap="large")
     with left:
         margin = math.log(judgement.verdict.thresholds.divergence_ratio) if MEASURES[measure].log else 0.05
         ends = color_range(table.values_KF, measure, margin)
-        cell = (run.id, source, measure, frame, layer, expert)
+        cell, framed = (run.id, source, measure, frame, layer, expert), (layer, table.first_of[expert])
         draw(
             memoized(
                 judgement,
                 ("heatmap", *cell),
-                lambda: describe(layer_heatmap.heatmap(now, measure, ends, (layer, expert))),
+                lambda: describe(layer_heatmap.heatmap(now, measure, ends, framed)),
             ),
             key="heatmap",
             on_select=_pick_cell,
             alt=f"{MEASURES[measure].title} of every layer and expert at one step",
         )
         st.caption(
-            f"{MEASURES[measure].meaning}. Click a cell to see its series. An empty cell has no finite value. The most "
-            "extreme 1 % of all cells share the colour at the end of the scale."
+            f"{MEASURES[measure].meaning}. {_shared(table)}Click a cell to see its series. An empty cell has no finite "
+            "value. The most extreme 1 % of all cells share the colour at the end of the scale."
         )
     with right:
         span = int(table.first_F[frame]), int(table.last_F[frame])
@@ -165,9 +164,15 @@ def _pick_cell() -> None:
             st.session_state.tier = cells[0]["tier"]
 
 
-def _choose_cell(cells: pd.DataFrame, names: list[int]) -> tuple[int, int]:
+def _shared(table: HeatmapFrames) -> str:
+    """Return a sentence about cells that several experts share."""
+    if table.shared == 1:
+        return ""
+    return f"A cell is the mean over up to {table.shared} neighbouring experts of one role; choose one for its series. "
+
+
+def _choose_cell(numbers: list[int], names: list[int]) -> tuple[int, int]:
     """Return the chosen layer and expert."""
-    numbers = sorted(cells["expert"].unique().tolist())
     for key, options in (("layer", names), ("expert", numbers)):
         if st.session_state.get(key, options[0]) not in options:  # another run, or a measure that expert 0 lacks
             del st.session_state[key]

@@ -31,13 +31,14 @@ POWER = "format(exp(datum.value), '.1~e')"
 def heatmap(cells: pd.DataFrame, measure: str, ends: tuple[float, float], chosen: tuple[int, int]) -> alt.LayerChart:
     """Return one cell for each layer (across) and each expert and tier (down). Cells without a finite value are blank.
 
-    cells: one frame of HeatmapFrames. ends: of the colour scale. chosen: layer and expert whose cells have a frame.
+    cells: one frame of HeatmapFrames. ends: of the colour scale. chosen: layer and (first) expert of the framed cells.
     """
     about = MEASURES[measure]
     data = cells.assign(row=_row_names(cells), text=[_value_text(value, log=about.log) for value in cells["value"]])
     rows = _ordered_rows(data)
     x, y = _heatmap_axes(sorted(data["layer"].unique().tolist()), rows)
-    tooltip = [alt.Tooltip(f"{name}:N", title=name.capitalize()) for name in ("layer", "expert", "role", "tier")]
+    titles = {"layer": "Layer", "experts": "Expert", "role": "Role", "tier": "Tier"}
+    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
     tooltip += [alt.Tooltip("text:N", title=f"{about.title} ({about.unit})")]
     picked = alt.selection_point(name="cell", fields=["layer", "expert", "tier"], on="click", toggle=False)
     rects = (
@@ -234,13 +235,13 @@ def _ablation_rows(
 
 
 def _row_names(cells: pd.DataFrame) -> list[str]:
-    named = zip(cells["tier"], cells["expert"], cells["role"], strict=True)
-    return [_row_name(tier, expert, role) for tier, expert, role in named]
+    named = zip(cells["tier"], cells["experts"], cells["role"], strict=True)
+    return [_row_name(tier, experts, role) for tier, experts, role in named]
 
 
-def _row_name(tier: str, expert: int, role: str) -> str:
+def _row_name(tier: str, experts: str, role: str) -> str:
     first = "expert" if tier == ALL_TIERS else tier
-    return f"{first} {expert}" + ("" if role in ("perturbed", PEER) else f" {role}")
+    return f"{first} {experts}" + ("" if role in ("perturbed", PEER) else f" {role}")
 
 
 def _ordered_rows(data: pd.DataFrame) -> list[str]:

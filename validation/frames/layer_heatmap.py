@@ -6,7 +6,8 @@ F frames (windows of equally many logged steps), K cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -24,6 +25,8 @@ from validation.frames.downsample import CELL_POINTS, MAX_FRAMES
 from validation.query.questions import ask
 
 ALL_TIERS = "all tiers"
+MAX_ROWS = 32  # experts of a heatmap with a row each; of more, neighbours share a row
+GROUPS = 16  # rows of each tier then, about
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,19 @@ class HeatmapFrames:
     """The values of all cells of a heatmap in all frames."""
 
     cells: pd.DataFrame
-    """One row per cell: layer, expert, role, tier."""
+    """One row per cell: layer, expert (the first of several), experts (their numbers in words), role, tier."""
     values_KF: Array
-    """Mean over the steps of the frame; NaN without a finite value."""
+    """Mean over the steps of the frame, and over the experts of a cell; NaN without a finite value."""
     first_F: NDArray[np.int64]
     last_F: NDArray[np.int64]
     """First and last step of each frame."""
+    first_of: Mapping[int, int]
+    """By expert, the first expert of its cell: itself, unless neighbours share a cell."""
+
+    @property
+    def shared(self) -> int:
+        """The most experts that share a cell."""
+        return max(Counter(self.first_of.values()).values(), default=1)
 
     def at(self, frame: int) -> pd.DataFrame:
         """Return the cells with their value in one frame."""
@@ -93,7 +103,10 @@ class HeatmapFrames:
 
 
 def heatmap_frames(run: Run, measure: str, names: list[int], most: int = MAX_FRAMES) -> HeatmapFrames:
-    """Return a measure in every layer and frame. A short run has one logged step per frame."""
+    """Return a measure in every layer and frame. A short run has one logged step per frame.
+
+    Of more than MAX_ROWS experts, neighbours of one role share a cell, the mean over them.
+    """
     edges = _edges(len(run.steps), most)
     found = [
         ((layer, expert, run.experts[expert].role, tier), _means(values_T, edges))
@@ -103,7 +116,34 @@ def heatmap_frames(run: Run, measure: str, names: list[int], most: int = MAX_FRA
     ]
     cells = pd.DataFrame([cell for cell, _ in found], columns=["layer", "expert", "role", "tier"])
     values_KF = np.stack([values for _, values in found]) if found else np.empty((0, len(edges) - 1))
-    return HeatmapFrames(cells, values_KF, run.steps[edges[:-1]], run.steps[edges[1:] - 1])
+    first_of = _first_of({int(e): run.experts[int(e)].role for e in sorted(cells["expert"].unique())})
+    cells, values_KF = _shared_cells(cells, values_KF, first_of)
+    return HeatmapFrames(cells, values_KF, run.steps[edges[:-1]], run.steps[edges[1:] - 1], first_of)
+
+
+def _first_of(roles: Mapping[int, str]) -> dict[int, int]:
+    """Return by expert the first expert of its cell."""
+    size = 1 if len(roles) <= MAX_ROWS else -(-len(roles) // GROUPS)
+    found: dict[int, int] = {}
+    for role in dict.fromkeys(roles.values()):
+        own = [expert for expert, other in roles.items() if other == role]
+        found |= {expert: own[place - place % size] for place, expert in enumerate(own)}
+    return found
+
+
+def _shared_cells(cells: pd.DataFrame, values_KF: Array, first_of: Mapping[int, int]) -> tuple[pd.DataFrame, Array]:
+    """Return the cells with the mean over the experts that share one, in words."""
+    members: dict[int, list[int]] = {}
+    for expert, first in first_of.items():
+        members.setdefault(first, []).append(expert)
+    named = {first: f"{first}" if len(own) == 1 else f"{own[0]} to {own[-1]}" for first, own in members.items()}
+    cells = cells.assign(expert=cells["expert"].map(first_of).astype(cells["expert"].dtype))
+    if len(members) < len(first_of):
+        keys = ["layer", "expert", "role", "tier"]
+        frames = pd.DataFrame(values_KF).assign(**{key: cells[key] for key in keys})
+        means = frames.groupby(keys, sort=False).mean().reset_index()
+        cells, values_KF = means[keys], means.drop(columns=keys).to_numpy()
+    return cells.assign(experts=cells["expert"].map(named)), values_KF
 
 
 def color_range(values: Array, measure: str, margin: float) -> tuple[float, float]:
@@ -155,6 +195,7 @@ def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Ar
         return
     if 0 not in layer:
         return
+    layer = {**layer, 0: replace(layer[0], one_of_many=False)}  # all others are compared with it
     one_layer = replace(run, layers=[layer])
     for number, expert in layer.items():
         if number == 0:

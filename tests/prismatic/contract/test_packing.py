@@ -6,6 +6,7 @@ import math
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,8 @@ def test_an_array_holds_each_number_as_little_endian_float32(values: list[float 
     assert (blob is None) == all(value is None for value in values)
     if blob is not None:
         assert numbers_of(blob) == values
+    if values:
+        assert pack(np.array(values, dtype=np.float64)) == blob
 
 
 def test_numbers_beyond_float32_are_infinite_or_zero():

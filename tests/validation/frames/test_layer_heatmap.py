@@ -14,6 +14,7 @@ from prismatic import DynamicsLogger
 from prismatic.contract.schema import TIERS
 from tests.support.layered_runs import write_layers
 from tests.support.oracles import ask_oracle
+from tests.support.packed_runs import log_packed
 from tests.support.source_tree import ROOT
 from validation.analysis import series
 from validation.analysis.load import load_runs
@@ -107,3 +108,24 @@ def test_the_distance_of_weights_stands_until_it_is_measured_again():
     ]
     assert len(logged) < len(rows)
     assert rows["value"].tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_neighbours_of_one_role_share_a_cell_if_there_are_many(tmp_path):
+    roles = ["clean", *["perturbed"] * 37, *["control"] * 4]
+    files, _ = read_files([log_packed(tmp_path / "many.db", roles=roles, steps=4, probe_every=0)])
+    (run,) = load_runs(files)
+    found = heatmap_frames(run, "size", layer_names(files[0]))
+    assert (found.shared, found.first_of[1], found.first_of[3], found.first_of[4], found.first_of[38]) == (
+        3,
+        1,
+        1,
+        4,
+        38,
+    )
+    one = found.at(2).query("layer == 1 and expert == 4 and tier == 'top'")
+    assert one["experts"].item() == "4 to 6"
+    one_layer = replace(run, layers=[run.layers[1]])
+    values = [series.ratio_beyond_routing(one_layer, e)["top"][2] for e in (4, 5, 6)]
+    assert one["value"].item() == pytest.approx(np.mean(values))
+    controls = found.cells.query("role == 'control'")["experts"].unique().tolist()
+    assert controls == ["38 to 40", "41"]
