@@ -23,6 +23,7 @@ def test_a_page_opens(run: Path, page: Path):
     assert not opened(str(page), (run, "many")).exception
 
 
+@pytest.mark.long
 def test_layers_share_cells_and_each_expert_can_be_chosen(run: Path):
     at = opened("pages/3_Layers.py", (run, "many"))
     assert "A cell is the mean over up to 3 neighbouring experts" in texts(at)
@@ -33,6 +34,7 @@ def test_layers_share_cells_and_each_expert_can_be_chosen(run: Path):
     assert "Expert 17 is perturbed." in texts(at)
 
 
+@pytest.mark.long
 def test_dynamics_draws_a_few_experts_until_others_are_chosen(run: Path):
     at = opened("pages/1_Dynamics.py", (run, "many"))
     (picker,) = at.multiselect

@@ -57,7 +57,7 @@ def layer_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     return rows
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 @given(layer_rows())
 def test_rows_of_layers_come_back_in_the_order_of_the_experts(rows: list[dict[str, Any]]):
     assert is_large("layers", rows)

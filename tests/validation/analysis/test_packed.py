@@ -22,16 +22,16 @@ TREATED = ["clean", *["perturbed"] * 29, *["control"] * 5]
 PEERS = ["peer"] * 34
 
 
-@pytest.fixture(scope="module", params=["treated", "peers"])
+@pytest.fixture(scope="module", params=["treated", pytest.param("peers", marks=pytest.mark.long)])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFile, RunFile]:
     folder = tmp_path_factory.mktemp(request.param)
     roles = TREATED if request.param == "treated" else PEERS
-    packed = log_packed(folder / "packed.db", roles=roles)
+    packed = log_packed(folder / "packed.db", roles=roles, steps=40)
     files, rejected = read_files([packed, unpacked_copy(packed, folder / "rows.db")])
     assert rejected == []
     one, other = files
-    assert (len(one.packed_layers), len(one.layers)) == (180, 0)
-    assert (len(other.packed_layers), len(other.layers)) == (0, 180 * len(roles))
+    assert (len(one.packed_layers), len(one.layers)) == (120, 0)
+    assert (len(other.packed_layers), len(other.layers)) == (0, 120 * len(roles))
     assert one.damage == other.damage == ()
     return one, other
 

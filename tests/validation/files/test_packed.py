@@ -117,6 +117,7 @@ def test_a_flipped_bit_in_an_array_is_damage(packed: Path, tmp_path: Path, run: 
     assert found.damage == ("not as recorded when the file was closed: packed_layers.norm",)
 
 
+@pytest.mark.long
 def test_the_cache_and_a_set_give_the_same_arrays(packed: Path, run: RunFile, tmp_path: Path):
     cache = Cache(tmp_path / "cache")
     for _ in range(2):  # the second time from the cache
@@ -145,6 +146,7 @@ def comparable(table: pa.Table) -> pa.Table:
     return table.combine_chunks()
 
 
+@pytest.mark.long
 def test_a_run_in_training_is_read_on(packed: Path, run: RunFile, tmp_path: Path):
     path = changed(packed, tmp_path, "INSERT OR REPLACE INTO run VALUES ('exit_state', '\"running\"')")
     with closing(sqlite3.connect(path)) as db:
@@ -173,7 +175,7 @@ def rows_of(run: RunFile, relation: str) -> list[tuple]:
     return found.fetchall()
 
 
-@pytest.mark.parametrize("relation", ["layers", "pairs"])
+@pytest.mark.parametrize("relation", ["layers", pytest.param("pairs", marks=pytest.mark.long)])
 def test_the_relations_are_those_of_the_unpacked_file(packed: Path, run: RunFile, tmp_path: Path, relation: str):
     (other,), _ = read_files([unpacked_copy(packed, tmp_path / "rows.db")])
     assert rows_of(run, relation) == rows_of(other, relation) != []
