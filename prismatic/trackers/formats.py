@@ -40,7 +40,7 @@ FOLDERS = {  # by the names of the files in a folder; the first that is found de
     "tensorboard": tensorboard.EVENTS,
     "wandb": "*.wandb",
     "huggingface": huggingface.STATE,
-    "mlflow": "mlflow.db",
+    "mlflow": mlflow.STORE,
     "lightning": lightning.METRICS,
     "neptune": neptune.PARTS,
     "trackio": "*.db",

@@ -37,7 +37,7 @@ from prismatic.contract.options import FREE
 from prismatic.contract.schema import LAYERS_COLUMNS, METRICS, MIXTURES, PEER, ROLES, STEP_COLUMNS, TIERS
 from prismatic.errors import ConfigError
 from prismatic.trackers.name_facts import NameFact, parse_name_facts
-from prismatic.trackers.tracked import MAX_OPTIONS, TrackedRun, flatten, literal
+from prismatic.trackers.tracked import MAX_OPTIONS, TrackedRun, flatten, last_part, literal
 
 EXPERT_METRICS = {metric.name for metric in METRICS} | {"norm"}
 GRADIENT_NORMS = ("norm", "clean_norm", "perturbed_norm")  # the same quantity; our name depends on the expert
@@ -201,7 +201,7 @@ class NameMap:
             plain = re.sub("[^a-z0-9_]+", "_", name.lower())
             if any(fnmatchcase(each, pattern) for each in (name, plain) for pattern in self.ignored):
                 continue
-            last = re.split("[./]", name.lower())[-1]
+            last = last_part(name)
             free = last in FREE and (last != "seed" or has_seed)
             kept[("" if free else "config.") + f"tracker_{plain}"[:53]] = value
         return kept

@@ -10,14 +10,14 @@ from typing import Any
 
 from prismatic.contract.schema import GRADIENT, PEER, TIERS
 from prismatic.trackers.mapping import NameMap, Target
-from prismatic.trackers.tracked import MAX_OPTIONS, TrackedRun, flatten
+from prismatic.trackers.tracked import MAX_OPTIONS, TrackedRun, flatten, last_part
 
 TIER_NORMS = tuple(f"{tier}_norm" for tier in TIERS)
 NAMES_SHOWN, NOTES_SHOWN = 8, 20
 CLIPPING = {
     "before": "the map says that norms were logged before clipping",
     "after": "the map says that norms were logged after clipping: they are norms of clipped gradients",
-    "unknown": "norms that were logged after clipping are norms of clipped gradients (clip_state in the map says it)",
+    "unknown": "norms that were logged after clipping are norms of clipped gradients; clip_state in the map can say so",
 }
 
 
@@ -73,11 +73,12 @@ def missing_and_assumed(
     given = {name.removeprefix("config."): value for name, value in facts.items()}
     tracked = list(islice(flatten(run.config), MAX_OPTIONS + 1))
     for name, value in tracked:
-        if given.get(name.lower(), value) != value:
-            yield f"the tracker's config says {name} = {value!r}, and {given[name.lower()]!r} was given"
+        option = last_part(name)
+        if given.get(option, value) != value:
+            yield f"the tracker's config says {name} = {value!r}, and {option} = {given[option]!r} counts"
     if len(tracked) > MAX_OPTIONS:
         yield f"only the first {MAX_OPTIONS:,} options of the tracker's config were kept"
     if "seed" not in given:
-        source = "{seed}" if "seed" in dict(tracked) else "1"
+        source = next((f"{{{name}}}" for name, _ in tracked if last_part(name) == "seed"), "1")
         give = f"--set 'seed={source}' or --facts 'seed=_s([0-9]+)'"
         yield f"no seed is known, by which runs become replicates; {give} gives it"

@@ -65,7 +65,10 @@ class TrackedRun:
                 self.metrics.setdefault(name, {})[step] = number
                 self.values += 1
         if self.values > MAX_VALUES:
-            raise TrackerError(f"run {self.name}: expected at most {MAX_VALUES:,} values, found more.")
+            raise TrackerError(
+                f"run {self.name}: expected at most {MAX_VALUES:,} values, found more. "
+                "Export the metrics of the experts alone as a table, and import that."
+            )
         if wall_time is not None:  # an evaluation of the step may be logged much later
             self.wall_times[step] = min(wall_time, self.wall_times.get(step, wall_time))
 
@@ -112,6 +115,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         elif isinstance(value, str | int | float | bool):
             yield f"{prefix}{key}", value
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a config's nested name, as `seed` of `train.seed` and `config/Seed`."""
+    return re.split("[./]", name.lower())[-1]
 
 
 def read_text(path: Path, most_bytes: int = MAX_JSON_BYTES) -> str:

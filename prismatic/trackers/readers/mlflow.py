@@ -14,7 +14,7 @@ from prismatic.trackers.readers.database import columns, opened
 from prismatic.trackers.tracked import TrackedRun, literal
 
 LIBRARIES: tuple[str, ...] = ()
-KIND = "a store of MLflow"
+KIND, STORE = "a store of MLflow", "mlflow.db"
 TABLES = {
     "runs": {"run_uuid", "name", "experiment_id", "lifecycle_stage"},
     "metrics": {"run_uuid", "key", "value", "step", "timestamp", "is_nan"},
@@ -29,15 +29,19 @@ LARGEST = 1.7976931348623157e308  # what MLflow stores for infinity
 def read(source: Path, only: str | None = None) -> list[TrackedRun]:
     """Return the runs of a store that were not deleted, with metrics and parameters of those that are wanted.
 
-    source: the database, or a folder with one named mlflow.db. Raises TrackerError for any other file.
+    source: the database, or a folder with databases named mlflow.db. Raises TrackerError for any other file.
     """
-    path = source / "mlflow.db" if source.is_dir() else source
+    paths = sorted(source.rglob(STORE)) if source.is_dir() else [source]
+    return [run for path in paths for run in _store(path, only)]
+
+
+def _store(path: Path, only: str | None) -> list[TrackedRun]:
     with opened(path, KIND) as connection:
         for table, needed in TABLES.items():
             if missing := sorted(needed - columns(connection, table)):
                 raise TrackerError(f"{path}: expected MLflow's table `{table}` with {', '.join(sorted(needed))}; "
                                    f"it lacks {', '.join(missing)}.")  # fmt: skip
-        runs = _runs(connection)
+        runs = _runs(connection, str(path))
         for run in runs:
             if run.is_wanted(only):
                 _add_metrics(connection, run)
@@ -46,7 +50,7 @@ def read(source: Path, only: str | None = None) -> list[TrackedRun]:
     return runs
 
 
-def _runs(connection: sqlite3.Connection) -> list[TrackedRun]:
+def _runs(connection: sqlite3.Connection, file: str) -> list[TrackedRun]:
     query = """
         SELECT runs.run_uuid, coalesce(runs.name, ''), coalesce(tags.value, ''), coalesce(experiments.name, '')
         FROM runs
@@ -54,7 +58,7 @@ def _runs(connection: sqlite3.Connection) -> list[TrackedRun]:
         LEFT JOIN tags ON tags.run_uuid = runs.run_uuid AND tags.key = ?
         WHERE coalesce(runs.lifecycle_stage, 'active') <> 'deleted' ORDER BY runs.rowid"""
     return [
-        TrackedRun(str(name or tag or run), "mlflow", id=str(run), group=str(experiment))
+        TrackedRun(str(name or tag or run), "mlflow", id=str(run), group=str(experiment), file=file)
         for run, name, tag, experiment in connection.execute(query, (NAME_TAG,))
     ]
 

@@ -79,7 +79,7 @@ def _add_row(run: TrackedRun, row: dict[str, Any], only: str | None) -> None:
         return
     if kind == "float_series":
         step = row["step"]
-        if step is None or step != int(step):
+        if step is None or not float(step).is_integer():
             run.notes.append(f"a value of {path} has no whole number as step")
             return
         when = row.get("timestamp")

@@ -76,12 +76,13 @@ def _cell(text: str | None) -> Any:
 
 
 def _jsonl(source: Path) -> Iterable[Mapping[str, Any]]:
-    for line in source.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line) if line.strip() else {}
-        if not isinstance(row, dict):
-            raise ValueError(f"expected an object in each line, found {line[:40]!r}")
-        if row:
-            yield row
+    with source.open(encoding="utf-8-sig") as file:
+        for line in file:
+            row = json.loads(line) if line.strip() else {}
+            if not isinstance(row, dict):
+                raise ValueError(f"expected an object in each line, found {line[:40]!r}")
+            if row:
+                yield row
 
 
 def _parquet(source: Path) -> Iterable[Mapping[str, Any]]:

@@ -28,7 +28,7 @@ def read(source: Path, only: str | None = None) -> list[TrackedRun]:
         return _project(source, only)
     runs: list[TrackedRun] = []
     problem = TrackerError(f"{source}: this folder holds no project of trackio, which is a file with the ending .db.")
-    for path in sorted(source.glob("*.db")):
+    for path in sorted(source.rglob("*.db")):
         try:
             runs += _project(path, only)
         except TrackerError as error:  # a registry of trackio, or a database of another program

@@ -121,7 +121,8 @@ def test_peers_and_a_clean_expert_do_not_go_together(tmp_path: Path, roles):
     [
         ({}, {}, "no seed is known, by which runs become replicates; --set 'seed=1' or --facts"),
         ({"seed": 4}, {}, "no seed is known, by which runs become replicates; --set 'seed={seed}'"),
-        ({"seed": 4}, {"seed": 5}, "the tracker's config says seed = 4, and 5 was given"),
+        ({"train": {"seed": 4}}, {}, "no seed is known, by which runs become replicates; --set 'seed={train.seed}'"),
+        ({"config/seed": 4}, {"seed": 5}, "the tracker's config says config/seed = 4, and seed = 5 counts"),
     ],
 )
 def test_what_is_missing_or_contradicts_is_said(config, given, note):
