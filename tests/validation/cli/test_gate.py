@@ -70,19 +70,19 @@ def test_an_unfinished_plan_needs_its_other_seeds_and_says_how_to_train_them(ask
     assert lines[5] == f"next: {experiment['command']}"
 
 
-def test_the_exit_code_tells_the_answers_apart(ask, files, tmp_path):
+def test_the_exit_code_tells_the_answers_apart(ask, tmp_path):
     six = registered(study(6, twins=True, steps=60, control=1, awakening=1.5), range(6))
     kept = [write(run, tmp_path / f"{n}.db", run_hash=f"{n:02}abcdef1") for n, run in enumerate(six)]
     code, report = ask(*kept)
     assert (code, report["answer"], report["reason"]) == (0, "keep", "supported")
-    code, report = ask(*kept, claim="distinct")
+    code, report = ask(kept[0], claim="distinct")
     assert (code, report["answer"], report["reason"]) == (1, "discard", "design")  # no probe compared pairs
-    code, report = ask(*kept, write(six[0], tmp_path / "again.db", run_hash="99abcdef1"))
+    code, report = ask(kept[0], write(six[0], tmp_path / "again.db", run_hash="99abcdef1"))
     assert (code, report["answer"], report["reason"]) == (4, "discard", "invalid")
-    code, report = ask(*kept, tmp_path / "absent.db")
+    code, report = ask(kept[0], tmp_path / "absent.db")
     assert (code, report["answer"], report["reason"]) == (2, None, "unreadable")
     assert [finding["id"] for finding in report["diagnostics"] if finding["run"] is None]
-    assert ask(*kept, "--limit", "x=1")[0] == 2
+    assert ask(kept[0], "--limit", "x=1")[0] == 2
 
 
 def test_a_claim_must_be_named(capsys):
