@@ -9,7 +9,7 @@ for one step is measured, and compared with the plain step times 48 / 2, which i
 here.
 
 *A run.* Two processes on two cores, one after the other, each with its peak of resident memory and that of its
-children: one writes 1,000 logged steps with the real logger (a probe every 100 steps, with the pairs of 64 experts),
+children: one writes 1,000 logged steps with the real logger (a probe every 500 steps, with the pairs of 64 experts),
 one reads and judges the file as `prismatic check` does. The numbers are made up; making them takes part of the seconds.
 
 *Pages.* The seconds from the click until a page is complete in a headless Chromium, as in app.py, median of later
@@ -48,7 +48,7 @@ from prismatic.runfile.logger import DynamicsLogger
 RESULTS = ROOT / "benchmarks" / "results" / "large.json"
 FOLDER = BUILD / "large"
 EXPERTS, CONTROLS, COMPARED = 128, 4, 64
-LOG_FREQ, PROBE_ROWS = 10, 10  # steps between logged rows, and rows between two probes
+LOG_FREQ, PROBE_ROWS = 10, 50  # steps between logged rows, and rows between two probes
 RUN = "1a49e0000"
 LEVELS = dict(zip(TIERS, (0.2, 0.2, 0.9), strict=True))
 TRAINED_LAYERS = 2

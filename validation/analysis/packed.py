@@ -42,11 +42,12 @@ class _PairColumns(Mapping[Pair, Mapping[str, Array]]):
     """The columns of each compared pair of experts of one layer."""
 
     def __init__(self, layer: PackedPairs) -> None:
-        self._blocks, self._place = layer.blocks, {pair: place for place, pair in enumerate(layer.pairs)}
+        self._blocks = {name: layer.blocks[name].astype(np.float64) for name in PAIR_METRICS}
+        self._place = {pair: place for place, pair in enumerate(layer.pairs)}
 
     def __getitem__(self, pair: Pair) -> Mapping[str, Array]:
         place = self._place[pair]
-        return {name: np.asarray(self._blocks[name][place], dtype=np.float64) for name in PAIR_METRICS}
+        return {name: block_NT[place] for name, block_NT in self._blocks.items()}
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._place)

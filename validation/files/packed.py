@@ -111,8 +111,8 @@ def _places(step_R: Integers, steps: Integers) -> tuple[Integers, Integers]:
 
 def _lists(table: pa.Table, name: str) -> pa.ListArray:
     """Return a column of lists as one array."""
-    whole = table[name].combine_chunks()
-    return whole if isinstance(whole, pa.ListArray) else pa.concat_arrays(whole.chunks)
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, pa.array([], column.type)])
 
 
 def _block(lists: pa.ListArray, rows_R: Integers, place_R: Integers, shape: tuple[int, int]) -> Block:
