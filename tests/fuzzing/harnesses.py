@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import sqlite3
+import struct
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -143,9 +144,13 @@ def small_run() -> bytes:
 
 
 def _cell(table: str, name: str, kind: str, row: int) -> object:
+    if kind == "BLOB":
+        pairs = {"expert": (0, 0, 1), "other": (1, 2, 2)}
+        return struct.pack("<3f", *pairs.get(name, (0.5, 0.25, row / 7)))
     expert = row % 3
     known = {"source": "merged", "role": schema.ROLES[expert], "tier": schema.TIERS[expert], "level": "info"}
     known |= {"name": f"expert_1_{schema.TIERS[expert]}_norm", "key": f"config.key_{row}", "value": 0.5}
+    known |= {"experts": 3, "pairs": 3}
     known |= {"step": row if table == "dynamics" else row // 3, "layer": 0, "expert": expert, "other": 3}
     return known.get(name, f"{row}" if kind == "TEXT" else row if kind == "INTEGER" else 0.25 + (row * row % 11) / 7)
 
