@@ -110,7 +110,8 @@ class DynamicsLogger:
         """Log the result of `log_gradient_dynamics`, and further scalars of the step such as `loss`.
 
         Do nothing for None or a dict without `expert_gradients`. If a thread logs a smaller step than before, training
-        was rewound: this row replaces the rows of this and all later steps. Any thread may log.
+        was rewound: this row replaces the rows of this and all later steps. Any thread may log. Rows of more than 32
+        experts are stored packed; see docs/storage.md.
         Never raises: a step or dict that cannot be logged is counted in `dropped` and becomes an event.
         """
         try:

@@ -21,6 +21,8 @@ from validation.files.run_file import RunFile, arrow_schema
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sources import read_sources
 from validation.query.database import connect
+from validation.query.relations import connect_relations
+from validation.query.set_database import relations_of_sets
 
 ROLES = ["clean", *["perturbed"] * 31, "control"]
 
@@ -129,6 +131,9 @@ def test_the_cache_and_a_set_give_the_same_arrays(packed: Path, run: RunFile, tm
     (confined,), rejected = read_sources([tmp_path / "set"])
     assert rejected == []
     assert same(confined, run)
+    question = "SELECT step, layer, expert, source, norm, half_product FROM layers ORDER BY ALL"
+    asked = connect_relations(relations_of_sets([tmp_path / "set"])).sql(question).fetchall()
+    assert asked == connect([run]).sql(question).fetchall() != []
 
 
 def same(one: RunFile, other: RunFile) -> bool:
