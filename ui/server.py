@@ -28,6 +28,7 @@ from streamlit.runtime import get_instance
 from prismatic.sandbox import walls
 from ui.gate import Gate, bytes_held
 from ui.layout.frame import FIRST_WORDS_SENT
+from ui.memory import limit_arenas
 from ui.settings import parse_arguments, settings
 from validation.files.temporary import remove_leftovers, remove_temporary_folder
 
@@ -139,5 +140,6 @@ def middleware() -> list[Middleware]:
 
 def app_options(script: str) -> dict[str, Any]:
     """Return the arguments of `st.App` for this script. Raises ConfigError for an invalid setting: no server starts."""
+    limit_arenas()
     parse_arguments(sys.argv[1:])
     return {"script_path": script, "middleware": middleware(), "lifespan": lifespan}

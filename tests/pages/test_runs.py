@@ -40,8 +40,8 @@ def test_the_runs_page_tells_what_each_column_means_and_whether_the_file_has_it(
     at = opened("pages/6_Runs.py", (write(simulated_run(), tmp_path / "x.db"), "x"))
     columns = next(table.value for table in at.dataframe if "meaning" in table.value).set_index(["table", "column"])
     assert columns.loc[("dynamics", "expert_1_top_norm"), "unit"] == "loss / weight"
-    assert columns["in this file"][("dynamics", "expert_0_top_norm")]
-    assert not columns["in this file"][("layers", "top_norm")]
+    assert columns["here"][("dynamics", "expert_0_top_norm")]
+    assert not columns["here"][("layers", "top_norm")]
 
 
 def test_a_question_to_start_from_can_be_chosen_and_is_answered():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import streamlit as st
 
 from prismatic.contract.schema import SOURCES
 from ui.layout.shell import choose_run, ordered_runs
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 from validation.method.terms import explain
+from validation.report.json_report import options
 from validation.text import spaced
 from validation.verdict.groups import POSITIVE
 from validation.verdict.words.statuses import shown_claim
@@ -20,6 +24,7 @@ SHOWN = "▶"
 FACTS = ("kind", "scale", "logged steps", "experts", "merge")  # columns that are left out if all runs agree
 
 
+@guarded
 def runs_table(judgement: Judgement, picked: Run) -> None:
     """Show a table with one row per run, each judged by itself; the row that is picked is shown on all pages."""
     runs = ordered_runs(judgement)
@@ -79,6 +84,13 @@ def _that_differ(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     """Return the rows without the facts that all runs share, so that the table is narrow."""
     shared = {name for name in FACTS if len({row[name] for row in rows}) == 1}
     return [{name: value for name, value in row.items() if name not in shared} for row in rows]
+
+
+def options_button(run: Run, *, key: str) -> None:
+    """Show a button that saves the options of a run as the file that commands take them from."""
+    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in options(run).items())
+    name = f"{run.id}.yml"
+    st.download_button(f"Options as {name}", lines, name, "application/yaml", key=key, on_click="ignore")
 
 
 def choose_gradients(run: Run) -> str:

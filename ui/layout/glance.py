@@ -10,8 +10,10 @@ from html import escape
 
 import streamlit as st
 
+from ui.layout.cards import options_button
 from ui.layout.method import method_panel
 from ui.layout.shell import shown_badge
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_sentence
 from validation.charts.interval_bar import interval_bar, slim_bar
 from validation.charts.theme import STATUSES
@@ -27,6 +29,7 @@ WIDTHS = (4, 5, 7, 5)  # of the columns: claim, status, estimate, reason
 QUIET = "color:color-mix(in srgb,currentColor 72%,transparent)"
 
 
+@guarded
 def banner(glance: Glance) -> None:
     """Show the status with its icon, the headline and the sentence with the numbers that decide."""
     st.html(f"<style>.st-key-banner {{ --status: {STATUSES[glance.shown.kind]} }}</style>")
@@ -38,7 +41,8 @@ def banner(glance: Glance) -> None:
             st.markdown(f"**{markdown_sentence(note)}**")
 
 
-def next_step(step: Step) -> None:
+@guarded
+def next_step(judgement: Judgement, step: Step) -> None:
     """Show the next step and the command that does it."""
     with st.container(border=True, key="next-step", gap="xsmall"):
         st.markdown(f":blue[**Next step**] {escape_markdown(step.text)}")
@@ -46,8 +50,11 @@ def next_step(step: Step) -> None:
             st.code(step.command, language=None, wrap_lines=True)
         if step.cost:
             st.caption(escape_markdown(step.cost))
+        if step.options_of:
+            options_button(next(run for run in judgement.runs if run.id == step.options_of), key="step-options")
 
 
+@guarded
 def claims_table(judgement: Judgement, glance: Glance) -> None:
     """Show a row for each claim, then the documented reading in one muted line."""
     with st.container(key="claims-table", gap="small"):

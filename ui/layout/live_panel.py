@@ -6,6 +6,7 @@ import streamlit as st
 
 from ui.session.live import growing_runs, is_training, seconds_since_last_row
 from ui.widgets.charts import draw
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_table
 from ui.widgets.memo import memoized
 from validation.analysis.bins import BINS
@@ -28,6 +29,7 @@ RULE = (
 RULE_OF_PEERS = "The last third of the training decides whether experts are distinct, so there is no earlier look."
 
 
+@guarded
 def live_panel(judgement: Judgement, run: Run) -> None:
     """Show when the next look at a run in training is due, and the looks so far on request; nothing for other runs."""
     if not is_training(run):

@@ -18,6 +18,7 @@ from ui.session.address import remember, restore
 from ui.session.library import library
 from ui.session.live import follow, is_training, live_badge
 from ui.widgets.about import ABOUT
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown
 from ui.widgets.placeholder import placeholder
 from validation.analysis.run import Run
@@ -76,6 +77,7 @@ def _judgement_or_stop(title: str) -> Judgement:
     return judgement
 
 
+@guarded
 def run_header(run: Run) -> None:
     """Show the run's main facts, and badges for an unfinished run and for a positive control."""
     scale, seed = run.option("perturbation_scale"), run.seed

@@ -10,6 +10,7 @@ import streamlit as st
 from ui.layout.shell import SEVERITY_COLORS, show_finding
 from ui.widgets.about import LOG_HISTOGRAMS
 from ui.widgets.charts import draw
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_table
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
@@ -22,8 +23,18 @@ from validation.judgement.judge import Judgement
 from validation.text import pluralize
 
 BADGES: dict[str, str] = {PASSED: "green", **SEVERITY_COLORS}
+LOG = {  # narrow, so that no column is cut beside the sidebar
+    "file": st.column_config.TextColumn(width=180),
+    "rows": st.column_config.NumberColumn(width=60),
+    "experts": st.column_config.NumberColumn(width=75),
+    "columns": st.column_config.NumberColumn(width=80),
+    "not read": st.column_config.NumberColumn(width=80),
+    "notes": st.column_config.TextColumn(width=120),
+    "sha256": st.column_config.TextColumn(width=100, help="The hash of the file; the Runs page has it whole"),
+}
 
 
+@guarded
 def findings(judgement: Judgement, run: Run, file: RunFile, found: Sequence[Finding]) -> None:
     """Show the findings of the run, the gravest first, each with its chart."""
     if not found:
@@ -41,6 +52,7 @@ def findings(judgement: Judgement, run: Run, file: RunFile, found: Sequence[Find
                     draw(chart, width="stretch", key=f"finding-{place}", alt=f"Data of the finding {finding.id}")
 
 
+@guarded
 def checks(judgement: Judgement, run: Run, found: Sequence[Finding]) -> None:
     """Show the documented troubleshooting, then all checks by theme, each with its result for this run."""
     thresholds = judgement.verdict.thresholds
@@ -72,6 +84,7 @@ def _checks_table(lines: Sequence[Checked]) -> None:
     st.markdown(markdown_table([("Check", "Result", "Evidence"), *rows]))
 
 
+@guarded
 def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:
     """Show links to the documented next steps, with what this run has for each."""
     st.subheader("Documented next steps", anchor=False)
@@ -88,6 +101,7 @@ def next_steps(judgement: Judgement, run: Run, file: RunFile) -> None:
             st.caption(escape_markdown(state))
 
 
+@guarded
 def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
     """Show a row for each chosen file: its contents, or the reason why it was rejected."""
     st.subheader("How the files were read", anchor=False)
@@ -107,7 +121,7 @@ def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
         for one in judgement.files
     ]
     refused = [{"file": one.name, "result": one.error.id, "notes": one.error.evidence} for one in judgement.rejected]
-    show_table([*read, *refused], key="reading-log")
+    show_table([*read, *refused], key="reading-log", placeholder="", column_config=LOG)
     if file.ignored:
         st.caption("These columns were not read, because no metric has their names:")
         st.text(", ".join(file.ignored))

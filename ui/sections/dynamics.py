@@ -16,6 +16,7 @@ from prismatic.contract.thresholds import Thresholds
 from ui.sections.norms import choose_norms, norms_caption
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
@@ -140,6 +141,7 @@ def hint_of(view: str, run: Run) -> str:
     return OF_PEERS.get(view, VIEWS[view].hint) if run.peers else VIEWS[view].hint
 
 
+@guarded
 def scores(judgement: Judgement, run: Run) -> None:
     """Show the documented divergence score of each perturbed expert against its thresholds; nothing for peers."""
     if run.peers:
@@ -161,9 +163,11 @@ def scores(judgement: Judgement, run: Run) -> None:
             st.metric(
                 f"Divergence scores, {len(perturbed)} experts",
                 f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}",
+                delta=f"{_place(low, thresholds)}" if _place(low, thresholds) == _place(high, thresholds) else None,
+                delta_color="off",
+                delta_arrow="off",
                 border=True,
                 width="content",
-                height="stretch",
                 help=meaning,
             )
         if (table["value"] > 0).any():

@@ -16,10 +16,13 @@ from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED
 from validation.verdict.words.statuses import SELF_TEST, Shown
 
 DROP = "drop"  # key of the container that holds the uploader
+CARD = "card"  # begins the key of a card
 LARGE = (
     f"<style>.st-key-{DROP} [data-testid=stFileUploaderDropzone] "
     "{ min-height: 8rem; align-items: center; justify-content: center } "
-    f".st-key-{DROP} [data-testid=stFileUploaderDropzoneInstructions] {{ flex: none; align-self: center }}</style>"
+    f".st-key-{DROP} [data-testid=stFileUploaderDropzoneInstructions] {{ flex: none; align-self: center }} "
+    # On a phone the wide picture of the study would be a thin strip: its sides, which are empty, are cut instead.
+    f"[class*=st-key-{CARD}] img {{ min-height: 6rem; object-fit: cover }}</style>"
 )
 LEGEND = (
     "Pictures: gradient norms of the smallest weights over training, in blue the clean expert, in red the perturbed "
@@ -90,7 +93,7 @@ def _cards(entries: dict[str, Entry]) -> None:
     names = [name for name in CARDS if name in entries]
     places = [*st.columns(3), *st.columns([1, 2])]
     for place, name in zip(places, names, strict=False):
-        with place, st.container(border=True, height="stretch"):
+        with place, st.container(border=True, height="stretch", key=f"{CARD}-{name}"):
             _card(CARDS[name], entries[name])
     st.caption(LEGEND)
 

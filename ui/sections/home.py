@@ -15,10 +15,11 @@ from ui.sections.first_visit import first_visit
 from ui.sections.verdict import run_facts
 from ui.session.address import forget, restore
 from ui.session.library import library
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown
 from validation.analysis.run import Run
 from validation.judgement.glance import Glance, glance_of
-from validation.judgement.judge import Judgement
+from validation.judgement.judge import Judgement, without_failing_runs
 from validation.text import pluralize, printable
 
 NAMES_SHOWN = 3  # of rejected files
@@ -38,10 +39,10 @@ def home() -> None:
         return
     rejected_summary(judgement)
     run = pick_run(judgement)
-    glance = glance_of(judgement)
+    glance = without_failing_runs(judgement, glance_of)
     banner(glance)
     if glance.step is not None:
-        next_step(glance.step)
+        next_step(judgement, glance.step)
     live_panel(judgement, run)
     claims_table(judgement, glance)
     if len(judgement.runs) > 1:
@@ -82,6 +83,7 @@ def read_counts(judgement: Judgement) -> str:
     return f"{read} read, {pluralize(rejected, 'file')} not read." if rejected else f"{read} read."
 
 
+@guarded
 def rejected_summary(judgement: Judgement) -> None:
     """Show the rejected files in one line, which opens."""
     found = judgement.findings_of(None)
@@ -95,6 +97,7 @@ def rejected_summary(judgement: Judgement) -> None:
             show_rejected(judgement)
 
 
+@guarded
 def findings_line(judgement: Judgement, run: Run) -> None:
     """Show the gravest finding of a run in one line, which opens all of them."""
     found = judgement.findings_of(run.id)

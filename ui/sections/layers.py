@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from prismatic.contract.schema import TIERS
 from ui.widgets.about import LOG_HISTOGRAMS
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
+from ui.widgets.guard import guarded
 from ui.widgets.memo import memoized
 from ui.widgets.tables import show_table
 from validation.analysis.run import Run
@@ -28,6 +30,7 @@ from validation.frames.layer_heatmap import (
     histogram_rows,
     layer_names,
 )
+from validation.judgement.glance import config_of
 from validation.judgement.judge import Judgement
 from validation.judgement.layer_ablation import JUDGED, LayerAblation, ablate_layers
 from validation.method.terms import explain
@@ -75,8 +78,10 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
     names, seen = layer_names(file), run.from_source(source)
     table = cached_frames(file.sha256, source, measure, seen, names)
     if not np.isfinite(table.values_KF).any():
-        title = MEASURES[measure].title.lower()
-        st.info(f"This run did not log the metrics for “{title}” by layer. Choose another measure.")
+        st.info(
+            f"There is no value of “{MEASURES[measure].title.lower()}” to draw: this run did not log it by layer, or "
+            "its norms are zero. Choose another measure."
+        )
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         frame = _choose_frame(table)
@@ -204,7 +209,8 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     """Show the histogram of gradient entries over the steps, or how to log it."""
     if not len(file.histograms):
         st.caption("This file has no histograms of gradient entries. To log them, train with:")
-        st.code(LOG_HISTOGRAMS if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
+        command = f"prismatic train --config {shlex.quote(config_of(judgement, run))} {LOG_HISTOGRAMS}"
+        st.code(command if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(
         "Tier of the histogram", ["bottom", "middle", "top"], default="bottom", required=True, key="tier"
@@ -217,6 +223,7 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     draw(chart, key="histogram", alt="Share of gradient entries by size, over the steps")
 
 
+@guarded
 def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     """Show the verdict of the run, with the other seeds of its group, without each of its layers."""
     st.subheader("Which layers drive the verdict", anchor=False)

@@ -9,8 +9,10 @@ import streamlit as st
 from prismatic.contract import schema
 from prismatic.contract.options import OPTION
 from prismatic.contract.thresholds import PREFIX
+from ui.widgets.guard import guarded
 from ui.widgets.tables import fact_text, show_table
 from validation.files.run_file import RunFile
+from validation.judgement.guard import each_guarded
 from validation.judgement.judge import Judgement
 from validation.query.database import RELATIONS, relations_of
 from validation.query.user_sql import SECONDS, BadQuery, run_query
@@ -34,13 +36,22 @@ EXAMPLES = {
         "GROUP BY ALL\nORDER BY ALL"
     ),
 }
+SCHEMA = {  # 900 pixels in all, so that no column is cut beside the sidebar
+    "table": st.column_config.TextColumn(width=80),
+    "column": st.column_config.TextColumn(width=190),
+    "unit": st.column_config.TextColumn(width=110),
+    "meaning": st.column_config.TextColumn(width=330),
+    "here": st.column_config.CheckboxColumn(width=50, help="This file has the column"),
+    "type": st.column_config.TextColumn(width=80),
+    "rows": st.column_config.NumberColumn(width=60, help="Rows of the table in this file"),
+}
 WIDE = {
     "hash": st.column_config.TextColumn(width="large"),
     "value": st.column_config.TextColumn(width="large"),
-    "meaning": st.column_config.TextColumn(width="large"),
 }
 
 
+@guarded
 def sql_console(judgement: Judgement) -> None:
     """Show a field for one SQL query over all chosen runs, and its rows."""
     st.subheader("Query all chosen runs", anchor=False)
@@ -66,7 +77,7 @@ def _load_example() -> None:
 
 def _show_answer(judgement: Judgement, sql: str) -> None:
     try:
-        found = run_query(relations_of(judgement.files), sql)
+        found = each_guarded(lambda files: run_query(relations_of(files), sql), judgement.files, meant=(BadQuery,))
     except BadQuery as error:
         st.error("The query failed.")
         st.text(str(error))
@@ -76,6 +87,7 @@ def _show_answer(judgement: Judgement, sql: str) -> None:
     st.caption(" ".join([*notes, f"A query may take {SECONDS:g} seconds."]))
 
 
+@guarded
 def metadata(file: RunFile) -> None:
     """Show the facts in the file: options, training, and registered thresholds."""
     st.subheader("This run", anchor=False)
@@ -105,6 +117,7 @@ def metadata(file: RunFile) -> None:
     )
 
 
+@guarded
 def hashes(file: RunFile) -> None:
     """Show the hashes of the file, its options, its corpus, its thresholds, its code and its tiers."""
     st.subheader("Hashes", anchor=False)
@@ -124,18 +137,20 @@ def hashes(file: RunFile) -> None:
     show_table(known, key="hashes", column_config=WIDE)
 
 
+@guarded
 def side_tables(file: RunFile) -> None:
     """Show the file's tables of experts, tiers and events."""
     for title, table in (("Experts", file.experts), ("Tiers", file.tiers), ("Events", file.events)):
         st.subheader(title, anchor=False)
         if len(table):
-            show_table(table.to_pandas(), key=title)
+            show_table(table.to_pandas(), key=title, placeholder="")
         else:
             st.caption(
                 "No event was recorded." if title == "Events" else "This file has no such table, or the table is empty."
             )
 
 
+@guarded
 def schema_table(file: RunFile) -> None:
     """Show every column of a run file with its unit and meaning, and if this file has it."""
     st.subheader("Schema", anchor=False)
@@ -162,13 +177,14 @@ def schema_table(file: RunFile) -> None:
                 "column": column.name,
                 "unit": column.unit,
                 "meaning": column.meaning,
-                "in this file": there,
+                "here": there,
                 "type": column.type,
-                "rows of the table": rows.get(table),
+                "rows": rows.get(table),
             }
             for table, column, there in listed
         ],
         key="schema",
-        column_config=WIDE,
+        placeholder="",
+        column_config=SCHEMA,
     )
     st.caption("The columns of expert 1 stand for those of all experts except expert 0.")

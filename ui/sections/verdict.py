@@ -13,9 +13,11 @@ import streamlit as st
 
 from prismatic.contract.thresholds import Thresholds, read_registration
 from prismatic.errors import ConfigError
+from ui.layout.cards import options_button
 from ui.layout.method import method_panel
 from ui.layout.shell import Color, session_thresholds, shown_badge
 from ui.widgets.charts import Described, describe, draw
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
 from ui.widgets.memo import memoized
 from ui.widgets.tables import fact_text, height, show_table
@@ -27,7 +29,7 @@ from validation.judgement.glance import AGAIN, step_of
 from validation.judgement.judge import Judgement, without_failing_runs
 from validation.method.terms import explain
 from validation.report.html_report import as_html, as_markdown
-from validation.report.json_report import as_json, options
+from validation.report.json_report import as_json
 from validation.text import sentence, spaced
 from validation.verdict.claims import DISTINCT, Claim
 from validation.verdict.groups import POSITIVE
@@ -56,6 +58,7 @@ def choose_runs(judgement: Judgement, run: Run) -> tuple[list[MeasuredRun], Sequ
     return own, [*judgement.verdict.judged(run.id).values()]
 
 
+@guarded
 def advice(judgement: Judgement, run: Run) -> None:
     """Show the next steps, each with its command."""
     runs = (None, *judgement.group_of(run.id).runs)
@@ -71,6 +74,7 @@ def advice(judgement: Judgement, run: Run) -> None:
             st.caption(escape_markdown(step.cost))
 
 
+@guarded
 def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence[Claim]) -> None:
     """Show each claim with its reason, and the course of each of its effects in every seed or expert."""
     named = tuple(each.run.id for each in runs)
@@ -231,6 +235,7 @@ def edit_thresholds(judgement: Judgement, run: Run) -> None:
         st.rerun()
 
 
+@guarded
 def details(judgement: Judgement, run: Run) -> None:
     """Show thresholds, all claims and facts in closed parts, whose content is made only when they are opened."""
     st.subheader("Details", anchor=False)
@@ -247,6 +252,7 @@ def _on_request(name: str, label: str, show: Callable[[], None]) -> None:
             show()
 
 
+@guarded
 def run_facts(run: Run) -> None:
     """Show the facts of the run: options, seed, machine."""
     if not run.facts:
@@ -255,11 +261,10 @@ def run_facts(run: Run) -> None:
     rows = [{"fact": key, "value": fact_text(key, value)} for key, value in run.facts.items()]
     show_table(rows, key="facts", alt="All facts in the file about its run")
     if run.by_trainer:
-        lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in options(run).items())
-        label = f"Options as {run.id}.yml"
-        st.download_button(label, lines, f"{run.id}.yml", "application/yaml", key="options", on_click="ignore")
+        options_button(run, key="options")
 
 
+@guarded
 def downloads(judgement: Judgement) -> None:
     """Show buttons to download the verdict; each file is made when its button is pressed."""
     kinds: dict[str, tuple[str, str, Callable[[Judgement], str]]] = {

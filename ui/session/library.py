@@ -7,8 +7,6 @@ long. After that the server closes its library (ui/server.py).
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import hashlib
 import shutil
 import tempfile
@@ -21,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from ui.memory import return_memory
 from validation.files.cache import Cache
 from validation.files.file_state import FileState
 from validation.files.parquet_set import MANIFEST, is_set
@@ -153,15 +151,7 @@ def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None
             del _DISCONNECTED_SINCE[session]
             closed = True
     if closed:
-        _return_memory()
-
-
-def _return_memory() -> None:
-    """Return to the system what closed sessions have freed: cycles, and what Arrow's pool and the C library keep."""
-    gc.collect()
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+        return_memory()
 
 
 def close_all() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from ui.widgets.guard import guarded
 from validation.analysis.run import Run
 from validation.judgement.judge import Judgement
 
@@ -26,6 +27,6 @@ def fragment(
         known = held()
         if known is None:  # the files were judged again: the whole page must show the new judgement
             st.rerun()
-        make(known, next(run for run in known.runs if run.id == name))
+        guarded(make)(known, next(run for run in known.runs if run.id == name))
 
     again()

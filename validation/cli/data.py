@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from validation.cli.options import add_source_options
 from validation.cli.sources import read_runs, report_skipped
 from validation.files.errors import RunFileError
 from validation.files.parquet_set import is_set, write_set
-from validation.files.run_file import Rejected
+from validation.files.run_file import Rejected, RunFile
+from validation.judgement.guard import each_guarded
 from validation.query.database import RELATIONS, open_database, relations_of
 from validation.query.export import export
 from validation.query.relations import Relations
 from validation.query.set_database import relations_of_sets
-from validation.query.user_sql import ROWS, SECONDS, format_rows, run_query
+from validation.query.user_sql import ROWS, SECONDS, BadQuery, format_rows, run_query
 from validation.report.exit_code import UNREADABLE
 
+T = TypeVar("T")
 TABLES = "tables: runs, facts (run, key, value), dynamics (a row per run, step and expert), layers, pairs, histograms"
 
 
@@ -56,10 +60,12 @@ def add_query(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _export(options: argparse.Namespace) -> int:
-    try:
-        relations, rejected = _relations(options)
+    def write(relations: Relations) -> int:
         with open_database(relations) as con:
-            rows = export(con, options.relation, Path(options.output))
+            return export(con, options.relation, Path(options.output))
+
+    try:
+        rows, rejected = _with_relations(options, write, (OSError, ValueError))
     except (RunFileError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
@@ -81,8 +87,11 @@ def _compact(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> int:
     try:
-        relations, _ = _relations(options)
-        found = run_query(relations, options.sql, rows=options.rows, seconds=options.seconds)
+        found, _ = _with_relations(
+            options,
+            lambda relations: run_query(relations, options.sql, rows=options.rows, seconds=options.seconds),
+            (BadQuery,),
+        )
     except (ValueError, RunFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return UNREADABLE
@@ -92,10 +101,22 @@ def _query(options: argparse.Namespace) -> int:
     return 0
 
 
-def _relations(options: argparse.Namespace) -> tuple[Relations, list[Rejected]]:
-    """Return the relations of the runs that can be read, and the rejected files, after naming them on stderr."""
+def _with_relations(
+    options: argparse.Namespace, use: Callable[[Relations], T], meant: tuple[type[Exception], ...]
+) -> tuple[T, list[Rejected]]:
+    """Return use(relations) of the runs that can be read, and the rejected files, after naming them on stderr.
+
+    Runs on which this program fails are left out and named, too. meant: errors of `use` that are no such failure.
+    """
     if all(map(is_set, options.runs)):
-        return relations_of_sets(options.runs), []
+        return use(relations_of_sets(options.runs)), []
     runs, rejected = read_runs(options)
     report_skipped(rejected)
-    return relations_of(runs), rejected
+
+    def of_files(files: Sequence[RunFile]) -> T:
+        for file in files:
+            if file.failure:
+                print(f"warning: {file.name}: no rows of this run, {file.failure}; report it", file=sys.stderr)
+        return use(relations_of(files))
+
+    return each_guarded(of_files, runs, meant=meant), rejected

@@ -89,7 +89,8 @@ def _widest(run: Run, thresholds: Thresholds) -> str | None:
     if len(run.steps) < 3:
         return None
     widest = float(np.diff(run.steps.astype(float)).max())
-    return f"at most {widest:,.0f} steps between two rows, of {float(run.steps[-1]) - float(run.steps[0]):,.0f}"
+    all_steps = float(run.steps[-1]) - float(run.steps[0])
+    return f"at most {pluralize(round(widest), 'step')} between two rows, of {all_steps:,.0f}"
 
 
 def _grid(run: Run, thresholds: Thresholds) -> str | None:

@@ -123,7 +123,7 @@ def _evidence(effect: Effect, part: Component, m: Measurements, levels: Levels, 
     bounds = (part.low, part.estimate, part.high)
     found = EffectEvidence(
         QUANTITIES[effect.name],
-        f"perturbed experts compared with {compared_with(m.control, twins=m.twins)}",
+        f"compared with {compared_with(m.control, twins=m.twins)}",
         effect.name != DIRECTION,
         tuple(units),
         levels.bins.edges,

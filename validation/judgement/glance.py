@@ -61,6 +61,8 @@ class Step:
     command: str = ""
     cost: str = ""
     """The number of runs that the command trains, and their duration."""
+    options_of: str = ""
+    """The run whose options the command reads from ID.yml, which a reader has to save first; empty if none."""
 
 
 @dataclass(frozen=True)
@@ -173,18 +175,25 @@ def _step(judgement: Judgement, deciding: Sequence[Group]) -> Step | None:
 
 def step_of(advice: Advice, judgement: Judgement) -> Step:
     """Return an advice with its command and cost. The command takes its options from the file of the run."""
-    run, file = next(
-        ((r, f) for r, f in zip(judgement.runs, judgement.files, strict=True) if r.id == advice.run), (None, None)
-    )
-    # A run in a set or an archive has no file of its own.
-    config = "experiments/prismatic.yml" if run is None or file is None else _file_of(file) or f"{run.id}.yml"
+    run = next((run for run in judgement.runs if run.id == advice.run), None)
+    config = "experiments/prismatic.yml" if run is None else config_of(judgement, run)
     command, cost = advice.command(config), ""
     if command and advice.runs > 1:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
-    if command and run is not None and config == f"{run.id}.yml":
+    options_of = run.id if command and run is not None and config == f"{run.id}.yml" else ""
+    if run is not None and options_of:
         cost += f' {config} holds the options of run {run.id}: save them from its "How this run was trained".'
-    return Step(sentence(advice.text), command, cost)
+    return Step(sentence(advice.text), command, cost, options_of)
+
+
+def config_of(judgement: Judgement, run: Run) -> str:
+    """Return the file that a command can take the options of a run from, as `--config`.
+
+    A run in a set or an archive has no file of its own, but the page offers its options as ID.yml.
+    """
+    file = next(file for file in judgement.files if file.id == run.id)
+    return _file_of(file) or f"{run.id}.yml"
 
 
 def _file_of(file: RunFile) -> str:

@@ -26,14 +26,17 @@ class CaughtError(Warning):
 warnings.simplefilter("ignore", CaughtError, append=True)
 
 
-def each_guarded(make: Callable[[Sequence[RunFile]], T], files: Sequence[RunFile]) -> T:
+def each_guarded(
+    make: Callable[[Sequence[RunFile]], T], files: Sequence[RunFile], *, meant: tuple[type[Exception], ...] = ()
+) -> T:
     """Return make(files); if it raises, make it without the contents of each file that makes it raise alone.
 
-    Raises PrismaticError and RunFileError, which are meant, and an error that no file causes alone.
+    Raises PrismaticError, RunFileError and what is `meant`, and an error that no file causes alone.
     """
+    raised: tuple[type[Exception], ...] = (PrismaticError, RunFileError, MemoryError, *meant)
     try:
         return make(files)
-    except (PrismaticError, RunFileError, MemoryError):
+    except raised:
         raise
     except Exception as error:
         report(error)

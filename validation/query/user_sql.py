@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,10 @@ class BadQuery(ValueError):
     """The SQL is not one SELECT, has a mistake, or takes too long or too much memory."""
 
 
+class RelationsError(Exception):
+    """The relations cannot be made from some run: a fault of this program, not of the question."""
+
+
 @dataclass(frozen=True)
 class QueryResult:
     """The rows of a result."""
@@ -68,7 +72,8 @@ def run_query(
     rows: int = ROWS,
     seconds: float = SECONDS,
 ) -> QueryResult:
-    """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too much.
+    """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too much,
+    and RelationsError.
 
     seconds: for the statement itself; loading the relations comes before.
     """
@@ -121,7 +126,7 @@ class _Child:
             self._turn.end_if_abandoned()
 
     def ask(self, relations: Relations, sql: str, rows: int) -> QueryResult:
-        """Return the result of one question. Raises BadQuery."""
+        """Return the result of one question. Raises BadQuery, RelationsError."""
         try:
             with contextlib.suppress(BrokenPipeError):  # the reply tells why
                 self._send(relations, sql, rows)
@@ -136,7 +141,7 @@ class _Child:
             if "late" in reply:
                 raise BadQuery(_took_too_long(self._seconds))
             return _read_result(self._process.stdout, reply, rows)
-        except BadQuery:
+        except (BadQuery, RelationsError):
             raise
         except Exception as error:  # a child that a question broke may end at any place, and send anything
             raise BadQuery(self._reason_of_end(error)) from None
@@ -157,9 +162,9 @@ class _Child:
         request |= {"views": dict(relations.views), "folders": [*relations.folders]}
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         for read in relations.tables.values():
-            rows_of_table = read()
-            with pa.ipc.new_stream(self._process.stdin, rows_of_table.schema) as sink:
-                for batch in rows_of_table:
+            schema, batches = _rows(read)
+            with pa.ipc.new_stream(self._process.stdin, schema) as sink:
+                for batch in batches:
                     sink.write_batch(batch)
         self._process.stdin.close()
 
@@ -174,6 +179,22 @@ class _Child:
         if code < 0 and code != -signal.SIGKILL:
             ended = signal.Signals(-code).name
         return f"it broke the process that answers questions, and nothing else ({printable(ended, 100)}); simplify it."
+
+
+def _rows(read: Callable[[], pa.RecordBatchReader]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Return the schema and the rows of a table. Raises RelationsError for whatever goes wrong in making them."""
+    try:
+        found = read()
+    except Exception as error:
+        raise RelationsError(f"{type(error).__name__}: {error}") from error
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from found
+        except Exception as error:
+            raise RelationsError(f"{type(error).__name__}: {error}") from error
+
+    return found.schema, batches()
 
 
 def _took_too_long(seconds: float) -> str:

@@ -14,6 +14,7 @@ from validation.cli.main import main
 from validation.files.run_file import RunFile
 from validation.judgement import judge as judging
 from validation.judgement.guard import CaughtError
+from validation.query import database
 from validation.report import json_report
 
 CAUGHT = pytest.mark.filterwarnings("ignore::validation.judgement.guard.CaughtError")
@@ -73,12 +74,12 @@ def test_an_output_that_fails_on_a_run_is_written_without_it(monkeypatch, files,
     main(["check", "--json", *paths])
     before = json.loads(capsys.readouterr().out)
 
-    def broken(run, file, registration, function=json_report._run):
+    def broken(run, file, registration, function=json_report.run_object):
         if run.id == files[1].id and not run.failure:
             raise RecursionError("too deep")
         return function(run, file, registration)
 
-    monkeypatch.setattr(json_report, "_run", broken)
+    monkeypatch.setattr(json_report, "run_object", broken)
     main(["check", "--json", *paths])
     after = json.loads(capsys.readouterr().out)
     assert [run["run"] for run in after["runs"]] == [file.id for file in files]
@@ -93,3 +94,18 @@ def test_a_command_that_fails_says_so_in_one_line(monkeypatch, files, capsys):
     assert main(["check", str(files[0].path)]) == 2
     assert "Traceback" not in (told := capsys.readouterr().err)
     assert "this is a fault of prismatic (ZeroDivisionError: division by zero)" in told
+
+
+@CAUGHT
+def test_query_and_export_leave_out_a_run_on_which_this_program_fails(monkeypatch, files, tmp_path, capsys):
+    monkeypatch.setattr(database, "of_steps", breaks_on(files[1], database.of_steps))
+    paths = [str(file.path) for file in files]
+    assert main(["query", "SELECT run, count(*) AS rows FROM steps GROUP BY ALL ORDER BY run", *paths]) == 0
+    said = capsys.readouterr()
+    kept = sorted([files[0].id, files[2].id])
+    assert said.out.split() == ["run", "rows", *(word for run in kept for word in (run, "120"))]
+    assert f"{files[1].name}: no rows of this run, RelationsError: IndexError" in said.err
+    target = tmp_path / "rows.csv"
+    assert main(["export", *paths, "-o", str(target)]) == 0
+    written = {line.partition(",")[0].strip('"') for line in target.read_text().splitlines()[1:]}
+    assert written == {*kept}

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from ui.widgets.guard import guarded
 from ui.widgets.tables import show_table
 from validation.frames.comparison.metrics import COMPARED_METRICS, sparklines
 from validation.frames.comparison.runs_table import filter_runs, runs_table, sort_runs
@@ -25,6 +26,7 @@ def overview(judgement: Judgement) -> pd.DataFrame:
     return runs_table(judgement)
 
 
+@guarded
 def all_runs(judgement: Judgement) -> None:
     """Show all runs in a table with filters, sorting and sparklines."""
     table = overview(judgement)

@@ -6,6 +6,7 @@ import streamlit as st
 
 from ui.sections.compare.training import DOSES, how_to_train
 from ui.widgets.charts import draw
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_sentence
 from validation.charts.comparison import dose as charts
 from validation.frames.comparison.dose import dose_effects
@@ -16,6 +17,7 @@ DOSES_PER_ROW = 2  # charts of the dose-response beside each other
 MAX_TITLE = 120  # characters of a title that lists options
 
 
+@guarded
 def dose_response(judgement: Judgement) -> None:
     """Show the dose-response: effect over perturbation_scale."""
     found = judgement.verdict.doses

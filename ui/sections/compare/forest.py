@@ -9,6 +9,7 @@ import streamlit as st
 
 from ui.sections.compare.claim import choose_claim
 from ui.widgets.charts import Described, describe, draw
+from ui.widgets.guard import guarded
 from ui.widgets.memo import memoized
 from validation.charts.comparison.forest import forest_chart
 from validation.frames.comparison.forest import POOLED, Forest, effects_of, forest, in_order
@@ -27,6 +28,7 @@ MEANING = (
 SHAMS = " Grey lines: sham runs, nothing perturbed."
 
 
+@guarded
 def forest_plots(judgement: Judgement) -> None:
     """Show the forest plot of each effect of the chosen claim."""
     with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui.widgets.charts import draw
+from ui.widgets.guard import guarded
 from ui.widgets.tables import show_table
 from validation.charts.comparison.group_lines import group_bands, group_panels
 from validation.charts.theme import MAX_GROUPS
@@ -22,6 +23,7 @@ GROUPS_SHOWN = 4  # at first
 MAX_SEEDS = 12  # lines per group
 
 
+@guarded
 def groups(judgement: Judgement) -> None:
     """Show a table of the groups, and charts of one metric over the steps."""
     by_letter = dict(zip(group_labels(len(judgement.verdict.groups)), judgement.verdict.groups, strict=True))
@@ -30,10 +32,17 @@ def groups(judgement: Judgement) -> None:
         [group_row(letter, group) for letter, group in by_letter.items()],
         key="groups",
         alt="Groups with their verdicts and their claims over seeds",
+        lines=2,
         column_config={
-            "options": st.column_config.TextColumn(width="medium", help="Options in which the groups differ"),
+            "group": st.column_config.TextColumn(width=55),
+            "options": st.column_config.TextColumn(width=150, help="Options in which the groups differ"),
+            "runs": st.column_config.NumberColumn(width=45),
+            "kind": st.column_config.TextColumn(width=80),
+            "verdict": st.column_config.TextColumn(width=110),
             **{
-                claim: st.column_config.TextColumn(help=f"{claim.capitalize()}: estimate over seeds with its interval")
+                claim: st.column_config.TextColumn(
+                    width=150, help=f"{claim.capitalize()}: estimate over seeds with its interval"
+                )
                 for claim in (*CLAIMS, DISTINCT)
             },
         },

@@ -6,6 +6,7 @@ import streamlit as st
 
 from ui.sections.compare.training import SEEDS, how_to_train
 from ui.widgets.charts import draw
+from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_sentence
 from ui.widgets.tables import show_table
 from validation.charts.comparison.outcome import outcome_chart
@@ -19,6 +20,7 @@ MAX_NAME = 120  # characters of a group's name
 RECORDED = 'logger.log_run({"held_out_loss": 2.31})  # nats, at the end of training'
 
 
+@guarded
 def outcome(judgement: Judgement) -> None:
     """Show how the runs of each group end against their twins."""
     found = [group for group in in_order(judgement.verdict.groups) if group.outcome is not None]

@@ -7,6 +7,7 @@ import streamlit as st
 from ui.sections.compare.claim import choose_claim
 from ui.sections.compare.training import SEEDS, how_to_train
 from ui.widgets.charts import draw
+from ui.widgets.guard import guarded
 from ui.widgets.tables import show_table
 from validation.charts.comparison.sham_pairs import sham_dumbbells
 from validation.frames.comparison.sham_pairs import sham_pair_rows
@@ -17,6 +18,7 @@ from validation.verdict.words.wording import QUANTITIES, RATIO
 MAX_PAIRS = 40  # rows of the chart of sham runs
 
 
+@guarded
 def sham_pairs(judgement: Judgement) -> None:
     """Show each treated run beside its sham run of the same seed."""
     pairs = sham_pair_rows(judgement)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ui.widgets.guard import guarded
 from ui.widgets.tables import TIMES, fact_text, show_table
 from validation.judgement.judge import Judgement
 from validation.query.questions import ask
 from validation.text import pluralize
 
 
+@guarded
 def two_runs(judgement: Judgement) -> None:
     """Show the options and facts in which two runs differ."""
     runs = [run.id for run in judgement.runs]
