@@ -5,6 +5,7 @@ import streamlit as st
 from ui.layout.cards import choose_gradients
 from ui.layout.shell import shell
 from ui.sections.layers import choose_measure, heatmap_player, layer_ablation
+from ui.sections.pairs import pairs_of_experts
 from validation.frames.layer_heatmap import layer_names
 
 judgement, run = shell("Layers")
@@ -19,5 +20,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     measure = choose_measure(run)
     source = choose_gradients(run)
 heatmap_player(judgement, run, measure, source)
+pairs_of_experts(judgement, run)
 if not run.peers:
     layer_ablation(judgement, run, layer_names(file))

@@ -29,6 +29,7 @@ DARK = (
     *("#4f9ff0", "#f07c45", "#35d6c4", "#f5dc6b", "#8450f5", "#d9589f", "#8f7a2a", "#d4e4ff"),  # peers
     *("#56b4e9", "#f0923c", "#2fbf92", "#e08cc4", "#d8c84e", "#d0d0d0"),  # groups of runs
 )
+REPORT_RAMP = ("#dce8f5", "#93bfe6", "#4f8fd0", "#1f5fae", "#0b3c7d")  # cells of a heatmap, pale is none
 TEXT, GRID = "#31333f", "#d5d8de"  # of a report on a light page
 DARK_TEXT, DARK_GRID = "#e2e4e9", "#3a3f49"
 

@@ -9,11 +9,13 @@ from typing import Any
 import altair as alt
 
 from validation.analysis.cohort import MeasuredRun
+from validation.analysis.distinct import DIRECTION, OUTPUTS
 from validation.analysis.run import Run
 from validation.charts import run_dynamics, theme
 from validation.charts.claim_evidence import evidence_chart
 from validation.charts.comparison.dose import dose_response as dose_chart
 from validation.charts.comparison.outcome import outcome_chart
+from validation.charts.expert_pairs import pair_matrix
 from validation.charts.lines import LineChart
 from validation.files.run_file import RunFile
 from validation.frames.beyond_routing import can_divide, divide_by_shares
@@ -21,6 +23,7 @@ from validation.frames.claim_evidence import claim_evidence
 from validation.frames.comparison.dose import dose_effects
 from validation.frames.comparison.outcome import outcome_rows
 from validation.frames.downsample import REPORT_POINTS, chart_series, gap_spans, min_max_rows
+from validation.frames.expert_pairs import PAIR_MEASURES, last_third, pair_range
 from validation.frames.norms import AS_LOGGED, BEYOND_ROUTING, TITLES, experts_drawn, norms_sentence, norms_title
 from validation.frames.run_dynamics import TIER_METRICS, Style
 from validation.judgement.judge import Judgement
@@ -28,6 +31,8 @@ from validation.verdict.claims import Claim
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import Group
 
+MATRIX_SIZE = 330  # pixels of a matrix of experts
+MOST_WITH_OUTPUTS = 24  # experts: a cell takes some hundred bytes, and there is one for each two of them
 FONT = "Arial, Liberation Sans, sans-serif"  # their width must be known, because labels are placed here
 OUTCOMES = 4  # groups whose outcome is drawn
 _TEXT = {
@@ -39,7 +44,7 @@ CONFIG = {
     "background": None,
     "aria": False,
     "font": FONT,
-    "range": {"category": list(theme.LIGHT)},
+    "range": {"category": list(theme.LIGHT), "ramp": list(theme.REPORT_RAMP)},
     "mark": {"color": theme.LIGHT[2]},
     "rule": {"color": theme.TEXT},
     "text": {"color": theme.TEXT, "fontSize": 12},
@@ -59,7 +64,25 @@ def evidence(judgement: Judgement, run: Run, file: RunFile) -> list[tuple[str, s
         return []
     own = [each for each in judgement.measured if each.run is run]
     charts = _effects(judgement, own, [*judgement.verdict.judged(run.id).values()], "expert")
-    return [(title, svg(chart)) for title, chart in [*charts, *_logged_metrics(file, run, judgement.verdict)]]
+    drawn = [(title, svg(chart)) for title, chart in [*charts, *_logged_metrics(file, run, judgement.verdict)]]
+    return drawn + _pairs(own, judgement.verdict.thresholds.divergence_direction)
+
+
+def _pairs(runs: Sequence[MeasuredRun], margin: float) -> list[tuple[str, str]]:
+    """Return the matrices of pairs of experts in the last third of a run; of many experts the direction alone."""
+    found: list[tuple[str, str]] = []
+    for levels in [each.pairs for each in runs if each.pairs is not None]:
+        for measure in (DIRECTION, OUTPUTS):
+            frames = last_third(levels, measure)
+            if frames is None or (found and len(frames.experts) > MOST_WITH_OUTPUTS):
+                continue
+            about = PAIR_MEASURES[measure]
+            high = pair_range(frames, margin)[1]
+            chart = pair_matrix(frames.at(0), frames.experts, measure, high).properties(width=MATRIX_SIZE)
+            words = f"{about.meaning[:1].lower()}{about.meaning[1:]}"
+            title = f"{about.title} of each two experts in the last third, mean over layers: {words}"
+            found.append((title, svg(chart, height=MATRIX_SIZE)))
+    return found
 
 
 def evidence_over_seeds(judgement: Judgement, group: Group) -> list[tuple[str, str]]:
@@ -145,13 +168,13 @@ def can_draw() -> bool:
     return True
 
 
-def svg(chart: LineChart | alt.FacetChart) -> str:
+def svg(chart: LineChart | alt.FacetChart, height: int = theme.REPORT_SIZE[1]) -> str:
     """Return a chart as SVG."""
     import vl_convert  # slow to load: it holds a JavaScript engine
 
-    spec, (width, height) = static_spec(chart.to_dict()), theme.REPORT_SIZE
+    spec = static_spec(chart.to_dict())
     spec |= {
-        "width": spec.get("width", width),
+        "width": spec.get("width", theme.REPORT_SIZE[0]),
         "height": min(spec.get("height", height), height),
         "autosize": {"type": "pad"},
     }

@@ -5,10 +5,12 @@ import re
 
 import pytest
 
+from tests.support.paired_runs import write_pairs
 from tests.support.peer_runs import peer_study, write_peers
 from tests.support.report_readers import NOW, judged, validated
 from tests.support.simulated_runs import simulated_run, write
 from validation.cli.main import main
+from validation.report.figures import evidence
 from validation.report.html_report import as_html, as_markdown
 from validation.report.json_report import as_json
 from validation.report.junit_report import as_junit
@@ -61,6 +63,13 @@ def test_reports_say_nothing_of_a_perturbation(peers):
         text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
         assert "distinct" in text
         assert not WORDS_OF_PERTURBATIONS.search(text), WORDS_OF_PERTURBATIONS.search(text)
+
+
+def test_a_report_draws_how_far_each_two_experts_are_apart(tmp_path):
+    judgement = judged(write_pairs(tmp_path / "pairs.db", experts=4, probes=12))
+    drawn = evidence(judgement, judgement.runs[0], judgement.files[0])[-2:]
+    assert [title.split(" of each two experts")[0] for title, _ in drawn] == ["Direction", "Outputs"]
+    assert all(svg.count("<path") >= 4 * 3 for _, svg in drawn)
 
 
 def test_a_build_server_sees_one_case_for_each_run_and_one_for_all(peers):
