@@ -6,7 +6,7 @@ Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,22 @@ METRICS = (
 PAIR_METRICS = ("half_product", "weight_distance", "output_distance")
 Pair = tuple[int, int]
 """Two experts, the smaller number first."""
+
+
+class _SomeRows(Mapping[str, Array]):
+    """Some rows of columns, cut out when a column is read."""
+
+    def __init__(self, columns: Mapping[str, Array], rows: slice) -> None:
+        self._columns, self._rows = columns, rows
+
+    def __getitem__(self, metric: str) -> Array:
+        return self._columns[metric][self._rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,10 +288,7 @@ class Run:
         rows = slice(max(int(ends[0]) - 1, 0), int(ends[1]) + 2)
 
         def cut(place: Mapping[int, Expert]) -> dict[int, Expert]:
-            return {
-                e: replace(x, columns={name: column[rows] for name, column in x.columns.items()})
-                for e, x in place.items()
-            }
+            return {e: replace(x, columns=_SomeRows(x.columns, rows)) for e, x in place.items()}
 
         columns = {name: column[rows] for name, column in self.step_columns.items()}
         layers = [cut(layer) for layer in self.layers]

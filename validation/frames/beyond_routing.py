@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -74,10 +75,19 @@ def ratios_to_clean(run: Run, experts: Sequence[int], *, warmup: float) -> dict[
 
 def _with_shares(run: Run) -> Sequence[Mapping[int, Expert]] | None:
     """Return the layers, or the means over layers if only these have shares; None if shares are not logged."""
-    for layers in (run.layers, [run.experts]):
-        if layers and all(_has_share(layer, e) for layer in layers for e in run.experts):
-            return layers
-    return None
+    if run not in _SHARED:
+        both = (run.layers, [run.experts])
+        _SHARED[run] = next((place for place, layers in enumerate(both) if layers and _have_shares(run, layers)), None)
+    place = _SHARED[run]
+    return None if place is None else (run.layers, [run.experts])[place]
+
+
+_SHARED: WeakKeyDictionary[Run, int | None] = WeakKeyDictionary()
+"""By run, the first of its layers and its means that has shares: a page asks often, and experts may be thousands."""
+
+
+def _have_shares(run: Run, layers: Sequence[Mapping[int, Expert]]) -> bool:
+    return all(_has_share(layer, e) for layer in layers for e in run.experts)
 
 
 def _has_share(layer: Mapping[int, Expert], expert: int) -> bool:
