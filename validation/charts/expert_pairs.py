@@ -14,7 +14,7 @@ from validation.charts.ticks import factor_ticks
 from validation.frames.expert_pairs import MEASURED, NOISE, PAIR_MEASURES
 from validation.frames.routing_load import RoutingLoad
 
-MAX_TICKS = 16
+MAX_TICKS, LOAD_TICKS = 16, 8
 MATRIX_HEIGHT, LOAD_HEIGHT, EVENNESS_HEIGHT = 520, 330, 170
 LEGEND = 60  # pixels of a chart's height that are no cells
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
@@ -87,7 +87,7 @@ def expert_loads(load: RoutingLoad, order: Sequence[int], shown: Span) -> alt.La
         .encode(
             x=_steps(rows),
             x2=alt.X2("until:Q"),
-            y=_experts("expert", order),
+            y=_experts("expert", order, most=LOAD_TICKS),
             color=alt.Color("value:Q", scale=scale, legend=legend),
             tooltip=tooltip,
         )
@@ -117,10 +117,10 @@ def routing_evenness(load: RoutingLoad, shown: Span) -> alt.LayerChart:
     return alt.LayerChart(layer=[line, *_frame(shown)], height=EVENNESS_HEIGHT)
 
 
-def _experts(name: str, order: Sequence[int]) -> alt.X | alt.Y:
+def _experts(name: str, order: Sequence[int], most: int = MAX_TICKS) -> alt.X | alt.Y:
     """Return the axis of experts in this order; of many, some are named."""
     axis = alt.Axis(
-        values=[*order[:: -(-len(order) // MAX_TICKS) or 1]],
+        values=[*order[:: -(-len(order) // most) or 1]],
         labelAngle=0,
         ticks=False,
         domain=False,
