@@ -195,7 +195,7 @@ def _bullet(value: float, needed: float, title: str, label: str) -> FindingChart
     x = alt.X("value:Q", title=title, scale=alt.Scale(domain=[0, 1.15 * max(value, needed)], nice=False))
     base = alt.Chart(data)
     layers = [
-        base.mark_bar(color=theme.GREY, size=26).encode(x=x),
+        base.mark_bar(color=theme.GREY, size=20, yOffset=8).encode(x=x),  # below the label
         base.mark_rule(color=theme.BAD, strokeWidth=3).encode(x=alt.X("needed:Q")),
         base.mark_text(align="right", baseline="top", dx=-6, color=theme.BAD, fontSize=12).encode(
             x=alt.X("needed:Q"), y=alt.YValue(0), text=alt.Text("label:N")
