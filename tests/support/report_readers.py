@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import jsonschema
+from referencing import Registry, Resource
 
 from prismatic import terminal
 from validation.files.sources import read_sources
@@ -20,7 +21,7 @@ from validation.verdict.claims import Claim, Component
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.db"))
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-SCHEMA = json.loads((ROOT / "docs" / "check.schema.json").read_text())
+SCHEMA, GATE_SCHEMA = (json.loads((ROOT / "docs" / f"{name}.schema.json").read_text()) for name in ("check", "gate"))
 
 
 @cache
@@ -49,6 +50,14 @@ def validated(report):
     text = json.dumps(report, allow_nan=False)
     jsonschema.validate(json.loads(text), SCHEMA)
     jsonschema.validate(json.loads(text), closed(copy.deepcopy(SCHEMA)))
+
+
+def validated_gate(report):
+    """Check the object of the gate by its schema, which refers to that of `check`."""
+    text = json.dumps(report, allow_nan=False)
+    for gate, check in ((GATE_SCHEMA, SCHEMA), (closed(copy.deepcopy(GATE_SCHEMA)), closed(copy.deepcopy(SCHEMA)))):
+        registry = Registry().with_resource("check.schema.json", Resource.from_contents(check))
+        jsonschema.Draft202012Validator(gate, registry=registry).validate(json.loads(text))
 
 
 def as_claim(values):

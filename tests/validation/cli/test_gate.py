@@ -1,28 +1,18 @@
 """`prismatic gate`: its exit codes, its JSON object by the published schema, its text, and its command."""
 
-import copy
 import json
 
-import jsonschema
 import pytest
-from referencing import Registry, Resource
 
-from tests.support.report_readers import ROOT, SCHEMA, closed
+from tests.support.report_readers import GATE_SCHEMA as GATE
+from tests.support.report_readers import validated_gate
 from tests.support.simulated_runs import study, write
 from tests.validation.judgement.gate.conftest import registered
 from validation.cli.main import main
 from validation.judgement.gate.rules import REASONS
 from validation.report.gate_report import SCHEMA as NAME
 
-GATE = json.loads((ROOT / "docs" / "gate.schema.json").read_text())
 TRAINED = {"router_type": "prismatic"}
-
-
-def validate(report):
-    for gate, check in ((GATE, SCHEMA), (closed(copy.deepcopy(GATE)), closed(copy.deepcopy(SCHEMA)))):
-        resource = Resource.from_contents(check)
-        registry = Registry().with_resource("check.schema.json", resource)
-        jsonschema.Draft202012Validator(gate, registry=registry).validate(report)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +30,7 @@ def ask(capsys):
     def run(*arguments, claim="awakening"):
         code = main(["gate", *map(str, arguments), "--claim", claim, "--json", "--no-cache"])
         report = json.loads(capsys.readouterr().out)
-        validate(report)
+        validated_gate(report)
         assert report["schema"] == NAME
         return code, report
 
