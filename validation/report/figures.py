@@ -156,7 +156,9 @@ def outcomes(verdict: Verdict) -> list[tuple[str, str]]:
     if not groups:
         return []
     chart = outcome_chart(*outcome_rows(groups))
-    return [("Held-out loss, run minus twin: a dot per seed, the mean over seeds with its interval", svg(chart))]
+    return [
+        ("Held-out loss, compared with the sham run: a dot per seed, the mean over seeds with its interval", svg(chart))
+    ]
 
 
 def can_draw() -> bool:

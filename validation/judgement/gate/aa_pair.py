@@ -29,7 +29,7 @@ SHAM_TWINS, SHAM_RUNS, SEED_HALVES = "sham_twins", "sham_runs", "seed_halves"
 CLEAR, FAILS, TOO_FEW_SEEDS = "clear", "fails", "too_few_seeds"
 WORDS = {
     SHAM_TWINS: "sham runs against their sham twins",
-    SHAM_RUNS: "unperturbed experts against control experts of sham runs",
+    SHAM_RUNS: "unperturbed experts compared with control experts of sham runs",
     SEED_HALVES: "every second seed against the others",
 }
 FEWEST = 2  # units of an interval
