@@ -41,7 +41,7 @@ def perturb(
     the largest and the smallest sparsity/2 of each of the expert's tensors. The last `control_experts` change by
     control_scale only. mode, strategy: see `RouterConfig`.
     The noise depends on the seed, the layer, the expert, the tensor's name and its place among the weights. It does not
-    depend on whether the model stores its experts as modules or as stacked tensors, transposed or not.
+    depend on whether the model stores its experts as modules or as stacked tensors, transposed (unless square) or not.
 
     A callback's `attach` then knows the roles and records what was done. `copy.deepcopy` and wrappers keep that, and a
     checkpoint does not: after `from_pretrained`, give `roles=` and facts by hand.

@@ -20,10 +20,10 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
-def commands() -> list[tuple[str, int, list[str]]]:
+def commands(page: Path = PAGE) -> list[tuple[str, int, list[str]]]:
     """Return each command with the exit code and the lines of output on the page."""
     found: list[tuple[str, int, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(), flags=re.DOTALL):
         for line in block.splitlines():
             if line.startswith("$ "):
                 command, _, note = line[2:].partition("   # exit code ")

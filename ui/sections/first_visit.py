@@ -65,6 +65,12 @@ CARDS = {
         "Here gradients can differ, and control experts show by how much they do by chance.",
         "Open one merge per example",
     ),
+    "upcycled-mixtral": Card(
+        "An upcycled Mixtral",
+        Shown(REFUTED, "refuted"),
+        "Copies of a Llama's MLPs, some half re-initialised: bottom weights gain nothing, plain copies differ, too.",
+        "Open the upcycled Mixtral",
+    ),
     "study": Card(
         "A study over six seeds",
         Shown(REFUTED, "refuted"),
@@ -89,9 +95,9 @@ def first_visit() -> None:
 
 
 def _cards(entries: dict[str, Entry]) -> None:
-    """Show a card for each example, three in a row; the last one, the study, is twice as wide."""
+    """Show a card for each example, three in a row; the last one, the study, is twice as wide as those beside it."""
     names = [name for name in CARDS if name in entries]
-    places = [*st.columns(3), *st.columns([1, 2])]
+    places = [*st.columns(3), *st.columns([1, 1, 2])]
     for place, name in zip(places, names, strict=False):
         with place, st.container(border=True, height="stretch", key=f"{CARD}-{name}"):
             _card(CARDS[name], entries[name])
