@@ -104,6 +104,10 @@ class FoundExperts:
                 views[name] = view
         return views
 
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that hold the experts, in a fixed order; one of several tensors is there repeatedly."""
+        return [_parameter(stored.owner, stored.attribute) for stored in self.stored]
+
     def tiers_of(self, expert: int) -> TierIndices:
         """Return the tiers of an expert's weights when the layer was first measured: peers have tiers of their own.
 
@@ -116,7 +120,8 @@ class FoundExperts:
     def _ranked(self) -> Iterator[TierIndices]:
         for expert in range(self.num_experts):
             held = {name: view.of(view.parameter.detach()) for name, view in self.views(expert).items()}
-            yield TierIndices.of({name: weight for name, weight in held.items() if weight is not None}, SPARSITY)
+            weights = {name: weight for name, weight in held.items() if weight is not None}
+            yield TierIndices.of(weights, SPARSITY, saved=False)
 
     @property
     def clean_tiers(self) -> TierIndices:
@@ -126,7 +131,8 @@ class FoundExperts:
         """
         if self._clean_tiers is None:
             whole = {name: view.of(gathered(view.parameter.detach())) for name, view in self.views(0).items()}
-            self._clean_tiers = TierIndices.of({n: w for n, w in whole.items() if w is not None}, SPARSITY)
+            weights = {name: weight for name, weight in whole.items() if weight is not None}
+            self._clean_tiers = TierIndices.of(weights, SPARSITY, saved=False)
         return self._clean_tiers
 
     @property
@@ -197,6 +203,11 @@ class FoundExperts:
         """Return the layer's output for the forced expert, without the hooks of its module."""
         assert self.call is not None, "a layer without a known call cannot be forced"
         return self.call.run(self, args, kwargs)
+
+
+def _parameter(owner: nn.Module, attribute: str) -> nn.Parameter:
+    own = owner._parameters.get(attribute)
+    return owner.get_parameter(attribute) if own is None else own
 
 
 class RoutingTotals:

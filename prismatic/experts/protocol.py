@@ -57,6 +57,19 @@ def views_of(router: Any, expert: int) -> dict[str, View]:
     return {name: View(name, parameter) for name, parameter in router.experts[expert].named_parameters()}
 
 
+def parameters_of(router: Any) -> list[nn.Parameter]:
+    """Return the parameters of a layer's experts, in a fixed order: faster than by their views."""
+    if isinstance(router, FoundExperts):
+        return router.expert_parameters()
+    found: list[nn.Parameter] = []
+    pending: list[nn.Module] = [router.experts]
+    while pending:
+        module = pending.pop()
+        found += [parameter for parameter in module._parameters.values() if parameter is not None]
+        pending += [child for child in module._modules.values() if child is not None]
+    return found
+
+
 def has_peers(router: Any) -> bool:
     """Return whether nothing is said about the roles of a layer's experts, so that none is compared to the first."""
     return isinstance(router, FoundExperts) and router.has_peers
@@ -81,7 +94,7 @@ def tiers_of(router: Any, expert: int = 0) -> TierIndices:
     if isinstance(own, TierIndices):
         return own
     if router not in _DERIVED_TIERS:
-        _DERIVED_TIERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY)
+        _DERIVED_TIERS[router] = TierIndices.of(dict(router.experts[0].named_parameters()), SPARSITY, saved=False)
     return _DERIVED_TIERS[router]
 
 

@@ -1,6 +1,7 @@
 """The tiers of a tensor's weights: indices of the largest (top) and smallest (bottom); the rest is the middle.
 
-They are computed once, from the base weights before perturbation, and serve every expert and every step.
+They are computed once, from the base weights before perturbation, and serve every expert and every step. Compiled code
+reads them as bit planes, which take less memory than indices.
 Axis letter: P weights of one tensor (flattened).
 """
 
@@ -8,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from prismatic.errors import ModelError
+from prismatic.experts.planes import Planes, as_plane, from_plane
+
+T = TypeVar("T")
+_PLAIN = {Tensor, nn.Parameter}  # known at once, while a missing attribute costs half a microsecond
 
 
 class Tiers(NamedTuple):
@@ -21,6 +26,21 @@ class Tiers(NamedTuple):
 
     top: Tensor
     bottom: Tensor
+
+    @classmethod
+    def none(cls) -> Tiers:
+        """Return the tiers of a tensor that has none: all of it is middle."""
+        return cls(*torch.empty(2, 0, dtype=torch.int64))
+
+    def indices(self) -> Tiers:
+        """Return the tiers themselves, as any other holder of tiers does."""
+        return self
+
+    def planes(self, weights: int) -> Planes:
+        """Return the tiers of a tensor of so many weights as bit planes, both of them or none."""
+        if not len(self.top) and not len(self.bottom):
+            return Planes(*torch.empty(2, 0, dtype=torch.uint8, device=self.top.device))
+        return Planes(as_plane(self.top, weights), as_plane(self.bottom, weights))
 
 
 def tier_size(weights: int, sparsity: float) -> int:
@@ -40,9 +60,8 @@ def tier_indices(weight_P: Tensor, sparsity: float) -> Tiers:
         raise ModelError("cannot rank weights that are NaN or infinite; initialise the block before you wrap it.")
     nonzero = magnitude_P.nonzero().flatten()
     size = tier_size(magnitude_P.numel(), sparsity)
-    empty = torch.empty(0, dtype=torch.int64)
     if size == 0 or len(nonzero) < 2 * size or bool((magnitude_P == magnitude_P[0]).all()):
-        return Tiers(empty, empty)
+        return Tiers.none()
     # A stable sort, because `>= kth value` would select every tied weight and break the exact count.
     top = torch.sort(magnitude_P, stable=True, descending=True).indices[:size]
     bottom = nonzero[torch.sort(magnitude_P[nonzero], stable=True).indices]
@@ -67,55 +86,90 @@ def gathered(tensor: Tensor) -> Tensor:
 
 def is_sharded(tensor: Tensor) -> bool:
     """Return whether a tensor is a DTensor, without importing DTensor, which takes a second."""
-    return hasattr(tensor, "device_mesh")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "device_mesh")
 
 
 class TierIndices(nn.Module):
-    """The tiers of each parameter of a block, as buffers: saved with the weights, moved with the model."""
+    """The tiers of each parameter of a block, as buffers: moved with the model, and saved with the weights.
 
-    def __init__(self) -> None:
+    saved: True if the tiers are part of a model, whose checkpoints hold the indices. Otherwise the indices are given up
+    for bit planes once those are asked for.
+    """
+
+    def __init__(self, *, saved: bool = True) -> None:
         super().__init__()
         self.names: list[str] = []
-        self._cache: dict[Hashable, Tiers] = {}
+        self.saved = saved
+        self.version = 0
+        """A count of the changes of the tiers, or of the device they are on."""
+        self._cache: dict[Hashable, Any] = {}
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._cache.clear()
 
     def rank(self, parameters: Mapping[str, Tensor], sparsity: float) -> None:
         """Compute the tiers of these base weights, which then serve every expert and every step."""
         self.names = list(parameters)
-        self._cache.clear()
+        self._changed()
+        self._buffers.clear()
         for place, weight in enumerate(parameters.values()):
             tiers = tier_indices(weight, sparsity)
+            # In a model, which holds them for as long as it lives, 4 bytes an index are enough for most tensors.
+            kind = torch.int32 if self.saved and weight.numel() < 1 << 31 else torch.int64
             # A buffer name must not hold dots, so it names the parameter by its place. Empty buffers are not saved:
             # some formats take all tensors without storage for one shared tensor and drop the others.
             for tier, indices in tiers._asdict().items():
-                self.register_buffer(f"{tier}_{place}", indices.to(weight.device), persistent=len(indices) > 0)
+                self.register_buffer(f"{tier}_{place}", indices.to(weight.device, kind), persistent=len(indices) > 0)
 
-    def cached(self, name: str, key: Hashable, make: Callable[[Tiers], Tiers]) -> Tiers:
+    def cached(self, name: str, key: Hashable, make: Callable[[Tiers], T]) -> T:
         """Return `make(tiers of the parameter)`, computed once for each key."""
         if key not in self._cache:
             self._cache[key] = make(self[name])
-        return self._cache[key]
+        found: T = self._cache[key]
+        return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._cache.clear()  # the module moved to another device
+        self._changed()  # the module moved to another device
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._cache.clear()
+        self._changed()
         super()._load_from_state_dict(*arguments)
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Tensor], sparsity: float) -> Self:
+    def of(cls, parameters: Mapping[str, Tensor], sparsity: float, *, saved: bool = True) -> Self:
         """Return the tiers of these weights."""
-        tiers = cls()
+        tiers = cls(saved=saved)
         tiers.rank(parameters, sparsity)
         return tiers
 
     def __getitem__(self, name: str) -> Tiers:
         place = self.names.index(name)
-        top, bottom = self._buffers[f"top_{place}"], self._buffers[f"bottom_{place}"]
-        assert top is not None
-        assert bottom is not None
-        return Tiers(top, bottom)
+        return Tiers(self._indices(f"top_{place}"), self._indices(f"bottom_{place}"))
+
+    def _indices(self, buffer: str) -> Tensor:
+        indices = self._buffers.get(buffer)
+        if indices is not None:
+            return indices.long()
+        plane = self._buffers[f"{buffer}_plane"]
+        assert plane is not None
+        return from_plane(plane)
+
+    def indices(self, name: str) -> Tiers:
+        """Return the tiers of the parameter, int64, and keep them for the next call."""
+        return self.cached(name, ("indices", name), lambda tiers: tiers)
+
+    def planes(self, name: str, weights: int) -> Planes:
+        """Return the tiers of the parameter, which has so many weights, as bit planes, made when first asked for."""
+        if self.saved:
+            return self.cached(name, ("planes", name), lambda tiers: tiers.planes(weights))
+        top, bottom = (f"{tier}_{self.names.index(name)}" for tier in Tiers._fields)
+        if top in self._buffers:
+            for buffer, plane in zip((top, bottom), self[name].planes(weights), strict=True):
+                del self._buffers[buffer]
+                self.register_buffer(f"{buffer}_plane", plane, persistent=False)
+        return Planes(*(self._buffers[f"{buffer}_plane"] for buffer in (top, bottom)))  # type: ignore[arg-type]
 
     def sizes(self, weights: int) -> dict[str, int]:
         """Return the number of weights of one expert in each tier. weights: in all."""

@@ -26,7 +26,7 @@ from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.checks import check_model
 from prismatic.experts.discovery import describe, find_routers, may_be_routed_later, nothing_found
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import num_experts, roles_of
+from prismatic.experts.protocol import num_experts, parameters_of, roles_of
 from prismatic.experts.treatment import treatment_of
 from prismatic.guard import log_failures, warn
 from prismatic.integrations.model_facts import expert_rows, facts_of, parallel_of, tier_rows
@@ -41,6 +41,7 @@ from prismatic.integrations.optimizers import (
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import IsolatedDynamics, Probe, isolated_dynamics
+from prismatic.measure.kernels import prepare
 from prismatic.measure.metrics import add_isolated, aggregate, routing_metrics
 from prismatic.measure.pairs import left_out
 from prismatic.measure.weights import with_weights
@@ -179,6 +180,8 @@ class DynamicsLoggerCallback:
             self._say(describe(model, routers))
         for layer in self._found:
             layer.watch()
+        if any(parameter.device.type == "cpu" for router in routers for parameter in parameters_of(router)):
+            self.logger.event("measuring", prepare().message)
         self.logger._ensure_schema(wide_experts(max(map(num_experts, routers))))
         self._tell_sample(routers)
         self.logger.log_table("experts", expert_rows(routers), replace=True)

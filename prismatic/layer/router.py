@@ -211,10 +211,10 @@ class Prismatic(nn.Module):
 
     def _parameter(self, expert: int, name: str) -> Tensor:
         weight = self.experts[expert].get_parameter(name)
-        bottom = self.tiers[name].bottom
-        if self.config.positive_control == 1 or self.roles[expert] != "perturbed" or not len(bottom):
+        if self.config.positive_control == 1 or self.roles[expert] != "perturbed":
             return weight
-        return _GradientGain.apply(weight, bottom, self.config.positive_control)
+        bottom = self.tiers[name].bottom
+        return weight if not len(bottom) else _GradientGain.apply(weight, bottom, self.config.positive_control)
 
     def log_gradient_dynamics(self) -> dict[str, Any] | None:
         """Measure this layer's gradients; return None before any backward. See `prismatic.measure.gradients`.

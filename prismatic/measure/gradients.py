@@ -19,12 +19,13 @@ from prismatic.collectives import world
 from prismatic.contract.schema import PACKED_ABOVE, TIERS
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import SPARSITY, num_experts, roles_of, tier_basis, tiers_of, views_of
+from prismatic.experts.protocol import SPARSITY, num_experts, parameters_of, roles_of, tiers_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
 from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
 from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate
-from prismatic.measure.shards import are_apart, entries_of, parts_of
+from prismatic.measure.plan import Plan
+from prismatic.measure.shards import PartTiers, entries_of
 
 
 def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
@@ -53,8 +54,7 @@ def dot_grad(parameter: nn.Parameter) -> Tensor | None:
 
 def has_gradients(routers: Sequence[Any], gradient: Gradient = dot_grad) -> bool:
     """Return whether any expert of any router has a gradient; True if `gradient` fails, as `measure` will."""
-    views = (view for router in routers for e in range(num_experts(router)) for view in views_of(router, e).values())
-    parameters = {id(view.parameter): view.parameter for view in views}.values()
+    parameters = [parameter for router in routers for parameter in parameters_of(router)]
     if any(parameter.grad is not None for parameter in parameters):
         return True
     try:
@@ -76,22 +76,23 @@ def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[Seque
 @torch.no_grad()
 def measure_views(routers: Sequence[Any], gradient: OfView) -> list[Sequence[ExpertDynamics]]:
     """Return the same from a function of an expert's tensors, which may share a parameter."""
-    layers: list[_Layer] = []
-    fetching = [router for router in routers if tier_basis(router) != "own" and are_apart(views_of(router, 0))]
+    plans, layers = [Plan.of(router) for router in routers], list[_Layer]()
+    fetching = [plan for plan in plans if plan.fetching]
     # Before gradients are fetched, make sure that every process has its own: the others would wait for it.
-    found = world().all_or_raise(lambda: [_gradients(r, gradient) for r in fetching]) if fetching else []
-    known = dict(zip(fetching, found, strict=True))
+    found = world().all_or_raise(lambda: [_gradients(plan, gradient) for plan in fetching]) if fetching else []
+    fetched = dict(zip(fetching, found, strict=True))
 
     def local_numbers() -> NDArray[np.float64]:
-        layers.extend(_Layer.of(router, known.get(router) or _gradients(router, gradient)) for router in routers)
+        for router, plan in zip(routers, plans, strict=True):
+            layers.append(_Layer.of(router, plan, fetched.get(plan) or _gradients(plan, gradient)))
         tensors = [tensor for layer in layers for tensor in layer.tensors]
         sums, routed = measure_tensors(tensors, [_routed(router) for router in routers])
         remaining = iter(sums)
-        own = [[next(remaining) for _ in layer.tensors] for layer in layers]
-        numbers = [layer.numbers(mine, known) for layer, mine, known in zip(layers, own, routed, strict=True)]
+        of_layers = [[next(remaining) for _ in layer.tensors] for layer in layers]
+        numbers = [layer.numbers(own, known) for layer, own, known in zip(layers, of_layers, routed, strict=True)]
         return np.concatenate(numbers) if numbers else np.empty(0)
 
-    counts = [_Layer.count(router) for router in routers]
+    counts = [_count(plan) for plan in plans]
     numbers = world().all_reduce(local_numbers, sum(counts))
     parts = np.split(numbers, np.cumsum(counts)[:-1])
     return [layer.dynamics(part) for layer, part in zip(layers, parts, strict=True)]
@@ -103,13 +104,18 @@ def _routed(router: Any) -> Tensor:
     return torch.empty(0) if known is None else known
 
 
-_Found = tuple[Sequence[Mapping[str, View]], Sequence[Mapping[str, Tensor | None]]]
+_Found = Sequence[Mapping[str, Tensor | None]]
 
 
-def _gradients(router: Any, gradient: OfView) -> _Found:
-    """Return the views of each expert, and its gradients, by name."""
-    experts = [views_of(router, e) for e in range(num_experts(router))]
-    return experts, [{name: gradient(view) for name, view in views.items()} for views in experts]
+def _gradients(plan: Plan, gradient: OfView) -> _Found:
+    """Return each expert's gradients by name."""
+    return [{name: gradient(view) for name, view in views.items()} for views in plan.views]
+
+
+def _count(plan: Plan) -> int:
+    """Return the length of a layer's `numbers`."""
+    experts = len(plan.views)
+    return len(plan.names) * experts * (experts if plan.basis == "current" else 1) * len(SUMS) + 4 * experts
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,55 +123,45 @@ class _Layer:
     """The gradients of one layer: the entries that this process counts, by parameter tensor."""
 
     tensors: Sequence[TensorGradients]
-    missing: Sequence[int]
-    """Per expert, the number of trained parameters without a gradient."""
-    names: Sequence[str]
-    """Of the tensors of one expert."""
-    basis: str
-    """See `tier_basis`. With "base" there is a TensorGradients per tensor, else one per tensor *and* expert.
+    """With the basis "base" there is one per tensor, else one per tensor *and* expert.
 
     With "each" it holds the gradients of expert 0 and of the expert; with "own", those of the expert alone.
     """
-    fused: bool
-    """True if a gradient of zeros means that the expert had no token."""
+    missing: Sequence[int]
+    """Per expert, the number of trained parameters without a gradient."""
+    plan: Plan
 
     @classmethod
-    def of(cls, router: Any, found: _Found) -> _Layer:
-        experts, grads = found
-        basis = tier_basis(router)
-        parts = [parts_of(views, compared=basis != "own") for views in experts]
+    def of(cls, router: Any, plan: Plan, grads: _Found) -> _Layer:
+        parts, basis = plan.parts, plan.basis
         missing = [
             sum(own[p.name] is None and p.view.parameter.requires_grad and p.held is not False for p in each)
             for own, each in zip(grads, parts, strict=True)
         ]
-        values = [entries_of(each, own) for own, each in zip(grads, parts, strict=True)]
+        values = [entries_of(each, own, stored=True) for own, each in zip(grads, parts, strict=True)]
         places = range(len(parts[0]))
-        fused = any(view.expert is not None for view in experts[0].values())
         if basis == "base":
-            tiers = tiers_of(router)
-            tensors = [TensorGradients([own[p] for own in values], parts[0][p].tiers(tiers)) for p in places]
+            tiers = plan.tiers(0, tiers_of(router))
+            tensors = [TensorGradients([own[p] for own in values], tiers[p]) for p in places]
         elif basis in ("own", "each"):
+            of_each = [plan.tiers(expert, tiers_of(router, expert)) for expert in range(len(values))]
             tensors = [
-                TensorGradients([values[0][p], own[p]][basis == "own" :], each[p].tiers(tiers_of(router, e)))
+                TensorGradients([values[0][p], own[p]][basis == "own" :], tiers[p])
                 for p in places
-                for e, (own, each) in enumerate(zip(values, parts, strict=True))
+                for tiers, own in zip(of_each, values, strict=True)
             ]
         else:
             sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
-            current = [TierIndices.of({n: v.parameter for n, v in views.items()}, sparsity) for views in experts]
+            current = [
+                TierIndices.of({name: view.parameter for name, view in views.items()}, sparsity, saved=False)
+                for views in plan.views
+            ]
             tensors = [
-                TensorGradients([own[p] for own in values], parts[0][p].tiers(tiers))
+                TensorGradients([own[p] for own in values], PartTiers(parts[0][p], tiers))
                 for p in places
                 for tiers in current
             ]
-        return cls(tensors, missing, [*experts[0]], basis, fused)
-
-    @staticmethod
-    def count(router: Any) -> int:
-        """Return the length of `numbers` for a layer of this router."""
-        experts, tensors = num_experts(router), len(views_of(router, 0))
-        rows = tensors * experts * (experts if tier_basis(router) == "current" else 1)
-        return rows * len(SUMS) + 4 * experts
+        return cls(tensors, missing, plan)
 
     def numbers(self, sums: Sequence[Sums], routed: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the numbers that the processes add up.
@@ -174,36 +170,39 @@ class _Layer:
         and the weight and the tokens that its router gave.
         """
         experts = len(self.missing)
-        counted_sums = [each[-1:] for each in sums] if self.basis == "each" else sums
+        counted_sums = [each[-1:] for each in sums] if self.plan.basis == "each" else sums
         sums_PE = np.concatenate(counted_sums) if sums else np.empty((0, len(SUMS)))
-        nonfinite = [self._count_nonfinite(sums, expert) for expert in range(experts)]
         told = routed / world().size if routed.ndim == 1 and len(routed) else np.full(experts, np.nan)
         counted = routed if routed.ndim == 2 else np.zeros((2, experts))
-        return np.concatenate([sums_PE.ravel(), nonfinite, told, *counted])
+        return np.concatenate([sums_PE.ravel(), self._nonfinite(sums_PE), told, *counted])
 
     def dynamics(self, numbers: NDArray[np.float64]) -> Sequence[ExpertDynamics]:
         """Return each expert's dynamics from the total of `numbers` over all processes."""
         experts = len(self.missing)
         nonfinite, told, weights, tokens = numbers[-4 * experts :].reshape(4, experts)
         sums_PE = numbers[: -4 * experts].reshape(-1, experts, len(SUMS))
-        if self.basis == "current":
+        if self.plan.basis == "current":
             # Of each parameter, take each expert's row from the sums by that expert's own tiers.
             by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
             sums_PE = by_tiers[:, np.arange(experts), np.arange(experts)]
-        total_E = sums_PE.sum(axis=0)
+        total_E, peers = sums_PE.sum(axis=0), self.plan.basis == "own"
         norm_E = np.sqrt(total_E[:, :3].sum(axis=1))
         missing_E = np.array(self.missing, dtype=np.float64)
+        if self.plan.fused:  # a gradient of zeros means that the expert had no token
+            missing_E = np.where(norm_E == 0, len(self.plan.names), missing_E)
         columns = {
             **{f"{tier}_norm": np.sqrt(total_E[:, place]) for place, tier in enumerate(TIERS)},
             "norm": norm_E,
             "routing_weight": _shares(weights, told),
-            "gradient_cosine": np.full(experts, np.nan) if self.basis == "own" else _cosines(total_E[:, 3], norm_E),
+            "gradient_cosine": np.full(experts, np.nan)
+            if self.plan.basis == "own"
+            else _cosines(total_E[:, 3], norm_E),
             "bottom_to_middle": self._bottom_to_middle(sums_PE),
             "nonfinite": nonfinite,
-            "missing_gradients": np.where(norm_E == 0, len(self.names), missing_E) if self.fused else missing_E,
+            "missing_gradients": missing_E,
             "token_share": _shares(tokens),
         }
-        found = ExpertArrays(columns, peer=self.basis == "own")
+        found = ExpertArrays(columns, peer=peers)
         return found if experts > PACKED_ABOVE else found[:]
 
     def _bottom_to_middle(self, sums_PE: Sums) -> NDArray[np.float64]:
@@ -212,25 +211,28 @@ class _Layer:
         The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
         without any gradient, or with a non-finite one, gets NaN and excludes no tensor.
         """
-        bottom_PE, middle_PE = sums_PE[:, :, 1], sums_PE[:, :, 2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio_PE = np.log(bottom_PE / middle_PE) / 2
         whole_E = sums_PE[:, :, :3].sum(axis=(0, 2))
         sound = np.isfinite(whole_E) & (whole_E > 0)
-        usable = np.isfinite(ratio_PE[:, sound]).all(axis=1)
-        with np.errstate(invalid="ignore"):
-            mean_E = ratio_PE[usable].mean(axis=0) if usable.any() else np.full(len(whole_E), np.nan)
+        bottom_PE, middle_PE = sums_PE[:, :, 1], sums_PE[:, :, 2]
+        usable = ((bottom_PE[:, sound] > 0) & (middle_PE[:, sound] > 0)).all(axis=1)
+        if not usable.any():
+            return np.full(len(whole_E), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of experts that are not sound
+            mean_E = np.log(bottom_PE[usable] / middle_PE[usable]).mean(axis=0) / 2
         return np.where(sound, mean_E, np.nan)
 
-    def _count_nonfinite(self, sums: Sequence[Sums], expert: int) -> int:
-        """Return the number of NaN or infinite gradient entries: a second pass, only if the sums are not finite."""
+    def _nonfinite(self, sums_PE: Sums) -> list[int]:
+        """Return each expert's NaN or infinite gradient entries, from a second pass if its sums are not finite."""
         experts = len(self.missing)
-        if self.basis in ("own", "each"):
-            rows, tensors, place = sums[expert::experts], self.tensors[expert::experts], -1
+        squares_E = sums_PE[:, :3].sum(axis=1).reshape(-1, experts).sum(axis=0)
+        return [0 if math.isfinite(whole) else self._count_nonfinite(e) for e, whole in enumerate(squares_E.tolist())]
+
+    def _count_nonfinite(self, expert: int) -> int:
+        experts = len(self.missing)
+        if self.plan.basis in ("own", "each"):
+            tensors, place = self.tensors[expert::experts], -1
         else:
-            rows, tensors, place = sums, self.tensors[:: 1 if self.basis == "base" else experts], expert
-        if math.isfinite(sum(float(row[place, :3].sum()) for row in rows)):
-            return 0
+            tensors, place = self.tensors[:: 1 if self.plan.basis == "base" else experts], expert
         grads = [tensor.gradients[place] for tensor in tensors]
         return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from prismatic.collectives import World, world
+from prismatic.experts.planes import Planes
 from prismatic.experts.tiers import TierIndices, Tiers, is_sharded
 from prismatic.experts.views import View
 
@@ -42,6 +43,10 @@ class Part(NamedTuple):
 
     def values(self, tensor: Tensor) -> Tensor:
         """Return the entries [Q] of a tensor laid out like the parameter, or of one of the expert's own shape."""
+        return self.stored(tensor).reshape(-1)
+
+    def stored(self, tensor: Tensor) -> Tensor:
+        """Return the same without a copy: a tensor that is counted whole keeps its shape, and lies where it does."""
         if self.view.expert is not None and (is_sharded(tensor) or tensor.shape != self.shape):
             own = self.view.of(tensor)
             if own is None:
@@ -49,18 +54,27 @@ class Part(NamedTuple):
             tensor = own
         elif is_sharded(tensor):
             tensor = tensor.to_local()  # type: ignore[attr-defined]
-        flat_P = (tensor.to_dense() if tensor.is_sparse else tensor).detach().reshape(-1)
-        return flat_P if self.stop - self.start == len(flat_P) else flat_P[self.start : self.stop]
+        dense = tensor.to_dense() if tensor.is_sparse else tensor
+        return dense if self.stop - self.start == dense.numel() else dense.reshape(-1)[self.start : self.stop]
 
     def tiers(self, tiers: TierIndices) -> Tiers:
         """Return the parameter's tiers among the entries that are counted here, as indices into [Q]."""
         if self.stop == self.start:
-            empty = torch.empty(0, dtype=torch.int64)
-            return Tiers(empty, empty)
-        whole = tiers[self.name]
-        if self.sharded is None and (self.start, self.stop) == (0, self.shape.numel()):
-            return whole
+            return Tiers.none()
+        if self._is_whole:
+            return tiers.indices(self.name)
         return tiers.cached(self.name, (self.name, self.start, self.stop, self.sharded), self._tiers)
+
+    def planes(self, tiers: TierIndices) -> Planes:
+        """Return the same as bit planes."""
+        if self._is_whole:
+            return tiers.planes(self.name, self.stop)
+        key = ("planes", self.name, self.start, self.stop, self.sharded)
+        return tiers.cached(self.name, key, lambda whole: self._tiers(whole).planes(self.stop - self.start))
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.sharded is None and (self.start, self.stop) == (0, self.shape.numel())
 
     def _tiers(self, whole: Tiers) -> Tiers:
         """Mark the tiers on the whole tensor and shard the marks as the tensor is."""
@@ -79,6 +93,26 @@ class Part(NamedTuple):
         return Tiers(top, bottom)
 
 
+class PartTiers:
+    """The tiers of a part, in the form that is asked for."""
+
+    def __init__(self, part: Part, tiers: TierIndices):
+        self.part = part
+        self.tiers = tiers
+        self._planes: tuple[int, Planes] | None = None
+
+    def indices(self) -> Tiers:
+        """Return them as flat indices."""
+        return self.part.tiers(self.tiers)
+
+    def planes(self, weights: int) -> Planes:
+        """Return them as bit planes, looked up once for each version of the tiers: every step asks for them."""
+        if self._planes is None or self._planes[0] != self.tiers.version:
+            planes = self.part.planes(self.tiers)
+            self._planes = self.tiers.version, planes
+        return self._planes[1]
+
+
 def parts_of(views: Mapping[str, View], *, compared: bool = False) -> list[Part]:
     """Return the part of each tensor of an expert that this process counts, without any communication.
 
@@ -93,8 +127,12 @@ def are_apart(views: Mapping[str, View]) -> bool:
     return any(view.expert is not None and is_sharded(view.parameter) for view in views.values())
 
 
-def entries_of(parts: Sequence[Part], tensors: Mapping[str, Tensor | None]) -> list[Tensor | None]:
+def entries_of(
+    parts: Sequence[Part], tensors: Mapping[str, Tensor | None], *, stored: bool = False
+) -> list[Tensor | None]:
     """Return the entries [Q] of each part from the expert's tensors by name; None for a tensor that is None.
+
+    stored: return them as they are stored, see `Part.stored`.
 
     Entries that this process lacks are fetched by one all_reduce, so every process must call it.
     """
@@ -102,7 +140,10 @@ def entries_of(parts: Sequence[Part], tensors: Mapping[str, Tensor | None]) -> l
     entries: list[Tensor | None] = []
     for part in parts:
         own = tensors.get(part.name)
-        entries.append(next(fetched) if part.fetched else None if own is None else part.values(own))
+        if part.fetched:
+            entries.append(next(fetched))
+        else:
+            entries.append(None if own is None else part.stored(own) if stored else part.values(own))
     return entries
 
 

@@ -66,8 +66,11 @@ def weights_of(router: Any, expert: int) -> dict[str, Tensor]:
 
 def tiers_of_all(weights_E: Sequence[Weights], sparsity: float) -> tuple[TierIndices, ...]:
     """Return the tiers of each expert's weights; copies of the first share its object."""
-    first = TierIndices.of(weights_E[0], sparsity)
-    return tuple(first if _equal(weights, weights_E[0]) else TierIndices.of(weights, sparsity) for weights in weights_E)
+    first = TierIndices.of(weights_E[0], sparsity, saved=False)
+    return tuple(
+        first if _equal(weights, weights_E[0]) else TierIndices.of(weights, sparsity, saved=False)
+        for weights in weights_E
+    )
 
 
 def _equal(weights: Weights, others: Weights) -> bool:

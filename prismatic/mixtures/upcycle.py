@@ -175,7 +175,7 @@ class Upcycling:
         names = _dense_names(weights_of(layer, 0), dict(mlp.module.named_parameters()))
         base = {name: mlp.module.get_parameter(own).detach() for name, own in names.items()}
         unit_axes = {name: mlp.unit_axes[own] for name, own in names.items() if own in mlp.unit_axes}
-        tiers = TierIndices.of(base, SPARSITY)
+        tiers = TierIndices.of(base, SPARSITY, saved=False)
         changed = []
         for e, role in enumerate(self.roles):
             weights = weights_of(layer, e)

@@ -21,7 +21,7 @@ def columns(path: Path, table: str = "dynamics") -> list[str]:
 
 
 def codes(path: Path) -> list[str]:
-    return [row["code"] for row in rows(path, "SELECT code FROM events ORDER BY id")]
+    return [row["code"] for row in rows(path, "SELECT code FROM events WHERE code != 'measuring' ORDER BY id")]
 
 
 def pragma(path: Path, name: str) -> object:

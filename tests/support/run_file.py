@@ -20,8 +20,9 @@ def steps(path: Path) -> list[int]:
 
 
 def events(path: Path) -> list[tuple[str, int | None]]:
-    """Return (code, step) of each event, in order."""
-    return [(row["code"], row["step"]) for row in rows(path, "SELECT * FROM events ORDER BY id")]
+    """Return (code, step) of each event, in order, without the one that says how gradients are summed."""
+    found = rows(path, "SELECT * FROM events WHERE code != 'measuring' ORDER BY id")
+    return [(row["code"], row["step"]) for row in found]
 
 
 def facts(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The fast tier sums, CPU and GPU, compared to the obvious ones: masks and float64, one expert at a time."""
+"""The fast tier sums by numpy, numba and torch, compared to the obvious ones: masks and float64, expert by expert."""
 
 from itertools import combinations
 
@@ -9,19 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prismatic.experts.tiers import Tiers, tier_indices
-from prismatic.measure import kernels
 from prismatic.measure.kernels import (
-    CHUNK,
     SUMS,
     TensorGradients,
     inner_products,
     measure_tensors,
+    products,
     square_distances,
-    tier_sums_cpu,
-    tier_sums_gpu,
 )
+from prismatic.measure.kernels.with_numba import tier_sums_numba
+from prismatic.measure.kernels.with_numpy import CHUNK, tier_sums_numpy
+from prismatic.measure.kernels.with_torch import tier_sums_gpu
 
-WAYS = {"cpu": tier_sums_cpu, "gpu": lambda tensor: tier_sums_gpu(tensor).numpy()}
+WAYS = {
+    "numpy": tier_sums_numpy,
+    "numba": lambda tensor: tier_sums_numba([tensor])[0],
+    "gpu": lambda tensor: tier_sums_gpu(tensor).numpy(),
+}
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
@@ -133,6 +137,15 @@ def test_a_tensor_without_tiers_is_all_middle(way):
 
 
 @every_way
+@pytest.mark.parametrize("end", ["top", "bottom"])
+def test_a_part_of_a_tensor_may_hold_one_end_alone(way, end):
+    tensor = drawn(3000)
+    tiers = Tiers.none()._replace(**{end: getattr(tensor.tiers, end)})
+    part = TensorGradients(tensor.gradients, tiers)
+    assert_same(way(part), obvious(part))
+
+
+@every_way
 def test_gradients_that_are_all_zero_sum_to_zero(way):
     tensor = drawn(1000, scale=0.0)
     assert not way(tensor).any()
@@ -160,7 +173,7 @@ def test_no_tensors_have_no_sums():
 
 def in_chunks(monkeypatch, *vectors):
     """Return the products [N, N] and the square distances [pairs] of vectors, summed in several chunks."""
-    monkeypatch.setattr(kernels, "CHUNK", 1000)
+    monkeypatch.setattr(products, "CHUNK", 1000)
     return inner_products([[v] for v in vectors]), square_distances([[v] for v in vectors])
 
 

@@ -61,7 +61,7 @@ def facts(path: Path) -> dict:
 
 def events(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as db:
-        return [code for (code,) in db.execute("SELECT code FROM events")]
+        return [code for (code,) in db.execute("SELECT code FROM events WHERE code != 'measuring'")]
 
 
 # -- The grid

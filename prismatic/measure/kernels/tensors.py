@@ -1,0 +1,51 @@
+"""TensorGradients: the gradients of one parameter tensor in every expert, which all ways of summing take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prismatic.experts.planes import Planes
+from prismatic.experts.tiers import Tiers
+
+SUMS = ("top", "bottom", "middle", "product")
+
+Sums = NDArray[np.float64]
+"""The sums of a tensor, [E, len(SUMS)]: squares of each tier, and the product with the clean expert, which is first."""
+
+
+class HasTiers(Protocol):
+    """The tiers of a tensor in the form that a way of summing reads."""
+
+    def indices(self) -> Tiers:
+        """Return them as flat indices."""
+        ...
+
+    def planes(self, weights: int) -> Planes:
+        """Return them as bit planes of a tensor of so many weights."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TensorGradients:
+    """The gradients of one parameter tensor in every expert, all of one shape or None, and its tiers."""
+
+    gradients: Sequence[Tensor | None]
+    tiers: HasTiers
+
+    @property
+    def present(self) -> Tensor | None:
+        """The first gradient that is there and not empty, whose shape and device are those of all others."""
+        found = next((grad for grad in self.gradients if grad is not None), None)
+        return None if found is None or not found.numel() else found
+
+
+def at_least_single(grad: Tensor) -> Tensor:
+    """Return the gradient as float32 or float64: a sum in float16 would overflow above 65504."""
+    return grad.detach() if grad.dtype in (torch.float32, torch.float64) else grad.detach().float()
