@@ -127,10 +127,13 @@ class HalfProducts:
         return inner_products([one.means for one in kept]) - inner_products([one.differences for one in kept])
 
     def store(self, experts: Sequence[int], products_NN: NDArray[np.float64]) -> None:
-        """Keep the products of some experts, summed over all processes, and forget what none needs any more."""
+        """Keep the products of some experts, summed over all processes, and forget what none needs any more.
+
+        One that is known stays: it may differ in the last bit, and must not depend on what else is compared.
+        """
         for (i, e), (j, f) in combinations_with_replacement(enumerate(experts), 2):
             common = self._kept[e].names & self._kept[f].names
-            self.values[e, f] = float(products_NN[i, j]) if common else None
+            self.values.setdefault((e, f), float(products_NN[i, j]) if common else None)
         self._kept = {e: own for e, own in self._kept.items() if e == 0 or e in self.sample}
 
 
