@@ -26,12 +26,9 @@ import pyarrow.compute as pc
 
 from prismatic.contract import schema
 from validation.files.cache import Cache
-from validation.files.checksums import changed_columns, without_checksums
-from validation.files.dialects import normalize_columns
 from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
-from validation.files.packed import dense_values, with_expert_means
 from validation.files.parquet_set import SetLocation, damaged_set, list_parts, read_manifest
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
@@ -39,6 +36,9 @@ from validation.files.sandbox.set_client import SetReading, SetRun
 from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
 from validation.files.sandbox.zip_client import folder_for, is_archive, unpacked
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
+from validation.files.tables.checksums import changed_columns, without_checksums
+from validation.files.tables.dialects import normalize_columns
+from validation.files.tables.packed import dense_values, with_expert_means
 from validation.text import pluralize, printable
 
 MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10

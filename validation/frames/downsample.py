@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
-from validation.files.tidy import by_expert
+from validation.files.tables.tidy import by_expert
 
 # Points of one line, at most. The Dynamics page:
 MAX_POINTS = 1600

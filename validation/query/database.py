@@ -24,7 +24,7 @@ from prismatic.contract.schema import PACKED_TABLES
 from validation.files.errors import rejection
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RunFile, arrow_schema
-from validation.files.tidy import (
+from validation.files.tables.tidy import (
     DYNAMICS,
     HISTOGRAMS,
     LAYERS,

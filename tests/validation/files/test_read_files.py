@@ -29,7 +29,7 @@ from validation.files.limits import ReadLimits
 from validation.files.read_files import find_files, read_files
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox import sqlite_client
-from validation.files.tidy import COMPARED, COPIED
+from validation.files.tables.tidy import COMPARED, COPIED
 from validation.query.database import connect, open_database, relations_of
 from validation.query.questions import ask
 

@@ -102,7 +102,7 @@ def test_facts_are_sent_without_rows(sources: list[str]):
     )
     assert len(facts) == len(runs) >= 1
     rows = sum(values.nbytes for run in runs for expert in run.experts.values() for values in expert.columns.values())
-    assert len(pickle.dumps(facts)) < 20_000 + rows / 10
+    assert len(pickle.dumps(facts)) < 30_000 + rows / 10  # the first number is that of the empty tables, sent once
 
 
 def test_a_damaged_set_is_reported_as_in_one_process(machines: list, sources: list[str], tmp_path: Path):

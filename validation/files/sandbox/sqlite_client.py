@@ -26,11 +26,11 @@ import pyarrow.compute as pc
 
 from prismatic.contract import packing, schema
 from prismatic.sandbox.worker import PROJECT, start_worker
-from validation.files.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.files.errors import RunFileError, explain, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
 from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, TurnLost, in_turns
+from validation.files.tables.dialects import LAYER_COLUMN, LAYER_METRICS
 from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prismatic.contract.schema import PACKED_TABLES, PEER, ROUTING_COLUMNS, STEP_COLUMNS, TIERS
-from validation.analysis.packed import packed_experts, packed_pairs
+from validation.analysis.load.packed import packed_experts, packed_pairs
 from validation.analysis.run import METRICS, PAIR_METRICS, Expert, Pair, Run, align
 from validation.analysis.statistics import Array
-from validation.files.packed import steps_of, unpacked
 from validation.files.run_file import RunFile
-from validation.files.tidy import by_expert
+from validation.files.tables.packed import steps_of, unpacked
+from validation.files.tables.tidy import by_expert
 
 
 def load_runs(files: Sequence[RunFile]) -> list[Run]:

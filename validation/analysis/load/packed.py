@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from validation.analysis.run import METRICS, PAIR_METRICS, Expert, Pair
 from validation.analysis.statistics import Array
-from validation.files.packed import PackedLayer, PackedPairs, layers_of, pairs_of
+from validation.files.tables.packed import PackedLayer, PackedPairs, layers_of, pairs_of
 
 
 class _Columns(Mapping[str, Array]):
