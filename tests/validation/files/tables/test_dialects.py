@@ -206,7 +206,7 @@ def test_the_chart_shows_whole_norms_where_there_are_no_tiers(tmp_path: Path) ->
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_shows_a_file_without_tiers(tmp_path: Path, page: str) -> None:
     bad_files.only_gradient_norms(tmp_path / "dynamics.db")
-    at = AppTest.from_file(str(Path(__file__).parents[3] / "app.py"), default_timeout=30)
+    at = AppTest.from_file(str(Path(__file__).parents[4] / "app.py"), default_timeout=30)
     at.session_state["library"] = Library([Source(tmp_path / "dynamics.db", "other")])
     at.run()
     at = at if page == "app.py" else at.switch_page(page).run()
