@@ -26,7 +26,7 @@ def test_a_page_opens(run: Path, page: Path):
 @pytest.mark.long
 def test_layers_share_cells_and_each_expert_can_be_chosen(run: Path):
     at = opened("pages/3_Layers.py", (run, "many"))
-    assert "A cell is the mean over up to 3 neighbouring experts" in texts(at)
+    assert "A cell is the mean over up to 5 neighbouring experts" in texts(at)
     experts = next(box for box in at.selectbox if box.label == "Expert")
     assert len(experts.options) == 39  # all but the clean one, which is compared with no other
     experts.set_value(17).run()

@@ -26,7 +26,7 @@ from validation.query.questions import ask
 
 ALL_TIERS = "all tiers"
 MAX_ROWS = 32  # experts of a heatmap with a row each; of more, neighbours share a row
-GROUPS = 16  # rows of each tier then, about
+GROUPS = 8  # rows of each tier then, and one for each other role: more cells take a browser too long
 
 
 @dataclass(frozen=True)
