@@ -239,7 +239,12 @@ def role_columns() -> list[Column]:
     """Return the columns of the wide table for the roles of large layers; clean experts and peers are not compared."""
     compared = {"divergence", "relative_divergence", "direction"}
     return [
-        Column(f"role_{role}_{metric.name}", metric.type, metric.unit, f"mean over its experts: {metric.meaning}")
+        Column(
+            f"role_{role}_{metric.name}",
+            metric.type,
+            metric.unit,
+            f"mean over its experts and the layers: {metric.meaning}",
+        )
         for role in (*ROLES, PEER)
         for metric in ROLE_METRICS
         if role not in ("clean", PEER) or metric.name not in compared
