@@ -57,8 +57,8 @@ def test_the_first_screen_has_all_that_a_person_needs(example):
     verdict, text = judgement.verdict, as_text(judgement)
     lines = text.splitlines()
     glance = glance_of(judgement)
-    assert lines[0].partition(" (one run: ")[0] == f"{glance.shown.word.upper()}: {glance.headline}"
-    assert lines[1] == glance.sentence
+    notes = f" ({'; '.join(glance.notes)})" if glance.notes else ""
+    assert lines[:2] == [f"{glance.shown.word.upper()}: {glance.headline}{notes}", glance.sentence]
     assert len(lines) <= 25
     for row in glance.rows:
         (line,) = [line for line in lines if line.startswith(row.claim.name)]
