@@ -91,8 +91,7 @@ def dense_values(table: pa.Table, steps: int) -> int:
 
 def _rows(table: pa.Table, wanted: pa.ChunkedArray) -> Integers:
     """Return the rows with a step and a layer for which `wanted` is true."""
-    sound = pc.and_(pc.is_valid(table["step"]), pc.is_valid(table["layer"]))
-    return np.flatnonzero(pc.and_(pc.fill_null(wanted, False), sound).to_numpy())
+    return np.flatnonzero(pc.fill_null(wanted, False).to_numpy() & _sound(table))
 
 
 def _integers(table: pa.Table, name: str) -> Integers:
@@ -205,14 +204,13 @@ class PackedPairs:
 
 def pairs_of(table: pa.Table, steps: Integers) -> list[PackedPairs]:
     """Return the pairs of each layer of `packed_pairs` at these steps, which ascend."""
-    length_R = np.where(_sound(table), _integers(table, PAIRS.length), 0)
-    rows_V = np.repeat(np.arange(len(table)), length_R)
-    step_V, layer_V = (_integers(table, name)[rows_V] for name in ("step", "layer"))
-    value_V = {name: _flat(table, name, _integers(table, PAIRS.length)) for name in PAIRS.arrays}
-    kept = np.repeat(_sound(table), _integers(table, PAIRS.length))
-    value_V = {name: values[kept] for name, values in value_V.items()}
+    length_R = _integers(table, PAIRS.length)
+    row_V = np.repeat(np.arange(len(table)), length_R)
+    step_V, layer_V = (_integers(table, name)[row_V] for name in ("step", "layer"))
+    value_V = {name: _flat(table, name, length_R) for name in PAIRS.arrays}
     expert_V, other_V = value_V["expert"], value_V["other"]
-    paired = np.flatnonzero((expert_V >= 0) & (expert_V < other_V) & (other_V < EXPERTS))
+    known_V = (expert_V >= 0) & (expert_V < other_V) & (other_V < EXPERTS)
+    paired = np.flatnonzero(known_V & _sound(table)[row_V])
     there, place_V = _places(step_V[paired], steps)
     paired = paired[there]
     pair_V = expert_V[paired].astype(np.int64) * EXPERTS + other_V[paired].astype(np.int64)
