@@ -24,13 +24,13 @@ from validation.text import pluralize
 
 BADGES: dict[str, str] = {PASSED: "green", **SEVERITY_COLORS}
 LOG = {  # narrow, so that no column is cut beside the sidebar
-    "file": st.column_config.TextColumn(width=180),
+    "file": st.column_config.TextColumn(width=160),
     "rows": st.column_config.NumberColumn(width=60),
     "experts": st.column_config.NumberColumn(width=75),
     "columns": st.column_config.NumberColumn(width=80),
     "not read": st.column_config.NumberColumn(width=80),
-    "notes": st.column_config.TextColumn(width=120),
-    "sha256": st.column_config.TextColumn(width=100, help="The hash of the file; the Runs page has it whole"),
+    "notes": st.column_config.TextColumn(width=105),
+    "sha256": st.column_config.TextColumn(width=90, help="The hash of the file; the Runs page has it whole"),
 }
 
 

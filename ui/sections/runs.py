@@ -36,14 +36,14 @@ EXAMPLES = {
         "GROUP BY ALL\nORDER BY ALL"
     ),
 }
-SCHEMA = {  # 900 pixels in all, so that no column is cut beside the sidebar
-    "table": st.column_config.TextColumn(width=80),
-    "column": st.column_config.TextColumn(width=190),
-    "unit": st.column_config.TextColumn(width=110),
-    "meaning": st.column_config.TextColumn(width=330),
-    "here": st.column_config.CheckboxColumn(width=50, help="This file has the column"),
-    "type": st.column_config.TextColumn(width=80),
-    "rows": st.column_config.NumberColumn(width=60, help="Rows of the table in this file"),
+SCHEMA = {  # 930 pixels in all, so that no column is cut beside the sidebar
+    "table": st.column_config.TextColumn(width=72),
+    "column": st.column_config.TextColumn(width=182),
+    "unit": st.column_config.TextColumn(width=105),
+    "meaning": st.column_config.TextColumn(width=400),
+    "here": st.column_config.CheckboxColumn(width=45, help="This file has the column"),
+    "type": st.column_config.TextColumn(width=75),
+    "rows": st.column_config.NumberColumn(width=50, help="Rows of the table in this file"),
 }
 WIDE = {
     "hash": st.column_config.TextColumn(width="large"),

@@ -10,24 +10,19 @@ from typing import Any
 import streamlit as st
 
 ROW = 35  # pixels of a row and of the header in Streamlit
-LINE = 21  # of a further line of text
 BORDER = 2
 VISIBLE_ROWS = 10  # by default; the others are scrolled to
 TIMES = ("started", "ended")  # facts in seconds since the epoch
 
 
-def show_table(rows: Sized, *, most: int = VISIBLE_ROWS, lines: int = 1, **options: Any) -> Any:
-    """Show the rows here, `most` of them visible; options and return value are those of `st.dataframe`.
-
-    lines: of text in a row, in which long texts are wrapped.
-    """
-    row = ROW + LINE * (lines - 1)
-    return st.dataframe(rows, hide_index=True, row_height=row, height=height(len(rows), most, row), **options)
+def show_table(rows: Sized, *, most: int = VISIBLE_ROWS, **options: Any) -> Any:
+    """Show the rows here, `most` of them visible; options and return value are those of `st.dataframe`."""
+    return st.dataframe(rows, hide_index=True, height=height(len(rows), most), **options)
 
 
-def height(rows: int, most: int = VISIBLE_ROWS, row: int = ROW) -> int:
-    """Return the pixels of a table with `most` visible rows; an empty table takes one row. row: pixels of each."""
-    return ROW + row * min(max(1, rows), most) + BORDER
+def height(rows: int, most: int = VISIBLE_ROWS) -> int:
+    """Return the pixels of a table with `most` visible rows; an empty table takes one row."""
+    return ROW * (1 + min(max(1, rows), most)) + BORDER
 
 
 def fact_text(key: str, value: Any) -> str:

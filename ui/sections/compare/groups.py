@@ -15,11 +15,12 @@ from validation.judgement.judge import Judgement
 from validation.text import pluralize, spaced
 from validation.verdict.claims import CLAIMS, DISTINCT
 from validation.verdict.groups import PEERS, Group
-from validation.verdict.words.statuses import shown_group
+from validation.verdict.words.statuses import ICONS, shown_claim, shown_group
 from validation.verdict.words.wording import estimated
 
 GROUPS_LISTED = 60  # to choose from
 GROUPS_SHOWN = 4  # at first
+MEANING = ", ".join(f"{icon} {spaced(status)}" for status, icon in ICONS.items())
 MAX_SEEDS = 12  # lines per group
 
 
@@ -32,16 +33,15 @@ def groups(judgement: Judgement) -> None:
         [group_row(letter, group) for letter, group in by_letter.items()],
         key="groups",
         alt="Groups with their verdicts and their claims over seeds",
-        lines=2,
         column_config={
             "group": st.column_config.TextColumn(width=55),
-            "options": st.column_config.TextColumn(width=150, help="Options in which the groups differ"),
+            "options": st.column_config.TextColumn(width=140, help="Options in which the groups differ"),
             "runs": st.column_config.NumberColumn(width=45),
-            "kind": st.column_config.TextColumn(width=80),
-            "verdict": st.column_config.TextColumn(width=110),
+            "kind": st.column_config.TextColumn(width=70),
+            "verdict": st.column_config.TextColumn(width=120),
             **{
                 claim: st.column_config.TextColumn(
-                    width=150, help=f"{claim.capitalize()}: estimate over seeds with its interval"
+                    width=160, help=f"{claim.capitalize()}: {MEANING}; then the estimate over seeds with its interval"
                 )
                 for claim in (*CLAIMS, DISTINCT)
             },
@@ -105,7 +105,8 @@ def group_row(letter: str, group: Group) -> dict[str, object]:
         "verdict": shown_group(group).word,
     }
     for claim in group.judged:
-        row[claim.name] = ", ".join(filter(None, ["" if group.check else claim.status, estimated(claim)]))
+        shown, found = shown_claim(claim), estimated(claim)
+        row[claim.name] = found if group.check else f"{shown.icon} {found or shown.word}"
     return row
 
 
