@@ -57,8 +57,9 @@ fuzz: $(VENV)/.all  ## coverage-guided fuzzing for 15 minutes; 10,000 forged fil
 fuzz-short: $(VENV)/.all  ## coverage-guided fuzzing for a minute
 	$(BIN)/python -m tests.fuzzing.fuzz --seconds 60
 
-calibrate: $(VENV)/.all  ## how often the verdict errs on runs of known truth, in a minute
+calibrate: $(VENV)/.all  ## how often the verdict errs on runs of known truth, in a minute and a half
 	$(BIN)/python benchmarks/calibration.py --quick
+	$(BIN)/python benchmarks/distinct.py --quick
 
 docs: $(VENV)/.docs  ## the documentation site, in build/site; a broken link is an error
 	$(BIN)/mkdocs build
