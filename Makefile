@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help app test long clients lint format faults fuzz fuzz-short calibrate docs tutorial examples pictures lock lock-app sbom clean
+.PHONY: help app test long gpu clients lint format faults fuzz fuzz-short calibrate docs tutorial examples pictures lock lock-app sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ test: $(VENV)/.all  ## the tests, two at a time: six minutes on two cores
 long: $(VENV)/.all  ## the tests that take long, two at a time: more of the same, and clusters
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
+gpu: $(VENV)/.all  ## the tests that need a GPU, and the cost of a logged step there, in build/gpu.json: eight minutes
+	$(BIN)/python -m pytest -m "long or not long" tests/prismatic/measure/test_gpu.py
+	$(BIN)/python benchmarks/logging_overhead.py --device cuda --json build/gpu.json
+
 # A link to the packages of .venv, so that torch is not installed twice. Both libraries want to build kernels; neither needs any.
 # The trackers have an environment of their own, and neptune-exporter, which is on no package index, is a clone.
 clients: $(VENV)/.all  ## mixtures of torchtitan and DeepSpeed, logs of MLflow and Neptune, installed beside .venv
@@ -30,6 +34,7 @@ clients: $(VENV)/.all  ## mixtures of torchtitan and DeepSpeed, logs of MLflow a
 	build/clients/bin/python -m pip install --quiet --no-deps "torchtitan>=0.3,<0.4"
 	DS_BUILD_OPS=0 build/clients/bin/python -m pip install --quiet --no-deps --no-build-isolation "deepspeed>=0.19,<0.20"
 	OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -m long tests/prismatic/experts/test_heavy_libraries.py
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -m long tests/prismatic/measure/test_triton.py
 	rm -rf build/trackers && $(PYTHON) -m venv build/trackers
 	build/trackers/bin/python -m pip install --quiet "mlflow>=3.17,<4" "neptune-query>=1.5.1,<2" "neptune>=1.14,<2" "rich>=13.7,<14"
 	git clone --quiet https://github.com/neptune-ai/neptune-exporter build/trackers/neptune-exporter

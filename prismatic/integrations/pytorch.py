@@ -41,7 +41,7 @@ from prismatic.integrations.optimizers import (
 from prismatic.measure.gradients import Gradient, dot_grad, has_gradients, measure
 from prismatic.measure.histograms import histogram_rows
 from prismatic.measure.isolated import IsolatedDynamics, Probe, isolated_dynamics
-from prismatic.measure.kernels import prepare
+from prismatic.measure.kernels import prepare, prepare_gpu
 from prismatic.measure.metrics import add_isolated, aggregate, routing_metrics
 from prismatic.measure.pairs import left_out
 from prismatic.measure.weights import with_weights
@@ -180,8 +180,9 @@ class DynamicsLoggerCallback:
             self._say(describe(model, routers))
         for layer in self._found:
             layer.watch()
-        if any(parameter.device.type == "cpu" for router in routers for parameter in parameters_of(router)):
-            self.logger.event("measuring", prepare().message)
+        for device in sorted({p.device for router in routers for p in parameters_of(router)}, key=str):
+            way = prepare() if device.type in ("cpu", "mps") else prepare_gpu(device)
+            self.logger.event("measuring", way.message)
         self.logger._ensure_schema(wide_experts(max(map(num_experts, routers))))
         self._tell_sample(routers)
         self.logger.log_table("experts", expert_rows(routers), replace=True)

@@ -5,7 +5,6 @@ Axis letters: P weights of one tensor, E experts, L layers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from prismatic.experts.found import FoundExperts
 from prismatic.experts.protocol import SPARSITY, num_experts, parameters_of, roles_of, tiers_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
-from prismatic.measure.kernels import SUMS, Sums, TensorGradients, measure_tensors
+from prismatic.measure.kernels import COLUMNS, Sums, TensorGradients, measure_tensors
 from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate
 from prismatic.measure.plan import Plan
 from prismatic.measure.shards import PartTiers, entries_of
@@ -115,7 +114,7 @@ def _gradients(plan: Plan, gradient: OfView) -> _Found:
 def _count(plan: Plan) -> int:
     """Return the length of a layer's `numbers`."""
     experts = len(plan.views)
-    return len(plan.names) * experts * (experts if plan.basis == "current" else 1) * len(SUMS) + 4 * experts
+    return len(plan.names) * experts * (experts if plan.basis == "current" else 1) * COLUMNS + 3 * experts
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,21 +165,21 @@ class _Layer:
     def numbers(self, sums: Sequence[Sums], routed: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the numbers that the processes add up.
 
-        They are the sums of every tensor, then for each expert the non-finite entries, the share that the layer tells,
-        and the weight and the tokens that its router gave.
+        They are the sums of every tensor, then for each expert the share that the layer tells, and the weight and the
+        tokens that its router gave.
         """
         experts = len(self.missing)
         counted_sums = [each[-1:] for each in sums] if self.plan.basis == "each" else sums
-        sums_PE = np.concatenate(counted_sums) if sums else np.empty((0, len(SUMS)))
+        sums_PE = np.concatenate(counted_sums) if sums else np.empty((0, COLUMNS))
         told = routed / world().size if routed.ndim == 1 and len(routed) else np.full(experts, np.nan)
         counted = routed if routed.ndim == 2 else np.zeros((2, experts))
-        return np.concatenate([sums_PE.ravel(), self._nonfinite(sums_PE), told, *counted])
+        return np.concatenate([sums_PE.ravel(), told, *counted])
 
     def dynamics(self, numbers: NDArray[np.float64]) -> Sequence[ExpertDynamics]:
         """Return each expert's dynamics from the total of `numbers` over all processes."""
         experts = len(self.missing)
-        nonfinite, told, weights, tokens = numbers[-4 * experts :].reshape(4, experts)
-        sums_PE = numbers[: -4 * experts].reshape(-1, experts, len(SUMS))
+        told, weights, tokens = numbers[-3 * experts :].reshape(3, experts)
+        sums_PE = numbers[: -3 * experts].reshape(-1, experts, COLUMNS)
         if self.plan.basis == "current":
             # Of each parameter, take each expert's row from the sums by that expert's own tiers.
             by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
@@ -198,7 +197,7 @@ class _Layer:
             if self.plan.basis == "own"
             else _cosines(total_E[:, 3], norm_E),
             "bottom_to_middle": self._bottom_to_middle(sums_PE),
-            "nonfinite": nonfinite,
+            "nonfinite": total_E[:, -1],
             "missing_gradients": missing_E,
             "token_share": _shares(tokens),
         }
@@ -220,21 +219,6 @@ class _Layer:
         with np.errstate(divide="ignore", invalid="ignore"):  # of experts that are not sound
             mean_E = np.log(bottom_PE[usable] / middle_PE[usable]).mean(axis=0) / 2
         return np.where(sound, mean_E, np.nan)
-
-    def _nonfinite(self, sums_PE: Sums) -> list[int]:
-        """Return each expert's NaN or infinite gradient entries, from a second pass if its sums are not finite."""
-        experts = len(self.missing)
-        squares_E = sums_PE[:, :3].sum(axis=1).reshape(-1, experts).sum(axis=0)
-        return [0 if math.isfinite(whole) else self._count_nonfinite(e) for e, whole in enumerate(squares_E.tolist())]
-
-    def _count_nonfinite(self, expert: int) -> int:
-        experts = len(self.missing)
-        if self.plan.basis in ("own", "each"):
-            tensors, place = self.tensors[expert::experts], -1
-        else:
-            tensors, place = self.tensors[:: 1 if self.plan.basis == "base" else experts], expert
-        grads = [tensor.gradients[place] for tensor in tensors]
-        return sum(int((~torch.isfinite(grad)).sum()) for grad in grads if grad is not None)
 
 
 def _shares(sums_E: NDArray[np.float64], told_E: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

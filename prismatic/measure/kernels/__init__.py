@@ -5,10 +5,12 @@ All ways give the same numbers and are tested against an obvious float64 version
 
 from prismatic.measure.kernels.choice import prepare
 from prismatic.measure.kernels.measure import measure_tensors
+from prismatic.measure.kernels.on_gpu import prepare_gpu
 from prismatic.measure.kernels.products import inner_products, square_distances
-from prismatic.measure.kernels.tensors import SUMS, HasTiers, Sums, TensorGradients
+from prismatic.measure.kernels.tensors import COLUMNS, SUMS, HasTiers, Sums, TensorGradients
 
 __all__ = [
+    "COLUMNS",
     "SUMS",
     "HasTiers",
     "Sums",
@@ -16,5 +18,6 @@ __all__ = [
     "inner_products",
     "measure_tensors",
     "prepare",
+    "prepare_gpu",
     "square_distances",
 ]

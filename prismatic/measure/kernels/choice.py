@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prismatic.experts.tiers import Tiers, tier_indices
+from prismatic.experts.tiers import Tiers
 from prismatic.guard import warn
+from prismatic.measure.kernels.self_test import agree
 from prismatic.measure.kernels.tensors import Sums, TensorGradients
 from prismatic.measure.kernels.with_numpy import tier_sums_numpy
 
-SWITCH = "PRISMATIC_MEASURE"  # environment variable: "numpy" leaves numba alone
+SWITCH = "PRISMATIC_MEASURE"  # environment variable: "numpy" leaves numba alone, "torch" Triton
 TRIED = 1 << 24  # weights whose sums are timed: 64 MiB, more than most caches
 WORTH = 1.25  # times as fast, for twice as many threads
 
@@ -64,7 +65,7 @@ def _compiled(start: float) -> Way | None:
 
     from prismatic.measure.kernels.with_numba import products_numba, tier_sums_numba
 
-    if not _agree(tier_sums_numba):
+    if not agree(tier_sums_numba):
         return None
     ready = time.perf_counter()
     threads, times = _threads(lambda tensors, count: tier_sums_numba(tensors, count), torch.get_num_threads())
@@ -79,20 +80,6 @@ def _compiled(start: float) -> Way | None:
 
 def _by_numpy(tensors: Sequence[TensorGradients]) -> list[Sums]:
     return [tier_sums_numpy(tensor) for tensor in tensors]
-
-
-def _agree(sums: TierSums) -> bool:
-    """Return whether sums are those of numpy, for gradients in every type and layout that the compiled code knows."""
-    generator = torch.Generator().manual_seed(0)
-    weight, *grads = torch.randn(3, 5000, generator=generator)
-    tiers = tier_indices(weight, 0.1)
-    kinds = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    tensors = [TensorGradients([grad.to(kind) for grad in grads], tiers) for kind in kinds]
-    tensors += [
-        TensorGradients([torch.stack([g, g], 1)[:, 0] for g in t.gradients if g is not None], tiers) for t in tensors
-    ]
-    pairs = zip(sums(tensors), _by_numpy(tensors), strict=True)
-    return all(np.allclose(found, known, rtol=1e-5, atol=1e-2) for found, known in pairs)
 
 
 def _threads(sums: Callable[[Sequence[TensorGradients], int], object], most: int) -> tuple[int, str]:

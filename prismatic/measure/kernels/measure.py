@@ -1,6 +1,6 @@
 """measure_tensors: the tier sums of all tensors, wherever they are, and one transfer from each device.
 
-On a GPU a few kernels per tensor are queued, and nothing is read back until all of them are.
+On a GPU all kernels are queued, and nothing is read back until they are.
 Axis letter: E experts.
 """
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prismatic.measure.kernels.choice import prepare
-from prismatic.measure.kernels.tensors import SUMS, Sums, TensorGradients
-from prismatic.measure.kernels.with_torch import tier_sums_gpu
+from prismatic.measure.kernels.on_gpu import sums_on_gpu
+from prismatic.measure.kernels.tensors import COLUMNS, Sums, TensorGradients
 
 
 def measure_tensors(
     tensors: Sequence[TensorGradients], also_fetch: Sequence[Tensor] = ()
 ) -> tuple[list[Sums], list[NDArray[np.float64]]]:
-    """Return [E, len(SUMS)] for each tensor, in order (zeros for an expert without a gradient), and `also_fetch`.
+    """Return [E, COLUMNS] for each tensor, in order (zeros for an expert without a gradient), and `also_fetch`.
 
     also_fetch: small tensors to copy to the CPU in the same transfer.
     """
@@ -30,13 +30,23 @@ def measure_tensors(
         present = tensor.present
         kind = "none" if present is None else "cpu" if present.device.type in ("cpu", "mps") else "gpu"
         places[kind].append(place)
-    queued = [tier_sums_gpu(tensors[place]) for place in places["gpu"]]
+    queued = sums_on_gpu([tensors[place] for place in places["gpu"]])
     arrived, fetched = _read_back([queued, also_fetch])
     sums = dict(zip(places["gpu"], arrived, strict=True))
-    if places["cpu"]:
-        sums |= zip(places["cpu"], prepare().sums([tensors[place] for place in places["cpu"]]), strict=True)
-    sums |= {place: np.zeros((len(tensors[place].gradients), len(SUMS))) for place in places["none"]}
+    sums |= zip(places["cpu"], _sums_on_cpu([tensors[place] for place in places["cpu"]]), strict=True)
+    sums |= {place: np.zeros((len(tensors[place].gradients), COLUMNS)) for place in places["none"]}
     return [sums[place] for place in range(len(tensors))], fetched
+
+
+def _sums_on_cpu(tensors: Sequence[TensorGradients]) -> list[Sums]:
+    """Return the sums of each tensor; entries that are not finite are counted only where a sum is not."""
+    sums = prepare().sums(tensors) if tensors else []
+    if sums and not np.isfinite(np.concatenate(sums)).all():
+        for tensor, rows in zip(tensors, sums, strict=True):
+            for row, grad in zip(rows, tensor.gradients, strict=True):
+                if grad is not None and not np.isfinite(row[:3]).all():
+                    row[-1] = float((~torch.isfinite(grad)).sum())
+    return sums
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:

@@ -15,9 +15,10 @@ from prismatic.experts.planes import Planes
 from prismatic.experts.tiers import Tiers
 
 SUMS = ("top", "bottom", "middle", "product")
+COLUMNS = len(SUMS) + 1  # and the number of entries that are NaN or infinite
 
 Sums = NDArray[np.float64]
-"""The sums of a tensor, [E, len(SUMS)]: squares of each tier, and the product with the clean expert, which is first."""
+"""The sums of a tensor, [E, COLUMNS]: squares of each tier, and the product with the clean expert, which is first."""
 
 
 class HasTiers(Protocol):

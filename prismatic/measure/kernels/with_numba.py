@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, reduce
-from typing import NamedTuple
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from prismatic.experts.tiers import Tiers
 from prismatic.measure.kernels import compiled
-from prismatic.measure.kernels.tensors import SUMS, Sums, TensorGradients
+from prismatic.measure.kernels.layout import layout_of, readable
+from prismatic.measure.kernels.tensors import COLUMNS, Sums, TensorGradients
 
 KINDS = {
     torch.float32: compiled.FLOAT32,
@@ -29,32 +29,6 @@ PER_THREAD = 256  # chunks: a thread with less to do costs more than it saves
 EXACT = 1 << 12  # weights: a smaller tensor is summed in float64 at once, at no cost
 _ZEROS = np.zeros(compiled.STEP // 8, dtype=np.uint8)
 _NO_MARKS = _ZEROS.ctypes.data, _ZEROS.ctypes.data, 0  # addresses of both planes, and the step from byte to byte
-
-
-class _Layout(NamedTuple):
-    """A tensor as rows of elements at equal distances. Strides are in elements."""
-
-    rows: int
-    columns: int
-    row_stride: int
-    stride: int
-
-
-@lru_cache(maxsize=4096)
-def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> _Layout | None:
-    """Return the layout of a tensor; None for one that must be copied into a row first."""
-    merged: list[list[int]] = []  # [length, stride], outermost first
-    for length, stride in zip(shape, strides, strict=True):
-        if length == 1:
-            continue
-        if merged and merged[-1][1] == stride * length:
-            merged[-1] = [merged[-1][0] * length, stride]
-        else:
-            merged.append([length, stride])
-    if len(merged) > 2 or (len(merged) == 2 and merged[1][0] % compiled.STEP):
-        return None
-    outer, inner = [[1, 0], *(merged or [[1, 1]])][-2:]
-    return _Layout(outer[0], inner[0], outer[1], inner[1])
 
 
 class _Work:
@@ -76,23 +50,28 @@ class _Work:
             self.tensors.append((first, experts, *[0] * (compiled.UNITS - 2), self.units))
             self.addresses += [0] * experts
             return
-        grads, kind, layout = _readable(tensor.gradients, model)
+        grads = readable(tensor.gradients, KINDS, on_cpu=True)
+        model = next(grad for grad in grads if grad is not None)
+        layout = layout_of(model)
+        assert layout is not None, "readable gradients lie in rows"
         self.addresses += [0 if grad is None else grad.data_ptr() for grad in grads]
         weights = layout.rows * layout.columns
         planes = tensor.tiers.planes(weights)
         marks = planes.top.data_ptr(), planes.bottom.data_ptr(), 1
         if not planes.top.numel():
             marks = _NO_MARKS
-        self.tensors.append((first, experts, *layout, kind, exact or weights <= EXACT, *marks, self.units))
+        self.tensors.append(
+            (first, experts, *layout, KINDS[model.dtype], exact or weights <= EXACT, *marks, self.units)
+        )
         self._kept += (grads, planes)
         self.units += experts * layout.rows * -(-layout.columns // compiled.CHUNK)
 
     def run(self, threads: int) -> Sums:
-        """Return the sums of every gradient, [R, len(SUMS)]."""
+        """Return the sums of every gradient, [R, COLUMNS]."""
         self.table = np.array(self.tensors, dtype=np.int64).reshape(-1, compiled.UNITS + 1)
         self.rows = np.array(self.addresses, dtype=np.int64)
         threads = max(min(threads, self.units // PER_THREAD), 1)
-        sums = np.zeros((threads, len(self.rows), len(SUMS)))
+        sums = np.zeros((threads, len(self.rows), COLUMNS))
         cuts = [self.units * place // threads for place in range(threads + 1)]
         parts = [(self.table, self.rows, cuts[n], cuts[n + 1], sums[n]) for n in range(threads)]
         waiting = [_pool(threads - 1).submit(lambda part: compiled.sum_tiers(*part), part) for part in parts[1:]]
@@ -106,22 +85,6 @@ class _Work:
         found = np.empty((len(self.rows), 2), dtype=np.int64)
         count = compiled.find_doubtful(self.table, self.rows, sums_R, found)
         return found[:count].tolist() if count else []
-
-
-def _readable(grads: Sequence[Tensor | None], model: Tensor) -> tuple[Sequence[Tensor | None], int, _Layout]:
-    """Return gradients of one type and layout, copied only if they differ or lie in no rows. model: the first."""
-    kind, strides = model.dtype, model.stride()
-    layout, code = _layout(model.shape, strides), KINDS.get(kind)
-    if layout is not None and code is not None and model.device.type == "cpu":
-        for grad in grads:
-            if grad is not None and (grad.dtype is not kind or grad.stride() != strides):
-                break
-        else:
-            return grads, code, layout
-    kinds = {grad.dtype for grad in grads if grad is not None}
-    common = kind if kinds == {kind} and code is not None else reduce(torch.promote_types, kinds, torch.float32)
-    copies = [None if grad is None else grad.detach().to("cpu", common).reshape(-1).contiguous() for grad in grads]
-    return copies, KINDS[common], _Layout(1, model.numel(), 0, 1)
 
 
 @cache
@@ -157,7 +120,7 @@ def products_numba(vectors_N: Sequence[Sequence[Tensor]], threads: int = 1) -> N
     for tensors in zip(*vectors_N, strict=True):
         work.add(TensorGradients(tensors, Tiers.none()), exact=True)
     vectors = len(vectors_N)
-    sums_N = work.run(threads).reshape(-1, vectors, len(SUMS)).sum(axis=0)
+    sums_N = work.run(threads).reshape(-1, vectors, COLUMNS).sum(axis=0)
     products = np.diag(sums_N[:, 2])  # without tiers, all squares are in the middle
     products[0, 1:] = products[1:, 0] = sums_N[1:, 3]
     return products

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prismatic.measure.kernels.tensors import SUMS, Sums, TensorGradients, at_least_single
+from prismatic.measure.kernels.tensors import COLUMNS, SUMS, Sums, TensorGradients, at_least_single
 
 CHUNK = 1 << 17  # weights: a chunk of one expert and the same chunk of the clean one fit the cache of a core
 # A float32 sum is exact to about 3e-7 of the whole. The middle by subtraction is as exact only while it is most of the
@@ -24,7 +24,8 @@ def tier_sums_numpy(tensor: TensorGradients) -> Sums:
     grads = [None if g is None else _as_numpy(g) for g in tensor.gradients]
     top, bottom = (indices.cpu().numpy() for indices in tensor.tiers.indices())
     length = max((len(g) for g in grads if g is not None), default=0)
-    sums = np.zeros((len(grads), len(SUMS)))
+    sums = np.zeros((len(grads), COLUMNS))
+    squares = sums[:, : len(SUMS)]
     starts = range(0, length + CHUNK, CHUNK) if length > EXACT else range(0)
     top_cuts, bottom_cuts = np.searchsorted(top, starts), np.searchsorted(bottom, starts)
     picked = np.empty(min(max(len(top), len(bottom)), CHUNK), dtype=np.float32)
@@ -45,11 +46,11 @@ def tier_sums_numpy(tensor: TensorGradients) -> Sums:
                     else:
                         ends = [_square_sum(whole, i - starts[chunk], picked) for i in (chunk_top, chunk_bottom)]
                     product = 0.0 if clean is None else whole @ clean if expert else square
-                    sums[expert] += *ends, square, product
+                    squares[expert] += *ends, square, product
         sums[:, 2] -= sums[:, 0] + sums[:, 1]
     for expert, grad in enumerate(grads):
         if grad is not None and (length <= EXACT or not _trustworthy(sums[expert], len(top))):
-            sums[expert] = _exact_sums(grad, grads[0], top, bottom)
+            squares[expert] = _exact_sums(grad, grads[0], top, bottom)
     return sums
 
 
@@ -63,7 +64,7 @@ def _square_sum(grad: Floats, indices: NDArray[np.int64], picked: Floats) -> flo
 
 
 def _trustworthy(sums: Sums, tier_size: int) -> bool:
-    top, bottom, middle, product = sums.tolist()
+    top, bottom, middle, product, _ = sums.tolist()
     whole = top + bottom + middle
     smallest = min(top, bottom, middle) if tier_size else middle
     return math.isfinite(whole + product) and smallest > SMALLEST and middle > MIDDLE_SHARE * whole

@@ -1,32 +1,65 @@
-"""Tier sums on a GPU by torch: a few kernels per tensor are queued, and nothing is read back."""
+"""Tier sums on a GPU without Triton: a few torch operations for each piece of a tensor, of bounded size.
+
+Nothing is read back. The pieces of all experts are converted to float64 together, MOST numbers at a time.
+Axis letters: E experts, P weights of one tensor, C weights of a piece.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from prismatic.measure.kernels.tensors import SUMS, TensorGradients, at_least_single
+from prismatic.measure.kernels.tensors import COLUMNS, TensorGradients
+
+MOST = 1 << 20  # numbers of a piece: 8 MiB in float64, and a few times as much while they are summed
 
 
-def tier_sums_gpu(tensor: TensorGradients) -> Tensor:
-    """Return the sums of a tensor as [E, len(SUMS)] float64 on its device, without waiting for them."""
-    if tensor.present is None:
-        return torch.zeros(len(tensor.gradients), len(SUMS), dtype=torch.float64)
-    rows = torch.zeros(len(tensor.gradients), len(SUMS), dtype=torch.float64, device=tensor.present.device)
-    tiers = tensor.tiers.indices()
+def tier_sums_torch(tensor: TensorGradients) -> Tensor:
+    """Return the sums of a tensor as [E, COLUMNS] float64 on its device, without waiting for them."""
+    model = tensor.present
+    assert model is not None, "a tensor with a gradient"
     present = [expert for expert, grad in enumerate(tensor.gradients) if grad is not None]
-    grads_EP = torch.stack([at_least_single(g).reshape(-1) for g in tensor.gradients if g is not None])
-    # Scale each expert by its largest entry: float32 products would over- or underflow long before the norms do.
-    largest_E1 = grads_EP.abs().amax(1, keepdim=True)
-    largest_E1 = torch.where(largest_E1 > 0, largest_E1, 1.0)
-    unit_EP = grads_EP / largest_E1
-    # Expert 0, if it has a gradient, is the first of those present.
-    clean_P = unit_EP[0] if present[0] == 0 else torch.zeros_like(unit_EP[0])
-    products = (unit_EP * clean_P).sum(1, dtype=torch.float64) * (largest_E1.double() * largest_E1[0].double())[:, 0]
-    ends = [grads_EP.index_select(1, indices).double().square().sum(1) for indices in tiers]
-    # The ends are zeroed in this copy, so that the middle is summed and not subtracted.
-    grads_EP.index_fill_(1, torch.cat(list(tiers)), 0.0)
-    middle = torch.linalg.vector_norm(grads_EP, dim=1, dtype=torch.float64).square()
-    for place, sums in zip(present, torch.stack([*ends, middle, products], dim=1), strict=True):
-        rows[place] = sums
+    grads = [grad for grad in tensor.gradients if grad is not None]
+    planes = tensor.tiers.planes(model.numel())
+    sums = torch.zeros(len(grads), COLUMNS, dtype=torch.float64, device=model.device)
+    for start, values_EC in _pieces(grads):
+        square_EC = values_EC.square()
+        if planes.top.numel():
+            marks = [_marks(plane, start, start + values_EC.shape[1]) for plane in planes]
+            for column, marks_C in enumerate((*marks, ~(marks[0] | marks[1]))):
+                # Selected, not multiplied by 0 and 1: an infinite entry of one tier must not reach the others.
+                sums[:, column] += torch.where(marks_C, square_EC, 0.0).sum(1)
+        else:
+            sums[:, 2] += square_EC.sum(1)
+        if present[0] == 0:
+            sums[:, 3] += values_EC @ values_EC[0]
+        sums[:, 4] += (~torch.isfinite(values_EC)).sum(1)
+    rows = torch.zeros(len(tensor.gradients), COLUMNS, dtype=torch.float64, device=model.device)
+    for expert, row in zip(present, sums, strict=True):
+        rows[expert] = row
     return rows
+
+
+def _pieces(grads: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Yield the place of each piece in the flattened tensor, and its entries in all experts, [E, C] float64."""
+    model = grads[0]
+    most = max(MOST // len(grads), 1)
+    if model.is_contiguous() or model.dim() < 2:
+        flat = [grad.reshape(-1) for grad in grads]
+        for start in range(0, model.numel(), most):
+            yield start, torch.stack([grad[start : start + most] for grad in flat]).double()
+        return
+    # Rows of a part of a tensor do not follow each other: they are copied a few at a time.
+    row = model[0].numel()
+    rows = max(most // row, 1)
+    for first in range(0, model.shape[0], rows):
+        yield first * row, torch.stack([grad[first : first + rows].reshape(-1) for grad in grads]).double()
+
+
+def _marks(plane: Tensor, start: int, stop: int) -> Tensor:
+    """Return the bits of a plane from one weight to another, [C], on its device."""
+    first = start // 8
+    bits = plane[first : -(-stop // 8), None] >> torch.arange(8, dtype=torch.uint8, device=plane.device)
+    return (bits & 1).bool().flatten()[start - 8 * first : stop - 8 * first]

@@ -12,6 +12,7 @@ from prismatic.layer.router import Prismatic
 from prismatic.measure.gradients import measure
 from prismatic.measure.kernels import TensorGradients, choice, compiled, with_numba
 from prismatic.measure.kernels.choice import SWITCH, prepare
+from prismatic.measure.kernels.layout import readable
 from prismatic.measure.kernels.with_numba import tier_sums_numba
 from prismatic.measure.kernels.with_numpy import tier_sums_numpy
 from prismatic.measure.plan import Plan
@@ -52,8 +53,7 @@ KINDS = [
 def test_a_part_of_a_gradient_of_all_experts_is_summed_where_it_lies(kind, dtype):
     grads = stacked(kind, dtype)
     tensor = TensorGradients(grads, tier_indices(normal(grads[0].numel(), seed=2), 0.1))
-    readable, _, _ = with_numba._readable(grads, grads[0])
-    assert [own.data_ptr() for own in readable] == [own.data_ptr() for own in grads]
+    assert [own.data_ptr() for own in readable(grads, with_numba.KINDS)] == [own.data_ptr() for own in grads]
     assert tier_sums_numba([tensor])[0] == pytest.approx(tier_sums_numpy(tensor), rel=1e-5, abs=1e-2)
 
 
@@ -120,7 +120,7 @@ def test_without_numba_the_file_says_how_to_get_it(unprepared, monkeypatch):
 
 
 def test_a_compiler_that_fails_or_errs_leaves_the_work_to_numpy_with_a_warning(unprepared, monkeypatch):
-    monkeypatch.setattr(with_numba, "tier_sums_numba", lambda tensors: [np.zeros((2, 4)) for _ in tensors])
+    monkeypatch.setattr(with_numba, "tier_sums_numba", lambda tensors: [np.zeros((2, 5)) for _ in tensors])
     with pytest.warns(match="its sums differ from those of numpy"):
         assert "summed by numpy" in prepare().message
     prepare.cache_clear()
