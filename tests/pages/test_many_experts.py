@@ -35,6 +35,16 @@ def test_layers_share_cells_and_each_expert_can_be_chosen(run: Path):
 
 
 @pytest.mark.long
+def test_the_layers_are_left_out_when_that_is_asked_for(run: Path):
+    at = opened("pages/3_Layers.py", (run, "many"))
+    drawn = len(at.get("vega_lite_chart"))
+    next(toggle for toggle in at.toggle if toggle.label == "Judge again without each layer").set_value(True).run()
+    assert not at.exception
+    assert len(at.get("vega_lite_chart")) == drawn + 2
+    assert "The run is judged again without each layer" in texts(at)
+
+
+@pytest.mark.long
 def test_dynamics_draws_a_few_experts_until_others_are_chosen(run: Path):
     at = opened("pages/1_Dynamics.py", (run, "many"))
     (picker,) = at.multiselect

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from prismatic.contract.schema import TIERS
+from prismatic.contract.schema import PACKED_ABOVE, TIERS
 from ui.widgets.about import LOG_HISTOGRAMS
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
@@ -235,6 +235,8 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     if all(claim.status == INVALID for claim in claims.values()):
         st.caption("The run is invalid, so no layer drives its verdict. The Diagnostics page says why.")
         return
+    if len(run.experts) > PACKED_ABOVE and not _wanted():
+        return
     left = memoized(
         judgement,
         ("left out", group.runs),
@@ -251,6 +253,14 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
             claim_ablation(left[name], names, claims[name])
+
+
+def _wanted() -> bool:
+    """Return whether to judge a run of many experts without each layer: its charts would slow down the page."""
+    wanted: bool = st.toggle(
+        "Judge again without each layer", key="ablate", bind="query-params", help="It takes seconds the first time."
+    )
+    return wanted
 
 
 def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -> str:
