@@ -44,6 +44,7 @@ def test_the_page_shows_the_matrix_the_load_and_its_entropy(path):
     assert "8 experts of all layers have no token" in texts(at)
 
 
+@pytest.mark.long
 def test_the_slider_shows_earlier_steps_in_the_same_colours_and_tells_noise(path):
     at = opened(PAGE, (path, "eight"))
     (first,) = charts(at)
@@ -87,6 +88,7 @@ def test_a_run_without_shares_of_tokens_shows_those_of_weight(tmp_path):
     assert "did not count" in texts(at)
 
 
+@pytest.mark.long
 def test_a_run_without_pairs_shows_nothing_of_them(tmp_path):
     at = opened(PAGE, (write_layers(tmp_path / "plain.db", steps=5), "plain"))
     assert "Experts beside each other" not in [subheader.value for subheader in at.subheader]

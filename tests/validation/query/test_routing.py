@@ -44,7 +44,7 @@ def file(path):
     return found
 
 
-@pytest.fixture(scope="module", params=["runs", "set"])
+@pytest.fixture(scope="module", params=["runs", pytest.param("set", marks=pytest.mark.long)])
 def relations(request, file, tmp_path_factory):
     if request.param == "runs":
         return relations_of([file])
@@ -127,6 +127,7 @@ def test_loads_are_shares_of_weight_where_tokens_are_not_counted(tmp_path):
     assert found.shares.query("step == 3")["load"].tolist() == pytest.approx([1.0] * 4)
 
 
+@pytest.mark.long
 def test_a_relation_of_the_routing_is_exported(path, tmp_path):
     assert main(["export", str(path), "--relation", "routing", "-o", str(tmp_path / "a.csv")]) == 0
     lines = (tmp_path / "a.csv").read_text().splitlines()
