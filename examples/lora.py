@@ -74,7 +74,7 @@ def loss_of(model: Model, tokens: Tensor) -> Tensor:
     return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def pretrained(corpus: Corpus, steps: int) -> Model:
+def pretrained(corpus: Corpus, steps: int, adapted: type[Adapted] = Adapted) -> Model:
     """Train the base on the unchanged text, freeze it, and put adapters into its two middle layers."""
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -83,16 +83,21 @@ def pretrained(corpus: Corpus, steps: int) -> Model:
         loss_of(model, corpus.batch(step, batch_size=BATCH, length=LENGTH + 1, seed=1234)).backward()
         optimizer.step()
     model.requires_grad_(False)
-    model.hidden, model.out = Adapted(model.hidden), Adapted(model.out)
+    model.hidden, model.out = adapted(model.hidden), adapted(model.out)
     return model
+
+
+def tasks(corpus: Corpus) -> tuple[Corpus, Corpus]:
+    """Return the two tasks: the text with swapped letter case, and the text backwards."""
+    text = torch.cat([*corpus.splits.values()]).numpy().tobytes()
+    return Corpus(text.swapcase(), name="case swapped"), Corpus(text[::-1], name="backwards")
 
 
 def train(path: Path, *, steps: int = 130, seed: int = 0) -> Path:
     """Train all adapters, each on its own batches, and write the run file."""
     torch.manual_seed(seed)
     corpus = Corpus.load()
-    text = torch.cat([*corpus.splits.values()]).numpy().tobytes()
-    swapped, backwards = Corpus(text.swapcase(), name="case swapped"), Corpus(text[::-1], name="backwards")
+    swapped, backwards = tasks(corpus)
     model = pretrained(corpus, steps)
     layers = [layer for layer in model.modules() if isinstance(layer, Adapted)]
     optimizer = torch.optim.AdamW([p for layer in layers for p in layer.experts.parameters()], lr=1e-4)

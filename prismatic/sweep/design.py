@@ -13,18 +13,17 @@ from scipy import special
 
 from prismatic.contract.power import POWER, SEEDS_FOR_POWER, SPREADS
 from prismatic.contract.study import as_ranges
-from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
-from prismatic.sweep.plan import FEWEST_SEEDS, SCALE, Job, Sweep
-from prismatic.sweep.plan import POSITIVE as POSITIVE_OPTION
+from prismatic.contract.thresholds import Thresholds
+from prismatic.sweep.plan import FEWEST_SEEDS, Sweep
+from prismatic.train.experiment import TREATED
 
 ENOUGH_CONTROLS = int(Thresholds().min_experts)
 """The standard deviation of an effect over seeds is then 0.82 of that with one control expert."""
-TREATED, SHAM, POSITIVE, PLAIN = "treated run", "sham run", "positive control", "run"
 
 
 def design_lines(sweep: Sweep) -> list[str]:
     """Return the lines about a sweep: its runs by role and its seeds; for treated runs, also what these can decide."""
-    roles, seeds = Counter(map(_role, sweep.jobs)), sweep.study.seeds
+    roles, seeds = Counter(job.config.role for job in sweep.jobs), sweep.study.seeds
     lines = [f"{', '.join(_pluralize(count, role) for role, count in roles.items())}; seeds {as_ranges(seeds)}"]
     if TREATED not in roles:
         return lines
@@ -70,15 +69,6 @@ def _half_width(seeds: int, alpha: float) -> float:
     """Return the distance from the margin that is found with 80 % power, in standard deviations over seeds."""
     quantiles = special.stdtrit(seeds - 1, [1 - alpha / 2, POWER])
     return float(sum(quantiles)) / math.sqrt(seeds)
-
-
-def _role(job: Job) -> str:
-    scale = job.facts.get(SCALE)
-    if scale is None:
-        return PLAIN
-    if scale <= SHAM_SCALE:
-        return SHAM
-    return TREATED if job.facts.get(POSITIVE_OPTION, 1.0) == 1.0 else POSITIVE
 
 
 def _pluralize(count: int, thing: str) -> str:

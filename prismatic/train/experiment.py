@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from prismatic.contract.options import misfit_of_pairs
 from prismatic.contract.run_hash import run_hash
-from prismatic.contract.thresholds import Thresholds
+from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 
 Positive = Annotated[int, Field(ge=1)]
+TREATED, SHAM, POSITIVE, RUN = "treated run", "sham run", "positive control", "run"
 
 
 class Experiment(BaseModel):
@@ -56,6 +57,16 @@ class Experiment(BaseModel):
     def text_length(self) -> int:
         """The bytes of text that a sequence needs; 0 for a trainer that reads no text."""
         return 0
+
+    @property
+    def role(self) -> str:
+        """The role of the run in a study: treated run, sham run, positive control, or run where none has another."""
+        scale = self.facts().get("perturbation_scale")
+        if not isinstance(scale, int | float):
+            return RUN
+        if scale <= SHAM_SCALE:
+            return SHAM
+        return TREATED if self.facts().get("positive_control", 1.0) == 1.0 else POSITIVE
 
     @property
     def causal(self) -> bool:

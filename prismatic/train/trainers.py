@@ -14,11 +14,11 @@ from typing import Any
 from prismatic.contract.study import Study
 from prismatic.errors import ConfigError
 from prismatic.runfile.database import Resume
-from prismatic.train import own_command
 from prismatic.train.config import RunConfig, overridden_options, validated
 from prismatic.train.corpus import Corpus
 from prismatic.train.experiment import Experiment
 from prismatic.train.parallel import Parallel
+from prismatic.train.programs import own_command, upcycled
 from prismatic.train.train import TrainResult, finished_losses, require_run, train
 
 BYTE_LM = "prismatic"
@@ -32,7 +32,10 @@ class Trainer:
     program: Callable[[Any, Corpus | None, Path, Study | None], None]
 
 
-TRAINERS = {"command": Trainer(own_command.CommandConfig, own_command.run)}
+TRAINERS = {
+    "upcycled": Trainer(upcycled.UpcycledConfig, upcycled.run),
+    "command": Trainer(own_command.CommandConfig, own_command.run),
+}
 
 
 def load(path: Path | None, overrides: Iterable[str] = ()) -> Experiment:

@@ -23,7 +23,7 @@ from prismatic.runfile.logger import DynamicsLogger
 from prismatic.sweep.cost import finished_cost
 from prismatic.sweep.design import design_lines, smallest_effects
 from prismatic.sweep.study import load_study, plan_study, require_registered, write_config
-from prismatic.train.own_command import CommandConfig
+from prismatic.train.programs.own_command import CommandConfig
 from prismatic.train.trainers import load, parse, train_any
 from tests.support.run_file import facts
 

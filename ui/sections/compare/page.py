@@ -12,6 +12,7 @@ from ui.sections.compare.outcome import outcome
 from ui.sections.compare.sham_pairs import sham_pairs
 from ui.sections.compare.training import too_few_runs
 from ui.sections.compare.two_runs import two_runs
+from ui.sections.study import study_panel
 from validation.files.errors import RunFileError
 from validation.judgement.judge import Judgement
 from validation.verdict.groups import PEERS
@@ -33,6 +34,7 @@ def compare(judgement: Judgement) -> None:
     if len(judgement.runs) < 2:
         too_few_runs(judgement)
         return
+    study_panel(judgement)
     known = judgement.verdict.groups
     hidden = {*OF_PERTURBATIONS} if all(group.role == PEERS for group in known) else set()
     hidden -= {"Outcome"} if any(group.outcome is not None for group in known) else set()
