@@ -21,6 +21,7 @@ from prismatic.contract import schema  # noqa: E402
 from prismatic.layer.config import RouterConfig  # noqa: E402
 from prismatic.train.config import RunConfig  # noqa: E402
 from prismatic.train.experiment import Experiment  # noqa: E402
+from prismatic.train.programs.upcycled import UpcycledConfig  # noqa: E402
 from validation.cli import prismatic as command  # noqa: E402
 
 
@@ -62,7 +63,8 @@ def options() -> str:
         "Set an option as a line `name: value` in the `--config` file, or by `--set name=value`. The defaults are the "
         "documented experiment.",
     ]
-    for title, model in (("Router", RouterConfig), ("Run", RunConfig), ("Every trainer", Experiment)):
+    models = {"Router": RouterConfig, "Run": RunConfig, "Every trainer": Experiment, "Upcycled": UpcycledConfig}
+    for title, model in models.items():
         fields = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
         meaning = meanings(model)
         rows = ((f"`{name}`", f"`{field.default}`", meaning.get(name, "")) for name, field in fields.items())

@@ -26,15 +26,19 @@ DOCS = ROOT / "docs"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 READY = "[data-testid=stApp][data-test-script-state=notRunning]"
 SECONDS = 60_000
-# name, example, page with its view, colours, height
+STUDIES = ROOT / "examples" / "studies"
+# name, name of the runs in an address, page with its view, colours, height
 PICTURES = (
-    ("verdict-light", "as-is", "", "light", 1400),
-    ("dynamics-dark", "as-is", "Dynamics", "dark", 1000),
-    ("evidence-light", "positive-control", "Verdict", "light", 1900),
-    ("layers-light", "positive-control", "Layers", "light", 1050),
-    ("forest-light", "study", "Compare", "light", 1200),
-    ("dose-light", "study", "Compare?compare=Dose", "light", 800),
-    ("diagnostics-dark", "zero-norms", "Diagnostics", "dark", 1100),
+    ("verdict-light", "example-as-is", "", "light", 1400),
+    ("dynamics-dark", "example-as-is", "Dynamics", "dark", 1000),
+    ("evidence-light", "example-positive-control", "Verdict", "light", 1900),
+    ("layers-light", "example-positive-control", "Layers", "light", 1050),
+    ("forest-light", "example-study", "Compare", "light", 1200),
+    ("dose-light", "example-study", "Compare?compare=Dose", "light", 800),
+    ("diagnostics-dark", "example-zero-norms", "Diagnostics", "dark", 1100),
+    ("study-dose-light", "dose", "Compare?compare=Dose", "light", 1400),
+    ("study-upcycling-light", "upcycling", "Compare?compare=Outcome", "light", 1400),
+    ("study-lora-light", "lora", "Compare", "light", 1700),
 )
 
 
@@ -70,12 +74,12 @@ def settle(page: Page) -> None:
 def main() -> None:
     """Take every picture."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with served(ROOT / "build" / "no-runs") as address, sync_playwright() as playwright:
+    with served(STUDIES) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        for name, example, to, colours, height in PICTURES:
+        for name, runs, to, colours, height in PICTURES:
             context = browser.new_context(viewport={"width": 1280, "height": height}, color_scheme=colours)
             page = context.new_page()
-            page.goto(f"{address}/{to}{'&' if '?' in to else '?'}from=example-{example}")
+            page.goto(f"{address}/{to}{'&' if '?' in to else '?'}from={runs}")
             settle(page)
             page.screenshot(path=DOCS / f"{name}.png")
             context.close()
