@@ -19,11 +19,12 @@ from prismatic.train.experiment import Experiment
 def run_facts(config: Experiment, run_hash: str, corpus: Corpus | None) -> dict[str, Any]:
     """Return the rows of the `run` table that are known before the first step. corpus: None of a run without a text."""
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    warmup_steps = config.facts().get("warmup_steps")
     return {
         **{f"config.{name}": value for name, value in config.facts().items()},
         "run_hash": run_hash,
         "planned_steps": config.steps,
-        "warmup_steps": getattr(config, "warmup_steps", 0),
+        **({"warmup_steps": warmup_steps} if warmup_steps is not None else {}),
         **({"corpus": corpus.name, "corpus_sha256": corpus.sha256} if corpus is not None else {}),
         "causal": config.causal,
         "hook": "plain loop",

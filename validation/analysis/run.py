@@ -229,6 +229,12 @@ class Run:
         return "corpus_sha256" in self.facts or (self.by_trainer and "run_hash" in self.facts)
 
     @property
+    def planned_experts(self) -> int:
+        """The number of experts by the options: controls come on top, but not where a dense model was upcycled."""
+        controls = 0 if "upcycle_method" in self.config else self.option("control_experts") or 0
+        return int((self.option("num_experts") or 0) + controls)
+
+    @property
     def every(self) -> int | None:
         """Steps between two rows by the declared `log_freq`, of isolated gradients also by `probe_freq`; else None."""
         # The logger's own facts come first: options of a model may be those of another training.

@@ -77,7 +77,7 @@ def _undamaged(run: Run, thresholds: Thresholds) -> str:
 
 
 def _experts(run: Run, thresholds: Thresholds) -> str:
-    planned = int((run.option("num_experts") or 0) + (run.option("control_experts") or 0))
+    planned = run.planned_experts
     return f"{pluralize(len(run.experts), 'expert')} in the file" + (f", {planned:,} in the config" if planned else "")
 
 

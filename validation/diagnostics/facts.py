@@ -37,6 +37,8 @@ def _contradictions(run: Run) -> Iterator[str]:
         value, chosen = run.facts.get(fact), run.config.get(option)
         if value != chosen:
             yield f"{fact} is {printable(value, 20)}, and the option {option} is {printable(chosen, 20)}"
+    if "trainer" in run.config:
+        return  # the rest is about Prismatic layers
     if not run.merges_parameters:
         yield f"the mixture is {run.mixture}, and this trainer merges parameters"
     first = run.option("num_experts") or 0

@@ -86,7 +86,7 @@ def missing_experts(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         yield Finding("missing_experts", ERROR, symptom, f"experts in the file: {known}", cause, fix, run.id)
         return
     gaps = sorted(set(range(max(run.experts))) - set(run.experts))
-    expected = int((run.option("num_experts") or 0) + (run.option("control_experts") or 0))
+    expected = run.planned_experts
     silent = [e for e in run.experts if len(run.steps) and not np.isfinite(logged_norms(run, e)).any()]
     first = len(run.experts) + len(gaps)
     # The expected number comes from the file and may be huge, so the range is cut.

@@ -68,6 +68,7 @@ def test_a_run_finds_its_twin_of_plain_copies(tmp_path: Path):
     for method in ("copy", "drop"):
         train_any(parse({**TINY, "upcycle_method": method}), runs=tmp_path)
     judgement = judge(*read_sources([tmp_path]))
+    assert not {finding.id for finding in judgement.findings} & {"facts_disagree", "missing_experts"}
     assert sorted(group.role for group in judgement.verdict.groups) == ["sham", "treated"]
     (treated,) = (run for run in judgement.measured if not run.run.is_sham)
     assert judgement.cohort.twin_of(treated.run) is not None
