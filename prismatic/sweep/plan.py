@@ -19,9 +19,9 @@ from prismatic.contract.study import Study
 from prismatic.contract.study_plan import StudyPlan
 from prismatic.contract.thresholds import SHAM_SCALE, Thresholds
 from prismatic.errors import ConfigError
-from prismatic.train.config import read_options
+from prismatic.train.config import overridden_options, read_options
 from prismatic.train.experiment import Experiment
-from prismatic.train.trainers import load, load_corpus, parse
+from prismatic.train.trainers import load_corpus, parse
 
 MAX_RUNS = 100_000
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -134,11 +134,12 @@ def plan(
     here, before any is trained. Raises ConfigError for an unknown option, a missing, repeated or
     invalid value, and CorpusError for an unreadable text.
     """
-    base = load(config, overrides)
-    if data is not None:
-        base = base.model_copy(update={"data": data})
     overridden = {override.partition("=")[0].strip() for override in overrides}
     axes = _axes(grid, overridden, data is not None)
+    first = {name: values[0] for name, values in axes.items()}  # a program's command may need an option that varies
+    base = parse({**overridden_options(config, overrides), **first}, where=str(config or "--set"))
+    if data is not None:
+        base = base.model_copy(update={"data": data})
     if with_controls and SEED not in {*axes, *overridden}:
         axes[SEED] = [*range(FEWEST_SEEDS)]
     jobs = jobs_of(base, axes, CONTROLS if with_controls else ())

@@ -116,7 +116,9 @@ def plan_study(study: StudyFile, runs: Path | None = None, *, checkpoint_freq: i
     All runs are checked here, before any is trained. Raises ConfigError for an option, a value or a hypothesis that
     fits no planned experiment, and CorpusError for an unreadable text.
     """
-    jobs = jobs_of(parse(study.config, where=study.name), study.axes, study.controls)
+    axes = study.axes
+    first = {name: values[0] for name, values in axes.items()}  # a program's command may need an option that varies
+    jobs = jobs_of(parse({**study.config, **first}, where=study.name), axes, study.controls)
     seeds = tuple(sorted({job.config.seed for job in jobs}))
     names = [*dict.fromkeys(name for job in jobs for name in job.options if name != SEED)]
     plan = StudyPlan(

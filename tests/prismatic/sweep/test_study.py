@@ -231,6 +231,7 @@ def test_a_program_of_the_users_own_registers_its_options_and_the_plan(study, tm
     program.write_text(PROGRAM)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     options = {"command": f"python {program} {{run_file}} {{seed}} {{gain}}", "gain": 2.0}
+    options["command"] += " {method}"  # an option that varies
     options |= {"steps": 12, "log_freq": 1}
     path = study(
         trainer="command", options=options, vary={"method": ["a", "b"]}, hypotheses=[], thresholds={"alpha": 0.04}
