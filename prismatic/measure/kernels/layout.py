@@ -43,22 +43,31 @@ def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout | None:
     return Layout(outer[0], inner[0], outer[1], inner[1])
 
 
+class Readable(NamedTuple):
+    """Gradients of one type and layout, of which one is there."""
+
+    grads: Sequence[Tensor | None]
+    kind: torch.dtype
+    layout: Layout
+
+
 def readable(
-    grads: Sequence[Tensor | None], kinds: Collection[torch.dtype], *, on_cpu: bool = False
-) -> Sequence[Tensor | None]:
-    """Return gradients of one of some types and of one layout, copied only if they differ or lie in no rows."""
-    model = next((grad for grad in grads if grad is not None), None)
-    if model is None:
-        return grads
-    kind, strides = model.dtype, model.stride()
-    if kind in kinds and layout_of(model) is not None and not (on_cpu and model.device.type != "cpu"):
+    grads: Sequence[Tensor | None], model: Tensor, kinds: Collection[torch.dtype], *, on_cpu: bool = False
+) -> Readable:
+    """Return gradients in one of some types and in one layout, copied only if they differ or lie in no rows.
+
+    model: the first gradient that is there.
+    """
+    kind, strides, layout = model.dtype, model.stride(), layout_of(model)
+    if kind in kinds and layout is not None and not (on_cpu and model.device.type != "cpu"):
         for grad in grads:
             if grad is not None and (grad.dtype is not kind or grad.stride() != strides):
                 break
         else:
-            return grads
+            return Readable(grads, kind, layout)
     found = {grad.dtype for grad in grads if grad is not None}
     wide = torch.float64 if torch.float64 in found else torch.float32
     common = kind if found == {kind} and kind in kinds else wide
     device = torch.device("cpu") if on_cpu else model.device
-    return [None if grad is None else grad.detach().to(device, common).reshape(-1).contiguous() for grad in grads]
+    copies = [None if grad is None else grad.detach().to(device, common).reshape(-1).contiguous() for grad in grads]
+    return Readable(copies, common, Layout(1, model.numel(), 0, 1))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prismatic.experts.tiers import Tiers
 from prismatic.measure.kernels import compiled
-from prismatic.measure.kernels.layout import layout_of, readable
+from prismatic.measure.kernels.layout import readable
 from prismatic.measure.kernels.tensors import COLUMNS, Sums, TensorGradients
 
 KINDS = {
@@ -50,19 +50,14 @@ class _Work:
             self.tensors.append((first, experts, *[0] * (compiled.UNITS - 2), self.units))
             self.addresses += [0] * experts
             return
-        grads = readable(tensor.gradients, KINDS, on_cpu=True)
-        model = next(grad for grad in grads if grad is not None)
-        layout = layout_of(model)
-        assert layout is not None, "readable gradients lie in rows"
+        grads, kind, layout = readable(tensor.gradients, model, KINDS, on_cpu=True)
         self.addresses += [0 if grad is None else grad.data_ptr() for grad in grads]
         weights = layout.rows * layout.columns
         planes = tensor.tiers.planes(weights)
         marks = planes.top.data_ptr(), planes.bottom.data_ptr(), 1
         if not planes.top.numel():
             marks = _NO_MARKS
-        self.tensors.append(
-            (first, experts, *layout, KINDS[model.dtype], exact or weights <= EXACT, *marks, self.units)
-        )
+        self.tensors.append((first, experts, *layout, KINDS[kind], exact or weights <= EXACT, *marks, self.units))
         self._kept += (grads, planes)
         self.units += experts * layout.rows * -(-layout.columns // compiled.CHUNK)
 

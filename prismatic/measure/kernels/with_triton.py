@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prismatic.measure.kernels.layout import layout_of, readable
+from prismatic.measure.kernels.layout import Readable, readable
 from prismatic.measure.kernels.tensors import COLUMNS, SUMS, TensorGradients
 
 BLOCK = 1024  # weights that the threads of a program read at once
@@ -82,28 +82,26 @@ def _sum_spans(  # type: ignore[no-untyped-def]
 def tier_sums_triton(tensors: Sequence[TensorGradients]) -> list[Tensor]:
     """Return the sums of each tensor, [E, COLUMNS] float64 on its device, without waiting for them.
 
-    The tensors lie on one device. The addresses of all gradients are sent to it at once.
+    Each tensor has a gradient, and all lie on one device. The addresses of all gradients are sent to it at once.
     """
-    found = [readable(tensor.gradients, KINDS) for tensor in tensors]
-    listed = [0 if grad is None else grad.data_ptr() for grads in found for grad in grads]
-    device = next(grad.device for grads in found for grad in grads if grad is not None)
+    found = [readable(tensor.gradients, tensor.present, KINDS) for tensor in tensors if tensor.present is not None]
+    listed = [0 if grad is None else grad.data_ptr() for own in found for grad in own.grads]
+    device = next(tensor.present.device for tensor in tensors if tensor.present is not None)
     addresses_R = torch.tensor(listed, dtype=torch.int64).to(device, non_blocking=True)
     sums, first = [], 0
-    for tensor, grads in zip(tensors, found, strict=True):
-        sums.append(_sums_of(tensor, grads, addresses_R[first : first + len(grads)]))
-        first += len(grads)
+    for tensor, own in zip(tensors, found, strict=True):
+        sums.append(_sums_of(tensor, own, addresses_R[first : first + len(own.grads)]))
+        first += len(own.grads)
     return sums
 
 
-def _sums_of(tensor: TensorGradients, grads: Sequence[Tensor | None], addresses_E: Tensor) -> Tensor:
-    model = next(grad for grad in grads if grad is not None)
-    layout = layout_of(model)
-    assert layout is not None, "readable gradients lie in rows"
-    weights = model.numel()
+def _sums_of(tensor: TensorGradients, own: Readable, addresses_E: Tensor) -> Tensor:
+    grads, kind, layout = own
+    weights = layout.rows * layout.columns
     planes = tensor.tiers.planes(weights)
     marked = planes.top.numel() > 0
     spans = -(-weights // (BLOCK * TURNS))
-    sums_ESC = torch.empty(len(grads), spans, COLUMNS, dtype=torch.float64, device=model.device)
+    sums_ESC = torch.empty(len(grads), spans, COLUMNS, dtype=torch.float64, device=addresses_E.device)
     _sum_spans[(spans, len(grads))](
         addresses_E,
         planes.top if marked else addresses_E,
@@ -113,7 +111,7 @@ def _sums_of(tensor: TensorGradients, grads: Sequence[Tensor | None], addresses_
         layout.columns,
         layout.row_stride,
         layout.stride,
-        ELEMENT=KINDS[model.dtype],
+        ELEMENT=KINDS[kind],
         DENSE=layout.rows == 1 and layout.stride == 1,
         MARKED=marked,
         BLOCK=BLOCK,
