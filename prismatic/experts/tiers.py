@@ -96,12 +96,14 @@ class TierIndices(nn.Module):
     for bit planes once those are asked for.
     """
 
+    saved = True  # of a pickled model from before there were planes
+    version = 0
+    """A count of the changes of the tiers, or of the device they are on."""
+
     def __init__(self, *, saved: bool = True) -> None:
         super().__init__()
         self.names: list[str] = []
         self.saved = saved
-        self.version = 0
-        """A count of the changes of the tiers, or of the device they are on."""
         self._cache: dict[Hashable, Any] = {}
 
     def _changed(self) -> None:
