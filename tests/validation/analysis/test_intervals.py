@@ -14,7 +14,6 @@ from validation.analysis.intervals import (
     fieller,
     holm,
     p_beyond,
-    paired,
     seeds_that_decide,
     student,
     welch,
@@ -35,27 +34,6 @@ def test_welch_is_scipys_interval():
     expected = stats.ttest_ind(DRAWS, OTHERS, equal_var=False).confidence_interval(0.95)
     found = welch(DRAWS, OTHERS, 0.05)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-
-
-LOSSES, SHAM_LOSSES = {0: 2.51, 1: 2.48, 2: 2.55, 3: 2.50}, {3: 2.49, 1: 2.47, 0: 2.52, 9: 0.0}
-
-
-def test_paired_is_scipys_interval_over_the_common_seeds():
-    values = [[losses[seed] for seed in (0, 1, 3)] for losses in (LOSSES, SHAM_LOSSES)]
-    expected = stats.ttest_rel(*values).confidence_interval(0.95)
-    found = paired(LOSSES, SHAM_LOSSES, 0.05)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert (found.mid, found.units) == (pytest.approx(np.subtract(*values).mean()), 3)
-
-
-def test_in_a_pair_a_loss_that_is_not_finite_is_missing():
-    assert paired(LOSSES | {0: math.nan}, SHAM_LOSSES, 0.05) == paired({1: 2.48, 3: 2.50}, SHAM_LOSSES, 0.05)
-    assert paired(LOSSES | {0: math.inf}, SHAM_LOSSES, 0.05).units == 2
-
-
-@pytest.mark.parametrize("losses", [{}, {0: 2.5}, {0: 2.5, 2: 2.4}, {0: 2.5, 1: math.nan}])
-def test_fewer_than_two_pairs_have_no_interval(losses):
-    assert paired(losses, SHAM_LOSSES, 0.05) is None
 
 
 @pytest.mark.parametrize("units", [0, 1])
