@@ -108,7 +108,7 @@ def test_controls_are_experiments_of_the_plan(study):
         ({"vary": {"seed": [1]}}, "give each option once"),
         ({"options": TINY | {"perturbation_scale": 1}}, "give each option once"),
         ({"options": TINY | {"stepz": 1}}, "unknown option 'stepz'"),
-        ({"trainer": "magic"}, "trainer = 'magic' is not known; the trainers are prismatic, command"),
+        ({"trainer": "magic"}, "trainer = 'magic' is not known; the trainers are prismatic, upcycled, command"),
         ({"thresholds": {"alpha": 0.5}}, "alpha = 0.5 is not allowed"),
         ({"hypotheses": [{"claim": "awakening", "expect": "higher"}]}, "expected supported or refuted"),
         ({"hypotheses": [{"claim": "joy", "expect": "supported"}]}, "a claim is one of awakening"),
