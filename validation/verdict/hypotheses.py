@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prismatic.contract.options import TREATMENT
 from prismatic.contract.study_plan import Hypothesis, has_options, named
 from prismatic.contract.thresholds import Thresholds
-from validation.analysis.cohort import SCALE, Cohort, MeasuredRun
+from validation.analysis.cohort import Cohort, MeasuredRun
 from validation.analysis.distinct import DIRECTION, OUTPUTS, WEIGHTS
 from validation.analysis.intervals import student
 from validation.text import pluralize
@@ -79,8 +80,8 @@ def _is_about(hypothesis: Hypothesis, group: Group, run: MeasuredRun) -> bool:
     options = run.run.config
     if not has_options(options, hypothesis.of):
         return False
-    named_too = {SHAM: SCALE, POSITIVE: GAIN}
-    return group.role in (TREATED, PEERS) or named_too[group.role] in hypothesis.of
+    named_too: Mapping[str, frozenset[str]] = {SHAM: TREATMENT, POSITIVE: frozenset({GAIN})}
+    return group.role in (TREATED, PEERS) or not named_too[group.role].isdisjoint(hypothesis.of)
 
 
 def _of_claim(hypothesis: Hypothesis, group: Group) -> Part:

@@ -76,6 +76,15 @@ def test_a_control_answers_only_if_the_hypothesis_names_it():
     assert [part.experiment for part in sham.parts] == [f"{SCALE}=0.0"]
 
 
+def test_plain_copies_are_a_control_that_a_hypothesis_names_by_their_method():
+    runs = [named(run, run.id, upcycle_method="copy" if run.is_sham else "drop") for run in dose(awakening=1.5)]
+    copies = Hypothesis("refuted", claim="awakening", of={"upcycle_method": "copy"})
+    methods = ({"upcycle_method": "drop"}, {"upcycle_method": "copy"})
+    treated, sham = study_of(judged(registered(runs, plan_of(AWAKENS, copies, experiments=methods)))).answers
+    assert len(treated.parts) == len(sham.parts) == 1
+    assert treated.parts[0].experiment != sham.parts[0].experiment
+
+
 @pytest.mark.parametrize(
     ("expect", "by", "losses", "answer"),
     [
