@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from prismatic.contract.study import Study
-from prismatic.errors import ConfigError
+from prismatic.errors import ConfigError, LoggerError
 from prismatic.runfile.database import Resume
+from prismatic.runfile.lock import is_locked
 from prismatic.train.config import RunConfig, overridden_options, validated
 from prismatic.train.corpus import Corpus
 from prismatic.train.experiment import Experiment
@@ -94,6 +95,8 @@ def train_any(
     db_path = runs / run_hash / "dynamics.db"
     require_run(db_path, resume=resume, overwrite=overwrite)
     if overwrite or finished_losses(db_path) is None:
+        if is_locked(db_path):  # the program would begin with another file
+            raise LoggerError(f"{db_path}: the run is being trained by another process. Wait until it has ended.")
         db_path.parent.mkdir(parents=True, exist_ok=True)
         TRAINERS[config.facts()["trainer"]].program(config, corpus, db_path, study)
     losses = finished_losses(db_path)

@@ -18,7 +18,7 @@ import yaml
 from prismatic.cli import main
 from prismatic.contract.study import Study
 from prismatic.contract.study_plan import read_plan
-from prismatic.errors import ConfigError, StudyError
+from prismatic.errors import ConfigError, LoggerError, StudyError
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.sweep.cost import finished_cost
 from prismatic.sweep.design import design_lines, smallest_effects
@@ -258,6 +258,14 @@ def test_a_program_that_fails_or_writes_nothing_is_an_error(tmp_path: Path):
         train_any(parse({"trainer": "command", "command": "python -c 1 {run_file}"}), runs=tmp_path)
     with pytest.raises(ConfigError, match="cannot be started"):
         train_any(parse({"trainer": "command", "command": "/no/such/program {run_file}"}), runs=tmp_path)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path):
+    config = parse({"trainer": "command", "command": "python -c 1 {run_file}"})
+    path = tmp_path / config.run_hash("") / "dynamics.db"
+    with DynamicsLogger(path), pytest.raises(LoggerError, match="is being trained by another process"):
+        train_any(config, runs=tmp_path, resume="allow")
+    assert path.exists()
 
 
 # -- Resuming
