@@ -5,9 +5,13 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
+from prismatic.sweep.study import load_study, plan_study
 from tests.support.source_tree import ROOT
 from validation import judge
 from validation.files.sources import read_sources
+from validation.judgement.study import require_registered, study_of
 
 EXAMPLES = ROOT / "examples"
 
@@ -15,6 +19,22 @@ EXAMPLES = ROOT / "examples"
 def test_the_examples_are_small():
     assert all(path.stat().st_size < 700_000 for path in EXAMPLES.glob("*.db"))
     assert sum(path.stat().st_size for path in (EXAMPLES / "study").rglob("*") if path.is_file()) < 1_500_000
+
+
+STUDIES = sorted((EXAMPLES / "studies").iterdir())
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_a_study_is_small_and_whole(study):
+    """Its plan is that of its file, and every planned run is here."""
+    assert sum(path.stat().st_size for path in study.rglob("*") if path.is_file()) < 1_500_000
+    judgement = judge(*read_sources([study]))
+    require_registered(judgement, study=True)
+    found = study_of(judgement)
+    planned = plan_study(load_study(ROOT / "experiments" / "studies" / f"{study.name}.yml")).plan
+    assert found.plan == planned
+    assert (found.missing, found.extra) == ([], ())
+    assert all(run.registered for run in found.runs)
 
 
 def test_the_examples_are_judged_as_their_readme_promises():

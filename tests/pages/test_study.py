@@ -28,7 +28,7 @@ def test_an_uploaded_study_says_which_it_is_and_answers_its_hypotheses(files):
     assert not at.exception
     assert [each.value for each in at.subheader] == ["Study dose"]
     shown = texts(at)
-    assert "Awakening is supported in every treated experiment." in shown.replace("&#95;", "_")
+    assert "awakening is supported in every treated experiment" in shown.replace("&#95;", "_")
     assert ":green-badge[as expected]" in shown
     assert "12 of 12 planned runs are here" in shown
     assert "![x]" not in shown

@@ -45,6 +45,6 @@ def _answers(study: StudyJudgement) -> None:
     rows = [("Hypothesis", "Answer", "Why")]
     for each in study.answers:
         answer = f":{BADGES[each.status]}-badge[{EXPLAINED[each.status]}]"
-        rows.append((markdown_sentence(each.hypothesis.sentence), answer, markdown_sentence(each.because)))
+        rows.append((escape_markdown(each.hypothesis.sentence), answer, escape_markdown(each.because)))
     st.markdown(markdown_table(rows))
     st.caption(f"Each run registered them before its first step (plan {study.plan.sha256[:12]}).")
