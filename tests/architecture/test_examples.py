@@ -24,6 +24,7 @@ def test_the_examples_are_small():
 STUDIES = sorted((EXAMPLES / "studies").iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_a_study_is_small_and_whole(study):
     """Its plan is that of its file, and every planned run is here."""
