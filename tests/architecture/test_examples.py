@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.support.source_tree import ROOT
 from validation import judge
 from validation.files.sources import read_sources
 from validation.judgement.study import require_registered, study_of
+from validation.report.html_report import as_markdown
 
 EXAMPLES = ROOT / "examples"
 
@@ -36,6 +38,10 @@ def test_a_study_is_small_and_whole(study):
     assert found.plan == planned
     assert (found.missing, found.extra) == ([], ())
     assert all(run.registered for run in found.runs)
+    once, often = (as_markdown(judgement, now=datetime.now(UTC), repeatable=same) for same in (False, True))
+    assert "s each; finished ones are skipped" in once
+    assert "s each" not in often  # the time that a run took is another one each time
+    assert all(file.sha256 in once and file.sha256 not in often for file in judgement.files)
 
 
 def test_the_examples_are_judged_as_their_readme_promises():
