@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
@@ -22,7 +23,9 @@ def asked(root, *calls):
                 tools = await client.list_tools()
                 return tools.tools, [await client.call_tool(name, given) for name, given in calls]
 
-    return anyio.run(ask)
+    # In a thread, because the browser of other tests keeps a loop of events running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(anyio.run, ask).result()
 
 
 @pytest.mark.long
