@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import drawn, settle, upload, visit
 from tests.support.simulated_runs import simulated_run, write
 
 
+@pytest.mark.long
 def test_every_view_of_compare_is_drawn(open_page: Callable[..., Page], tmp_path: Path):
     page = open_page()
     files = [

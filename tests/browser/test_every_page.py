@@ -53,6 +53,7 @@ def test_a_link_restores_the_run_and_the_view(open_page: Callable[..., Page], na
     assert_accessible(page)
 
 
+@pytest.mark.long
 def test_pages_without_a_run_are_accessible_too(page: Page):
     for name in PAGES.values():
         if name != "Home":

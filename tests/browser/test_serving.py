@@ -76,6 +76,7 @@ def opened(browser: Browser, address: str) -> Page:
     return page
 
 
+@pytest.mark.long
 def test_uploads_are_one_sessions_own_and_go_with_it(browser: Browser, served: str, spool: Path):
     mine, other = opened(browser, served), opened(browser, served)
     upload(mine, EXAMPLES / "as-is.db")
@@ -108,6 +109,7 @@ def test_what_a_killed_server_left_is_gone_when_it_is_started_again(browser: Bro
     assert not [*tmp_path.glob("prismatic-*")]
 
 
+@pytest.mark.long
 def test_a_connection_that_breaks_for_a_moment_costs_no_upload(browser: Browser, served: str, spool: Path):
     page = browser.new_context(viewport={"width": 1280, "height": 1600}).new_page()
     sockets: list[WebSocketRoute] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import settle, visit
 
 
+@pytest.mark.long
 def test_a_threshold_can_be_changed_and_its_table_stays_open(page: Page):
     page.get_by_role("button", name="Open the documented run").click()
     expect(page.get_by_role("heading", name="all experts share one gradient")).to_be_visible(timeout=15_000)

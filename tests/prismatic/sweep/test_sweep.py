@@ -257,6 +257,7 @@ def test_a_resumed_run_keeps_the_study_that_it_registered_first(config: Path, tm
 # -- Training
 
 
+@pytest.mark.long
 def test_the_command_trains_what_is_missing_and_ends_in_one_verdict(config: Path, tmp_path: Path, capfd):
     """Five of six runs are finished and one was interrupted: only that one is trained, from its checkpoint."""
     runs = tmp_path / "runs"
@@ -310,6 +311,7 @@ def test_a_run_that_fails_is_tried_again_and_reported_with_its_last_lines(config
     assert sweep.db_path(failure.job).with_name("train.log").read_text().count("error: device") == 2
 
 
+@pytest.mark.long
 def test_an_interrupted_sweep_leaves_no_process_and_complete_files(config: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     command = ["sweep", "--config", str(config), "--set", "steps=1000000", "--grid", "seed=0,1", "--workers", "1"]

@@ -64,6 +64,9 @@ def crashed(folder: Path) -> None:
             train(RunConfig(**TINY | RESUMED), runs=folder, checkpoint_freq=4)
 
 
+pytestmark = pytest.mark.long  # two processes of PyTorch, which compile for themselves
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run two_processes.py once and return its folder."""

@@ -32,6 +32,7 @@ from validation.report.json_report import as_json
 
 # Warnings of Ray about itself, when it is imported and started.
 pytestmark = [
+    pytest.mark.long,  # starts a cluster
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -162,6 +162,7 @@ def test_a_reader_that_rests_gives_its_place_to_others():
     assert not TURNS._running
 
 
+@pytest.mark.long
 def test_five_sessions_with_endless_questions_do_not_keep_a_sixth_from_its_verdict(tmp_path: Path):
     relations, gone = relations_of(read_sources([RUN])[0]), threading.Event()
     refusals: list[str] = []

@@ -25,6 +25,8 @@ needs_seccomp = pytest.mark.skipif(not LAYER.seccomp, reason="this kernel has no
 needs_both = pytest.mark.skipif(not (LAYER.landlock and LAYER.seccomp), reason=f"this kernel lacks a layer: {LAYER}")
 ALWAYS = {"size of another file"}  # no layer hides that a file exists
 KINDS = {"sqlite": ALWAYS | {"a thread"}, "zip": ALWAYS, "set": ALWAYS | {"a thread"}, "sql": ALWAYS | {"a thread"}}
+# The probes of the reader of sets take ten seconds.
+WORKERS = [pytest.param(kind, marks=pytest.mark.long) if kind == "set" else kind for kind in KINDS]
 USERS = [
     [],
     pytest.param(["--nobody"], marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root, so no other user")),
@@ -70,7 +72,7 @@ def test_every_probe_is_possible_without_walls(places: tuple[Path, Path]) -> Non
 
 @needs_both
 @pytest.mark.parametrize("user", USERS, ids=["this user", "an ordinary user"][: len(USERS)])
-@pytest.mark.parametrize("worker", KINDS)
+@pytest.mark.parametrize("worker", WORKERS)
 def test_a_reader_that_was_taken_over_can_do_nothing(worker: str, user: list[str], places: tuple[Path, Path]) -> None:
     possible, tried = what_is_possible(worker, places, *user)
     assert tried >= 44
@@ -79,7 +81,7 @@ def test_a_reader_that_was_taken_over_can_do_nothing(worker: str, user: list[str
 
 
 @needs_seccomp
-@pytest.mark.parametrize("worker", KINDS)
+@pytest.mark.parametrize("worker", WORKERS)
 def test_without_landlock_it_can_only_read(worker: str, places: tuple[Path, Path]) -> None:
     possible, _ = what_is_possible(worker, places, "--no-landlock")
     reading = {*taken_over.probes(*map(str, places))["reading"]}
