@@ -38,7 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
-    for path in (f"benchmarks/results/{name}.json" for name in ("calibration", "distinct", "gate", "power", "real_runs")):
+    for name in ("calibration", "distinct", "gate", "power", "real_runs"):
+        path = f"benchmarks/results/{name}.json"
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path), inclusion=InclusionLevel.INCLUDED))
     return files
 
