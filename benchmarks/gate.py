@@ -1,4 +1,4 @@
-"""How often the gate keeps a claim where there is nothing to keep: A/A pairs, and agents that ask again and again.
+"""The share of claims that the gate keeps where nothing is to be kept: A/A pairs, and agents that ask repeatedly.
 
     python benchmarks/gate.py [--quick] [--json FILE] [--jobs N]
 

@@ -20,7 +20,7 @@ MAX_EXPERT = 9999  # the largest number of an expert, as in the names of columns
 
 
 class Layout(NamedTuple):
-    """How the rows of a table are packed."""
+    """The way in which the rows of a table are packed."""
 
     packed: str
     """The packed table."""

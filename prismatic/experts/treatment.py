@@ -23,7 +23,7 @@ Option = bool | int | float | str
 
 @dataclass(frozen=True, eq=False)
 class Treatment:
-    """What was done to the experts of one layer. Sequences have an entry for each expert."""
+    """The changes made to the experts of one layer. Sequences have an entry for each expert."""
 
     roles: tuple[str, ...]
     seeds: tuple[int | None, ...]

@@ -76,7 +76,7 @@ def expert_rows(routers: list[Any]) -> list[dict[str, Any]]:
 
 
 class _Changes(NamedTuple):
-    """What was done to the experts of a layer, by expert."""
+    """The treatment of the experts of a layer, by expert."""
 
     seeds: Sequence[int | None]
     scales: Sequence[float | None]

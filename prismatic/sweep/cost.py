@@ -34,7 +34,7 @@ class Cost:
     start: float
     step: float
     source: str
-    """How it was measured."""
+    """The source of the estimate, in words."""
 
     def of(self, jobs: Sequence[Job]) -> float:
         """Return the seconds of runs, one after the other."""

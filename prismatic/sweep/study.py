@@ -70,7 +70,7 @@ class StudyFile(BaseModel):
     question: str = ""
     """The question in a sentence, for the report."""
     trainer: str = BYTE_LM
-    """What is trained: a name from `train.trainers`, or `command` for a program of your own."""
+    """The trainer: a name from `train.trainers`, or `command` for a program of your own."""
     options: dict[str, Any] = {}
     """The options of every run."""
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}

@@ -33,7 +33,7 @@ class TrackedRun:
     notes: list[str] = field(default_factory=list)
     """Sentences about what the reader skipped."""
     id: str = ""
-    """What the tracker tells runs of one name apart by."""
+    """The id by which the tracker tells runs of one name apart."""
     group: str = ""
     """The tracker's name for what the run belongs to: an experiment or a project."""
     file: str = ""

@@ -1,4 +1,4 @@
-"""What a server does with freed memory."""
+"""Freed memory of a server: it is given back."""
 
 import os
 

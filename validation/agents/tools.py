@@ -29,7 +29,7 @@ SECONDS = 30.0  # of a query
 
 
 class Tools:
-    """What an agent may ask about the runs in a folder. Nothing is written but the cache of read runs."""
+    """The questions that an agent may ask about the runs in a folder. Nothing is written but the cache of read runs."""
 
     def __init__(self, folder: Path, *, cached: bool = True) -> None:
         """Raises RefusedPathError if there is no such folder."""

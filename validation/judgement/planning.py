@@ -37,7 +37,7 @@ class SpreadPlan:
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """How many seeds decide a true effect."""
+    """The number of seeds that decide a true effect."""
 
     effect: str
     claim: str

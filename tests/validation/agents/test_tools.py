@@ -1,4 +1,4 @@
-"""What an agent is answered: as the commands answer, bounded, and errors that say what to do."""
+"""The answers to an agent: as the commands answer, bounded, and errors that say what to do."""
 
 import pyarrow as pa
 import pytest

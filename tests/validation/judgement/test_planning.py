@@ -1,4 +1,4 @@
-"""How many seeds an effect needs: the published table, a second implementation, and what runs show."""
+"""The seeds that an effect needs: the published table, a second implementation, and what runs show."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How even the routing is, in SQL and as frames, compared to plain loops over the shares."""
+"""The evenness of the routing, in SQL and as frames, compared to plain loops over the shares."""
 
 import math
 from itertools import pairwise
