@@ -42,7 +42,7 @@ def test_the_study_leads_from_its_card_to_the_forest_plot_and_the_dose_response(
     settle(page)
     drawn(page)
     page.get_by_role("radio", name="Divergence").click()
-    expect(page.get_by_text("Direction difference above the control")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("Direction difference from the control")).to_be_visible(timeout=15_000)
     page.get_by_role("radio", name="Dose").click()
     expect(page.get_by_text("Page's p").first).to_be_visible(timeout=15_000)
     settle(page)

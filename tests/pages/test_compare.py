@@ -64,7 +64,7 @@ def test_one_run_is_one_click_from_the_study():
 def test_the_study_begins_with_a_forest_plot_of_each_effect():
     at = opened(PAGE, (EXAMPLES / "study", "study"))
     assert not at.exception
-    names = {1: "Gradient gain of the bottom tier", 2: "Direction difference above the control"}
+    names = {1: "Gradient gain of the bottom tier", 2: "Direction difference from the control"}
     for claim, plots in (("Awakening", 1), ("Divergence", 2)):
         at.get("button_group")[1].set_value(claim).run()
         assert len(at.get("vega_lite_chart")) == plots

@@ -91,7 +91,7 @@ def rejected_summary(judgement: Judgement) -> None:
         return
     names = ", ".join(printable(one.name) for one in judgement.rejected[:NAMES_SHOWN])
     more = f" and {len(found) - NAMES_SHOWN:,} more" if len(found) > NAMES_SHOWN else ""
-    label, icon = escape_markdown(f"Not read: {names}{more}"), ":material/warning:"
+    label, icon = escape_markdown(f"Not read: {names}{more} (open to see why)"), ":material/warning:"
     with st.expander(label, icon=icon, key="rejected", on_change="rerun") as part:
         if part.open:
             show_rejected(judgement)

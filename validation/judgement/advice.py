@@ -106,7 +106,9 @@ def _replicate(members: Sequence[Run]) -> Advice:
 def _after_support(members: Sequence[Run]) -> Advice:
     if len(members) == 1:
         return _replicate(members)
-    text = "the claim holds over these seeds. Try another text, model size and length before you generalise from it"
+    text = (
+        "all three claims hold over these seeds. Try another text, model size and length before you generalise from it"
+    )
     return Advice("generalise", text, run=members[0].id)
 
 

@@ -20,13 +20,13 @@ from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.judgement.judge import Judgement
 from validation.judgement.step import Advice
 from validation.text import pluralize, sentence, spaced
-from validation.verdict.claims import DISTINCT, EXPERT, INVALID, REFUTED, SUPPORTED, Claim
+from validation.verdict.claims import DISTINCT, EXPERT, INVALID, REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
 from validation.verdict.groups import FOUND, PEERS, POSITIVE, ROLES, SHAM, TREATED, Group
 from validation.verdict.premise import DORMANT, NOT_DORMANT, Premise
-from validation.verdict.words.headline import WHOLE, refuted_as_a_whole
+from validation.verdict.words.headline import WHOLE, first_of, refuted_as_a_whole
 from validation.verdict.words.statuses import Shown, shown_claim, shown_groups, shown_status
-from validation.verdict.words.wording import QUESTIONS, estimated
+from validation.verdict.words.wording import QUESTIONS, estimated, over_experiments
 
 RUNS = {TREATED: "run", SHAM: "sham run", POSITIVE: "positive control", PEERS: "run"}
 REASONS_OF_SELF_TEST = {
@@ -120,7 +120,9 @@ def _notes(judgement: Judgement, claims: Sequence[Claim], *, planted: bool) -> I
 def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) -> str:
     """Return the numbers that decide; for data that carries no verdict, what was seen and its cause."""
     verdict = judgement.verdict
-    if verdict.status == INVALID and (finding := _gravest(judgement, deciding)):
+    first = first_of(verdict.status, [*verdict.headlines.values()])
+    of_data = verdict.status == INVALID and (first is None or first.reason == Reason.TOO_FEW_VALID_RUNS)
+    if of_data and (finding := _gravest(judgement, deciding)):
         return f"Seen: {finding.evidence}. Cause: {finding.cause}."
     gain = _runs_of(judgement, deciding)[0].option("positive_control") if planted else None
     if gain is not None and all(group.check == FOUND for group in deciding):
@@ -131,14 +133,20 @@ def _sentence(judgement: Judgement, deciding: Sequence[Group], planted: bool) ->
             f"the perturbation does{measured}. This tests the method and says nothing about the perturbation."
         )
     if len(deciding) > 1:
-        text = f"{len(deciding)} experiments ({_counted(deciding)}) are judged apart"
-        others = [group for group in verdict.groups if group not in deciding]
-        sham, planted_ones = ([group for group in others if group.role == role] for role in (SHAM, POSITIVE))
-        text += f"; {_counted(sham)} are their controls" if sham else ""
-        text += f"; the method is tested by {_counted(planted_ones)}" if planted_ones else ""
-        whole = refuted_as_a_whole(verdict.status, [*verdict.headlines.values()])
-        return sentence(f"{text}; {WHOLE}" if whole else text)
+        return _over_experiments(verdict, deciding, "" if first is None else first.name)
     return sentence(verdict.reading.because)
+
+
+def _over_experiments(verdict: Verdict, deciding: Sequence[Group], deciding_claim: str) -> str:
+    """Return the design of several experiments, and the numbers of the claim that decides, if all have one reason."""
+    text = f"{len(deciding)} experiments ({_counted(deciding)}) are judged apart"
+    others = [group for group in verdict.groups if group not in deciding]
+    sham, planted = ([group for group in others if group.role == role] for role in (SHAM, POSITIVE))
+    text += f", with {_counted(sham)} as their controls" if sham else ""
+    text += f"; the method is tested by {_counted(planted)}" if planted else ""
+    claims = [claim for group in deciding if (claim := group.claim(deciding_claim)) is not None]
+    text += f"; {found}" if (found := over_experiments(claims)) else ""
+    return sentence(f"{text}; {WHOLE}" if refuted_as_a_whole(verdict.status, [*verdict.headlines.values()]) else text)
 
 
 def _counted(groups: Sequence[Group]) -> str:
@@ -150,9 +158,9 @@ def _counted(groups: Sequence[Group]) -> str:
 
 
 def _gravest(judgement: Judgement, deciding: Sequence[Group]) -> Finding | None:
-    """Return the first error of the runs that decide, or of the files that could not be read."""
-    runs = [name for group in deciding for name in group.runs]
-    found = [finding for name in (*runs, None) for finding in judgement.findings_of(name)]
+    """Return the first error of the runs that decide; where no run decides, of the files that could not be read."""
+    runs: list[str | None] = [name for group in deciding for name in group.runs]
+    found = [finding for name in (runs or [None]) for finding in judgement.findings_of(name)]
     return next((finding for finding in found if finding.severity == ERROR), None)
 
 

@@ -123,8 +123,10 @@ class Verdict:
         bins = min((claim.bins for group in deciding for claim in group.claims if claim.bins is not None), default=BINS)
         notes = (
             changed_thresholds(self.thresholds),
-            f"provisional: interim look at {bins} of {BINS} parts of the training" if 0 < bins < BINS else "",
-            "provisional: before the first interim look" if not bins else "",
+            f"provisional: the training is not finished; {bins} of its {BINS} parts are judged so far"
+            if 0 < bins < BINS
+            else "",
+            "provisional: the training has only begun, so nothing is judged yet" if not bins else "",
             "positive control: the effect was put in by hand"
             if deciding and all(group.role == POSITIVE for group in deciding)
             else "",

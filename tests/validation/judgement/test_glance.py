@@ -71,6 +71,22 @@ def test_data_that_cannot_be_judged_is_told_by_what_was_seen_and_its_cause():
     assert glance.documented == ""
 
 
+def test_copies_among_runs_are_told_and_no_fault_of_another_file(tmp_path):
+    run = study(1, perturbed=3, control=3)[0]
+    files = [write(run, tmp_path / f"{n}.db", run_hash=f"{n}" * 9, **{"config.seed": 0}) for n in range(2)]
+    (tmp_path / "bad.db").write_bytes(b"no database")
+    glance = glance_of(judge(*read_sources([*files, tmp_path / "bad.db"])))
+    assert glance.headline == "These runs are not independent repetitions"
+    assert "seed 0 is there twice" in glance.sentence.lower()
+    assert "Seen:" not in glance.sentence
+
+
+def test_several_experiments_have_the_range_of_their_estimates():
+    said = glance_of(judged(ROOT / "examples" / "study")).sentence
+    assert "the gradient gain of the bottom tier is 1.01x to 1.02x, and 1.10x is ruled out in each" in said
+    assert "with 6 sham runs as their controls" in said
+
+
 def test_files_that_cannot_be_read_have_a_next_step(tmp_path):
     (tmp_path / "bad.db").write_bytes(b"no database")
     glance = glance_of(judge(*read_sources([tmp_path / "bad.db"])))

@@ -107,7 +107,9 @@ def test_what_a_reader_must_know_stands_in_the_headline(kinds, seeds):
     def first(judgement):
         return as_text(judgement).splitlines()[0]
 
-    assert first(kinds["unfinished"]).endswith("(provisional: interim look at 4 of 6 parts of the training)")
+    assert first(kinds["unfinished"]).endswith(
+        "(provisional: the training is not finished; 4 of its 6 parts are judged so far)"
+    )
     assert first(kinds["one positive"]).startswith("SELF-TEST ")
     assert "(" not in first(kinds["study"])
     lax = read(*seeds[6:12], changed={"awakening_ratio": 1.05, "alpha": 0.1, "min_seeds": 5})
@@ -158,7 +160,7 @@ def test_brief_leaves_out_single_runs_where_there_are_several(doses):
 def test_more_experiments_than_rows_are_counted(doses):
     text = as_text(doses)
     assert "and 2 more experiments (--verbose)" in text
-    assert "; 2 sham runs are their controls." in text
+    assert ", with 2 sham runs as their controls." in text
     assert "the dose-response" in text.splitlines()[-1]
     assert len([line for line in text.splitlines() if line.startswith("perturbation_scale=")]) == GROUP_ROWS
 

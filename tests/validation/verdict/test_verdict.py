@@ -280,7 +280,7 @@ def test_before_the_end_the_headline_is_provisional():
     runs = [replace(run, facts={**run.facts, "planned_steps": 700}) for run in study(6, **EXPERTS, awakening=1.5)]
     verdict = judge_runs(runs, {})
     assert {claim.bins for claim in verdict.headlines.values()} == {4}
-    assert "provisional: interim look at 4 of 6 parts of the training" in verdict.headline
+    assert "provisional: the training is not finished; 4 of its 6 parts are judged so far" in verdict.headline
     assert verdict.headlines["sustainment"].reason == Reason.NOT_FINISHED
 
 

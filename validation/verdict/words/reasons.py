@@ -15,7 +15,7 @@ from validation.analysis.mixtures import common_factor, missing_control, why_par
 from validation.analysis.run import Run
 from validation.text import pluralize
 from validation.verdict.claims import Decision, Reason
-from validation.verdict.words.wording import LESS_SHAMS, QUANTITIES, control_of, measured, shown
+from validation.verdict.words.wording import LESS_SHAMS, QUANTITIES, control_of, measured, measured_parts, shown
 
 MOST_WORDS = 14
 NOTHING = "Nothing can be concluded"
@@ -152,7 +152,8 @@ def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str
         return f"relative to middle weights, bottom weights receive {value} the gradient of {against} {where}"
     if effect.name == DIRECTION:
         side = "below" if interval.mid < 0 else "above"
-        return f"the direction difference is {value} {side} that of {against} {where}"
+        mid, ends = measured_parts(effect.name, interval)
+        return f"the direction difference is {mid} {side} that of {against} {f'{ends} ' if ends else ''}{where}"
     of = "" if effect.name == SIZE else f" of the {effect.name.removesuffix('_size')} tier"
     return f"the gradients{of} are {value} as large as those of {against} {where}"
 
@@ -180,7 +181,7 @@ def _of_sustainment(reason: Reason, m: Measurements, effect: Effect, kept: Inter
 
 def _shams(m: Measurements) -> str:
     worst = max(m.sham_effects.values(), key=lambda e: abs(e.interval(m.alpha).mid) / e.margin)
-    found = measured(worst.name, worst.interval(m.alpha), worst.margin)
+    found = measured(worst.name, worst.interval(m.alpha), worst.margin, signed=True)
     return f"in {len(worst.x_U3)} sham runs, where nothing was perturbed, the {QUANTITIES[worst.name]} is {found}"
 
 

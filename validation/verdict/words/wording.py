@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from prismatic.contract.thresholds import Thresholds
@@ -11,7 +12,7 @@ from validation.analysis.experiment import CONTROL_EXPERT, FROZEN_ROUTING, SHAM_
 from validation.analysis.intervals import Interval
 from validation.analysis.statistics import exp
 from validation.text import pluralize
-from validation.verdict.claims import EXPERT, Claim
+from validation.verdict.claims import EXPERT, Claim, Reason
 from validation.verdict.groups import FAILS, FOUND, NOT_FOUND, PASSES, UNDECIDED
 
 RATIO, COSINE, KEPT = "ratio", "1 - cosine", "kept"
@@ -22,7 +23,7 @@ UNITS = {DIRECTION: COSINE}
 QUANTITIES = {
     BOTTOM: "gradient gain of the bottom tier",
     SIZE: "size of the gradients",
-    DIRECTION: "direction difference above the control",
+    DIRECTION: "direction difference from the control",
     "top_size": "size of the top tier's gradients",
     "bottom_size": "size of the bottom tier's gradients",
     "middle_size": "size of the middle tier's gradients",
@@ -96,6 +97,24 @@ def quantity(claim: Claim) -> str:
     return f"of the first {name}" if claim.unit == KEPT else name
 
 
+def over_experiments(claims: Sequence[Claim]) -> str:
+    """Return the range of the estimates of one claim in several experiments, and what all their intervals show.
+
+    Empty unless all measure the same and are decided by their margin for the same reason.
+    """
+    alike = {(claim.effect, claim.unit, claim.threshold, claim.reason) for claim in claims}
+    if len(alike) != 1 or not all(has_interval(claim) for claim in claims):
+        return ""
+    first = claims[0]
+    said = {
+        Reason.ABOVE_MARGIN: f"every interval lies beyond {threshold(first)}",
+        Reason.INSIDE_MARGIN: f"{threshold(first)} is ruled out in each",
+    }.get(first.reason)
+    low, *_, high = (estimated(each, bare=True) for each in sorted(claims, key=lambda each: each.estimate or 0.0))
+    size = low if low == high else f"{low} to {high}"
+    return f"the {quantity(first)} is {size}, and {said}" if said else ""
+
+
 def threshold(claim: Claim) -> str:
     """Return the threshold in the unit of the estimate; empty without a threshold."""
     if claim.threshold is None:
@@ -126,10 +145,15 @@ def digits(value: float, claim: Claim) -> str:
 
 
 def measured(name: str, interval: Interval, margin: float = 0.0, *, signed: bool = False) -> str:
-    """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]".
+    """Return an effect with its interval, if it has one: "1.53x [1.50, 1.56]"; see `measured_parts`."""
+    return " ".join(filter(None, measured_parts(name, interval, margin, signed=signed)))
 
-    A direction is "0.123 [+0.104, +0.142]": the words around it say if it lies above or below the control. signed: it
-    stands without such words.
+
+def measured_parts(name: str, interval: Interval, margin: float = 0.0, *, signed: bool = False) -> tuple[str, str]:
+    """Return an effect and its interval, "1.53x" and "[1.50, 1.56]"; the second is empty where it is unbounded.
+
+    A direction is "0.123" and "[+0.104, +0.142]": the words around it say if it lies above or below the control.
+    signed: it stands without such words.
     """
     if name == PAIRS:
         mid, low, high = (_fixed(value, 3) for value in (interval.mid, interval.low, interval.high))
@@ -141,7 +165,7 @@ def measured(name: str, interval: Interval, margin: float = 0.0, *, signed: bool
         sides = [math.copysign(margin, value) if name in TWO_SIDED else margin for value in ends]
         mid, low, high = (_factor(shown(name, v), exp(side)) for v, side in zip(ends, sides, strict=True))
         mid += "x"
-    return f"{mid} [{low}, {high}]" if interval.bounded else mid
+    return mid, f"[{low}, {high}]" if interval.bounded else ""
 
 
 def _factor(value: float, limit: float) -> str:

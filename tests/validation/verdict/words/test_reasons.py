@@ -126,10 +126,11 @@ def test_a_sentence_names_the_numbers_the_comparison_and_the_units():
 def test_a_direction_says_on_which_side_of_the_control_it_lies():
     assert words(over_seeds(direction=0.3), "divergence").startswith("the direction difference is 0.3")
     assert re.search(
-        r"is 0\.3\d\d \[\+0\.\d+, \+0\.\d+\] above that of the control", words(over_seeds(direction=0.3), "divergence")
+        r"is 0\.3\d\d above that of the control experts \[\+0\.\d+, \+0\.\d+\]",
+        words(over_seeds(direction=0.3), "divergence"),
     )
     closer = replace(over_seeds(direction=-0.3), effects={DIRECTION: over_seeds(direction=-0.3).effects[DIRECTION]})
-    assert re.search(r"is 0\.\d+ \[-0\.\d+, -0\.\d+\] below that of the control", words(closer, "divergence"))
+    assert re.search(r"is 0\.\d+ below that of the control experts \[-0\.\d+, -0\.\d+\]", words(closer, "divergence"))
 
 
 def test_a_size_below_the_controls_is_compared_to_the_lower_threshold():
