@@ -19,6 +19,7 @@ from validation.analysis.distinct import PairLevels, pair_bins, pair_levels
 from validation.analysis.effects import Levels, levels_of
 from validation.analysis.run import Run
 from validation.analysis.statistics import Array
+from validation.analysis.trained import untrained_of
 from validation.text import escaped
 
 Options = tuple[tuple[str, str], ...]
@@ -75,7 +76,7 @@ def measure_run(run: Run, thresholds: Thresholds) -> MeasuredRun:
     pairs = None
     if run.isolated is not None and isolated is not None:
         bins = pair_bins(run.isolated, isolated.bins, warmup=thresholds.warmup, share=thresholds.rows_share)
-        pairs = pair_levels(run.isolated, bins, reliability=thresholds.reliability)
+        pairs = pair_levels(run.isolated, bins, reliability=thresholds.reliability, untrained=untrained_of(run))
     return MeasuredRun(run, merged, isolated, common, dormancy_K, pairs)
 
 

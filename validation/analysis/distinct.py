@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from validation.analysis.bins import BINS, MISSING_BINS, Bins
 from validation.analysis.intervals import Interval, student
 from validation.analysis.run import PAIR_METRICS, Pair, Run
 from validation.analysis.statistics import Array
+from validation.analysis.trained import ALL_TRAINED, Untrained
 
+Mask = NDArray[np.bool_]
 DIRECTION, WEIGHTS, OUTPUTS = "direction", "weights", "outputs"
 LAST = BINS // 3  # bins of the last third
 LARGEST = 1e50  # number that counts as measured, so that its square is finite
@@ -33,6 +36,8 @@ class PairLevels:
     """By measure, [E, E, K], symmetric; NaN on the diagonal, for pairs that were not compared, and in missing bins."""
     bins: Bins
     """Of the rows in which pairs were compared."""
+    untrained: Untrained = ALL_TRAINED
+    """The experts that never received a gradient; their pairs count as not compared."""
 
     def last_third(self, name: str) -> Array:
         """Return a measure in the last third, [E, E]; NaN if too many bins are missing."""
@@ -62,6 +67,8 @@ class Distinct:
     x_U: Array
     """The direction in each unit: of a run its mean over pairs, of an expert its pseudo-value of the jackknife."""
     alpha: float
+    untrained: tuple[Untrained, ...] = ()
+    """Of each run, the experts that never received a gradient and are left out."""
 
     @property
     def measured(self) -> bool:
@@ -105,10 +112,11 @@ def pair_bins(run: Run, bins: Bins, *, warmup: float, share: float) -> Bins:
     return bins if plan.every == run.plan(warmup).every else bins.thinned(plan, run.steps, there_T, share=share)
 
 
-def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | None:
+def pair_levels(run: Run, bins: Bins, *, reliability: float, untrained: Untrained = ALL_TRAINED) -> PairLevels | None:
     """Return the differences between the experts of a run by isolated gradients; None if it holds no pairs.
 
     bins: those of the rows of `run` that have pairs. reliability: the least that counts for the direction in a bin.
+    untrained: a pair with one of these experts is left out in its layer, because training did nothing to it.
     """
     experts = sorted(set.intersection(*({*layer} for layer in run.layers))) if run.layers else []
     pairs = sorted(set.intersection(*({*layer} for layer in run.pairs)) if run.pairs else ())
@@ -116,12 +124,15 @@ def pair_levels(run: Run, bins: Bins, *, reliability: float) -> PairLevels | Non
     if not pairs or len(run.pairs) != len(run.layers):
         return None
     columns = {name: _stacked([[layer[p][name] for layer in run.pairs] for p in pairs]) for name in PAIR_METRICS}
+    trained_EL = untrained.trained(experts, len(run.layers))
+    trained_NL = np.array([trained_EL[[experts.index(e) for e in pair]].all(axis=0) for pair in pairs])
     found = {
-        DIRECTION: _direction(run, experts, pairs, columns["half_product"], bins, reliability),
-        WEIGHTS: bins.mean(columns["weight_distance"]).mean(axis=1),
-        OUTPUTS: bins.mean(columns["output_distance"]).mean(axis=1),
+        DIRECTION: _direction(run, experts, pairs, columns["half_product"], bins, reliability, trained_EL),
+        WEIGHTS: _over_layers(bins.mean(columns["weight_distance"]), trained_NL),
+        OUTPUTS: _over_layers(bins.mean(columns["output_distance"]), trained_NL),
     }
-    return PairLevels(tuple(experts), {name: _matrix(experts, pairs, level) for name, level in found.items()}, bins)
+    matrices = {name: _matrix(experts, pairs, level) for name, level in found.items()}
+    return PairLevels(tuple(experts), matrices, bins, untrained)
 
 
 def _stacked(columns: Sequence[Sequence[Array]]) -> Array:
@@ -130,20 +141,37 @@ def _stacked(columns: Sequence[Sequence[Array]]) -> Array:
     return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
+def _over_layers(level_NLK: Array, trained_NL: Mask) -> Array:
+    """Return the mean over the layers in which both experts of a pair were trained, [N, K]; NaN without any."""
+    if trained_NL.all():
+        return np.asarray(level_NLK.mean(axis=1))
+    count_N1 = trained_NL.sum(axis=1, keepdims=True)
+    total_NK = np.where(trained_NL[..., None], level_NLK, 0.0).sum(axis=1)
+    return np.where(count_N1 > 0, total_NK / np.maximum(count_N1, 1), np.nan)
+
+
 def _direction(
-    run: Run, experts: Sequence[int], pairs: Sequence[Pair], product_NLT: Array, bins: Bins, least: float
+    run: Run,
+    experts: Sequence[int],
+    pairs: Sequence[Pair],
+    product_NLT: Array,
+    bins: Bins,
+    least: float,
+    trained_EL: Mask,
 ) -> Array:
     """Return the corrected direction of each pair, [N, K]: means over the rows of a bin first, and then the ratio."""
-    measured_N = np.isfinite(product_NLT).any(axis=-1).all(axis=-1)
     ends = np.array([[experts.index(e) for e in pair] for pair in pairs])
+    trained_NL = trained_EL[ends].all(axis=1)
+    measured_N = (np.isfinite(product_NLT).any(axis=-1) | ~trained_NL).all(axis=-1) & trained_NL.any(axis=-1)
     own_ELT, norm_ELT = (
         _stacked([[layer[e][name] for layer in run.layers] for e in experts]) for name in ("half_product", "norm")
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         own_ELK, whole_ELK = bins.mean(own_ELT), bins.mean(norm_ELT**2)
-        clear_K = (own_ELK / whole_ELK >= least)[np.unique(ends[measured_N])].all(axis=(0, 1))
+        clear_ELK = (own_ELK / whole_ELK >= least) | ~trained_EL[..., None]
+        clear_K = clear_ELK[np.unique(ends[measured_N])].all(axis=(0, 1))
         cosine_NLK = bins.mean(product_NLT) / (np.sqrt(own_ELK[ends[:, 0]]) * np.sqrt(own_ELK[ends[:, 1]]))
-    return np.asarray(np.where(clear_K, 1 - cosine_NLK.mean(axis=1), np.nan))
+    return np.asarray(np.where(clear_K, 1 - _over_layers(cosine_NLK, trained_NL), np.nan))
 
 
 def _matrix(experts: Sequence[int], pairs: Sequence[Pair], level_NK: Array) -> Array:
@@ -186,6 +214,7 @@ def distinct(
         margin=margin,
         x_U=x_U,
         alpha=alpha,
+        untrained=tuple(levels.untrained for levels in runs),
     )
 
 

@@ -11,6 +11,7 @@ from prismatic.contract.schema import TIERS
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.mixtures import unrouted
 from validation.analysis.run import Expert, Run
+from validation.analysis.trained import phrase_of_untrained, untrained_of
 from validation.diagnostics.finding import (
     ERROR,
     WARNING,
@@ -25,6 +26,8 @@ from validation.text import pluralize, printable
 
 BROKEN_SHARE = 0.20  # of the rows: a bin of time needs the other 80 %
 STUCK_ROWS = 10
+NAMED = 12  # experts that a finding lists
+NEVER_CHOSEN = "the router never chose the expert, or its parameters do not require gradients"
 ATTACH = "DynamicsLoggerCallback.attach(model, optimizer)"
 CALLED_BY_HAND = (None, "plain loop", "accelerate")  # values of the fact `hook`; others are hooks of optimizers
 ORDER_FIXES = {
@@ -59,7 +62,28 @@ LOST = {
 def zero_norms(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     """Find experts whose gradients were zero whenever they were measured, merged or isolated."""
     for source in sources(run):
-        yield from _zero_norms(source)
+        yield from _untrained_peers(source) if source.peers and source.source == "merged" else _zero_norms(source)
+
+
+def _untrained_peers(run: Run) -> Iterator[Finding]:
+    """Find peers that were never trained: the others are judged without them, unless no two are left in any layer."""
+    found = untrained_of(run)
+    if found.count == found.of:
+        yield from _zero_norms(run)
+    elif found.count:
+        named = [f"{expert} in layer {at}" if found.by_layer else str(expert) for at, expert in sorted(found.places)]
+        named = [*dict.fromkeys(named)]
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        experts = f"expert{'s' if len(named) > 1 else ''} {', '.join(named[:NAMED])}{more}"
+        yield Finding(
+            "zero_norms",
+            WARNING if found.leaves_a_pair else ERROR,
+            f"{phrase_of_untrained([found])} never received a gradient",
+            f"the gradient norms of {experts} are 0 in all {len(run.steps)} rows",
+            NEVER_CHOSEN,
+            "check requires_grad of their parameters, and let the router choose them, as by a load-balancing loss",
+            run.id,
+        )
 
 
 def _zero_norms(run: Run) -> Iterator[Finding]:
@@ -74,12 +98,12 @@ def _zero_norms(run: Run) -> Iterator[Finding]:
         return
     for expert in zero:
         evidence = f"its gradient norms are 0 {rows}; other experts have gradients"
-        cause = "the router never chose the expert, or its parameters do not require gradients"
         fix = "check requires_grad of its parameters and its routing weight"
         fix += "; routing=frozen gives every expert a share" if run.mixture == "parameters" else ""
         symptom = f"expert {expert} never received a gradient"
         severity = graver(run)
-        yield Finding("zero_norms", severity, symptom, evidence, cause, fix, run.id, None if expert == 0 else expert)
+        place = None if expert == 0 else expert
+        yield Finding("zero_norms", severity, symptom, evidence, NEVER_CHOSEN, fix, run.id, place)
 
 
 def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:

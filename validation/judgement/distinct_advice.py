@@ -6,11 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from prismatic.contract.thresholds import Thresholds
 from validation.analysis.run import Run
+from validation.analysis.trained import phrase_of_untrained
 from validation.judgement.step import Advice
 from validation.text import pluralize
 from validation.verdict.claims import REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.groups import Group
 
+CHOOSE = (
+    "Check that their weights require gradients, and that the router chooses them: a load-balancing loss, noise on its "
+    "logits, or a higher capacity lets it"
+)
 SEEDS = int(Thresholds().min_seeds)
 TEXTS = {
     Reason.NO_REPLICAS: "remove the copies, and train each seed by itself with its seed recorded",
@@ -28,6 +33,9 @@ def advise_distinct(group: Group, members: Sequence[Run]) -> Iterator[Advice]:
     claim, run = group.distinct_claim, members[0].id
     if claim is None:
         return
+    untrained = phrase_of_untrained(group.distinct.untrained) if group.distinct is not None else ""
+    if untrained and claim.reason != Reason.NOT_FINISHED:
+        yield Advice("train_every_expert", f"{untrained} never received a gradient. {CHOOSE}", run=run)
     if claim.reason in TEXTS:
         yield Advice(claim.reason, TEXTS[claim.reason], run=run)
     elif claim.status in (SUPPORTED, REFUTED) and len(members) > 1:

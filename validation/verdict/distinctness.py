@@ -19,6 +19,7 @@ from validation.analysis.distinct import Distinct, distinct
 from validation.analysis.experiment import source_of
 from validation.analysis.intervals import Interval, p_beyond, seeds_that_decide
 from validation.analysis.statistics import finite
+from validation.analysis.trained import Untrained, phrase_of_untrained
 from validation.verdict.claims import (
     CLAIMS,
     CONFOUNDED,
@@ -64,6 +65,11 @@ class ComparedExperts:
     def single(self) -> bool:
         """True if the units are the experts of one run."""
         return self.runs == 1
+
+    @property
+    def untrained(self) -> tuple[Untrained, ...]:
+        """Of each run, the experts that never received a gradient and are left out."""
+        return () if self.found is None else self.found.untrained
 
 
 def compare_experts(runs: Sequence[MeasuredRun], cohort: Cohort, thresholds: Thresholds) -> ComparedExperts:
@@ -134,7 +140,7 @@ def distinct_claim(runs: Sequence[MeasuredRun], c: ComparedExperts, invalid: Map
         decision.status,
         sentence_of_distinct(decision, c, interval, why),
         decision.reason,
-        headline_of_distinct(decision, single=c.single, invalid=why),
+        headline_of_distinct(decision, single=c.single, invalid=why, untrained=phrase_of_untrained(c.untrained)),
         run=runs[0].run.id if len(runs) == 1 else None,
         units=0 if c.found is None else c.found.interval.units,
         replicate=EXPERT if c.single else SEED,

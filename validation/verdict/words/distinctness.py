@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from validation.analysis.intervals import Interval
+from validation.analysis.trained import phrase_of_untrained
 from validation.text import pluralize
 from validation.verdict.claims import Decision, Reason
 from validation.verdict.words.reasons import HEADLINES, MOST_WORDS, NOTHING
@@ -21,11 +22,26 @@ HEADLINES_OF_DISTINCT = {
     Reason.INSIDE_MARGIN: "The experts are alike: their gradients hardly differ on the same batch",
     Reason.BOTH_SIDES_OF_MARGIN: "Not clear yet whether the experts differ",
 }
+AMONG_TRAINED = {
+    Reason.DIRECTION_NOT_MEASURED: "the others' gradients are noise",
+    Reason.TOO_FEW_SEEDS: "too few seeds to decide",
+    Reason.TOO_FEW_EXPERTS: "too few others to decide",
+    Reason.ABOVE_MARGIN: "the others are distinct",
+    Reason.INSIDE_MARGIN: "the others are alike",
+    Reason.BOTH_SIDES_OF_MARGIN: "unclear if the others differ",
+}
+"""Headlines of runs in which some experts never received a gradient, after their number."""
 CAUSE = "this says nothing of the cause"
 
 
-def headline_of_distinct(decision: Decision, *, single: bool, invalid: str) -> str:
-    """Return the reason in at most 14 words. invalid: the problem of the first run that carries no verdict."""
+def headline_of_distinct(decision: Decision, *, single: bool, invalid: str, untrained: str = "") -> str:
+    """Return the reason in at most 14 words.
+
+    invalid: the problem of the first run that carries no verdict. untrained: how many experts were never trained, of
+    `phrase_of_untrained`.
+    """
+    if untrained and decision.reason in AMONG_TRAINED:
+        return f"{untrained[0].upper()}{untrained[1:]} never trained; {AMONG_TRAINED[decision.reason]}"
     if single and decision.reason == Reason.TOO_FEW_VALID_RUNS:
         text = f"{NOTHING}: {invalid}"
         return text if len(text.split()) <= MOST_WORDS else f"{NOTHING} from the data of this run"
@@ -66,9 +82,11 @@ def sentence_of_distinct(decision: Decision, c: ComparedExperts, interval: Inter
 def _found(c: ComparedExperts, interval: Interval) -> str:
     bounds = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.bounded else ""
     where = "in this run" if c.single else f"over {pluralize(interval.units, 'seed')}"
+    untrained = phrase_of_untrained(c.untrained)
+    left_out = f" without the {untrained} that never received a gradient" if untrained else ""
     return (
         f"in the last third of the training, gradients of two experts differ in direction by {interval.mid:.3f}"
-        f"{bounds} {where}, on average over all pairs"
+        f"{bounds} {where}, on average over all pairs{left_out}"
     )
 
 
