@@ -318,7 +318,7 @@ def error_goals(device: str) -> list[dict[str, Any]]:
             inside = ~torch.isin(torch.arange(len(grad)), torch.cat(list(tiers)))
         scaled[inside] *= factor
         moved = type(tiers)(*(indices.to(device) for indices in tiers))
-        sums = measure_tensors([TensorGradients([scaled.to(device)], moved)])[0][0][0, :3]
+        sums = measure_tensors([TensorGradients([scaled.to(device)], moved)])[0][0, :3]
         square = scaled.double().square()
         ends = [square[indices].sum().item() for indices in tiers]
         exact = np.array([*ends, 0.0])

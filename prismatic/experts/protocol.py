@@ -70,6 +70,13 @@ def parameters_of(router: Any) -> list[nn.Parameter]:
     return found
 
 
+def modules_of(router: Any) -> list[nn.Module]:
+    """Return the modules that hold the experts of a layer; all of their parameters lie in these or below."""
+    if isinstance(router, FoundExperts):
+        return [*dict.fromkeys(stored.owner for stored in router.stored)]
+    return [router.experts]
+
+
 def has_peers(router: Any) -> bool:
     """Return whether nothing is said about the roles of a layer's experts, so that none is compared to the first."""
     return isinstance(router, FoundExperts) and router.has_peers

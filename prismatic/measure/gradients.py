@@ -1,12 +1,16 @@
 """Measure gradients: tier norms, shares and alignment of every expert in every layer (log_gradient_dynamics, measure).
 
-Axis letters: P weights of one tensor, E experts, L layers.
+Small models would pay more for each call of Python or numpy than for the reading of their gradients, so what stays from
+step to step is in a plan, and layers of one form are computed together.
+Axis letters: P tensors of an expert, E experts, L layers, R = P x E gradients of a layer, S sums of all layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,13 +22,13 @@ from prismatic.collectives import world
 from prismatic.contract.schema import PACKED_ABOVE, TIERS
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import SPARSITY, num_experts, parameters_of, roles_of, tiers_of
+from prismatic.experts.protocol import SPARSITY, num_experts, roles_of, tiers_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
 from prismatic.measure.kernels import COLUMNS, Sums, TensorGradients, measure_tensors
 from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate
-from prismatic.measure.plan import Plan
-from prismatic.measure.shards import PartTiers, entries_of
+from prismatic.measure.plan import Gradients, Plan, plans_of
+from prismatic.measure.shards import PartTiers
 
 
 def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
@@ -44,16 +48,16 @@ def log_gradient_dynamics(model: nn.Module, step: int) -> dict[str, Any] | None:
 Gradient = Callable[[nn.Parameter], Tensor | None]
 OfView = Callable[[View], Tensor | None]
 """The gradient of one tensor of an expert: laid out like its parameter, or of the expert's own shape."""
+_NOTHING = torch.empty(0)
 
 
-def dot_grad(parameter: nn.Parameter) -> Tensor | None:
-    """Return the gradient that the optimizer is about to use."""
-    return parameter.grad
+dot_grad: Gradient = attrgetter("grad")
+"""A function that returns the gradient that the optimizer is about to use."""
 
 
 def has_gradients(routers: Sequence[Any], gradient: Gradient = dot_grad) -> bool:
     """Return whether any expert of any router has a gradient; True if `gradient` fails, as `measure` will."""
-    parameters = [parameter for router in routers for parameter in parameters_of(router)]
+    parameters = [parameter for plan in plans_of(routers) for parameter in plan.parameters]
     if any(parameter.grad is not None for parameter in parameters):
         return True
     try:
@@ -69,52 +73,37 @@ def measure(routers: Sequence[Any], gradient: Gradient = dot_grad) -> list[Seque
     If several processes train the model, each sums its part of every tensor and all of them get the total: every
     process must call it.
     """
-    return measure_views(routers, lambda view: gradient(view.parameter))
+    return _measured(routers, lambda plan: [*map(gradient, plan.parameters)])
+
+
+def measure_views(routers: Sequence[Any], gradient: OfView) -> list[Sequence[ExpertDynamics]]:
+    """Return the same from a function of an expert's tensors, which may share a parameter."""
+    return _measured(routers, lambda plan: [*map(gradient, plan.views_R)])
 
 
 @torch.no_grad()
-def measure_views(routers: Sequence[Any], gradient: OfView) -> list[Sequence[ExpertDynamics]]:
-    """Return the same from a function of an expert's tensors, which may share a parameter."""
-    plans, layers = [Plan.of(router) for router in routers], list[_Layer]()
+def _measured(routers: Sequence[Any], gradients: Callable[[Plan], Gradients]) -> list[Sequence[ExpertDynamics]]:
+    """Return the dynamics from a function that returns the gradients of a layer, [R]."""
+    plans, layers = plans_of(routers), list[_Layer]()
     fetching = [plan for plan in plans if plan.fetching]
     # Before gradients are fetched, make sure that every process has its own: the others would wait for it.
-    found = world().all_or_raise(lambda: [_gradients(plan, gradient) for plan in fetching]) if fetching else []
+    found = world().all_or_raise(lambda: [*map(gradients, fetching)]) if fetching else []
     fetched = dict(zip(fetching, found, strict=True))
 
     def local_numbers() -> NDArray[np.float64]:
         for router, plan in zip(routers, plans, strict=True):
-            layers.append(_Layer.of(router, plan, fetched.get(plan) or _gradients(plan, gradient)))
-        tensors = [tensor for layer in layers for tensor in layer.tensors]
-        sums, routed = measure_tensors(tensors, [_routed(router) for router in routers])
-        remaining = iter(sums)
-        of_layers = [[next(remaining) for _ in layer.tensors] for layer in layers]
-        numbers = [layer.numbers(own, known) for layer, own, known in zip(layers, of_layers, routed, strict=True)]
-        return np.concatenate(numbers) if numbers else np.empty(0)
+            layers.append(_Layer.of(router, plan, fetched.get(plan) or gradients(plan)))
+        sums_S, routed = measure_tensors([t for layer in layers for t in layer.tensors], [*map(_routed, routers)])
+        return _numbers(plans, sums_S, routed)
 
-    counts = [_count(plan) for plan in plans]
-    numbers = world().all_reduce(local_numbers, sum(counts))
-    parts = np.split(numbers, np.cumsum(counts)[:-1])
-    return [layer.dynamics(part) for layer, part in zip(layers, parts, strict=True)]
+    count = sum(plan.sums * COLUMNS + 3 * plan.experts for plan in plans)
+    return _dynamics(layers, world().all_reduce(local_numbers, count))
 
 
 def _routed(router: Any) -> Tensor:
     """Return what is known of the routing: sums of weight and tokens [2, E], a layer's own shares [E], or nothing."""
     known = router.routing.peek() if isinstance(router, FoundExperts) else router.routing_weights
-    return torch.empty(0) if known is None else known
-
-
-_Found = Sequence[Mapping[str, Tensor | None]]
-
-
-def _gradients(plan: Plan, gradient: OfView) -> _Found:
-    """Return each expert's gradients by name."""
-    return [{name: gradient(view) for name, view in views.items()} for views in plan.views]
-
-
-def _count(plan: Plan) -> int:
-    """Return the length of a layer's `numbers`."""
-    experts = len(plan.views)
-    return len(plan.names) * experts * (experts if plan.basis == "current" else 1) * COLUMNS + 3 * experts
+    return _NOTHING if known is None else known
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,107 +120,132 @@ class _Layer:
     plan: Plan
 
     @classmethod
-    def of(cls, router: Any, plan: Plan, grads: _Found) -> _Layer:
-        parts, basis = plan.parts, plan.basis
-        missing = [
-            sum(own[p.name] is None and p.view.parameter.requires_grad and p.held is not False for p in each)
-            for own, each in zip(grads, parts, strict=True)
+    def of(cls, router: Any, plan: Plan, grads_R: Gradients) -> _Layer:
+        """Return the layer of the gradients of all its tensors."""
+        entries_R = plan.entries(grads_R)
+        by_tensor = [entries_R[at : at + plan.experts] for at in range(0, len(entries_R), plan.experts)]
+        return cls(_tensors(router, plan, by_tensor), plan.missing(grads_R), plan)
+
+
+def _tensors(router: Any, plan: Plan, by_tensor: Sequence[Gradients]) -> list[TensorGradients]:
+    """Return the gradients [P][E] with the tiers that they are summed by."""
+    experts = range(plan.experts)
+    if plan.basis == "base":
+        return [*map(TensorGradients, by_tensor, plan.tiers(0, tiers_of(router)))]
+    if plan.basis in ("own", "each"):
+        of_each = [plan.tiers(expert, tiers_of(router, expert)) for expert in experts]
+        return [
+            TensorGradients([own[0], own[e]][plan.basis == "own" :], of_each[e][place])
+            for place, own in enumerate(by_tensor)
+            for e in experts
         ]
-        values = [entries_of(each, own, stored=True) for own, each in zip(grads, parts, strict=True)]
-        places = range(len(parts[0]))
-        if basis == "base":
-            tiers = plan.tiers(0, tiers_of(router))
-            tensors = [TensorGradients([own[p] for own in values], tiers[p]) for p in places]
-        elif basis in ("own", "each"):
-            of_each = [plan.tiers(expert, tiers_of(router, expert)) for expert in range(len(values))]
-            tensors = [
-                TensorGradients([values[0][p], own[p]][basis == "own" :], tiers[p])
-                for p in places
-                for tiers, own in zip(of_each, values, strict=True)
-            ]
-        else:
-            sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
-            current = [
-                TierIndices.of({name: view.parameter for name, view in views.items()}, sparsity, saved=False)
-                for views in plan.views
-            ]
-            tensors = [
-                TensorGradients([own[p] for own in values], PartTiers(parts[0][p], tiers))
-                for p in places
-                for tiers in current
-            ]
-        return cls(tensors, missing, plan)
+    sparsity = getattr(getattr(router, "config", None), "sparsity", SPARSITY)
+    current = [
+        TierIndices.of({name: view.parameter for name, view in views.items()}, sparsity, saved=False)
+        for views in plan.views
+    ]
+    return [
+        TensorGradients(own, PartTiers(part, tiers))
+        for part, own in zip(plan.parts[0], by_tensor, strict=True)
+        for tiers in current
+    ]
 
-    def numbers(self, sums: Sequence[Sums], routed: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the numbers that the processes add up.
 
-        They are the sums of every tensor, then for each expert the share that the layer tells, and the weight and the
-        tokens that its router gave.
-        """
-        experts = len(self.missing)
-        counted_sums = [each[-1:] for each in sums] if self.plan.basis == "each" else sums
-        sums_PE = np.concatenate(counted_sums) if sums else np.empty((0, COLUMNS))
-        told = routed / world().size if routed.ndim == 1 and len(routed) else np.full(experts, np.nan)
-        counted = routed if routed.ndim == 2 else np.zeros((2, experts))
-        return np.concatenate([sums_PE.ravel(), told, *counted])
+def _numbers(plans: Sequence[Plan], sums_S: Sums, routed: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the numbers that the processes add up: the sums of all layers, then what is known of their routing.
 
-    def dynamics(self, numbers: NDArray[np.float64]) -> Sequence[ExpertDynamics]:
-        """Return each expert's dynamics from the total of `numbers` over all processes."""
-        experts = len(self.missing)
-        told, weights, tokens = numbers[-3 * experts :].reshape(3, experts)
-        sums_PE = numbers[: -3 * experts].reshape(-1, experts, COLUMNS)
-        if self.plan.basis == "current":
-            # Of each parameter, take each expert's row from the sums by that expert's own tiers.
-            by_tiers = sums_PE.reshape(-1, experts, *sums_PE.shape[1:])
-            sums_PE = by_tiers[:, np.arange(experts), np.arange(experts)]
-        total_E, peers = sums_PE.sum(axis=0), self.plan.basis == "own"
-        norm_E = np.sqrt(total_E[:, :3].sum(axis=1))
-        missing_E = np.array(self.missing, dtype=np.float64)
-        if self.plan.fused:  # a gradient of zeros means that the expert had no token
-            missing_E = np.where(norm_E == 0, len(self.plan.names), missing_E)
-        columns = {
-            **{f"{tier}_norm": np.sqrt(total_E[:, place]) for place, tier in enumerate(TIERS)},
-            "norm": norm_E,
-            "routing_weight": _shares(weights, told),
-            "gradient_cosine": np.full(experts, np.nan)
-            if self.plan.basis == "own"
-            else _cosines(total_E[:, 3], norm_E),
-            "bottom_to_middle": self._bottom_to_middle(sums_PE),
-            "nonfinite": total_E[:, -1],
-            "missing_gradients": missing_E,
-            "token_share": _shares(tokens),
+    The latter are, for each expert of a layer, the share that the layer tells, and the weight and the tokens that its
+    router gave.
+    """
+    ends = np.cumsum([plan.sums * (2 if plan.basis == "each" else 1) for plan in plans])
+    sums = [
+        own_S[1::2] if plan.basis == "each" else own_S
+        for plan, own_S in zip(plans, np.split(sums_S, ends[:-1]), strict=True)
+    ]
+    return np.concatenate([part.ravel() for part in (*sums, *map(_routing_numbers, plans, routed))])
+
+
+def _routing_numbers(plan: Plan, routed: NDArray[np.float64]) -> NDArray[np.float64]:
+    numbers_3E = np.zeros((3, plan.experts))
+    numbers_3E[0] = np.nan
+    if routed.ndim == 2:
+        numbers_3E[1:] = routed
+    elif len(routed):
+        numbers_3E[0] = routed / world().size
+    return numbers_3E
+
+
+def _dynamics(layers: Sequence[_Layer], numbers: NDArray[np.float64]) -> list[Sequence[ExpertDynamics]]:
+    """Return each expert's dynamics from the totals of `_numbers`; layers of one form are computed together."""
+    found: list[Sequence[ExpertDynamics]] = []
+    sums, routing = np.split(numbers, [COLUMNS * sum(layer.plan.sums for layer in layers)])
+    for _, group in groupby(layers, lambda layer: layer.plan.form):
+        own = [*group]
+        plan, count = own[0].plan, len(own)
+        experts = plan.experts
+        sums_LPE, sums = sums[: count * plan.sums * COLUMNS], sums[count * plan.sums * COLUMNS :]
+        routing_L3E, routing = routing[: count * 3 * experts], routing[count * 3 * experts :]
+        sums_LPE = sums_LPE.reshape(count, len(plan.names), -1, experts, COLUMNS)
+        # Of each parameter, take each expert's row from the sums by that expert's own tiers, or by those of all.
+        sums_LPE = sums_LPE[:, :, np.arange(experts) if plan.basis == "current" else 0, np.arange(experts)]
+        missing_LE = np.array([layer.missing for layer in own], dtype=np.float64)
+        columns = _columns(plan, sums_LPE, routing_L3E.reshape(count, 3, experts), missing_LE)
+        for layer in range(count):
+            arrays = {name: values_LE[layer] for name, values_LE in columns.items()}
+            experts_of = ExpertArrays(arrays, peer=plan.basis == "own")
+            found.append(experts_of if experts > PACKED_ABOVE else experts_of[:])
+    return found
+
+
+def _columns(
+    plan: Plan, sums_LPE: Sums, routing_L3E: NDArray[np.float64], missing_LE: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of layers of one form by name, [L, E]."""
+    told_LE, weights_LE, tokens_LE = routing_L3E.swapaxes(0, 1)
+    total_LE = sums_LPE.sum(axis=1)
+    norms_LE = np.sqrt(total_LE[..., :3])
+    norm_LE = np.sqrt(total_LE[..., :3].sum(axis=-1))
+    if plan.fused:  # a gradient of zeros means that the expert had no token
+        missing_LE = np.where(norm_LE == 0, len(plan.names), missing_LE)
+    unknown_LE = np.full_like(norm_LE, np.nan)
+    known_LE = np.where(np.isfinite(told_LE).all(axis=-1, keepdims=True), told_LE, np.nan)
+    with np.errstate(all="ignore"):  # of experts without a gradient, or with one that is not finite
+        return {
+            **{f"{tier}_norm": norms_LE[..., place] for place, tier in enumerate(TIERS)},
+            "norm": norm_LE,
+            "routing_weight": _shares(weights_LE, known_LE),
+            "gradient_cosine": unknown_LE if plan.basis == "own" else _cosines(total_LE[..., 3], norm_LE),
+            "bottom_to_middle": _bottom_to_middle(sums_LPE),
+            "nonfinite": total_LE[..., -1],
+            "missing_gradients": missing_LE,
+            "token_share": _shares(tokens_LE, unknown_LE),
         }
-        found = ExpertArrays(columns, peer=peers)
-        return found if experts > PACKED_ABOVE else found[:]
-
-    def _bottom_to_middle(self, sums_PE: Sums) -> NDArray[np.float64]:
-        """Return, per expert, the mean over tensors of log(bottom norm / middle norm).
-
-        The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
-        without any gradient, or with a non-finite one, gets NaN and excludes no tensor.
-        """
-        whole_E = sums_PE[:, :, :3].sum(axis=(0, 2))
-        sound = np.isfinite(whole_E) & (whole_E > 0)
-        bottom_PE, middle_PE = sums_PE[:, :, 1], sums_PE[:, :, 2]
-        usable = ((bottom_PE[:, sound] > 0) & (middle_PE[:, sound] > 0)).all(axis=1)
-        if not usable.any():
-            return np.full(len(whole_E), np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):  # of experts that are not sound
-            mean_E = np.log(bottom_PE[usable] / middle_PE[usable]).mean(axis=0) / 2
-        return np.where(sound, mean_E, np.nan)
 
 
-def _shares(sums_E: NDArray[np.float64], told_E: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Return each expert's share of a sum; what the layer told where nothing was summed; NaN without either."""
-    if sums_E.sum() > 0:
-        return np.asarray(sums_E / sums_E.sum())
-    known = told_E is not None and bool(np.isfinite(told_E).all())
-    return told_E if known and told_E is not None else np.full(len(sums_E), np.nan)
+def _bottom_to_middle(sums_LPE: Sums) -> NDArray[np.float64]:
+    """Return, per expert, the mean over tensors of log(bottom norm / middle norm).
+
+    The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
+    without any gradient, or with a non-finite one, gets NaN and excludes no tensor.
+    """
+    whole_LE = sums_LPE[..., :3].sum(axis=(1, 3))
+    sound_LE = np.isfinite(whole_LE) & (whole_LE > 0)
+    bottom_LPE, middle_LPE = sums_LPE[..., 1], sums_LPE[..., 2]
+    usable_LPE = (bottom_LPE > 0) & (middle_LPE > 0)
+    usable_LP = (usable_LPE | ~sound_LE[:, None]).all(axis=-1) & sound_LE.any(axis=-1)[:, None]
+    log_LPE = np.where(usable_LP[..., None] & usable_LPE, np.log(bottom_LPE / middle_LPE), 0.0)
+    mean_LE = log_LPE.sum(axis=1) / usable_LP.sum(axis=-1)[:, None] / 2
+    return np.where(sound_LE, mean_LE, np.nan)
 
 
-def _cosines(product_E: NDArray[np.float64], norm_E: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shares(sums_LE: NDArray[np.float64], known_LE: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each expert's share of the sum of its layer; what is known where nothing was summed."""
+    whole_L1 = sums_LE.sum(axis=-1, keepdims=True)
+    return np.where(whole_L1 > 0, sums_LE / whole_L1, known_LE)
+
+
+def _cosines(product_LE: NDArray[np.float64], norm_LE: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the cosine of each gradient with the first one; NaN if one of them is zero or not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        both_E = norm_E * norm_E[0]
-    known_E = (both_E > 0) & np.isfinite(both_E) & np.isfinite(product_E)
-    return np.where(known_E, product_E / np.where(known_E, both_E, 1.0), np.nan)
+    both_LE = norm_LE * norm_LE[:, :1]
+    known_LE = (both_LE > 0) & np.isfinite(both_LE) & np.isfinite(product_LE)
+    return np.where(known_LE, product_LE / both_LE, np.nan)

@@ -67,15 +67,18 @@ class ExpertArrays(Sequence[ExpertDynamics]):
     def __getitem__(self, place: slice) -> list[ExpertDynamics]: ...
 
     def __getitem__(self, place: int | slice) -> ExpertDynamics | list[ExpertDynamics]:
-        if isinstance(place, slice):
-            return [self[expert] for expert in range(*place.indices(len(self)))]
-        values: dict[str, Any] = {name: float(values_E[place]) for name, values_E in self.columns.items()}
-        for name, value in values.items():
-            if name in COUNTS:
-                values[name] = int(value)
-            elif name not in ALWAYS_MEASURED and math.isnan(value):
-                values[name] = None
-        return ExpertDynamics(**values, peer=self.peer)
+        if not isinstance(place, slice):
+            return self[place : place + 1 or None][0]
+        columns = [_plain(name, values_E[place].tolist()) for name, values_E in self.columns.items()]
+        rows = zip(*columns, strict=True)
+        return [ExpertDynamics(**dict(zip(self.columns, row, strict=True)), peer=self.peer) for row in rows]
+
+
+def _plain(name: str, values: list[float]) -> list[Any]:
+    """Return the values of a field of ExpertDynamics, from numbers with NaN for None."""
+    if name in COUNTS:
+        return [*map(int, values)]
+    return values if name in ALWAYS_MEASURED else [None if value != value else value for value in values]
 
 
 @dataclass(frozen=True)
@@ -313,4 +316,4 @@ def pair_rows(layers: Sequence[Sequence[PairDynamics]]) -> list[dict[str, Any]]:
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     """Return the mean over the layers that have a value; None if no layer has one."""
     values = [row[name] for row in rows if row[name] is not None]
-    return fmean(values) if values else None
+    return math.fsum(values) / len(values) if values else None

@@ -2,31 +2,56 @@
 
 It stays the same from step to step unless a parameter is exchanged, so it is made once: small models would pay more for
 it than for reading their gradients.
-Axis letter: E experts.
+Axis letters: P tensors of an expert, E experts, R = P x E tensors of a layer, all experts' of the first one first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 from prismatic.collectives import World, world
-from prismatic.experts.protocol import num_experts, parameters_of, tier_basis, views_of
+from prismatic.experts.protocol import modules_of, num_experts, tier_basis, views_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
-from prismatic.measure.shards import Part, PartTiers, are_apart, parts_of
+from prismatic.measure.shards import Part, PartTiers, are_apart, entries_of, parts_of
+
+Gradients = Sequence[Tensor | None]
+"""A gradient, or None, of each tensor of a layer, [R]."""
+
+
+class _Tree:
+    """The parameters and modules below some modules, to see whether one was exchanged without walking again."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        inside = dict.fromkeys(module for root in modules for module in root.modules())
+        self._holders: list[dict[str, Any]] = [
+            held for module in inside for held in (module._parameters, module._modules)
+        ]
+        self._held = self._values()
+
+    def is_unchanged(self) -> bool:
+        """Return whether every module has the parameters and modules that it had."""
+        now = self._values()
+        return len(now) == len(self._held) and all(map(is_, now, self._held))
+
+    def _values(self) -> list[Any]:
+        return [*chain.from_iterable(map(dict.values, self._holders))]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The tensors of a layer's experts, and the parts of them that this process counts."""
 
-    parameters: Sequence[nn.Parameter]
+    modules: Sequence[nn.Module]
+    """The modules that hold the experts."""
     views: Sequence[Mapping[str, View]]
     """The tensors of each expert by name, [E]."""
     parts: Sequence[Sequence[Part]]
@@ -38,33 +63,89 @@ class Plan:
     fetching: bool
     """True if entries of an expert may have to come from another process."""
     world: World
+    _tree: _Tree
     _tiers: dict[int, Sequence[PartTiers]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, router: Any) -> Plan:
         """Return the plan of a layer, made again only if its parameters or the processes are others than before."""
-        parameters, basis, processes = parameters_of(router), tier_basis(router), world()
-        known = _KNOWN.get(router)
+        return cls._of(router, world())
+
+    @classmethod
+    def _of(cls, router: Any, processes: World) -> Plan:
+        modules, basis, known = modules_of(router), tier_basis(router), _KNOWN.get(router)
         if (
             known is not None
             and known.basis == basis
             and known.world is processes
-            and len(known.parameters) == len(parameters)
-            and all(map(is_, known.parameters, parameters))
+            and all(map(is_, known.modules, modules))
+            and known._tree.is_unchanged()
         ):
             return known
         views = [views_of(router, e) for e in range(num_experts(router))]
         parts = [parts_of(own, compared=basis != "own") for own in views]
         fused = any(view.expert is not None for view in views[0].values())
         fetching = basis != "own" and are_apart(views[0])
-        plan = cls(parameters, views, parts, basis, fused, fetching, processes)
+        plan = cls(modules, views, parts, basis, fused, fetching, processes, _Tree(modules))
         _KNOWN[router] = plan
         return plan
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The names of the tensors of one expert."""
         return [*self.views[0]]
+
+    @cached_property
+    def experts(self) -> int:
+        """The number of experts."""
+        return len(self.views)
+
+    @cached_property
+    def views_R(self) -> Sequence[View]:
+        """The tensors of all experts."""
+        return [view for of_name in zip(*(own.values() for own in self.views), strict=True) for view in of_name]
+
+    @cached_property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """The parameter of each tensor, [R]; one that holds several tensors is there repeatedly."""
+        return [view.parameter for view in self.views_R]
+
+    @cached_property
+    def sums(self) -> int:
+        """The number of rows of sums that count: one for each gradient, or for each by the tiers of each expert."""
+        return len(self.views_R) * (self.experts if self.basis == "current" else 1)
+
+    @cached_property
+    def form(self) -> tuple[int, int, str, bool]:
+        """Equal for layers whose numbers have the same shape and meaning."""
+        return len(self.names), self.experts, self.basis, self.fused
+
+    @cached_property
+    def _is_whole(self) -> bool:
+        """True if this process counts every tensor whole, and each is a parameter."""
+        return all(part.is_whole and part.view.expert is None for own in self.parts for part in own)
+
+    def entries(self, grads_R: Gradients) -> Gradients:
+        """Return the entries of each gradient that this process counts, as they are stored."""
+        if self._is_whole and not any(grad is not None and grad.is_sparse for grad in grads_R):
+            return grads_R
+        entries_EP = [
+            entries_of(parts, dict(zip(self.names, grads_R[expert :: self.experts], strict=True)), stored=True)
+            for expert, parts in enumerate(self.parts)
+        ]
+        return [entry for of_name in zip(*entries_EP, strict=True) for entry in of_name]
+
+    def missing(self, grads_R: Gradients) -> list[int]:
+        """Return, per expert, the number of trained parameters that have no gradient and are not held elsewhere."""
+        if not any(grad is None for grad in grads_R):
+            return [0] * self.experts
+        return [
+            sum(
+                grad is None and part.view.parameter.requires_grad and part.held is not False
+                for grad, part in zip(grads_R[expert :: self.experts], parts, strict=True)
+            )
+            for expert, parts in enumerate(self.parts)
+        ]
 
     def tiers(self, expert: int, tiers: TierIndices) -> Sequence[PartTiers]:
         """Return the tiers of each part of an expert."""
@@ -72,6 +153,12 @@ class Plan:
         if not known or known[0].tiers is not tiers:
             known = self._tiers[expert] = [PartTiers(part, tiers) for part in self.parts[expert]]
         return known
+
+
+def plans_of(routers: Sequence[Any]) -> list[Plan]:
+    """Return the plan of each layer."""
+    processes = world()
+    return [Plan._of(router, processes) for router in routers]
 
 
 _KNOWN: WeakKeyDictionary[Any, Plan] = WeakKeyDictionary()

@@ -61,19 +61,20 @@ class Part(NamedTuple):
         """Return the parameter's tiers among the entries that are counted here, as indices into [Q]."""
         if self.stop == self.start:
             return Tiers.none()
-        if self._is_whole:
+        if self.is_whole:
             return tiers.indices(self.name)
         return tiers.cached(self.name, (self.name, self.start, self.stop, self.sharded), self._tiers)
 
     def planes(self, tiers: TierIndices) -> Planes:
         """Return the same as bit planes."""
-        if self._is_whole:
+        if self.is_whole:
             return tiers.planes(self.name, self.stop)
         key = ("planes", self.name, self.start, self.stop, self.sharded)
         return tiers.cached(self.name, key, lambda whole: self._tiers(whole).planes(self.stop - self.start))
 
     @property
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
+        """True if it is all of a tensor that is not sharded."""
         return self.sharded is None and (self.start, self.stop) == (0, self.shape.numel())
 
     def _tiers(self, whole: Tiers) -> Tiers:
@@ -99,6 +100,8 @@ class PartTiers:
     def __init__(self, part: Part, tiers: TierIndices):
         self.part = part
         self.tiers = tiers
+        self.prepared: object = None
+        """What a way of summing keeps, with the first tensor of a step, for the next step."""
         self._planes: tuple[int, Planes] | None = None
 
     def indices(self) -> Tiers:

@@ -24,7 +24,8 @@ SWITCH = "PRISMATIC_MEASURE"  # environment variable: "numpy" leaves numba alone
 TRIED = 1 << 24  # weights whose sums are timed: 64 MiB, more than most caches
 WORTH = 1.25  # times as fast, for twice as many threads
 
-TierSums = Callable[[Sequence[TensorGradients]], list[Sums]]
+TierSums = Callable[[Sequence[TensorGradients]], Sums]
+"""The sums of every gradient of all tensors, [R, COLUMNS]."""
 Products = Callable[[Sequence[Sequence[Tensor]]], NDArray[np.float64]]
 
 
@@ -78,8 +79,8 @@ def _compiled(start: float) -> Way | None:
     )
 
 
-def _by_numpy(tensors: Sequence[TensorGradients]) -> list[Sums]:
-    return [tier_sums_numpy(tensor) for tensor in tensors]
+def _by_numpy(tensors: Sequence[TensorGradients]) -> Sums:
+    return np.concatenate([tier_sums_numpy(tensor) for tensor in tensors])
 
 
 def _threads(sums: Callable[[Sequence[TensorGradients], int], object], most: int) -> tuple[int, str]:

@@ -24,7 +24,6 @@ LANES = 16  # weights of a vector, and bits of each plane
 UNROLL = 2  # vectors of a step, with sums of their own: additions need not wait for each other
 STEP = LANES * UNROLL
 RUN = 16
-SMALLEST = 1e-31  # a smaller sum per weight may have lost squares below the smallest normal float32 number, 1e-38
 SUMS = 4  # top, bottom, middle, product
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 DENSE, PAIRS, APART = range(3)
@@ -360,25 +359,3 @@ def sum_tiers(tensors_T, addresses_R, first, last, sums_R):  # type: ignore[no-u
             for expert in range(experts):
                 for sum_ in range(SUMS if addresses[0] else SUMS - 1):
                     sums_R[row + expert, sum_] += totals[expert, sum_].sum()
-
-
-@_cached("i8(i8[:,::1],i8[::1],f8[:,::1],i8[:,::1])")
-def find_doubtful(tensors_T, addresses_R, sums_R, found):  # type: ignore[no-untyped-def]
-    """Write the tensor and the expert of sums that float32 may have lost, infinite or very small; return their number.
-
-    found: [R, 2], to write to.
-    """
-    count = 0
-    for place in range(len(tensors_T)):
-        tensor = tensors_T[place]
-        if tensor[EXACT] or tensor[KIND] == FLOAT64:
-            continue
-        least = SMALLEST * tensor[ROWS] * tensor[COLUMNS]
-        for expert in range(tensor[EXPERTS]):
-            row = tensor[FIRST] + expert
-            sums = sums_R[row]
-            small = sums[2] if tensor[MASK_STEP] == 0 else min(sums[0], sums[1], sums[2])
-            if addresses_R[row] and not (small >= least and np.isfinite(sums.sum())):
-                found[count, 0], found[count, 1] = place, expert
-                count += 1
-    return count

@@ -1,7 +1,7 @@
 """measure_tensors: the tier sums of all tensors, wherever they are, and one transfer from each device.
 
 On a GPU all kernels are queued, and nothing is read back until they are.
-Axis letter: E experts.
+Axis letters: E experts, R gradients of all tensors.
 """
 
 from __future__ import annotations
@@ -17,41 +17,48 @@ from prismatic.measure.kernels.choice import prepare
 from prismatic.measure.kernels.on_gpu import sums_on_gpu
 from prismatic.measure.kernels.tensors import COLUMNS, Sums, TensorGradients
 
+ON_CPU = ("cpu", "mps")
+
 
 def measure_tensors(
     tensors: Sequence[TensorGradients], also_fetch: Sequence[Tensor] = ()
-) -> tuple[list[Sums], list[NDArray[np.float64]]]:
-    """Return [E, COLUMNS] for each tensor, in order (zeros for an expert without a gradient), and `also_fetch`.
+) -> tuple[Sums, list[NDArray[np.float64]]]:
+    """Return the sums of every gradient of all tensors, in order (zeros where there is none), and `also_fetch`.
 
     also_fetch: small tensors to copy to the CPU in the same transfer.
     """
-    places: dict[str, list[int]] = {"none": [], "cpu": [], "gpu": []}
-    for place, tensor in enumerate(tensors):
-        present = tensor.present
-        kind = "none" if present is None else "cpu" if present.device.type in ("cpu", "mps") else "gpu"
-        places[kind].append(place)
-    queued = sums_on_gpu([tensors[place] for place in places["gpu"]])
+    grads_R = [grad for tensor in tensors for grad in tensor.gradients]
+    if all(grad is None or grad.device.type in ON_CPU for grad in grads_R):
+        (fetched,) = _read_back([also_fetch])
+        return _sums_on_cpu(tensors, grads_R), fetched
+    on_gpu = [tensor.present is not None and tensor.present.device.type not in ON_CPU for tensor in tensors]
+    queued = sums_on_gpu([tensor for tensor, there in zip(tensors, on_gpu, strict=True) if there])
     arrived, fetched = _read_back([queued, also_fetch])
-    sums = dict(zip(places["gpu"], arrived, strict=True))
-    sums |= zip(places["cpu"], _sums_on_cpu([tensors[place] for place in places["cpu"]]), strict=True)
-    sums |= {place: np.zeros((len(tensors[place].gradients), COLUMNS)) for place in places["none"]}
-    return [sums[place] for place in range(len(tensors))], fetched
+    here = [tensor for tensor, there in zip(tensors, on_gpu, strict=True) if not there]
+    sums_R = np.zeros((len(grads_R), COLUMNS))
+    there_R = np.repeat(on_gpu, [len(tensor.gradients) for tensor in tensors])
+    sums_R[there_R] = np.concatenate(arrived)
+    sums_R[~there_R] = _sums_on_cpu(here, [grad for tensor in here for grad in tensor.gradients])
+    return sums_R, fetched
 
 
-def _sums_on_cpu(tensors: Sequence[TensorGradients]) -> list[Sums]:
-    """Return the sums of each tensor; entries that are not finite are counted only where a sum is not."""
-    sums = prepare().sums(tensors) if tensors else []
-    if sums and not np.isfinite(np.concatenate(sums)).all():
-        for tensor, rows in zip(tensors, sums, strict=True):
-            for row, grad in zip(rows, tensor.gradients, strict=True):
-                if grad is not None and not np.isfinite(row[:3]).all():
-                    row[-1] = float((~torch.isfinite(grad)).sum())
-    return sums
+def _sums_on_cpu(tensors: Sequence[TensorGradients], grads_R: Sequence[Tensor | None]) -> Sums:
+    """Return the sums of every gradient; entries that are not finite are counted only where a sum is not."""
+    sums_R = prepare().sums(tensors) if tensors else np.zeros((0, COLUMNS))
+    if not np.isfinite(sums_R).all():
+        broken_R = ~np.isfinite(sums_R[:, :3]).all(axis=1)
+        for row in np.flatnonzero(broken_R).tolist():
+            grad = grads_R[row]
+            assert grad is not None, "a gradient that is not there has sums of zero"
+            sums_R[row, -1] = float((~torch.isfinite(grad)).sum())
+    return sums_R
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:
     """Return all tensors as arrays, with one transfer per device: each single read would stall a GPU."""
     flat = [tensor for group in groups for tensor in group]
+    if all(tensor.device.type == "cpu" for tensor in flat):
+        return [[np.array(tensor.tolist(), dtype=np.float64) for tensor in group] for group in groups]
     numbers: dict[int, NDArray[np.float64]] = {}
     for device in {tensor.device for tensor in flat}:
         places = [place for place, tensor in enumerate(flat) if tensor.device == device]

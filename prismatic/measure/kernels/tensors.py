@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ SUMS = ("top", "bottom", "middle", "product")
 COLUMNS = len(SUMS) + 1  # and the number of entries that are NaN or infinite
 
 Sums = NDArray[np.float64]
-"""The sums of a tensor, [E, COLUMNS]: squares of each tier, and the product with the clean expert, which is first."""
+"""Sums of gradients, [E, COLUMNS] of a tensor: squares of each tier, and the product with the clean expert, which is
+first. Of several tensors they follow each other, [R, COLUMNS]."""
 
 
 class HasTiers(Protocol):
@@ -33,8 +33,7 @@ class HasTiers(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class TensorGradients:
+class TensorGradients(NamedTuple):
     """The gradients of one parameter tensor in every expert, all of one shape or None, and its tiers."""
 
     gradients: Sequence[Tensor | None]

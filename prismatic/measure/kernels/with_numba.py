@@ -1,23 +1,28 @@
 """Tier sums on the CPU by compiled code (numba), of all tensors in one call and with threads where they pay.
 
 It reads gradients where they are, also parts of a tensor of all experts, and tiers as bit planes.
+Axis letters: T tensors, R gradients of all tensors, N vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from operator import attrgetter, is_
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prismatic.experts.planes import Planes
 from prismatic.experts.tiers import Tiers
 from prismatic.measure.kernels import compiled
 from prismatic.measure.kernels.layout import readable
-from prismatic.measure.kernels.tensors import COLUMNS, Sums, TensorGradients
+from prismatic.measure.kernels.tensors import COLUMNS, HasTiers, Sums, TensorGradients
 
 KINDS = {
     torch.float32: compiled.FLOAT32,
@@ -28,58 +33,102 @@ KINDS = {
 PER_THREAD = 256  # chunks: a thread with less to do costs more than it saves
 EXACT = 1 << 12  # weights: a smaller tensor is summed in float64 at once, at no cost
 _ZEROS = np.zeros(compiled.STEP // 8, dtype=np.uint8)
+SMALLEST = 1e-31  # a smaller sum per weight may have lost squares below the smallest normal float32 number, 1e-38
+_NEVER_LOST = (-math.inf,) * 3
+_DTYPE, _IS_ON_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 _NO_MARKS = _ZEROS.ctypes.data, _ZEROS.ctypes.data, 0  # addresses of both planes, and the step from byte to byte
 
 
 class _Work:
-    """All gradients that one call reads: a row of numbers for each tensor, and an address for each gradient."""
+    """The tensors that one call reads: a row of numbers for each, and the least sums that float32 has not lost.
+
+    They stay the same from step to step, while the addresses of gradients change.
+    """
 
     def __init__(self) -> None:
-        self.tensors: list[tuple[int, ...]] = []
-        self.addresses: list[int] = []
+        self.rows: list[tuple[int, ...]] = []
+        self.least: list[tuple[float, ...]] = []
+        self.read: list[tuple[HasTiers, int, Planes]] = []
+        """The tiers of each tensor that is read, its number of weights, and their planes."""
         self.units = 0
-        self.table: NDArray[np.int64] = np.empty((0, 0), dtype=np.int64)
-        self.rows: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._kept: list[object] = []  # what lies at the addresses
+        self.table_T: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.least_R3: NDArray[np.float64] = np.empty(0)
+        self._form: object = None
 
-    def add(self, tensor: TensorGradients, *, exact: bool = False) -> None:
-        """Add a tensor, whose gradients get the next rows of the sums. exact: sum in float64 whatever its size."""
-        first, experts = len(self.addresses), len(tensor.gradients)
-        model = tensor.present
+    @classmethod
+    def of(cls, tensors: Sequence[TensorGradients], *, exact: bool = False) -> tuple[_Work, list[Tensor | None]]:
+        """Return the work and the gradients to read, copied where they lie as the compiled code cannot read them.
+
+        exact: sum in float64 whatever the size of a tensor.
+        """
+        work, grads_R = cls(), list[Tensor | None]()
+        for tensor in tensors:
+            grads_R += work._add(tensor, len(grads_R), exact=exact)
+        work.table_T = np.array(work.rows, dtype=np.int64).reshape(-1, compiled.UNITS + 1)
+        work.least_R3 = np.array(work.least).reshape(-1, 3)
+        given_R = [grad for tensor in tensors for grad in tensor.gradients]
+        if len(work.read) == len(tensors) and all(map(is_, given_R, grads_R)):
+            work._form = _form_of(given_R)
+        return work, grads_R
+
+    def _add(self, tensor: TensorGradients, first: int, *, exact: bool) -> Sequence[Tensor | None]:
+        """Add a tensor, whose gradients have the rows from `first` on; return what is to be read."""
+        experts, model = len(tensor.gradients), tensor.present
         if model is None:
-            self.tensors.append((first, experts, *[0] * (compiled.UNITS - 2), self.units))
-            self.addresses += [0] * experts
-            return
+            self.rows.append((first, experts, *[0] * (compiled.UNITS - 2), self.units))
+            self.least += [_NEVER_LOST] * experts
+            return tensor.gradients
         grads, kind, layout = readable(tensor.gradients, model, KINDS, on_cpu=True)
-        self.addresses += [0 if grad is None else grad.data_ptr() for grad in grads]
         weights = layout.rows * layout.columns
         planes = tensor.tiers.planes(weights)
-        marks = planes.top.data_ptr(), planes.bottom.data_ptr(), 1
-        if not planes.top.numel():
-            marks = _NO_MARKS
-        self.tensors.append((first, experts, *layout, KINDS[kind], exact or weights <= EXACT, *marks, self.units))
-        self._kept += (grads, planes)
+        marks = (planes.top.data_ptr(), planes.bottom.data_ptr(), 1) if planes.top.numel() else _NO_MARKS
+        exact = exact or weights <= EXACT
+        self.rows.append((first, experts, *layout, KINDS[kind], exact, *marks, self.units))
+        least = SMALLEST * weights
+        ends = least if planes.top.numel() else -math.inf
+        self.least += [_NEVER_LOST if exact or kind is torch.float64 else (ends, ends, least)] * experts
+        self.read.append((tensor.tiers, weights, planes))
         self.units += experts * layout.rows * -(-layout.columns // compiled.CHUNK)
+        return grads
 
-    def run(self, threads: int) -> Sums:
-        """Return the sums of every gradient, [R, COLUMNS]."""
-        self.table = np.array(self.tensors, dtype=np.int64).reshape(-1, compiled.UNITS + 1)
-        self.rows = np.array(self.addresses, dtype=np.int64)
+    def fits(self, tensors: Sequence[TensorGradients], grads_R: Sequence[Tensor | None]) -> bool:
+        """Return whether these tensors have the same rows: the same tiers, and gradients that lie as the others did."""
+        return (
+            self._form is not None
+            and len(tensors) == len(self.rows)
+            and all(tensor.tiers is tiers for tensor, (tiers, _, _) in zip(tensors, self.read, strict=True))
+            and all(tiers.planes(weights) is planes for tiers, weights, planes in self.read)
+            and _form_of(grads_R) == self._form
+        )
+
+    def run(self, grads_R: Sequence[Tensor | None], threads: int) -> Sums:
+        """Return the sums of every gradient."""
+        addresses_R = np.array([0 if grad is None else grad.data_ptr() for grad in grads_R], dtype=np.int64)
         threads = max(min(threads, self.units // PER_THREAD), 1)
-        sums = np.zeros((threads, len(self.rows), COLUMNS))
+        sums = np.zeros((threads, len(grads_R), COLUMNS))
         cuts = [self.units * place // threads for place in range(threads + 1)]
-        parts = [(self.table, self.rows, cuts[n], cuts[n + 1], sums[n]) for n in range(threads)]
+        parts = [(self.table_T, addresses_R, cuts[n], cuts[n + 1], sums[n]) for n in range(threads)]
         waiting = [_pool(threads - 1).submit(lambda part: compiled.sum_tiers(*part), part) for part in parts[1:]]
         compiled.sum_tiers(*parts[0])
         for other in waiting:
             other.result()
         return sums.sum(axis=0) if threads > 1 else sums[0]
 
-    def doubtful(self, sums_R: Sums) -> list[list[int]]:
-        """Return the tensor and the expert of sums that float32 may have lost."""
-        found = np.empty((len(self.rows), 2), dtype=np.int64)
-        count = compiled.find_doubtful(self.table, self.rows, sums_R, found)
-        return found[:count].tolist() if count else []
+    def lost(self, sums_R: Sums, grads_R: Sequence[Tensor | None]) -> list[int]:
+        """Return the rows of sums that float32 may have lost, because they are infinite or very small."""
+        if np.isfinite(sums_R).all() and (sums_R[:, :3] >= self.least_R3).all():
+            return []
+        kept_R = np.isfinite(sums_R.sum(axis=1)) & (sums_R[:, :3] >= self.least_R3).all(axis=1)
+        kept_R |= self.least_R3[:, 2] == -math.inf
+        return [row for row in np.flatnonzero(~kept_R).tolist() if grads_R[row] is not None]
+
+
+def _form_of(grads_R: Sequence[Tensor | None]) -> object:
+    """Return what the layout of gradients follows from; None if one of them is missing, or is no plain tensor."""
+    if any(type(grad) is not Tensor for grad in grads_R):
+        return None
+    facts: Sequence[Callable[[Any], object]] = (_DTYPE, _IS_ON_CPU, Tensor.numel, Tensor.stride)
+    return [[*map(fact, grads_R)] for fact in facts]
 
 
 @cache
@@ -87,35 +136,42 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="prismatic-measure")
 
 
-def tier_sums_numba(tensors: Sequence[TensorGradients], threads: int = 1) -> list[Sums]:
-    """Return the sums of each tensor on the CPU, by one call of compiled code.
+def tier_sums_numba(tensors: Sequence[TensorGradients], threads: int = 1) -> Sums:
+    """Return the sums of every gradient of all tensors, by one call of compiled code.
 
     Sums in float32 that came out too small or too large are made again in float64.
     """
-    work = _Work()
-    for tensor in tensors:
-        work.add(tensor)
-    sums_R = work.run(threads)
-    if doubtful := work.doubtful(sums_R):
-        again, rows = _Work(), []
-        for place, expert in doubtful:
-            grads = tensors[place].gradients
-            pair = [grads[0], grads[expert]] if expert else [grads[0]]
-            again.add(TensorGradients(pair, tensors[place].tiers), exact=True)
-            rows.append((work.tensors[place][compiled.FIRST] + expert, len(again.addresses) - 1))
-        exact_R = again.run(threads)
-        for row, own in rows:
-            sums_R[row] = exact_R[own]
-    return [sums_R[row[0] : row[0] + row[1]] for row in work.tensors]  # from FIRST, as many as EXPERTS
+    grads_R = [grad for tensor in tensors for grad in tensor.gradients]
+    keeper = tensors[0].tiers
+    work: _Work | None = getattr(keeper, "prepared", None)
+    if work is None or not work.fits(tensors, grads_R):
+        work, grads_R = _Work.of(tensors)
+        if hasattr(keeper, "prepared"):
+            keeper.prepared = work
+    sums_R = work.run(grads_R, threads)
+    if lost := work.lost(sums_R, grads_R):
+        sums_R[lost] = _exact_sums(tensors, lost, threads)
+    return sums_R
+
+
+def _exact_sums(tensors: Sequence[TensorGradients], rows: Sequence[int], threads: int) -> Sums:
+    """Return the sums of some gradients in float64."""
+    places = [(tensor, expert) for tensor in tensors for expert in range(len(tensor.gradients))]
+    pairs = []
+    for tensor, expert in (places[row] for row in rows):
+        grads = tensor.gradients
+        pairs.append(TensorGradients([grads[0], grads[expert]] if expert else [grads[0]], tensor.tiers))
+    work, grads_R = _Work.of(pairs, exact=True)
+    last = np.cumsum([len(pair.gradients) for pair in pairs]) - 1
+    exact: Sums = work.run(grads_R, threads)[last]
+    return exact
 
 
 def products_numba(vectors_N: Sequence[Sequence[Tensor]], threads: int = 1) -> NDArray[np.float64]:
     """Return the inner products of one or two vectors, [N, N], each given as tensors of the same sizes."""
-    work = _Work()
-    for tensors in zip(*vectors_N, strict=True):
-        work.add(TensorGradients(tensors, Tiers.none()), exact=True)
-    vectors = len(vectors_N)
-    sums_N = work.run(threads).reshape(-1, vectors, COLUMNS).sum(axis=0)
+    tensors = [TensorGradients(grads_N, Tiers.none()) for grads_N in zip(*vectors_N, strict=True)]
+    work, grads_R = _Work.of(tensors, exact=True)
+    sums_N = work.run(grads_R, threads).reshape(-1, len(vectors_N), COLUMNS).sum(axis=0)
     products = np.diag(sums_N[:, 2])  # without tiers, all squares are in the middle
     products[0, 1:] = products[1:, 0] = sums_N[1:, 3]
     return products

@@ -56,7 +56,7 @@ def test_a_part_of_a_gradient_of_all_experts_is_summed_where_it_lies(kind, dtype
     assert [own.data_ptr() for own in readable(grads, grads[0], with_numba.KINDS).grads] == [
         own.data_ptr() for own in grads
     ]
-    assert tier_sums_numba([tensor])[0] == pytest.approx(tier_sums_numpy(tensor), rel=1e-5, abs=1e-2)
+    assert tier_sums_numba([tensor]) == pytest.approx(tier_sums_numpy(tensor), rel=1e-5, abs=1e-2)
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 5), (7, 33), (3, 1, 50)])
@@ -65,13 +65,13 @@ def test_a_layout_that_is_not_rows_of_whole_steps_is_copied(shape):
         normal(*(2 * length for length in shape), seed=e)[tuple(slice(length) for length in shape)] for e in (1, 2)
     ]
     tensor = TensorGradients(grads, tier_indices(normal(grads[0].numel()), 0.2))
-    assert tier_sums_numba([tensor])[0] == pytest.approx(tier_sums_numpy(tensor), rel=1e-6, abs=1e-6)
+    assert tier_sums_numba([tensor]) == pytest.approx(tier_sums_numpy(tensor), rel=1e-6, abs=1e-6)
 
 
 def test_experts_of_other_types_or_strides_than_the_first_are_summed_as_well():
     grads = [normal(50, 64, seed=1), normal(50, 64, seed=2).double(), normal(64, 50, seed=3).T, normal(50, 64).half()]
     tensor = TensorGradients(grads, tier_indices(normal(3200), 0.1))
-    assert tier_sums_numba([tensor])[0] == pytest.approx(tier_sums_numpy(tensor), rel=1e-6, abs=1e-6)
+    assert tier_sums_numba([tensor]) == pytest.approx(tier_sums_numpy(tensor), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
@@ -93,7 +93,7 @@ def test_float32_sums_that_lose_digits_are_made_again_in_float64_alone(monkeypat
     size = 3 * with_numba.EXACT
     grads = [normal(size, seed=1), 1e-25 * normal(size, seed=2), 1e25 * normal(size, seed=3)]
     tensor = TensorGradients(grads, tier_indices(normal(size), 0.1))
-    (found,) = tier_sums_numba([tensor])
+    found = tier_sums_numba([tensor])
     assert runs == [1, 2]
     assert found == pytest.approx(tier_sums_numpy(tensor), rel=1e-6)
 
@@ -122,7 +122,7 @@ def test_without_numba_the_file_says_how_to_get_it(unprepared, monkeypatch):
 
 
 def test_a_compiler_that_fails_or_errs_leaves_the_work_to_numpy_with_a_warning(unprepared, monkeypatch):
-    monkeypatch.setattr(with_numba, "tier_sums_numba", lambda tensors: [np.zeros((2, 5)) for _ in tensors])
+    monkeypatch.setattr(with_numba, "tier_sums_numba", lambda tensors: np.zeros((2 * len(tensors), 5)))
     with pytest.warns(match="its sums differ from those of numpy"):
         assert "summed by numpy" in prepare().message
     prepare.cache_clear()
@@ -157,6 +157,35 @@ def test_a_plan_is_made_again_when_a_parameter_is_exchanged():
     assert Plan.of(layer) is not before
     grads = torch.cat([p.grad.flatten() for p in layer.experts[1].parameters()])
     assert measure([layer])[0][1].norm == pytest.approx(float(grads.double().norm()), rel=1e-6)
+
+
+def test_a_plan_is_made_again_when_a_module_is_exchanged():
+    layer = a_layer()
+    before = Plan.of(layer)
+    layer.experts[1][2] = nn.Linear(64, 8)  # of the same shapes, at the same place
+    assert Plan.of(layer) is not before
+    assert Plan.of(layer) is Plan.of(layer)
+
+
+CHANGES = {
+    "as before": lambda grad: grad.clone(),
+    "of another type": lambda grad: grad.double(),
+    "beside others": lambda grad: torch.stack([grad, grad], dim=-1)[..., 0],
+    "missing": lambda grad: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_prepared_for_a_step_fits_the_gradients_of_the_next(change):
+    layer = a_layer()
+    measure([layer])  # prepares
+    own = layer.experts[1][0].weight
+    changed = change(3 * own.grad)
+    grad_of = {p: changed if p is own else p.grad for p in layer.parameters()}
+    found = measure([layer], grad_of.get)[0][1]
+    whole = [grad for p in layer.experts[1].parameters() if (grad := grad_of[p]) is not None]
+    assert found.norm == pytest.approx(float(torch.cat([grad.double().flatten() for grad in whole]).norm()), rel=1e-6)
+    assert found.missing_gradients == (changed is None)
 
 
 def test_tiers_that_are_ranked_again_are_read_again():
