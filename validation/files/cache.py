@@ -26,7 +26,7 @@ import pyarrow as pa
 from platformdirs import user_cache_path
 
 from prismatic.contract import packing, schema
-from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
+from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema, empty_table
 
 MAX_BYTES = 2 << 30
 LARGE_TABLES = ("layers", "packed_layers", "pairs", "packed_pairs", "histograms")
@@ -78,8 +78,8 @@ class Cache:
             metadata = json.loads(wide.schema.metadata[METADATA_KEY])
             side = {table: pa.Table.from_pylist(metadata[table], schema=arrow_schema(table)) for table in SMALL_TABLES}
             for table in LARGE_TABLES:
-                empty = arrow_schema(table).empty_table()
-                side[table] = _read(self._table_path(path, table)) if table in metadata["beside"] else empty
+                there = table in metadata["beside"]
+                side[table] = _read(self._table_path(path, table)) if there else empty_table(table)
             os.utime(path)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None

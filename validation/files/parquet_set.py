@@ -27,7 +27,7 @@ from pyarrow import fs
 
 from prismatic.contract.schema import EXPERT_COLUMN, PACKED_TABLES
 from validation.files.errors import NotASet
-from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
+from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema, empty_table
 from validation.files.tables.tidy import COMPARED, COPIED, RUNS, summary, tidy
 
 FORMAT, WITH_ARRAYS = "prismatic-set/2", "prismatic-set/3"
@@ -248,7 +248,7 @@ def _read_part(location: SetLocation, part: str) -> Iterator[RunFile]:
         files = {table: stack.enter_context(_open_table(location, table, part)) for table in there}
         rows = {table: RowsByRun(file, at_once=not location.is_folder) for table, file in files.items()}
         for row in rows.pop("runs").all().to_pylist():
-            of_run = {table: arrow_schema(table).empty_table() for table in PACKED}
+            of_run = {table: empty_table(table) for table in PACKED}
             of_run |= {table: found.take(row["run"]) for table, found in rows.items()}
             yield RunFile(
                 id=row["run"],

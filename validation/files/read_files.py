@@ -30,7 +30,7 @@ from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
 from validation.files.parquet_set import SetLocation, damaged_set, list_parts, read_manifest
-from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
+from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, empty_table, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.set_client import SetReading, SetRun
 from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
@@ -415,6 +415,8 @@ def _by_step(wide: pa.Table) -> tuple[pa.Table, int]:
 
 def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.Table:
     """Return the wide table with the columns that the writer had to put into `scalars` for lack of room."""
+    if not len(scalars):
+        return wide
     scalars = scalars.filter(pc.and_(pc.is_valid(scalars["step"]), pc.is_valid(scalars["name"])))
     coded = scalars["name"].combine_chunks().dictionary_encode()
     numbered = enumerate(coded.dictionary.to_pylist())
@@ -438,9 +440,9 @@ def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.T
 
 def _with_all_columns(table: str, found: pa.Table | None) -> pa.Table:
     """Return a side table with all columns of the schema: NULL where the file lacks one."""
-    want = arrow_schema(table)
     if found is None:
-        return want.empty_table()
+        return empty_table(table)
+    want = arrow_schema(table)
     columns = [found[f.name] if f.name in found.column_names else pa.nulls(len(found), f.type) for f in want]
     return pa.table(columns, schema=want)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,8 +41,8 @@ class RunFile:
     version: int = 0  # PRAGMA user_version: the version of the schema
     damage: tuple[str, ...] = ()  # sentences about tables that are damaged or lost: the run carries no verdict
     # Many experts as arrays, lists of float32: rows that `layers` and `pairs` do not have.
-    packed_layers: pa.Table = field(default_factory=lambda: arrow_schema("packed_layers").empty_table())
-    packed_pairs: pa.Table = field(default_factory=lambda: arrow_schema("packed_pairs").empty_table())
+    packed_layers: pa.Table = field(default_factory=lambda: empty_table("packed_layers"))
+    packed_pairs: pa.Table = field(default_factory=lambda: empty_table("packed_pairs"))
     failure: str = ""  # the error of this program on the run's contents, which were removed for that
 
     @property
@@ -80,7 +81,14 @@ def unique_id(run: str, taken: Collection[str]) -> str:
     return unique
 
 
+@cache
 def arrow_schema(table: str) -> pa.Schema:
     """Return the Arrow types of a side table's columns."""
     types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.list_(pa.float32())}
     return pa.schema([(column.name, types[column.type]) for column in schema.TABLES[table][0]])
+
+
+@cache
+def empty_table(table: str) -> pa.Table:
+    """Return a side table without rows."""
+    return arrow_schema(table).empty_table()

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from prismatic.errors import PrismaticError
 from validation.files.errors import RunFileError
-from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema
+from validation.files.run_file import RUN_TABLES, RunFile, empty_table
 from validation.text import printable
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def report(error: Exception) -> str:
 
 def without_contents(file: RunFile, failure: str) -> RunFile:
     """Return the file with its name alone, and the reason why nothing else of it can be used."""
-    empty = {table: arrow_schema(table).empty_table() for table in RUN_TABLES}
+    empty = {table: empty_table(table) for table in RUN_TABLES}
     return replace(file, wide=file.wide.slice(0, 0).select(["step"]), facts={}, failure=failure, **empty)
 
 

@@ -84,6 +84,8 @@ def dense_values(table: pa.Table, steps: int) -> int:
 
     A file may name many layers, experts and steps in few rows.
     """
+    if not len(table):
+        return 0
     largest = table.select(["layer", LAYERS.length]).group_by("layer").aggregate([(LAYERS.length, "max")])
     steps = max(steps, len(pc.unique(table["step"])))
     return int(pc.sum(largest[f"{LAYERS.length}_max"]).as_py() or 0) * steps
@@ -133,6 +135,8 @@ def with_expert_means(wide: pa.Table, table: pa.Table) -> pa.Table:
 
     A value that the file has itself stays.
     """
+    if not len(table):
+        return wide
     layers = layers_of(table, "merged", np.asarray(wide["step"].to_numpy(), dtype=np.int64))
     columns = dict(zip(wide.column_names, wide.columns, strict=True))
     for metric in MEANS if layers else ():
