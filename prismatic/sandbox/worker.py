@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ LIBRARY_SETTINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Variables for a worker that loads Arrow or NumPy."""
+PIPE_BYTES = 1 << 20  # the most that Linux allows everybody; a usual pipe makes both ends wait for each other
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -37,7 +39,7 @@ def start_worker(
     needs. folder: where it stands. Raises OSError.
     """
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", str(script), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -45,3 +47,15 @@ def start_worker(
         env=environment | dict(settings),
         cwd=folder,
     )
+    assert process.stdout
+    _enlarge(process.stdout.fileno())
+    return process
+
+
+def _enlarge(pipe: int) -> None:
+    """Let a worker write a long answer ahead, where the system can."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

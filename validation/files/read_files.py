@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import stat
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +32,8 @@ from validation.files.parquet_set import SetLocation, damaged_set, list_parts, r
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, empty_table, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.set_client import SetReading, SetRun
-from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
+from validation.files.sandbox.sqlite_client import FileContents
+from validation.files.sandbox.sqlite_clients import SqliteClients
 from validation.files.sandbox.zip_client import folder_for, is_archive, unpacked
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
 from validation.files.tables.checksums import changed_columns, without_checksums
@@ -44,6 +44,7 @@ from validation.text import pluralize, printable
 MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
 RUN_NAME = "dynamics.db"
 DEEPEST, LONGEST_NUMBER = 16, 128  # levels of a fact, and bits of an integer in it; seeds have 64
+FETCHED_AT_ONCE = 3  # two that child processes read, and one that is hashed meanwhile
 PATH_CHARACTERS = 1000  # of a path in an error
 
 
@@ -92,7 +93,7 @@ def read_files(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(folder_for(archives))
         readable = [path for path in found if path not in archives]
-        client = SqliteClient(limits, readable, folder=Path(folder) if folder else None)
+        client = SqliteClients(limits, readable, folder=Path(folder) if folder else None)
         stack.enter_context(contextlib.closing(client))
         reading = _Reading(client, cache, growing, folder)
 
@@ -101,7 +102,7 @@ def read_files(
                 raise rejection(file.given, file.code, limits, problem=file.problem)
             return None if file.path in archives else reading.fetch(file.path, file.name, private=file.path in private)
 
-        for done, (file, fetching) in enumerate(_one_ahead(files, fetch)):
+        for done, (file, fetching) in enumerate(_ahead(files, fetch)):
             if progress:
                 progress(done, len(files))
             try:
@@ -117,16 +118,17 @@ def read_files(
     return reading.runs, reading.rejected
 
 
-def _one_ahead(
+def _ahead(
     files: Iterable[FoundFile], fetch: Callable[[FoundFile], Fetched | None]
 ) -> Iterator[tuple[FoundFile, Future[Fetched | None]]]:
-    """Yield each file with its fetching, while a thread fetches the next one."""
-    requester, waiting = contextvars.copy_context(), deque[tuple[FoundFile, Future[Fetched | None]]]()
-    pool = ThreadPoolExecutor(1)
+    """Yield each file with its fetching, while threads fetch the next ones."""
+    waiting = deque[tuple[FoundFile, Future[Fetched | None]]]()
+    pool = ThreadPoolExecutor(FETCHED_AT_ONCE)
     try:
         for file in files:
-            waiting.append((file, pool.submit(requester.run, fetch, file)))
-            if len(waiting) > 1:
+            # A context can be entered by one thread at a time.
+            waiting.append((file, pool.submit(contextvars.copy_context().run, fetch, file)))
+            if len(waiting) > FETCHED_AT_ONCE:
                 yield waiting.popleft()
         yield from waiting
     finally:
@@ -137,11 +139,11 @@ def _one_ahead(
 class _Reading:
     """The runs that were read so far, and where to look for a run that is among them already.
 
-    One thread fetches files and another one adds them, so that the child process reads a file while this process
-    checks and caches the one before.
+    Some threads fetch files and another one adds them, so that the child processes read files while this process
+    checks and caches the ones before.
     """
 
-    client: SqliteClient
+    client: SqliteClients
     cache: Cache | None
     growing: IncrementalReader | None
     folder: str | None
@@ -151,8 +153,6 @@ class _Reading:
     places: dict[str, int] = field(default_factory=dict)
     """The index of a run by the sha256 of its file."""
     ids: set[str] = field(default_factory=set)
-    _asking: threading.Lock = field(default_factory=threading.Lock)
-    """Held while the child process answers."""
 
     def reject(self, name: str, path: Path, error: RunFileError) -> None:
         """Add a file that could not be read."""
@@ -170,10 +170,9 @@ class _Reading:
         return found._replace(contents=self._contents(path, name, private))
 
     def _contents(self, path: Path, name: str, private: bool) -> FileContents:
-        with self._asking:
-            if self.growing and not private:
-                return self.growing.read(self.client, path, name)
-            return self.client.read(path, name, immutable=private)
+        if self.growing and not private:
+            return self.growing.read(self.client, path, name)
+        return self.client.read(path, name, immutable=private)
 
     def add(self, path: Path, name: str, fetched: Fetched, *, private: bool) -> None:
         """Add the run in one file, unless it is there already. Raises RunFileError if the file is not a run."""

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from prismatic.contract import schema
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
-from validation.files.sandbox.sqlite_client import FileContents, ReadPosition, SqliteClient
+from validation.files.sandbox.sqlite_client import FileContents, ReadPosition
+from validation.files.sandbox.sqlite_clients import SqliteClients
 
 REPLACING_EVENTS = ("rewind", "repeated_step")  # after these, rows that were read may have changed
 MAX_EVENTS = 1_000  # since the last reading; the child returns no more than the newest 10,000
@@ -43,7 +44,7 @@ class IncrementalReader:
     def __init__(self) -> None:
         self._known: dict[Path, _Reading] = {}
 
-    def read(self, client: SqliteClient, path: Path, name: str) -> FileContents:
+    def read(self, client: SqliteClients, path: Path, name: str) -> FileContents:
         """Return the same as `client.read` for a file that may be written meanwhile. Raises RunFileError."""
         state, earlier = FileState.of(path), self._known.pop(path, None)
         grown = _read_new_rows(client, path, name, earlier) if earlier and earlier.state.same_file(state) else None
@@ -55,7 +56,7 @@ class IncrementalReader:
         return facts, tables
 
 
-def _read_new_rows(client: SqliteClient, path: Path, name: str, earlier: _Reading) -> FileContents | None:
+def _read_new_rows(client: SqliteClients, path: Path, name: str, earlier: _Reading) -> FileContents | None:
     """Return the known rows with the new ones appended; None if the whole file must be read."""
     position = earlier.position
     facts, tables = client.read(path, name, immutable=False, since=position.last_rowids)

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class TurnLost(Exception):
-    """The child was ended because others waited for its place; begin again."""
+    """The child was ended, or not begun, because others need its place; begin again."""
 
 
 class NobodyWaits(Exception):
@@ -45,6 +45,10 @@ class Requester:
 
 REQUESTER: ContextVar[Requester | None] = ContextVar("requester", default=None)
 """The requester of this thread; None for the thread itself."""
+
+
+def _requester() -> Requester:
+    return REQUESTER.get() or Requester(f"thread {threading.get_ident()}")
 
 
 @dataclass(eq=False)
@@ -95,7 +99,7 @@ class Turns:
 
     def begin(self, slice_seconds: float = SLICE_SECONDS) -> Turn:
         """Wait for a place, and return the turn, to be finished. Raises NobodyWaits."""
-        requester = REQUESTER.get() or Requester(f"thread {threading.get_ident()}")
+        requester = _requester()
         turn = Turn(slice_seconds, requester)
         with self._changed:
             self._waiting.append(turn)
@@ -114,6 +118,19 @@ class Turns:
             self._last[requester.name] = next(self._count)
             while len(self._last) > REMEMBERED:
                 del self._last[next(iter(self._last))]
+        return turn
+
+    def spare(self) -> Turn:
+        """Return a turn at a place that nobody waits for; its child gives way as soon as somebody does.
+
+        Raises TurnLost if there is no such place.
+        """
+        turn = Turn(0.0, _requester())
+        with self._changed:
+            if self._waiting or len(self._running) >= self._places:
+                raise TurnLost
+            turn.began = time.monotonic()
+            self._running.append(turn)
         return turn
 
     def _make_room(self) -> None:
