@@ -110,15 +110,19 @@ def _comparable(answer: tuple[dict[str, Any], dict[str, pa.Table]] | str) -> Any
 
 def _reply(path: Path, driver: arrow_driver.Driver | None) -> bytes:
     request = sqlite_client.WHOLE_FILE | {"path": str(path), "immutable": True, "limits": asdict(LIMITS), "since": {}}
+    sent: list[bytes] = []
+
+    def send(message: dict[str, Any], blobs: list[Any]) -> None:
+        sent.extend([json.dumps(message).encode(), b"\n", *map(bytes, blobs)])
+
     try:
-        header, blobs = sqlite_worker.read(json.loads(json.dumps(request)), driver)
-        header["ok"] = True
+        send({**sqlite_worker.read(json.loads(json.dumps(request)), driver, send), "ok": True}, [])
     except Exception as error:
         code, details = sqlite_worker.reason(error)
         if code == "unexpected":
             raise
-        header, blobs = {"ok": False, "code": code, "details": details}, []
-    return json.dumps(header).encode() + b"\n" + b"".join(map(bytes, blobs))
+        send({"ok": False, "code": code, "details": details}, [])
+    return b"".join(sent)
 
 
 @cache

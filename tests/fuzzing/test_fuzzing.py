@@ -13,7 +13,7 @@ import pytest
 from tests.fuzzing import fuzz, harnesses
 from tests.fuzzing.harnesses import HARNESSES, BrokenContractError
 from validation.files.sandbox import sqlite_client, sqlite_worker, zip_client
-from validation.files.sandbox.sqlite_client import ProtocolError
+from validation.files.sandbox.received import ProtocolError
 from validation.query import user_sql
 
 MOST_KEPT = 400_000  # bytes
@@ -44,7 +44,8 @@ def test_a_second_of_fuzzing_runs(capfd: pytest.CaptureFixture[str]) -> None:
 
 # -- What the harnesses notice, each shown by a mistake planted in our code --------------------------------------------
 
-HEADER = {"ok": True, "tables": {"dynamics": [0, [["step", "q"]]]}, "notes": [], "damage": None, "ignored": ["\x1b[2J"]}
+PAGE = {"page": "dynamics", "rows": 0, "columns": [["step", "q"]]}
+HEADER = {"ok": True, "notes": [], "damage": None, "ignored": ["\x1b[2J"]}
 HEADER |= {"ignored_count": 1, "version": 1, "application_id": 0, "lost": False, "last_event": 0, "last_rowids": {}}
 
 
@@ -57,10 +58,10 @@ def lines(*messages: object) -> bytes:
 
 
 def test_escapes_in_a_reply_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    harnesses.sqlite_reply(lines(HEADER))
+    harnesses.sqlite_reply(lines(PAGE, HEADER))
     monkeypatch.setattr(sqlite_client, "printable", lambda text, *_: text)
     with pytest.raises(BrokenContractError):
-        harnesses.sqlite_reply(lines(HEADER))
+        harnesses.sqlite_reply(lines(PAGE, HEADER))
 
 
 def test_a_file_outside_its_folder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from pyarrow import fs
 
 from prismatic.contract.schema import EXPERT_COLUMN, PACKED_TABLES
 from validation.files.errors import NotASet
-from validation.files.run_file import RUN_TABLES, RunFile, arrow_schema, empty_table
+from validation.files.run_file import RUN_TABLES, RunFile, empty_table
 from validation.files.tables.tidy import COMPARED, COPIED, RUNS, summary, tidy
 
 FORMAT, WITH_ARRAYS = "prismatic-set/2", "prismatic-set/3"

@@ -17,6 +17,19 @@ from validation.files.errors import RunFileError
 RUN_TABLES = tuple(table for table in schema.SIDE_TABLES if table not in ("run", "scalars"))
 
 
+@cache
+def arrow_schema(table: str) -> pa.Schema:
+    """Return the Arrow types of a side table's columns."""
+    types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.list_(pa.float32())}
+    return pa.schema([(column.name, types[column.type]) for column in schema.TABLES[table][0]])
+
+
+@cache
+def empty_table(table: str) -> pa.Table:
+    """Return a side table without rows."""
+    return arrow_schema(table).empty_table()
+
+
 @dataclass(frozen=True, eq=False)
 class RunFile:
     """A run as its file holds it. All names and texts are the author's: data, never markup, SQL or a path."""
@@ -79,16 +92,3 @@ def unique_id(run: str, taken: Collection[str]) -> str:
         number += 1
         unique = f"{run}-{number}"
     return unique
-
-
-@cache
-def arrow_schema(table: str) -> pa.Schema:
-    """Return the Arrow types of a side table's columns."""
-    types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.list_(pa.float32())}
-    return pa.schema([(column.name, types[column.type]) for column in schema.TABLES[table][0]])
-
-
-@cache
-def empty_table(table: str) -> pa.Table:
-    """Return a side table without rows."""
-    return arrow_schema(table).empty_table()

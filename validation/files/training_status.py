@@ -15,7 +15,8 @@ from pathlib import Path
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.sandbox.incremental_read import is_running
-from validation.files.sandbox.sqlite_client import LONG_TABLES, SqliteClient
+from validation.files.sandbox.received import LONG_TABLES
+from validation.files.sandbox.sqlite_client import SqliteClient
 
 STALE_AFTER = 600.0  # seconds without a new row
 MAX_ASKED = 50  # files whose exit state is read, the most recently written first

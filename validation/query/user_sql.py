@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from prismatic import terminal
 from prismatic.sandbox.worker import LIBRARY_SETTINGS, start_worker
+from validation.files.sandbox.received import ProtocolError
 from validation.files.sandbox.set_client import PACKAGES
-from validation.files.sandbox.sqlite_client import ProtocolError
 from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, in_turns
 from validation.query.relations import Relations
 from validation.text import pluralize, printable, spreadsheet_text

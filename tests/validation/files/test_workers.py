@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prismatic.contract import schema
 from validation.files import parquet_set, training_status
-from validation.files.sandbox import sqlite_client, sqlite_worker, zip_worker
+from validation.files.sandbox import received, sqlite_worker, zip_worker
 
 
 def test_the_workers_constants_equal_those_of_the_project():
@@ -12,6 +12,6 @@ def test_the_workers_constants_equal_those_of_the_project():
     assert set(schema.SIDE_TABLES) == set(schema.TABLES)
     assert sqlite_worker.APPLICATION_ID == schema.APPLICATION_ID
     assert tuple(f"{tier}_norm" for tier in schema.TIERS) == sqlite_worker.TIER_NORMS
-    assert (sqlite_worker.SIDE_ROWS, sqlite_worker.TEXT_BYTES) == (sqlite_client.SIDE_ROWS, sqlite_client.TEXT_BYTES)
+    assert (sqlite_worker.SIDE_ROWS, sqlite_worker.TEXT_BYTES) == (received.SIDE_ROWS, received.TEXT_BYTES)
     assert zip_worker.MANIFEST == parquet_set.MANIFEST
     assert set(training_status.NO_ROWS) <= {"dynamics", *schema.SIDE_TABLES}

@@ -22,7 +22,8 @@ import pyarrow as pa
 from prismatic.sandbox.worker import LIBRARY_SETTINGS, PROJECT, start_worker
 from validation.files.errors import RunFileError, rejection
 from validation.files.limits import ReadLimits
-from validation.files.sandbox.sqlite_client import GRACE_SECONDS, ProtocolError, read_line, read_tables
+from validation.files.sandbox.received import ProtocolError, ReceivedTables, read_line
+from validation.files.sandbox.sqlite_client import GRACE_SECONDS
 from validation.files.sandbox.turns import TURNS, NobodyWaits, in_turns
 from validation.text import printable
 
@@ -111,7 +112,10 @@ def _receive_part(stream: IO[bytes], name: str, limits: ReadLimits, most: int | 
     while "id" in (message := read_line(stream)):
         if most is not None and len(runs) == most:
             raise rejection(name, "too_large", limits, limit="members")
-        runs.append(_run(message, read_tables(stream, message["tables"], limits)))
+        tables = ReceivedTables(limits)
+        for table, (rows, columns) in message["tables"].items():
+            tables.page(stream, table, rows, columns)
+        runs.append(_run(message, tables.finish()))
         spent += sum(table.nbytes for table in runs[-1].tables.values())
         if spent > 2 * limits.unpacked_bytes:
             raise ProtocolError("a reply beyond the limits")

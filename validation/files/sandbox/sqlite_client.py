@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -20,31 +19,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from prismatic.contract import packing, schema
+from prismatic.contract import schema
 from prismatic.sandbox.worker import PROJECT, start_worker
 from validation.files.errors import RunFileError, explain, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
+from validation.files.sandbox.received import COLUMN_TYPES, LONG_TABLES, ReceivedTables, read_line
 from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, TurnLost, in_turns
-from validation.files.tables.dialects import LAYER_COLUMN, LAYER_METRICS
+from validation.files.tables.dialects import LAYER_METRICS
 from validation.text import pluralize, printable
 
 WORKER = Path(__file__).with_name("sqlite_worker.py")
 GRACE_SECONDS = 3.0  # the child ends itself at its deadline; one that is still alive after this is killed
-# May have as many rows as ReadLimits allows.
-LONG_TABLES = ("dynamics", "layers", "packed_layers", "pairs", "packed_pairs", "scalars", "histograms")
-HEADER_BYTES = 1 << 20
-TEXT_BYTES, SIDE_ROWS = 64 << 20, 100_000  # of one side table, as in sqlite_worker.py
 
 FileContents = tuple[dict[str, Any], dict[str, pa.Table]]
 """Facts about a run file, and its tables by name."""
 
 NO_ROWIDS: Mapping[str, int] = MappingProxyType({})
-COLUMN_TYPES = {table: {column.name: column.type for column in schema.TABLES[table][0]} for table in schema.SIDE_TABLES}
 # The request for a whole file.
 WHOLE_FILE = {
     "columns": [column.name for column in (*schema.STEP_COLUMNS, *schema.ROUTING_COLUMNS)],
@@ -60,10 +53,6 @@ class ReadPosition:
 
     last_event: int  # id of the newest event before any row was read
     last_rowids: Mapping[str, int]  # of each table that has rows
-
-
-class ProtocolError(Exception):
-    """The child's reply ends early or breaks the protocol."""
 
 
 class SqliteClient:
@@ -214,42 +203,17 @@ def driver_library() -> list[str]:
 
 
 def _read_contents(stream: IO[bytes], limits: ReadLimits) -> FileContents:
-    """Read one reply: a header, which is checked, then exactly the bytes that it implies."""
-    header = read_line(stream)
-    if header["ok"] is not True:
-        kind, evidence, cause, fix = explain(header["code"], header["details"], limits=limits)
+    """Read one reply: pages of tables, then a header."""
+    tables = ReceivedTables(limits)
+    while "ok" not in (message := read_line(stream)):
+        if "drop" in message:
+            tables.drop(message["drop"])
+        else:
+            tables.page(stream, message["page"], message["rows"], message["columns"])
+    if message["ok"] is not True:
+        kind, evidence, cause, fix = explain(message["code"], message["details"], limits=limits)
         raise kind("", evidence, cause, fix)
-    tables = read_tables(stream, header["tables"], limits)
-    return _facts(header, limits), tables
-
-
-def read_line(stream: IO[bytes]) -> dict[str, Any]:
-    """Read one message of a child. Raises ProtocolError, and ValueError or TypeError for what is no JSON object."""
-    line = stream.readline(HEADER_BYTES)
-    if not line.endswith(b"\n"):
-        raise ProtocolError("no reply" if not line else "an unfinished reply")
-    return dict(json.loads(line))
-
-
-def read_tables(stream: IO[bytes], layouts: dict[str, Any], limits: ReadLimits) -> dict[str, pa.Table]:
-    """Read the tables of one run, whose layouts are checked first. Raises ProtocolError.
-
-    layouts: by table, the number of rows and each column with its kind, as sqlite_worker.py describes them.
-    """
-    for table, (rows, columns) in layouts.items():
-        _check_layout(table, rows, columns, limits)
-    counts = (rows * sum(kind != "b" for _, kind in columns) for rows, columns in layouts.values())
-    if sum(counts) > limits.values:
-        raise ProtocolError("a reply beyond the limits")
-    tables = {
-        table: pa.table({column: _read_column(stream, kind, rows, limits) for column, kind in columns})
-        for table, (rows, columns) in layouts.items()
-    }
-    for table in {*schema.PACKED_TABLES.values()} & {*tables}:
-        _check_arrays(table, tables[table])
-    if "dynamics" not in tables or "step" not in tables["dynamics"].column_names:
-        raise ProtocolError("a reply without steps")
-    return tables
+    return _facts(message, limits), tables.finish()
 
 
 def _facts(header: dict[str, Any], limits: ReadLimits) -> dict[str, Any]:
@@ -292,105 +256,3 @@ def _position(header: dict[str, Any]) -> ReadPosition | None:
     if header["notes"] or type(event) is not int or any(type(last.get(name, 0)) is not int for name in LONG_TABLES):
         return None
     return ReadPosition(event, {name: last[name] for name in LONG_TABLES if name in last})
-
-
-def _check_layout(table: str, rows: int, columns: list[list[str]], limits: ReadLimits) -> None:
-    """Check a table's rows and columns in the header: they decide how many bytes are read."""
-    names = [name for name, _ in columns]
-    kinds = {"INTEGER": ("q", "q?"), "REAL": ("d", "d?"), "TEXT": ("t",), "BLOB": ("b",)}
-    most = limits.rows if table in LONG_TABLES else SIDE_ROWS
-    if type(rows) is not int or not 0 <= rows <= most or len(set(names)) < len(names) or len(names) > limits.columns:
-        raise ProtocolError("a reply beyond the limits")
-    if any(kind not in kinds[_sql_type(table, name)] for name, kind in columns):
-        raise ProtocolError("a reply with wrong columns")
-
-
-def _sql_type(table: str, name: str) -> str:
-    """Return the SQL type of a known column. Raises ProtocolError for an unknown one."""
-    if table == "dynamics":
-        of_step = (*schema.STEP_COLUMNS, *schema.ROUTING_COLUMNS)
-        known = {column.name: "REAL" for column in of_step} | {"step": "INTEGER"}
-        found = "REAL" if _is_expert_column(name) else known.get(name)
-    else:
-        found = COLUMN_TYPES[table].get(name)
-    if found is None:
-        raise ProtocolError("a reply with an unknown column")
-    return found
-
-
-def _is_expert_column(name: str) -> bool:
-    """Return whether a column of `dynamics` belongs to an expert, to an expert in a layer, or to the experts of a role.
-
-    Numbers must have their one plain spelling: expert_0, not expert_00.
-    """
-    if schema.ROLE_COLUMN.fullmatch(name):
-        return name.isascii() and len(name) < 100
-    match = schema.EXPERT_COLUMN.fullmatch(name)
-    if in_layer := LAYER_COLUMN.fullmatch(name):
-        match = in_layer if in_layer[3] in LAYER_METRICS else None
-    plain = match is not None and all(number == str(int(number)) for number in match.groups()[:-1])
-    return plain and name.isascii() and len(name) < 100
-
-
-def _check_arrays(table: str, found: pa.Table) -> None:
-    """Check that every array is as long as its row says, on which all that unpacks them relies."""
-    count = packing.LAYOUTS[{packed: table for table, packed in schema.PACKED_TABLES.items()}[table]].length
-    if count not in found.column_names or found[count].null_count:
-        raise ProtocolError("a reply with arrays of unknown length")
-    for column in found.columns:
-        if not pa.types.is_list(column.type):
-            continue
-        equal = pc.equal(pc.list_value_length(column), found[count])  # NULL where there is no list
-        if not pc.all(equal, min_count=0).as_py():
-            raise ProtocolError("a reply with an array of wrong length")
-
-
-def _read_column(stream: IO[bytes], kind: str, rows: int, limits: ReadLimits) -> pa.Array:
-    """Read one column; sqlite_worker.py describes the format."""
-    if kind == "b":
-        return _read_arrays(stream, rows, limits)
-    if kind != "t":
-        values = _read_numbers(stream, rows, np.float64 if kind.startswith("d") else np.int64)
-        absent = _read_numbers(stream, rows, np.uint8) == 0 if kind.endswith("?") else None
-        if kind.startswith("q"):
-            return pa.array(values, mask=absent)
-        if absent is not None:
-            values[absent] = np.nan
-        return pa.array(values, from_pandas=True)  # NaN to NULL
-    lengths = _read_numbers(stream, rows, np.int32)
-    ends = np.cumsum(np.maximum(lengths, 0), dtype=np.int64)
-    total = int(ends[-1]) if rows else 0
-    if total > TEXT_BYTES:
-        raise ProtocolError("a reply beyond the limits")
-    offsets = np.concatenate([[0], ends]).astype(np.int32)
-    valid = pa.array(lengths >= 0).buffers()[1]
-    data = pa.py_buffer(_read_numbers(stream, total, np.uint8))
-    texts = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), data, valid)
-    texts.validate(full=True)  # that it is UTF-8
-    return texts
-
-
-def _read_arrays(stream: IO[bytes], rows: int, limits: ReadLimits) -> pa.ListArray:
-    """Read a column of packed arrays as lists of float32."""
-    lengths = _read_numbers(stream, rows, np.int32)
-    total = int(np.maximum(lengths, 0).sum(dtype=np.int64))
-    if total > 8 * limits.values or (lengths[lengths >= 0] % 4).any():
-        raise ProtocolError("a reply beyond the limits")
-    ends = np.cumsum(np.maximum(lengths, 0) // 4, dtype=np.int32)
-    offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]))
-    numbers = _read_numbers(stream, total // 4, np.float32)
-    if sys.byteorder == "big":
-        numbers.byteswap(inplace=True)
-    return pa.ListArray.from_arrays(offsets, pa.array(numbers), mask=pa.array(lengths < 0))
-
-
-def _read_numbers(stream: IO[bytes], count: int, dtype: type[np.generic]) -> np.ndarray:
-    """Return the next `count` numbers of the stream."""
-    values = np.empty(count, dtype)
-    view, filled = values.data.cast("B") if count else memoryview(b""), 0
-    while filled < len(view):
-        got = stream.readinto(view[filled:])  # type: ignore[attr-defined]
-        if not got:
-            raise ProtocolError("a reply that ends early")
-        filled += got
-    return values

@@ -2,8 +2,9 @@
 
 sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER [DRIVER]` (the standard library, the
 project's sandbox modules, and the library of Arrow's SQLite driver). The first line on stdin names the files that it
-may read, and each further line requests one of them. The reply is one line of JSON and, if that says `"ok": true`, the
-values of the tables that it names, in its order, column after column:
+may read, and each further line requests one of them. The reply is lines of JSON. One with `page` gives the table, the
+number of its rows and its columns, and their values follow it; one with `drop` takes back what was sent of a table; the
+last one has `ok`. Values come column after column:
 
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
     kind "q"   int64 for each row
@@ -31,7 +32,7 @@ import sqlite3
 import sys
 import time
 from array import array
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if __name__ == "__main__":
@@ -67,6 +68,7 @@ BUSY_SECONDS = 2.0
 # Some 10 ms of reading, by `sqlite3` and by Arrow's driver: the longest time that a writer has to wait.
 PAGE_CELLS, DRIVER_PAGE_CELLS = 50_000, 250_000
 PACKED_PAGE_ROWS = 500
+SENT_CELLS = 200_000  # at once: the parent keeps them, so that this process need not
 BATCH_ROWS = 200  # as Python objects: few enough to stay in the processor's cache until they are numbers
 MAX_COLUMNS, LAST_ROWID = 2000, 2**63 - 1  # SQLite's own limits
 MAX_LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
@@ -261,6 +263,10 @@ class Column:
             del self.values[:-rows], self.present[:-rows]
             del self.text[: sum(length for length in old if self.kind == "t" and length > 0)]
 
+    def clear(self) -> None:
+        """Remove all values, once they are sent."""
+        del self.values[:], self.present[:], self.text[:]
+
     def sent_kind(self) -> str:
         """Return the kind that says how the values are sent; the docstring of this module describes them."""
         return self.kind + "?" * (0 in self.present)
@@ -273,6 +279,33 @@ class Column:
     def dump(self) -> list[Any]:
         """Return the bytes to send."""
         return [self.values, self.text, *([self.present] if 0 in self.present else [])]
+
+
+class Reply:
+    """What was sent of one file: tables, page by page."""
+
+    def __init__(self, send: Callable[[dict[str, Any], list[Any]], None]) -> None:
+        self._send = send
+        self.sizes: dict[str, int] = {}  # the number of values of each table
+        self.text_bytes: dict[str, int] = {}  # of its texts and BLOBs
+
+    def page(self, table: str, columns: dict[str, Column]) -> None:
+        """Send the rows that the columns hold, and remove them."""
+        self.sizes[table] = self.sizes.get(table, 0) + sum(column.size for column in columns.values())
+        self.text_bytes[table] = self.text_bytes.get(table, 0) + sum(len(column.text) for column in columns.values())
+        rows, layout = 0, []
+        for name, column in columns.items():
+            rows = len(column.values)
+            layout.append([name, column.sent_kind()])
+        blobs = [blob for column in columns.values() for blob in column.dump()]
+        self._send({"page": table, "rows": rows, "columns": layout}, blobs)
+        for column in columns.values():
+            column.clear()
+
+    def drop(self, table: str) -> None:
+        """Take back what was sent of a table."""
+        if self.sizes.pop(table, None) is not None:
+            self._send({"drop": table}, [])
 
 
 def integer(cell: Any) -> int:
@@ -423,14 +456,19 @@ def checked_pages(db: sqlite3.Connection, query: Query, start: int) -> Iterator[
 
 
 def read_columns(
-    connections: Connections, table: str, kinds: dict[str, str], declared: dict[str, str], limits: dict[str, Any]
-) -> dict[str, Column]:
-    """Return the columns that `kinds` names, within the limits; of `events` only the newest rows.
+    connections: Connections,
+    table: str,
+    kinds: dict[str, str],
+    declared: dict[str, str],
+    limits: dict[str, Any],
+    reply: Reply,
+) -> int:
+    """Send the columns that `kinds` names, within the limits, and return how many rows; of `events` only the newest.
 
     If `limits["since"]` names the table, only the rows from there on. Writes the table's last rowid to
     `limits["last_rowids"]`.
     """
-    columns, count = {name: Column(kind) for name, kind in kinds.items()}, 0
+    columns, count, sent = {name: Column(kind) for name, kind in kinds.items()}, 0, 0
     numbers = sum(kind != "b" for kind in kinds.values())
     most, limit = min((limits["rows"], "rows"), (limits["values"] // max(1, numbers), "values"))
     bytes_limit = "values" if table in PACKED else "text_bytes"
@@ -438,29 +476,50 @@ def read_columns(
     for cells, rows, last in pages(connections, table, kinds, declared, limits):
         count += rows
         limits["last_rowids"][table] = last
-        try:
-            for column, added in zip(columns.values(), cells, strict=False):
-                column.extend(added)
-        except TypeError:
-            raise first_bad_cell([*zip(*cells, strict=True)], columns) from None
+        add_cells(columns, cells)
         for column in columns.values() if table == "events" else ():
             column.keep_newest(MAX_EVENTS)
         if count > most:
             raise Reject("too_large", limit=limit, most=limits[limit])
-        if sum(len(column.text) for column in columns.values()) > most_bytes:
+        if reply.text_bytes.get(table, 0) + sum(len(column.text) for column in columns.values()) > most_bytes:
             raise Reject("too_large", limit=bytes_limit, most=limits[bytes_limit])
         if time.monotonic() > limits["deadline"]:
             raise Reject("timeout")
-    return columns
+        if table != "events" and (count - sent) * len(kinds) >= SENT_CELLS:
+            check_page(table, columns, sent)
+            reply.page(table, columns)
+            sent = count
+    if count > sent or not sent:
+        check_page(table, columns, sent)
+        reply.page(table, columns)
+    return count
+
+
+def add_cells(columns: dict[str, Column], cells: list[Any]) -> None:
+    """Add the cells of each column. Raises Reject if one of them has the wrong type."""
+    try:
+        for column, added in zip(columns.values(), cells, strict=False):
+            column.extend(added)
+    except TypeError:
+        raise first_bad_cell([*zip(*cells, strict=True)], columns) from None
+
+
+def check_page(table: str, columns: dict[str, Column], before: int) -> None:
+    """Raise Reject for a row without a step or with a wrong array. before: the number of rows in earlier pages."""
+    if table == "dynamics" and 0 in columns["step"].present:
+        row = before + columns["step"].present.index(0) + 1
+        raise Reject("bad_step", type="NULL", value="NULL", row=row)
+    if table in PACKED and (error := wrong_array(columns, *PACKED[table])):
+        raise error
 
 
 # -- One file ----------------------------------------------------------------------------------------------------------
 
 
 def read_dynamics(
-    connections: Connections, allowed: list[str], layer_metrics: list[str], limits: dict[str, Any]
-) -> tuple[dict[str, Column], list[str]]:
-    """Return the columns of the wide table that may be used, and the names of the others."""
+    connections: Connections, request: dict[str, Any], limits: dict[str, Any], reply: Reply
+) -> tuple[int, list[str]]:
+    """Send the columns of the wide table that may be used; return the number of rows and the names of the others."""
     db = connections.checked
     declared = plain_columns(db, "dynamics", known=limits["intact"] or "dynamics" in limits["since"])
     if not declared:
@@ -474,29 +533,27 @@ def read_dynamics(
     metrics = {name: match[1] for name in declared if (match := EXPERT.fullmatch(name))}
     of_roles = {name: match[1] for name in declared if (match := ROLE.fullmatch(name))}
     in_layers = {name: match[1] for name in declared if (match := LAYER.fullmatch(name))}
-    in_layers = {name: metric for name, metric in in_layers.items() if metric in layer_metrics}
+    in_layers = {name: metric for name, metric in in_layers.items() if metric in request["layer_metrics"]}
     present = {*metrics.values(), *in_layers.values(), *of_roles.values()}
     others = {*in_layers.values(), *of_roles.values()}
     if not present & {*TIER_NORMS, *WHOLE_NORMS} and "norm" not in others:
         raise Reject("only_means" if present & {*TIER_MEANS} else "no_experts", columns=shown)
     metrics |= in_layers | of_roles
-    known = {name for name in declared if name in metrics or name in allowed}
+    known = {name for name in declared if name in metrics or name in request["columns"]}
     needed = TIER_NORMS if present & {*TIER_NORMS} else (*WHOLE_NORMS, "norm")
     kinds = {  # a column declared as text is skipped, unless nothing can be judged without it
         name: "q" if name == "step" else "d"
         for name, declared_type in declared.items()
         if name in known and (metrics.get(name) in needed or name == "step" or not TEXTUAL.search(declared_type))
     }
-    columns = read_columns(connections, "dynamics", kinds, declared, limits)
-    if 0 in columns["step"].present:
-        raise Reject("bad_step", type="NULL", value="NULL", row=columns["step"].present.index(0) + 1)
-    return columns, [name for name in declared if name not in kinds]
+    rows = read_columns(connections, "dynamics", kinds, declared, limits, reply)
+    return rows, [name for name in declared if name not in kinds]
 
 
 def read_side_table(
-    connections: Connections, table: str, allowed: dict[str, str], limits: dict[str, Any]
-) -> dict[str, Column]:
-    """Return a side table's known columns; {} if the file has no such table."""
+    connections: Connections, table: str, allowed: dict[str, str], limits: dict[str, Any], reply: Reply
+) -> None:
+    """Send a side table's known columns, if the file has such a table."""
     declared = plain_columns(connections.checked, table, known=limits["intact"] or table in limits["since"])
     kind_of = {"INTEGER": "q", "REAL": "d", "TEXT": "t", "BLOB": "b"}
     kinds = {name: kind_of[allowed[name]] for name in declared if name in allowed}
@@ -504,10 +561,8 @@ def read_side_table(
         raise Reject("no_known_columns", columns=[name[:60] for name in declared][:20])
     if table not in LONG_TABLES:
         limits = {**limits, "rows": min(limits["rows"], SIDE_ROWS)}
-    columns = read_columns(connections, table, kinds, declared, limits) if kinds else {}
-    if columns and table in PACKED and (error := wrong_array(columns, *PACKED[table])):
-        raise error
-    return columns
+    if kinds:
+        read_columns(connections, table, kinds, declared, limits, reply)
 
 
 def newest_event(db: sqlite3.Connection) -> int | None:
@@ -550,8 +605,12 @@ def in_this_file(error: Reject, lost: bool, application_id: int) -> Reject:
     return error
 
 
-def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[dict[str, Any], list[Any]]:
-    """Return header and values of one run file. `reason` translates the errors that it raises."""
+def read(
+    request: dict[str, Any],
+    driver: arrow_driver.Driver | None,
+    send: Callable[[dict[str, Any], list[Any]], None],
+) -> dict[str, Any]:
+    """Send the pages of one run file, and return its header. `reason` translates the errors that it raises."""
     path, immutable, limits = request["path"], request["immutable"], request["limits"]
     limits |= {"deadline": time.monotonic() + limits["seconds"], "text_bytes": TEXT_BYTES}
     limits |= {"since": request["since"], "last_rowids": {}}
@@ -564,21 +623,14 @@ def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[d
         last_event = newest_event(db)
         limits["intact"], damage = (False, None) if limits["since"] else check(db, immutable, limits)
         fast = driver.connect(url, [*pragmas(url), f"busy_timeout={1000 * BUSY_SECONDS:.0f}"]) if driver else None
-        connections = Connections(db, fast)
+        connections, reply = Connections(db, fast), Reply(send)
         try:
-            columns, ignored = read_dynamics(connections, request["columns"], request["layer_metrics"], limits)
+            rows, ignored = read_dynamics(connections, request, limits, reply)
         except Reject as error:
             raise in_this_file(error, lost, application_id) from None
-        if lost and not columns["step"].values:
+        if lost and not rows:
             raise Reject("wal_missing")
-        tables, notes = {"dynamics": columns}, []
-        for table in filter(request["tables"].__contains__, SIDE_TABLES):
-            try:
-                spent = sum(column.size for columns in tables.values() for column in columns.values())
-                left = {**limits, "values": limits["values"] - spent}
-                tables[table] = read_side_table(connections, table, request["tables"][table], left)
-            except Exception as error:
-                notes.append([table, *reason(error)])
+        notes = read_side_tables(connections, request["tables"], limits, reply)
         if any(code == "corrupt" for _, code, _ in notes):
             damage = None
     finally:
@@ -587,16 +639,22 @@ def read(request: dict[str, Any], driver: arrow_driver.Driver | None) -> tuple[d
             fast.close()
     header = {"application_id": application_id, "version": version, "wal": wal, "lost": lost, "notes": notes}
     header |= {"damage": damage, "last_event": last_event, "last_rowids": limits["last_rowids"]}
-    header |= {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
-    header["tables"] = {
-        table: [
-            len(next(iter(columns.values())).values),
-            [[name, column.sent_kind()] for name, column in columns.items()],
-        ]
-        for table, columns in tables.items()
-        if columns
-    }
-    return header, [blob for columns in tables.values() for column in columns.values() for blob in column.dump()]
+    return header | {"ignored": [name[:60] for name in ignored[:50]], "ignored_count": len(ignored)}
+
+
+def read_side_tables(
+    connections: Connections, allowed: dict[str, dict[str, str]], limits: dict[str, Any], reply: Reply
+) -> list[Any]:
+    """Send the side tables, and return name, code and facts of the error for each that cannot be read."""
+    notes = []
+    for table in filter(allowed.__contains__, SIDE_TABLES):
+        left = {**limits, "values": limits["values"] - sum(reply.sizes.values())}
+        try:
+            read_side_table(connections, table, allowed[table], left, reply)
+        except Exception as error:
+            reply.drop(table)
+            notes.append([table, *reason(error)])
+    return notes
 
 
 SQLITE_CODES = {
@@ -645,18 +703,20 @@ def main() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         allow_seconds(request["limits"]["seconds"])
-        blobs: list[Any] = []
         try:
-            header, blobs = read(request, driver)
-            header["ok"] = True
+            send({**read(request, driver, send), "ok": True}, [])
         except Exception as error:
             code, details = reason(error)
-            header = {"ok": False, "code": code, "details": details}
-        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
-        for blob in blobs:
-            sys.stdout.buffer.write(blob)
+            send({"ok": False, "code": code, "details": details}, [])
         sys.stdout.buffer.flush()
         gc.collect()
+
+
+def send(message: dict[str, Any], blobs: list[Any]) -> None:
+    """Write a line of JSON, and the values that follow it."""
+    sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
+    for blob in blobs:
+        sys.stdout.buffer.write(blob)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from typing import IO, Any
 from prismatic.sandbox.worker import PROJECT, start_worker
 from validation.files.errors import RunFileError, rejection
 from validation.files.limits import ReadLimits
-from validation.files.sandbox.sqlite_client import GRACE_SECONDS, ProtocolError, read_line
+from validation.files.sandbox.received import ProtocolError, read_line
+from validation.files.sandbox.sqlite_client import GRACE_SECONDS
 from validation.files.sandbox.turns import TURNS, NobodyWaits, in_turns
 from validation.files.sandbox.zip_worker import PART, PARTS, SETS
 from validation.files.temporary import temporary_folder

@@ -46,13 +46,22 @@ def contents(path: Path, driver: Any, **request: Any) -> FileContents | str:
     limits = request.pop("limits", ReadLimits())
     whole = {"path": str(path), "immutable": True, "limits": asdict(limits)}
     try:
-        header, blobs = sqlite_worker.read(WHOLE_FILE | whole | request, driver)
-        reply = json.dumps({**header, "ok": True}).encode() + b"\n" + b"".join(map(bytes, blobs))
-        return sqlite_client._read_contents(io.BytesIO(reply), limits)
+        return sqlite_client._read_contents(io.BytesIO(reply_of(WHOLE_FILE | whole | request, driver)), limits)
     except RunFileError:
         raise
     except Exception as error:
         return str(sqlite_worker.reason(error))
+
+
+def reply_of(request: Any, driver: Any) -> bytes:
+    """Return what the child would write for a file that it can read."""
+    sent: list[bytes] = []
+
+    def send(message: Any, blobs: list[Any]) -> None:
+        sent.extend([json.dumps(message).encode(), b"\n", *map(bytes, blobs)])
+
+    send({**sqlite_worker.read(request, driver, send), "ok": True}, [])
+    return b"".join(sent)
 
 
 def assert_same(path: Path, **request: Any) -> FileContents | str:
@@ -88,6 +97,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few rows fill several pages of both ways."""
     monkeypatch.setattr(sqlite_worker, "PAGE_CELLS", 12)
     monkeypatch.setattr(sqlite_worker, "DRIVER_PAGE_CELLS", 30)
+    monkeypatch.setattr(sqlite_worker, "SENT_CELLS", 50)
 
 
 class Spy:
