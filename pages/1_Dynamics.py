@@ -11,6 +11,7 @@ from ui.sections.dynamics import (
     chart,
     choose_experts,
     choose_view,
+    has_norms,
     scores,
 )
 from ui.widgets.fragments import fragment
@@ -25,6 +26,8 @@ if not len(run.steps):
     st.stop()
 if (missing := VIEWS[view].missing(seen)) is not None:
     st.info(f"This run did not log {missing}. Choose another view.")
+elif "top_norm" in VIEWS[view].metrics and not has_norms(seen):
+    st.info("No norm is above zero, so there is nothing to draw. The Diagnostics page says why.")
 else:
     experts = choose_experts(seen)
     fragment(judgement, run, partial(chart, view=view, source=source, experts=tuple(experts)))

@@ -41,7 +41,7 @@ def shown(files):
     [
         (
             {"config.router_type": "prismatic"},
-            "prismatic sweep --config experiments/per-example.yml --grid seed=0..5 --with-controls",
+            "--set control_experts=3 --grid perturbation_scale=0,1 seed=0..5",
         ),
         ({}, "callback.attach(model, optimizer, seed=1, perturbation_scale=0.5)"),
     ],

@@ -77,7 +77,7 @@ def test_of_many_experts_the_first_are_drawn_until_others_are_asked_for(tmp_path
     page = dynamics_page(many)
     assert not page.exception
     assert page.multiselect[0].value == [0, 1, 2, 3]
-    assert page.metric[0].label == "Divergence scores, 15 experts"
+    assert page.metric[0].label == "Divergence scores, 15 perturbed experts"
     page.multiselect[0].set_value([0, 15]).run()
     assert not page.exception
 
@@ -208,6 +208,9 @@ def test_the_view_of_the_norms_stays_when_another_run_is_picked():
 def test_norms_without_shares_have_no_switch(tmp_path):
     at = opened("pages/1_Dynamics.py", (EXAMPLES / "zero-norms.db", "zero"))
     assert switch(at) is None
+    assert "nothing to draw" in at.info[0].value
+    assert not at.get("vega_lite_chart")
+    assert not at.metric
     at = opened("pages/1_Dynamics.py", (write(simulated_run(steps=50, shares=False), tmp_path / "x.db"), "x"))
     assert switch(at) is None
     assert any("did not log its routing shares" in one.value for one in at.markdown)

@@ -212,6 +212,8 @@ def test_a_positive_control_is_no_success_on_home():
     at = opened("app.py", (EXAMPLES / "positive-control.db", "positive"))
     assert "SELF-TEST PASSED" in banner(at)
     assert "supported" not in texts(at).partition("By the rules of the original")[0].lower()
+    at = opened("pages/3_Layers.py", (EXAMPLES / "positive-control.db", "positive"))
+    assert texts(at).count("It stays found if any one layer is removed.") == 2
 
 
 def test_a_confounder_is_named_everywhere():

@@ -48,8 +48,8 @@ def next_step(judgement: Judgement, step: Step) -> None:
         st.markdown(f":blue[**Next step**] {escape_markdown(step.text)}")
         if step.command:
             st.code(step.command, language=None, wrap_lines=True)
-        if step.cost:
-            st.caption(escape_markdown(step.cost))
+        if step.note:
+            st.caption(escape_markdown(step.note))
         if step.options_of:
             options_button(next(run for run in judgement.runs if run.id == step.options_of), key="step-options")
 

@@ -209,7 +209,7 @@ def show_finding(finding: Finding) -> None:
     """
     st.badge(finding.severity, color=SEVERITY_COLORS[finding.severity])
     st.text(finding.symptom[:1].upper() + finding.symptom[1:] + ".")
-    st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix}.")
+    st.text(f"Seen: {finding.evidence}.\nCause: {finding.cause}.\nFix: {finding.fix.replace('`', '')}.")
 
 
 def shown_badge(shown: Shown) -> None:

@@ -144,7 +144,7 @@ def hint_of(view: str, run: Run) -> str:
 @guarded
 def scores(judgement: Judgement, run: Run) -> None:
     """Show the documented divergence score of each perturbed expert against its thresholds; nothing for peers."""
-    if run.peers:
+    if run.peers or not has_norms(run):
         return
     table = mean_scores(run)
     thresholds = judgement.verdict.thresholds
@@ -161,7 +161,7 @@ def scores(judgement: Judgement, run: Run) -> None:
         elif perturbed["value"].notna().any():
             low, high = perturbed["value"].min(), perturbed["value"].max()
             st.metric(
-                f"Divergence scores, {len(perturbed)} experts",
+                f"Divergence scores, {len(perturbed)} perturbed experts",
                 f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}",
                 delta=f"{_place(low, thresholds)}" if _place(low, thresholds) == _place(high, thresholds) else None,
                 delta_color="off",
@@ -281,9 +281,14 @@ def chart(judgement: Judgement, run: Run, view: str, source: str, experts: tuple
     export(picture, f"{run.id}-{view.lower().replace(' ', '-')}")
 
 
+def has_norms(run: Run) -> bool:
+    """Return True if any norm of the run is above zero."""
+    return any(expert.has_gradient for expert in run.experts.values())
+
+
 def norms_of(judgement: Judgement, run: Run) -> None:
     """Show the norms of one run: what it is a picture of, the switch, the chart, and what the chart says."""
-    if not any(expert.has_gradient for expert in run.experts.values()):
+    if not has_norms(run):
         st.caption("No norm is above zero, so there is nothing to draw.")
         return
     fragment(judgement, run, _norms)

@@ -35,6 +35,8 @@ from validation.judgement.judge import Judgement
 from validation.judgement.layer_ablation import JUDGED, LayerAblation, ablate_layers
 from validation.method.terms import explain
 from validation.verdict.claims import INVALID, Claim
+from validation.verdict.groups import POSITIVE
+from validation.verdict.words.statuses import shown_claim
 from validation.verdict.words.wording import estimated
 
 FRAME_SECONDS = 0.7  # between two frames while it plays
@@ -209,7 +211,7 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     """Show the histogram of gradient entries over the steps, or how to log it."""
     if not len(file.histograms):
         st.caption("This file has no histograms of gradient entries. To log them, train with:")
-        command = f"prismatic train --config {shlex.quote(config_of(judgement, run))} {LOG_HISTOGRAMS}"
+        command = f"prismatic train --config {shlex.quote(config_of(judgement, run))} \\\n  {LOG_HISTOGRAMS}"
         st.code(command if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(
@@ -252,7 +254,7 @@ def layer_ablation(judgement: Judgement, run: Run, names: list[int]) -> None:
     )
     for column, name in zip(st.columns(len(JUDGED), gap="large"), JUDGED, strict=True):
         with column:
-            claim_ablation(left[name], names, claims[name])
+            claim_ablation(left[name], names, claims[name], planted=group.role == POSITIVE)
 
 
 def _wanted() -> bool:
@@ -263,12 +265,13 @@ def _wanted() -> bool:
     return wanted
 
 
-def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -> str:
-    """Return a sentence that names the layers without which the claim has another status."""
+def ablation_summary(left: list[LayerAblation], names: list[int], claim: Claim, *, planted: bool) -> str:
+    """Return the layers without which the claim has another status, in a sentence. planted: see `shown_claim`."""
+    status = shown_claim(claim, planted=planted).word
     changed: dict[str, list[str]] = {}
     for ablation in left:
-        if ablation.claim.status != status:
-            changed.setdefault(ablation.claim.status, []).append(str(names[ablation.layer]))
+        if (other := shown_claim(ablation.claim, planted=planted).word) != status:
+            changed.setdefault(other, []).append(str(names[ablation.layer]))
     if not changed:
         return f"It stays {status} if any one layer is removed."
     parts = [
@@ -279,10 +282,10 @@ def ablation_summary(left: list[LayerAblation], names: list[int], status: str) -
     return f"It is {status}, but {'; '.join(parts)}."
 
 
-def claim_ablation(left: list[LayerAblation], names: list[int], claim: Claim) -> None:
+def claim_ablation(left: list[LayerAblation], names: list[int], claim: Claim, *, planted: bool) -> None:
     """Show one claim without each layer: a sentence, a chart and a table."""
     st.markdown(f"**{claim.name.capitalize()}** without each layer")
-    st.write(ablation_summary(left, names, claim.status))
+    st.write(ablation_summary(left, names, claim, planted=planted))
     if any(ablation.claim.estimate is not None for ablation in left):
         draw(
             layer_heatmap.layer_ablation(left, names, claim),
@@ -295,7 +298,7 @@ def claim_ablation(left: list[LayerAblation], names: list[int], claim: Claim) ->
             [
                 {
                     "without layer": names[ablation.layer],
-                    "status": ablation.claim.status,
+                    "status": shown_claim(ablation.claim, planted=planted).word,
                     "estimate": estimated(ablation.claim),
                     "this layer alone": estimated(replace(ablation.claim, estimate=ablation.alone), bare=True),
                 }

@@ -21,6 +21,7 @@ from ui.widgets.guard import guarded
 from ui.widgets.markdown import escape_markdown, markdown_sentence, markdown_table
 from ui.widgets.memo import memoized
 from ui.widgets.tables import fact_text, height, show_table
+from validation.analysis.bins import BINS
 from validation.analysis.cohort import MeasuredRun
 from validation.analysis.run import Run
 from validation.charts.claim_evidence import evidence_chart
@@ -66,12 +67,15 @@ def advice(judgement: Judgement, run: Run) -> None:
     if not steps:
         return
     st.subheader("What to do next", anchor=False)
+    told: set[str] = set()
     for step in steps:
         st.markdown(f"- {escape_markdown(step.text)}")
         if step.command:
             st.code(step.command, language=None, wrap_lines=True)
-        if step.cost:
-            st.caption(escape_markdown(step.cost))
+        note = step.cost if step.options_of in told else step.note
+        told.add(step.options_of)
+        if note:
+            st.caption(escape_markdown(note))
 
 
 @guarded
@@ -103,6 +107,9 @@ def evidence(judgement: Judgement, runs: Sequence[MeasuredRun], claims: Sequence
 def _judged_part(claims: Sequence[Claim]) -> str:
     """Return the part of the training that the claims are about."""
     names = {claim.name for claim in claims}
+    bins = min((claim.bins for claim in claims if claim.bins is not None), default=BINS)
+    if bins < BINS:
+        return f"{bins} bins that are judged so far"
     return "last third" if names == {DISTINCT} else "last third or the whole run" if DISTINCT in names else "whole run"
 
 

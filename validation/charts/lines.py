@@ -177,7 +177,7 @@ def _layers(
     layers += [chart.encode(x=x, y=y, color=plain) for chart in _isolated_points(rows)]
     if style.bins is not None:
         layers = [*_skipped(style.bins), *layers, *bins]
-    layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label)]
+    layers += [layer for value, label in panel.thresholds for layer in _threshold(value, label, padding)]
     layers += _rails(panel, plain, height)
     return [*layers, pointer.properties(name=f"pointer{place}")]
 
@@ -247,17 +247,17 @@ def _skipped(bins: VerdictBins) -> list[alt.Chart]:
     ]
 
 
-def _threshold(value: float, label: str) -> list[alt.Chart]:
-    """Return a dashed line and its label on a tag that stays readable across lines."""
+def _threshold(value: float, label: str, left: int) -> list[alt.Chart]:
+    """Return a dashed line and its label on a tag that stays readable across lines. left: pixels beside axis labels."""
     data = pd.DataFrame({"value": [value], "label": [label]})
     chart = alt.Chart(data).encode(y=alt.Y("value:Q"))
     return [
         chart.mark_rule(strokeDash=theme.THRESHOLD_DASH, strokeWidth=1.5, color=theme.GREY),
         chart.mark_bar(orient="horizontal", size=17, color=theme.TAG, cornerRadius=3).encode(
-            x=alt.XValue(0), x2=alt.X2Value(12 + 6.3 * len(label))
+            x=alt.XValue(left), x2=alt.X2Value(left + 12 + 6.3 * len(label))
         ),
         chart.mark_text(align="left", dx=6, color=theme.ON_TAG, fontSize=12).encode(
-            x=alt.XValue(0), text=alt.Text("label:N")
+            x=alt.XValue(left), text=alt.Text("label:N")
         ),
     ]
 

@@ -18,7 +18,7 @@ from validation.analysis.experiment import measure
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.statistics import Array
 from validation.verdict.claims import DISTINCT, Claim, Component, Reason
-from validation.verdict.words.wording import KEPT, PAIRS, QUANTITIES, compared_with, shown
+from validation.verdict.words.wording import KEPT, PAIRS, QUANTITIES, compared_with, quantity_of, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def _evidence(effect: Effect, part: Component, m: Measurements, levels: Levels, 
     sides = (1, -1) if effect.two_sided else (1,)
     bounds = (part.low, part.estimate, part.high)
     found = EffectEvidence(
-        QUANTITIES[effect.name],
+        quantity_of(effect.name, m.control),
         f"compared with {compared_with(m.control, twins=m.twins)}",
         effect.name != DIRECTION,
         tuple(units),

@@ -81,14 +81,14 @@ def _advise_group(
         yield _replicate(members)
     yield from _collapse(run, findings)
     if group.status == REFUTED:
-        yield from _stronger(members, largest)
+        yield from _stronger(members, largest, group.premise)
     yield from _unusable(reasons, members)
     yield from _design(members, claims, reasons)
     yield from _length(run, reasons)
     yield from _seeds(members, claims)
     yield from _premise(run, group.premise)
     if group.status != REFUTED and any(claim.status == REFUTED for claim in group.claims):
-        yield from _stronger(members, largest)
+        yield from _stronger(members, largest, group.premise)
 
 
 def _study(members: Sequence[Run], *, scale: float | None = None, seeds: int = SEEDS) -> tuple[str, ...]:
@@ -237,7 +237,7 @@ def _premise(run: Run, premise: Premise | None) -> Iterator[Advice]:
     yield Advice("premise_fails", text, (f"sparsity={sparsity / 2:g}",) if sparsity else (), run=run.id)
 
 
-def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]:
+def _stronger(members: Sequence[Run], largest: float | None, premise: Premise | None) -> Iterator[Advice]:
     """Yield the advice of the protocol after a negative result."""
     run = members[0]
     scale, sparsity = largest or run.option("perturbation_scale"), run.option("sparsity")
@@ -257,7 +257,8 @@ def _stronger(members: Sequence[Run], largest: float | None) -> Iterator[Advice]
         f"The documented next step is a larger perturbation: scale {larger:g} in six seeds, each with its {SHAM_RUN}"
     )
     yield Advice("raise_scale", text, grid=_study(members, scale=larger), run=run.id)
-    if sparsity is not None and sparsity < MOST_SPARSITY:
+    awake = premise is not None and premise.status == NOT_DORMANT  # then a smaller sparsity is advised
+    if sparsity is not None and sparsity < MOST_SPARSITY and not awake:
         text = "or perturb more weights by a larger sparsity"
         options = (f"sparsity={min(MOST_SPARSITY, 2 * sparsity):g}",)
         yield Advice("adjust_sparsity", text, options, _study(members), run.id)

@@ -64,6 +64,15 @@ class Step:
     options_of: str = ""
     """The run whose options the command reads from ID.yml, which a reader has to save first; empty if none."""
 
+    @property
+    def note(self) -> str:
+        """The cost, and the place of the options that the command reads; empty if there is nothing to say."""
+        run = self.options_of
+        saved = (
+            f'{run}.yml holds the options of run {run}: save them from its "How this run was trained".' if run else ""
+        )
+        return " ".join(filter(None, [self.cost, saved]))
+
 
 @dataclass(frozen=True)
 class Glance:
@@ -190,8 +199,6 @@ def step_of(advice: Advice, judgement: Judgement) -> Step:
         each = _duration(run)
         cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
     options_of = run.id if command and run is not None and config == f"{run.id}.yml" else ""
-    if run is not None and options_of:
-        cost += f' {config} holds the options of run {run.id}: save them from its "How this run was trained".'
     return Step(sentence(advice.text), command, cost, options_of)
 
 

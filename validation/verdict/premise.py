@@ -51,7 +51,9 @@ def judge_premise(runs: Sequence[MeasuredRun], thresholds: Thresholds) -> Premis
     dormancy_SK = np.stack(known) if known else np.full((1, BINS), np.nan)
     thirds = [part[np.isfinite(part)] for part in np.split(dormancy_SK, BINS // 2, axis=1)]
     if not all(map(len, thirds)):
-        because = "too few usable rows to say whether the clean expert's bottom weights are dormant"
+        because = (
+            "whether the clean expert's bottom weights are dormant stays open until each third of the training has rows"
+        )
         return Premise(run, UNDECIDED, None, None, None, thresholds.dormant_ratio, because)
     over = student(np.nanmean(dormancy_SK, axis=1), thresholds.alpha)
     below = [float(third.mean()) < math.log(thresholds.dormant_ratio) for third in thirds]

@@ -11,7 +11,7 @@ from prismatic.contract.thresholds import Thresholds
 from prismatic.sweep.plan import plan
 from prismatic.train.config import RunConfig, parse_config
 from tests.support.probed_runs import probed_run
-from tests.support.simulated_runs import named, simulated_run, study, with_norms, write
+from tests.support.simulated_runs import LEVEL, named, simulated_run, study, with_norms, write
 from validation.analysis.run import Run
 from validation.judgement.advice import MOST_SEEDS, advise
 from validation.judgement.judge import combine_judgements, judge_each
@@ -125,10 +125,18 @@ def test_whatever_the_reasons_every_line_is_accepted(decisions, options, control
             assert 2 <= one.runs <= 2 * (MOST_SEEDS + 1)
 
 
-def test_a_refuted_study_gets_the_documented_advice():
+def test_a_refuted_study_gets_the_documented_advice(monkeypatch):
+    monkeypatch.setitem(LEVEL, "bottom", 0.02)  # of dormant bottom weights
     advice = named_advice(*trained(*study(6, probed_run, **EXPERTS)))
     assert advice["raise_scale"].grid == ("perturbation_scale=0,2", "seed=0..5")
     assert advice["adjust_sparsity"].options == ("sparsity=0.2",)
+
+
+def test_a_larger_sparsity_is_not_advised_beside_a_smaller_one():
+    advice = named_advice(*trained(*study(6, probed_run, **EXPERTS)))
+    assert "raise_scale" in advice
+    assert advice["premise_fails"].options == ("sparsity=0.05",)
+    assert "adjust_sparsity" not in advice
 
 
 def test_a_perturbation_that_is_not_ours_is_not_given_our_scale():

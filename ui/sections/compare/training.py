@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ui.layout.glance import next_step
 from ui.session.catalog import examples
 from ui.session.library import library
 from ui.widgets.placeholder import placeholder
-from validation.judgement.judge import Judgement
+from validation.judgement.glance import glance_of
+from validation.judgement.judge import Judgement, without_failing_runs
 
 SEEDS = "seed=0..5 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
@@ -27,8 +29,14 @@ def too_few_runs(judgement: Judgement) -> None:
     if study and st.button("Show the example study", key="show-study", help="24 runs, in place of the chosen run"):
         library().sources = [study.source]
         st.rerun()
-    st.caption("Train more seeds, and sham runs, in which nothing is perturbed, then choose all their files on Home:")
-    how_to_train(judgement, SEEDS)
+    step = without_failing_runs(judgement, glance_of).step
+    if step is not None and " sweep " in step.command:  # the one that Home shows
+        next_step(judgement, step)
+    else:
+        st.caption(
+            "Train more seeds, and sham runs, in which nothing is perturbed, then choose all their files on Home:"
+        )
+        how_to_train(judgement, SEEDS)
     st.page_link("app.py", label="Choose more files on the home page")
 
 

@@ -84,10 +84,15 @@ def sentence(
 
 def _of_effect(reason: Reason, m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
     found, limit = _found(m, run, effect, interval), _threshold(effect, interval)
+    if effect.two_sided:
+        low, high = (shown(effect.name, side * effect.margin) for side in (-1, 1))
+        stays_open = f"whether it lies outside {low:.2f}x to {high:.2f}x stays open"
+    else:
+        stays_open = f"whether the effect exceeds {limit} stays open"
     return {
         Reason.ABOVE_MARGIN: f"{found}; the whole interval lies beyond the threshold of {limit}",
         Reason.INSIDE_MARGIN: f"{found}; an effect of {limit} is ruled out",
-    }.get(reason, f"{found}; whether the effect exceeds {limit} stays open")
+    }.get(reason, f"{found}; {stays_open}")
 
 
 WITH_ESTIMATE = {

@@ -73,7 +73,7 @@ def ends(claim: Claim) -> str:
 
 def placed(claim: Claim) -> str:
     """Return the estimate without its interval, and on which side of the control a direction lies."""
-    if claim.estimate is None or not is_signed(claim):
+    if claim.estimate is None or claim.control is None or not is_signed(claim):
         return estimated(claim, bare=True)
     return f"{abs(claim.estimate):.3f} {'below' if claim.estimate < 0 else 'above'} the control"
 
@@ -83,7 +83,7 @@ def needed(claim: Claim) -> str:
     if claim.threshold is None:
         return ""
     value = _limit(claim)
-    if claim.effect in TWO_SIDED:
+    if claim.effect in TWO_SIDED and claim.unit != KEPT:
         low, high = sorted([claim.threshold, 1 / claim.threshold])
         return f"below {low:.2f}x or above {high:.2f}x"
     return f"more than {value}{_mark(claim)}"
@@ -91,10 +91,16 @@ def needed(claim: Claim) -> str:
 
 def quantity(claim: Claim) -> str:
     """Return what the estimate of a claim is; empty without an estimate."""
-    name = QUANTITIES.get(claim.effect or "")
-    if claim.estimate is None or name is None:
+    name = quantity_of(claim.effect or "", claim.control)
+    if claim.estimate is None or not name:
         return ""
     return f"of the first {name}" if claim.unit == KEPT else name
+
+
+def quantity_of(effect: str, control: str | None) -> str:
+    """Return what an effect is, compared with the control or, without one, with the clean expert; empty if unknown."""
+    name = QUANTITIES.get(effect, "")
+    return name if control is not None else name.replace("from the control", f"from {control_of(None)}")
 
 
 def over_experiments(claims: Sequence[Claim]) -> str:

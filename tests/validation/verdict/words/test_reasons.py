@@ -133,6 +133,11 @@ def test_a_direction_says_on_which_side_of_the_control_it_lies():
     assert re.search(r"is 0\.\d+ below that of the control experts \[-0\.\d+, -0\.\d+\]", words(closer, "divergence"))
 
 
+def test_an_open_size_is_told_with_both_of_its_thresholds():
+    open_size = replace(NONE, effects={SIZE: near(1.0).effects[SIZE], DIRECTION: NONE.effects[DIRECTION]})
+    assert words(open_size, "divergence").endswith("whether it lies outside 0.91x to 1.10x stays open")
+
+
 def test_a_size_below_the_controls_is_compared_to_the_lower_threshold():
     shrunk = over_seeds(size=-0.4)
     assert words(shrunk, "divergence").startswith("the gradients are 0.67x [")
