@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prismatic.collectives import world
 from prismatic.experts.discovery import find_routers
-from prismatic.experts.protocol import can_force, num_experts, views_of
+from prismatic.experts.protocol import can_force, num_experts
 from prismatic.experts.tiers import is_sharded
 from prismatic.experts.views import View
 from prismatic.measure.gradients import measure_views
@@ -35,6 +35,7 @@ from prismatic.measure.pairs import (
     pair_products,
     weight_distances,
 )
+from prismatic.measure.plan import Plan, plans_of
 
 Loss = Callable[[Any], Tensor]
 Probe = tuple[Loss, Any]
@@ -68,15 +69,16 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any, *, compared: b
     if not routers:
         return IsolatedDynamics([], [])
     means: Gradients = {}
-    products = [HalfProducts(router, compared=compared) for router in routers]
-    with _unchanged(model):
+    probed = _Probed.of(model, routers)
+    products = [HalfProducts(plan.views, compared=compared) for plan in probed.plans]
+    with _unchanged(probed):
         halves = _halves(loss, batch_B) or [_Half(lambda: loss(batch_B), counted=True)]
         with compared_outputs(routers if compared else ()) as outputs:
             for expert in range(max(map(num_experts, routers))):
                 found = []
                 for half in halves:
-                    with _same_random_numbers(model):  # or experts would differ by what dropout leaves of them
-                        found.append(_alone(model, routers, expert, half.loss))
+                    with _same_random_numbers(probed):  # or experts would differ by what dropout leaves of them
+                        found.append(_alone(probed, expert, half.loss))
                 means |= _mean_of(found)
                 if len(found) == 2:
                     half_products(products, expert, found[0], means)
@@ -88,7 +90,7 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any, *, compared: b
         [_with_products(dynamics, e, products[layer].values) for e, dynamics in enumerate(experts)]
         for layer, experts in enumerate(layers)
     ]
-    return IsolatedDynamics(found_layers, found_pairs, _unreached(routers, means))
+    return IsolatedDynamics(found_layers, found_pairs, _unreached(probed.plans, means))
 
 
 def _pairs(
@@ -114,13 +116,29 @@ def _with_products(dynamics: ExpertDynamics, expert: int, products: PairValues) 
     )
 
 
-def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable[[], Tensor]) -> Gradients:
+class _Probed(NamedTuple):
+    """The model that is probed, and what is looked up in it once: it may have thousands of experts."""
+
+    model: nn.Module
+    routers: Sequence[Any]
+    plans: Sequence[Plan]
+    devices: Sequence[int]
+    """The GPUs that hold the model, whose random numbers it may draw."""
+
+    @classmethod
+    def of(cls, model: nn.Module, routers: Sequence[Any]) -> _Probed:
+        """Return the model with its layers."""
+        devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+        return cls(model, routers, plans_of(routers), sorted(devices))
+
+
+def _alone(probed: _Probed, expert: int, loss: Callable[[], Tensor]) -> Gradients:
     """Return the gradients of one expert's parameters in every layer, with every router forced to it.
 
     They are means over all processes, as the optimizer's gradients are.
     """
-    alone = [views_of(router, expert).values() for router in routers if expert < num_experts(router)]
-    with _forced(routers, expert), torch.enable_grad():
+    model, alone = probed.model, [plan.views[expert].values() for plan in probed.plans if expert < plan.experts]
+    with _forced(probed.routers, expert), torch.enable_grad():
         # An adapter is trained only while it is forced.
         by_layer = [[view for view in own if view.parameter.requires_grad] for own in alone]
         views = [view for own in by_layer for view in own]
@@ -131,7 +149,7 @@ def _alone(model: nn.Module, routers: Sequence[Any], expert: int, loss: Callable
             found = _backward_gradients(model, parameters, loss)
             return {view.key: _own(view, found) for view in views}
         # Before the mean, make sure that no process failed: the others would wait for it.
-        with _same_random_numbers(model):
+        with _same_random_numbers(probed):
             grads = world().all_or_raise(lambda: torch.autograd.grad(loss(), parameters, allow_unused=True))
         found = dict(zip(parameters, grads, strict=True))
         hidden = [all(found[view.parameter] is None for view in own) for own in by_layer if own]
@@ -146,12 +164,12 @@ def _act_in_backward(model: nn.Module) -> bool:
     return any(getattr(parameter, "_post_accumulate_grad_hooks", None) for parameter in model.parameters())
 
 
-def _unreached(routers: Sequence[Any], means: Gradients) -> frozenset[tuple[int, int]]:
+def _unreached(plans: Sequence[Plan], means: Gradients) -> frozenset[tuple[int, int]]:
     """Return the layer and expert of each whose trained weights have no gradient at all, in any process."""
     found = set()
-    for layer, router in enumerate(routers):
-        for expert in range(num_experts(router)):
-            trained = [view.key for view in views_of(router, expert).values() if view.parameter.requires_grad]
+    for layer, plan in enumerate(plans):
+        for expert, views in enumerate(plan.views):
+            trained = [view.key for view in views.values() if view.parameter.requires_grad]
             if trained and all(means.get(key) is None for key in trained):
                 found.add((layer, expert))
     return frozenset.intersection(*map(frozenset, world().gather(found)))
@@ -275,19 +293,18 @@ def _forced(routers: Sequence[Any], expert: int) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def _unchanged(probed: _Probed) -> Iterator[None]:
     """Restore random states and buffers at the end, so that the forward passes in between leave no trace."""
     # Eager, because a compiled model would compile again for every forced expert.
-    with _same_random_numbers(model), torch.compiler.set_stance("force_eager"), _copied_buffers(model):
+    with _same_random_numbers(probed), torch.compiler.set_stance("force_eager"), _copied_buffers(probed.model):
         yield
 
 
 @contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+def _same_random_numbers(probed: _Probed) -> Iterator[None]:
     """Restore all random states at the end."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     python, numeric = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=probed.devices):
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ Axis letters: E experts, L layers, N experts that are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prismatic.collectives import world
 from prismatic.experts.protocol import can_force, num_experts, views_of
+from prismatic.experts.views import View
 from prismatic.measure.kernels import inner_products, square_distances
 from prismatic.measure.shards import Part, entries_of, parts_of
 
@@ -70,11 +71,8 @@ class HalfGradients:
     differences: Sequence[Tensor]
 
     @classmethod
-    def of(cls, router: Any, expert: int, first: Gradients, means: Gradients) -> HalfGradients:
-        """Return them from the gradients on the first half and the means over both."""
-        experts = [views_of(router, e) for e in range(num_experts(router))]
-        trained = {name for name in experts[expert] if any(each[name].parameter.requires_grad for each in experts)}
-        views = {name: view for name, view in experts[expert].items() if name in trained}
+    def of(cls, views: Mapping[str, View], first: Gradients, means: Gradients) -> HalfGradients:
+        """Return them from the gradients on the first half and the means over both. views: the tensors to compare."""
         parts = parts_of(views, compared=True)
         mean, one = (
             entries_of(parts, {name: half.get(view.key) for name, view in views.items()}) for half in (means, first)
@@ -107,18 +105,20 @@ class HalfProducts:
     is kept as well of each expert of the sample, which takes as much memory as their weights.
     """
 
-    def __init__(self, router: Any, *, compared: bool = True):
-        self.router = router
-        self.sample = sample_of(num_experts(router)) if compared else []
+    def __init__(self, views: Sequence[Mapping[str, View]], *, compared: bool = True):
+        """views: the tensors of each expert by name; those that are trained in no expert are left out."""
+        trained = {name for own in views for name, view in own.items() if view.parameter.requires_grad}
+        self.views = [{name: view for name, view in own.items() if name in trained} for own in views]
+        self.sample = sample_of(len(views)) if compared else []
         self.values: PairValues = {}
         """By pair, with (e, e) and (0, e) of every expert; None if no tensor of both has a gradient."""
         self._kept: dict[int, HalfGradients] = {}
 
     def keep(self, expert: int, first: Gradients, means: Gradients) -> list[int]:
         """Keep the gradients of an expert; return expert 0 and this one, or nothing if the layer has fewer experts."""
-        if expert >= num_experts(self.router):
+        if expert >= len(self.views):
             return []
-        self._kept[expert] = HalfGradients.of(self.router, expert, first, means)
+        self._kept[expert] = HalfGradients.of(self.views[expert], first, means)
         return sorted({0, expert})
 
     def local_products(self, experts: Sequence[int]) -> NDArray[np.float64]:
