@@ -21,7 +21,7 @@ from torch import Tensor
 from prismatic.collectives import world
 from prismatic.experts.protocol import can_force, num_experts, views_of
 from prismatic.experts.views import View
-from prismatic.measure.kernels import inner_products, square_distances
+from prismatic.measure.kernels import inner_products, square_distances, squares
 from prismatic.measure.shards import Part, entries_of, parts_of
 
 SAMPLE = 64  # experts of a layer that are compared with each other, at most
@@ -171,8 +171,8 @@ def weight_distances(routers: Sequence[Any]) -> list[PairValues]:
     )
     found: list[PairValues] = []
     for sample, part in zip(samples, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
-        squares, distances = np.split(part, [len(sample)])
-        square = dict(zip(sample, squares.tolist(), strict=True))
+        square_N, distances = np.split(part, [len(sample)])
+        square = dict(zip(sample, square_N.tolist(), strict=True))
         values: PairValues = {}
         for (e, f), distance in zip(combinations(sample, 2), distances.tolist(), strict=True):
             whole = (square[e] + square[f]) / 2
@@ -188,5 +188,4 @@ def _weight_sums(router: Any, experts: Sequence[int]) -> NDArray[np.float64]:
     """
     parts = [parts_of(views_of(router, expert), compared=True) for expert in experts]
     values = [_joined(own, entries_of(own, {part.name: part.view.parameter for part in own})) for own in parts]
-    squares = [inner_products([own])[0, 0] for own in values]
-    return np.concatenate([squares, square_distances(values)])
+    return np.concatenate([squares(values), square_distances(values)])

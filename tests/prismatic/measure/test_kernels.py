@@ -17,6 +17,7 @@ from prismatic.measure.kernels import (
     measure_tensors,
     products,
     square_distances,
+    squares,
     with_torch,
 )
 from prismatic.measure.kernels.with_numba import tier_sums_numba
@@ -201,6 +202,16 @@ def test_products_and_square_distances_are_those_of_float64(monkeypatch, size, d
     apart = [(one.double() - other.double()).square().sum().item() for one, other in combinations(vectors, 2)]
     assert products == pytest.approx(np.array(exact), rel=1e-12, abs=1e-12 * np.max(exact))
     assert distances == pytest.approx(apart, rel=1e-12)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-12, 1e-7, 1e-4, 1e-2])
+def test_distances_of_vectors_that_are_nearer_to_each_other_than_to_the_first_keep_their_digits(monkeypatch, apart):
+    first, base = torch.randn(2, 3000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    vectors = [first, base, base * (1 + apart), 3 * base, base.flip(0), base * (1 - 2 * apart)]
+    _, distances = in_chunks(monkeypatch, *vectors)
+    exact = [(one - other).square().sum().item() for one, other in combinations(vectors, 2)]
+    assert distances == pytest.approx(exact, rel=1e-9, abs=0)
+    assert squares([[v] for v in vectors]) == pytest.approx([v.square().sum().item() for v in vectors], rel=1e-12)
 
 
 def test_a_vector_may_be_given_as_several_tensors():
