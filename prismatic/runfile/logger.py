@@ -23,6 +23,7 @@ from prismatic.runfile.records import (
     ClearTable,
     InsertRow,
     Rewind,
+    Shape,
     frozen_copy,
     step_record,
     to_python,
@@ -65,6 +66,7 @@ class DynamicsLogger:
         self.flush_seconds = flush_seconds
         database = RunDatabase(self.db_path, num_experts, journal_mode=journal_mode, resume=resume, overwrite=overwrite)
         self._last_step = self._resumed_from = database.last_step
+        self._shape: Shape | None = None
         self._caller = _Caller()
         self._process = os.getpid()
         self._open = True
@@ -126,10 +128,11 @@ class DynamicsLogger:
             if whole != step:
                 self._refuse_step(step, "it is not a whole number")
                 return
-            record = step_record(whole, dynamics, metrics)
+            record = step_record(whole, dynamics, metrics, self._shape)
         except Exception as error:
             self._refuse_step(step, f"{type(error).__name__}: {error}"[:300])
             return
+        self._shape = record.shape
         writer = self._writer
         with writer.turn:
             # Only a decrease within one thread is a rewind. Among threads that log at the same time, steps arrive in

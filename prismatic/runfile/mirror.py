@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from prismatic.errors import ConfigError
-from prismatic.runfile.records import ColumnCache, StepRecord
+from prismatic.runfile.records import BEFORE_SCALARS, ColumnCache, StepRecord
 
 PREFIX = "prismatic/"
 MAX_WAITING = 10_000  # steps in the queue; further ones are lost
@@ -102,8 +102,8 @@ class Mirror:
     def _metrics(self, record: StepRecord) -> dict[str, float]:
         """Return all numbers of the step except `wall_time`, by their columns' names with the prefix."""
         columns = self._column_cache.of(record)
-        positions = columns.positions or range(len(columns.names))
-        values = zip(columns.names, (record.values[index] for index in positions), strict=True)
+        positions = columns.positions or range(BEFORE_SCALARS, BEFORE_SCALARS + len(columns.names))
+        values = zip(columns.names, (record.row[index] for index in positions), strict=True)
         return {f"{PREFIX}{name}": value for name, value in values if name != "wall_time" and _is_number(value)}
 
     def _lose(self, reason: str, count: int = 1) -> None:

@@ -28,23 +28,28 @@ class Refused(str):
     """The reason why a value cannot be logged, in place of the value."""
 
 
+Shape = tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]
+"""The experts, how many scalars each has, and the names of all scalars; those of the step itself come last."""
+BEFORE_SCALARS = 2  # step and nan_values, at the beginning of a row
+
+
 class StepRecord(NamedTuple):
     """A logged step: scalars of the wide table, and rows of `layers`, `pairs` and `histograms` or their packed form."""
 
     step: int
-    shape: tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]
-    """The experts, how many scalars each has, and the names of all scalars; those of the step itself come last."""
-    values: tuple[Any, ...]
+    shape: Shape
+    row: tuple[Any, ...]
+    """The step, the number of NaN values (0 until `wide_row` counts them), and the scalars that `shape` names."""
     total: float | None
-    """The sum of the values if all are Python numbers, else None. NaN if any value is NaN."""
+    """The sum of the row if all of it are Python numbers, else None. NaN if any value is NaN."""
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
     @property
     def size(self) -> int:
         """The number of values it holds, and STEP_SIZE for the step itself."""
         if not self.tables:
-            return len(self.values) + STEP_SIZE
-        return len(self.values) + STEP_SIZE + sum(_size(table, rows) for table, rows in self.tables.items() if rows)
+            return len(self.row) + STEP_SIZE
+        return len(self.row) + STEP_SIZE + sum(_size(table, rows) for table, rows in self.tables.items() if rows)
 
 
 class InsertRow(NamedTuple):
@@ -90,10 +95,13 @@ def _size(table: str, rows: Sequence[Mapping[str, Any]]) -> int:
     return cells + len(rows) * arrays // NUMBER_BYTES
 
 
-def step_record(step: int, dynamics: Mapping[str, Any], metrics: Mapping[str, Any]) -> StepRecord:
+def step_record(
+    step: int, dynamics: Mapping[str, Any], metrics: Mapping[str, Any], known: Shape | None = None
+) -> StepRecord:
     """Return a record of a step; later changes of these dicts, or of tensors in them, do not change it.
 
-    Raises any exception if the dicts do not have the form that `log_gradient_dynamics` returns.
+    known: the shape of an earlier record, which is shared if it is the same. Raises any exception if the dicts do not
+    have the form that `log_gradient_dynamics` returns.
     """
     gradients, scores = dynamics["expert_gradients"], dynamics.get("divergence_scores", {})
     if "roles" in dynamics and len(gradients) > PACKED_ABOVE:
@@ -114,16 +122,21 @@ def step_record(step: int, dynamics: Mapping[str, Any], metrics: Mapping[str, An
     groups = [*gradients.values(), others]
     # Tuples of strings and numbers alone: the garbage collector of the training process stops tracking them.
     shape = tuple(gradients), tuple(map(len, groups)), tuple(chain.from_iterable(groups))
-    values = tuple(chain.from_iterable([group.values() for group in groups]))
+    if known is not None and shape == known:
+        shape = known  # half of the memory, and later comparisons find the same object
+    values: list[Any] = [step, 0]
+    for group in groups:
+        values += group.values()
+    row = tuple(values)
     try:
         # A cheap test: the sum is a Python float only if every value is a Python number.
-        total = sum(values)
+        total = sum(row)
         if type(total) is float:
             # The constructor of a NamedTuple is Python code and takes twice as long.
-            return tuple.__new__(StepRecord, (step, shape, values, total, tables))
+            return tuple.__new__(StepRecord, (step, shape, row, total, tables))
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass  # None, or not a number
-    return StepRecord(step, shape, tuple(map(to_python, values)), None, tables)
+    return StepRecord(step, shape, tuple(map(to_python, row)), None, tables)
 
 
 def means_by_role(
@@ -171,7 +184,7 @@ class Columns(NamedTuple):
 
     names: tuple[str, ...]
     positions: tuple[int, ...] | None
-    """The index of each column's value in a record; None if the record has exactly these values in this order."""
+    """The index of each column's value in a record's row; None if the row has exactly these values in this order."""
     refused: tuple[str, ...]
     """Names that are not valid as column names."""
 
@@ -185,7 +198,7 @@ class ColumnCache:
 
     def of(self, record: StepRecord) -> Columns:
         """Return the record's columns; consecutive records of the same shape get the same object."""
-        if record.shape != self._shape:
+        if record.shape is not self._shape and record.shape != self._shape:
             experts, lengths, names = record.shape
             prefixes = chain.from_iterable(
                 [f"{expert}_"] * length for expert, length in zip(experts, lengths, strict=False)
@@ -196,23 +209,26 @@ class ColumnCache:
 
 
 def _columns(names: Sequence[str]) -> Columns:
-    valid = {name: index for index, name in enumerate(names) if COLUMN_NAME.fullmatch(name) and name != "step"}
+    numbered = enumerate(names, BEFORE_SCALARS)
+    valid = {name: index for index, name in numbered if COLUMN_NAME.fullmatch(name) and name != "step"}
     refused = tuple(name for name in names if name not in valid)
     positions = tuple(valid.values()) if len(valid) < len(names) else None
     return Columns(tuple(valid), positions, refused)
 
 
-def wide_row(record: StepRecord, columns: Columns) -> tuple[int, Sequence[Any]]:
-    """Return the number of NaN values, and the values of these columns, with Refused for those that are not numbers."""
-    values: Sequence[Any] = record.values
+def wide_row(record: StepRecord, columns: Columns) -> Sequence[Any]:
+    """Return the step, the number of NaN values and the values of these columns; Refused for what is not a number."""
+    row: Sequence[Any] = record.row
     if columns.positions is not None:
-        values = [values[index] for index in columns.positions]
+        row = [*row[:BEFORE_SCALARS], *(row[index] for index in columns.positions)]
     if record.total is None:
         types = ["INTEGER" if name in _INTEGER_COLUMNS else "REAL" for name in columns.names]
-        values = [to_sql_value(value, sql_type) for value, sql_type in zip(values, types, strict=True)]
+        values = zip(row[BEFORE_SCALARS:], types, strict=True)
+        row = [*row[:BEFORE_SCALARS], *(to_sql_value(value, sql_type) for value, sql_type in values)]
     elif record.total == record.total:
-        return 0, values
-    return sum(map(ne, values, values)), values  # NaN is the only value that differs from itself
+        return row
+    nan_values = sum(map(ne, row, row))  # NaN is the only value that differs from itself
+    return [row[0], nan_values, *row[BEFORE_SCALARS:]]
 
 
 def to_sql_value(value: Any, sql_type: str) -> Any:

@@ -21,6 +21,7 @@ from prismatic.contract.packing import is_large, pack_rows
 from prismatic.contract.schema import PACKED_TABLES, dynamics_columns
 from prismatic.runfile.database import RunDatabase, column_types, is_statement_fault
 from prismatic.runfile.records import (
+    BEFORE_SCALARS,
     AddColumns,
     ClearTable,
     ColumnCache,
@@ -309,17 +310,22 @@ class _Batch:
         if columns is not self._columns or len(self._wide) == ROWS_AT_ONCE:
             self._insert()
             self._begin_columns(columns)
-        nan_values, values = wide_row(record, columns)
+        row = wide_row(record, columns)
         if record.total is None:
-            values = self._without_refused(values, columns.names)
+            row = self._without_refused(row, ("step", "nan_values", *columns.names))
         if not self._all_fit:
-            pairs = zip(columns.names, values, self._fits, strict=True)
-            scalars = self._rows.setdefault(("scalars", ("step", "name", "value")), [])
-            scalars += [[record.step, name, value] for name, value, fits in pairs if not fits]
-            values = list(compress(values, self._fits))
-        self._wide.append([record.step, nan_values, *values])
+            row = self._fitting(row, columns.names)
+        self._wide.append(row)
         for table, rows in record.tables.items():
             self._add_rows(table, record.step, rows)
+
+    def _fitting(self, row: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
+        """Return the values that have a column in the wide table; the others become rows of `scalars`."""
+        start, values = row[:BEFORE_SCALARS], row[BEFORE_SCALARS:]
+        scalars = self._rows.setdefault(("scalars", ("step", "name", "value")), [])
+        pairs = zip(names, values, self._fits, strict=True)
+        scalars += [[row[0], name, value] for name, value, fits in pairs if not fits]
+        return [*start, *compress(values, self._fits)]
 
     def _begin_columns(self, columns: Columns) -> None:
         """Start a group of rows with these columns."""
