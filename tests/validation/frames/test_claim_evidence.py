@@ -44,7 +44,7 @@ def test_the_sham_run_of_the_same_seed_is_subtracted():
     (shown,) = shown_and_decided(runs)[0]["awakening"]
     effects = [[bin_means(run, 1) - bin_means(run, 2) for run in some] for some in (runs[:6], runs[6:])]
     assert np.log(shown.values_UK) == pytest.approx(np.array(effects[0]) - np.array(effects[1]))
-    assert shown.compared == "compared with the control experts, less what the sham runs show"
+    assert shown.compared == "compared with the control experts, beyond what the sham runs show"
 
 
 def test_one_run_shows_its_perturbed_experts_against_the_mean_of_its_controls():

@@ -36,7 +36,7 @@ CONTROLS = {
     SHAM_RUN: "the same experts in the sham runs",
 }
 """By kind of control, what perturbed experts are compared with; without any it is the clean expert."""
-LESS_SHAMS = ", less what the sham runs show"
+LESS_SHAMS = ", beyond what the sham runs show"
 
 
 def control_of(control: str | None) -> str:

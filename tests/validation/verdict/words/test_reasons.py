@@ -116,7 +116,8 @@ def test_a_sentence_names_the_numbers_the_comparison_and_the_units():
     )
     twins = words(replace(SURE, control="sham_run", twins=True), "awakening")
     assert "the gradient of the same experts in the sham runs over 6 seeds" in twins
-    assert "control experts over 6 seeds, less what the sham runs show" in words(replace(SURE, twins=True), "awakening")
+    beside_shams = words(replace(SURE, twins=True), "awakening")
+    assert "control experts over 6 seeds, beyond what the sham runs show" in beside_shams
     assert "the gradient of the clean expert" in words(replace(SURE, control="frozen_routing"), "awakening")
     assert words(fading(0.9), "sustainment").startswith("at the end, 90% [")
     assert "an effect of 1.10x is ruled out" in words(NONE, "awakening")
