@@ -4,7 +4,8 @@
 
 Everything runs in one process on the same gradients; the figures are ratios of medians of interleaved repeats. Exits 0
 only if every goal holds. `--quick` skips the large model. On a CPU, *ours* sums by compiled code (numba), and *ours,
-numpy* without it. TensorBoard histograms are measured if it is installed.
+numpy* without it. TensorBoard histograms are measured if it is installed. The isolated probe has models of its own, see
+probe_overhead.py.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from probe_overhead import FEW, MANY, print_probe, probe_goals, probe_ways
 
 from prismatic import DynamicsLogger
 from prismatic.experts.discovery import find_routers
@@ -73,9 +76,11 @@ def main() -> int:
         report["models"][name] = times = measured_stacked(name, device, repeats=9 if options.quick else 25)
         print_table(name, times)
         report["goals"] += stacked_goals(name, times, limits)
+    report["probe"] = probes = probed(device, quick=options.quick)
+    report["goals"] += [judged(*goal) for goal in probe_goals(probes)]
     for goal in report["goals"]:
         holds = "holds" if goal["holds"] else "FAILS"
-        print(f"{goal['goal']:<64} {goal['figure']:>9.3g}  limit {goal['limit']:<6g} {holds}")
+        print(f"{goal['goal']:<72} {goal['figure']:>9.3g}  limit {goal['limit']:<6g} {holds}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -165,6 +170,16 @@ def measured_stacked(name: str, device: str, repeats: int) -> dict[str, float]:
             **({BY_NUMPY: lambda: logged_by_numpy(routers, logger, step)} if device == "cpu" else {}),
         }
         return interleaved(ways, repeats, device)
+
+
+def probed(device: str, *, quick: bool) -> dict[int, dict[str, float]]:
+    """Return the median seconds of a step and of a probe, by the number of experts."""
+    times = {}
+    for experts, repeats in ((FEW, 5), (MANY, 2)) if quick else ((FEW, 9), (MANY, 5)):
+        times[experts] = interleaved(probe_ways(experts, device), repeats, device)
+        print_probe(experts, times[experts])
+    print()
+    return times
 
 
 def logging_ways(model: ByteLM, logger: DynamicsLogger, folder: Path) -> dict[str, Callable[[], Any]]:
