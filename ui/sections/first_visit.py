@@ -63,7 +63,7 @@ CARDS = {
         "One merge per example",
         Shown(INCONCLUSIVE, "inconclusive"),
         "Here gradients can differ, and control experts show by how much they do by chance.",
-        "Open one merge per example",
+        "Open per-example merge",
     ),
     "upcycled-mixtral": Card(
         "An upcycled Mixtral",

@@ -211,7 +211,7 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     """Show the histogram of gradient entries over the steps, or how to log it."""
     if not len(file.histograms):
         st.caption("This file has no histograms of gradient entries. To log them, train with:")
-        command = f"prismatic train --config {shlex.quote(config_of(judgement, run))} \\\n  {LOG_HISTOGRAMS}"
+        command = f"prismatic train \\\n  --config {shlex.quote(config_of(judgement, run))} \\\n  {LOG_HISTOGRAMS}"
         st.code(command if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(

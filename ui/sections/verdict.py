@@ -157,7 +157,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
             _claim_row(title, part)
             for title, claims in readings.items()
             for claim in claims
-            for part in [claim, *parts_of(claim)]
+            for part in [claim, *_components(claim)]
         ],
         most=MAX_CLAIM_ROWS,
         placeholder="",
@@ -169,6 +169,11 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         },
         alt="All claims of both readings with status, estimate, interval and reason",
     )
+
+
+def _components(claim: Claim) -> list[Claim]:
+    """Return the effects of a claim that has several. The sentence of the claim is about one of them only."""
+    return [replace(part, because=f"an effect of {claim.name}") for part in parts_of(claim)]
 
 
 def _claim_row(reading: str, claim: Claim) -> dict[str, object]:

@@ -73,6 +73,8 @@ def expert_loads(load: RoutingLoad, order: Sequence[int], shown: Span) -> alt.La
         gradientThickness=10,
         values=[math.log(tick) for tick in factor_ticks(math.exp(-end), math.exp(end), most=5)],
         labelExpr=FACTOR,
+        labelOverlap="greedy",
+        labelSeparation=6,
     )
     scale = alt.Scale(domain=[-end, 0, end], range=theme.DIVERGING, clamp=True)
     tooltip = [

@@ -19,7 +19,7 @@ def interim_chart(looks: LookIntervals) -> alt.LayerChart:
     low, high = _domain(looks)
     rows = looks.rows.assign(low=looks.rows["low"].fillna(low), high=looks.rows["high"].fillna(high))
     scale = alt.Scale(type="log" if looks.ratio else "linear", domain=[low, high], nice=False, clamp=True)
-    axis = alt.Axis(tickCount=5, format="+~g")
+    axis = alt.Axis(tickCount=5, labelExpr="datum.value === 0 ? '0' : format(datum.value, '+~g')")
     if looks.ratio:
         axis = alt.Axis(values=factor_ticks(low, high, 5), labelExpr="format(datum.value, '.4~g') + '×'")
     x = alt.X("look:N", title=None, sort=None, axis=alt.Axis(labelAngle=0))

@@ -72,16 +72,15 @@ def _pair(each: MeasuredRun, cohort: Cohort) -> LossPair | None:
 def _sentence(run: Run, interval: Interval, runs: int) -> str:
     who = "runs" if run.peers else "positive controls" if run.is_positive_control else "perturbed runs"
     seeds = pluralize(interval.units, "seed") if interval.units == runs else f"{interval.units} of {runs} seeds"
-    return f"in held-out loss the {who} end {in_words(interval)} their twins, over {seeds}"
+    return f"in held-out loss the {who} end {in_words(interval)}, over {seeds}"
 
 
 def in_words(interval: Interval) -> str:
-    """Return a difference with its interval: "0.003 [-0.010, 0.016] nats above", or below."""
-    above = interval.mid >= 0
-    low, high = (interval.low, interval.high) if above else (-interval.high, -interval.low)
-    return f"{_nats(abs(interval.mid))} [{_nats(low)}, {_nats(high)}] nats {'above' if above else 'below'}"
+    """Return a difference with its interval: "0.003 nats above their twins [-0.010, +0.016]", or below."""
+    side = "above" if interval.mid >= 0 else "below"
+    return f"{abs(interval.mid):.3f} nats {side} their twins [{_signed(interval.low)}, {_signed(interval.high)}]"
 
 
-def _nats(value: float) -> str:
-    """Return a loss with three decimals, without the sign of a zero."""
-    return f"{round(value, 3) + 0.0:.3f}"
+def _signed(value: float) -> str:
+    """Return a difference in nats with three decimals and its sign; that of a zero is a plus."""
+    return f"{round(value, 3) + 0.0:+.3f}"

@@ -52,7 +52,9 @@ def test_every_output_shows_the_same_numbers_and_statuses(example, undrawn):
 def test_every_output_shows_how_the_runs_end_against_their_twins(seeds, undrawn):
     judgement = judged(*seeds)
     (first, words), (second, other) = [(name, found.because) for name, found in judgement.verdict.outcomes]
-    assert words == "in held-out loss the perturbed runs end 0.015 [0.009, 0.021] nats below their twins, over 6 seeds"
+    assert (
+        words == "in held-out loss the perturbed runs end 0.015 nats below their twins [-0.021, -0.009], over 6 seeds"
+    )
     text = as_text(judgement)
     assert f"outcome: {first}: {words}\noutcome: {second}: {other}\n" in text
     assert f"outcome: {words}\n" in as_text(judged(*seeds[:12]))

@@ -68,14 +68,14 @@ def test_the_twin_of_an_upcycled_run_is_the_copy_of_its_seed():
 
 
 def test_the_words_say_on_which_side_of_the_twins_the_runs_end():
-    assert in_words(Interval(0.0031, -0.0101, 0.0163, 6)) == "0.003 [-0.010, 0.016] nats above"
-    assert in_words(Interval(-0.0121, -0.022, -0.002, 6)) == "0.012 [0.002, 0.022] nats below"
-    assert in_words(Interval(0.0, -1e-9, 1e-9, 6)) == "0.000 [0.000, 0.000] nats above"
+    assert in_words(Interval(0.0031, -0.0101, 0.0163, 6)) == "0.003 nats above their twins [-0.010, +0.016]"
+    assert in_words(Interval(-0.0121, -0.022, -0.002, 6)) == "0.012 nats below their twins [-0.022, -0.002]"
+    assert in_words(Interval(0.0, -1e-9, 1e-9, 6)) == "0.000 nats above their twins [+0.000, +0.000]"
 
 
 def test_it_stands_beside_the_claims_in_one_sentence():
     group = treated(with_losses(study(3, twins=True, **SHORT), [2.0, 2.1, 2.2, 2.1, 2.2, 2.3]))
-    sentence = "in held-out loss the perturbed runs end 0.100 [0.100, 0.100] nats below their twins, over 3 seeds"
+    sentence = "in held-out loss the perturbed runs end 0.100 nats below their twins [-0.100, -0.100], over 3 seeds"
     assert group.outcome.because == sentence
     (note,) = [note for note in group.notes if note.name == "outcome"]
     assert (note.status, note.because, note.estimate) == ("measured", sentence, pytest.approx(-0.1))

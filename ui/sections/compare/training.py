@@ -8,8 +8,8 @@ from ui.layout.glance import next_step
 from ui.session.catalog import examples
 from ui.session.library import library
 from ui.widgets.placeholder import placeholder
-from validation.judgement.glance import glance_of
-from validation.judgement.judge import Judgement, without_failing_runs
+from validation.judgement.glance import step_of
+from validation.judgement.judge import Judgement
 
 SEEDS = "seed=0..5 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
@@ -29,8 +29,9 @@ def too_few_runs(judgement: Judgement) -> None:
     if study and st.button("Show the example study", key="show-study", help="24 runs, in place of the chosen run"):
         library().sources = [study.source]
         st.rerun()
-    step = without_failing_runs(judgement, glance_of).step
-    if step is not None and " sweep " in step.command:  # the one that Home shows
+    steps = (step_of(advice, judgement) for advice in judgement.advice)
+    step = next((step for step in steps if " sweep " in step.command), None)
+    if step is not None:
         next_step(judgement, step)
     else:
         st.caption(
