@@ -21,7 +21,7 @@ from validation.frames.expert_pairs import (
     pair_range,
 )
 from validation.frames.layer_heatmap import layer_names
-from validation.frames.routing_load import RoutingLoad, routing_load
+from validation.frames.routing_load import RoutingLoad, is_packed, packed_load, routing_load
 from validation.judgement.judge import Judgement
 from validation.text import pluralize
 
@@ -38,9 +38,9 @@ def cached_pair_frames(
 
 
 @st.cache_resource(scope="session", max_entries=12, show_spinner=False)
-def cached_loads(sha256: str, layer: int | None, _judgement: Judgement, _run: str) -> RoutingLoad | None:
+def cached_loads(sha256: str, layer: int | None, _judgement: Judgement, _file: RunFile) -> RoutingLoad | None:
     """Return the loads of the experts, cached in the same way."""
-    return routing_load(_judgement.con, _run, layer)
+    return packed_load(_file, layer) if is_packed(_file) else routing_load(_judgement.con, _file, layer)
 
 
 def pairs_of_experts(judgement: Judgement, run: Run) -> None:
@@ -124,10 +124,11 @@ def _matrix(judgement: Judgement, run: Run, frames: PairFrames, frame: int, meas
         key="pair-matrix",
         alt=f"{about.title} of each two experts: {_in_words(frames, frame)}",
     )
-    noise = bool(frames.noisy_EF.any())
+    noise, once = bool(frames.noisy_EF.any()), len(frames.experts) > expert_pairs.TWICE
     st.caption(
         f"{about.meaning}. {_in_words(frames, frame)} Similar experts are neighbours: the order is that of the means "
         "over all steps. "
+        + ("Each pair is drawn once. " if once else "")
         + (
             "Grey with a cross: two halves of a batch hardly agree on that gradient, so no direction is measured. "
             if noise
@@ -165,7 +166,7 @@ def _of_sample(frames: PairFrames, run: Run) -> str:
 
 def _load(judgement: Judgement, run: Run, file: RunFile, frames: PairFrames, frame: int, layer: int | None) -> None:
     """Show how much each expert is used, and how even that is."""
-    load = cached_loads(file.sha256, layer, judgement, run.id)
+    load = cached_loads(file.sha256, layer, judgement, file)
     if load is None:
         st.caption("This run logged no routing shares.")
         return
@@ -174,8 +175,9 @@ def _load(judgement: Judgement, run: Run, file: RunFile, frames: PairFrames, fra
     shown = int(frames.first_F[frame]), int(frames.last_F[frame])
     of = "tokens" if load.of_tokens else "the router's weight"
     st.caption(f"Load of each expert: its share of {of} over an even share. The frame marks the steps shown.")
+    drawn = (run.id, layer, shown, tuple(order))
     draw(
-        expert_pairs.expert_loads(load, order, shown),
+        memoized(judgement, ("loads", *drawn), lambda: describe(expert_pairs.expert_loads(load, order, shown))),
         key="expert-loads",
         alt=f"Share of {of} of each expert over the steps",
     )
@@ -187,4 +189,5 @@ def _load(judgement: Judgement, run: Run, file: RunFile, frames: PairFrames, fra
         f"Entropy of the shares: 1 is even. At the end it is {last['entropy']:.2f}, the largest share is "
         f"{1 + last['violation']:.2g} times an even one, and {last['unused']:.3g} experts{where} have no token."
     )
-    draw(expert_pairs.routing_evenness(load, shown), key="evenness", alt="Entropy of the routing shares over the steps")
+    chart = memoized(judgement, ("evenness", *drawn), lambda: describe(expert_pairs.routing_evenness(load, shown)))
+    draw(chart, key="evenness", alt="Entropy of the routing shares over the steps")

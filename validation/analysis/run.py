@@ -336,6 +336,11 @@ def _number(value: object) -> float | None:
     return number if abs(number) <= MAX_NUMBER else None
 
 
+def columns_of(layer: Mapping[int, Expert], experts: Sequence[int], metric: str) -> Array:
+    """Return a column of some experts of a layer, [E, T]."""
+    return np.stack([layer[expert][metric] for expert in experts])
+
+
 def align(steps_T: NDArray[np.int64], values_T: Array, onto_T: NDArray[np.int64]) -> Array:
     """Return values at other steps: those logged at exactly these steps, NaN elsewhere."""
     if not len(steps_T):

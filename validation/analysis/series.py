@@ -1,6 +1,6 @@
 """Series of a run that charts show, its dormancy, and the structural test of one common gradient.
 
-Axis letters: T logged steps. NaN means missing; a zero norm is a real zero.
+Axis letters: E experts, T logged steps. NaN means missing; a zero norm is a real zero.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prismatic.contract.schema import TIERS
-from validation.analysis.run import Expert, Run, is_measured, log
+from validation.analysis.run import Expert, Run, columns_of, is_measured, log
 from validation.analysis.statistics import Array
 
 
-def bottom_ratio(expert: Expert, clean: Expert) -> Array:
-    """Return the log ratio of the bottom norms, [T]: what the lines of the chart show."""
-    return expert.log("bottom_norm") - clean.log("bottom_norm")
-
-
 def bottom_gain(expert: Expert, clean: Expert) -> Array:
-    """Return the bottom tier's log ratio beyond the middle tier's, [T]: a difference in differences.
+    """Return the bottom tier's log ratio beyond the middle tier's, [T]: see `bottom_gains`."""
+    return np.asarray(bottom_gains({0: clean, 1: expert}, [1])[0])
+
+
+def bottom_gains(layer: Mapping[int, Expert], experts: Sequence[int]) -> Array:
+    """Return the bottom tier's log ratio beyond the middle tier's, [E, T]: a difference in differences to expert 0.
 
     Any factor common to all tiers (routing share, scale of the loss) cancels. It is taken per parameter tensor where
     the run logged that, because pooling tensors of different shapes first shows a small spurious rise.
     """
-    per_tensor = expert["bottom_to_middle"] - clean["bottom_to_middle"]
-    if _mostly_finite(per_tensor):
-        return per_tensor
-    return bottom_ratio(expert, clean) - (expert.log("middle_norm") - clean.log("middle_norm"))
+    per_tensor = columns_of(layer, experts, "bottom_to_middle") - layer[0]["bottom_to_middle"]
+    whole = _log_ratio(layer, experts, "bottom_norm") - _log_ratio(layer, experts, "middle_norm")
+    return np.where(_mostly_finite(per_tensor)[:, None], per_tensor, whole)
 
 
 def ratio_beyond_routing(run: Run, expert: int) -> dict[str, Array]:
@@ -38,15 +38,23 @@ def ratio_beyond_routing(run: Run, expert: int) -> dict[str, Array]:
     is no longer a share times one gradient. A gradient is proportional to the share only if parameters are merged; a
     router of tokens gives an expert different tokens, not only more of them.
     """
-    per_layer = [_ratio_beyond_routing(layer[expert], layer[0], run) for layer in _comparable_layers(run, expert)]
-    return {tier: np.mean([ratios[tier] for ratios in per_layer], axis=0) for tier in TIERS}
+    per_layer = [ratios_in_layer(run, layer, [expert]) for layer in _comparable_layers(run, expert)]
+    return {tier: np.mean([ratios[tier][0] for ratios in per_layer], axis=0) for tier in TIERS}
 
 
-def _ratio_beyond_routing(expert: Expert, clean: Expert, run: Run) -> dict[str, Array]:
-    ratios = {tier: expert.log(f"{tier}_norm") - clean.log(f"{tier}_norm") for tier in TIERS}
-    share = expert.log("routing_weight") - clean.log("routing_weight")
-    reference = share if run.merges_parameters and _mostly_finite(share) else ratios["middle"]
+def ratios_in_layer(run: Run, layer: Mapping[int, Expert], experts: Sequence[int]) -> dict[str, Array]:
+    """Return the same of several experts of one layer, [E, T] per tier."""
+    ratios = {tier: _log_ratio(layer, experts, f"{tier}_norm") for tier in TIERS}
+    reference = ratios["middle"]
+    if run.merges_parameters:
+        share = _log_ratio(layer, experts, "routing_weight")
+        reference = np.where(_mostly_finite(share)[:, None], share, reference)
     return {tier: ratio - reference for tier, ratio in ratios.items()}
+
+
+def _log_ratio(layer: Mapping[int, Expert], experts: Sequence[int], metric: str) -> Array:
+    """Return the log ratio of a column to that of expert 0, [E, T]."""
+    return log(columns_of(layer, experts, metric)) - layer[0].log(metric)
 
 
 def _comparable_layers(run: Run, expert: int) -> Sequence[Mapping[int, Expert]]:
@@ -97,5 +105,8 @@ def _is_collinear(expert: Expert, clean: Expert) -> bool:
     return False
 
 
-def _mostly_finite(values: Array) -> bool:
-    return len(values) > 0 and float(np.isfinite(values).mean()) >= 0.8
+def _mostly_finite(values: Array) -> NDArray[np.bool_]:
+    """Return True for each row of values, along the last axis, of which at least 80 % are finite."""
+    if not values.shape[-1]:
+        return np.zeros(values.shape[:-1], dtype=bool)
+    return np.asarray(np.isfinite(values).mean(axis=-1) >= 0.8)

@@ -15,6 +15,7 @@ from validation.frames.expert_pairs import MEASURED, NOISE, PAIR_MEASURES
 from validation.frames.routing_load import RoutingLoad
 
 MAX_TICKS, LOAD_TICKS = 16, 8
+TWICE = 32  # experts up to which both halves of the symmetric matrix are drawn: more cells take a browser too long
 MATRIX_HEIGHT, LOAD_HEIGHT, EVENNESS_HEIGHT = 520, 330, 170
 LEGEND = 60  # pixels of a chart's height that are no cells
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
@@ -29,8 +30,12 @@ def pair_matrix(cells: pd.DataFrame, order: Sequence[int], measure: str, high: f
     """Return the matrix of a measure between each two experts, in this order on both axes.
 
     cells: one frame of PairFrames. high: value at the end of the colour scale, which begins with 0. A pair whose
-    gradient is mostly noise is grey with a cross; one that was not compared, and the diagonal, are blank.
+    gradient is mostly noise is grey with a cross; one that was not compared, and the diagonal, are blank. Of many
+    experts each pair is drawn once, below the diagonal.
     """
+    if len(order) > TWICE:
+        place = {expert: number for number, expert in enumerate(order)}
+        cells = cells[cells["expert"].map(place) > cells["other"].map(place)]
     about = PAIR_MEASURES[measure]
     x, y = (_experts(name, order) for name in ("other", "expert"))
     legend = alt.Legend(

@@ -23,7 +23,7 @@ HOVER_POINTS = 160  # each costs the browser the text of a tooltip, before anybo
 OVERVIEW_POINTS = 600
 # Other pages and reports:
 FINDING_POINTS = 500  # of the small chart beside a finding
-CELL_POINTS = 300  # of an expert in one layer
+CELL_POINTS = 150  # of an expert in one layer
 MAX_FRAMES = 60  # of the heatmap of layers
 COMPARED_POINTS = 60  # of a run beside other runs
 SPARK_POINTS = 30  # of a run in the table of runs

@@ -1,14 +1,14 @@
 """Cells of the Layers page: each measure's title, unit and value by layer, expert, tier and window of logged steps.
 
 Differences are the series of the verdict (`analysis.series`), computed in each layer. Axis letters: T logged steps,
-F frames (windows of equally many logged steps), K cells.
+F frames (windows of equally many logged steps), E experts, K cells, or tiers of an expert.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prismatic.contract.schema import TIERS
 from validation.analysis import series
-from validation.analysis.run import Run
+from validation.analysis.run import Run, columns_of
 from validation.analysis.statistics import Array
 from validation.files.run_file import RunFile
 from validation.frames.downsample import CELL_POINTS, MAX_FRAMES
@@ -108,17 +108,17 @@ def heatmap_frames(run: Run, measure: str, names: list[int], most: int = MAX_FRA
     Of more than MAX_ROWS experts, neighbours of one role share a cell, the mean over them.
     """
     edges = _edges(len(run.steps), most)
-    found = [
-        ((layer, expert, run.experts[expert].role, tier), _means(values_T, edges))
-        for place, layer in enumerate(names)
-        for expert, tier, values_T in _of_layer(run, place, measure)
-        if expert in run.experts
-    ]
-    cells = pd.DataFrame([cell for cell, _ in found], columns=["layer", "expert", "role", "tier"])
-    values_KF = np.stack([values for _, values in found]) if found else np.empty((0, len(edges) - 1))
-    first_of = _first_of({int(e): run.experts[int(e)].role for e in sorted(cells["expert"].unique())})
-    cells, values_KF = _shared_cells(cells, values_KF, first_of)
-    return HeatmapFrames(cells, values_KF, run.steps[edges[:-1]], run.steps[edges[1:] - 1], first_of)
+    cells: list[tuple[int, int, str, str]] = []
+    means = [np.empty((0, len(edges) - 1))]
+    for place, layer in enumerate(names):
+        tiers, numbers, values_KET = _of_layer(run, place, measure)
+        cells += [(layer, expert, run.experts[expert].role, tier) for expert in numbers for tier in tiers]
+        means.append(_means(values_KET, edges).swapaxes(0, 1).reshape(-1, len(edges) - 1))
+    values_KF = np.concatenate(means)
+    table = pd.DataFrame(cells, columns=["layer", "expert", "role", "tier"])
+    first_of = _first_of({int(e): run.experts[int(e)].role for e in sorted(table["expert"].unique())})
+    table, values_KF = _shared_cells(table, values_KF, first_of)
+    return HeatmapFrames(table, values_KF, run.steps[edges[:-1]], run.steps[edges[1:] - 1], first_of)
 
 
 def _first_of(roles: Mapping[int, str]) -> dict[int, int]:
@@ -167,15 +167,15 @@ def color_range(values: Array, measure: str, margin: float) -> tuple[float, floa
 def cell_rows(run: Run, measure: str, place: int, expert: int, most: int = CELL_POINTS) -> pd.DataFrame:
     """Return the series of one expert in one layer: rows of step, value (mean of a window), low, high and tier."""
     edges = _edges(len(run.steps), most)
+    tiers, numbers, values_KET = _of_layer(run, place, measure, expert)
+    if not numbers or len(edges) < 2:
+        return pd.DataFrame(columns=["step", "value", "low", "high", "tier"])
     parts = []
-    for number, tier, values_T in _of_layer(run, place, measure):
-        if number == expert and len(edges) > 1:
-            low, high = _extremes(values_T, edges)
-            part = pd.DataFrame({"step": run.steps[edges[:-1]], "value": _means(values_T, edges)})
-            parts.append(part.assign(low=low, high=high, tier=tier))
-    return (
-        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["step", "value", "low", "high", "tier"])
-    )
+    for tier, (values_T,) in zip(tiers, values_KET, strict=True):
+        low, high = _extremes(values_T, edges)
+        part = pd.DataFrame({"step": run.steps[edges[:-1]], "value": _means(values_T, edges)})
+        parts.append(part.assign(low=low, high=high, tier=tier))
+    return pd.concat(parts, ignore_index=True)
 
 
 def histogram_rows(con: duckdb.DuckDBPyConnection, run: Run, layer: int, expert: int, tier: str) -> pd.DataFrame:
@@ -185,40 +185,41 @@ def histogram_rows(con: duckdb.DuckDBPyConnection, run: Run, layer: int, expert:
     return table
 
 
-def _of_layer(run: Run, place: int, measure: str) -> Iterator[tuple[int, str, Array]]:
-    """Yield expert, tier and series of a measure in one layer."""
-    layer = run.layers[place]
+def _of_layer(
+    run: Run, place: int, measure: str, only: int | None = None
+) -> tuple[Sequence[str], Sequence[int], Array]:
+    """Return the tiers, the experts and their series of a measure in one layer, [K, E, T]; of all experts or one."""
+    layer, tiers = run.layers[place], TIERS if measure in ("norm", "size") else (ALL_TIERS,)
+    numbers = [e for e in layer if e in run.experts and only in (None, e)]
+    if measure != "norm":  # all others are compared with expert 0
+        numbers = [expert for expert in numbers if expert and 0 in layer]
+    if not numbers:
+        return tiers, numbers, np.empty((len(tiers), 0, len(run.steps)))
     if measure == "norm":
-        for number, expert in layer.items():
-            for tier in TIERS:
-                yield number, tier, _log(expert[f"{tier}_norm"])
-        return
-    if 0 not in layer:
-        return
-    layer = {**layer, 0: replace(layer[0], one_of_many=False)}  # all others are compared with it
-    one_layer = replace(run, layers=[layer])
-    for number, expert in layer.items():
-        if number == 0:
-            continue
-        if measure == "size":
-            for tier, values_T in series.ratio_beyond_routing(one_layer, number).items():
-                yield number, tier, values_T
-        elif measure == "weights":
-            yield number, ALL_TIERS, _last_known(expert["weight_distance"])
-        elif measure == "direction":
-            yield number, ALL_TIERS, expert["direction"]
-        else:
-            yield number, ALL_TIERS, series.bottom_gain(expert, layer[0])
+        found = [_log(columns_of(layer, numbers, f"{tier}_norm")) for tier in tiers]
+    elif measure == "size":
+        ratios = series.ratios_in_layer(run, layer, numbers)
+        found = [ratios[tier] for tier in tiers]
+    elif measure == "weights":
+        found = [_last_known(columns_of(layer, numbers, "weight_distance"))]
+    elif measure == "direction":
+        found = [columns_of(layer, numbers, "direction")]
+    else:
+        found = [series.bottom_gains(layer, numbers)]
+    return tiers, numbers, np.stack(found)
 
 
 def _log(values_T: Array) -> Array:
     return np.asarray(np.log(np.where(values_T > 0, values_T, np.nan)))
 
 
-def _last_known(values_T: Array) -> Array:
-    """Return at each row the newest finite value so far; NaN before the first."""
-    place_T = np.maximum.accumulate(np.where(np.isfinite(values_T), np.arange(len(values_T)), -1))
-    return np.where(place_T >= 0, values_T[place_T], np.nan) if len(values_T) else values_T
+def _last_known(values: Array) -> Array:
+    """Return at each row, along the last axis, the newest finite value so far; NaN before the first."""
+    if not values.shape[-1]:
+        return values
+    rows = np.where(np.isfinite(values), np.arange(values.shape[-1]), -1)
+    place = np.maximum.accumulate(rows, axis=-1)
+    return np.where(place >= 0, np.take_along_axis(values, np.maximum(place, 0), axis=-1), np.nan)
 
 
 def _edges(rows: int, most: int) -> NDArray[np.int64]:
@@ -226,13 +227,15 @@ def _edges(rows: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, rows, min(rows, most) + 1).astype(np.int64)
 
 
-def _means(values_T: Array, edges: NDArray[np.int64]) -> Array:
-    """Return the mean of the finite values in each window."""
-    known = np.isfinite(values_T)
+def _means(values: Array, edges: NDArray[np.int64]) -> Array:
+    """Return the mean of the finite values in each window of the last axis."""
     starts = edges[:-1]
-    counts = np.add.reduceat(known, starts, dtype=np.int64) if len(starts) else np.empty(0)
-    sums = np.add.reduceat(np.where(known, values_T, 0.0), starts) if len(starts) else np.empty(0)
-    return np.asarray(np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0))
+    if not len(starts):
+        return np.empty((*values.shape[:-1], 0))
+    known = np.isfinite(values)
+    counts = np.add.reduceat(known, starts, axis=-1, dtype=np.int64)
+    sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=-1)
+    return np.asarray(np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0))
 
 
 def _extremes(values_T: Array, edges: NDArray[np.int64]) -> tuple[Array, Array]:

@@ -48,6 +48,20 @@ def test_of_many_experts_some_are_named(experts, named):
     assert len(axis["values"]) == named
 
 
+@pytest.mark.parametrize(("experts", "drawn"), [(32, 32 * 31), (33, 33 * 32 // 2)])
+def test_of_many_experts_each_pair_is_drawn_once_below_the_diagonal(experts, drawn):
+    order = [*range(experts)][::-1]
+    pairs = [(e, f, 0.1, MEASURED) for e in order for f in order if e != f]
+    rows = rows_of(pair_matrix(pd.DataFrame(pairs, columns=CELLS.columns), order, "weights", 1.0).layer[0])
+    assert len(rows) == drawn
+    assert (
+        len({frozenset(pair) for pair in zip(rows["expert"], rows["other"], strict=True)})
+        == experts * (experts - 1) / 2
+    )
+    if experts > 32:
+        assert (rows["expert"] < rows["other"]).all()  # later in this order
+
+
 def test_loads_are_centred_on_an_even_share_and_no_token_is_said():
     chart = expert_loads(LOAD, [1, 0], (10, 15))
     rows = rows_of(chart.layer[0])

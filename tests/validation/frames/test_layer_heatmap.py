@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -93,6 +94,42 @@ def test_the_heatmap_has_the_norm_of_each_layer_expert_and_tier(tmp_path: Path):
         assert np.exp(shown["value"]).to_numpy() == pytest.approx(shown["norm"].to_numpy())
         top = shown[shown["tier"] == "top"]
         assert top["norm"].tolist() == (step + top["layer"] + top["expert"] / 2).tolist()
+
+
+def slowly(run, place, expert, measure):
+    """Return the series of an expert in one layer by the definition of the measure, row by row."""
+    own, clean = (run.layers[place][e] for e in (expert, 0))
+    found = {}
+    for tier in TIERS:
+        series_T = []
+        for row in range(len(run.steps)):
+            ratio = math.log(own[f"{tier}_norm"][row] / clean[f"{tier}_norm"][row])
+            share = math.log(own["routing_weight"][row] / clean["routing_weight"][row])
+            series_T.append(ratio - share if measure == "size" else math.log(own[f"{tier}_norm"][row]))
+        found[tier] = series_T
+    if measure in ("size", "norm"):
+        return found
+    column = own["direction"] if measure == "direction" else own["bottom_to_middle"] - clean["bottom_to_middle"]
+    return {"all tiers": column.tolist()}
+
+
+@pytest.mark.parametrize("measure", ["size", "norm", "direction", "bottom"])
+@pytest.mark.parametrize("experts", [3, 40])
+def test_all_experts_of_a_layer_at_once_are_each_as_by_itself(tmp_path, measure, experts):
+    roles = ["clean", *["perturbed"] * (experts - 2), "control"]
+    files, _ = read_files([log_packed(tmp_path / "run.db", roles=roles, steps=6, probe_every=0)])
+    (run,) = load_runs(files)
+    for expert in (1, experts - 1):
+        rows = cell_rows(run, measure, 1, expert)
+        expected = slowly(run, 1, expert, measure)
+        assert {*rows["tier"]} == {*expected}
+        for tier, own in rows.groupby("tier"):
+            assert own["value"].tolist() == pytest.approx(expected[tier])
+    if experts == 3:
+        cells = heatmap_frames(run, measure, [0, 1])
+        places = list(zip(cells.cells["layer"], cells.cells["expert"], cells.cells["tier"], strict=True))
+        expected = [slowly(run, layer, expert, measure)[tier] for layer, expert, tier in places]
+        assert cells.values_KF == pytest.approx(np.array(expected))
 
 
 def test_the_distance_of_weights_stands_until_it_is_measured_again():

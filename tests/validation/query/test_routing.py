@@ -15,7 +15,7 @@ from validation.analysis.load import load_runs
 from validation.cli.main import main
 from validation.files.parquet_set import write_set
 from validation.files.read_files import read_files
-from validation.frames.routing_load import routing_load
+from validation.frames.routing_load import is_packed, packed_load, routing_load, windows_of
 from validation.query.database import RELATIONS, connect, open_database, relations_of
 from validation.query.set_database import relations_of_sets
 from validation.query.user_sql import run_query
@@ -100,7 +100,7 @@ def test_a_run_without_shares_has_no_rows_of_routing(tmp_path):
 @pytest.mark.parametrize("windows", [3, 60])
 def test_loads_are_means_over_windows_of_logged_steps(file, monkeypatch, layer, windows):
     monkeypatch.setattr("validation.frames.routing_load.WINDOWS", windows)
-    found = routing_load(connect([file]), file.id, layer)
+    found = routing_load(connect([file]), file, layer)
     edges = [0, 3, 5, 7] if windows == 3 else [*range(8)]
     layers = [0, 1] if layer is None else [layer]
     for first, end in pairwise(edges):
@@ -121,10 +121,40 @@ def test_loads_are_means_over_windows_of_logged_steps(file, monkeypatch, layer, 
 
 def test_loads_are_shares_of_weight_where_tokens_are_not_counted(tmp_path):
     (file,), _ = read_files([write_shares(tmp_path / "a.db", SHARES, weights=True)])
-    found = routing_load(connect([file]), file.id, 1)
+    found = routing_load(connect([file]), file, 1)
     assert not found.of_tokens
     assert found.evenness.empty
     assert found.shares.query("step == 3")["load"].tolist() == pytest.approx([1.0] * 4)
+
+
+def shares_of_many(experts=40, layers=3, steps=130):
+    """Return shares that are drawn at random, of which some are zero, and one layer counts none at the first steps."""
+    rng = np.random.default_rng(1)
+    shares_TLE = rng.dirichlet(np.full(experts, 0.3), (steps, layers))
+    shares_TLE[:, :, 7] = 0.0
+    found = shares_TLE.tolist()
+    for step in range(9):
+        found[step][1] = [None] * experts
+    return found
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_load_of_packed_rows_is_that_of_their_rows_in_sql(tmp_path, weights):
+    (file,), _ = read_files([write_shares(tmp_path / "packed.db", shares_of_many(), weights=weights)])
+    assert is_packed(file)
+    con = connect([file])
+    for layer in (None, 0, 1):
+        found, expected = packed_load(file, layer), routing_load(con, file, layer)
+        assert found.of_tokens == expected.of_tokens == (not weights)
+        for name in ("shares", "evenness"):
+            one, other = getattr(found, name), getattr(expected, name)
+            assert [*one] == [*other]
+            assert one.to_numpy(dtype=float) == pytest.approx(other.to_numpy(dtype=float), rel=1e-6)
+    assert packed_load(file, 5) is None
+
+
+def test_windows_are_longer_where_there_are_many_experts():
+    assert [windows_of(experts) for experts in (0, 8, 42, 64, 128, 256)] == [60, 60, 60, 40, 20, 20]
 
 
 @pytest.mark.long
