@@ -24,7 +24,7 @@ def test_files_that_were_not_read_stand_beside_those_that_were(tmp_path):
     (tmp_path / "notes.txt").write_text("no run at all")
     at = opened("pages/5_Diagnostics.py", (EXAMPLES / "as-is.db", "as-is"), (tmp_path / "notes.txt", "notes.txt"))
     log = next(table.value for table in at.dataframe if "result" in table.value)
-    assert log["result"].tolist() == ["read", "not_a_run"]
+    assert log["result"].tolist() == ["not_a_run", "read"]
     alone = opened("pages/5_Diagnostics.py", (tmp_path / "notes.txt", "notes.txt"))
     assert not alone.exception
     assert any("notes.txt" in text.value for text in alone.text)

@@ -120,8 +120,11 @@ def reading_log(judgement: Judgement, run: Run, file: RunFile) -> None:
         }
         for one in judgement.files
     ]
-    refused = [{"file": one.name, "result": one.error.id, "notes": one.error.evidence} for one in judgement.rejected]
-    show_table([*read, *refused], key="reading-log", placeholder="", column_config=LOG)
+    columns = dict.fromkeys(read[0]) if read else {}
+    refused = [
+        {**columns, "file": one.name, "result": one.error.id, "notes": one.error.evidence} for one in judgement.rejected
+    ]
+    show_table([*refused, *read], key="reading-log", placeholder="", column_config=LOG)
     if file.ignored:
         st.caption("These columns were not read, because no metric has their names:")
         st.text(", ".join(file.ignored))
