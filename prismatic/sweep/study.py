@@ -189,3 +189,36 @@ def require_registered(sweep: Sweep) -> None:
                 f"{path} registered {what} before its first step, so it cannot be judged by this one. Restore the "
                 f"hypotheses and thresholds of study {sweep.plan.name!r}, or train again under another name or --runs."
             )
+
+
+def require_own_folder(sweep: Sweep) -> None:
+    """Raise StudyError if the folder holds the runs of another study, whose plan and report this one would overwrite.
+
+    More seeds and experiments make no other study.
+    """
+    assert sweep.plan is not None
+    assert sweep.plan_file is not None
+    if not sweep.plan_file.exists():
+        return
+    found = StudyPlan.from_text(sweep.plan_file.read_text(encoding="utf-8"))
+    trained = {path.parent.name for path in sweep.runs.glob("*/dynamics.db")}
+    if found is None or not trained:
+        return
+    seen = _other_study(found, sweep.plan)
+    if not seen and not trained & {job.run_hash for job in sweep.jobs}:
+        seen = f"none of its {len(trained)} runs has the options of this one"
+    if seen:
+        raise StudyError(
+            f"{sweep.runs} holds the runs of another study: {seen}. Give this study a name of its own, or --runs "
+            "another folder; to go on with the other one, restore its file."
+        )
+
+
+def _other_study(found: StudyPlan, plan: StudyPlan) -> str:
+    """Return what tells two studies apart; empty if one of them is the other with more seeds or experiments."""
+    if found.name != plan.name:
+        return f"its name is {found.name!r}"
+    if found.promise != plan.promise:
+        return "it registered other hypotheses or thresholds"
+    own, others = ({named(dict(options)) for options in each.experiments} for each in (plan, found))
+    return "" if own <= others or others <= own else f"it varies {sorted(others - own)[0]}"

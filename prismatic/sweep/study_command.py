@@ -19,7 +19,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "study",
         help="train all runs of a study file, judge its registered hypotheses, and write one report",
         epilog="exit codes: 0 all runs are finished and judged, 1 some are not, 2 unusable options or file, 5 the runs "
-        "registered other hypotheses or thresholds than the file, 130 interrupted",
+        "registered other hypotheses or thresholds than the file or belong to another study, 130 interrupted",
     )
     add = study.add_argument
     add("file", type=Path, metavar="FILE", help="the study as YAML: docs/studies.md explains it")
@@ -37,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
     """
     # Imported here because pydantic and torch take seconds, and `--help` must not wait for them.
     from prismatic.sweep.cost import plan_lines
-    from prismatic.sweep.study import load_study, plan_study, require_registered, write_config
+    from prismatic.sweep.study import load_study, plan_study, require_own_folder, require_registered, write_config
 
     check_engine_options(options)
     study = load_study(options.file)
     sweep = plan_study(study, options.runs, checkpoint_freq=max(0, options.checkpoint_freq))
     require_registered(sweep)
+    require_own_folder(sweep)
     if options.plan:
         print("\n".join(plan_lines(sweep, study, workers=options.workers)))
         return 0

@@ -22,7 +22,7 @@ from prismatic.errors import ConfigError, LoggerError, StudyError
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.sweep.cost import finished_cost
 from prismatic.sweep.design import design_lines, smallest_effects
-from prismatic.sweep.study import load_study, plan_study, require_registered, write_config
+from prismatic.sweep.study import load_study, plan_study, require_own_folder, require_registered, write_config
 from prismatic.train.programs.own_command import CommandConfig
 from prismatic.train.trainers import load, parse, train_any
 from tests.support.run_file import facts
@@ -170,6 +170,58 @@ def test_a_run_of_no_study_is_not_taken_over(study, tmp_path: Path):
         logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
     with pytest.raises(StudyError, match="registered no plan of a study"):
         require_registered(sweep)
+
+
+def begun(sweep, jobs=1):
+    """Write the plan of a study and its first runs, as an interrupted `prismatic study` leaves them."""
+    sweep.folder.mkdir(parents=True)
+    sweep.with_copied_config()
+    for job in sweep.jobs[:jobs]:
+        with DynamicsLogger(sweep.db_path(job)) as logger:
+            logger.log_run(sweep.plan.facts())
+            logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen"),
+    [
+        ({"name": "other"}, "its name is 'tiny'"),
+        ({"hypotheses": []}, "it registered other hypotheses or thresholds"),
+        ({"thresholds": {"awakening_ratio": 1.2}}, "it registered other hypotheses or thresholds"),
+        ({"options": TINY | {"steps": 90}}, "none of its 1 runs has the options of this one"),
+    ],
+)
+def test_another_study_in_the_same_folder_is_refused_before_it_overwrites_the_plan(study, tmp_path, changed, seen):
+    begun(sweep := plan_study(load_study(study()), tmp_path / "runs"))
+    kept = sweep.plan_file.read_text()
+    other = plan_study(load_study(study(**changed)), tmp_path / "runs")
+    with pytest.raises(StudyError, match=seen) as error:
+        require_own_folder(other)
+    assert "Give this study a name of its own, or --runs" in str(error.value)
+    assert main(["study", str(study(**changed)), "--runs", str(tmp_path / "runs")]) == 5
+    assert sweep.plan_file.read_text() == kept
+
+
+def test_a_study_that_varies_something_else_is_another_one(study, tmp_path):
+    first = {"hypotheses": [], "vary": {"perturbation_scale": [0, 1]}}
+    begun(plan_study(load_study(study(**first)), tmp_path / "runs"))
+    other = plan_study(load_study(study(hypotheses=[], vary={"perturbation_scale": [0, 2]})), tmp_path / "runs")
+    with pytest.raises(StudyError, match="it varies perturbation_scale=1"):
+        require_own_folder(other)
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"seeds": "0..9"}, {"vary": {"perturbation_scale": [0, 1, 2]}}, {"seeds": "0..2"}]
+)
+def test_a_study_is_resumed_also_with_more_seeds_and_experiments(study, tmp_path, changed):
+    hypothesis = {"hypotheses": STUDY["hypotheses"][:1]}
+    begun(plan_study(load_study(study(**hypothesis)), tmp_path / "runs"))
+    require_own_folder(plan_study(load_study(study(**hypothesis, **changed)), tmp_path / "runs"))
+
+
+def test_a_plan_without_any_run_may_be_replaced(study, tmp_path):
+    begun(plan_study(load_study(study()), tmp_path / "runs"), jobs=0)
+    require_own_folder(plan_study(load_study(study(hypotheses=[])), tmp_path / "runs"))
 
 
 def test_the_words_of_a_study_name_its_plan(study, tmp_path: Path):
