@@ -24,12 +24,15 @@ If a file cannot be read, the reply has a stable `code` and the facts of the cas
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
+import queue
 import re
 import sqlite3
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator
@@ -69,6 +72,7 @@ BUSY_SECONDS = 2.0
 PAGE_CELLS, DRIVER_PAGE_CELLS = 50_000, 250_000
 PACKED_PAGE_ROWS = 500
 SENT_CELLS = 200_000  # at once: the parent keeps them, so that this process need not
+LARGE_PAGE = 100_000  # values and characters; a smaller one is written before a thread would begin
 BATCH_ROWS = 200  # as Python objects: few enough to stay in the processor's cache until they are numbers
 MAX_COLUMNS, LAST_ROWID = 2000, 2**63 - 1  # SQLite's own limits
 MAX_LENGTH = 16 << 20  # bytes of one row or value that SQLite may load
@@ -263,10 +267,6 @@ class Column:
             del self.values[:-rows], self.present[:-rows]
             del self.text[: sum(length for length in old if self.kind == "t" and length > 0)]
 
-    def clear(self) -> None:
-        """Remove all values, once they are sent."""
-        del self.values[:], self.present[:], self.text[:]
-
     def sent_kind(self) -> str:
         """Return the kind that says how the values are sent; the docstring of this module describes them."""
         return self.kind + "?" * (0 in self.present)
@@ -276,9 +276,11 @@ class Column:
         """The number of values it holds; a BLOB counts by its bytes, eight to a value."""
         return len(self.text) // 8 if self.kind == "b" else len(self.values)
 
-    def dump(self) -> list[Any]:
-        """Return the bytes to send."""
-        return [self.values, self.text, *([self.present] if 0 in self.present else [])]
+    def take(self) -> list[Any]:
+        """Remove all values, and return the bytes to send."""
+        taken = [self.values, self.text, *([self.present] if 0 in self.present else [])]
+        self.present, self.text, self.values = bytearray(), bytearray(), array(self.values.typecode)
+        return taken
 
 
 class Reply:
@@ -297,10 +299,8 @@ class Reply:
         for name, column in columns.items():
             rows = len(column.values)
             layout.append([name, column.sent_kind()])
-        blobs = [blob for column in columns.values() for blob in column.dump()]
+        blobs = [blob for column in columns.values() for blob in column.take()]
         self._send({"page": table, "rows": rows, "columns": layout}, blobs)
-        for column in columns.values():
-            column.clear()
 
     def drop(self, table: str) -> None:
         """Take back what was sent of a table."""
@@ -700,23 +700,53 @@ def main() -> None:
     confine(first["limits"])
     if not walls.enforce(first["files"], first["folders"], threads=True).seccomp:
         set_limits({"NPROC": 0})  # for an ordinary user no threads either: then one page is read after the other
+    sender = Sender()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         allow_seconds(request["limits"]["seconds"])
         try:
-            send({**read(request, driver, send), "ok": True}, [])
+            sender.send({**read(request, driver, sender.send), "ok": True}, [])
         except Exception as error:
             code, details = reason(error)
-            send({"ok": False, "code": code, "details": details}, [])
-        sys.stdout.buffer.flush()
+            sender.send({"ok": False, "code": code, "details": details}, [])
         gc.collect()
 
 
-def send(message: dict[str, Any], blobs: list[Any]) -> None:
-    """Write a line of JSON, and the values that follow it."""
-    sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
-    for blob in blobs:
-        sys.stdout.buffer.write(blob)
+class Sender:
+    """Writes to stdout; large pages in a thread, so that the next one is read meanwhile."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[tuple[dict[str, Any], list[Any]]] = queue.Queue(1)
+        self._thread: threading.Thread | None = None
+
+    def send(self, message: dict[str, Any], blobs: list[Any]) -> None:
+        """Write a line of JSON, and the values that follow it, after everything that was sent before."""
+        if sum(map(len, blobs)) < LARGE_PAGE or not self._has_thread():
+            self._waiting.join()
+            self._write(message, blobs)
+        else:
+            self._waiting.put((message, blobs))
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_waiting, daemon=True)
+            with contextlib.suppress(RuntimeError):  # the system allows no thread
+                self._thread.start()
+        return self._thread.is_alive()
+
+    def _write_waiting(self) -> None:
+        try:
+            while True:
+                self._write(*self._waiting.get())
+                self._waiting.task_done()
+        finally:
+            os._exit(1)  # nobody reads any more, and this process would wait for ever
+
+    def _write(self, message: dict[str, Any], blobs: list[Any]) -> None:
+        sys.stdout.buffer.write(json.dumps(message).encode() + b"\n")
+        for blob in blobs:
+            sys.stdout.buffer.write(blob)
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
