@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -21,7 +22,9 @@ MESSAGES: list[tuple[dict[str, Any], list[bytes]]] = [
     ({"page": 4}, [b"d" * LARGE_PAGE]),
     ({"ok": True}, []),
 ]
-EXPECTED = b"".join(json.dumps(message).encode() + b"\n" + b"".join(blobs) for message, blobs in MESSAGES)
+EXPECTED = hashlib.sha256(
+    b"".join(json.dumps(message).encode() + b"\n" + b"".join(blobs) for message, blobs in MESSAGES)
+).digest()
 
 
 class SlowPipe(io.BytesIO):
@@ -37,30 +40,28 @@ class SlowPipe(io.BytesIO):
         return super().write(data)
 
 
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> SlowPipe:
+def sent(monkeypatch: pytest.MonkeyPatch) -> SlowPipe:
+    """Send all messages. A fixture could not: pytest sets stdout anew for each part of a test."""
     pipe = SlowPipe()
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=pipe))
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", SimpleNamespace(buffer=pipe))
+        sender = Sender()
+        for message, blobs in MESSAGES:
+            sender.send(message, blobs)
     return pipe
 
 
-def send_all() -> None:
-    sender = Sender()
-    for message, blobs in MESSAGES:
-        sender.send(message, blobs)
-
-
-def test_large_pages_and_small_ones_keep_their_order(pipe: SlowPipe) -> None:
-    send_all()
-    assert pipe.getvalue() == EXPECTED
+def test_large_pages_and_small_ones_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = sent(monkeypatch)
+    assert hashlib.sha256(pipe.getvalue()).digest() == EXPECTED
     assert len(pipe.writers) == 2
 
 
-def test_without_threads_everything_is_written_at_once(pipe: SlowPipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_threads_everything_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    send_all()
-    assert pipe.getvalue() == EXPECTED
+    pipe = sent(monkeypatch)
+    assert hashlib.sha256(pipe.getvalue()).digest() == EXPECTED
     assert pipe.writers == {threading.current_thread()}
