@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
@@ -105,6 +105,18 @@ class Claim:
     """Seeds that would decide an undecided claim with probability 0.8; None if more than a thousand, or unknown."""
     bins: int | None = None
     """Bins of time that are judged; fewer than six at an interim look."""
+
+    def led_by(self, part: Component) -> Claim:
+        """Return the claim with the numbers of one of its components."""
+        return replace(
+            self,
+            effect=part.name,
+            estimate=part.estimate,
+            low=part.low,
+            high=part.high,
+            unit=part.unit,
+            threshold=part.threshold,
+        )
 
 
 def overall(statuses: Sequence[str]) -> str:

@@ -150,17 +150,8 @@ def distinct_claim(runs: Sequence[MeasuredRun], c: ComparedExperts, invalid: Map
     if known is None or interval is None:
         return claim
     part = Component(PAIRS, finite(interval.mid), _end(interval.low), _end(interval.high), COSINE, known.margin)
-    return replace(
-        claim,
-        effect=part.name,
-        estimate=part.estimate,
-        low=part.low,
-        high=part.high,
-        unit=part.unit,
-        threshold=part.threshold,
-        components=(part,),
-        seeds_needed=seeds_for_distinct(known) if decision.reason in UNDECIDED and not c.single else None,
-    )
+    needed = seeds_for_distinct(known) if decision.reason in UNDECIDED and not c.single else None
+    return replace(claim.led_by(part), components=(part,), seeds_needed=needed)
 
 
 def _shown(c: ComparedExperts, found: Distinct) -> Interval:

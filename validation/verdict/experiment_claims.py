@@ -49,16 +49,7 @@ def _claim(name: str, decision: Decision, m: Measurements, runs: Sequence[Run], 
     if deciding is None:
         return claim
     part = _component(name, m, *deciding)
-    return replace(
-        claim,
-        effect=part.name,
-        estimate=part.estimate,
-        low=part.low,
-        high=part.high,
-        unit=part.unit,
-        threshold=part.threshold,
-        seeds_needed=seeds_needed(name, m) if decision.reason in UNDECIDED else None,
-    )
+    return replace(claim.led_by(part), seeds_needed=seeds_needed(name, m) if decision.reason in UNDECIDED else None)
 
 
 def _shown_effects(name: str, decision: Decision, m: Measurements) -> list[tuple[Effect, Interval]]:
