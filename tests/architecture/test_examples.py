@@ -58,10 +58,11 @@ def test_the_study_has_every_run_that_it_registered():
     assert {file.facts["config.seed"] for file in files} == {*files[0].facts["study.seeds"]}
 
 
-def test_an_installed_package_has_every_file_of_the_study():
+def test_an_installed_package_has_every_file_of_the_studies():
     installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     named = {file for patterns in installed.values() for pattern in patterns for file in ROOT.glob(pattern)}
-    assert {file for file in (EXAMPLES / "study").rglob("*") if file.is_file()} <= named
+    for folder in (EXAMPLES / "study", EXAMPLES / "studies"):
+        assert {file for file in folder.rglob("*") if file.is_file()} <= named
 
 
 def test_the_table_of_the_benchmarks_is_that_of_their_results():

@@ -1,10 +1,12 @@
 """The first visit of Home: the cards of the examples, and what they promise."""
 
+import re
+
 import pytest
 
 from tests.support.app_pages import EXAMPLES, opened, texts
-from ui.sections.first_visit import CARDS
-from ui.session.catalog import examples
+from ui.sections.first_visit import CARDS, STUDIES
+from ui.session.catalog import by_key, examples, studies
 from validation import judge, read_sources
 from validation.judgement.glance import glance_of
 
@@ -30,6 +32,26 @@ def test_a_card_opens_its_example_with_one_click(name):
     assert not at.exception
     assert f"{STUDY_RUNS if name == 'study' else 1} run" in texts(at)
     assert at.query_params["from" if name == "study" else "run"]
+
+
+def test_every_study_has_a_card_and_an_address():
+    assert {entry.path.name for entry in studies()} == {*STUDIES}
+    assert {entry.key for entry in studies()} <= {*by_key()}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("entry", studies(), ids=lambda entry: entry.path.name)
+def test_the_card_of_a_study_opens_its_answers_with_one_click(entry):
+    card, name = STUDIES[entry.path.name], entry.path.name
+    judgement = judge(*read_sources([entry.path]))
+    assert card.shown == glance_of(judgement).shown
+    at = opened()
+    at.button(key=f"study-{name}").click().run()
+    assert not at.exception
+    assert f"Study {name}" in texts(at)
+    assert not [box.value for box in at.warning]
+    sentence = glance_of(judgement).sentence
+    assert all(number in sentence for number in re.findall(r"[0-9.]+x", card.lesson))
 
 
 def test_the_first_page_reads_no_run(monkeypatch):

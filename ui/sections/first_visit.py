@@ -10,7 +10,7 @@ import streamlit as st
 
 from ui.layout.shell import TRAIN, shown_badge
 from ui.sections.choose import choose_live, choose_on_disk, choose_sources, choose_uploads
-from ui.session.catalog import Entry, examples
+from ui.session.catalog import Entry, examples, studies
 from ui.session.library import library
 from validation.verdict.claims import CONFOUNDED, INCONCLUSIVE, INVALID, REFUTED
 from validation.verdict.words.statuses import SELF_TEST, Shown
@@ -79,6 +79,28 @@ CARDS = {
     ),
 }
 
+STUDIES = {
+    "dose": Card(
+        "Does more noise awaken more?",
+        Shown(REFUTED, "refuted"),
+        "No: at three scales the bottom weights gain 0.97x to 1.00x over the controls, and 1.10x is ruled out.",
+        "Open the dose study",
+    ),
+    "upcycling": Card(
+        "Do copies of one MLP come apart?",
+        Shown(REFUTED, "refuted"),
+        "Plain copies do by training alone, half re-initialised ones more so; but no bottom weights awaken.",
+        "Open the upcycling study",
+    ),
+    "lora": Card(
+        "Do adapters follow their tasks?",
+        Shown(INCONCLUSIVE, "inconclusive"),
+        "On two tasks they learn differently and keep doing so; of awakening six seeds cannot tell.",
+        "Open the adapter study",
+    ),
+}
+"""Studies whose hypotheses were registered before their first run, in the order of the page."""
+
 
 def first_visit() -> None:
     """Show the drop zone, the examples, the runs of this machine, and the command that trains a run."""
@@ -87,6 +109,7 @@ def first_visit() -> None:
         choose_uploads()
     st.markdown("### Or open an example")
     _cards({entry.path.stem: entry for entry in examples()})
+    _studies({entry.path.name: entry for entry in studies()})
     st.markdown("### Runs on this machine")
     choose_live()
     choose_on_disk()
@@ -116,6 +139,24 @@ def _card(card: Card, entry: Entry) -> None:
         if entry.path.is_dir() and st.button("Compare its seeds", key=f"{entry.path.stem}-compare"):
             library().add(entry.source)
             st.switch_page("pages/4_Compare.py")
+
+
+def _studies(entries: dict[str, Entry]) -> None:
+    """Show a small card for each study, whose answers are on the Compare page."""
+    names = [name for name in STUDIES if name in entries]
+    if not names:  # an installation without them
+        return
+    st.markdown("**Studies** of six seeds each, with hypotheses that were registered before the first run")
+    for place, name in zip(st.columns(3), names, strict=False):
+        with place, st.container(border=True, height="stretch", key=f"{CARD}-study-{name}"):
+            card = STUDIES[name]
+            with st.container(gap="xsmall"):
+                st.markdown(f"**{card.title}**")
+                shown_badge(card.shown)
+            st.caption(card.lesson)
+            if st.button(card.button, key=f"study-{name}"):
+                library().add(entries[name].source)
+                st.switch_page("pages/4_Compare.py")
 
 
 @cache

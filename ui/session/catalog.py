@@ -53,9 +53,15 @@ def examples() -> tuple[Entry, ...]:
     return tuple(Entry(f"example-{path.stem}", f"examples/{path.name}", path, "examples") for path in paths)
 
 
+def studies() -> tuple[Entry, ...]:
+    """Return the sets of registered studies that come with the project."""
+    paths = [mark.parent for mark in sorted(EXAMPLES.glob(f"studies/*/{MANIFEST}"))]
+    return tuple(Entry(f"study-{path.name}", f"examples/studies/{path.name}", path, "examples") for path in paths)
+
+
 def by_key() -> dict[str, Entry]:
     """Return all entries by their names in an address."""
-    return {entry.key: entry for entry in (*examples(), *catalog())}
+    return {entry.key: entry for entry in (*examples(), *studies(), *catalog())}
 
 
 @st.cache_resource(ttl=FRESH_SECONDS, max_entries=1, show_spinner=False)
