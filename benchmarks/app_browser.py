@@ -203,6 +203,13 @@ class Visitor:
             raise RuntimeError("the page received nothing after the brush")
         return seconds
 
+    async def choose(self, label: str, option: str) -> float:
+        """Choose an option of a box in the main column; return the seconds from then until the page is complete."""
+        box = self.main.get_by_test_id("stSelectbox").filter(has_text=label)
+        await box.locator("input").click(timeout=PATIENCE)
+        await self.page.get_by_role("option", name=option, exact=True).click(timeout=PATIENCE)
+        return await self.complete()
+
     async def complete(self) -> float:
         """Wait until the page is complete; return the seconds from the user's last action to the last painting."""
         handle = await self.page.wait_for_function(COMPLETE, arg=QUIET, timeout=PATIENCE, polling=50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from prismatic.errors import ConfigError, LoggerError, StudyError
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.sweep.cost import finished_cost
 from prismatic.sweep.design import design_lines, smallest_effects
+from prismatic.sweep.engines import OnSlurm, Task
 from prismatic.sweep.study import load_study, plan_study, require_own_folder, require_registered, write_config
 from prismatic.train.programs.own_command import CommandConfig
 from prismatic.train.trainers import load, parse, train_any
@@ -346,6 +348,47 @@ def test_a_study_that_was_killed_three_times_ends_with_the_same_report(study, tm
     ]
     assert texts[0] == texts[1]
     assert json.loads(texts[0][1])["missing"] == []
+
+
+# -- Engines
+
+
+@pytest.mark.long
+def test_a_study_is_trained_on_ray_and_judged_as_anywhere(study, tmp_path: Path, capsys):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    path, runs = study(options=TINY | {"steps": 30}, seeds="0..1"), tmp_path / "runs"
+    command = ["study", str(path), "--runs", str(runs), "--workers", "2"]
+    assert main([*command, "--engine", "ray", "--address", "local"]) == 0
+    sweep = plan_study(load_study(path), runs)
+    assert all(read_plan(facts(sweep.db_path(job))) == sweep.plan for job in sweep.jobs)
+    report = (runs / "study" / "study.json").read_text()
+    assert (json.loads(report)["missing"], len(json.loads(report)["runs"])) == ([], 4)
+    capsys.readouterr()
+    assert main(command) == 0  # the next command finds nothing to train, on this machine or on another
+    assert "4 of 4 runs are finished already" in capsys.readouterr().out
+    assert (runs / "study" / "study.json").read_text() == report
+
+
+def test_slurm_gets_a_study_as_one_array_of_jobs_that_it_may_queue_again(study, tmp_path: Path, monkeypatch):
+    """No cluster is here: programs of its names keep the script that it would get."""
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {"sbatch": f'cp "$1" {tmp_path}/script.sh; echo Submitted batch job 7', "srun": ":"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    sweep = plan_study(load_study(study(seeds="0..1")), tmp_path / "runs")
+    engine = OnSlurm(sweep.folder / "slurm", 2, settings={"timeout_min": 240, "slurm_partition": "long"})
+    tasks = [Task(job.run_hash, tuple(sweep.command(job)), tmp_path / "log", tmp_path) for job in sweep.jobs]
+    engine.start(tasks)
+    script = (tmp_path / "script.sh").read_text()
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", script, re.M))
+    assert (options["array"], options["time"], options["partition"]) == ("0-3%2", "240", "long")
+    assert options["job-name"] == "prismatic"
+    assert "submitit.core._submit" in script
+    held = sorted((sweep.folder / "slurm").glob("7_*_submitted.pkl"))
+    assert [pickle.loads(path.read_bytes()).function.task for path in held] == tasks
 
 
 def _run(folder: Path) -> subprocess.Popen:
