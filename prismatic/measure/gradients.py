@@ -1,15 +1,15 @@
 """Measure gradients: tier norms, shares and alignment of every expert in every layer (log_gradient_dynamics, measure).
 
-Small models would pay more for each call of Python or numpy than for the reading of their gradients, so what stays from
-step to step is in a plan, and layers of one form are computed together.
-Axis letters: P tensors of an expert, E experts, L layers, R = P x E gradients of a layer, S sums of all layers.
+Small models would pay more for calls of Python and numpy than for the reading of their gradients, so what stays from
+step to step is in a plan.
+Axis letters: P tensors of an expert, E experts, L layers, R = P x E gradients of a layer, S sums of a layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prismatic.collectives import world
-from prismatic.contract.schema import PACKED_ABOVE, TIERS
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.found import FoundExperts
 from prismatic.experts.protocol import SPARSITY, num_experts, roles_of, tiers_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
-from prismatic.measure.kernels import COLUMNS, Sums, TensorGradients, measure_tensors
-from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate
+from prismatic.measure.dynamics import dynamics_of
+from prismatic.measure.kernels import Sums, TensorGradients, measure_tensors
+from prismatic.measure.metrics import ExpertDynamics, aggregate
 from prismatic.measure.plan import Gradients, Plan, plans_of
 from prismatic.measure.shards import PartTiers
 
@@ -93,11 +93,18 @@ def _measured(routers: Sequence[Any], gradients: Callable[[Plan], Gradients]) ->
     def local_numbers() -> NDArray[np.float64]:
         for router, plan in zip(routers, plans, strict=True):
             layers.append(_Layer.of(router, plan, fetched.get(plan) or gradients(plan)))
-        sums_S, routed = measure_tensors([t for layer in layers for t in layer.tensors], [*map(_routed, routers)])
-        return _numbers(plans, sums_S, routed)
+        sums, routed = measure_tensors([t for layer in layers for t in layer.tensors], [*map(_routed, routers)])
+        own_sums = _split(sums, [layer.rows for layer in layers])
+        return np.concatenate([part for own in zip(plans, own_sums, routed, strict=True) for part in _numbers(*own)])
 
-    count = sum(plan.sums * COLUMNS + 3 * plan.experts for plan in plans)
-    return _dynamics(layers, world().all_reduce(local_numbers, count))
+    lengths = [plan.numbers for plan in plans]
+    numbers = _split(world().all_reduce(local_numbers, sum(lengths)), lengths)
+    return [dynamics_of(layer.plan, own, layer.missing) for layer, own in zip(layers, numbers, strict=True)]
+
+
+def _split(rows: NDArray[np.float64], lengths: Sequence[int]) -> list[NDArray[np.float64]]:
+    """Return parts of so many rows, one after the other."""
+    return [rows[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def _routed(router: Any) -> Tensor:
@@ -118,6 +125,11 @@ class _Layer:
     missing: Sequence[int]
     """Per expert, the number of trained parameters without a gradient."""
     plan: Plan
+
+    @property
+    def rows(self) -> int:
+        """The number of sums of this process."""
+        return self.plan.sums * (2 if self.plan.basis == "each" else 1)
 
     @classmethod
     def of(cls, router: Any, plan: Plan, grads_R: Gradients) -> _Layer:
@@ -151,101 +163,13 @@ def _tensors(router: Any, plan: Plan, by_tensor: Sequence[Gradients]) -> list[Te
     ]
 
 
-def _numbers(plans: Sequence[Plan], sums_S: Sums, routed: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the numbers that the processes add up: the sums of all layers, then what is known of their routing.
-
-    The latter are, for each expert of a layer, the share that the layer tells, and the weight and the tokens that its
-    router gave.
-    """
-    ends = np.cumsum([plan.sums * (2 if plan.basis == "each" else 1) for plan in plans])
-    sums = [
-        own_S[1::2] if plan.basis == "each" else own_S
-        for plan, own_S in zip(plans, np.split(sums_S, ends[:-1]), strict=True)
-    ]
-    return np.concatenate([part.ravel() for part in (*sums, *map(_routing_numbers, plans, routed))])
-
-
-def _routing_numbers(plan: Plan, routed: NDArray[np.float64]) -> NDArray[np.float64]:
-    numbers_3E = np.zeros((3, plan.experts))
-    numbers_3E[0] = np.nan
+def _numbers(plan: Plan, sums_S: Sums, routed: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the numbers of a layer that the processes add up, see `dynamics_of`."""
+    # With the basis "each", a sum of the first expert comes before each one that counts.
+    counted = sums_S[1::2] if plan.basis == "each" else sums_S
+    told, routing = [np.nan] * plan.experts, [0.0] * 2 * plan.experts
     if routed.ndim == 2:
-        numbers_3E[1:] = routed
+        routing = routed.ravel().tolist()
     elif len(routed):
-        numbers_3E[0] = routed / world().size
-    return numbers_3E
-
-
-def _dynamics(layers: Sequence[_Layer], numbers: NDArray[np.float64]) -> list[Sequence[ExpertDynamics]]:
-    """Return each expert's dynamics from the totals of `_numbers`; layers of one form are computed together."""
-    found: list[Sequence[ExpertDynamics]] = []
-    sums, routing = np.split(numbers, [COLUMNS * sum(layer.plan.sums for layer in layers)])
-    for _, group in groupby(layers, lambda layer: layer.plan.form):
-        own = [*group]
-        plan, count = own[0].plan, len(own)
-        experts = plan.experts
-        sums_LPE, sums = sums[: count * plan.sums * COLUMNS], sums[count * plan.sums * COLUMNS :]
-        routing_L3E, routing = routing[: count * 3 * experts], routing[count * 3 * experts :]
-        sums_LPE = sums_LPE.reshape(count, len(plan.names), -1, experts, COLUMNS)
-        # Of each parameter, take each expert's row from the sums by that expert's own tiers, or by those of all.
-        sums_LPE = sums_LPE[:, :, np.arange(experts) if plan.basis == "current" else 0, np.arange(experts)]
-        missing_LE = np.array([layer.missing for layer in own], dtype=np.float64)
-        columns = _columns(plan, sums_LPE, routing_L3E.reshape(count, 3, experts), missing_LE)
-        for layer in range(count):
-            arrays = {name: values_LE[layer] for name, values_LE in columns.items()}
-            experts_of = ExpertArrays(arrays, peer=plan.basis == "own")
-            found.append(experts_of if experts > PACKED_ABOVE else experts_of[:])
-    return found
-
-
-def _columns(
-    plan: Plan, sums_LPE: Sums, routing_L3E: NDArray[np.float64], missing_LE: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """Return the metrics of layers of one form by name, [L, E]."""
-    told_LE, weights_LE, tokens_LE = routing_L3E.swapaxes(0, 1)
-    total_LE = sums_LPE.sum(axis=1)
-    norms_LE = np.sqrt(total_LE[..., :3])
-    norm_LE = np.sqrt(total_LE[..., :3].sum(axis=-1))
-    if plan.fused:  # a gradient of zeros means that the expert had no token
-        missing_LE = np.where(norm_LE == 0, len(plan.names), missing_LE)
-    unknown_LE = np.full_like(norm_LE, np.nan)
-    known_LE = np.where(np.isfinite(told_LE).all(axis=-1, keepdims=True), told_LE, np.nan)
-    with np.errstate(all="ignore"):  # of experts without a gradient, or with one that is not finite
-        return {
-            **{f"{tier}_norm": norms_LE[..., place] for place, tier in enumerate(TIERS)},
-            "norm": norm_LE,
-            "routing_weight": _shares(weights_LE, known_LE),
-            "gradient_cosine": unknown_LE if plan.basis == "own" else _cosines(total_LE[..., 3], norm_LE),
-            "bottom_to_middle": _bottom_to_middle(sums_LPE),
-            "nonfinite": total_LE[..., -1],
-            "missing_gradients": missing_LE,
-            "token_share": _shares(tokens_LE, unknown_LE),
-        }
-
-
-def _bottom_to_middle(sums_LPE: Sums) -> NDArray[np.float64]:
-    """Return, per expert, the mean over tensors of log(bottom norm / middle norm).
-
-    The tensors are the same for every expert: those with tiers and without a zero in any expert's norms. An expert
-    without any gradient, or with a non-finite one, gets NaN and excludes no tensor.
-    """
-    whole_LE = sums_LPE[..., :3].sum(axis=(1, 3))
-    sound_LE = np.isfinite(whole_LE) & (whole_LE > 0)
-    bottom_LPE, middle_LPE = sums_LPE[..., 1], sums_LPE[..., 2]
-    usable_LPE = (bottom_LPE > 0) & (middle_LPE > 0)
-    usable_LP = (usable_LPE | ~sound_LE[:, None]).all(axis=-1) & sound_LE.any(axis=-1)[:, None]
-    log_LPE = np.where(usable_LP[..., None] & usable_LPE, np.log(bottom_LPE / middle_LPE), 0.0)
-    mean_LE = log_LPE.sum(axis=1) / usable_LP.sum(axis=-1)[:, None] / 2
-    return np.where(sound_LE, mean_LE, np.nan)
-
-
-def _shares(sums_LE: NDArray[np.float64], known_LE: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each expert's share of the sum of its layer; what is known where nothing was summed."""
-    whole_L1 = sums_LE.sum(axis=-1, keepdims=True)
-    return np.where(whole_L1 > 0, sums_LE / whole_L1, known_LE)
-
-
-def _cosines(product_LE: NDArray[np.float64], norm_LE: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the cosine of each gradient with the first one; NaN if one of them is zero or not finite."""
-    both_LE = norm_LE * norm_LE[:, :1]
-    known_LE = (both_LE > 0) & np.isfinite(both_LE) & np.isfinite(product_LE)
-    return np.where(known_LE, product_LE / both_LE, np.nan)
+        told = (routed / world().size).tolist()
+    return [counted.ravel(), np.array([*told, *routing])]

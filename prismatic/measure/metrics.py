@@ -101,7 +101,12 @@ def cosine(product: float, norm: float, other: float) -> float | None:
 
 def divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float:
     """Return the documented score: mean over tiers of |norm_i - norm_0|. It scales with the loss and the share."""
-    return fmean(abs(getattr(expert, f"{tier}_norm") - getattr(clean, f"{tier}_norm")) for tier in TIERS)
+    top, bottom, middle = (abs(norm - base) for norm, base in zip(_norms(expert), _norms(clean), strict=True))
+    return (top + bottom + middle) / len(TIERS)
+
+
+def _norms(expert: ExpertDynamics) -> tuple[float, float, float]:
+    return expert.top_norm, expert.bottom_norm, expert.middle_norm
 
 
 def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float | None:
@@ -113,14 +118,10 @@ def relative_divergence(expert: ExpertDynamics, clean: ExpertDynamics) -> float 
     shares = [1.0 if e.routing_weight is None else e.routing_weight for e in (expert, clean)]
     if not all(shares):
         return None
-    ratios = []
-    for tier in TIERS:
-        per_share = getattr(expert, f"{tier}_norm") / shares[0]
-        base = getattr(clean, f"{tier}_norm") / shares[1]
-        if not base:
-            return None
-        ratios.append(abs(per_share - base) / base)
-    return fmean(ratios)
+    base = [norm / shares[1] for norm in _norms(clean)]
+    if not all(base):
+        return None
+    return sum(abs(norm / shares[0] - own) / own for norm, own in zip(_norms(expert), base, strict=True)) / len(TIERS)
 
 
 def aggregate(layers: Sequence[Sequence[ExpertDynamics]], roles: Sequence[str] | None = None) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from prismatic.collectives import World, world
 from prismatic.experts.protocol import modules_of, num_experts, tier_basis, views_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
+from prismatic.measure.kernels import COLUMNS
 from prismatic.measure.shards import Part, PartTiers, are_apart, entries_of, parts_of
 
 Gradients = Sequence[Tensor | None]
 """A gradient, or None, of each tensor of a layer, [R]."""
 
 
-class _Tree:
+class Tree:
     """The parameters and modules below some modules, to see whether one was exchanged without walking again."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -63,7 +64,7 @@ class Plan:
     fetching: bool
     """True if entries of an expert may have to come from another process."""
     world: World
-    _tree: _Tree
+    tree: Tree
     _tiers: dict[int, Sequence[PartTiers]] = field(default_factory=dict)
 
     @classmethod
@@ -79,14 +80,14 @@ class Plan:
             and known.basis == basis
             and known.world is processes
             and all(map(is_, known.modules, modules))
-            and known._tree.is_unchanged()
+            and known.tree.is_unchanged()
         ):
             return known
         views = [views_of(router, e) for e in range(num_experts(router))]
         parts = [parts_of(own, compared=basis != "own") for own in views]
         fused = any(view.expert is not None for view in views[0].values())
         fetching = basis != "own" and are_apart(views[0])
-        plan = cls(modules, views, parts, basis, fused, fetching, processes, _Tree(modules))
+        plan = cls(modules, views, parts, basis, fused, fetching, processes, Tree(modules))
         _KNOWN[router] = plan
         return plan
 
@@ -116,9 +117,9 @@ class Plan:
         return len(self.views_R) * (self.experts if self.basis == "current" else 1)
 
     @cached_property
-    def form(self) -> tuple[int, int, str, bool]:
-        """Equal for layers whose numbers have the same shape and meaning."""
-        return len(self.names), self.experts, self.basis, self.fused
+    def numbers(self) -> int:
+        """The number of numbers that the processes add up: these sums, and three for the routing of each expert."""
+        return self.sums * COLUMNS + 3 * self.experts
 
     @cached_property
     def _is_whole(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from prismatic.experts.tiers import Tiers
 from prismatic.guard import warn
 from prismatic.measure.kernels.self_test import agree
-from prismatic.measure.kernels.tensors import Sums, TensorGradients
+from prismatic.measure.kernels.tensors import Sums, TensorGradients, count_nonfinite
 from prismatic.measure.kernels.with_numpy import tier_sums_numpy
 
 SWITCH = "PRISMATIC_MEASURE"  # environment variable: "numpy" leaves numba alone, "torch" Triton
@@ -80,7 +80,10 @@ def _compiled(start: float) -> Way | None:
 
 
 def _by_numpy(tensors: Sequence[TensorGradients]) -> Sums:
-    return np.concatenate([tier_sums_numpy(tensor) for tensor in tensors])
+    sums_R = np.concatenate([tier_sums_numpy(tensor) for tensor in tensors])
+    if not np.isfinite(sums_R).all():
+        count_nonfinite(sums_R, [grad for tensor in tensors for grad in tensor.gradients])
+    return sums_R
 
 
 def _threads(sums: Callable[[Sequence[TensorGradients], int], object], most: int) -> tuple[int, str]:

@@ -24,6 +24,7 @@ LANES = 16  # weights of a vector, and bits of each plane
 UNROLL = 2  # vectors of a step, with sums of their own: additions need not wait for each other
 STEP = LANES * UNROLL
 RUN = 16
+SMALLEST = 1e-31  # a smaller sum per weight may have lost squares below the smallest normal float32 number, 1e-38
 SUMS = 4  # top, bottom, middle, product
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 DENSE, PAIRS, APART = range(3)
@@ -336,13 +337,22 @@ def _sum_chunk(tensor, addresses, chunk, totals, spare):  # type: ignore[no-unty
                     _add(kind, own, other, own, top + read, bottom + read, step, UNROLL, 1, sums)
 
 
-@_cached("void(i8[:,::1],i8[::1],i8,i8,f8[:,::1])")
+@_cached("b1(i8[::1],f8[::1])")
+def _is_sound(tensor, sums):  # type: ignore[no-untyped-def]
+    least = 0.0 if tensor[EXACT] or tensor[KIND] == FLOAT64 else SMALLEST * tensor[ROWS] * tensor[COLUMNS]
+    smallest = sums[2] if tensor[MASK_STEP] == 0 else min(sums[0], sums[1], sums[2])
+    return smallest >= least and np.isfinite(sums.sum())
+
+
+@_cached("b1(i8[:,::1],i8[::1],i8,i8,f8[:,::1])")
 def sum_tiers(tensors_T, addresses_R, first, last, sums_R):  # type: ignore[no-untyped-def]
-    """Add the tier sums of some gradients to sums [R, SUMS]; nothing for an address of 0.
+    """Add the tier sums of some gradients to sums [R, SUMS], nothing for an address of 0; return whether all are sound.
+
+    A sum is sound if it is finite, and so large that float32 has lost nothing of it, or summed in float64.
 
     first, last: the part of the work to do, in chunks of one expert, counted through all tensors.
     """
-    spare = np.empty((2, STEP), np.uint64)
+    spare, sound = np.empty((2, STEP), np.uint64), True
     for place in range(len(tensors_T)):
         tensor = tensors_T[place]
         experts, row = tensor[EXPERTS], tensor[FIRST]
@@ -359,3 +369,5 @@ def sum_tiers(tensors_T, addresses_R, first, last, sums_R):  # type: ignore[no-u
             for expert in range(experts):
                 for sum_ in range(SUMS if addresses[0] else SUMS - 1):
                     sums_R[row + expert, sum_] += totals[expert, sum_].sum()
+                sound &= not addresses[expert] or _is_sound(tensor, sums_R[row + expert])
+    return sound

@@ -28,9 +28,9 @@ def measure_tensors(
     also_fetch: small tensors to copy to the CPU in the same transfer.
     """
     grads_R = [grad for tensor in tensors for grad in tensor.gradients]
-    if all(grad is None or grad.device.type in ON_CPU for grad in grads_R):
+    if all(grad is None or grad.is_cpu for grad in grads_R):
         (fetched,) = _read_back([also_fetch])
-        return _sums_on_cpu(tensors, grads_R), fetched
+        return (prepare().sums(tensors) if tensors else np.zeros((0, COLUMNS))), fetched
     on_gpu = [tensor.present is not None and tensor.present.device.type not in ON_CPU for tensor in tensors]
     queued = sums_on_gpu([tensor for tensor, there in zip(tensors, on_gpu, strict=True) if there])
     arrived, fetched = _read_back([queued, also_fetch])
@@ -38,20 +38,9 @@ def measure_tensors(
     sums_R = np.zeros((len(grads_R), COLUMNS))
     there_R = np.repeat(on_gpu, [len(tensor.gradients) for tensor in tensors])
     sums_R[there_R] = np.concatenate(arrived)
-    sums_R[~there_R] = _sums_on_cpu(here, [grad for tensor in here for grad in tensor.gradients])
+    if here:
+        sums_R[~there_R] = prepare().sums(here)
     return sums_R, fetched
-
-
-def _sums_on_cpu(tensors: Sequence[TensorGradients], grads_R: Sequence[Tensor | None]) -> Sums:
-    """Return the sums of every gradient; entries that are not finite are counted only where a sum is not."""
-    sums_R = prepare().sums(tensors) if tensors else np.zeros((0, COLUMNS))
-    if not np.isfinite(sums_R).all():
-        broken_R = ~np.isfinite(sums_R[:, :3]).all(axis=1)
-        for row in np.flatnonzero(broken_R).tolist():
-            grad = grads_R[row]
-            assert grad is not None, "a gradient that is not there has sums of zero"
-            sums_R[row, -1] = float((~torch.isfinite(grad)).sum())
-    return sums_R
 
 
 def _read_back(groups: Sequence[Sequence[Tensor]]) -> list[list[NDArray[np.float64]]]:

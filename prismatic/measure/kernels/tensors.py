@@ -46,6 +46,15 @@ class TensorGradients(NamedTuple):
         return None if found is None or not found.numel() else found
 
 
+def count_nonfinite(sums_R: Sums, grads_R: Sequence[Tensor | None]) -> None:
+    """Write the number of entries that are not finite beside the sums of each gradient that has some."""
+    broken_R = ~np.isfinite(sums_R[:, :3]).all(axis=1)
+    for row in np.flatnonzero(broken_R).tolist():
+        grad = grads_R[row]
+        assert grad is not None, "a gradient that is not there has sums of zero"
+        sums_R[row, -1] = float((~torch.isfinite(grad)).sum())
+
+
 def at_least_single(grad: Tensor) -> Tensor:
     """Return the gradient as float32 or float64: a sum in float16 would overflow above 65504."""
     return grad.detach() if grad.dtype in (torch.float32, torch.float64) else grad.detach().float()

@@ -22,7 +22,7 @@ from prismatic.experts.planes import Planes
 from prismatic.experts.tiers import Tiers
 from prismatic.measure.kernels import compiled
 from prismatic.measure.kernels.layout import readable
-from prismatic.measure.kernels.tensors import COLUMNS, HasTiers, Sums, TensorGradients
+from prismatic.measure.kernels.tensors import COLUMNS, HasTiers, Sums, TensorGradients, count_nonfinite
 
 KINDS = {
     torch.float32: compiled.FLOAT32,
@@ -33,7 +33,6 @@ KINDS = {
 PER_THREAD = 256  # chunks: a thread with less to do costs more than it saves
 EXACT = 1 << 12  # weights: a smaller tensor is summed in float64 at once, at no cost
 _ZEROS = np.zeros(compiled.STEP // 8, dtype=np.uint8)
-SMALLEST = 1e-31  # a smaller sum per weight may have lost squares below the smallest normal float32 number, 1e-38
 _NEVER_LOST = (-math.inf,) * 3
 _DTYPE, _IS_ON_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 _NO_MARKS = _ZEROS.ctypes.data, _ZEROS.ctypes.data, 0  # addresses of both planes, and the step from byte to byte
@@ -84,7 +83,7 @@ class _Work:
         marks = (planes.top.data_ptr(), planes.bottom.data_ptr(), 1) if planes.top.numel() else _NO_MARKS
         exact = exact or weights <= EXACT
         self.rows.append((first, experts, *layout, KINDS[kind], exact, *marks, self.units))
-        least = SMALLEST * weights
+        least = compiled.SMALLEST * weights
         ends = least if planes.top.numel() else -math.inf
         self.least += [_NEVER_LOST if exact or kind is torch.float64 else (ends, ends, least)] * experts
         self.read.append((tensor.tiers, weights, planes))
@@ -101,23 +100,21 @@ class _Work:
             and _form_of(grads_R) == self._form
         )
 
-    def run(self, grads_R: Sequence[Tensor | None], threads: int) -> Sums:
-        """Return the sums of every gradient."""
+    def run(self, grads_R: Sequence[Tensor | None], threads: int) -> tuple[Sums, bool]:
+        """Return the sums of every gradient, and True if all are sound; with threads a part of one may look unsound."""
         addresses_R = np.array([0 if grad is None else grad.data_ptr() for grad in grads_R], dtype=np.int64)
         threads = max(min(threads, self.units // PER_THREAD), 1)
         sums = np.zeros((threads, len(grads_R), COLUMNS))
         cuts = [self.units * place // threads for place in range(threads + 1)]
         parts = [(self.table_T, addresses_R, cuts[n], cuts[n + 1], sums[n]) for n in range(threads)]
         waiting = [_pool(threads - 1).submit(lambda part: compiled.sum_tiers(*part), part) for part in parts[1:]]
-        compiled.sum_tiers(*parts[0])
+        sound = compiled.sum_tiers(*parts[0])
         for other in waiting:
-            other.result()
-        return sums.sum(axis=0) if threads > 1 else sums[0]
+            sound &= other.result()
+        return (sums.sum(axis=0) if threads > 1 else sums[0]), sound
 
     def lost(self, sums_R: Sums, grads_R: Sequence[Tensor | None]) -> list[int]:
         """Return the rows of sums that float32 may have lost, because they are infinite or very small."""
-        if np.isfinite(sums_R).all() and (sums_R[:, :3] >= self.least_R3).all():
-            return []
         kept_R = np.isfinite(sums_R.sum(axis=1)) & (sums_R[:, :3] >= self.least_R3).all(axis=1)
         kept_R |= self.least_R3[:, 2] == -math.inf
         return [row for row in np.flatnonzero(~kept_R).tolist() if grads_R[row] is not None]
@@ -148,9 +145,11 @@ def tier_sums_numba(tensors: Sequence[TensorGradients], threads: int = 1) -> Sum
         work, grads_R = _Work.of(tensors)
         if hasattr(keeper, "prepared"):
             keeper.prepared = work
-    sums_R = work.run(grads_R, threads)
-    if lost := work.lost(sums_R, grads_R):
-        sums_R[lost] = _exact_sums(tensors, lost, threads)
+    sums_R, sound = work.run(grads_R, threads)
+    if not sound:
+        if lost := work.lost(sums_R, grads_R):
+            sums_R[lost] = _exact_sums(tensors, lost, threads)
+        count_nonfinite(sums_R, grads_R)
     return sums_R
 
 
@@ -163,7 +162,7 @@ def _exact_sums(tensors: Sequence[TensorGradients], rows: Sequence[int], threads
         pairs.append(TensorGradients([grads[0], grads[expert]] if expert else [grads[0]], tensor.tiers))
     work, grads_R = _Work.of(pairs, exact=True)
     last = np.cumsum([len(pair.gradients) for pair in pairs]) - 1
-    exact: Sums = work.run(grads_R, threads)[last]
+    exact: Sums = work.run(grads_R, threads)[0][last]
     return exact
 
 
@@ -171,7 +170,7 @@ def products_numba(vectors_N: Sequence[Sequence[Tensor]], threads: int = 1) -> N
     """Return the inner products of one or two vectors, [N, N], each given as tensors of the same sizes."""
     tensors = [TensorGradients(grads_N, Tiers.none()) for grads_N in zip(*vectors_N, strict=True)]
     work, grads_R = _Work.of(tensors, exact=True)
-    sums_N = work.run(grads_R, threads).reshape(-1, len(vectors_N), COLUMNS).sum(axis=0)
+    sums_N = work.run(grads_R, threads)[0].reshape(-1, len(vectors_N), COLUMNS).sum(axis=0)
     products = np.diag(sums_N[:, 2])  # without tiers, all squares are in the middle
     products[0, 1:] = products[1:, 0] = sums_N[1:, 3]
     return products

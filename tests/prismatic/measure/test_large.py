@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from prismatic.collectives import ALONE
 from prismatic.contract.schema import PACKED_ABOVE
-from prismatic.measure import metrics
+from prismatic.experts.views import View
+from prismatic.measure import dynamics, metrics
 from prismatic.measure.metrics import ExpertArrays, ExpertDynamics, aggregate, routing_metrics
+from prismatic.measure.plan import Plan, Tree
 
 NORMS = st.sampled_from([0.0, 0.25, 1.0, 3.5, 1e-6])
 SHARES = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5]))
@@ -49,6 +54,24 @@ def test_arrays_give_the_same_means_scores_and_rows(layers: list[list[ExpertDyna
         assert close(arrays[name], rows[name]), name
     assert all(close(*pair) for pair in zip(rows["layers"], arrays["layers"], strict=True))
     assert close(routing_metrics(rows["layers"]), routing_metrics(arrays["layers"]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.sampled_from(["base", "current", "own", "each"]), st.booleans())
+def test_arrays_give_the_dynamics_that_are_computed_one_by_one(data: st.DataObject, basis: str, fused: bool):
+    experts, tensors = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 3))
+    weight = nn.Parameter(torch.zeros(1))
+    views = [{name: View(name, weight) for name in "abc"[:tensors]} for _ in range(experts)]
+    plan = Plan([], views, [], basis, fused, False, ALONE, Tree([]))
+    sums = st.sampled_from([0.0, 1e-300, 0.5, 2.0, 7.0, 1e300, math.inf, math.nan])
+    rows = data.draw(st.lists(st.tuples(*[sums] * 4), min_size=plan.sums, max_size=plan.sums))
+    routing = data.draw(st.lists(st.sampled_from([0.0, 0.25, math.nan]), min_size=experts, max_size=experts))
+    counted = data.draw(st.lists(st.sampled_from([0.0, 3.0]), min_size=2 * experts, max_size=2 * experts))
+    numbers = np.array([x for row in rows for x in (*row, 2.0)] + routing + counted)
+    missing = [*range(experts)]
+    arrays = ExpertArrays(dynamics._arrays(plan, numbers, missing), peer=basis == "own")
+    for one, other in zip(dynamics.dynamics_of(plan, numbers, missing), arrays, strict=True):
+        assert close(vars(one), vars(other))
 
 
 def test_a_gradient_that_is_not_a_number_is_not_averaged_away():
