@@ -7,6 +7,7 @@ Axis letters: P tensors of an expert, E experts, L layers, R = P x E gradients o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -95,7 +96,8 @@ def _measured(routers: Sequence[Any], gradients: Callable[[Plan], Gradients]) ->
             layers.append(_Layer.of(router, plan, fetched.get(plan) or gradients(plan)))
         sums, routed = measure_tensors([t for layer in layers for t in layer.tensors], [*map(_routed, routers)])
         own_sums = _split(sums, [layer.rows for layer in layers])
-        return np.concatenate([part for own in zip(plans, own_sums, routed, strict=True) for part in _numbers(*own)])
+        parts = [part for own in zip(plans, own_sums, routed, strict=True) for part in _numbers(*own)]
+        return np.concatenate([np.empty(0), *parts])
 
     lengths = [plan.numbers for plan in plans]
     numbers = _split(world().all_reduce(local_numbers, sum(lengths)), lengths)
@@ -163,13 +165,13 @@ def _tensors(router: Any, plan: Plan, by_tensor: Sequence[Gradients]) -> list[Te
     ]
 
 
-def _numbers(plan: Plan, sums_S: Sums, routed: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return the numbers of a layer that the processes add up, see `dynamics_of`."""
+def _numbers(plan: Plan, sums_S: Sums, routed: list[Any]) -> tuple[NDArray[np.float64], list[float]]:
+    """Return the numbers of a layer that the processes add up, see `dynamics_of`. routed: see `_routed`."""
     # With the basis "each", a sum of the first expert comes before each one that counts.
     counted = sums_S[1::2] if plan.basis == "each" else sums_S
-    told, routing = [np.nan] * plan.experts, [0.0] * 2 * plan.experts
-    if routed.ndim == 2:
-        routing = routed.ravel().tolist()
-    elif len(routed):
-        told = (routed / world().size).tolist()
-    return [counted.ravel(), np.array([*told, *routing])]
+    told, weights, tokens = [math.nan] * plan.experts, [0.0] * plan.experts, [0.0] * plan.experts
+    if routed and isinstance(routed[0], list):
+        weights, tokens = routed
+    elif routed:
+        told = [share / world().size for share in routed]
+    return counted.ravel(), [*told, *weights, *tokens]
