@@ -52,6 +52,7 @@ STACKED = {
     "8 M, stacked as in Mixtral": (1.6, 4.0),
     "8 M, interleaved as in gpt-oss": (2.5, 6.0),
 }  # the most reads that a step may cost, by compiled code and by numpy
+AFTER_A_STEP = "ours, right after a step"
 OURS, BY_NUMPY = "ours: measured and logged", "ours, numpy: measured and logged"
 SIZES = {"hidden_size": 512, "intermediate_size": 640, "num_local_experts": 8}
 SLOW = {"lists of elements", "TensorBoard histograms"}  # a call takes seconds, so these are repeated less often
@@ -137,6 +138,8 @@ def measured(config: RunConfig, repeats: int) -> dict[str, float]:
     plain()
     with tempfile.TemporaryDirectory() as folder, DynamicsLogger(Path(folder) / "dynamics.db") as logger:
         ways = {"plain step": plain, **logging_ways(model, logger, Path(folder))}
+        # Where a step is logged in training, its code and data have left the caches of the processor.
+        ways |= {"another plain step": plain, AFTER_A_STEP: ways[OURS]}
         return interleaved(ways, repeats, config.device)
 
 
