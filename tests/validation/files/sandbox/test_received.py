@@ -45,7 +45,7 @@ rows_of_layers = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(rows_of_layers.filter(bool), min_size=1, max_size=4))
 def test_pages_are_one_table(pages: list[list[tuple[Any, Any, Any]]]) -> None:
     tables = ReceivedTables(ReadLimits())
