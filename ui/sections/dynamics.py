@@ -283,7 +283,7 @@ def chart(judgement: Judgement, run: Run, view: str, source: str, experts: tuple
 
 def has_norms(run: Run) -> bool:
     """Return True if any norm of the run is above zero."""
-    return any(expert.has_gradient for expert in run.experts.values())
+    return any(bool((expert[norm] > 0).any()) for expert in run.experts.values() for norm in (*TIERS, "norm"))
 
 
 def norms_of(judgement: Judgement, run: Run) -> None:
