@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,14 +75,16 @@ def _ratios(columns: Sequence[Sequence[Sequence[float]]], norms: Sequence[float]
     without any gradient, or with a non-finite one, gets None and excludes no tensor.
     """
     sound = [math.isfinite(norm) and norm > 0 for norm in norms]
-    known = [own for own, is_sound in zip(columns, sound, strict=True) if is_sound]
-    usable = [place for place in range(len(columns[0][0])) if all(own[1][place] > 0 < own[2][place] for own in known)]
-    if not usable:
-        return [None] * len(norms)
+    _, bottoms, middles, *_ = zip(*compress(columns, sound), strict=True) if any(sound) else [()] * 3
+    least = zip(map(min, zip(*bottoms, strict=True)), map(min, zip(*middles, strict=True)), strict=True)
+    usable = [bottom > 0 and middle > 0 for bottom, middle in least]
+    count = sum(usable)
+
+    def logs(sums_P: Sequence[float]) -> float:
+        return sum(map(math.log, compress(sums_P, usable)))
+
     return [
-        sum(math.log(own[1][place]) - math.log(own[2][place]) for place in usable) / len(usable) / 2
-        if is_sound
-        else None
+        (logs(own[1]) - logs(own[2])) / count / 2 if count and is_sound else None
         for own, is_sound in zip(columns, sound, strict=True)
     ]
 

@@ -133,10 +133,11 @@ def aggregate(layers: Sequence[Sequence[ExpertDynamics]], roles: Sequence[str] |
     if max(map(len, layers)) > PACKED_ABOVE:
         return _aggregate_large(layers, roles)
     rows = layer_rows(layers, "merged")
-    num_experts = max(map(len, layers))
+    of_expert: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_expert.setdefault(row["expert"], []).append(row)
     gradients, scores = {}, {}
-    for expert in range(num_experts):
-        own_rows = [row for row in rows if row["expert"] == expert]
+    for expert, own_rows in sorted(of_expert.items()):
         whole = "perturbed_norm" if expert else "clean_norm"
         gradients[f"expert_{expert}"] = {
             **{f"{tier}_norm": _mean(own_rows, f"{tier}_norm") for tier in TIERS},
@@ -261,18 +262,21 @@ def _token_shares(rows: Sequence[dict[str, Any]]) -> dict[int, list[float]]:
 
 def layer_rows(layers: Sequence[Sequence[ExpertDynamics]], source: str) -> list[dict[str, Any]]:
     """Return a row of the `layers` table for each layer and expert, by column name, without the step."""
-    return [
+    rows = [
         {
             "layer": layer,
             "expert": i,
             "source": source,
-            **{name: value for name, value in vars(expert).items() if name != "peer"},
+            **vars(expert),
             "divergence": divergence(expert, experts[0]) if i and not expert.peer else None,
             "relative_divergence": relative_divergence(expert, experts[0]) if i and not expert.peer else None,
         }
         for layer, experts in enumerate(layers)
         for i, expert in enumerate(experts)
     ]
+    for row in rows:
+        del row["peer"]  # is no column
+    return rows
 
 
 def add_isolated(
