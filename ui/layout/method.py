@@ -13,8 +13,8 @@ from validation.judgement.judge import Judgement
 from validation.method.decision import UsedThreshold, numbers_of, thresholds_in_force
 from validation.method.table import BEYOND_THE_TABLE, LINES, Line, deciding_line, lines_before
 from validation.text import sentence
-from validation.verdict.claims import Claim
-from validation.verdict.groups import deciding_groups
+from validation.verdict.claims import SUPPORTED, Claim
+from validation.verdict.groups import POSITIVE, deciding_groups
 
 PAGE = ROOT / "docs" / "verdict.md"
 LABEL = "How is this decided?"
@@ -28,13 +28,14 @@ def method_panel(judgement: Judgement, claim: Claim, *, key: str = "") -> None:
     runs = _runs_of(judgement, claim)
     used = thresholds_in_force(claim, [run for run in judgement.runs if run.id in runs], judgement.verdict.thresholds)
     numbers = numbers_of(claim, judgement.verdict.thresholds)
+    planted = {group.role for group in judgement.verdict.groups if runs & {*group.runs}} == {POSITIVE}
 
     @st.fragment
     def panel() -> None:
         name = f"method-{claim.name}{f'-{key}' if key else ''}"
         with st.popover(LABEL, icon=":material/rule:", key=name, on_change="rerun") as part:
             if part.open:
-                _show(claim, numbers, used)
+                _show(claim, numbers, used, of_one=len(runs) == 1, planted=planted)
                 if PAGE.exists():
                     st.button(
                         "Read the whole method",
@@ -64,16 +65,22 @@ def _runs_of(judgement: Judgement, claim: Claim) -> set[str]:
     return {run for group in ([own] if own else deciding_groups(groups, claim.name)) for run in group.runs}
 
 
-def _show(claim: Claim, numbers: Sequence[tuple[str, str]], used: Sequence[UsedThreshold]) -> None:
+def _show(
+    claim: Claim, numbers: Sequence[tuple[str, str]], used: Sequence[UsedThreshold], *, of_one: bool, planted: bool
+) -> None:
+    """Show the rule and its numbers. of_one: of one run. planted: its effect was put in by hand."""
     line = deciding_line(claim)
-    st.markdown(f"**{claim.name.capitalize()} is {claim.status}**")
+    title = f"{claim.name.capitalize()} is {claim.status}"
+    if planted and claim.status == SUPPORTED:
+        title += ": the planted effect is found"
+    st.markdown(f"**{title}**")
     if line is None:
         st.markdown(sentence(BEYOND_THE_TABLE[claim.reason]))
     else:
         st.markdown("The first line of the decision table that applies decides. It is this one:")
         with st.container(border=True):
             st.markdown(f"{_numbered(line)} → **{line.status}**")
-    st.markdown(f"**In these runs:** {markdown_sentence(claim.because)}")
+    st.markdown(f"**In {'this run' if of_one else 'these runs'}:** {markdown_sentence(claim.because)}")
     if numbers:
         st.markdown(markdown_table([("Number", "Value"), *((name, escape_markdown(value)) for name, value in numbers)]))
     if before := lines_before(claim):

@@ -29,6 +29,7 @@ from validation.frames.layer_heatmap import (
     heatmap_frames,
     histogram_rows,
     layer_names,
+    meaning_of,
 )
 from validation.judgement.glance import config_of
 from validation.judgement.judge import Judgement
@@ -105,7 +106,7 @@ def _heatmap_player(judgement: Judgement, run: Run, measure: str, source: str) -
             alt=f"{MEASURES[measure].title} of every layer and expert at one step",
         )
         st.caption(
-            f"{MEASURES[measure].meaning}. {_shared(table)}Click a cell to see its series. An empty cell has no finite "
+            f"{meaning_of(measure, run)}. {_shared(table)}Click a cell to see its series. An empty cell has no finite "
             "value. The most extreme 1 % of all cells share the colour at the end of the scale."
         )
     with right:

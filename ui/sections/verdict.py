@@ -165,6 +165,7 @@ def claims_table(judgement: Judgement, run: Run) -> None:
         column_config={
             "expert": st.column_config.TextColumn(help="The expert of a claim as written; all: the whole run"),
             "units": st.column_config.NumberColumn(help="Seeds, or in one run the experts of the rarer role"),
+            "threshold": st.column_config.TextColumn(width=95),
             "because": st.column_config.TextColumn(width="large"),
         },
         alt="All claims of both readings with status, estimate, interval and reason",

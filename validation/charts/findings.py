@@ -94,7 +94,7 @@ def _missing_gradients(finding: Finding, run: Run, thresholds: Thresholds, event
     area = chart.mark_area(color=theme.BAD, opacity=0.6, line=True, interpolate="step-after")
     encoded: alt.Chart = area.encode(
         x=alt.X("step:Q", title="Training step", scale=alt.Scale(nice=False)),
-        y=alt.Y("tensors:Q", title="Tensors without a gradient"),
+        y=alt.Y("tensors:Q", title="Tensors"),
     )
     return encoded
 

@@ -25,7 +25,7 @@ POWER_OF_TWO = (
     "'2' + (datum.value < 0 ? '⁻' : '') + (abs(datum.value) > 9 ? '⁰¹²³⁴⁵⁶⁷⁸⁹'[floor(abs(datum.value) / 10)] : '')"
     " + '⁰¹²³⁴⁵⁶⁷⁸⁹'[abs(datum.value) % 10]"
 )
-POWER = "format(exp(datum.value), '.1~e')"
+NORM = "format(exp(datum.value), '.2~g')"
 
 
 def heatmap(cells: pd.DataFrame, measure: str, ends: tuple[float, float], chosen: tuple[int, int]) -> alt.LayerChart:
@@ -261,7 +261,7 @@ def _ticks(values: Sequence[int], most: int = MAX_TICKS) -> list[int]:
 def _label_expression(about: Measure) -> str:
     if not about.log:
         return "format(datum.value, '.2~g')"
-    return FACTOR if about.centred else POWER
+    return FACTOR if about.centred else NORM
 
 
 def _legend_values(low: float, high: float, about: Measure) -> list[float]:

@@ -129,13 +129,17 @@ def zero_tier(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
 def _zero_tier(source: Run, numbers: list[int], zero: dict[str, NDArray[np.bool_]], unrouted: str) -> Finding:
     several = len(numbers) > 1
     names = f"experts {', '.join(map(str, numbers))}" if several else f"expert {numbers[0]}"
-    tiers = "norm of a tier" if several else f"{' and '.join(zero)} norm"
+    *others, last = zero
+    tiers = "norm of a tier" if several else f"{last} norm"
+    plural = bool(others) and not several
+    if plural:
+        tiers = f"{', '.join(others)} and {last} norms"
     rows_T = _any_of(zero)
     first = ", in the first row alone: weights that begin as zeros" if rows_T[0] and rows_T.sum() == 1 else ""
     return Finding(
         "zero_tier",
         graver(source) if any(rows_T.all() for rows_T in zero.values()) else WARNING,
-        f"the {tiers} of {names} is zero",
+        f"the {tiers} of {names} {'are' if plural else 'is'} zero",
         f"in {int(rows_T.sum())} of {len(source.steps)} {source.source} rows, which the verdict skips{first}",
         f"these weights received no gradient: {unrouted}a dead part of the block, or underflow",
         "check the loss scale, and whether the output depends on these weights",

@@ -72,6 +72,19 @@ MEASURES = {
 }
 
 
+BEYOND_MIDDLE = (
+    "Gradient norm of the tier divided by that of expert 0, as a multiple of the same ratio of the middle tier"
+)
+"""The meaning of the relative size where no routing share corrects it."""
+
+
+def meaning_of(measure: str, run: Run) -> str:
+    """Return the meaning of a measure in a run: only where parameters are merged do routing shares correct sizes."""
+    shares = any(np.isfinite(expert["routing_weight"]).any() for expert in run.experts.values())
+    by_middle = measure == "size" and not (run.merges_parameters and shares)
+    return BEYOND_MIDDLE if by_middle else MEASURES[measure].meaning
+
+
 def layer_names(file: RunFile) -> list[int]:
     """Return the layer numbers of the file, in the order of `run.layers`."""
     numbers = {*pc.unique(file.layers["layer"]).to_pylist(), *pc.unique(file.packed_layers["layer"]).to_pylist()}

@@ -77,7 +77,7 @@ def _units(claim: Claim, thresholds: Thresholds) -> str:
     units = pluralize(claim.units or 0, "expert")
     if claim.name == DISTINCT:
         return f"one run, {units}; {thresholds.min_experts:g} are needed"
-    return f"one run, {units} of the rarer role; {thresholds.min_experts:g} of each role are needed"
+    return f"one run, {units} of the role that has fewer; {thresholds.min_experts:g} of each role are needed"
 
 
 def thresholds_in_force(claim: Claim, runs: Sequence[Run], used: Thresholds) -> list[UsedThreshold]:

@@ -52,7 +52,7 @@ def judge_premise(runs: Sequence[MeasuredRun], thresholds: Thresholds) -> Premis
     thirds = [part[np.isfinite(part)] for part in np.split(dormancy_SK, BINS // 2, axis=1)]
     if not all(map(len, thirds)):
         because = (
-            "whether the clean expert's bottom weights are dormant stays open until each third of the training has rows"
+            "too few usable rows in a third of the training to say if the clean expert's bottom weights are dormant"
         )
         return Premise(run, UNDECIDED, None, None, None, thresholds.dormant_ratio, because)
     over = student(np.nanmean(dormancy_SK, axis=1), thresholds.alpha)

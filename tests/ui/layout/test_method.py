@@ -64,6 +64,13 @@ def test_the_panel_shows_the_line_that_decided_and_the_numbers(reason):
     assert [button.label for button in at.button] == ["Read the whole method"]
 
 
+def test_a_planted_effect_is_found_in_the_panel_too():
+    judgement = judge(*read_sources([EXAMPLES / "positive-control.db"]))
+    shown = texts(opened(judgement, judgement.verdict.headlines["awakening"]))
+    assert "Awakening is supported: the planted effect is found" in shown
+    assert "**In this run:**" in shown
+
+
 def test_the_panel_makes_nothing_until_it_is_opened():
     judgement = CASES[Reason.ONE_COMMON_GRADIENT]()
     at = opened(judgement, judgement.verdict.headlines["awakening"], is_open=False)

@@ -177,6 +177,15 @@ def test_rows_with_a_zero_tier_are_counted():
     assert (finding.severity, finding.evidence[:24]) == (WARNING, "in 30 of 600 merged rows")
 
 
+def test_tiers_of_one_expert_that_are_zero_are_listed():
+    run = simulated_run()
+    norms = {f"{tier}_norm": run.experts[1][f"{tier}_norm"].copy() for tier in ("top", "bottom", "middle")}
+    for values in norms.values():
+        values[:30] = 0.0
+    finding = next(f for f in diagnose(with_norms(run, 1, **norms)) if f.id == "zero_tier")
+    assert finding.symptom == "the top, bottom and middle norms of expert 1 are zero"
+
+
 def test_a_tier_that_is_always_zero_invalidates_its_run():
     run = with_norms(simulated_run(), 1, bottom_norm=np.zeros(600))
     assert invalidating(diagnose(run)) == {"simulated": "the bottom norm of expert 1 is zero"}

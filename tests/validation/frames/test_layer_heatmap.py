@@ -22,7 +22,14 @@ from validation.analysis.load import load_runs
 from validation.analysis.run import Expert
 from validation.files.read_files import read_files
 from validation.files.sources import read_sources
-from validation.frames.layer_heatmap import cell_rows, color_range, heatmap_frames, histogram_rows, layer_names
+from validation.frames.layer_heatmap import (
+    cell_rows,
+    color_range,
+    heatmap_frames,
+    histogram_rows,
+    layer_names,
+    meaning_of,
+)
 from validation.judgement.judge import judge
 from validation.query.database import connect
 
@@ -63,6 +70,14 @@ def test_colours_are_centred_and_a_spike_does_not_bleach_the_rest():
     assert low == -high
     assert 0.3 < high < 2
     assert color_range(values * 1e-3, "size", 0.1) == (-0.1, 0.1)
+
+
+def test_a_relative_size_is_corrected_by_shares_only_where_parameters_are_merged(judged):
+    (run,) = judged.runs
+    assert meaning_of("size", run).endswith("corrected for the routing shares")
+    topk = replace(run, facts={**run.facts, "mixture": "top_k"})
+    assert meaning_of("size", topk).endswith("the same ratio of the middle tier")
+    assert meaning_of("norm", topk) == meaning_of("norm", run)
 
 
 def test_a_histogram_is_shares_of_one(judged):
