@@ -211,7 +211,7 @@ def test_every_page_shows_a_file_without_tiers(tmp_path: Path, page: str) -> Non
     at.run()
     at = at if page == "app.py" else at.switch_page(page).run()
     assert not at.exception
-    assert bool(at.get("vega_lite_chart")) == (page in ("pages/1_Dynamics.py", "pages/5_Diagnostics.py"))
+    assert bool(at.get("vega_lite_chart")) == (page in ("app.py", "pages/1_Dynamics.py", "pages/5_Diagnostics.py"))
 
 
 # -- Means, statistics and histograms ---------------------------------------------------------------------------------
