@@ -7,6 +7,7 @@ unchanged. Otherwise, and once the run has ended, the whole file is read.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +40,23 @@ class _Reading:
 
 
 class IncrementalReader:
-    """The readings of files that were being written; keep it as long as the files are watched."""
+    """The readings of files that were being written; keep it as long as the files are watched. Any thread may read."""
 
     def __init__(self) -> None:
         self._known: dict[Path, _Reading] = {}
+        self._changing = threading.Lock()
 
     def read(self, client: SqliteClients, path: Path, name: str) -> FileContents:
         """Return the same as `client.read` for a file that may be written meanwhile. Raises RunFileError."""
-        state, earlier = FileState.of(path), self._known.pop(path, None)
+        with self._changing:
+            state, earlier = FileState.of(path), self._known.pop(path, None)
         grown = _read_new_rows(client, path, name, earlier) if earlier and earlier.state.same_file(state) else None
         facts, tables = grown or client.read(path, name, immutable=False)
         if facts["position"] and is_running(facts, tables):
-            self._known[path] = _Reading(state, facts["position"], tables, facts["notes"], facts["damage"])
-            while len(self._known) > MAX_FILES:
-                del self._known[next(iter(self._known))]
+            with self._changing:
+                self._known[path] = _Reading(state, facts["position"], tables, facts["notes"], facts["damage"])
+                while len(self._known) > MAX_FILES:
+                    del self._known[next(iter(self._known))]
         return facts, tables
 
 
