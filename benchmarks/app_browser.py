@@ -207,6 +207,7 @@ class Visitor:
         """Choose an option of a box in the main column; return the seconds from then until the page is complete."""
         box = self.main.get_by_test_id("stSelectbox").filter(has_text=label)
         await box.locator("input").click(timeout=PATIENCE)
+        await self.page.keyboard.type(option)  # of a long list, only what is in sight exists
         await self.page.get_by_role("option", name=option, exact=True).click(timeout=PATIENCE)
         return await self.complete()
 
