@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import pandas as pd
 import streamlit as st
 
 from ui.widgets.charts import describe, draw
@@ -115,6 +116,8 @@ def _choose_frame(frames: PairFrames) -> int:
 def _matrix(judgement: Judgement, run: Run, frames: PairFrames, frame: int, measure: str, place: int | None) -> None:
     about = PAIR_MEASURES[measure]
     high = pair_range(frames, judgement.verdict.thresholds.divergence_direction)[1]
+    rows = frames.pairs_at(frame)
+    told = _in_words(frames, frame, rows)
     draw(
         memoized(
             judgement,
@@ -122,11 +125,11 @@ def _matrix(judgement: Judgement, run: Run, frames: PairFrames, frame: int, meas
             lambda: describe(expert_pairs.pair_matrix(frames.at(frame), frames.experts, measure, high)),
         ),
         key="pair-matrix",
-        alt=f"{about.title} of each two experts: {_in_words(frames, frame)}",
+        alt=f"{about.title} of each two experts: {told}",
     )
     noise, once = bool(frames.noisy_EF.any()), len(frames.experts) > expert_pairs.TWICE
     st.caption(
-        f"{about.meaning}. {_in_words(frames, frame)} Similar experts are neighbours: the order is that of the means "
+        f"{about.meaning}. {told} Similar experts are neighbours: the order is that of the means "
         "over all steps. "
         + ("Each pair is drawn once. " if once else "")
         + (
@@ -137,7 +140,6 @@ def _matrix(judgement: Judgement, run: Run, frames: PairFrames, frame: int, meas
         + _of_sample(frames, run)
     )
     with st.expander("Show the numbers"):
-        rows = frames.pairs_at(frame)
         show_table(
             rows[["expert", "other", "value"]].rename(columns={"other": "other expert", "value": about.unit}),
             key="pair-table",
@@ -145,9 +147,8 @@ def _matrix(judgement: Judgement, run: Run, frames: PairFrames, frame: int, meas
         )
 
 
-def _in_words(frames: PairFrames, frame: int) -> str:
-    """Return a sentence with the mean, the closest and the farthest pair."""
-    rows = frames.pairs_at(frame)
+def _in_words(frames: PairFrames, frame: int, rows: pd.DataFrame) -> str:
+    """Return a sentence with the mean, the closest and the farthest pair. rows: of `pairs_at`."""
     steps = f"{frames.first_F[frame]:,} to {frames.last_F[frame]:,}"
     if rows.empty:
         return f"Steps {steps}: no pair has a value."

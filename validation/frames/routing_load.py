@@ -20,8 +20,8 @@ from validation.files.tables.packed import PackedLayer, layers_of, steps_of
 from validation.query.questions import ask
 
 WINDOWS = 60  # of logged steps, at most
-CELLS = 2560  # about as many are drawn: of many experts, windows are longer
-FEWEST = 20  # windows
+CELLS = 1920  # about as many are drawn: of many experts, windows are longer
+FEWEST = 15  # windows
 
 
 @dataclass(frozen=True, eq=False)

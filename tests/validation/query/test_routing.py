@@ -154,7 +154,7 @@ def test_the_load_of_packed_rows_is_that_of_their_rows_in_sql(tmp_path, weights)
 
 
 def test_windows_are_longer_where_there_are_many_experts():
-    assert [windows_of(experts) for experts in (0, 8, 42, 64, 128, 256)] == [60, 60, 60, 40, 20, 20]
+    assert [windows_of(experts) for experts in (0, 8, 32, 64, 128, 256)] == [60, 60, 60, 30, 15, 15]
 
 
 @pytest.mark.long
