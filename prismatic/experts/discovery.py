@@ -24,20 +24,26 @@ def find_routers(model: nn.Module) -> list[Any]:
     A layer of our protocol is the module itself; any other is a FoundExperts.
     """
     found: list[Any] = []
-    inside: set[nn.Module] = set()  # of a layer: an experts module is part of the layer around it
-    for path, module in model.named_modules():
-        if module in inside:
+    pending: list[tuple[str, nn.Module, bool]] = [("", model, False)]
+    seen: set[nn.Module] = set()
+    while pending:
+        path, module, inside = pending.pop()
+        if module in seen:
             continue
-        layer = module if _keeps_protocol(module) else _found(module, path)
-        if layer is not None:
-            found.append(layer)
-            inside.update(module.modules())
+        seen.add(module)
+        if not inside:  # an experts module is part of the layer around it
+            layer = module if _keeps_protocol(module) else _found(module, path)
+            if layer is not None:
+                found.append(layer)
+                inside = True
+        prefix = f"{path}." if path else ""
+        children = [(f"{prefix}{name}", child, inside) for name, child in module._modules.items() if child is not None]
+        pending += reversed(children)
     return found
 
 
 def _keeps_protocol(module: nn.Module) -> bool:
-    # hasattr first: isinstance of a protocol is slow, and most modules have no experts.
-    if not hasattr(module, "experts") or not isinstance(module, RoutedExperts):
+    if not isinstance(module, RoutedExperts):
         return False
     return isinstance(module.experts, nn.ModuleList) and len(module.experts) > 1
 

@@ -22,8 +22,15 @@ from prismatic.experts.views import View
 SPARSITY = 0.1  # of layers that have no config
 
 
+class _ByAttributes(type(Protocol)):  # type: ignore[misc]
+    """Lets isinstance ask an object for its attributes. Since Python 3.12 it would not see the modules of a module."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return hasattr(instance, "experts") and hasattr(instance, "routing_weights")
+
+
 @runtime_checkable
-class RoutedExperts(Protocol):
+class RoutedExperts(Protocol, metaclass=_ByAttributes):
     """The attributes that a layer needs to be measured. A Prismatic layer has them; so may any mixture of experts.
 
     experts: an nn.ModuleList of blocks of the same shapes; the others are compared to the first.

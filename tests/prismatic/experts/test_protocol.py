@@ -1,6 +1,8 @@
 """Custom layers of experts: their mixture and roles, and that they are measured without being Prismatic layers."""
 
+import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from prismatic import DynamicsLoggerCallback, RoutedExperts
 from prismatic.errors import ModelError
+from prismatic.experts.discovery import find_routers
 from prismatic.experts.protocol import mixture_of, roles_of
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
@@ -45,8 +48,20 @@ def test_the_attributes_of_a_layer_are_checked_before_training(tmp_path: Path, a
         DynamicsLoggerCallback(tmp_path / "x.db").attach(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
 
 
-def test_layers_of_different_kinds_have_no_common_mixture():
+def test_a_module_keeps_the_protocol_by_what_it_has_and_not_by_what_its_class_says(monkeypatch):
+    # Since Python 3.12 isinstance looks attributes up like this, which finds no module of a module.
+    monkeypatch.setattr(typing, "hasattr", has_statically, raising=False)
+    assert not has_statically(Small(), "experts")
     assert isinstance(Small(), RoutedExperts)
+    assert not isinstance(nn.Linear(2, 2), RoutedExperts)
+    assert find_routers(nn.Sequential(layer := Small())) == [layer]
+
+
+def has_statically(instance: object, name: str) -> bool:
+    return inspect.getattr_static(instance, name, None) is not None
+
+
+def test_layers_of_different_kinds_have_no_common_mixture():
     assert mixture_of([Small(mixture="outputs"), Small(mixture="outputs")]) == "outputs"
     assert mixture_of([Small(mixture="outputs"), Small(mixture="top_k")]) is None
     assert mixture_of([Small(mixture="outputs"), Small()]) is None
