@@ -9,8 +9,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from prismatic import DynamicsLoggerCallback
+from prismatic.experts.discovery import find_routers
+from prismatic.experts.protocol import views_of
 from prismatic.layer.config import RouterConfig
 from prismatic.layer.router import Prismatic
+from prismatic.measure import pairs, plan
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
 from prismatic.train.corpus import Corpus
@@ -108,6 +111,16 @@ def test_products_are_between_the_even_and_the_odd_sequences_of_the_batch(merge)
         assert measured[expert].norm == pytest.approx(((even + odd) / 2).norm().item(), rel=1e-5)
         crossed = (even @ clean[1] + odd @ clean[0]).item() / 2
         assert measured[expert].half_product_clean == (pytest.approx(crossed, rel=1e-5) if expert else None)
+
+
+def test_tensors_are_looked_up_once_for_each_expert_and_not_for_each_pair(monkeypatch):
+    looked_up = []
+    for module in (plan, pairs):
+        monkeypatch.setattr(module, "views_of", lambda router, e: looked_up.append(e) or views_of(router, e))
+    model, batch = model_and_batch(num_experts=9)
+    isolated_dynamics(model, model.loss, batch)
+    layers = len(find_routers(model))
+    assert len(looked_up) <= 2 * 9 * layers  # for the gradients and for the distances of weights
 
 
 def test_of_an_odd_number_of_sequences_the_last_is_not_used():
