@@ -29,6 +29,6 @@ if (missing := VIEWS[view].missing(seen)) is not None:
 elif "top_norm" in VIEWS[view].metrics and not has_norms(seen):
     st.info("No norm is above zero, so there is nothing to draw. The Diagnostics page says why.")
 else:
-    experts = choose_experts(seen)
+    experts = choose_experts(seen) if VIEWS[view].by_expert else list(seen.experts)
     fragment(judgement, run, partial(chart, view=view, source=source, experts=tuple(experts)))
 scores(judgement, run)

@@ -80,6 +80,9 @@ def test_of_many_experts_the_first_are_drawn_until_others_are_asked_for(tmp_path
     assert page.metric[0].label == "Divergence scores, 15 perturbed experts"
     page.multiselect[0].set_value([0, 15]).run()
     assert not page.exception
+    views = page.get("button_group")[0]
+    views.set_value(["Loss"] if isinstance(views.value, list) else "Loss").run()
+    assert not page.multiselect  # the loss belongs to no expert
 
 
 def test_a_run_of_one_expert_alone_is_drawn(tmp_path):

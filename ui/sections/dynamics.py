@@ -53,6 +53,11 @@ class View:
     metrics: tuple[str, ...]
     draw: Callable[[pd.DataFrame, Style, Thresholds], LineChart]
 
+    @property
+    def by_expert(self) -> bool:
+        """True if the view has a line for each expert."""
+        return self.metrics != ("loss",)
+
     def missing(self, run: Run) -> str | None:
         """Return the metric that this view needs and the file lacks, in words; None if nothing is missing."""
         if run.source == "isolated" and self.metrics == ("routing_weight",):
