@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support import bad_files
 from tests.support.app_pages import EXAMPLES, HARMFUL, opened, texts
 from tests.support.simulated_runs import SCALES, simulated_run, write, write_dose_runs
 from ui.sections.compare import all_runs, page
@@ -51,6 +52,13 @@ def test_one_run_says_what_compare_needs_and_how_its_own_trainer_gets_it(tmp_pat
     assert not at.exception
     assert "at least two runs" in at.info[0].value
     assert line in at.get("code")[0].value
+
+
+def test_a_run_without_a_verdict_is_mended_before_more_are_trained(tmp_path):
+    bad_files.only_gradient_norms(tmp_path / "dynamics.db")
+    shown = texts(opened("pages/4_Compare.py", (tmp_path / "dynamics.db", "whole norms")))
+    assert "Log the top, bottom and middle norm of every expert" in shown
+    assert "Train more seeds" not in shown
 
 
 def test_one_run_is_one_click_from_the_study():

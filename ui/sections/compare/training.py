@@ -10,6 +10,7 @@ from ui.session.library import library
 from ui.widgets.placeholder import placeholder
 from validation.judgement.glance import step_of
 from validation.judgement.judge import Judgement
+from validation.verdict.claims import INVALID
 
 SEEDS = "seed=0..5 --with-controls"
 DOSES = "perturbation_scale=0,0.5,1,2 seed=0..2"
@@ -29,9 +30,11 @@ def too_few_runs(judgement: Judgement) -> None:
     if study and st.button("Show the example study", key="show-study", help="24 runs, in place of the chosen run"):
         library().sources = [study.source]
         st.rerun()
-    steps = (step_of(advice, judgement) for advice in judgement.advice)
+    steps = [step_of(advice, judgement) for advice in judgement.advice]
     step = next((step for step in steps if " sweep " in step.command), None)
-    if step is not None:
+    if judgement.verdict.status == INVALID and steps:  # more runs of it would carry no verdict either
+        next_step(judgement, steps[0])
+    elif step is not None:
         next_step(judgement, step)
     else:
         st.caption(
