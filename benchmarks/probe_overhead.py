@@ -21,7 +21,7 @@ FEW, MANY = 7, 64  # experts of the trainer's model, with its default options
 PROBE_FREQ = 50
 STEP, ALONE = "plain step", "a pass of each expert alone"
 PROBE, WITH_PAIRS = "probe, without pairs", "probe, with pairs"
-MOST_BEYOND, MOST_FOR_PAIRS = 1.3, 0.4  # passes of each expert alone; share of the probe
+MOST_BEYOND, MOST_FOR_PAIRS = 1.4, 0.4  # passes of each expert alone; share of the probe
 
 Times = dict[str, float]
 
