@@ -57,7 +57,7 @@ def test_one_run_says_what_compare_needs_and_how_its_own_trainer_gets_it(tmp_pat
 def test_a_run_without_a_verdict_is_mended_before_more_are_trained(tmp_path):
     bad_files.only_gradient_norms(tmp_path / "dynamics.db")
     shown = texts(opened("pages/4_Compare.py", (tmp_path / "dynamics.db", "whole norms")))
-    assert "Log the top, bottom and middle norm of every expert" in shown
+    assert "log the top, bottom and middle norm of every expert" in shown
     assert "Train more seeds" not in shown
 
 
