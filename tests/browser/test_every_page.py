@@ -74,6 +74,7 @@ def assert_fits(page: Page) -> None:
 def assert_accessible(page: Page) -> None:
     """Assert that axe-core finds no violation of WCAG A and AA in either theme."""
     page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+    expect(page.locator("[data-stale=true]")).to_have_count(0)  # Streamlit fades what it is about to replace
     assert not violations(page, runOnly=WCAG)
     app = page.get_by_test_id("stApp")
     light = app.evaluate("app => getComputedStyle(app).backgroundColor")

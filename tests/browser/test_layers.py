@@ -41,6 +41,7 @@ def test_the_matrix_of_experts_follows_its_slider_by_keyboard_and_is_accessible(
     expect(slider).to_have_attribute("aria-valuetext", "0 to 30", timeout=15_000)
     expect(page.get_by_text("Steps 0 to 30: ").first).to_be_visible()
     page.get_by_role("radio", name="Outputs").press("Enter")
+    expect(page.get_by_text("0 for equal outputs").first).to_be_visible(timeout=15_000)
     settle(page)
     assert_accessible(page)
     page.set_viewport_size({"width": 390, "height": 800})
