@@ -75,7 +75,7 @@ def test_each_measure_and_each_layer_is_drawn(path):
 def test_of_many_experts_the_sample_is_told(tmp_path):
     at = opened(PAGE, (write_pairs(tmp_path / "many.db", experts=80, layers=1, probes=4), "many"))
     assert not at.exception
-    assert len(cells(at)) == 64 * 63
+    assert len(cells(at)) == 64 * 63 // 2
     assert "The probe compared 64 of 80 experts" in texts(at)
     assert not [slider for slider in at.select_slider if slider.key == "pair-frame"]
 
