@@ -224,7 +224,8 @@ def take_over(worker, probe, given):
         request = {"sql": "SELECT 1", "limits": limits, "folders": [os.path.dirname(given)], "views": {}, "tables": []}
     if worker == "set":
         request |= {"path": os.path.dirname(given), "parts": ["part-00000"]}
-    lines = [{**request, "files": [given], "folders": []}, request] if worker == "sqlite" else [request]
+    first = {**request, "files": [given], "folders": [], "options": {}}
+    lines = [first, request] if worker == "sqlite" else [request]
     end, start = os.pipe()
     os.write(start, "".join(json.dumps(line) + "\n" for line in lines).encode())
     os.close(start)

@@ -230,17 +230,19 @@ def _extremes(values: NDArray[np.float64], buckets: Indices | None) -> Indices:
     """Return the indices of the smallest and the largest value of each bucket, sorted and unique; skip NaN."""
     if buckets is None:
         return np.arange(len(values))
-    inside, missing = values[buckets], np.isnan(values)
+    inside, missing, first = values[buckets], np.isnan(values), buckets[:, 0]
+    if missing.all():
+        return np.asarray(first)
     if missing.any():
         unknown = missing[buckets]
         low = _first_known(np.where(unknown, np.inf, inside).argmin(axis=1), unknown)
         high = _first_known(np.where(unknown, -np.inf, inside).argmax(axis=1), unknown)
     else:
         low, high = inside.argmin(axis=1), inside.argmax(axis=1)
-    row = np.arange(len(buckets))
-    low, high = buckets[row, low], buckets[row, high]
-    both = np.stack([np.minimum(low, high), np.maximum(low, high)], axis=1).reshape(-1)
-    return both[np.diff(both, prepend=-1) > 0]  # only the two indices of one bucket can be equal
+    both = np.stack([first + np.minimum(low, high), first + np.maximum(low, high)], axis=1).reshape(-1)
+    distinct = np.ones(len(both), dtype=bool)
+    distinct[1::2] = low != high  # a bucket of equal values has one extreme
+    return both[distinct]
 
 
 def _first_known(found: Indices, unknown: NDArray[np.bool_]) -> Indices:

@@ -123,18 +123,18 @@ class SqliteClient:
         file = {"path": str(path), "immutable": immutable, "limits": asdict(self.limits), "since": dict(since)}
         before = _states_of(path)
         try:
-            return self._in_turns(path, name, WHOLE_FILE | file)
+            return self._in_turns(path, name, file)
         except RunFileError:
             # A writer may have made or removed a -wal meanwhile, and a new one is closed to the process.
             if self._process is None or before == _states_of(path):
                 raise
-            return self._in_turns(path, name, WHOLE_FILE | file)
+            return self._in_turns(path, name, file)
 
     def _name_files(self, stream: IO[bytes]) -> None:
-        """Send the paths that the process may read from its first file on."""
+        """Send the paths that the process may read from its first file on, and what all requests have in common."""
         self._named = {place: state for path in self._paths for place, state in _states_of(path).items()}
         folders = [str(self._folder)] if self._folder else []
-        first = {"files": [*self._named], "folders": folders, "limits": asdict(self.limits)}
+        first = {"files": [*self._named], "folders": folders, "limits": asdict(self.limits), "options": WHOLE_FILE}
         stream.write(json.dumps(first).encode() + b"\n")
 
     def _may_read(self, path: Path) -> bool:

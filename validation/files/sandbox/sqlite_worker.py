@@ -2,9 +2,9 @@
 
 sqlite_client.py starts it as `python -I -S -B sqlite_worker.py FOLDER [DRIVER]` (the standard library, the
 project's sandbox modules, and the library of Arrow's SQLite driver). The first line on stdin names the files that it
-may read, and each further line requests one of them. The reply is lines of JSON. One with `page` gives the table, the
-number of its rows and its columns, and their values follow it; one with `drop` takes back what was sent of a table; the
-last one has `ok`. Values come column after column:
+may read and what to read of them, and each further line requests one. The reply is lines of JSON. One with `page` gives
+the table, the number of its rows and its columns, and their values follow it; one with `drop` takes back what was sent
+of a table; the last one has `ok`. Values come column after column:
 
     kind "d"   float64 for each row; NaN is NULL, which is unambiguous: SQLite stores no NaN
     kind "q"   int64 for each row
@@ -687,7 +687,7 @@ def reason(error: Exception) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends. The first line of stdin names the limits, the files and the folders."""
+    """Answer requests until stdin ends. Its first line has the limits, the files, the folders and common options."""
     from prismatic.sandbox import walls
     from validation.files.sandbox import arrow_driver
 
@@ -702,7 +702,7 @@ def main() -> None:
         set_limits({"NPROC": 0})  # for an ordinary user no threads either: then one page is read after the other
     sender = Sender()
     for line in sys.stdin.buffer:
-        request = json.loads(line)
+        request = {**first["options"], **json.loads(line)}
         allow_seconds(request["limits"]["seconds"])
         try:
             sender.send({**read(request, driver, sender.send), "ok": True}, [])
