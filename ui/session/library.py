@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+import threading
 import time
 import weakref
 import zipfile
@@ -122,12 +123,14 @@ class Library:
 
 _OPEN: dict[str, Library] = {}  # by session id, for all sessions of this server
 _DISCONNECTED_SINCE: dict[str, float] = {}  # time.monotonic() at which a session's connection was lost
+_FORGOTTEN = threading.Event()  # Streamlit has let go of a session, with all that its pages kept
 
 
 def library() -> Library:
     """Return this session's library."""
     if "library" not in st.session_state:
         st.session_state.library = Library()
+        weakref.finalize(st.session_state.library, _FORGOTTEN.set)
     found: Library = st.session_state.library
     if context := get_script_run_ctx(suppress_warning=True):
         _OPEN[context.session_id] = found
@@ -141,7 +144,10 @@ def _is_open(session: str) -> bool:
 
 
 def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None:
-    """Close the libraries of sessions that have had no connection for `seconds`."""
+    """Close the libraries of sessions that have had no connection for `seconds`.
+
+    Streamlit forgets such a session by itself, at the next coming or going of another one.
+    """
     now, closed = time.monotonic(), False
     for session in list(_OPEN):
         if is_active(session):
@@ -150,7 +156,8 @@ def close_disconnected(is_active: Callable[[str], bool], seconds: float) -> None
             _OPEN.pop(session).close()
             del _DISCONNECTED_SINCE[session]
             closed = True
-    if closed:
+    if closed or _FORGOTTEN.is_set():
+        _FORGOTTEN.clear()
         return_memory()
 
 
