@@ -18,14 +18,13 @@ from itertools import chain
 from operator import lt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prismatic.contract.checksums import FACT, ColumnHash, covered_columns
 from prismatic.contract.schema import SIDE_TABLES, STEP_TABLES, TABLES
 
 if TYPE_CHECKING:
+    import numpy as np
     from _typeshed import ReadableBuffer
+    from numpy.typing import NDArray
 
 BATCH_CELLS = 50_000  # values at once as Python objects: few enough to stay in the processor's cache
 NULLS_AT_ONCE = 100_000
@@ -294,12 +293,18 @@ def _all_numbers(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64] | None:
         packed = b"".join([pack(*row) for row in rows])
     except (struct.error, OverflowError):
         return None
-    return _as_stored(np.frombuffer(packed).reshape(len(rows), -1).T)
+    return _as_stored(packed, len(rows[0]))
 
 
-def _as_stored(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return float64 as SQLite stores them: NaN, which has many forms, as NULL, and -0.0 as 0.0; little-endian."""
-    stored = np.add(numbers, 0.0, order="C", dtype=np.float64)
+def _as_stored(packed: bytes | array[float], columns: int) -> NDArray[np.float64]:
+    """Return float64 of rows, column by column, as SQLite stores them: NaN, which has many forms, as NULL, -0.0 as 0.0.
+
+    The result is little-endian.
+    """
+    import numpy as np  # here: a command that writes nothing starts without it
+
+    numbers: NDArray[np.float64] = np.frombuffer(packed, np.float64).reshape(-1, columns).T
+    stored: NDArray[np.float64] = np.add(numbers, 0.0, order="C")
     missing = np.isnan(stored)
     if missing.any():
         stored[missing] = NAN
@@ -310,7 +315,7 @@ def _streams(kind: str, cells: Sequence[Any]) -> Streams:
     """Return a column as two streams. Raises one of OTHER_TYPE for a value of another type."""
     if kind == "d":
         numbers = array("d", [NAN if cell is None else cell for cell in cells])
-        return _as_stored(np.frombuffer(numbers)).data, b""
+        return _as_stored(numbers, 1)[0].data, b""
     present = bytes(cell is not None for cell in cells)
     if kind == "q":
         return _to_bytes(array("q", [0 if cell is None else cell for cell in cells])), present
