@@ -101,7 +101,7 @@ class PartTiers:
         self.part = part
         self.tiers = tiers
         self.prepared: object = None
-        """What a way of summing keeps, with the first tensor of a step, for the next step."""
+        """The work that a way of summing keeps for the next step, with the first tensor of a step."""
         self._planes: tuple[int, Planes] | None = None
 
     def indices(self) -> Tiers:

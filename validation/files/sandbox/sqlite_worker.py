@@ -284,7 +284,7 @@ class Column:
 
 
 class Reply:
-    """What was sent of one file: tables, page by page."""
+    """The tables of one file as they are sent, page by page."""
 
     def __init__(self, send: Callable[[dict[str, Any], list[Any]], None]) -> None:
         self._send = send

@@ -1,4 +1,4 @@
-"""What a worker sends arrives in order, whether a thread writes it or not."""
+"""The messages of a worker arrive in order, whether a thread writes them or not."""
 
 from __future__ import annotations
 
