@@ -1,5 +1,6 @@
 """The library of a session: its uploads go with it, and it is closed when its session is gone."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -50,3 +51,25 @@ print(library.spool(Upload(b"x" * 5000)).path.stat().st_size)
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout.splitlines() == ["File too large", "[]", "5000"], done.stderr
+
+
+def test_memory_is_returned_once_for_a_session_that_streamlit_forgets(monkeypatch):
+    returned = []
+    monkeypatch.setattr(library, "return_memory", lambda: returned.append("memory"))
+    monkeypatch.setattr(library.st, "session_state", State())
+    library._FORGOTTEN.clear()
+    library.library()
+    library.close_disconnected(lambda _: True, 0)
+    assert not returned
+    library.st.session_state.clear()
+    gc.collect()
+    library.close_disconnected(lambda _: True, 0)
+    library.close_disconnected(lambda _: True, 0)
+    assert returned == ["memory"]
+
+
+class State(dict):
+    """A session's state: Streamlit's own is there only while a page runs."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__
