@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,11 +155,9 @@ class RunDatabase:
 
     def insert(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
         """Insert rows, replacing those with the same key; return the faults of rows that can never be written."""
-        # Names are quoted because a metric may be called `order` or `group`; no name contains a quote.
         if not rows:
             return []
-        columns, placeholders = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
-        values = f"INTO {table} ({columns}) VALUES ({placeholders})"
+        values = _into(table, tuple(names))
         try:
             with self._savepoint():
                 self._connection.executemany(f"INSERT {values}", rows)
@@ -282,6 +281,14 @@ def _version_of_run(connection: sqlite3.Connection, path: Path, checksums: Runni
             "cannot be continued; move it away or choose another path."
         )
     return int(version)
+
+
+@lru_cache(maxsize=100)
+def _into(table: str, names: tuple[str, ...]) -> str:
+    """Return the end of an INSERT; consecutive ones share one text, which sqlite3 finds in its cache of statements."""
+    # Names are quoted because a metric may be called `order` or `group`; no name contains a quote.
+    columns, placeholders = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
+    return f"INTO {table} ({columns}) VALUES ({placeholders})"
 
 
 def is_statement_fault(error: Exception) -> bool:

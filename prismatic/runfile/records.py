@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from itertools import chain, zip_longest
 from operator import ne
 from statistics import fmean
 from threading import Event
@@ -28,8 +27,8 @@ class Refused(str):
     """The reason why a value cannot be logged, in place of the value."""
 
 
-Shape = tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]
-"""The experts, how many scalars each has, and the names of all scalars; those of the step itself come last."""
+Shape = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
+"""The experts, and the names of the scalars of each; those of the step itself come last."""
 BEFORE_SCALARS = 2  # step and nan_values, at the beginning of a row
 
 
@@ -114,14 +113,16 @@ def step_record(
         others[name] = value if type(value) is float else to_python(value)
     tables: dict[str, Sequence[Mapping[str, Any]]] = {}
     for table in ("layers", "pairs", "histograms"):
-        rows = dynamics.get(table, ())
+        if table not in dynamics:
+            continue
+        rows = dynamics[table]
         if isinstance(rows, PackedRows):
             tables[PACKED_TABLES[table]] = rows.packed
-        elif table in dynamics:
+        else:
             tables[table] = [*map(frozen_copy, rows)]
     groups = [*gradients.values(), others]
     # Tuples of strings and numbers alone: the garbage collector of the training process stops tracking them.
-    shape = tuple(gradients), tuple(map(len, groups)), tuple(chain.from_iterable(groups))
+    shape = tuple(gradients), tuple(map(tuple, groups))
     if known is not None and shape == known:
         shape = known  # half of the memory, and later comparisons find the same object
     values: list[Any] = [step, 0]
@@ -199,12 +200,12 @@ class ColumnCache:
     def of(self, record: StepRecord) -> Columns:
         """Return the record's columns; consecutive records of the same shape get the same object."""
         if record.shape is not self._shape and record.shape != self._shape:
-            experts, lengths, names = record.shape
-            prefixes = chain.from_iterable(
-                [f"{expert}_"] * length for expert, length in zip(experts, lengths, strict=False)
-            )
+            experts, groups = record.shape
+            prefixes = [*(f"{expert}_" for expert in experts), ""]
             self._shape = record.shape
-            self._columns = _columns([f"{prefix}{name}" for prefix, name in zip_longest(prefixes, names, fillvalue="")])
+            self._columns = _columns(
+                [f"{prefix}{name}" for prefix, names in zip(prefixes, groups, strict=True) for name in names]
+            )
         return self._columns
 
 

@@ -183,23 +183,27 @@ class Writer:
         self._empty_queue()
         written = True
         while self._waiting and written:
-            written = self._try_to_write(self._oldest()) and not self._is_late()
+            written = self._try_to_write(*self._oldest()) and not self._is_late()
         _resolve_flushes(self._waiting, False)
         self._waiting = deque(record for record in self._waiting if not isinstance(record, Flush))
         return written
 
-    def _oldest(self) -> list[Record]:
-        """Return the records of one short transaction, so that the first of many need not wait for the last."""
+    def _oldest(self) -> tuple[list[Record], int]:
+        """Return the records of one short transaction, so that the first of many need not wait for the last.
+
+        Return the number of their values, too.
+        """
         batch: list[Record] = []
         values = 0
         for record in self._waiting:
-            values += _size(record)
-            if batch and values > TRANSACTION_VALUES:
+            size = _size(record)
+            if batch and values + size > TRANSACTION_VALUES:
                 break
             batch.append(record)
-        return batch
+            values += size
+        return batch, values
 
-    def _try_to_write(self, batch: list[Record]) -> bool:
+    def _try_to_write(self, batch: list[Record], values: int) -> bool:
         """Write the oldest records in one transaction; False if the file cannot be written now and they must wait."""
         try:
             self._write_transaction([record for record in batch if not isinstance(record, Flush)])
@@ -209,13 +213,13 @@ class Writer:
                 return False
             # An unexpected fault of one record must not keep the others out of the file.
             if len(batch) > 1:
-                return all(self._try_to_write([record]) for record in batch)
+                return all(self._try_to_write([record], _size(record)) for record in batch)
             self._lost += isinstance(batch[0], StepRecord)
             self._refuse(f"a row or column is not logged: {type(error).__name__}: {error}", "refused_row")
         _resolve_flushes(batch, True)
-        for record in batch:  # a record that is written leaves at once: no retry may write it a second time
+        for _ in batch:  # records that are written leave at once: no retry may write one a second time
             self._waiting.popleft()
-            self._released += _size(record)
+        self._released += values
         return True
 
     def _write_transaction(self, records: list[Record]) -> None:
