@@ -46,7 +46,8 @@ def test_the_server_answers_before_it_loads_the_libraries_that_judge_and_draw():
     assert "leaked" not in done.stderr
 
 
-READERS = [f"validation/files/sandbox/{name}.py" for name in ("sqlite_worker", "zip_worker", "arrow_driver")]
+SQLITE_READER = ("sqlite_worker", "sqlite_checks", "sqlite_columns", "arrow_driver")
+READERS = [f"validation/files/sandbox/{name}.py" for name in (*SQLITE_READER, "zip_worker")]
 CONFINED = ("walls", "limits", "sqlite_file", "summary_worker")
 
 
@@ -54,5 +55,5 @@ CONFINED = ("walls", "limits", "sqlite_file", "summary_worker")
 def test_a_worker_that_opens_untrusted_bytes_needs_only_its_walls_and_the_standard_library(name):
     worker = ROOT / name
     others = {module for module in imported(worker) if module.partition(".")[0] not in sys.stdlib_module_names}
-    allowed = {f"validation.files.sandbox{each}" for each in ("", ".arrow_driver")}
+    allowed = {"validation.files.sandbox", *(f"validation.files.sandbox.{each}" for each in SQLITE_READER)}
     assert others <= allowed | {"prismatic.sandbox", *(f"prismatic.sandbox.{name}" for name in CONFINED)}

@@ -26,7 +26,7 @@ from tests.validation.files.test_read_files import CASES
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
-from validation.files.sandbox import arrow_driver, sqlite_client, sqlite_worker
+from validation.files.sandbox import arrow_driver, sqlite_checks, sqlite_client, sqlite_worker
 from validation.files.sandbox.sqlite_client import WHOLE_FILE, FileContents, driver_library
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -38,7 +38,7 @@ BY_DRIVER = ("dynamics", "scalars", "layers", "pairs", "histograms")
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check for damage that runs out of time on a busy machine would make two readings differ."""
     for name in ("CHECK_SECONDS", "CHECK_SECONDS_IN_PLACE"):
-        monkeypatch.setattr(sqlite_worker, name, 60.0)
+        monkeypatch.setattr(sqlite_checks, name, 60.0)
 
 
 def contents(path: Path, driver: Any, **request: Any) -> FileContents | str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from validation.files.sandbox.sqlite_worker import LARGE_PAGE, Sender
+from validation.files.sandbox.sqlite_columns import LARGE_PAGE, Sender
 
 MESSAGES: list[tuple[dict[str, Any], list[bytes]]] = [
     ({"page": 1}, [b"a" * LARGE_PAGE, b"b"]),
