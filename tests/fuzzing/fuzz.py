@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,13 +70,18 @@ def _harnesses():  # type: ignore[no-untyped-def]
 def _fuzz(name: str, seconds: float) -> int:
     found, kept = BUILD / name, CORPUS / name
     found.mkdir(parents=True, exist_ok=True)
-    limits = [f"-max_total_time={max(1, round(seconds))}", f"-timeout={SECONDS}", f"-artifact_prefix={BUILD}/{name}-"]
-    done = _run(name, *limits, str(found), str(kept))
-    tried = [line for line in done.stderr.splitlines() if line.startswith("Done ")]
-    print(f"{name}: {tried[-1] if tried else 'FAILED'}", flush=True)
-    if done.returncode:
-        print(done.stdout[-4000:] + done.stderr.rpartition("INFO: Instrumenting ")[2][-8000:], flush=True)
-    return done.returncode
+    limits = [f"-timeout={SECONDS}", f"-artifact_prefix={BUILD}/{name}-", f"-runs={_harnesses()[name].runs}"]
+    end, seed, tried = time.monotonic() + max(1, seconds), 0, 0
+    while (left := round(end - time.monotonic())) > 0:
+        seed += 1
+        done = _run(name, *limits, f"-max_total_time={left}", f"-seed={seed}", str(found), str(kept))
+        tried += sum(map(int, re.findall(r"^Done (\d+) runs", done.stderr, flags=re.MULTILINE)))
+        if done.returncode:
+            print(f"{name}: FAILED after {tried:,} inputs", flush=True)
+            print(done.stdout[-4000:] + done.stderr.rpartition("INFO: Instrumenting ")[2][-8000:], flush=True)
+            return done.returncode
+    print(f"{name}: {tried:,} inputs, no failure", flush=True)
+    return 0
 
 
 def _keep(name: str) -> int:
@@ -97,7 +104,7 @@ def _run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     BUILD.mkdir(parents=True, exist_ok=True)
     words = BUILD / f"{name}.words"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in harness.words))
-    common = [f"-max_len={harness.most}", f"-rss_limit_mb={MEGABYTES}", "-seed=1"]
+    common = [f"-max_len={harness.most}", f"-rss_limit_mb={MEGABYTES}"]
     common += [f"-dict={words}"] if harness.words else []
     return subprocess.run(
         [*HERE, name, *common, *options],

@@ -337,6 +337,8 @@ class Harness(NamedTuple):
     """The share of the time: slow ones get more."""
     words: tuple[str, ...] = ()
     """The words that the fuzzer may insert."""
+    runs: int = -1
+    """Inputs after which a new process goes on: atheris keeps every array that a comparison returns. -1: no limit."""
 
 
 TABLE_NAMES = ("dynamics", *schema.TABLES)
@@ -369,9 +371,9 @@ FACT_WORDS = (
     *("planned_steps ", "config.layers ", "config.experts ", "tier_basis", "[]", "{}", "true", "-1", "1e308", "\n\n"),
 )
 HARNESSES = {
-    "sql_file": Harness(sql_file, 600, 4, SQL_WORDS),
-    "edited_file": Harness(edited_file, 400, 3),
-    "facts": Harness(facts, 1500, 3, FACT_WORDS),
+    "sql_file": Harness(sql_file, 600, 4, SQL_WORDS, 20_000),
+    "edited_file": Harness(edited_file, 400, 3, runs=20_000),
+    "facts": Harness(facts, 1500, 3, FACT_WORDS, 4_000),
     "sqlite_reply": Harness(sqlite_reply, 3000, 2, REPLY_WORDS),
     "archive": Harness(archive, 2000, 1),
     "zip_reply": Harness(zip_reply, 2000, 1, REPLY_WORDS),
