@@ -19,6 +19,11 @@ def check_integers(**at_least: tuple[int, int]) -> None:
         check(name, value, type(value) is int and value >= least, f"an integer of {least} or more")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless a seed can be recorded: SQLite's integers have 64 bits."""
+    check("seed", seed, type(seed) is int and 0 <= seed < 2**63, "an integer from 0 to 2**63 - 1")
+
+
 def check_scales(**scales: float) -> None:
     """Raise ConfigError unless each option can be the largest change of a weight."""
     for name, value in scales.items():

@@ -18,7 +18,7 @@ from prismatic.experts.treatment import Option, Treatment, record, treatment_of
 from prismatic.layer.config import Mode, Strategy
 from prismatic.mixtures.in_place import check_treatable, replace_weights, tiers_of_all, weights_of
 from prismatic.mixtures.methods import perturbed
-from prismatic.mixtures.options import check, check_integers, check_scales, roles
+from prismatic.mixtures.options import check, check_integers, check_scales, check_seed, roles
 
 MODES, STRATEGIES = get_args(Mode), get_args(Strategy)
 
@@ -88,7 +88,8 @@ class Perturbation:
         check("sparsity", self.sparsity, 0 < self.sparsity < 1, "the share of the weights that change, between 0 and 1")
         check("mode", self.mode, self.mode in MODES, f"one of {', '.join(MODES)}")
         check("strategy", self.strategy, self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}")
-        check_integers(control_experts=(self.control_experts, 0), seed=(self.seed, 0))
+        check_integers(control_experts=(self.control_experts, 0))
+        check_seed(self.seed)
 
     @property
     def options(self) -> dict[str, Option]:

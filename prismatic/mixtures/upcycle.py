@@ -24,7 +24,7 @@ from prismatic.mixtures.dense import DenseMLP, find_mlps, replace
 from prismatic.mixtures.huggingface import build_mixture, matching_mixture
 from prismatic.mixtures.in_place import Weights, check_treatable, replace_weights, weights_of
 from prismatic.mixtures.methods import METHODS, Method, Seed, fresh_router, partly_dropped, perturbed, with_noise
-from prismatic.mixtures.options import check, check_integers, check_scales, roles
+from prismatic.mixtures.options import check, check_integers, check_scales, check_seed, roles
 from prismatic.mixtures.top_k import TopKMixture
 
 
@@ -97,8 +97,10 @@ class Upcycling:
     def check(self) -> None:
         """Raise ConfigError for an option out of range."""
         check("method", self.method, self.method in METHODS, f"one of {', '.join(METHODS)}")
-        check_integers(num_experts=(self.num_experts, 2), top_k=(self.top_k, 1))
-        check_integers(control_experts=(self.control_experts, 0), seed=(self.seed, 0))
+        check_integers(
+            num_experts=(self.num_experts, 2), top_k=(self.top_k, 1), control_experts=(self.control_experts, 0)
+        )
+        check_seed(self.seed)
         check("top_k", self.top_k, self.top_k <= self.num_experts, f"at most num_experts = {self.num_experts}")
         for name, std in {"noise": self.noise, "router_std": self.router_std}.items():
             check(name, std, math.isfinite(std) and std > 0, "a standard deviation above 0")

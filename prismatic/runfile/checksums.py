@@ -238,8 +238,8 @@ def _only_appends(connection: sqlite3.Connection, table: str) -> bool:
     key = "step" if table == "dynamics" else ", ".join(TABLES[table][1])
     column = r'"?[a-z][a-z0-9_]*"? (?:REAL|INTEGER|TEXT|BLOB)'  # no default, no constraint, not generated
     pattern = rf'CREATE TABLE "?{table}"? \((?:{column}, )+PRIMARY KEY \({key}\)(?:, {column})*\)'
-    (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
-    if not re.fullmatch(pattern, sql):
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
+    if found is None or not re.fullmatch(pattern, found[0]):  # earlier versions have no packed tables
         return False
     types = {str(name): str(kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")}
     (rowid,) = connection.execute(f"SELECT coalesce(max(rowid), 0) FROM {table}").fetchone()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +153,10 @@ class RunDatabase:
         self._connection.execute(f"DELETE FROM {table}")
 
     def insert(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-        """Insert rows, replacing those with the same key; return the faults of rows that can never be written."""
+        """Insert rows, replacing those with the same key; return the faults of rows that cannot be written.
+
+        Rows of one step that replace each other are a fault, too. Facts of the run are meant to.
+        """
         if not rows:
             return []
         values = _into(table, tuple(names))
@@ -165,17 +167,20 @@ class RunDatabase:
             if not is_statement_fault(error):
                 raise
             self._checksums.forget(table)
-            return [fault for row in rows if (fault := self._insert_one(f"INSERT OR REPLACE {values}", row))]
+            return [fault for row in rows if (fault := self._insert_one(table, values, row))]
         self._checksums.stage(table, names, rows)
         return []
 
-    def _insert_one(self, statement: str, row: Sequence[Any]) -> str:
-        """Insert one row; return its fault if it can never be written, else an empty string."""
+    def _insert_one(self, table: str, into: str, row: Sequence[Any]) -> str:
+        """Insert one row; return its fault if it can never be written or replaced another one, else an empty string."""
         fault = ""
         for values in (row, [_to_storable(value) for value in row]):
             try:
-                self._connection.execute(statement, values)
-                return ""
+                with suppress(sqlite3.IntegrityError):
+                    self._connection.execute(f"INSERT {into}", values)
+                    return ""
+                self._connection.execute(f"INSERT OR REPLACE {into}", values)
+                return same_key(table) if table in STEP_TABLES else ""
             except (sqlite3.Error, OverflowError, UnicodeError) as error:
                 if not is_statement_fault(error):
                     raise
@@ -216,13 +221,13 @@ class RunDatabase:
 
     def record_checksums(self) -> None:
         """Record the checksums of all columns, after the last row; do nothing if the file cannot be written now."""
-        with contextlib.suppress(sqlite3.Error), self.transaction():
+        with suppress(sqlite3.Error), self.transaction():
             record_checksums(self._connection, self._checksums)
 
     def close(self) -> None:
         """Close the file, after moving the contents of a write-ahead log into it."""
         try:
-            with contextlib.suppress(sqlite3.Error):  # an open reader prevents this; the log then stays
+            with suppress(sqlite3.Error):  # an open reader prevents this; the log then stays
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
         finally:
@@ -281,6 +286,11 @@ def _version_of_run(connection: sqlite3.Connection, path: Path, checksums: Runni
             "cannot be continued; move it away or choose another path."
         )
     return int(version)
+
+
+def same_key(table: str) -> str:
+    """Return the fault of rows that replace each other."""
+    return f"two rows of `{table}` have the same key, and the later one is kept"
 
 
 @lru_cache(maxsize=100)

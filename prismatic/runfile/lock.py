@@ -31,8 +31,9 @@ WRITER_BYTE = 0x4000_0200, 1
 BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 Inode = tuple[int, int, int]
-"""A process, a device, and a file on it. A fork inherits the sets below, and these entries are not its own."""
-_locked: set[Inode] = set()
+"""A process, a device, and a file on it."""
+_locked: dict[Inode, int] = {}
+"""The descriptor of each file that is locked."""
 _unclosed: dict[int, Inode] = {}
 _guard = threading.Lock()
 
@@ -79,7 +80,7 @@ class WriterLock:
                 if not self._path.exists() or _inode(os.stat(self._path)) != inode:
                     _unlock_writer_byte(descriptor)
                     return False
-                _locked.add(inode)
+                _locked[inode] = descriptor
                 self._descriptor, self._inode = descriptor, inode
                 return True
             finally:
@@ -92,7 +93,7 @@ class WriterLock:
         if descriptor is None or self._inode[0] != os.getpid():
             return
         with _guard:
-            _locked.discard(self._inode)
+            _locked.pop(self._inode, None)
             _unlock_writer_byte(descriptor)  # explicitly: a fork may keep the open file description
             _close(descriptor, self._inode)
 
@@ -129,6 +130,24 @@ def is_locked(path: Path) -> bool:
             _close(descriptor, inode)
 
 
+def _close_inherited() -> None:
+    """Close the descriptors that a fork has inherited: the lock would last as long as the fork.
+
+    A fork inherits no POSIX lock, so SQLite loses none by this.
+    """
+    global _guard
+    _guard = threading.Lock()  # another thread may have held it
+    for descriptor in {*_locked.values(), *_unclosed}:
+        with suppress(OSError):
+            os.close(descriptor)
+    _locked.clear()
+    _unclosed.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
 def _inode(stat: os.stat_result) -> Inode:
     return os.getpid(), stat.st_dev, stat.st_ino
 
@@ -144,10 +163,7 @@ def _close(descriptor: int, inode: Inode) -> None:
 
 def _close_unclosed() -> None:
     for descriptor, inode in list(_unclosed.items()):
-        if inode[0] == os.getpid():
-            _close(descriptor, inode)
-        else:
-            del _unclosed[descriptor]
+        _close(descriptor, inode)
 
 
 if sys.platform == "win32":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, SupportsFloat
 
+from prismatic.errors import ConfigError
 from prismatic.guard import warn
 from prismatic.runfile.database import JournalMode, Resume, RunDatabase
 from prismatic.runfile.exit_hooks import close_at_worker_exit, flush_on_sigterm, stop_flushing
@@ -26,6 +27,7 @@ from prismatic.runfile.records import (
     Shape,
     frozen_copy,
     step_record,
+    text_of,
     to_python,
 )
 from prismatic.runfile.writer import Writer, event
@@ -47,7 +49,7 @@ class DynamicsLogger:
     on SIGTERM: the first record or the `with` block registers it for that (a signal handler only in the main thread,
     and only if SIGTERM has no other handler), and `close()` undoes the registration.
     Raises LoggerError if the path cannot be written, has another writer or holds something other than a run, and
-    ConfigError for a mirror that is not a tracker.
+    ConfigError for a mirror that is not a tracker and for a negative time.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class DynamicsLogger:
         overwrite: bool = False,
         mirror: object = None,
     ):
+        if not flush_seconds >= 0:  # NaN neither
+            raise ConfigError(f"flush_seconds = {flush_seconds!r} is no time to wait; use 0 or more seconds.")
         tracker = None if mirror is None else as_tracker(mirror)  # raises before the file is created
         self.db_path = Path(db_path)
         self.flush_seconds = flush_seconds
@@ -130,7 +134,7 @@ class DynamicsLogger:
                 return
             record = step_record(whole, dynamics, metrics, self._shape)
         except Exception as error:
-            self._refuse_step(step, f"{type(error).__name__}: {error}"[:300])
+            self._refuse_step(step, f"{type(error).__name__}: {text_of(error)}"[:300])
             return
         self._shape = record.shape
         writer = self._writer

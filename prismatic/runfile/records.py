@@ -14,13 +14,15 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from prismatic.contract.packing import PackedRows
-from prismatic.contract.schema import PACKED_ABOVE, PACKED_TABLES, PEER, STEP_COLUMNS
+from prismatic.contract.schema import PACKED_ABOVE, PACKED_TABLES, PEER
 
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 STEP_SIZE = 10  # the memory and the time to write that a step takes beside its values, in values
 IMMUTABLE = {float, int, bool, str, bytes, type(None)}
 NUMBER_BYTES = 64  # of memory that a Python number takes; the arrays of packed rows take far less
-_INTEGER_COLUMNS = {column.name for column in STEP_COLUMNS if column.type == "INTEGER"}
+TAKEN = ("step", "nan_values")  # columns that the logger fills itself
+NAME_RULE = "a column name has at most 63 lower-case letters, digits and underscores, and is not `step` or `nan_values`"
+TWICE = "the step has two values of this name, and the first is kept"
 
 
 class Refused(str):
@@ -28,7 +30,7 @@ class Refused(str):
 
 
 Shape = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
-"""The experts, and the names of the scalars of each; those of the step itself come last."""
+"""The experts, and the names of the scalars of each; those of the step itself and its metrics come last."""
 BEFORE_SCALARS = 2  # step and nan_values, at the beginning of a row
 
 
@@ -105,12 +107,11 @@ def step_record(
     gradients, scores = dynamics["expert_gradients"], dynamics.get("divergence_scores", {})
     if "roles" in dynamics and len(gradients) > PACKED_ABOVE:
         gradients, scores = means_by_role(gradients, scores, dynamics["roles"]), {}
-    others = {**scores, "wall_time": time.time()}
+    others = {**scores} if "wall_time" in metrics else {**scores, "wall_time": time.time()}
     for name in ("nonfinite", "missing_gradients"):
         if name in dynamics:
             others[name] = dynamics[name]
-    for name, value in metrics.items():
-        others[name] = value if type(value) is float else to_python(value)
+    own = {name: value if type(value) is float else to_python(value) for name, value in metrics.items()}
     tables: dict[str, Sequence[Mapping[str, Any]]] = {}
     for table in ("layers", "pairs", "histograms"):
         if table not in dynamics:
@@ -120,7 +121,7 @@ def step_record(
             tables[PACKED_TABLES[table]] = rows.packed
         else:
             tables[table] = [*map(frozen_copy, rows)]
-    groups = [*gradients.values(), others]
+    groups = [*gradients.values(), others, own]
     # Tuples of strings and numbers alone: the garbage collector of the training process stops tracking them.
     shape = tuple(gradients), tuple(map(tuple, groups))
     if known is not None and shape == known:
@@ -177,7 +178,15 @@ def to_python(value: Any) -> Any:
             value = value.item()
         return value if type(value) in IMMUTABLE else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        return Refused(str(error))
+        return Refused(text_of(error))
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error says; an object of the user's may raise one whose text cannot be made."""
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
 
 
 class Columns(NamedTuple):
@@ -186,8 +195,8 @@ class Columns(NamedTuple):
     names: tuple[str, ...]
     positions: tuple[int, ...] | None
     """The index of each column's value in a record's row; None if the row has exactly these values in this order."""
-    refused: tuple[str, ...]
-    """Names that are not valid as column names."""
+    refused: Mapping[str, str]
+    """Names that have no column, with the reason."""
 
 
 class ColumnCache:
@@ -195,13 +204,13 @@ class ColumnCache:
 
     def __init__(self) -> None:
         self._shape: tuple[Any, ...] = ()
-        self._columns = Columns((), None, ())
+        self._columns = Columns((), None, {})
 
     def of(self, record: StepRecord) -> Columns:
         """Return the record's columns; consecutive records of the same shape get the same object."""
         if record.shape is not self._shape and record.shape != self._shape:
             experts, groups = record.shape
-            prefixes = [*(f"{expert}_" for expert in experts), ""]
+            prefixes = [*(f"{expert}_" for expert in experts), "", ""]
             self._shape = record.shape
             self._columns = _columns(
                 [f"{prefix}{name}" for prefix, names in zip(prefixes, groups, strict=True) for name in names]
@@ -210,10 +219,16 @@ class ColumnCache:
 
 
 def _columns(names: Sequence[str]) -> Columns:
-    numbered = enumerate(names, BEFORE_SCALARS)
-    valid = {name: index for index, name in numbered if COLUMN_NAME.fullmatch(name) and name != "step"}
-    refused = tuple(name for name in names if name not in valid)
-    positions = tuple(valid.values()) if len(valid) < len(names) else None
+    valid: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    for index, name in enumerate(names, BEFORE_SCALARS):
+        if name in TAKEN or not COLUMN_NAME.fullmatch(name):
+            refused[name] = NAME_RULE
+        elif name in valid:
+            refused[name] = TWICE
+        else:
+            valid[name] = index
+    positions = tuple(valid.values()) if refused else None
     return Columns(tuple(valid), positions, refused)
 
 
@@ -223,9 +238,7 @@ def wide_row(record: StepRecord, columns: Columns) -> Sequence[Any]:
     if columns.positions is not None:
         row = [*row[:BEFORE_SCALARS], *(row[index] for index in columns.positions)]
     if record.total is None:
-        types = ["INTEGER" if name in _INTEGER_COLUMNS else "REAL" for name in columns.names]
-        values = zip(row[BEFORE_SCALARS:], types, strict=True)
-        row = [*row[:BEFORE_SCALARS], *(to_sql_value(value, sql_type) for value, sql_type in values)]
+        row = [*row[:BEFORE_SCALARS], *(to_sql_value(value, "REAL") for value in row[BEFORE_SCALARS:])]
     elif record.total == record.total:
         return row
     nan_values = sum(map(ne, row, row))  # NaN is the only value that differs from itself
@@ -239,8 +252,11 @@ def to_sql_value(value: Any, sql_type: str) -> Any:
     if sql_type == "BLOB":
         return value if isinstance(value, bytes) else Refused(f"{type(value).__name__} in place of bytes")
     try:
-        if sql_type == "INTEGER":
-            return int(value)
-        return float(value) if sql_type == "REAL" else str(value)
+        if sql_type != "INTEGER":
+            return float(value) if sql_type == "REAL" else str(value)
+        whole = int(value)
+        if whole != value or not -(2**63) <= whole < 2**63:
+            return Refused(f"{value!r} is not a whole number of 64 bits"[:200])
+        return whole
     except (TypeError, ValueError, OverflowError) as error:
-        return Refused(str(error))
+        return Refused(text_of(error))

@@ -17,9 +17,10 @@ from itertools import compress
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from prismatic.contract.checksums import FACT
 from prismatic.contract.packing import is_large, pack_rows
-from prismatic.contract.schema import PACKED_TABLES, dynamics_columns
-from prismatic.runfile.database import RunDatabase, column_types, is_statement_fault
+from prismatic.contract.schema import PACKED_TABLES, TABLES, dynamics_columns
+from prismatic.runfile.database import RunDatabase, column_types, is_statement_fault, same_key
 from prismatic.runfile.records import (
     BEFORE_SCALARS,
     AddColumns,
@@ -39,7 +40,6 @@ MAX_WAITING = 2_000_000  # values; about 150 MB of Python numbers
 CLOSE_SECONDS = 10.0  # how long close() keeps trying to write the last rows
 TRANSACTION_VALUES = 500_000  # values per transaction: about a tenth of a second
 ROWS_AT_ONCE = 100  # rows held as Python objects, few enough to stay in the processor's cache
-NAME_RULE = "a column name has at most 63 lower-case letters, digits and underscores, and is not `step`"
 
 RETRY_SECONDS = 0.5
 
@@ -340,8 +340,8 @@ class _Batch:
 
     def _prepare_columns(self, columns: Columns) -> None:
         """Add missing columns to the wide table, and find those that have no place in it."""
-        for name in columns.refused:
-            self._fault(f"{name!r} is not logged: {NAME_RULE}", "refused_value")
+        for name, reason in columns.refused.items():
+            self._fault(f"{name!r} is not logged: {reason}", "refused_value")
         self._database.add_columns(columns.names)
         self._fits = [self._database.has_column(name) for name in columns.names]
         self._all_fit = all(self._fits)
@@ -360,12 +360,24 @@ class _Batch:
     def _add_rows(self, table: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add the rows of a step to a table, or to its packed form if they are of many experts."""
         if is_large(table, rows):
+            self._name_what_is_not_packed(table, rows)
             rows = pack_rows(table, [dict(zip(row, self._storable(table, row), strict=True)) for row in rows])
             table = PACKED_TABLES[table]
         for row in rows:
             self._add_row(table, {"step": step, **row})
 
+    def _name_what_is_not_packed(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record faults for rows that packing replaces, and for columns that packed rows do not have."""
+        columns, key = TABLES[table]
+        for name in sorted({name for row in rows for name in row} - {column.name for column in columns}):
+            self._fault(f"{name!r} is not logged: rows of many experts have no columns of their own", "refused_value")
+        if len({tuple(row.get(name) for name in key) for row in rows}) < len(rows):
+            self._fault(f"a row or column is not logged: {same_key(table)}", "refused_row")
+
     def _add_row(self, table: str, row: Mapping[str, Any]) -> None:
+        if table == "run" and row.get("key") == FACT:
+            self._fault(f"the fact {FACT!r} is not logged: the logger records it itself", "refused_value")
+            return
         self._rows.setdefault((table, tuple(row)), []).append(self._storable(table, row))
 
     def _storable(self, table: str, row: Mapping[str, Any]) -> Sequence[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -197,6 +198,34 @@ def test_a_pipe_is_refused_by_name(path: Path):
     with pytest.raises(LoggerError, match=r"dynamics\.db: cannot be opened as a run file .*not a regular file"):
         DynamicsLogger(path)
     assert not is_locked(path.with_name("missing.db"))
+
+
+FORKING = """
+import os, signal, sys
+from prismatic import DynamicsLogger
+logger = DynamicsLogger(sys.argv[1])
+logger.log(0, {"expert_gradients": {"expert_0": {"top_norm": 1.0}}})
+logger.flush()
+if os.fork() == 0:
+    os.write(1, b"forked")
+    os.close(1)
+    os.read(0, 1)  # until the test ends it
+    os._exit(0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_fork_does_not_keep_the_lock_of_a_process_that_was_killed(path: Path):
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.read() == b"forked"
+        assert process.wait(10) == -signal.SIGKILL
+        assert not is_locked(path)
+        with DynamicsLogger(path, resume="must") as logger:
+            logger.log(1, dynamics())
+    assert [row["step"] for row in rows(path)] == [0, 1]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")

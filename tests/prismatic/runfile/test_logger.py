@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from prismatic.contract import schema
 from prismatic.contract.packing import MAX_EXPERT
+from prismatic.errors import ConfigError
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.train.config import RunConfig
 from tests.support.logged_runs import codes, columns, dynamics, execute, flat, log_steps, rows
+from validation.files.read_files import read_files
 
 
 @pytest.fixture
@@ -264,6 +266,112 @@ def test_a_number_that_sqlite_has_no_type_for_is_kept_as_a_float(path: Path, odd
             logger.log(step, {"expert_gradients": {"expert_0": {"top_norm": 1.0, "tokens": odd}}}, seen=odd)
     assert [(row["expert_0_tokens"], row["seen"]) for row in rows(path)] == [(kept, kept)] * 3
     assert codes(path) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*is not logged")
+@pytest.mark.parametrize(
+    ("logged", "metrics", "column", "kept"),
+    [
+        ({}, {"expert_0_top_norm": 99.0}, "expert_0_top_norm", 0.5),
+        (
+            {"divergence_scores": {"expert_1_divergence": 0.2}},
+            {"expert_1_divergence": 77.0},
+            "expert_1_divergence",
+            0.2,
+        ),
+        ({"nonfinite": 3}, {"nonfinite": 4}, "nonfinite", 3),
+        ({"expert_gradients": {"a": {"b_c": 1.0}, "a_b": {"c": 2.0}}}, {}, "a_b_c", 1.0),
+        ({}, {"nan_values": 5.0}, "nan_values", 0),
+    ],
+)
+def test_a_second_value_of_one_name_is_an_event_and_the_measured_one_stays(
+    path: Path, logged: dict, metrics: dict, column: str, kept: float
+):
+    with DynamicsLogger(path) as logger:
+        for step in range(3):
+            logger.log(step, dynamics() | logged, loss=float(step), **metrics)
+    assert [(row[column], row["loss"]) for row in rows(path)] == [(kept, 0.0), (kept, 1.0), (kept, 2.0)]
+    (event,) = rows(path, "SELECT code, message FROM events")
+    assert event["code"] == "refused_value"
+    assert event["message"].startswith(f"{column!r} is not logged")
+    assert logger.dropped == 0
+
+
+def test_a_time_of_ones_own_takes_the_place_of_the_clock(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics(), wall_time=5.0)
+    assert ([row["wall_time"] for row in rows(path)], codes(path)) == ([5.0], [])
+
+
+@pytest.mark.parametrize("loss", [1.0, None], ids=["all numbers", "one is missing"])
+def test_a_fraction_in_a_column_of_counts_is_kept(path: Path, loss: float | None):
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics() | {"nonfinite": 2.75}, loss=loss)
+    assert (rows(path)[0]["nonfinite"], codes(path)) == (2.75, [])
+
+
+@pytest.mark.filterwarnings("ignore:.*is not logged")
+def test_a_number_that_is_no_integer_of_64_bits_is_refused_where_one_is_needed(path: Path):
+    layer = {"layer": 0, "expert": 0, "source": "merged", "top_norm": 1.0, "nonfinite": 2.75}
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics() | {"layers": [layer]})
+        logger.log_table("experts", [{"expert": 1, "seed": 2**64 - 1}])
+        logger.event("x", "y", step=2**70)
+    assert rows(path, "SELECT nonfinite, top_norm FROM layers") == [{"nonfinite": None, "top_norm": 1.0}]
+    assert rows(path, "SELECT expert, seed FROM experts") == [{"expert": 1, "seed": None}]
+    assert codes(path) == ["x", *["refused_value"] * 3]
+    (run,), _ = read_files([path])
+    assert (run.damage, run.experts.num_rows) == ((), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*is not logged")
+def test_two_rows_with_the_same_key_are_an_event(path: Path):
+    layer = {"layer": 0, "expert": 0, "source": "merged"}
+    doubled = [layer | {"top_norm": 1.0}, layer | {"top_norm": 2.0}]
+    with DynamicsLogger(path) as logger:
+        for step in range(2):
+            logger.log(step, dynamics() | {"layers": doubled})
+    (event,) = rows(path, "SELECT message FROM events")
+    assert event["message"].endswith("two rows of `layers` have the same key, and the later one is kept")
+    assert [row["top_norm"] for row in rows(path, "SELECT * FROM layers")] == [2.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not logged")
+def test_the_checksums_are_no_fact_of_a_user(path: Path):
+    with DynamicsLogger(path) as logger:
+        logger.log_run({"checksums": 5, "note": "kept"})
+        logger.log(0, dynamics())
+        logger.flush()
+        assert rows(path, "SELECT key FROM run WHERE key IN ('checksums', 'note')") == [{"key": "note"}]
+    assert codes(path) == ["refused_value"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not logged")
+def test_an_error_without_a_text_does_not_leave_log(path: Path):
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    class Odd:
+        def __init__(self, error: type[Exception]) -> None:
+            self.error = error
+
+        def __float__(self) -> float:
+            raise self.error
+
+    class MuteValueError(Mute, ValueError): ...
+
+    with DynamicsLogger(path) as logger:
+        logger.log(0, dynamics(), loss=Odd(MuteValueError))
+        logger.log(1, dynamics(), loss=Odd(Mute))
+    assert ([row["step"] for row in rows(path)], logger.dropped) == ([0], 1)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan])
+def test_a_negative_interval_is_refused(path: Path, seconds: float):
+    with pytest.raises(ConfigError, match="flush_seconds"):
+        DynamicsLogger(path, flush_seconds=seconds)
+    assert not path.exists()
 
 
 def test_a_step_that_is_not_a_whole_number_is_refused(path: Path):

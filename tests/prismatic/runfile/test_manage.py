@@ -17,8 +17,10 @@ from prismatic.contract import schema
 from prismatic.errors import LoggerError
 from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.manage import find_run, list_runs, migrate, snapshot, summarize
+from tests.support.source_tree import ROOT
 from validation.files.read_files import read_files
 
+EXAMPLES = ROOT / "examples"
 STEP = {"expert_gradients": {f"expert_{i}": {"top_norm": 1.0, "bottom_norm": 0.5} for i in range(3)}}
 
 
@@ -248,6 +250,20 @@ def test_a_run_of_version_2_gets_the_table_of_version_3_and_keeps_its_rows(path:
     assert rows(path, "SELECT step, other, half_product, output_distance FROM pairs") == [(100, 1, 0.25, None)]
     assert rows(path, "PRAGMA user_version") == [(schema.SCHEMA_VERSION,)]
     assert rows(path, "SELECT message FROM events") == [(f"upgraded from schema version 2 to {schema.SCHEMA_VERSION}",)]
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.db")), ids=lambda example: example.stem)
+def test_each_example_is_upgraded_and_continued(example: Path, path: Path):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(example.read_bytes())
+    before = rows(path)
+    migrate(path)
+    with DynamicsLogger(path, resume="must") as logger:
+        logger.log(logger.last_step + 1, STEP)
+    after = rows(path)
+    assert [row[: len(before[0])] for row in after[:-1]] == before
+    (run,), _ = read_files([path])
+    assert run.damage == ()
 
 
 def test_a_table_without_a_key_gets_one_and_the_last_row_of_a_step_stays(path: Path):

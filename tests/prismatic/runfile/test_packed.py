@@ -159,3 +159,17 @@ def test_a_resumed_file_of_version_4_goes_on_packed(path: Path):
     with DynamicsLogger(path, resume="must") as logger:
         logger.log(20, aggregate(measured(40, layers=1)))
     assert [row["step"] for row in rows(path, "SELECT step FROM packed_layers ORDER BY step")] == [0, 10, 20]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not logged")
+def test_what_a_packed_row_cannot_hold_is_an_event(path: Path):
+    layer = [{"layer": 0, "expert": e, "source": "merged", "norm": 1.0, "mine": 2.0} for e in range(40)]
+    with DynamicsLogger(path) as logger:
+        for step in range(2):
+            logger.log(step, {"expert_gradients": {"expert_0": {"norm": 1.0}}, "layers": [*layer, layer[7]]})
+    messages = [event["message"] for event in rows(path, "SELECT message FROM events ORDER BY id")]
+    assert messages == [
+        "'mine' is not logged: rows of many experts have no columns of their own",
+        "a row or column is not logged: two rows of `layers` have the same key, and the later one is kept",
+    ]
+    assert len(stored_rows(path)) == 80

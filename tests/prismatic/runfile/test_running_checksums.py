@@ -156,7 +156,7 @@ def row(step: int, **others: Any) -> dict[str, Any]:
         ([row(5), {**row(3), "other_thread": True}], {"dynamics"}),
         ([row(5, layers=[LAYER, LAYER])], {"layers"}),
         ([row(5, metrics={"loss": 2**70})], {"dynamics"}),
-        ([row(5, layers=[{**LAYER, "nonfinite": 2.0**63}]), "reopen", row(6)], {"layers"}),
+        ([row(5, layers=[{**LAYER, "nonfinite": 2.0**63}]), "reopen", row(6)], set()),
         ([row(5), "a reader's trigger", row(6)], {*STEP_TABLES}),
     ],
 )
