@@ -24,6 +24,7 @@ from prismatic.errors import LoggerError
 from prismatic.runfile.checksums import RunningChecksums, record_checksums, remove_checksums
 from prismatic.runfile.lock import IsLocked, WriterLock
 from prismatic.runfile.migrations import CannotMigrate, upgrade
+from prismatic.sandbox.sqlite_file import special_beside
 
 Resume = Literal["never", "allow", "must"]
 JournalMode = Literal["delete", "wal"]
@@ -62,6 +63,8 @@ class RunDatabase:
             raise LoggerError(
                 f"{path}: already exists (resume='never'); resume it, move it away or choose another path."
             )
+        if beside := special_beside(str(path)):
+            raise LoggerError(f"{beside}: is no regular file, and SQLite would wait for it; move it away.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)

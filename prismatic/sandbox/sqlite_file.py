@@ -7,14 +7,28 @@ import sqlite3
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from stat import S_ISREG
 from urllib.parse import quote
 
 MAGIC = b"SQLite format 3\x00"
 HARDENED = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY")
 
 
+BESIDE = ("-journal", "-wal", "-shm")  # the files that SQLite opens with a database
+
+
 class Unusable(Exception):
     """The file is not one whose tables can be read."""
+
+
+def special_beside(path: str) -> str:
+    """Return the first file beside a database at which SQLite would wait for ever: a pipe or a device; "" if none."""
+    for place in (path + end for end in BESIDE):
+        with suppress(OSError):
+            if not S_ISREG(os.stat(place).st_mode):
+                return place
+    return ""
 
 
 def how_to_open(path: str, immutable: bool, wal: bool) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from prismatic.sandbox.sqlite_file import special_beside
 from prismatic.sandbox.worker import PROJECT, start_worker
 from prismatic.text import printable
 
@@ -86,7 +87,10 @@ def _places(path: Path) -> list[str]:
 def problem_of(path: Path) -> str:
     """Return why a path is no file to open; an empty text if it is one."""
     try:
-        return "" if stat.S_ISREG(os.stat(path).st_mode) else "it is no regular file"
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "it is no regular file"
+        beside = special_beside(str(path))
+        return beside and f"{Path(beside).name} beside it is no regular file"
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
 

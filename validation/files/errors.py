@@ -288,7 +288,7 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
     ),
     "replaced": (
         Unreadable,
-        "expected one file, found another one in its place after it was read",
+        "expected one file, found another one in its place while it was read",
         "a program replaced the file meanwhile",
         "Read it again",
     ),
@@ -315,6 +315,12 @@ CASES: dict[str, tuple[type[RunFileError], str, str, str]] = {
         "expected a file, found a device or pipe",
         "only regular files can be runs",
         CHOOSE,
+    ),
+    "special_beside": (
+        Unreadable,
+        "expected the files that SQLite makes, found {beside}, a device, a folder or a pipe",
+        "it was made by hand: SQLite makes regular files",
+        "Move it away",
     ),
     "no_files": (
         Unreadable,

@@ -46,6 +46,7 @@ RUN_NAME = "dynamics.db"
 DEEPEST, LONGEST_NUMBER = 16, 128  # levels of a fact, and bits of an integer in it; seeds have 64
 FETCHED_AT_ONCE = 3  # two that child processes read, and one that is hashed meanwhile
 PATH_CHARACTERS = 1000  # of a path in an error
+WRITTEN_MEANWHILE = "the file was written while it was read, so its hash may be of other rows"
 
 
 class Fetched(NamedTuple):
@@ -159,7 +160,27 @@ class _Reading:
         self.rejected.append(Rejected(name, path, error.renamed(name)))
 
     def fetch(self, path: Path, name: str, *, private: bool) -> Fetched:
-        """Hash one file, and look it up in the cache or read it. Raises RunFileError."""
+        """Hash one file, and look it up in the cache or read it. Raises RunFileError.
+
+        If it was replaced or rewritten meanwhile, its hash and its contents may be of two files: both begin anew, once.
+        """
+        before = FileState.of(path)
+        try:
+            found = self._fetch(path, name, private=private)
+            if private or found.cached or FileState.of(path) == found.hashed or _is_running(found.contents):
+                return found
+        except RunFileError:
+            if private or FileState.of(path) == before:
+                raise
+        before = FileState.of(path)
+        try:
+            return self._fetch(path, name, private=private)
+        except RunFileError:
+            if FileState.of(path).same_file(before):
+                raise
+            raise rejection(name, "replaced", self.client.limits) from None
+
+    def _fetch(self, path: Path, name: str, *, private: bool) -> Fetched:
         digest, hashed = _sha256(path, name, self.client.limits)
         settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
         found = Fetched(digest, hashed, settled)
@@ -184,8 +205,10 @@ class _Reading:
             self.runs[place] = replace(known, notes=(*known.notes, note))
             return
         read = fetched.cached or self._read(path, name, fetched, private)
-        if not private and not fetched.hashed.same_file(FileState.of(path)):
+        if not private and not fetched.hashed.same_file(now := FileState.of(path)):
             raise rejection(name, "replaced", limits)
+        if not private and not fetched.cached and now != fetched.hashed and read.facts.get("exit_state") != "running":
+            read = replace(read, notes=(*read.notes, WRITTEN_MEANWHILE))
         run = replace(read, name=name, path=path, id=unique_id(read.id, self.ids))
         if len(run.wide) * run.num_experts > limits.expert_rows:
             raise rejection(name, "too_large", limits, limit="expert_rows")
@@ -238,6 +261,14 @@ class _Reading:
                 run = replace(run, name=name, path=archive.path, id=unique_id(run.id, self.ids))
                 self.ids.add(run.id)
                 self.runs.append(run)
+
+
+def _is_running(contents: FileContents | None) -> bool:
+    """Return whether these are the contents of a run that is still trained: new rows are no other file."""
+    if contents is None:
+        return False
+    facts, _ = _facts(_with_all_columns("run", contents[1].get("run")))
+    return facts.get("exit_state") == "running"
 
 
 def _name_inside(inner: str, archive: str, most: int) -> str:

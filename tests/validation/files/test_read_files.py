@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from prismatic import DynamicsLogger
 from prismatic.contract import schema
+from prismatic.errors import LoggerError
+from prismatic.runfile.manage import snapshot
 from tests.support import bad_files
 from validation.files import errors
 from validation.files.errors import RunFileError
@@ -469,6 +471,19 @@ def test_an_unfinished_write_is_named(tmp_path: Path) -> None:
     answer = read_one(path)
     assert isinstance(answer, Rejected)
     assert "unfinished write" in str(answer.error)
+
+
+@pytest.mark.parametrize("end", ["-journal", "-wal", "-shm"])
+def test_a_pipe_beside_a_run_is_named_and_nobody_waits_for_it(tmp_path: Path, end: str) -> None:
+    path = bad_files.good(tmp_path / "dynamics.db")
+    os.mkfifo(f"{path}{end}")
+    answer = read_one(path)
+    assert isinstance(answer, Rejected)
+    assert f"found dynamics.db{end}, a device, a folder or a pipe" in str(answer.error)
+    with pytest.raises(LoggerError, match=f"dynamics.db{end} beside it is no regular file"):
+        snapshot(path, tmp_path / "copy.db")
+    with pytest.raises(LoggerError, match=f"dynamics.db{end}: is no regular file"):
+        DynamicsLogger(path)
 
 
 # -- Limits, and a child that dies, hangs or lies ---------------------------------------------------------------------

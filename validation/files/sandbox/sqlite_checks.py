@@ -11,7 +11,7 @@ import sqlite3
 import time
 from typing import Any
 
-from prismatic.sandbox.sqlite_file import open_hardened
+from prismatic.sandbox.sqlite_file import open_hardened, special_beside
 
 # As in contract/schema.py, in the order of reading: the largest come last and cannot use up the others' time.
 SIDE_TABLES = (
@@ -79,6 +79,8 @@ def is_being_written(path: str) -> bool:
 
 def inspect(path: str, immutable: bool) -> bool:
     """Check size and header, and return whether the file is in WAL mode."""
+    if not immutable and (beside := special_beside(path)):
+        raise Reject("special_beside", beside=os.path.basename(beside)[:200])
     unsettled = not immutable and is_being_written(path)
     with open(path, "rb") as file:
         head, size = file.read(100), os.fstat(file.fileno()).st_size
