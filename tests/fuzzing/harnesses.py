@@ -32,6 +32,7 @@ from validation.files.sandbox import arrow_driver, set_client, sqlite_client, sq
 from validation.judgement.guard import CaughtError
 from validation.judgement.judge import judge
 from validation.query import user_sql
+from validation.query.result import format_rows
 from validation.report.json_report import as_json
 from validation.text import printable
 
@@ -298,7 +299,7 @@ def sql_reply(data: bytes) -> None:
         assert result.table.num_rows <= RESULT_ROWS
         result.table.validate(full=True)
         for form in ("table", "csv", "json"):
-            _accept(lambda form=form: user_sql.format_rows(result.table, form))
+            _accept(lambda form=form: format_rows(result.table, form))
         _accept(lambda: [*result.notes()])
 
 

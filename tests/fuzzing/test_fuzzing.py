@@ -14,7 +14,7 @@ from tests.fuzzing import fuzz, harnesses
 from tests.fuzzing.harnesses import HARNESSES, BrokenContractError
 from validation.files.sandbox import sqlite_client, sqlite_worker, zip_client
 from validation.files.sandbox.received import ProtocolError
-from validation.query import user_sql
+from validation.query import result as query_result
 
 MOST_KEPT = 400_000  # bytes
 
@@ -76,7 +76,7 @@ def test_a_file_outside_its_folder_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 def test_an_answer_that_cannot_be_shown_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     reply = lines({"columns": [["a", "integer"]], "rows": 1, "more": False, "cut": 0}, [1])
     harnesses.sql_reply(reply)
-    monkeypatch.setattr(user_sql, "_cell", broken)
+    monkeypatch.setattr(query_result, "_cell", broken)
     with pytest.raises(BrokenContractError):
         harnesses.sql_reply(reply)
 

@@ -21,6 +21,13 @@ def test_a_question_in_sql_is_answered_about_all_chosen_runs():
     assert at.dataframe[0].value.to_dict("records") == [{"runs": 2, "n": 151 * 3 + 76 * 7}]
 
 
+def test_columns_of_one_name_and_numbers_beyond_a_browser_are_shown():
+    at = asked("SELECT 1 AS x, 9007199254740993 AS x, 1e300 AS large, [1] AS l, 0.5 AS half")
+    assert not at.exception
+    (row,) = at.dataframe[0].value.to_dict("records")
+    assert row == {"x": 1, "x_1": "9007199254740993", "large": "1e+300", "l": "[1]", "half": 0.5}
+
+
 @pytest.mark.parametrize("sql", ["DROP TABLE runs", "SELECT * FROM read_csv('/etc/passwd')", "SELEC 1", ""])
 def test_what_is_no_question_is_said_and_changes_nothing(sql):
     at = asked(sql)

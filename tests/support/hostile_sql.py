@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import duckdb
+
 Question = tuple[str, str]
 
 FILES = ("/etc/passwd", "/proc/self/environ", "/proc/1/environ", "/root/.ssh/id_rsa", "{data}", "../../etc/passwd")
@@ -75,6 +77,16 @@ WRITES = (
     "DELETE FROM runs RETURNING *",
     "UPDATE runs SET run = 'x' RETURNING *",
 )
+TEXTS = (
+    "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('{text}'))",
+    "SELECT * FROM json_execute_serialized_sql('{tree}')",
+    "WITH a AS (FROM \"JSON_Execute_Serialized_SQL\"('{tree}')) SELECT (SELECT count(*) FROM a)",
+    "SELECT * FROM runs, LATERAL (FROM system.main.json_execute_serialized_sql('{tree}'))",
+    "PRAGMA json_execute_serialized_sql('{tree}')",
+    "SELECT * FROM query('{text}')",
+    "SELECT list_transform([1], lambda x: json_serialize_plan('{text}'))",
+)
+"""Statements that run or plan another one, given as a text or as its parsed tree."""
 SETTINGS = (
     "SELECT * FROM duckdb_settings()",
     "SELECT * FROM duckdb_secrets()",
@@ -95,6 +107,15 @@ SETTINGS = (
     "SELECT * FROM sys.modules",
     "SELECT write_log('a')",
     "SELECT * FROM test_all_types()",
+    "FROM pg_settings",
+    "SHOW allowed_directories",
+    "SELECT * FROM query_table('duckdb_logs')",
+    "SELECT * FROM histogram_values('{data}', 'step')",
+    "SELECT * FROM read_duckdb('{data}')",
+    "SELECT * FROM which_secret('s3://bucket', 's3')",
+    "SELECT pg_get_viewdef(oid) FROM range(100000) t(oid)",
+    "SELECT nextval('a'), setseed(0.5)",
+    'WITH "{data}" AS (FROM \'{data}\') FROM "{data}"',
 )
 SLOW = (
     "SELECT count(*) FROM range(100000000000) a, range(1000) b",
@@ -171,7 +192,10 @@ def hostile_questions(data: str = "/tmp/data.db") -> Iterator[Question]:
             yield "reach", reader.format(file=file.format(data=data))
     yield from (("reach", sql.format(data=data)) for sql in SETTINGS)
     yield from (("change", sql) for sql in STATEMENTS)
-    yield from (("change", shape.format(write=write)) for shape in NESTED for write in WRITES)
+    for shape in NESTED:
+        yield from (("change", shape.format(write=write)) for write in WRITES)
+    for write in WRITES:
+        yield from (("change", sql) for sql in run_as_text(NESTED[0].format(write=write)))
     yield from (("time", sql) for sql in SLOW)
     yield from (("memory", sql) for sql in LARGE)
     for depth in DEPTHS:
@@ -179,6 +203,19 @@ def hostile_questions(data: str = "/tmp/data.db") -> Iterator[Question]:
     for width in WIDTHS:
         yield from (("crash", sql) for sql in _wide(width))
     yield from (("odd", sql) for sql in _odd())
+
+
+def run_as_text(sql: str) -> Iterator[str]:
+    """Yield statements that hold a SELECT as a text, and run or plan it."""
+    text, tree = sql.replace("'", "''"), as_tree(sql)
+    yield from (shape.format(text=text, tree=tree) for shape in TEXTS)
+
+
+def as_tree(sql: str) -> str:
+    """Return the parsed tree of a SELECT as the inside of a literal."""
+    with duckdb.connect() as con:
+        [(tree,)] = con.execute("SELECT json_serialize_sql($sql::VARCHAR)", {"sql": sql}).fetchall()
+    return str(tree).replace("'", "''")
 
 
 def _wide(n: int) -> Iterator[str]:
@@ -207,6 +244,9 @@ def _chain(n: int) -> str:
 
 def _odd() -> Iterator[str]:
     yield "SELECT 'a' AS x, 'b' AS x"
+    yield "SELECT 1 AS x, 2 AS x, 3 AS x_1, 4 AS x_1, 5 AS x"
+    yield "SELECT 123456789012345678901234567890123456789012345678901234567890::BIGNUM, {'a': 1}::VARIANT"
+    yield "SELECT '12:34:56.123456789'::TIME_NS, [12345678901234567890::HUGEINT], MAP {[1]: 'nan'::DOUBLE}"
     yield 'SELECT 1 AS ""'
     yield "SELECT chr(27) || '[2J' AS x"
     yield "SELECT chr(0) || 'a'"

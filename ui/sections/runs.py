@@ -10,7 +10,7 @@ from prismatic.contract import schema
 from prismatic.contract.options import OPTION
 from prismatic.contract.thresholds import PREFIX
 from ui.widgets.guard import guarded
-from ui.widgets.tables import fact_text, show_table
+from ui.widgets.tables import fact_text, show_table, with_large_numbers_as_text
 from validation.files.run_file import RunFile
 from validation.judgement.guard import each_guarded
 from validation.judgement.judge import Judgement
@@ -82,7 +82,7 @@ def _show_answer(judgement: Judgement, sql: str) -> None:
         st.error("The query failed.")
         st.text(str(error))
         return
-    show_table(found.table.to_pandas(), key="answer")
+    show_table(with_large_numbers_as_text(found.table), key="answer")
     notes = [*found.notes()] or [f"{pluralize(len(found.table), 'row')}."]
     st.caption(" ".join([*notes, f"A query may take {SECONDS:g} seconds."]))
 

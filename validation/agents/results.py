@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from prismatic.errors import PrismaticError
+from validation.query.result import python_rows
 from validation.report.json_report import finite_values
 
 MOST_CHARACTERS = 100_000  # of a result as JSON
@@ -54,14 +55,9 @@ def _without(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 def rows_of(table: pa.Table, notes: Sequence[str]) -> dict[str, Any]:
     """Return the rows of a query, as many as fit, with notes on what is missing."""
-    rows = [finite_values([*row.values()]) for row in table.to_pylist()]
+    rows = [finite_values([*row.values()]) for row in python_rows(table)]
     kept, size = 0, 0
-    while kept < len(rows) and (size := size + len(json.dumps(rows[kept], default=str))) <= MOST_CHARACTERS:
+    while kept < len(rows) and (size := size + len(json.dumps(rows[kept]))) <= MOST_CHARACTERS:
         kept += 1
     notes = [*notes, *([f"These are the first {kept} rows, which is all that fits."] if kept < len(rows) else [])]
-    plain = [[value if _is_plain(value) else str(value) for value in row] for row in rows[:kept]]
-    return {"columns": table.column_names, "rows": plain, "notes": notes}
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | dict)
+    return {"columns": table.column_names, "rows": rows[:kept], "notes": notes}

@@ -17,8 +17,9 @@ from validation.judgement.guard import each_guarded
 from validation.query.database import RELATIONS, open_database, relations_of
 from validation.query.export import export
 from validation.query.relations import Relations
+from validation.query.result import format_rows
 from validation.query.set_database import relations_of_sets
-from validation.query.user_sql import ROWS, SECONDS, BadQuery, format_rows, run_query
+from validation.query.user_sql import ROWS, SECONDS, BadQuery, run_query
 from validation.report.exit_code import UNREADABLE
 
 T = TypeVar("T")

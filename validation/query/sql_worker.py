@@ -12,8 +12,6 @@ and in the last case a line for each row, an array of its cells. `cut` counts th
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import json
 import os
 import sys
@@ -27,15 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 THREADS = 2
-QUERIES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-"""The nodes of DuckDB's parsed tree that read; the others of this kind write."""
 BATCH_ROWS = 256
-PLAIN = (bool, int, float, str)
-ONE_SELECT = "expected one SELECT, found {}; the relations can be read but not changed"
-
-
-class Refused(Exception):
-    """The statement is not one SELECT, or has a mistake; the message is for its author."""
+FIRST = "SELECT 1, 'a', 0.5, [1::HUGEINT], MAP {'a': {'b': now()}}"  # asked to load what answers need
 
 
 def main() -> None:
@@ -43,6 +34,7 @@ def main() -> None:
     sys.path += sys.argv[1:]
     from prismatic.sandbox.limits import set_limits
     from prismatic.sandbox.walls import enforce
+    from validation.query.one_select import Refused
 
     request = json.loads(sys.stdin.buffer.readline())
     limits = request["limits"]
@@ -74,12 +66,13 @@ def open_database(memory: int) -> duckdb.DuckDBPyConnection:
     import duckdb
     import pyarrow as pa
 
+    from validation.query.one_select import require_select
     from validation.query.relations import empty_database
 
     pa.set_cpu_count(1)
     with duckdb.connect(":memory:", config={"threads": "1", "async_threads": "0"}) as con:
-        con.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
-        con.sql("SELECT 1, now(), 'a', 0.5::DECIMAL(4, 2), [1]").to_arrow_reader(1).read_all().to_pylist()
+        require_select(con, FIRST)
+        Rows(con.sql(FIRST), {"rows": 1, "bytes": 1000, "cell_bytes": 1000})
     return empty_database(memory, threads=1)
 
 
@@ -106,6 +99,7 @@ def load_relations(con: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> N
     import duckdb
     import pyarrow as pa
 
+    from validation.query.one_select import Refused, first_words
     from validation.query.relations import Relations, load
 
     stream = pa.PythonFile(sys.stdin.buffer, mode="r")
@@ -124,12 +118,13 @@ def answer(con: duckdb.DuckDBPyConnection, sql: str, limits: dict[str, Any]) -> 
     import duckdb
     import pyarrow as pa
 
+    from validation.query.one_select import Refused, first_words, require_select
+
     timer = threading.Timer(limits["seconds"], con.interrupt)
     timer.start()
     try:
         require_select(con, sql)
-        reader = con.sql(sql).to_arrow_reader(BATCH_ROWS)
-        rows = Rows(reader, limits)
+        rows = Rows(con.sql(sql), limits)
         return iter([rows.header(), *rows.lines])
     except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
         if "interrupt" in str(error).lower():
@@ -141,49 +136,25 @@ def answer(con: duckdb.DuckDBPyConnection, sql: str, limits: dict[str, Any]) -> 
         timer.cancel()
 
 
-def require_select(con: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Raise Refused unless the text is one SELECT that also writes nothing further down, as in WITH a AS (COPY ...)."""
-    import duckdb
-
-    try:
-        kinds = [statement.type.name for statement in con.extract_statements(sql)]
-    except duckdb.Error as error:
-        raise Refused(first_words(error)) from None
-    if kinds != ["SELECT"]:
-        raise Refused(ONE_SELECT.format(", ".join(kinds) or "nothing"))
-    [(serialized,)] = con.execute("SELECT json_serialize_sql($sql::VARCHAR)", {"sql": sql}).fetchall()
-    tree = json.loads(serialized)
-    if tree.get("error") is not False:
-        raise Refused(str(tree.get("error_message"))[:500])
-    other = {kind for kind in kinds_of_nodes(tree) if kind.endswith("_NODE")} - QUERIES
-    if other:
-        raise Refused(ONE_SELECT.format(", ".join(sorted(kind.split("_")[0] for kind in other)) + " inside it"))
-
-
-def kinds_of_nodes(tree: Any) -> Iterator[str]:
-    """Yield the kind of every node of a parsed tree."""
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            if isinstance(node.get("type"), str):
-                yield node["type"]
-            pending += node.values()
-        elif isinstance(node, list):
-            pending += node
-
-
 class Rows:
     """The rows of an answer as lines of JSON, up to the limits."""
 
-    def __init__(self, reader: pa.RecordBatchReader, limits: dict[str, Any]) -> None:
-        self.columns = [[field.name[:200], kind_of(field.type)] for field in reader.schema]
+    def __init__(self, relation: duckdb.DuckDBPyRelation, limits: dict[str, Any]) -> None:
+        """Raises Refused if not even one row fits."""
+        from validation.query.carried_types import carried_type, kind_of
+        from validation.query.one_select import Refused
+
+        types = relation.types
+        self.columns = [[name[:200], kind_of(of)] for name, of in zip(relation.columns, types, strict=True)]
+        # By number: names may occur twice.
+        casts = ", ".join(f"CAST(#{i} AS {carried_type(of)}) AS c{i}" for i, of in enumerate(types, 1))
+        reader = relation.project(casts).to_arrow_reader(BATCH_ROWS)
         self.lines: list[bytes] = []
         self.more, self.cut, self._most = False, 0, limits["cell_bytes"]
         left = limits["bytes"]
         for batch in reader:
             for row in range(len(batch)):
-                line = json.dumps([self._cell(python_value(column[row])) for column in batch.columns]).encode() + b"\n"
+                line = json.dumps([self._cell(column[row]) for column in batch.columns]).encode() + b"\n"
                 left -= len(line)
                 if left < 0 or len(self.lines) == limits["rows"]:
                     self.more = True
@@ -198,9 +169,9 @@ class Rows:
         """Return the first line of the reply."""
         return {"columns": self.columns, "rows": len(self.lines), "more": self.more, "cut": self.cut}
 
-    def _cell(self, value: Any) -> Any:
+    def _cell(self, cell: pa.Scalar) -> Any:
         """Return a value that JSON has, and count it if it was shortened."""
-        value = plain(value)
+        value = cell.as_py(maps_as_pydicts="lossy")
         if value is None or isinstance(value, (bool, int, float)):
             return value
         text = value if isinstance(value, str) else json.dumps(value)
@@ -209,54 +180,6 @@ class Rows:
             return value
         self.cut += 1
         return data[: self._most].decode(errors="ignore") + f" … (cut; {len(data):,} bytes)"
-
-
-def kind_of(column: pa.DataType) -> str:
-    """Return the kind of a column in the answer: integer, real, boolean, text, or nested."""
-    import pyarrow.types as types
-
-    if types.is_decimal(column):
-        return "integer" if column.scale == 0 else "real"  # sums of integers are decimals without a fraction
-    known = {"boolean": types.is_boolean, "integer": types.is_integer, "real": types.is_floating}
-    known["nested"] = types.is_nested
-    return next((kind for kind, holds in known.items() if holds(column)), "text")
-
-
-def python_value(cell: pa.Scalar) -> Any:
-    """Return a cell as a value of Python; as text where Python has none, such as a year before Christ."""
-    import pyarrow as pa
-
-    try:
-        return cell.as_py()
-    except (ValueError, OverflowError):
-        try:
-            return cell.cast(pa.string()).as_py()
-        except pa.ArrowException:
-            return f"a value of type {cell.type} that cannot be shown"
-
-
-def plain(value: Any) -> Any:
-    """Return a cell as a value that JSON has."""
-    if value is None or isinstance(value, PLAIN):
-        return value
-    if isinstance(value, decimal.Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, bytes):
-        return value.hex(" ")
-    if isinstance(value, list):
-        if value and isinstance(value[0], tuple):  # a map
-            return {str(key): plain(each) for key, each in value}
-        return [plain(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
-        return value.isoformat(" ") if isinstance(value, datetime.datetime) else value.isoformat()
-    return str(value)
-
-
-def first_words(error: Exception) -> str:
-    """Return the message of an error on one line."""
-    return " ".join(str(error).split())[:500]
 
 
 def send(line: Any) -> None:

@@ -1,42 +1,39 @@
-"""SQL by the user: one SELECT over the relations, answered by a child process; its result as text, CSV or JSON."""
+"""SQL by the user: one SELECT over the relations, answered by a child process."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
 
-from prismatic import terminal
 from prismatic.sandbox.worker import LIBRARY_SETTINGS, start_worker
 from validation.files.sandbox.received import ProtocolError
 from validation.files.sandbox.set_client import PACKAGES
 from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, in_turns
 from validation.query.relations import Relations
-from validation.text import pluralize, printable, spreadsheet_text
+from validation.query.result import CELL_BYTES, QueryResult, result_table
+from validation.text import printable
 
 WORKER = Path(__file__).with_name("sql_worker.py")
 FOLDERS = dict.fromkeys(map(str, (*PACKAGES, Path(duckdb.__file__).parent.parent)))  # that the worker imports from
 SQL_BYTES = 100_000
 ROWS, SECONDS = 10_000, 30.0
-RESULT_BYTES, CELL_BYTES = 16 << 20, 64 << 10
+RESULT_BYTES = 16 << 20
 LOAD_SECONDS = 60.0
 GRACE_SECONDS = 0.5  # the child stops itself at its deadline; one that is still alive after this is killed
 LOOKS = 0.1  # seconds between two looks at the clock
 MEMORY = 768 << 20  # bytes of the child beside the relations
 SPARE = 256 << 20  # of these: what Python, the libraries and the result need
 HEADER_BYTES = 4 << 20
-KINDS = {"boolean": pa.bool_(), "integer": pa.int64(), "real": pa.float64(), "text": pa.string()}
 
 
 class BadQuery(ValueError):
@@ -45,24 +42,6 @@ class BadQuery(ValueError):
 
 class RelationsError(Exception):
     """The relations cannot be made from some run: a fault of this program, not of the question."""
-
-
-@dataclass(frozen=True)
-class QueryResult:
-    """The rows of a result."""
-
-    table: pa.Table
-    more: bool
-    """True if the question has more rows than fit into a result."""
-    cut: int
-    """The number of cells that were shortened; each ends with a note."""
-
-    def notes(self) -> Iterator[str]:
-        """Yield what the result lacks, a sentence each."""
-        if self.more:
-            yield f"These are the first {pluralize(len(self.table), 'row')}; the query has more."
-        if self.cut:
-            yield f"Cut: {pluralize(self.cut, 'cell')} of more than {CELL_BYTES >> 10} KiB."
 
 
 def run_query(
@@ -77,6 +56,9 @@ def run_query(
 
     seconds: for the statement itself; loading the relations comes before.
     """
+    if rows < 0 or not 0 < seconds < math.inf:
+        found = f"{rows} rows and {seconds:g} seconds"
+        raise BadQuery(f"a query is limited to a number of rows and seconds, found {found}; give others.")
     try:
         size = len(sql.encode())
     except UnicodeEncodeError:
@@ -217,41 +199,8 @@ def _read_result(stream: IO[bytes], header: dict[str, Any], most: int) -> QueryR
     rows = [json.loads(line) for line in data.splitlines()]
     if len(data) > RESULT_BYTES or len(rows) != count or any(len(row) != len(columns) for row in rows):
         raise ProtocolError("a reply beyond the limits")
-    arrays = [_array([row[place] for row in rows], kind) for place, (_, kind) in enumerate(columns)]
-    table = pa.Table.from_arrays(arrays, [name for name, _ in columns])
-    return QueryResult(table, bool(header["more"]), int(header["cut"]))
-
-
-def _array(values: list[Any], kind: str) -> pa.Array:
-    """Return a column; integers beyond 64 bits become floats, and nested values of different shapes text."""
-    try:
-        return pa.array(values, KINDS.get(kind))
-    except (pa.ArrowException, OverflowError):
-        if kind == "integer":
-            return pa.array([None if value is None else float(value) for value in values], pa.float64())
-        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+    return QueryResult(result_table(columns, rows), bool(header["more"]), int(header["cut"]))
 
 
 def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
-
-
-def format_rows(table: pa.Table, form: str) -> str:
-    """Return a table as text without control characters. form: "table", "csv", or "json", a list of objects."""
-    if form == "json":
-        return json.dumps(table.to_pylist(), default=str, indent=1)
-    rows = [{name: _cell(value) for name, value in row.items()} for row in table.to_pylist()]
-    if form == "table":
-        return terminal.plain_text(terminal.table(rows)) if rows else "  ".join(table.column_names)
-    stream = io.StringIO()
-    texts = [[_csv_cell(value) for value in row.values()] for row in table.to_pylist()]
-    csv.writer(stream, lineterminator="\n").writerows([[*map(spreadsheet_text, table.column_names)], *texts])
-    return stream.getvalue().rstrip("\n")
-
-
-def _csv_cell(value: Any) -> str:
-    return _cell(value) if isinstance(value, (int, float)) else spreadsheet_text(_cell(value))
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else printable(value, 200)
