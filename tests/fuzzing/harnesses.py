@@ -364,7 +364,7 @@ REPLY_WORDS = (
     *('"ok"', '"tables"', '"notes"', '"damage"', '"ignored"', '"ignored_count"', '"version"', '"last_rowids"', '"q?"'),
     *('"d?"', '"t"', '"member"', '"bytes"', '"done"', '"end"', '"beside"', '"set"', '"part"', '"sha256"', '"zips"'),
     *('"columns"', '"rows"', '"more"', '"cut"', '"integer"', '"real"', '"text"', "null", "true", "NaN", "1e999"),
-    *('"id"', '"name"', '"duplicates"', '"wal"', '"application_id"'),
+    *('"id"', '"name"', '"duplicates"', '"wal"', '"application_id"', '"number"', '"json"'),
     *("expert_0_top_norm", "expert_1_bottom_norm", "\\ud800", "too_large", "prismatic-set.json", "[[[[", "{}"),
 )
 FACT_WORDS = (

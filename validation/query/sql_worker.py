@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 THREADS = 2
 BATCH_ROWS = 256
+LINES_BEFORE = 2  # a question, in the text that DuckDB makes of a relation over it
 FIRST = "SELECT 1, 'a', 0.5, [1::HUGEINT], MAP {'a': {'b': now()}}"  # asked to load what answers need
 
 
@@ -120,20 +122,27 @@ def answer(con: duckdb.DuckDBPyConnection, sql: str, limits: dict[str, Any]) -> 
 
     from validation.query.one_select import Refused, first_words, require_select
 
+    asked = None
     timer = threading.Timer(limits["seconds"], con.interrupt)
     timer.start()
     try:
         require_select(con, sql)
-        rows = Rows(con.sql(sql), limits)
+        asked = con.sql(sql)
+        rows = Rows(asked, limits)
         return iter([rows.header(), *rows.lines])
     except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
         if "interrupt" in str(error).lower():
             return iter([{"late": True}])
         if isinstance(error, duckdb.OutOfMemoryException):
             raise MemoryError from None
-        raise Refused(first_words(error)) from None
+        raise Refused(_lines_as_asked(first_words(error)) if asked else first_words(error)) from None
     finally:
         timer.cancel()
+
+
+def _lines_as_asked(words: str) -> str:
+    """Return an error of a relation over the question with the numbers of the question's own lines."""
+    return re.sub(r"\bLINE (\d+):", lambda found: f"LINE {int(found[1]) - LINES_BEFORE}:", words, count=1)
 
 
 class Rows:

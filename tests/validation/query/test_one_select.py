@@ -210,3 +210,15 @@ def test_a_name_reads_a_relation_and_nothing_else(con, folder: Path, sql: str):
 def test_a_query_of_the_relations_is_answered(con, sql: str):
     header, *_ = sql_worker.answer(con, sql, LIMITS)
     assert header["columns"]
+
+
+@pytest.mark.parametrize("wrong", ["'x'::INT", "FROM FROM"])
+def test_an_error_names_the_line_of_the_question(con, wrong: str):
+    with pytest.raises(Refused, match=r"LINE 2: "):
+        answer(con, f"SELECT 1,\n{wrong} AS x\nFROM range(2)")
+
+
+def test_rows_keep_their_order_when_their_types_are_cast(con):
+    sql = "SELECT range::HUGEINT AS x FROM range(100000) ORDER BY hash(range)"
+    expected = con.cursor().execute(f"{sql} LIMIT 100").fetchall()
+    assert answer(con, sql) == [[str(x)] for (x,) in expected]
