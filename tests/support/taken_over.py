@@ -223,7 +223,7 @@ def take_over(worker, probe, given):
         limits = {"memory": 1 << 30, "database": 1 << 29, "seconds": 20, "rows": 1, "bytes": 1, "cell_bytes": 1}
         request = {"sql": "SELECT 1", "limits": limits, "folders": [os.path.dirname(given)], "views": {}, "tables": []}
     if worker == "set":
-        request |= {"path": os.path.dirname(given), "parts": ["part-00000"]}
+        request |= {"path": os.path.dirname(given), "parts": [["part-00000", {}]]}
     first = {**request, "files": [given], "folders": [], "options": {}}
     lines = [first, request] if worker == "sqlite" else [request]
     end, start = os.pipe()

@@ -11,7 +11,7 @@ import streamlit as st
 
 from ui.session.library import Source
 from ui.settings import ROOT, settings
-from validation.files.parquet_set import MANIFEST
+from validation.files.set_manifest import MANIFEST
 from validation.files.training_status import training_status
 
 EXAMPLES = ROOT / "examples"

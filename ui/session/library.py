@@ -27,10 +27,10 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from ui.memory import return_memory
 from validation.files.cache import Cache
 from validation.files.file_state import FileState
-from validation.files.parquet_set import MANIFEST, is_set
 from validation.files.run_file import Rejected, RunFile
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.turns import REQUESTER, Requester
+from validation.files.set_manifest import MANIFEST, is_set
 from validation.files.sources import FILE_SUFFIXES, read_sources
 from validation.files.temporary import temporary_folder
 from validation.judgement.judge import Judgement, judge

@@ -14,7 +14,7 @@ from ui.settings import settings
 from ui.widgets.markdown import escape_markdown
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
-from validation.files.parquet_set import is_set
+from validation.files.set_manifest import is_set
 from validation.files.training_status import STALE_AFTER
 from validation.judgement.judge import Judgement
 

@@ -13,8 +13,8 @@ from prismatic.errors import ConfigError
 from validation.agents.results import rows_of, shortened
 from validation.agents.root import Root
 from validation.files.cache import Cache
-from validation.files.parquet_set import is_set
 from validation.files.run_file import Rejected, RunFile
+from validation.files.set_manifest import is_set
 from validation.files.sources import read_sources
 from validation.judgement.gate.decision import gate
 from validation.judgement.judge import judge, without_failing_runs

@@ -11,8 +11,9 @@ from typing import TypeVar
 from validation.cli.options import add_source_options
 from validation.cli.sources import read_runs, report_skipped
 from validation.files.errors import RunFileError
-from validation.files.parquet_set import is_set, write_set
+from validation.files.parquet_set import write_set
 from validation.files.run_file import Rejected, RunFile
+from validation.files.set_manifest import is_set
 from validation.judgement.guard import each_guarded
 from validation.query.database import RELATIONS, open_database, relations_of
 from validation.query.export import export

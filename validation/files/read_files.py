@@ -28,7 +28,6 @@ from validation.files.cache import Cache
 from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import SetLocation, damaged_set, list_parts, read_manifest
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, empty_table, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.set_client import SetReading, SetRun
@@ -36,6 +35,7 @@ from validation.files.sandbox.sqlite_client import FileContents
 from validation.files.sandbox.sqlite_clients import SqliteClients
 from validation.files.sandbox.zip_client import folder_for, is_archive, unpacked
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
+from validation.files.set_manifest import Part, SetLocation, damaged_set, read_manifest
 from validation.files.tables.checksums import changed_columns, without_checksums
 from validation.files.tables.dialects import normalize_columns
 from validation.files.tables.packed import dense_values, with_expert_means
@@ -284,17 +284,17 @@ def read_set_folder(
     """
     try:
         location = SetLocation.parse(folder)
-        promised, parts = read_manifest(location), list_parts(location)
+        manifest = read_manifest(location)
     except RunFileError as error:
         return [], error
-    found, problem = read_set_parts(folder, parts, limits, most=most)
-    if problem is None and len(found) != promised:
-        problem = damaged_set(location, f"expected {promised} runs, found {len(found)}")
+    found, problem = read_set_parts(folder, manifest.parts, limits, most=most)
+    if problem is None and len(found) != manifest.runs:
+        problem = damaged_set(location, f"expected {manifest.runs} runs, found {len(found)}")
     return found, problem
 
 
 def read_set_parts(
-    folder: Path, parts: Sequence[str], limits: ReadLimits, *, most: int | None = None
+    folder: Path, parts: Sequence[Part], limits: ReadLimits, *, most: int | None = None
 ) -> tuple[list[RunFile], RunFileError | None]:
     """Return the runs of some parts of a set, as `read_set_folder` does."""
     reading = SetReading(folder, str(folder), list(parts), limits, most)

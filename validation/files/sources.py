@@ -9,11 +9,12 @@ from pathlib import Path
 from validation.files.cache import Cache
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import is_set, read_set
+from validation.files.parquet_set import read_set
 from validation.files.read_files import read_files, read_set_folder
 from validation.files.run_file import Rejected, RunFile, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
+from validation.files.set_manifest import is_set
 
 Source = Path | str | tuple[Path, str]
 FILE_SUFFIXES = (*RUN_SUFFIXES, ".zip")

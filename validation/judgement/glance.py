@@ -14,9 +14,9 @@ from prismatic.terminal import format_duration
 from validation.analysis.mixtures import scales_with
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
-from validation.files.parquet_set import is_set
 from validation.files.run_file import RunFile
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
+from validation.files.set_manifest import is_set
 from validation.judgement.judge import Judgement
 from validation.judgement.step import Advice
 from validation.text import pluralize, sentence, spaced

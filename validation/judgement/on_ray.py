@@ -26,9 +26,10 @@ from validation.analysis.run import Run
 from validation.files.cache import Cache
 from validation.files.errors import NotASet, RunFileError
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import SetLocation, damaged_set, is_set, list_parts, read_manifest, read_part
+from validation.files.parquet_set import read_part
 from validation.files.read_files import find_files, has_wal, read_files, read_set_parts
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
+from validation.files.set_manifest import Part, SetLocation, damaged_set, is_set, read_manifest
 from validation.judgement.judge import Judgement, RunJudgement, combine_judgements, judge_each
 from validation.verdict.registration import thresholds_of
 
@@ -44,8 +45,8 @@ class Share:
     """Runs that one task reads: some files, or a part of a set."""
 
     files: tuple[Path, ...] = ()
-    part: tuple[str, str] | None = None
-    """The address of the set, and the name of the part."""
+    part: tuple[str, Part] | None = None
+    """The address of the set, and the part."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ class _RayJudge:
         for source in filter(is_set, sources):
             try:
                 location = SetLocation.parse(source)
-                self._promised[source] = read_manifest(location)
-                yield from (Share(part=(source, part)) for part in list_parts(location))
+                manifest = read_manifest(location)
+                self._promised[source] = manifest.runs
+                yield from (Share(part=(source, part)) for part in manifest.parts)
             except NotASet as error:
                 self._not_sets[source] = error
 
@@ -178,7 +180,7 @@ def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[Fa
     return (facts, rejected), runs
 
 
-def _read_part(address: str, part: str, limits: ReadLimits) -> tuple[list[RunFile], list[Rejected]]:
+def _read_part(address: str, part: Part, limits: ReadLimits) -> tuple[list[RunFile], list[Rejected]]:
     location = SetLocation.parse(address)
     files: list[RunFile] = []
     error: RunFileError | None = None

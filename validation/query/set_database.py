@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from prismatic.contract.schema import PACKED_TABLES
-from validation.files.parquet_set import PACKED, RUN_COLUMNS, TABLES, SetLocation, list_parts, read_manifest
+from validation.files.parquet_set import RUN_COLUMNS, open_table
+from validation.files.set_manifest import PACKED, TABLES, Manifest, SetLocation, read_manifest
 from validation.query.packed_rows import with_unpacked_rows
 from validation.query.relations import ROUTING, Relations
 
@@ -23,18 +23,17 @@ def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
     store are loaded.
     """
     locations = [SetLocation.parse(uri) for uri in uris]
-    for location in locations:
-        read_manifest(location)
+    manifests = [read_manifest(location) for location in locations]
     tables: dict[str, Callable[[], pa.RecordBatchReader]] = {}
 
     def place_of(number: int, table: str) -> str | None:
         """Return what goes after FROM for a table of one set; None if it has no such files."""
-        location = locations[number]
-        if table in PACKED and not list_parts(location, table):
+        location, manifest = locations[number], manifests[number]
+        if table in PACKED and not manifest.files(table):
             return None
         if location.is_folder:
-            return _parquet(location, table)
-        tables[f"{table}_{number}"] = partial(_read, location, table)
+            return _parquet(location, manifest.files(table))
+        tables[f"{table}_{number}"] = partial(_read, location, manifest, table)
         return f"{table}_{number}"
 
     views = {}
@@ -58,26 +57,23 @@ def relations_of_sets(uris: Sequence[str | Path]) -> Relations:
     return Relations(tables, views, [str(location.root) for location in locations if location.is_folder])
 
 
-def _parquet(location: SetLocation, table: str) -> str:
-    """Return the SQL that goes after FROM for one table of a set in a folder."""
-    files = [f"{location.root}/{table}/{part}.parquet" for part in _parts(location, table)]
-    quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+def _parquet(location: SetLocation, files: Sequence[str]) -> str:
+    """Return the SQL that goes after FROM for some files of a set in a folder."""
+    quoted = ", ".join("'" + f"{location.root}/{file}".replace("'", "''") + "'" for file in files)
     return f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
 
 
-def _parts(location: SetLocation, table: str) -> list[str]:
-    return list_parts(location, table) if table in PACKED else list_parts(location)
+def _read(location: SetLocation, manifest: Manifest, table: str) -> pa.RecordBatchReader:
+    """Return the rows of one table of a set, whose files are fetched and checked one after the other."""
+    parts = [part for part in manifest.parts if table in part.hashes]
+    names = [f"{location.root}/{part.file(table)}" for part in parts]
+    schemas = [pq.read_schema(name, filesystem=location.filesystem) for name in names]
+    columns = pa.unify_schemas(schemas or [RUN_COLUMNS if table == "runs" else pa.schema([("run", pa.string())])])
 
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            with open_table(location, part, table) as file:
+                found = [columns.empty_table(), pq.read_table(file)]
+                yield from pa.concat_tables(found, promote_options="default").to_batches()
 
-def _read(location: SetLocation, table: str) -> pa.RecordBatchReader:
-    return _dataset(location, table).scanner().to_reader()
-
-
-def _dataset(location: SetLocation, table: str) -> ds.Dataset:
-    """Return one table of a set, to be scanned lazily."""
-    files = [f"{location.root}/{table}/{part}.parquet" for part in _parts(location, table)]
-    if not files:
-        empty = RUN_COLUMNS.empty_table() if table == "runs" else pa.table({"run": pa.array([], pa.string())})
-        return ds.dataset(empty)
-    schemas = [pq.read_schema(file, filesystem=location.filesystem) for file in files]
-    return ds.dataset(files, schema=pa.unify_schemas(schemas), format="parquet", filesystem=location.filesystem)
+    return pa.RecordBatchReader.from_batches(columns, batches())

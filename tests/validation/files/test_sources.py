@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -24,13 +25,15 @@ from validation.files import cache as caching
 from validation.files import parquet_set
 from validation.files.cache import Cache
 from validation.files.errors import NotASet
-from validation.files.parquet_set import is_set, read_set, write_set
+from validation.files.parquet_set import read_set, write_set
 from validation.files.run_file import RunFile
+from validation.files.set_manifest import SetLocation, is_set, read_manifest
 from validation.files.sources import read_sources
 from validation.judgement.judge import judge
 from validation.query.database import connect, open_database
 from validation.query.questions import ask
 from validation.query.set_database import relations_of_sets
+from validation.query.user_sql import run_query
 from validation.report.json_report import as_json
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.db"))
@@ -302,6 +305,23 @@ def test_a_set_in_an_object_store_is_like_one_in_a_folder(runs: list[RunFile], b
     assert con.sql("SELECT count(*) FROM runs").fetchall() == [(len(runs),)]
 
 
+def test_a_damaged_file_in_an_object_store_gives_no_run_and_no_answer(runs: list[RunFile], bucket: str):
+    write_set(runs, f"{bucket}/2026/damaged")
+    location = SetLocation.parse(f"{bucket}/2026/damaged")
+    name = read_manifest(location).files("steps")[0]
+    with location.open(name) as file:
+        data = bytearray(file.read())
+    data[len(data) // 2] ^= 1
+    location.write(name, bytes(data))
+    found, (rejected,) = read_sources([location.uri])
+    assert found == []
+    assert f"{name} is not as it was written" in str(rejected.error)
+    with pytest.raises(NotASet, match=f"{name} is not as it was written"):
+        run_query(relations_of_sets([location.uri]), "SELECT count(*) FROM steps")
+    with pytest.raises(duckdb.InvalidInputException, match=f"{name} is not as it was written"):
+        open_database(relations_of_sets([location.uri]))
+
+
 def test_an_address_without_a_set_is_an_error(bucket: str):
     (rejected,) = read_sources([f"{bucket}/nothing"])[1]
     assert "found no prismatic-set.json" in str(rejected.error)
@@ -331,8 +351,18 @@ def test_facts_are_asked_for_by_name(runs: list[RunFile]):
     assert found == {run.id: run.config["merge"] for run in runs if "merge" in run.config}
 
 
-def test_the_manifest_names_the_format_and_the_number_of_runs(folder: Path, runs: list[RunFile]):
-    assert json.loads((folder / "prismatic-set.json").read_text()) == {"format": "prismatic-set/2", "runs": len(runs)}
+def test_the_manifest_names_the_format_the_number_of_runs_and_the_hash_of_each_file(folder: Path, runs: list[RunFile]):
+    manifest = json.loads((folder / "prismatic-set.json").read_text())
+    assert (manifest["format"], manifest["runs"]) == ("prismatic-set/2", len(runs))
+    recorded = {
+        f"{table}/{part}.parquet": sha256
+        for part, tables in manifest["parts"].items()
+        for table, sha256 in tables.items()
+    }
+    assert recorded == {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*.parquet")
+    }
 
 
 def test_a_file_with_a_journal_beside_it_is_not_cached(tmp_path: Path):

@@ -14,14 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.set_files import files_of, put_files, with_fitting_manifest
 from tests.support.simulated_runs import simulated_run, write
 from tests.validation.files.test_sources import assert_equal
 from ui.session.library import spool_folder
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import MANIFEST, write_set
+from validation.files.parquet_set import write_set
 from validation.files.read_files import read_files
 from validation.files.run_file import RunFile
 from validation.files.sandbox import set_client
+from validation.files.set_manifest import MANIFEST
 from validation.files.sources import read_sources
 from validation.files.temporary import ALIVE
 from validation.judgement.judge import judge
@@ -40,7 +42,7 @@ def files(runs: list[RunFile], tmp_path_factory: pytest.TempPathFactory) -> dict
     """Return the files of a set of the examples."""
     root = tmp_path_factory.mktemp("set") / "runs"
     write_set(runs, root)
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return files_of(root)
 
 
 def packed(path: Path, files: dict[str, bytes], root: str = "") -> Path:
@@ -86,9 +88,12 @@ def upload(name: str, data: bytes) -> SimpleNamespace:
 
 
 def changed(files: dict[str, bytes], table: str, data: bytes | None) -> dict[str, bytes]:
+    """Return the files with another one in a table, and a manifest that fits it; without the file for None."""
     name = next(name for name in files if name.startswith(table))
     others = {other: content for other, content in files.items() if other != name}
-    return others if data is None else {**others, name: data}
+    if data is None:
+        return others
+    return {**others, name: data} if name == MANIFEST else with_fitting_manifest({**others, name: data})
 
 
 def bomb() -> bytes:
@@ -150,7 +155,7 @@ def test_bad_values_are_refused_as_in_a_run_file(tmp_path: Path, files):
     texts = table.set_column(column, "top_norm", pa.array(["x"] * len(table)))
     stream = io.BytesIO()
     pq.write_table(texts, stream)
-    found, rejected = read_files([packed(tmp_path / "set.zip", {**files, name: stream.getvalue()})])
+    found, rejected = read_files([packed(tmp_path / "set.zip", changed(files, name, stream.getvalue()))])
     assert len(found) + len(rejected) >= 1
     assert rejected
     assert {one.error.id for one in rejected} <= {"wrong_schema", "not_a_set"}
@@ -159,16 +164,9 @@ def test_bad_values_are_refused_as_in_a_run_file(tmp_path: Path, files):
 # -- Sets in a folder: the same walls ----------------------------------------------------------------------------------
 
 
-def in_folder(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def test_this_process_opens_no_parquet_file_of_a_folder(tmp_path: Path, files, runs, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: 1 / 0)
-    found, rejected = read_sources([in_folder(tmp_path / "set", files)])
+    found, rejected = read_sources([put_files(tmp_path / "set", files)])
     assert ({run.id for run in found}, rejected) == ({run.id for run in runs}, [])
 
 
@@ -182,7 +180,7 @@ def test_this_process_opens_no_parquet_file_of_a_folder(tmp_path: Path, files, r
     ids=["bomb", "not parquet", "nested"],
 )
 def test_a_bad_set_in_a_folder_is_refused_and_the_files_beside_it_are_read(tmp_path: Path, files, table, data, id):
-    folder = in_folder(tmp_path / "set", changed(files, table, data))
+    folder = put_files(tmp_path / "set", changed(files, table, data))
     found, (rejected,) = read_sources([EXAMPLES[0], folder])
     assert len(found) == 1
     assert rejected.error.id == id
@@ -196,8 +194,8 @@ def test_a_set_that_claims_the_hash_of_another_file_takes_no_run_away(tmp_path: 
     shifted = table.set_column(table.column_names.index("sha256"), "sha256", pa.array([*own[1:], own[0]]))
     stream = io.BytesIO()
     pq.write_table(shifted, stream)
-    forged = {**files, name: stream.getvalue()}
-    for source in (in_folder(tmp_path / "set", forged), packed(tmp_path / "set.zip", forged)):
+    forged = changed(files, name, stream.getvalue())
+    for source in (put_files(tmp_path / "set", forged), packed(tmp_path / "set.zip", forged)):
         assert len(read_sources([*EXAMPLES, source])[0]) == len(EXAMPLES) + len(own)
 
 
@@ -206,7 +204,7 @@ def test_a_set_whose_rows_belong_to_no_run_is_damaged(tmp_path: Path, files):
     table = pq.read_table(io.BytesIO(files[name]))
     stream = io.BytesIO()
     pq.write_table(table.slice(0, len(table) - 1), stream)
-    found, (rejected,) = read_sources([in_folder(tmp_path / "set", {**files, name: stream.getvalue()})])
+    found, (rejected,) = read_sources([put_files(tmp_path / "set", changed(files, name, stream.getvalue()))])
     assert not found
     assert "rows of no run" in str(rejected.error)
 
@@ -224,6 +222,6 @@ LIES: dict[str, bytes] = {
 def test_a_lying_set_worker_is_not_trusted(tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch, reply: bytes):
     (tmp_path / "liar.py").write_text(f"import sys; input(); sys.stdout.buffer.write({reply!r})")
     monkeypatch.setattr(set_client, "SET_WORKER", tmp_path / "liar.py")
-    found, (rejected,) = read_sources([in_folder(tmp_path / "set", files)])
+    found, (rejected,) = read_sources([put_files(tmp_path / "set", files)])
     assert not found
     assert rejected.error.id == "unreadable"

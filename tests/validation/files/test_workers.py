@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prismatic.contract import schema
-from validation.files import parquet_set, training_status
+from validation.files import set_manifest, training_status
 from validation.files.sandbox import received, sqlite_worker, zip_worker
 
 
@@ -13,5 +13,5 @@ def test_the_workers_constants_equal_those_of_the_project():
     assert sqlite_worker.APPLICATION_ID == schema.APPLICATION_ID
     assert tuple(f"{tier}_norm" for tier in schema.TIERS) == sqlite_worker.TIER_NORMS
     assert (sqlite_worker.SIDE_ROWS, sqlite_worker.TEXT_BYTES) == (received.SIDE_ROWS, received.TEXT_BYTES)
-    assert zip_worker.MANIFEST == parquet_set.MANIFEST
+    assert zip_worker.MANIFEST == set_manifest.MANIFEST
     assert set(training_status.NO_ROWS) <= {"dynamics", *schema.SIDE_TABLES}

@@ -25,6 +25,7 @@ from validation.files.limits import ReadLimits
 from validation.files.sandbox.received import ProtocolError, ReceivedTables, read_line
 from validation.files.sandbox.sqlite_client import GRACE_SECONDS
 from validation.files.sandbox.turns import TURNS, NobodyWaits, in_turns
+from validation.files.set_manifest import Part
 from validation.text import printable
 
 SET_WORKER = Path(__file__).with_name("set_worker.py")
@@ -54,7 +55,7 @@ class SetReading:
     folder: Path
     name: str
     """The name to show in errors."""
-    parts: list[str]
+    parts: list[Part]
     limits: ReadLimits
     most: int | None = None
     """The number of runs that it may have; None without a limit."""
@@ -71,7 +72,8 @@ class SetReading:
         """Read the parts that are left with one child."""
         if not self.parts:
             return
-        request = {"path": os.path.abspath(self.folder), "parts": self.parts, "limits": asdict(self.limits)}
+        parts = [[part.name, dict(part.hashes)] for part in self.parts]
+        request = {"path": os.path.abspath(self.folder), "parts": parts, "limits": asdict(self.limits)}
         with TURNS.turn(slice_seconds) as turn, start_worker(SET_WORKER, PACKAGES, LIBRARY_SETTINGS) as process:
             turn.of(process.kill)
             assert process.stdin

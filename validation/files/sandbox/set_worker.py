@@ -2,8 +2,9 @@
 
 Parquet readers trust their input: they are large and fast, and a file can ask them for any amount of memory. So a set
 is opened here, under limits, and the parent checks every table. set_client.py starts this file as `python -I -S -B`,
-with the folders to import from as arguments and one line of JSON on stdin: the folder of the set, its parts to read,
-the limits. The reply has for each part a line for each of its runs, and one that ends the part:
+with the folders to import from as arguments and one line of JSON on stdin: the folder of the set, the parts to read
+with the hashes of their files, the limits. The reply has for each part a line for each of its runs, and one that ends
+the part:
 
     {"id": ID, "name": NAME, ..., "tables": {...}}   then the values of these tables, as sqlite_worker.py sends them
     {"end": null}                                    or the code and facts of the error
@@ -36,13 +37,15 @@ def main() -> None:
     load_libraries()
     set_limits({"AS": limits["memory_bytes"], "FSIZE": 0, "NOFILE": 64, "CORE": 0})
     enforce(folders=[request["path"]], threads=True)
-    for part in request["parts"]:
+    for part, hashes in request["parts"]:
         allow_seconds(limits["seconds"])
-        send({"end": send_part(request["path"], part, limits)})
+        send({"end": send_part(request["path"], part, hashes, limits)})
 
 
 def load_libraries() -> None:
     """Load what reading a set needs, because behind the walls no library can be loaded, and start no thread yet."""
+    import hashlib
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -52,18 +55,19 @@ def load_libraries() -> None:
     pa.set_cpu_count(1)
     written = pa.BufferOutputStream()
     pq.write_table(pa.table({"run": ["a"], "step": [1], "name": ["b"]}), written, compression="zstd")
+    hashlib.sha256(written.getvalue()).hexdigest()
     rows = RowsByRun(pa.BufferReader(written.getvalue())).take("a")
     columns = {"INTEGER": rows["step"], "REAL": rows["step"], "TEXT": rows["name"], "BLOB": pa.chunked_array([[[1.0]]])}
     for kind, column in columns.items():
         encoded(column, kind)
 
 
-def send_part(path: str, part: str, limits: dict[str, Any]) -> list[Any] | None:
+def send_part(path: str, part: str, hashes: dict[str, str], limits: dict[str, Any]) -> list[Any] | None:
     """Send every run of one part; return code and facts of the error that ends it: a hostile set provokes anything."""
     from validation.files.sandbox.zip_worker import Reject
 
     try:
-        send_runs(path, part, limits)
+        send_runs(path, part, hashes, limits)
     except Exception as error:
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
             return ["too_large", {"limit": "memory_bytes"}]
@@ -73,13 +77,14 @@ def send_part(path: str, part: str, limits: dict[str, Any]) -> list[Any] | None:
     return None
 
 
-def send_runs(path: str, part: str, limits: dict[str, Any]) -> None:
+def send_runs(path: str, part: str, hashes: dict[str, str], limits: dict[str, Any]) -> None:
     """Send every run of one part. Raises Reject, NotASet, and whatever a damaged value provokes."""
-    from validation.files.parquet_set import SetLocation, read_part
+    from validation.files.parquet_set import read_part
     from validation.files.sandbox.zip_worker import Reject
+    from validation.files.set_manifest import Part, SetLocation
 
     spent = 0
-    for run in read_part(SetLocation.parse(Path(path)), part):
+    for run in read_part(SetLocation.parse(Path(path)), Part(part, hashes)):
         layouts, blobs = encode(run)
         spent += sum(memoryview(blob).nbytes for blob in blobs)
         values = sum(rows * len(columns) for rows, columns in layouts.values())

@@ -14,10 +14,11 @@ import pytest
 from tests.support.packed_runs import log_packed, unpacked_copy
 from validation.files.cache import Cache
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import MANIFEST, read_set, write_set
+from validation.files.parquet_set import read_set, write_set
 from validation.files.read_files import read_files
 from validation.files.run_file import RunFile, arrow_schema
 from validation.files.sandbox.incremental_read import IncrementalReader
+from validation.files.set_manifest import MANIFEST
 from validation.files.sources import read_sources
 from validation.files.tables.packed import layers_of, pairs_of, unpacked
 from validation.query.database import connect
