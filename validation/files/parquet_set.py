@@ -253,7 +253,7 @@ class RowsByRun:
             self._next = self._next.slice(count)
             if other >= 0:
                 break
-        return pa.concat_tables(found).drop_columns(["run"]).combine_chunks()
+        return pa.concat_tables(found).drop_columns(["run"])
 
     def all(self) -> pa.Table:
         """Return all rows that are left."""
