@@ -206,7 +206,7 @@ def _read_part(location: SetLocation, part: Part) -> Iterator[RunFile]:
                 name=row["name"],
                 path=Path(location.uri),
                 sha256=row["sha256"],
-                wide=_wide(of_run["steps"], of_run["dynamics"], json.loads(row["columns"])),
+                wide=_wide(of_run["steps"], of_run["dynamics"], json.loads(row["columns"] or "[]")),
                 facts={fact["key"]: json.loads(fact["value"]) for fact in of_run["facts"].to_pylist()},
                 **{table: of_run[table] for table in RUN_TABLES},
                 ignored=tuple(json.loads(row["ignored"])),
@@ -276,6 +276,8 @@ def _wide(steps: pa.Table, dynamics: pa.Table, columns: Sequence[str]) -> pa.Tab
 
     Raises ValueError if they do not, and KeyError for a column that is missing.
     """
+    if not isinstance(columns, list) or "step" not in columns:
+        raise ValueError("column `columns` of table runs does not name the columns of a run")
     starts = _starts(steps["step"], dynamics)
     found = {name: steps[name] for name in columns if name in steps.column_names}
     for name in columns:

@@ -21,6 +21,7 @@ from pyarrow import fs
 from prismatic.contract.schema import PACKED_TABLES
 from validation.files.errors import NotASet
 from validation.files.run_file import RUN_TABLES
+from validation.text import printable
 
 FORMAT, WITH_ARRAYS = "prismatic-set/2", "prismatic-set/3"
 """Formats of sets; the second one also has the packed tables of runs with many experts."""
@@ -122,7 +123,7 @@ def is_set(uri: str | Path) -> bool:
 def damaged_set(location: SetLocation, problem: object) -> NotASet:
     """Return the error for a set that does not hold what its manifest promises."""
     cause = "it was damaged, or changed after it was written"
-    return NotASet(location.uri, str(problem)[:200], cause, "Write it again from its run files")
+    return NotASet(location.uri, printable(problem, 200), cause, "Write it again from its run files")
 
 
 def read_manifest(location: SetLocation) -> Manifest:
@@ -161,7 +162,7 @@ def _content(location: SetLocation) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise _damaged_manifest(location, "it is not the JSON of a manifest") from None
     if (found := content.get("format")) not in (FORMAT, WITH_ARRAYS):
-        problem = f"expected {FORMAT} or {WITH_ARRAYS}, found {str(found)[:60]}"
+        problem = f"expected {FORMAT} or {WITH_ARRAYS}, found {printable(found, 60)}"
         raise NotASet(location.uri, problem, "another version wrote it", "Write it again from its run files")
     return content
 
@@ -177,7 +178,7 @@ def _read(location: SetLocation) -> bytes:
         raise NotASet(location.uri, f"found no {MANIFEST}", cause, fix) from None
     except (pa.ArrowException, OSError) as error:
         cause = "its permissions, the disk or the store forbid it"
-        problem = f"{MANIFEST} cannot be read ({str(error)[:200]})"
+        problem = f"{MANIFEST} cannot be read ({printable(error, 200)})"
         raise NotASet(location.uri, problem, cause, "Allow this program to read it") from error
 
 

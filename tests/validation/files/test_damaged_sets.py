@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -160,6 +161,16 @@ def test_a_damaged_manifest_is_not_called_a_missing_one(
     assert "found no" not in str(raised.value)
 
 
+def test_a_name_in_a_manifest_is_printed_without_control_characters(tmp_path: Path, files: dict[str, bytes]):
+    content = {key: value for key, value in json.loads(files[MANIFEST]).items() if key != "sha256"}
+    content["parts"]["\x1b[2J../part"] = {"runs": "0"}
+    content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    put_files(tmp_path, {**files, MANIFEST: json.dumps(content).encode()})
+    with pytest.raises(NotASet, match=r"part\.parquet is missing") as raised:
+        list(read_set(tmp_path))
+    assert "\x1b" not in str(raised.value)
+
+
 # -- Sets of earlier versions ------------------------------------------------------------------------------------------
 
 
@@ -184,6 +195,10 @@ def with_steps(values: Callable[[pa.ChunkedArray], object]) -> Callable[[pa.Tabl
     return lambda table: table.set_column(table.column_names.index("step"), "step", values(table["step"]))
 
 
+def without_columns(runs: pa.Table) -> pa.Table:
+    return runs.set_column(runs.column_names.index("columns"), "columns", pa.array(['["loss"]'] * len(runs)))
+
+
 CHANGES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "reversed steps": ("steps", reordered, "does not hold growing integers"),
     "reversed dynamics": ("dynamics", reordered, "do not have the same steps"),
@@ -197,6 +212,7 @@ CHANGES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "a lost expert": ("dynamics", lambda table: table.slice(600), "no rows of expert 0"),
     "a lost column": ("dynamics", lambda table: table.drop_columns(["top_norm"]), "missing: .*top_norm"),
     "a lost column of steps": ("steps", lambda table: table.drop_columns(["loss"]), "missing: loss"),
+    "no list of columns": ("runs", without_columns, "does not name the columns of a run"),
     "a lost fact of a run": ("runs", lambda table: table.drop_columns(["columns"]), "missing: columns"),
 }
 
