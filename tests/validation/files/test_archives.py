@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -152,7 +153,9 @@ def test_members_that_share_their_bytes_are_counted_each(tmp_path: Path) -> None
     path.write_bytes(data[:start] + directory + tail)
     found, rejected = read_files([path], limits=ReadLimits(unpacked_bytes=10 << 20))
     assert not found
-    assert sum("limit `unpacked_bytes`" in str(one.error) for one in rejected) >= 90
+    # Python's own module refuses them since 3.11.8, by other words.
+    refused = [one for one in rejected if re.search("limit `unpacked_bytes`|possible zip bomb", str(one.error))]
+    assert len(refused) >= 90
 
 
 def test_an_archive_can_be_uploaded(packed: Path) -> None:
