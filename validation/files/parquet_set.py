@@ -38,6 +38,7 @@ from validation.files.set_manifest import (
     SetLocation,
     damaged_set,
     read_manifest,
+    unknown_file,
 )
 from validation.files.tables.tidy import COMPARED, COPIED, RUNS, summary, tidy
 
@@ -79,6 +80,11 @@ def write_set(runs: Iterable[RunFile], uri: str | Path, *, by_scale: bool = True
     if not count:
         cause = "none of the sources could be read"
         raise NotASet(location.uri, "there is no run to write", cause, "Fix the errors printed above")
+    if location.is_folder and (unknown := unknown_file(location, parts)):
+        cause = "another set was being written here, and was interrupted"
+        raise NotASet(
+            location.uri, f"there is {unknown} of another set", cause, "Remove the folder, and write it again"
+        )
     location.write(MANIFEST, Manifest(count, tuple(parts)).as_json().encode())
     return count
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,19 +134,33 @@ def read_manifest(location: SetLocation) -> Manifest:
         raise _damaged_manifest(location, "it gives no number of runs")
     found = _find_files(location)
     if recorded is None:  # a set of an earlier version
-        names = sorted(found["runs"])
-        tables = {name: [table for table in TABLES if table in REQUIRED or name in found[table]] for name in names}
-        parts = tuple(Part(name, dict.fromkeys(tables[name], "")) for name in names)
-        found = {table: names & {*tables} for table, names in found.items()}
+        parts = _parts_of(found)
+        found &= _names(parts)
     else:
         parts = tuple(Part(name, hashes) for name, hashes in sorted(recorded.items()))
-    named = {part.file(table) for part in parts for table in part.hashes}
-    there = {f"{table}/{name}.parquet" for table, names in found.items() for name in names}
-    for missing in sorted(named - there):
+    if missing := min(_names(parts) - found, default=""):
         raise damaged_set(location, f"{missing} is missing")
-    for unknown in sorted(there - named):
+    if unknown := min(found - _names(parts), default=""):
         raise damaged_set(location, f"{unknown} is not in {MANIFEST}")
     return Manifest(runs, parts)
+
+
+def unknown_file(location: SetLocation, parts: Iterable[Part]) -> str:
+    """Return the name of a file of a table that belongs to none of the parts; "" if there is none. Raises NotASet."""
+    return min(_find_files(location) - _names(parts), default="")
+
+
+def _names(parts: Iterable[Part]) -> set[str]:
+    return {part.file(table) for part in parts for table in part.hashes}
+
+
+def _parts_of(files: Collection[str]) -> tuple[Part, ...]:
+    """Return the parts that have a file in `runs`, without hashes."""
+    parts = []
+    for name in sorted(file.removeprefix("runs/").removesuffix(".parquet") for file in files if file[:5] == "runs/"):
+        tables = [table for table in TABLES if table in REQUIRED or f"{table}/{name}.parquet" in files]
+        parts.append(Part(name, dict.fromkeys(tables, "")))
+    return tuple(parts)
 
 
 def _content(location: SetLocation) -> dict[str, Any]:
@@ -190,9 +204,8 @@ def _sha256(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _find_files(location: SetLocation) -> dict[str, set[str]]:
-    """Return the names of the parts that have a file in each table. Raises NotASet."""
-    found: dict[str, set[str]] = {table: set() for table in TABLES}
+def _find_files(location: SetLocation) -> set[str]:
+    """Return the names of all files of tables. Raises NotASet."""
     # A store is asked once. A folder may hold anything else beside the tables.
     places = [f"{location.root}/{table}" for table in TABLES] if location.is_folder else [location.root]
     try:
@@ -200,8 +213,5 @@ def _find_files(location: SetLocation) -> dict[str, set[str]]:
         paths = [info.path for selector in selectors for info in location.filesystem.get_file_info(selector)]
     except (pa.ArrowException, OSError) as error:
         raise damaged_set(location, error) from error
-    for path in paths:
-        table, _, part = path.removeprefix(f"{location.root}/").partition("/")
-        if table in TABLES and part.endswith(".parquet"):
-            found[table].add(part.removesuffix(".parquet"))
-    return found
+    names = [path.removeprefix(f"{location.root}/") for path in paths if path.endswith(".parquet")]
+    return {name for name in names if name.partition("/")[0] in TABLES}

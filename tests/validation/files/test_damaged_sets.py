@@ -122,6 +122,19 @@ def test_files_of_others_beside_a_set_are_no_damage(tmp_path: Path, files: dict[
     assert outcome(put_files(tmp_path, {**files, **others}), runs) == "same"
 
 
+def test_an_interrupted_set_is_written_again_but_not_mixed_with_another(
+    tmp_path: Path, files: dict[str, bytes], runs: list[RunFile]
+):
+    put_files(tmp_path, {name: data for name, data in files.items() if "part-00000" in name})
+    assert write_set(runs, tmp_path, by_scale=False) == 2
+    assert outcome(tmp_path, runs) == "same"
+    (tmp_path / MANIFEST).unlink()
+    put_files(tmp_path, {name: data for name, data in files.items() if "part-00001" in name})
+    with pytest.raises(NotASet, match=r"there is dynamics/part-00001\.parquet of another set"):
+        write_set(runs, tmp_path, by_scale=False)
+    assert not (tmp_path / MANIFEST).exists()
+
+
 # -- The manifest ------------------------------------------------------------------------------------------------------
 
 
