@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ RUN_COLUMNS = pa.schema(
     [*RUNS, ("duplicates", pa.int64()), ("wal", pa.bool_()), ("application_id", pa.int64()), ("version", pa.int64())]
     + [(name, pa.string()) for name in ("ignored", "notes", "damage", "columns")]
 )
+UNUSED = {"dynamics": ("role",)}
+"""Columns that queries need, and a run does not."""
 NO_HASHES = (
     "an earlier version wrote this set, without checksums: a changed bit in it may go unnoticed; "
     "`prismatic compact` writes it again with them"
@@ -202,8 +204,13 @@ def read_part(location: SetLocation, part: Part) -> Iterator[RunFile]:
 
 def _read_part(location: SetLocation, part: Part) -> Iterator[RunFile]:
     with contextlib.ExitStack() as stack:
-        files = {table: stack.enter_context(open_table(location, part, table)) for table in part.hashes}
-        rows = {table: RowsByRun(file, at_once=not location.is_folder) for table, file in files.items()}
+        rows = {}
+        for table in part.hashes:
+            # Nothing else keeps the file: it is freed after its last row, and may be large.
+            found = RowsByRun(
+                open_table(location, part, table), at_once=not location.is_folder, unused=UNUSED.get(table, ())
+            )
+            rows[table] = stack.enter_context(contextlib.closing(found))
         for row in rows.pop("runs").all().to_pylist():
             of_run = {table: empty_table(table) for table in PACKED}
             of_run |= {table: found.take(row["run"]) for table, found in rows.items()}
@@ -243,11 +250,20 @@ def open_table(location: SetLocation, part: Part, table: str) -> pa.NativeFile:
 class RowsByRun:
     """The rows of one table of a part, taken run by run, in the order of `runs`: few are in memory at once."""
 
-    def __init__(self, file: pa.NativeFile, *, at_once: bool = False) -> None:
-        """at_once: fetch the file in few large reads, as a store far away needs it."""
+    def __init__(self, file: pa.NativeFile, *, at_once: bool = False, unused: Collection[str] = ()) -> None:
+        """at_once: fetch the file in few large reads, as a store far away needs it. unused: columns to leave out."""
+        self._file: pa.NativeFile | None = file
         found = pq.ParquetFile(file, pre_buffer=at_once)
-        self._batches = found.iter_batches(use_threads=False)
-        self._next = found.schema_arrow.empty_table()
+        columns = [name for name in found.schema_arrow.names if name not in unused]
+        self._batches: Iterator[pa.RecordBatch] = found.iter_batches(columns=columns, use_threads=False)
+        self._next = found.schema_arrow.empty_table().select(columns)
+
+    def close(self) -> None:
+        """Close the file, and free its bytes."""
+        self._batches = iter(())
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def take(self, run: str) -> pa.Table:
         """Return the next rows as long as they are of this run; an empty table if none is."""
@@ -272,6 +288,7 @@ class RowsByRun:
         while not len(self._next):
             batch = next(self._batches, None)
             if batch is None:
+                self.close()
                 return False
             self._next = pa.Table.from_batches([batch])
         return True
