@@ -87,8 +87,15 @@ class Cache:
         known |= {name: tuple(metadata[name]) for name in ("ignored", "notes", "damage")}
         return RunFile(name="", path=Path(), wide=wide.replace_schema_metadata(None), **known, **side)
 
-    def put(self, run: RunFile) -> None:
-        """Add a run. Do not add one that is still being written: each state of its file would become an entry."""
+    def knows_size(self, size: int) -> bool:
+        """Return whether it holds, or once held, the run of a file of so many bytes."""
+        return not self.problem and self._size_path(size).exists()
+
+    def put(self, run: RunFile, *, size: int) -> None:
+        """Add a run. Do not add one that is still being written: each state of its file would become an entry.
+
+        size: the bytes of its file.
+        """
         if self.problem:
             return
         large = {table: getattr(run, table) for table in LARGE_TABLES if len(getattr(run, table))}
@@ -103,6 +110,10 @@ class Cache:
                 _write(content, self._table_path(path, table))
             _write(run.wide.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)}), path)
             self._limit_size(path)
+            self._size_path(size).touch()
+
+    def _size_path(self, size: int) -> Path:
+        return self.folder / f"{size}.bytes"
 
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.arrow"

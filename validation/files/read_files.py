@@ -45,6 +45,7 @@ MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
 RUN_NAME = "dynamics.db"
 DEEPEST, LONGEST_NUMBER = 16, 128  # levels of a fact, and bits of an integer in it; seeds have 64
 FETCHED_AT_ONCE = 3  # two that child processes read, and one that is hashed meanwhile
+LARGE_FILE = 8 << 20  # bytes
 PATH_CHARACTERS = 1000  # of a path in an error
 WRITTEN_MEANWHILE = "the file was written while it was read, so its hash may be of other rows"
 
@@ -181,14 +182,27 @@ class _Reading:
             raise rejection(name, "replaced", self.client.limits) from None
 
     def _fetch(self, path: Path, name: str, *, private: bool) -> Fetched:
-        digest, hashed = _sha256(path, name, self.client.limits)
+        contents = None
+        if self._is_large_and_new(path):  # hashing it takes a tenth of the time of reading it
+            with ThreadPoolExecutor(1) as other:
+                hashing = other.submit(_sha256, path, name, self.client.limits)
+                contents = self._contents(path, name, private)
+                digest, hashed = hashing.result()
+        else:
+            digest, hashed = _sha256(path, name, self.client.limits)
         settled = private or not (has_wal(path) or os.path.exists(f"{path}-journal"))
         found = Fetched(digest, hashed, settled)
         if digest in self.places and settled:
             return found
-        if self.cache and settled and (cached := self.cache.get(digest)):
+        if self.cache and settled and not contents and (cached := self.cache.get(digest)):
             return found._replace(cached=cached)
-        return found._replace(contents=self._contents(path, name, private))
+        return found._replace(contents=contents or self._contents(path, name, private))
+
+    def _is_large_and_new(self, path: Path) -> bool:
+        """Return whether a file is to be read at once, because the cache holds no run of a file of its size."""
+        size = FileState.of(path).size
+        known = self.cache is not None and self.cache.knows_size(size)
+        return LARGE_FILE <= size <= self.client.limits.file_bytes and not known
 
     def _contents(self, path: Path, name: str, private: bool) -> FileContents:
         if self.growing and not private:
@@ -226,7 +240,7 @@ class _Reading:
         # A file that is being written may hold other rows by now than the bytes that were hashed.
         is_written = run.facts.get("exit_state") == "running" or FileState.of(path) != fetched.hashed
         if self.cache and fetched.settled and not is_written:
-            self.cache.put(run)
+            self.cache.put(run, size=fetched.hashed.size)
         return run
 
     def add_archive(self, file: FoundFile) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.app_pages import EXAMPLES
 from validation.cli.main import main
+from validation.files import read_files
 from validation.files.cache import Cache
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.sqlite_client import FileContents, SqliteClient
@@ -76,6 +77,29 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_run(tmp_path: Path):
     assert "found another one in its place" in str(rejected.error)
     assert not [*cache.folder.rglob("*.arrow")]
     assert len(read_sources([path], cache=cache)[0]) == 1
+
+
+class CountedReader(IncrementalReader):
+    """Counts its readings."""
+
+    count = 0
+
+    def read(self, client: SqliteClient, path: Path, name: str) -> FileContents:
+        self.count += 1
+        return super().read(client, path, name)
+
+
+def test_a_large_new_file_is_read_while_it_is_hashed_and_afterwards_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache, reader, expected = Cache(tmp_path / "cache"), CountedReader(), read_sources([RUN])[0][0]
+    monkeypatch.setattr(read_files, "LARGE_FILE", 0)
+    for _ in range(3):
+        (run,), _ = read_sources([RUN], cache=cache, growing=reader)
+        assert (run.sha256, run.wide, run.notes) == (expected.sha256, expected.wide, ())
+    assert reader.count == 1
+    (run,), _ = read_sources([RUN, RUN], growing=reader)
+    assert run.notes == ("the same file was given again as examples/as-is.db; it is read once",)
 
 
 class ChangedMeanwhile(IncrementalReader):
