@@ -17,6 +17,7 @@ import mmap
 import os
 import stat
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -104,29 +105,29 @@ class Cache:
         metadata["beside"] = list(large)
         path = self._path(run.sha256)
         with suppress(OSError, ValueError, TypeError, pa.ArrowException):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             # The wide table comes last: an entry exists only once all its files do.
             for table, content in large.items():
                 _write(content, self._table_path(path, table))
             _write(run.wide.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)}), path)
-            self._limit_size(path)
+            self._limit_size([path, *(self._table_path(path, table) for table in large)])
             self._size_path(size).touch()
 
     def _size_path(self, size: int) -> Path:
         return self.folder / f"{size}.bytes"
 
     def _path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / f"{sha256}.arrow"
+        return self.folder / f"{sha256}.arrow"
 
     def _table_path(self, path: Path, table: str) -> Path:
         return path.with_name(f"{path.stem}.{table}.arrow")
 
-    def _limit_size(self, path: Path) -> None:
-        """Keep the folder below the limit after an entry was added; the folder is listed once per process."""
+    def _limit_size(self, added: Sequence[Path]) -> None:
+        """Keep the folder below the limit after files were added; the folder is listed once per process."""
         if self._bytes is None:
             self._bytes = sum(file.stat().st_size for file in self.folder.parent.rglob("*.arrow"))
         else:
-            self._bytes += sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
+            self._bytes += sum(file.stat().st_size for file in added)
         if self._bytes > self._max_bytes:
             self._prune()
 
