@@ -57,7 +57,7 @@ def test_what_an_agent_may_not_ask_is_an_error_that_it_can_read(tmp_path):
         ("check", {"runs": []}, "at least 1 item"),
         ("check", {"runs": [run], "claim": "x"}, "Input should be"),
         ("query", {"runs": [run], "sql": "DROP TABLE runs"}, "SELECT"),
-        ("query", {"runs": [run], "sql": "SELECT * FROM read_text('/etc/passwd')"}, "disabled"),
+        ("query", {"runs": [run], "sql": "SELECT * FROM read_text('/etc/passwd')"}, "the table function read_text"),
         ("query", {"runs": [run], "sql": "SELECT 1", "rows": 10**9}, "less than or equal to 1000"),
         ("plan", {"effect": "bottom", "true_effect": 0}, "expected a factor above 0"),
         ("write", {}, "Unknown tool"),
