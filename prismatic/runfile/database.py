@@ -24,7 +24,7 @@ from prismatic.errors import LoggerError
 from prismatic.runfile.checksums import RunningChecksums, record_checksums, remove_checksums
 from prismatic.runfile.lock import IsLocked, WriterLock
 from prismatic.runfile.migrations import CannotMigrate, upgrade
-from prismatic.sandbox.sqlite_file import special_beside
+from prismatic.sandbox.sqlite_file import BESIDE, special_beside
 
 Resume = Literal["never", "allow", "must"]
 JournalMode = Literal["delete", "wal"]
@@ -252,7 +252,7 @@ def _lock(path: Path) -> WriterLock:
 
 def remove(path: Path) -> None:
     """Delete a run file and the files that SQLite keeps beside it."""
-    for suffix in ("", "-journal", "-wal", "-shm"):
+    for suffix in ("", *BESIDE):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 

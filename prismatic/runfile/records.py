@@ -256,7 +256,7 @@ def to_sql_value(value: Any, sql_type: str) -> Any:
             return float(value) if sql_type == "REAL" else str(value)
         whole = int(value)
         if whole != value or not -(2**63) <= whole < 2**63:
-            return Refused(f"{value!r} is not a whole number of 64 bits"[:200])
+            return Refused("it is not a whole number of 64 bits")  # without the value: an event for each reason
         return whole
     except (TypeError, ValueError, OverflowError) as error:
         return Refused(text_of(error))

@@ -13,8 +13,6 @@ from urllib.parse import quote
 
 MAGIC = b"SQLite format 3\x00"
 HARDENED = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON", "temp_store=MEMORY")
-
-
 BESIDE = ("-journal", "-wal", "-shm")  # the files that SQLite opens with a database
 
 
@@ -22,9 +20,14 @@ class Unusable(Exception):
     """The file is not one whose tables can be read."""
 
 
+def places_of(path: str) -> list[str]:
+    """Return the paths of a database and of the files beside it, also where a link leads: SQLite follows it first."""
+    return [place + end for place in dict.fromkeys((path, os.path.realpath(path))) for end in ("", *BESIDE)]
+
+
 def special_beside(path: str) -> str:
     """Return the first file beside a database at which SQLite would wait for ever: a pipe or a device; "" if none."""
-    for place in (path + end for end in BESIDE):
+    for place in {*places_of(path)} - {path, os.path.realpath(path)}:
         with suppress(OSError):
             if not S_ISREG(os.stat(place).st_mode):
                 return place

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from prismatic.sandbox.sqlite_file import special_beside
+from prismatic.sandbox.sqlite_file import places_of, special_beside
 from prismatic.sandbox.worker import PROJECT, start_worker
 from prismatic.text import printable
 
@@ -54,7 +54,7 @@ def _with_one_process(paths: Sequence[Path]) -> Iterator[FileSummary]:
         assert process.stdin
         assert process.stdout
         try:
-            _send(process.stdin, {"files": [place for path in paths for place in _places(path)]})
+            _send(process.stdin, {"files": [place for path in paths for place in places_of(os.path.abspath(path))]})
             for path in paths:
                 if problem := problem_of(path):
                     yield FileSummary(problem=problem)
@@ -76,12 +76,6 @@ def _send(stream: IO[bytes], message: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):
         stream.write(json.dumps(message).encode() + b"\n")
         stream.flush()
-
-
-def _places(path: Path) -> list[str]:
-    """Return the paths of a database, and of the files that SQLite has put beside it, of which links are followed."""
-    ends = ("", "-wal", "-shm", "-journal")
-    return [place + end for place in (os.path.abspath(path), os.path.realpath(path)) for end in ends]
 
 
 def problem_of(path: Path) -> str:

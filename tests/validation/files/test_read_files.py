@@ -484,6 +484,11 @@ def test_a_pipe_beside_a_run_is_named_and_nobody_waits_for_it(tmp_path: Path, en
         snapshot(path, tmp_path / "copy.db")
     with pytest.raises(LoggerError, match=f"dynamics.db{end}: is no regular file"):
         DynamicsLogger(path)
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    linked = read_one(link)
+    assert isinstance(linked, Rejected)
+    assert f"found dynamics.db{end}, a device" in str(linked.error)
 
 
 # -- Limits, and a child that dies, hangs or lies ---------------------------------------------------------------------

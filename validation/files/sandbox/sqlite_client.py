@@ -22,6 +22,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from prismatic.contract import schema
+from prismatic.sandbox.sqlite_file import places_of
 from prismatic.sandbox.worker import PROJECT, start_worker
 from validation.files.errors import RunFileError, explain, rejection
 from validation.files.file_state import FileState
@@ -186,12 +187,8 @@ class SqliteClient:
 
 
 def _states_of(path: Path) -> dict[str, FileState]:
-    """Return the state of a database and of the files that SQLite has put beside it, by path.
-
-    SQLite follows a link to the database first.
-    """
-    places = {place + end for place in (str(path), os.path.realpath(path)) for end in ("", "-wal", "-shm", "-journal")}
-    states = {place: FileState.of(Path(place)) for place in places}
+    """Return the state of a database and of the files that SQLite has put beside it, by path."""
+    states = {place: FileState.of(Path(place)) for place in places_of(str(path))}
     return {place: state for place, state in states.items() if state.inode}
 
 
