@@ -487,6 +487,8 @@ def _with_all_columns(table: str, found: pa.Table | None) -> pa.Table:
     if found is None:
         return empty_table(table)
     want = arrow_schema(table)
+    if found.schema == want:
+        return found
     columns = [found[f.name] if f.name in found.column_names else pa.nulls(len(found), f.type) for f in want]
     return pa.table(columns, schema=want)
 

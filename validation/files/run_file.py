@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,7 +63,7 @@ class RunFile:
         """The options of the training: `config.NAME` and `option.NAME` of the facts."""
         return options_of(self.facts)
 
-    @property
+    @cached_property
     def expert_ids(self) -> tuple[int, ...]:
         """The experts that have at least one known column: 0, 1, 2, ... unless the file has gaps."""
         known = {metric.name for metric in schema.METRICS}

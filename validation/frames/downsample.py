@@ -47,22 +47,29 @@ def chart_series(run: RunFile, points: int, steps: tuple[float, float] | None = 
     and bucket; one pass along each column takes a fraction of that time.
     """
     first, last = 0, len(run.wide)
+    logged = np.asarray(run.wide["step"].to_numpy())
     if steps is not None:
-        logged = np.asarray(run.wide["step"].to_numpy())
         first, last = int(np.searchsorted(logged, steps[0])), int(np.searchsorted(logged, steps[1], side="right"))
-    parts = ((expert, role, rows.slice(first, last - first)) for expert, role, rows in by_expert(run))
-    return pa.concat_tables([_NO_ROWS, *(_expert_rows(*part, points) for part in parts)])
+    buckets, lines = _buckets(last - first, points), []
+    for expert, role, rows in by_expert(run):
+        for metric in LINE_METRICS:
+            values = rows[metric].to_numpy()[first:last]
+            lines.append((expert, role, metric, values, _extremes(values, buckets)))
+    counts = [len(at) for *_, at in lines]
+    roles = [*dict.fromkeys(role for _, role, *_ in lines)]
+    columns = [
+        pa.array(np.repeat(np.array([expert for expert, *_ in lines], np.int32), counts)),
+        _named([roles.index(role) for _, role, *_ in lines], counts, roles),
+        _named([LINE_METRICS.index(metric) for _, _, metric, *_ in lines], counts, LINE_METRICS),
+        pa.array(logged[first:last][np.concatenate([*(at for *_, at in lines), np.empty(0, np.intp)])], pa.int64()),
+        pa.array(np.concatenate([*(values[at] for *_, values, at in lines), np.empty(0)]), from_pandas=True),
+    ]
+    return pa.table(columns, ["expert", "role", "metric", "step", "value"])
 
 
-_NO_ROWS = pa.table(
-    {
-        "expert": pa.array([], pa.int32()),
-        "role": pa.array([], pa.string()),
-        "metric": pa.array([], pa.string()),
-        "step": pa.array([], pa.int64()),
-        "value": pa.array([], pa.float64()),
-    }
-)
+def _named(codes: Sequence[int], counts: Sequence[int], names: Sequence[str]) -> pa.DictionaryArray:
+    """Return names by their codes, each as often as its line has rows."""
+    return pa.DictionaryArray.from_arrays(np.repeat(np.array(codes, np.int8), counts), pa.array(names, pa.string()))
 
 
 def min_max_indices(values: NDArray[np.float64], points: int) -> Indices:
@@ -193,26 +200,6 @@ def gap_spans(steps: NDArray[np.int64]) -> list[tuple[float, float]]:
     return list(zip(steps[before].astype(float).tolist(), steps[before + 1].astype(float).tolist(), strict=True))
 
 
-def _expert_rows(expert: int, role: str, rows: pa.Table, points: int) -> pa.Table:
-    """Return the picked rows of one expert, whose table has one row per step."""
-    buckets, lines = _buckets(len(rows), points), {}
-    for metric in LINE_METRICS:
-        values = rows[metric].to_numpy()
-        lines[metric] = values, _extremes(values, buckets)
-    picked = np.concatenate([at for _, at in lines.values()])
-    names = np.repeat(np.arange(len(lines)), [len(at) for _, at in lines.values()])
-    return pa.table(
-        [
-            pa.repeat(pa.scalar(expert, pa.int32()), len(picked)),
-            pa.repeat(pa.scalar(role), len(picked)),
-            pa.array(LINE_METRICS).take(pa.array(names)),
-            rows["step"].to_numpy()[picked],
-            pa.array(np.concatenate([values[at] for values, at in lines.values()]), from_pandas=True),
-        ],
-        schema=_NO_ROWS.schema,
-    )
-
-
 def _buckets(rows: int, points: int) -> Indices | None:
     """Return the indices of the rows of each bucket, [buckets, rows of the largest]; None if every row is drawn.
 
@@ -239,9 +226,14 @@ def _extremes(values: NDArray[np.float64], buckets: Indices | None) -> Indices:
         high = _first_known(np.where(unknown, -np.inf, inside).argmax(axis=1), unknown)
     else:
         low, high = inside.argmin(axis=1), inside.argmax(axis=1)
-    both = np.stack([first + np.minimum(low, high), first + np.maximum(low, high)], axis=1).reshape(-1)
+    both = np.empty(2 * len(first), np.intp)
+    np.add(first, np.minimum(low, high), out=both[::2])
+    np.add(first, np.maximum(low, high), out=both[1::2])
+    apart = low != high  # a bucket of equal values has one extreme
+    if apart.all():
+        return both
     distinct = np.ones(len(both), dtype=bool)
-    distinct[1::2] = low != high  # a bucket of equal values has one extreme
+    distinct[1::2] = apart
     return both[distinct]
 
 

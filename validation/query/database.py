@@ -84,7 +84,8 @@ def relations_of(runs: Sequence[RunFile]) -> Relations:
             rows[table] = (columns, partial(_side_tables, runs, table, columns))
     tables = {name: partial(_reader, *parts) for name, parts in rows.items()}
     large = ("wide", "layers", "packed_layers", "pairs", "packed_pairs", "histograms")
-    size = sum(getattr(run, table).nbytes for run in runs for table in large)
+    held = (getattr(run, table) for run in runs for table in large)
+    size = sum(table.nbytes for table in held if len(table))
     return Relations(tables, {**views, "routing": ROUTING}, bytes=size)
 
 

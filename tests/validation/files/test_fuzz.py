@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from tests.support import fuzz
 from validation.files.limits import ReadLimits
 from validation.files.read_files import read_files
-from validation.files.run_file import RunFile
 from validation.judgement.judge import judge
 from validation.report.json_report import as_json
 
@@ -82,9 +82,9 @@ def test_the_check_itself_finds_wrong_numbers(tmp_path: Path, sources: list[fuzz
         ({"layers": run.layers.slice(3)}, "layers has"),
         ({"facts": {}}, "was lost in silence"),
     ):
-        assert words in str(fuzz.complaint(mutant, RunFile(**{**vars(run), **changed}), plain))
+        assert words in str(fuzz.complaint(mutant, replace(run, **changed), plain))
     assert "in silence" in str(fuzz.complaint(mutant, run, {**plain, "integrity": ["Page 5 is never used"]}))
     others = {**plain, "dynamics": [{**row, "loss": 0.25} for row in plain["dynamics"]]}
     same_loss = run.wide.set_column(run.wide.column_names.index("loss"), "loss", [[0.25] * 60])
-    blind = RunFile(**{**vars(run), "wide": same_loss})
+    blind = replace(run, wide=same_loss)
     assert "though nothing touched it" in str(fuzz.complaint(mutant, blind, others))

@@ -67,7 +67,8 @@ def test_a_chart_is_what_the_question_in_sql_finds(tmp_path: Path, points: int):
     path = bad_files.database(tmp_path / "a.db", *bad_files.dynamics(rows))
     (run,), _ = read_sources([path])
     long = chart_series(run, points)
-    assert long.equals(ask_oracle(connect([run]), "chart_series", run=run.id, points=points))
+    expected = ask_oracle(connect([run]), "chart_series", run=run.id, points=points)
+    assert long.cast(expected.schema).equals(expected)  # names are stored once, not once for each row
     assert long.num_rows <= 16 * points
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
@@ -144,7 +145,8 @@ class _Column:
             return pa.array(value_R, mask=absent)
         if absent is not None:
             value_R[absent] = np.nan
-        return pa.array(value_R, from_pandas=True)  # NaN to NULL
+        # NaN to NULL: most columns have none, and are not copied.
+        return pa.array(value_R, from_pandas=bool(np.isnan(value_R).any()))
 
     def _texts(self, length_R: np.ndarray) -> pa.StringArray:
         end_R = np.cumsum(np.maximum(length_R, 0), dtype=np.int64)
@@ -180,6 +182,7 @@ def _numbers(held: bytearray, dtype: type[np.generic]) -> np.ndarray:
     return np.ndarray(len(held) // np.dtype(dtype).itemsize, dtype, held)
 
 
+@lru_cache(4096)  # asked of each column of each page
 def _sql_type(table: str, name: str) -> str:
     """Return the SQL type of a known column. Raises ProtocolError for an unknown one."""
     if table == "dynamics":

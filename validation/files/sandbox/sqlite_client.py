@@ -121,7 +121,7 @@ class SqliteClient:
         since: by table, the first rowid to read.
         """
         path = Path(os.path.abspath(path))
-        file = {"path": str(path), "immutable": immutable, "limits": asdict(self.limits), "since": dict(since)}
+        file = {"path": str(path), "immutable": immutable, "since": dict(since)}
         before = _states_of(path)
         try:
             return self._in_turns(path, name, file)

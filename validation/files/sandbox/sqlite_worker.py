@@ -381,7 +381,7 @@ def main() -> None:
         set_limits({"NPROC": 0})  # for an ordinary user no threads either: then one page is read after the other
     sender = Sender()
     for line in sys.stdin.buffer:
-        request = {**first["options"], **json.loads(line)}
+        request = {**first["options"], "limits": {**first["limits"]}, **json.loads(line)}
         allow_seconds(request["limits"]["seconds"])
         try:
             sender.send({**read(request, driver, sender.send), "ok": True}, [])

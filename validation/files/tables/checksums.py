@@ -21,6 +21,8 @@ def without_checksums(facts: pa.Table) -> tuple[pa.Table, str | None]:
     """Return the rows of table `run` without the recorded checksums, and their JSON; None if there are none."""
     if not {"key", "value"} <= {*facts.column_names}:
         return facts, None
+    if FACT not in facts["key"].to_pylist():
+        return facts, None
     recorded = pc.fill_null(pc.equal(facts["key"], FACT), False)
     values = facts.filter(recorded)["value"].to_pylist()
     return facts.filter(pc.invert(recorded)), values[0] or "" if values else None
