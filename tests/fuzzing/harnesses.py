@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from prismatic.contract import schema
 from tests.support.source_tree import ROOT
-from validation.files import read_files
+from validation.files import read_files, read_sets, received_run
 from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
 from validation.files.run_file import RUN_TABLES, RunFile
@@ -88,7 +88,7 @@ def _read_and_judge(file: bytes) -> None:
     assert "took longer" in str(answers) or len({*map(repr, map(_comparable, answers))}) == 1, "two paths, two answers"
     if not isinstance(answers[0], str):
         digest = hashlib.sha256(file).hexdigest()
-        run = read_files._run_file(path, "dynamics.db", digest, answers[0], LIMITS)
+        run = received_run.run_of(path, "dynamics.db", digest, answers[0], LIMITS)
         _check_run(run)
         _judge_some(run)
 
@@ -170,7 +170,7 @@ def facts(data: bytes) -> None:
         lines = [line.partition(" ") for line in part.split("\n")[:60]]
         known = {**_example()[1], **{key: value for key, _, value in lines}}
         table = pa.table({"key": [*known], "value": [*known.values()]}, schema=_example()[2])
-        runs.append(replace(_example()[0], id=f"run-{place}", facts=read_files._facts(table)[0]))
+        runs.append(replace(_example()[0], id=f"run-{place}", facts=received_run.facts_of(table)[0]))
     _judge(*runs)
 
 
@@ -260,7 +260,7 @@ def sqlite_reply(data: bytes) -> None:
         digest = hashlib.sha256(data).hexdigest()
 
         def use() -> None:
-            run = read_files._run_file(Path("a"), "a", digest, (facts, tables), LIMITS)
+            run = received_run.run_of(Path("a"), "a", digest, (facts, tables), LIMITS)
             _check_run(run)
             _judge_some(run)
 
@@ -284,7 +284,7 @@ def set_reply(data: bytes) -> None:
                 table.validate(full=True)
 
             def use(each: set_client.SetRun = each) -> None:
-                run = read_files._run_of_set(each, Path("set"), LIMITS)
+                run = read_sets._run_of_set(each, Path("set"), LIMITS)
                 _check_run(run)
                 _judge_some(run)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from validation.files.set_manifest import MANIFEST, Manifest, Part
+from validation.files.parquet_set import read_part
+from validation.files.run_file import RunFile
+from validation.files.set_manifest import MANIFEST, Manifest, Part, SetLocation, damaged_set, read_manifest
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -36,3 +38,15 @@ def of_earlier_version(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files with a manifest without hashes."""
     content = json.loads(files[MANIFEST])
     return {**files, MANIFEST: json.dumps({"format": content["format"], "runs": content["runs"]}).encode()}
+
+
+def read_in_process(folder: Path) -> Iterator[RunFile]:
+    """Yield the runs of a set without a child process, as they were when it was written. Raises NotASet."""
+    location = SetLocation.parse(folder)
+    manifest, found = read_manifest(location), 0
+    for part in manifest.parts:
+        for run in read_part(location, part):
+            found += 1
+            yield run
+    if found != manifest.runs:
+        raise damaged_set(location, f"expected {manifest.runs} runs, found {found}")

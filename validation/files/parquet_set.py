@@ -37,7 +37,6 @@ from validation.files.set_manifest import (
     Part,
     SetLocation,
     damaged_set,
-    read_manifest,
     unknown_file,
 )
 from validation.files.tables.tidy import COMPARED, COPIED, RUNS, summary, tidy
@@ -180,18 +179,6 @@ def _with_run(runs: Sequence[RunFile], tables: Sequence[pa.Table]) -> pa.Table:
 # -- Reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_set(uri: str | Path) -> Iterator[RunFile]:
-    """Yield the runs of a set, as they were when it was written. Raises NotASet."""
-    location = SetLocation.parse(uri)
-    manifest, found = read_manifest(location), 0
-    for part in manifest.parts:
-        for run in read_part(location, part):
-            found += 1
-            yield run
-    if found != manifest.runs:
-        raise damaged_set(location, f"expected {manifest.runs} runs, found {found}")
-
-
 def read_part(location: SetLocation, part: Part) -> Iterator[RunFile]:
     """Yield the runs of one part of a manifest. Raises NotASet."""
     try:
@@ -207,9 +194,7 @@ def _read_part(location: SetLocation, part: Part) -> Iterator[RunFile]:
         rows = {}
         for table in part.hashes:
             # Nothing else keeps the file: it is freed after its last row, and may be large.
-            found = RowsByRun(
-                open_table(location, part, table), at_once=not location.is_folder, unused=UNUSED.get(table, ())
-            )
+            found = RowsByRun(open_table(location, part, table), unused=UNUSED.get(table, ()))
             rows[table] = stack.enter_context(contextlib.closing(found))
         for row in rows.pop("runs").all().to_pylist():
             of_run = {table: empty_table(table) for table in PACKED}
@@ -250,10 +235,10 @@ def open_table(location: SetLocation, part: Part, table: str) -> pa.NativeFile:
 class RowsByRun:
     """The rows of one table of a part, taken run by run, in the order of `runs`: few are in memory at once."""
 
-    def __init__(self, file: pa.NativeFile, *, at_once: bool = False, unused: Collection[str] = ()) -> None:
-        """at_once: fetch the file in few large reads, as a store far away needs it. unused: columns to leave out."""
+    def __init__(self, file: pa.NativeFile, *, unused: Collection[str] = ()) -> None:
+        """unused: columns to leave out."""
         self._file: pa.NativeFile | None = file
-        found = pq.ParquetFile(file, pre_buffer=at_once)
+        found = pq.ParquetFile(file, pre_buffer=False)
         columns = [name for name in found.schema_arrow.names if name not in unused]
         self._batches: Iterator[pa.RecordBatch] = found.iter_batches(columns=columns, use_threads=False)
         self._next = found.schema_arrow.empty_table().select(columns)

@@ -9,41 +9,30 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import hashlib
-import json
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from prismatic.contract import schema
 from validation.files.cache import Cache
 from validation.files.errors import RunFileError, rejection
 from validation.files.file_state import FileState
 from validation.files.limits import ReadLimits
-from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, empty_table, unique_id
+from validation.files.read_sets import read_set
+from validation.files.received_run import facts_of, run_of, with_all_columns
+from validation.files.run_file import Rejected, RunFile, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
-from validation.files.sandbox.set_client import SetReading, SetRun
 from validation.files.sandbox.sqlite_client import FileContents
 from validation.files.sandbox.sqlite_clients import SqliteClients
 from validation.files.sandbox.zip_client import folder_for, is_archive, unpacked
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
-from validation.files.set_manifest import Part, SetLocation, damaged_set, read_manifest
-from validation.files.tables.checksums import changed_columns, without_checksums
-from validation.files.tables.dialects import normalize_columns
-from validation.files.tables.packed import dense_values, with_expert_means
-from validation.text import pluralize, printable
+from validation.text import printable
 
-MAX_FACTS, FACT_CHARACTERS = 2000, 64 << 10
 RUN_NAME = "dynamics.db"
-DEEPEST, LONGEST_NUMBER = 16, 128  # levels of a fact, and bits of an integer in it; seeds have 64
 FETCHED_AT_ONCE = 3  # two that child processes read, and one that is hashed meanwhile
 LARGE_FILE = 8 << 20  # bytes
 PATH_CHARACTERS = 1000  # of a path in an error
@@ -233,10 +222,10 @@ class _Reading:
     def _read(self, path: Path, name: str, fetched: Fetched, private: bool) -> RunFile:
         """Return the run of one file, and put it into the cache."""
         digest, limits = fetched.digest, self.client.limits
-        run = _run_file(path, name, digest, fetched.contents or self._contents(path, name, private), limits)
+        run = run_of(path, name, digest, fetched.contents or self._contents(path, name, private), limits)
         if run.damage and not private and FileState.of(path) != fetched.hashed:
             # It was written or closed between two of its tables.
-            run = _run_file(path, name, digest, self._contents(path, name, private), limits)
+            run = run_of(path, name, digest, self._contents(path, name, private), limits)
         # A file that is being written may hold other rows by now than the bytes that were hashed.
         is_written = run.facts.get("exit_state") == "running" or FileState.of(path) != fetched.hashed
         if self.cache and fetched.settled and not is_written:
@@ -263,7 +252,7 @@ class _Reading:
 
     def _add_set(self, folder: Path, inner: str, archive: FoundFile, most: int) -> None:
         """Add the runs of a set in an archive, unless they are there already: one bad part makes all untrusted."""
-        found, error = read_set_folder(folder, self.client.limits, most=most)
+        found, error = read_set(folder, self.client.limits, most=most)
         if error:
             self.reject(_name_inside(inner, archive.given, PATH_CHARACTERS), archive.path, error)
             return
@@ -281,57 +270,12 @@ def _is_running(contents: FileContents | None) -> bool:
     """Return whether these are the contents of a run that is still trained: new rows are no other file."""
     if contents is None:
         return False
-    facts, _ = _facts(_with_all_columns("run", contents[1].get("run")))
+    facts, _ = facts_of(with_all_columns("run", contents[1].get("run")))
     return facts.get("exit_state") == "running"
 
 
 def _name_inside(inner: str, archive: str, most: int) -> str:
     return printable(f"{inner} in {archive}" if inner else archive, most)
-
-
-def read_set_folder(
-    folder: Path, limits: ReadLimits, *, most: int | None = None
-) -> tuple[list[RunFile], RunFileError | None]:
-    """Return the runs of a set in a folder up to its first damage, and the error that ended it.
-
-    A child process opens the files of the set. most: the number of runs that it may have; None for any.
-    """
-    try:
-        location = SetLocation.parse(folder)
-        manifest = read_manifest(location)
-    except RunFileError as error:
-        return [], error
-    found, problem = read_set_parts(folder, manifest.parts, limits, most=most)
-    if problem is None and len(found) != manifest.runs:
-        problem = damaged_set(location, f"expected {manifest.runs} runs, found {len(found)}")
-    return found, problem
-
-
-def read_set_parts(
-    folder: Path, parts: Sequence[Part], limits: ReadLimits, *, most: int | None = None
-) -> tuple[list[RunFile], RunFileError | None]:
-    """Return the runs of some parts of a set, as `read_set_folder` does."""
-    reading = SetReading(folder, str(folder), list(parts), limits, most)
-    found: list[RunFile] = []
-    problem: RunFileError | None = None
-    try:
-        reading.read()
-    except RunFileError as error:
-        problem = error
-    for each in reading.runs:
-        run = _run_of_set(each, folder, limits)
-        if len(run.wide) * run.num_experts > limits.expert_rows:
-            return found, rejection(each.name, "too_large", limits, limit="expert_rows")
-        found.append(run)
-    return found, problem
-
-
-def _run_of_set(read: SetRun, folder: Path, limits: ReadLimits) -> RunFile:
-    """Return a run of a set, which was made unique and ordered when the set was written."""
-    facts = {**read.facts, "position": None}
-    duplicates = facts.pop("duplicates")
-    run = _run_file(folder, read.name, read.sha256, (facts, read.tables), limits)
-    return replace(run, id=read.id, duplicates=duplicates)
 
 
 def find_files(paths: Iterable[Path | str | tuple[Path, str]]) -> Iterator[FoundFile]:
@@ -406,115 +350,3 @@ def _sha256(path: Path, name: str, limits: ReadLimits) -> tuple[str, FileState]:
             return hashlib.file_digest(file, "sha256").hexdigest(), state
     except OSError as error:
         raise rejection(name, "system", limits, problem=error.strerror or "no reason given") from None
-
-
-def _run_file(
-    path: Path,
-    name: str,
-    digest: str,
-    contents: FileContents,
-    limits: ReadLimits,
-) -> RunFile:
-    """Return the run from the facts and tables of a reading."""
-    header, tables = contents
-    tables["run"], recorded = without_checksums(_with_all_columns("run", tables.get("run")))
-    if recorded is not None and not header["damage"] and (changed := changed_columns(tables, recorded)):
-        header["damage"] += (f"not as recorded when the file was closed: {changed}",)
-    wide, duplicates = _by_step(tables["dynamics"])
-    wide = _with_scalars(wide, _with_all_columns("scalars", tables.get("scalars")), limits)
-    side = {table: _with_all_columns(table, tables.get(table)) for table in RUN_TABLES}
-    wide, side["layers"], notes = normalize_columns(wide, side["layers"], limits.rows)
-    header["notes"] += notes
-    if dense_values(side["packed_layers"], len(wide)) > limits.values:
-        raise rejection(name, "too_large", limits, limit="values")
-    wide = with_expert_means(wide, side["packed_layers"])
-    if not any(name.startswith("expert_") for name in wide.column_names) and _has_roles(wide):
-        told = [note for note in (*header["damage"], *header["notes"]) if "packed_layers" in note]
-        problem = "; ".join(told) or "no rows of merged gradients"
-        raise rejection(name, "no_packed_layers", limits, problem=problem)
-    facts, dropped = _facts(tables["run"])
-    if dropped:
-        header["notes"] += (f"not read: {pluralize(dropped, 'fact')} of table `run`, too many or too long",)
-    declared = str(facts.get("run_hash", ""))
-    stem = declared if len(declared) >= 6 and set(declared) <= set("0123456789abcdef") else digest
-    header |= {"name": name, "path": path, "sha256": digest, "duplicates": duplicates}
-    del header["position"]
-    return RunFile(id=stem[:9], wide=wide, facts=facts, **side, **header)
-
-
-def _has_roles(wide: pa.Table) -> bool:
-    """Return whether the wide table holds means by role, as for layers of many experts."""
-    return any(map(schema.ROLE_COLUMN.fullmatch, wide.column_names))
-
-
-def _by_step(wide: pa.Table) -> tuple[pa.Table, int]:
-    """Return the rows ordered by step, the last one of each step, and the number of dropped rows."""
-    steps = wide["step"].to_numpy()
-    if (steps[1:] > steps[:-1]).all():
-        return wide, 0
-    order = np.argsort(steps, kind="stable")
-    last = np.append(np.diff(steps[order]) != 0, True)
-    return wide.take(pa.array(order[last])), int(len(steps) - last.sum())
-
-
-def _with_scalars(wide: pa.Table, scalars: pa.Table, limits: ReadLimits) -> pa.Table:
-    """Return the wide table with the columns that the writer had to put into `scalars` for lack of room."""
-    if not len(scalars):
-        return wide
-    scalars = scalars.filter(pc.and_(pc.is_valid(scalars["step"]), pc.is_valid(scalars["name"])))
-    coded = scalars["name"].combine_chunks().dictionary_encode()
-    numbered = enumerate(coded.dictionary.to_pylist())
-    routing = {column.name for column in schema.ROUTING_COLUMNS}
-    names = {name: code for code, name in numbered if schema.EXPERT_COLUMN.fullmatch(name) or name in routing}
-    if not names or (wide.num_columns + len(names)) * len(wide) > limits.values:
-        return wide
-    logged, steps, values = wide["step"].to_numpy(), scalars["step"].to_numpy(), scalars["value"].to_numpy()
-    rows = np.searchsorted(logged, steps)
-    # Scalars of steps that the wide table lacks are dropped.
-    codes = np.where(np.isin(steps, logged), coded.indices.to_numpy(), -1)
-    order = np.argsort(codes, kind="stable")
-    columns = dict(zip(wide.column_names, wide.columns, strict=True))
-    for name, code in names.items():
-        first, end = np.searchsorted(codes, (code, code + 1), sorter=order)
-        column, chosen = np.full(len(wide), np.nan), order[first:end]
-        column[rows[chosen]] = values[chosen]
-        columns.setdefault(name, pa.array(column, from_pandas=True))
-    return pa.table(columns)
-
-
-def _with_all_columns(table: str, found: pa.Table | None) -> pa.Table:
-    """Return a side table with all columns of the schema: NULL where the file lacks one."""
-    if found is None:
-        return empty_table(table)
-    want = arrow_schema(table)
-    if found.schema == want:
-        return found
-    columns = [found[f.name] if f.name in found.column_names else pa.nulls(len(found), f.type) for f in want]
-    return pa.table(columns, schema=want)
-
-
-def _facts(table: pa.Table) -> tuple[dict[str, object], int]:
-    """Return table `run` as a dict, and the number of its rows that are over MAX_FACTS or FACT_CHARACTERS."""
-    rows = list(zip(table["key"].to_pylist(), table["value"].to_pylist(), strict=True))
-    kept = [(key, value) for key, value in rows if key and len(key) <= 200 and len(value or "") <= FACT_CHARACTERS]
-    return {key: _decoded(value) for key, value in kept[:MAX_FACTS]}, len(rows) - len(kept[:MAX_FACTS])
-
-
-def _decoded(value: str | None) -> object:
-    """Return the value of a JSON text, or the text itself if it is not JSON or not plain."""
-    try:
-        found = None if value is None else json.loads(value, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return value
-    return found if _is_plain(found, DEEPEST) else value
-
-
-def _is_plain(value: object, levels: int) -> bool:
-    """Return whether a value can be written, compared and sent anywhere: not deep, huge or half a character."""
-    if isinstance(value, dict):
-        return levels > 0 and all(_is_plain(part, levels - 1) for pair in value.items() for part in pair)
-    if isinstance(value, list):
-        return levels > 0 and all(_is_plain(part, levels - 1) for part in value)
-    if isinstance(value, int):
-        return value.bit_length() <= LONGEST_NUMBER
-    return not (isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value))

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from validation.files.cache import Cache
-from validation.files.errors import RunFileError
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import read_set
-from validation.files.read_files import read_files, read_set_folder
+from validation.files.read_files import read_files
+from validation.files.read_sets import read_set
 from validation.files.run_file import Rejected, RunFile, unique_id
 from validation.files.sandbox.incremental_read import IncrementalReader
 from validation.files.sandbox.zip_worker import RUN_SUFFIXES
@@ -44,7 +43,7 @@ def read_sources(
     known = {run.sha256: run for run in reversed(runs)}
     taken = {run.id for run in runs}
     for source in sets:
-        found, error = _read_set(source, limits)
+        found, error = read_set(source, limits)
         for run in found:
             # A set says itself what the hash of a run's file was.
             if run.sha256 not in known or not known[run.sha256].wide.equals(run.wide):
@@ -54,16 +53,3 @@ def read_sources(
         if error:
             rejected.append(Rejected(str(source), Path(str(source)), error.renamed(str(source))))
     return runs, rejected
-
-
-def _read_set(source: Path | str, limits: ReadLimits) -> tuple[list[RunFile], RunFileError | None]:
-    """Return the runs of a set up to its first damage, and the error."""
-    # A set in a store is read here: a confined process has no network.
-    if not str(source).startswith("s3://"):
-        return read_set_folder(Path(source), limits)
-    found: list[RunFile] = []
-    try:
-        found.extend(read_set(source))
-    except RunFileError as error:
-        return found, error
-    return found, None

@@ -26,8 +26,8 @@ from validation.analysis.run import Run
 from validation.files.cache import Cache
 from validation.files.errors import NotASet, RunFileError
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import read_part
-from validation.files.read_files import find_files, has_wal, read_files, read_set_parts
+from validation.files.read_files import find_files, has_wal, read_files
+from validation.files.read_sets import read_parts
 from validation.files.run_file import RUN_TABLES, Rejected, RunFile, arrow_schema, unique_id
 from validation.files.set_manifest import Part, SetLocation, damaged_set, is_set, read_manifest
 from validation.judgement.judge import Judgement, RunJudgement, combine_judgements, judge_each
@@ -172,26 +172,14 @@ class _RayJudge:
 def _read(share: Share, limits: ReadLimits, cached: bool) -> tuple[tuple[list[Facts], list[Rejected]], list[Run]]:
     """Read a share: return the facts of its runs with the rejected files, and the whole runs."""
     if share.part:
-        files, rejected = _read_part(*share.part, limits)
+        address, part = share.part
+        files, error = read_parts(SetLocation.parse(address), [part], limits)
+        rejected = [Rejected(address, Path(address), error.renamed(address))] if error else []
     else:
         files, rejected = read_files(share.files, limits=limits, cache=Cache() if cached else None)
     runs = load_runs(files)
     facts = [(_without_tables(file), run.without_rows()) for file, run in zip(files, runs, strict=True)]
     return (facts, rejected), runs
-
-
-def _read_part(address: str, part: Part, limits: ReadLimits) -> tuple[list[RunFile], list[Rejected]]:
-    location = SetLocation.parse(address)
-    files: list[RunFile] = []
-    error: RunFileError | None = None
-    try:
-        if location.is_folder:
-            files, error = read_set_parts(Path(address), [part], limits)
-        else:
-            files.extend(read_part(location, part))
-    except RunFileError as found:
-        error = found
-    return files, [Rejected(address, Path(address), error.renamed(address))] if error else []
 
 
 def _judge(runs: list[Run], places: Sequence[tuple[int, str]], thresholds: Thresholds) -> list[RunJudgement]:

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.set_files import files_of, of_earlier_version, put_files, with_fitting_manifest
+from tests.support.set_files import files_of, of_earlier_version, put_files, read_in_process, with_fitting_manifest
 from tests.support.simulated_runs import simulated_run, write
 from tests.validation.files.test_sources import assert_equal
 from validation import judge, read_sources
 from validation.files import parquet_set
 from validation.files.errors import NotASet
-from validation.files.parquet_set import NO_HASHES, read_set, write_set
+from validation.files.parquet_set import NO_HASHES, write_set
 from validation.files.run_file import RunFile
 from validation.files.set_manifest import MANIFEST
 from validation.query.set_database import relations_of_sets
@@ -53,7 +53,7 @@ def files(runs: list[RunFile], tmp_path_factory: pytest.TempPathFactory) -> dict
 def outcome(folder: Path, runs: list[RunFile]) -> str:
     """Return "damaged" for a set that is refused, and "same" for one with the same runs; fail for other runs."""
     try:
-        found = list(read_set(folder))
+        found = list(read_in_process(folder))
     except NotASet:
         return "damaged"
     assert len(found) == len(runs)
@@ -170,7 +170,7 @@ def test_a_damaged_manifest_is_not_called_a_missing_one(
 ):
     put_files(tmp_path, {**files, MANIFEST: edit(files[MANIFEST])})
     with pytest.raises(NotASet, match=sentence) as raised:
-        list(read_set(tmp_path))
+        list(read_in_process(tmp_path))
     assert "found no" not in str(raised.value)
 
 
@@ -180,7 +180,7 @@ def test_a_name_in_a_manifest_is_printed_without_control_characters(tmp_path: Pa
     content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     put_files(tmp_path, {**files, MANIFEST: json.dumps(content).encode()})
     with pytest.raises(NotASet, match=r"part\.parquet is missing") as raised:
-        list(read_set(tmp_path))
+        list(read_in_process(tmp_path))
     assert "\x1b" not in str(raised.value)
 
 
@@ -239,7 +239,7 @@ def test_rows_that_do_not_belong_together_are_damage(
     pq.write_table(change(pq.read_table(io.BytesIO(files[name]))), written)
     put_files(tmp_path, manifest({**files, name: written.getvalue()}))
     with pytest.raises(NotASet, match=f"part part-00000: .*{sentence}"):
-        list(read_set(tmp_path))
+        list(read_in_process(tmp_path))
 
 
 def test_the_process_behind_walls_says_the_same(tmp_path: Path, files: dict[str, bytes]):

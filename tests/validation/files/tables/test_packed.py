@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from tests.support.packed_runs import log_packed, unpacked_copy
+from tests.support.set_files import read_in_process
 from validation.files.cache import Cache
 from validation.files.limits import ReadLimits
-from validation.files.parquet_set import read_set, write_set
+from validation.files.parquet_set import write_set
 from validation.files.read_files import read_files
 from validation.files.run_file import RunFile, arrow_schema
 from validation.files.sandbox.incremental_read import IncrementalReader
@@ -128,7 +129,7 @@ def test_the_cache_and_a_set_give_the_same_arrays(packed: Path, run: RunFile, tm
         assert same(cached, run)
     assert write_set([run], tmp_path / "set") == 1
     assert "prismatic-set/3" in (tmp_path / "set" / MANIFEST).read_text()
-    assert same(next(read_set(tmp_path / "set")), run)
+    assert same(next(read_in_process(tmp_path / "set")), run)
     (confined,), rejected = read_sources([tmp_path / "set"])
     assert rejected == []
     assert same(confined, run)
