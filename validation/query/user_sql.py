@@ -16,7 +16,6 @@ import duckdb
 import pyarrow as pa
 
 from prismatic.sandbox.worker import LIBRARY_SETTINGS, start_worker
-from validation.files.errors import RunFileError
 from validation.files.sandbox.received import ProtocolError
 from validation.files.sandbox.set_client import PACKAGES
 from validation.files.sandbox.turns import TURNS, NobodyWaits, Turn, in_turns
@@ -53,7 +52,7 @@ def run_query(
     seconds: float = SECONDS,
 ) -> QueryResult:
     """Return the result of one SELECT. Raises BadQuery for anything else, a mistake in it, or one that takes too much,
-    RunFileError for a set in a store that is damaged, and RelationsError.
+    and RelationsError.
 
     seconds: for the statement itself; loading the relations comes before.
     """
@@ -109,7 +108,7 @@ class _Child:
             self._turn.end_if_abandoned()
 
     def ask(self, relations: Relations, sql: str, rows: int) -> QueryResult:
-        """Return the result of one question. Raises BadQuery, RelationsError, RunFileError."""
+        """Return the result of one question. Raises BadQuery, RelationsError."""
         try:
             with contextlib.suppress(BrokenPipeError):  # the reply tells why
                 self._send(relations, sql, rows)
@@ -124,7 +123,7 @@ class _Child:
             if "late" in reply:
                 raise BadQuery(_took_too_long(self._seconds))
             return _read_result(self._process.stdout, reply, rows)
-        except (BadQuery, RelationsError, RunFileError):
+        except (BadQuery, RelationsError):
             raise
         except Exception as error:  # a child that a question broke may end at any place, and send anything
             raise BadQuery(self._reason_of_end(error)) from None
@@ -165,19 +164,15 @@ class _Child:
 
 
 def _rows(read: Callable[[], pa.RecordBatchReader]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Return the schema and the rows of a table. Raises RunFileError, and RelationsError for any other problem."""
+    """Return the schema and the rows of a table. Raises RelationsError."""
     try:
         found = read()
-    except RunFileError:
-        raise
     except Exception as error:
         raise RelationsError(f"{type(error).__name__}: {error}") from error
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             yield from found
-        except RunFileError:
-            raise
         except Exception as error:
             raise RelationsError(f"{type(error).__name__}: {error}") from error
 
