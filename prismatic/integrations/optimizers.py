@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from prismatic.errors import ConfigError
 from prismatic.experts.protocol import num_experts, views_of
+from prismatic.guard import log_failures
 from prismatic.measure.gradients import Gradient, dot_grad
 
 OPTIMIZERS = torch.optim.Optimizer.profile_hook_step.__code__.co_filename  # torch's file, in which hooks are called
@@ -111,23 +113,61 @@ class Rounds:
 
 
 class SkippedSteps:
-    """The steps that a GradScaler skipped: its scale falls after each."""
+    """The steps that a GradScaler skips. It does not call the optimizer then, unless that is fused and skips by itself.
 
-    def __init__(self, scaler: torch.amp.GradScaler | None):
-        self._scaler = scaler
-        self._scale = scaler.get_scale() if scaler is not None else 0.0
+    This takes the place of the scaler's `step` until `remove()`. The scale alone does not tell: it can double and fall
+    between two steps, and reading it waits for the GPU.
+    report: called after each step that is skipped because its gradients overflowed.
+    """
+
+    def __init__(
+        self,
+        scaler: torch.amp.GradScaler | None,
+        optimizers: Sequence[torch.optim.Optimizer],
+        report: Callable[[], None],
+    ):
+        self._scaler, self._optimizers, self._report = scaler, optimizers, report
+        self._optimizer_called = False
+        self._replaced: Any = None
+        if scaler is not None:
+            self._replaced, self._step = vars(scaler).get("step"), scaler.step
+            vars(scaler)["step"] = self
+
+    def __call__(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        """Take a step of the scaler; report it if one of the optimizers was not called."""
+        self._optimizer_called = False
+        result = self._step(optimizer, *args, **kwargs)
+        if not self._optimizer_called and self._watches(optimizer):
+            with log_failures():
+                self._report()
+        return result
+
+    def _watches(self, optimizer: Any) -> bool:
+        """Return whether this is one of the optimizers, or wraps one."""
+        with suppress(ConfigError):
+            return any(found is each for found in optimizers_in(optimizer) for each in self._optimizers)
+        return False
+
+    def note_call(self) -> None:
+        """Note that the step of an optimizer begins, so that the scaler did not skip it."""
+        self._optimizer_called = True
 
     def skips_this(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether a fused optimizer is about to skip this step; the scaler does not call any other then."""
+        """Return whether a fused optimizer is about to skip this step."""
         overflow = getattr(optimizer, "found_inf", None)
         return overflow is not None and bool(overflow)
 
-    def skipped_before(self) -> bool:
-        """Return whether steps were skipped since the last call."""
-        if self._scaler is None:
-            return False
-        before, self._scale = self._scale, float(self._scaler.get_scale())
-        return self._scale < before
+    def remove(self) -> None:
+        """Give the scaler its own `step` back."""
+        self._optimizers = ()  # somebody else may have replaced `step` since, and go on calling this
+        if self._scaler is not None and vars(self._scaler).get("step") is self:
+            del vars(self._scaler)["step"]
+            if self._replaced is not None:
+                vars(self._scaler)["step"] = self._replaced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies of the scaler, pickled or not, take their own steps."""
+        return getattr, (self._scaler, "step")
 
 
 def unscaled_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> Gradient:

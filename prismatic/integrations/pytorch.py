@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, SupportsFloat
 
 import torch
 from torch import nn
@@ -51,13 +51,14 @@ from prismatic.runfile.rank_zero import rank_zero_logger
 ATTACHED = "optimizer step pre-hook"  # the fact `hook` of a run that `attach` logs
 
 
-class _Attached(NamedTuple):
-    """The count of a hook on optimizers."""
+@dataclass
+class _Attached:
+    """A model whose optimizers have a hook, and the number of the step that they take next."""
 
     model: nn.Module
     rounds: Rounds
     skipped: SkippedSteps
-    steps: Iterator[int]
+    next_step: int
     probe: Callable[[], Probe] | None
 
 
@@ -110,7 +111,7 @@ class DynamicsLoggerCallback:
         self.thresholds = thresholds or Thresholds()
         self.roles = roles
         self.facts = dict(facts or {})
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle | SkippedSteps] = []
         self._found: list[FoundExperts] = []
         self._waits_for_forward = False
         self._steps_in_backward = False
@@ -350,31 +351,34 @@ class DynamicsLoggerCallback:
         with self._closed_on_error():
             optimizers = optimizers_of_experts(optimizer, find_routers(model))
         self.on_train_begin(model, roles=roles, **{"hook": ATTACHED, **facts})
-        attached = _Attached(model, Rounds(optimizers), SkippedSteps(scaler), itertools.count(first_step), probe)
+        skipped = SkippedSteps(scaler, optimizers, lambda: self._record_skipped(attached.next_step))
+        attached = _Attached(model, Rounds(optimizers), skipped, first_step, probe)
 
         @torch.compiler.disable
         def before_step(stepping: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             with log_failures(), self._failure_is_event():
                 return self._before_step(attached, stepping, args, kwargs)
 
-        self._hooks = [each.register_step_pre_hook(before_step) for each in optimizers]
+        self._hooks = [skipped, *(each.register_step_pre_hook(before_step) for each in optimizers)]
+
+    def _record_skipped(self, step: int) -> None:
+        message = f"the scaler skipped a step before step {step}: gradients overflowed"
+        self._record_warning("skipped_step", message, step)
 
     def _before_step(
         self, attached: _Attached, stepping: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Log the step that an optimizer is about to take, or return its arguments with a closure that does."""
+        attached.skipped.note_call()
         if in_backward():
             self._record_step_in_backward(None)
             return None
         if not attached.rounds.begins(stepping):
             return None
         if attached.skipped.skips_this(stepping):
-            self._record_warning("skipped_step", "gradients overflowed: the scaler skips this step", None)
+            self._record_skipped(attached.next_step)
             return None
-        step = next(attached.steps)
-        if attached.skipped.skipped_before():
-            message = f"the scaler skipped steps before step {step}: gradients overflowed"
-            self._record_warning("skipped_step", message, step)
+        step, attached.next_step = attached.next_step, attached.next_step + 1
         # args of the step: the optimizer, then perhaps a closure.
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is not None:

@@ -1,5 +1,7 @@
 """DynamicsLoggerCallback.attach: the hook on the optimizer logs the numbers of a loop that logs by hand."""
 
+import copy
+import pickle
 import re
 import warnings
 
@@ -110,23 +112,63 @@ def test_lbfgs_logs_every_step_once_however_often_it_evaluates(tmp_path):
     assert [row["step"] for row in table(tmp_path / "lbfgs.db")] == [0, 1]
 
 
-def test_a_step_that_a_scaler_skips_is_an_event_and_no_row(tmp_path):
+def train_with_overflows(path, overflows, *, optimizer_class=torch.optim.SGD, log_freq=1, growth_interval=2000):
+    """Train under a GradScaler, attached, whose gradients overflow in some steps. Return the events' steps."""
     model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    callback = DynamicsLoggerCallback(tmp_path / "amp.db", log_freq=1)
+    optimizer = optimizer_class(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=growth_interval)
+    callback = DynamicsLoggerCallback(path, log_freq=log_freq)
     callback.attach(model, optimizer, scaler=scaler)
-    for step in range(3):
+    for step in range(8):
         optimizer.zero_grad()
-        loss = model(batch(step)).square().mean() * (float("inf") if step == 1 else 1.0)
+        loss = model(batch(step)).square().mean() * (float("inf") if step in overflows else 1.0)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
     callback.detach()
-    assert [row["step"] for row in table(tmp_path / "amp.db")] == [0, 1]
-    assert "skipped_step" in {
-        row["code"] for row in table(tmp_path / "amp.db", "SELECT code FROM events WHERE code != 'measuring'")
-    }
+    return [row["step"] for row in table(path, "SELECT step FROM events WHERE code = 'skipped_step'")]
+
+
+def fused(parameters):
+    return torch.optim.AdamW(parameters, fused=True)
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, fused])
+def test_a_step_that_a_scaler_skips_is_an_event_and_no_row(tmp_path, optimizer_class):
+    overflows = (1, 2, 7)  # two in a row, and the last step
+    assert train_with_overflows(tmp_path / "amp.db", overflows, optimizer_class=optimizer_class) == [1, 1, 5]
+    assert [row["step"] for row in table(tmp_path / "amp.db")] == [0, 1, 2, 3, 4]
+
+
+def test_skipped_steps_are_events_also_where_the_scale_has_just_grown_and_nothing_is_logged(tmp_path):
+    assert train_with_overflows(tmp_path / "amp.db", (3, 7), growth_interval=3, log_freq=100) == [3, 6]
+
+
+def test_skipped_steps_of_other_optimizers_are_no_events(tmp_path):
+    model, other = network(), nn.Linear(8, 1)
+    optimizer, theirs = (torch.optim.SGD(each.parameters(), lr=0.1) for each in (model, other))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    callback = DynamicsLoggerCallback(tmp_path / "two.db", log_freq=1)
+    callback.attach(model, optimizer, scaler=scaler)
+    scaler.scale(model(batch(0)).square().mean() + other(batch(0)).square().mean() * float("inf")).backward()
+    scaler.step(theirs)
+    scaler.step(optimizer)
+    callback.detach()
+    assert table(tmp_path / "two.db", "SELECT * FROM events WHERE code != 'measuring'") == []
+
+
+def test_a_scaler_steps_by_itself_after_detaching_and_as_a_copy(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    callbacks = [DynamicsLoggerCallback(tmp_path / f"{name}.db") for name in "ab"]
+    for callback in callbacks:
+        callback.attach(model, optimizer, scaler=scaler)
+    for copied in (copy.deepcopy(scaler), pickle.loads(pickle.dumps(scaler))):
+        assert copied.step.__self__ is copied
+    for callback in reversed(callbacks):
+        callback.detach()
+    assert "step" not in vars(scaler)
 
 
 def test_norms_under_a_scaler_are_those_without_one(tmp_path):
@@ -223,15 +265,17 @@ def test_the_documented_custom_mixture_is_logged(tmp_path, monkeypatch):
 
 
 def test_a_hook_that_fails_does_not_stop_training(tmp_path):
-    class Broken(torch.amp.GradScaler):
-        asked = 0
+    class Broken(torch.optim.Optimizer):
+        found_inf = property(lambda self: 1 / 0)
 
-        def get_scale(self):
-            self.asked += 1
-            return 1.0 if self.asked == 1 else 1 / 0
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, {"lr": lr})
+
+        def step(self):
+            pass
 
     with pytest.warns(RuntimeWarning, match="dynamics were not logged .*ZeroDivisionError.* training goes on"):
-        assert train(tmp_path / "x.db", scaler=Broken("cpu", enabled=False)) == []
+        assert train(tmp_path / "x.db", Broken) == []
 
 
 @pytest.mark.parametrize("fused", [False, True])
