@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from routed import routed_run, with_tokens
 from run_changes import scaled, statuses, with_columns, with_rows
 from simulated import STEPS, WARMUP, Design, Rows, constant, halving, kept, levels_of_group, runs_of_group
 
@@ -38,6 +39,7 @@ COMPONENTS = (BOTTOM, SIZE, DIRECTION)
 SPREADS = (0.07, 0.15, 0.3)  # sd of a run's effect between seeds
 NOISES = tuple(product((0.5, 0.9, 0.99), (0.1, 0.3)))  # correlation of neighbouring rows, and sd of the noise of a row
 ERROR = 0.025  # of one end of an interval
+ODD = {BOTTOM: -1.0, SIZE: 1.0}  # what an odd expert has more than the others
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,47 @@ def effect_of_rows(dice: Dice, *, sd: float, rho: float, noise: float) -> Answer
 
 def coin(dice: Dice, *, seeds: int, perturbed: int) -> Answers:
     """Nothing was perturbed, and in each run one of two experts wins by the toss of a coin."""
-    runs, _ = levels_of_group(Design(seeds, perturbed=perturbed, controls=1, sd=0.02), dice)
+    runs, _ = levels_of_group(Design(seeds, perturbed=perturbed, controls=1, sd=0.1), dice)
     for run in runs:
         for name in COMPONENTS:
             run.isolated.of[name][1] += dice.choice((-0.5, 0.5))
-    return said(measured(runs))
+    return judgeable(measured(runs))
+
+
+def odd(dice: Dice, *, seeds: int, roles: tuple[int, int], effect: str) -> Answers:
+    """Nothing was perturbed, and in each run one expert is odd, whatever its role. roles: perturbed and controls."""
+    perturbed, controls = roles
+    runs, _ = levels_of_group(Design(seeds, perturbed, controls, sd=0.05), dice)
+    for run in runs:
+        run.isolated.of[effect][dice.integers(1, 1 + perturbed + controls)] += ODD[effect]
+    return judgeable(measured(runs))
+
+
+def odd_ones_of_one_run(dice: Dice, *, controls: int, share: float, effect: str) -> Answers:
+    """Nothing was perturbed, and a share of the experts of a single run is odd."""
+    runs, _ = levels_of_group(Design(1, 3, controls, sd=0.05), dice)
+    runs[0].isolated.of[effect][1:][dice.random(3 + controls) < share] += ODD[effect]
+    return judgeable(measured(runs))
+
+
+def judgeable(m: Measurements) -> dict[str, bool]:
+    """Return what is said, and whether the design was judged at all: an invalid null is no success."""
+    return said(m) | {"invalid": any(rule(m).status == INVALID for rule in DECIDE.values())}
+
+
+def unequal_shares(dice: Dice, *, bias: float, spread: float, signal: float) -> Answers:
+    """All experts have the same weights, and a router that prefers some by a bias merges them for each example.
+
+    A gradient is the mean of those of the examples, weighted by the expert's shares; bottom weights have little signal.
+    """
+    runs = [routed_run(seed, dice, bias=bias, spread=spread, signal=signal) for seed in range(6)]
+    return verdict_says(judged(runs))
+
+
+def tokens_by_role(dice: Dice, *, share: float) -> Answers:
+    """Tokens are routed to some experts, gradients grow with them, and perturbed experts get a share of the others'."""
+    runs = runs_of_group(Design(perturbed=2, controls=3, sd=0.05, layers=1), Rows(probe=False), dice)
+    return verdict_says(judged([with_tokens(run, share) for run in runs]))
 
 
 def paired(dice: Dice, *, seeds: int) -> Answers:
@@ -444,7 +482,39 @@ CASES = (
         grid(seeds=(6, 10), perturbed=(1,)),
         4000,
         400,
-        at_most(0.035, *FALSE),
+        [*at_most(0.035, *FALSE), *at_most(0.01, "invalid")],
+    ),
+    Case(
+        "null with one odd expert in each run",
+        odd,
+        grid(seeds=(6, 10), roles=((1, 2), (1, 3), (1, 5), (2, 3), (3, 3), (2, 8)), effect=(BOTTOM, SIZE)),
+        4800,
+        480,
+        [*at_most(0.03, *FALSE), *at_most(0.01, "invalid")],
+    ),
+    Case(
+        "null with odd experts, one run",
+        odd_ones_of_one_run,
+        grid(controls=(3, 8, 30, 60), share=(0.25, 0.5), effect=(BOTTOM, SIZE)),
+        4800,
+        480,
+        [*at_most(0.03, *FALSE), *at_most(0.01, "invalid")],
+    ),
+    Case(
+        "null with unequal routing shares, merged gradients",
+        unequal_shares,
+        grid(bias=(-2.0, -1.0, 1.0), spread=(0.3, 1.0), signal=(0.1, 0.3, 1.0)),
+        360,
+        18,
+        at_most(0.01, *FALSE),
+    ),
+    Case(
+        "null with unequal numbers of tokens, merged gradients",
+        tokens_by_role,
+        grid(share=(0.5, 0.8, 1.25)),
+        120,
+        9,
+        at_most(0.01, *FALSE),
     ),
     *(
         Case(

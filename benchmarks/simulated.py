@@ -168,7 +168,7 @@ def runs_of_group(design: Design, rows: Rows, rng: np.random.Generator) -> list[
     columns |= _tiers(columns["norm"], bottom, TOP + ar1(rng, shape, rows))
     share = drifting(rng, shape[:3], u_T)[..., None, :]
     return [
-        _run(
+        run_of_columns(
             design,
             rows,
             steps,
@@ -228,7 +228,7 @@ def _tiers(norm: Array, bottom: Array, top: Array) -> dict[str, Array]:
     return {"middle_norm": middle, "bottom_norm": middle * np.exp(bottom), "top_norm": middle * np.exp(top)}
 
 
-def _run(
+def run_of_columns(
     design: Design,
     rows: Rows,
     steps: NDArray[np.int64],

@@ -92,28 +92,39 @@ class Cohort:
         return each.run.id not in self.invalid and each.merged is not None
 
     @cached_property
-    def _shams(self) -> dict[Options, dict[int | None, MeasuredRun]]:
-        """The valid sham runs by options and seed: two of one seed, of scales 0 and 0.001, are no two units."""
-        shams: dict[Options, dict[int | None, MeasuredRun]] = {}
-        for each in self.runs:
+    def _shams(self) -> dict[Options, dict[int | None, list[MeasuredRun]]]:
+        """The valid sham runs by options and seed, the least perturbed ones first, however files are named."""
+        shams: dict[Options, dict[int | None, list[MeasuredRun]]] = {}
+        for each in sorted(self.runs, key=lambda each: _preference(each.run)):
             if each.run.is_sham and each.run.config and each.run.id not in self.invalid:
-                shams.setdefault(options_beside_treatment(each.run), {}).setdefault(each.run.seed, each)
+                shams.setdefault(options_beside_treatment(each.run), {}).setdefault(each.run.seed, []).append(each)
         return shams
 
     def shams_of(self, run: Run) -> list[MeasuredRun]:
-        """Return a valid sham run of each seed with the options of this run; none for a run without options."""
-        return [*self._shams.get(options_beside_treatment(run), {}).values()] if run.config else []
+        """Return a valid sham run of each seed with the options of this run; none for a run without options.
+
+        Two of one seed, of scales 0 and 0.001, are no two units.
+        """
+        return [same[0] for same in self._shams.get(options_beside_treatment(run), {}).values()] if run.config else []
 
     def twin_of(self, run: Run) -> MeasuredRun | None:
-        """Return the sham run with the options and the seed of this run."""
+        """Return the sham run with the options and the seed of this run, if possible with its order of data."""
         if run.is_sham or not run.config or run.seed is None:
             return None
-        return self._shams.get(options_beside_treatment(run), {}).get(run.seed)
+        same = self._shams.get(options_beside_treatment(run), {}).get(run.seed, [])
+        order = run.config.get("data_seed")
+        return min(same, key=lambda sham: sham.run.config.get("data_seed") != order, default=None)
+
+
+def _preference(run: Run) -> tuple[float, str, str]:
+    return run.option(SCALE) or 0.0, str(run.facts.get("started", "")), run.id
 
 
 def options_of(run: Run) -> Options:
     """Return the options that runs of one group have in common, with the planned length."""
     options = {"steps": run.facts.get("planned_steps"), **run.config}
+    if (scale := run.option(SCALE)) is not None:
+        options[SCALE] = scale  # 1 and 1.0 are one scale
     return tuple(sorted((name, escaped(str(value))) for name, value in options.items() if name not in FREE))
 
 

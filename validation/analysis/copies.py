@@ -16,6 +16,7 @@ from validation.analysis.statistics import Array
 
 SAME_RUN = 0.03  # root mean square between levels of two runs; honest seeds differ by 0.064 and more
 SAME_BUT_SCALE = 0.01  # the same less one factor on every gradient; honest seeds differ by 0.048 and more
+OF_USUAL = 0.25  # of the median distance of a group; the closest honest seeds of 420 groups had 0.29 and more
 SAME_TWIN = 0.01  # the same for a run of scale 1 and its sham run
 
 
@@ -28,12 +29,12 @@ def no_replicas(runs: Sequence[MeasuredRun], levels: Sequence[Levels]) -> str:
     if repeated:
         return f"seed {repeated[0]} is there twice"
     if same := _same_start(runs):
-        return f"runs {same[0]} and {same[1]} start from the same weights under two seeds"
+        return f"runs {same[0]} and {same[1]} start from the same weights{same[2]} under two seeds"
     # Where experts share one gradient a run is one smooth series, and seeds look alike; such runs support nothing.
     own = [(r, level) for r, level in zip(runs, levels, strict=True) if not (r.common_gradient and level is r.merged)]
     for places in _by_shape([level for _, level in own]).values():
         whole_SS, scaled_SS = _distances([own[place][1] for place in places])
-        share_SS = np.minimum(whole_SS / SAME_RUN, scaled_SS / SAME_BUT_SCALE)
+        share_SS = np.minimum(whole_SS / _limit(whole_SS, SAME_RUN), scaled_SS / _limit(scaled_SS, SAME_BUT_SCALE))
         first, second = np.unravel_index(np.argmin(share_SS), share_SS.shape)
         if share_SS[first, second] < 1:
             names = [own[places[place]][0].run.id for place in (first, second)]
@@ -57,14 +58,32 @@ def false_twin(run: MeasuredRun, sham: MeasuredRun | None, own: Levels, twin: Le
     return ""
 
 
-def _same_start(runs: Sequence[MeasuredRun]) -> tuple[str, str] | None:
-    """Return two runs of `prismatic train` with equal tiers: that trainer draws the weights from the seed."""
-    starts: dict[tuple[str, ...], str] = {}
-    for run in (each.run for each in runs if each.run.reproducible and each.run.tier_hashes):
-        if run.tier_hashes in starts:
-            return starts[run.tier_hashes], run.id
-        starts[run.tier_hashes] = run.id
+def _same_start(runs: Sequence[MeasuredRun]) -> tuple[str, str, str] | None:
+    """Return two runs that differ in nothing but the order of their data, and what they share beside the weights.
+
+    `prismatic train` draws the weights from the seed. Others may begin with one model on purpose, and draw its
+    perturbations anew; one draw is one unit, however often it is trained.
+    """
+    starts: dict[tuple[object, ...], str] = {}
+    for run in (each.run for each in runs if each.run.tier_hashes):
+        perturbed = "" if run.reproducible else " and the same perturbation"
+        drawn = run.perturbation_seeds if run.of_role("perturbed") and not run.is_sham else ()
+        if not (run.reproducible or drawn):
+            continue
+        start = (perturbed, run.tier_hashes, () if run.reproducible else drawn)
+        if start in starts:
+            return starts[start], run.id, perturbed
+        starts[start] = run.id
     return None
+
+
+def _limit(distance_SS: Array, limit: float) -> float:
+    """Return the distance below which two runs are copies: less where all runs of the group lie close together.
+
+    Among many quiet seeds two come close by chance. Copies are far closer than most pairs, unless all are copies.
+    """
+    usual = float(np.median(distance_SS[np.isfinite(distance_SS)])) if np.isfinite(distance_SS).any() else 0.0
+    return limit if usual < limit else min(limit, OF_USUAL * usual)
 
 
 def _by_shape(levels: Sequence[Levels]) -> dict[tuple[object, ...], list[int]]:

@@ -22,8 +22,10 @@ from validation.analysis.run import Expert, Run, is_measured
 from validation.analysis.statistics import Array
 
 BOTTOM, SIZE, DIRECTION = "bottom", "size", "direction"
+LOAD = "load"
+"""No effect, but what may explain one of merged gradients: the log of an expert's routing share."""
 TIER_SIZES = tuple(f"{tier}_size" for tier in TIERS)
-TWO_SIDED = {SIZE, *TIER_SIZES}
+TWO_SIDED = {SIZE, LOAD, *TIER_SIZES}
 LOGGED = 0.5  # of the rows that a column needs to count as logged; the other rows are then missing
 ENDS = 2  # bins at the beginning and at the end that sustainment compares
 
@@ -45,6 +47,8 @@ class Levels:
     """True where no symmetry breaks and all experts see the same batch, so that the clean expert is one of a kind."""
     shares_missing: bool = False
     """True if only `bottom` can be compared: parameters may be merged, and their routing shares are not logged."""
+    load_ELK: Array | None = None
+    """Log of each expert's share of the routing, of merged gradients; None of isolated ones, or where not logged."""
 
     @property
     def layers(self) -> int:
@@ -78,7 +82,13 @@ class Levels:
 
     def of_layers(self, layers: Sequence[int]) -> Levels:
         """Return the levels of some layers."""
-        return replace(self, of={name: level[:, list(layers)] for name, level in self.of.items()})
+        load_ELK = None if self.load_ELK is None else self.load_ELK[:, list(layers)]
+        return replace(self, of={name: level[:, list(layers)] for name, level in self.of.items()}, load_ELK=load_ELK)
+
+    @property
+    def loads(self) -> Levels | None:
+        """The shares of the routing, as the levels of an effect."""
+        return None if self.load_ELK is None else replace(self, of={LOAD: self.load_ELK})
 
 
 def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
@@ -96,7 +106,17 @@ def levels_of(run: Run, thresholds: Thresholds) -> Levels | None:
     frozen = run.config.get("routing") == "frozen" and run.same_batch
     shares_missing = run.source == "merged" and run.merges_parameters and "routing_weight" not in column
     of = {BOTTOM: of[BOTTOM]} if shares_missing else of
-    return Levels(bins, experts, roles, of, reliable, run.has_means_only, frozen, shares_missing)
+    load = _load(run, places, experts, bins)
+    return Levels(bins, experts, roles, of, reliable, run.has_means_only, frozen, shares_missing, load)
+
+
+def _load(run: Run, places: Sequence[Mapping[int, Expert]], experts: Sequence[int], bins: Bins) -> Array | None:
+    """Return the log of each expert's routing share, [E, L, K]; None where nothing is routed, or none is logged."""
+    if run.source != "merged" or run.mixture == "separate":
+        return None
+    share = _stacked(places, experts, "routing_weight")
+    # A row without shares has none of any expert, and changes no difference between experts.
+    return _log(bins.mean(np.nan_to_num(share))) if _is_logged(share) else None
 
 
 def _bins(run: Run, column: Mapping[str, Array], bottom_ELT: Array, thresholds: Thresholds) -> Bins:

@@ -18,6 +18,7 @@ from validation.analysis.copies import false_twin, no_replicas
 from validation.analysis.effects import (
     BOTTOM,
     DIRECTION,
+    LOAD,
     SIZE,
     TIER_SIZES,
     TWO_SIDED,
@@ -26,6 +27,7 @@ from validation.analysis.effects import (
     expert_levels,
     over_time,
 )
+from validation.analysis.intervals import exchanged
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.statistics import Array
 
@@ -173,15 +175,35 @@ def _common_bins(name: str, own: Levels, twin: Levels | None) -> int:
 def _by_seed(m: Measurements, pairs: Sequence[Pair], thresholds: Thresholds) -> Measurements:
     names = _names(pairs, m.bins)
     effects = {name: _over_seeds(name, pairs, thresholds) for name in names}
+    loads = [each for each in map(_loads, pairs) if each is not None]
+    load = _over_seeds(LOAD, loads, thresholds) if pairs and len(loads) == len(pairs) else None
     seen = pairs if DIRECTION in names else []
     controls_S3 = np.array([over_time(_control_direction(*pair).mean(axis=(0, 1))) for pair in seen])
-    return replace(m, effects=effects, control_direction=_saturation(controls_S3, m, thresholds))
+    return replace(m, effects=effects, load=load, control_direction=_saturation(controls_S3, m, thresholds))
+
+
+def _loads(pair: Pair) -> Pair | None:
+    """Return the routing shares of a run and its twin in place of their effects; None where they are not known."""
+    own, twin = (None if each is None else each.loads for each in pair)
+    return None if own is None or (twin is None) != (pair[1] is None) else (own, twin)
 
 
 def _over_seeds(name: str, pairs: Sequence[Pair], thresholds: Thresholds) -> Effect:
     x_SK = np.stack([effect_K(_comparable(*pair), name, pair[1]) for pair in pairs])
     x_S3 = np.stack([over_time(x_K) for x_K in x_SK])
-    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, x_UK=x_SK)
+    exchanges = _exchanges(name, pairs) if all(twin is None for _, twin in pairs) else (0.0, 0.0)
+    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, x_UK=x_SK, exchanges=exchanges)
+
+
+def _exchanges(name: str, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Return how often exchanging the roles of experts within runs gives as low and as high an effect."""
+    level_SE, treated = [], []
+    for own, _ in pairs:
+        perturbed, controls = own.role("perturbed"), _comparable(own, None).controls
+        level_E = over_time(expert_levels(own, name))[:, 0]
+        level_SE.append(level_E[np.append(perturbed, controls)])
+        treated.append(len(perturbed))
+    return exchanged(level_SE, treated)
 
 
 def _comparable(own: Levels, twin: Levels | None) -> Levels:
@@ -192,19 +214,22 @@ def _comparable(own: Levels, twin: Levels | None) -> Levels:
 def _by_expert(m: Measurements, pair: Pair, thresholds: Thresholds) -> Measurements:
     own, twin = _comparable(*pair), pair[1]
     perturbed, controls = own.role("perturbed"), own.controls
-    effects = {}
-    for name in _names([pair], m.bins):
+
+    def effect(name: str, own: Levels, twin: Levels | None) -> Effect:
         level_EK = expert_levels(own, name, twin)
         level_E3, y_E3, x_EK = over_time(level_EK), None, level_EK[perturbed]
         if len(controls):
             y_E3, x_EK = level_E3[controls], x_EK - level_EK[controls].mean(axis=0)
-        margin, two_sided = margin_of(name, thresholds), name in TWO_SIDED
-        effects[name] = Effect(name, margin, two_sided, level_E3[perturbed], y_E3, x_EK)
+        return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, level_E3[perturbed], y_E3, x_EK)
+
+    effects = {name: effect(name, own, twin) for name in _names([pair], m.bins)}
+    loads = _loads(pair)
     controls_E3 = over_time(_control_direction(*pair).mean(axis=1)) if DIRECTION in effects else np.empty(0)
     units = min(len(perturbed), len(own.role("control")))
     return replace(
         m,
         effects=effects,
+        load=None if loads is None else effect(LOAD, *loads),
         units=units,
         units_needed=int(thresholds.min_experts),
         control_direction=_saturation(controls_E3, m, thresholds),

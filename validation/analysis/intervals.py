@@ -1,8 +1,8 @@
-"""Intervals over seeds and over experts: Student, Welch, Fieller, Holm, and how many seeds would decide.
+"""Intervals over seeds and over experts: Student, Welch, Fieller, Holm; exchanged roles; how many seeds would decide.
 
 Units are independent: runs with different seeds, or experts of one run. Steps and layers are not. An interval
 at alpha holds the truth with probability 1 - alpha if the effects of the units are normal.
-Axis letters: S seeds, U units.
+Axis letters: S seeds, U units, E experts, A assignments of roles to experts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from prismatic.contract.power import POWER
 
 Array = NDArray[np.float64]
 MOST_SEEDS = 1000
+EXCHANGES = 4096  # that are looked at; of more, so many are drawn
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,48 @@ def welch(x_U: Array, y_U: Array, alpha: float) -> Interval:
     freedom = 1 / sum((s / error2) ** 2 / (len(group) - 1) for s, group in zip(squares, (x_U, y_U), strict=True))
     half = t_quantile(alpha, freedom) * math.sqrt(error2)
     return Interval(mid, mid - half, mid + half, units)
+
+
+def pooled(x_U: Array, y_U: Array, alpha: float) -> Interval:
+    """Return mean(x) - mean(y) with the interval of Student 1908, for two groups of one variance."""
+    freedom, units = len(x_U) + len(y_U) - 2, len(x_U) + len(y_U)
+    if min(len(x_U), len(y_U)) < 2:
+        return welch(x_U, y_U, alpha)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in (x_U, y_U))
+    half = t_quantile(alpha, freedom) * math.sqrt(squares / freedom * (1 / len(x_U) + 1 / len(y_U)))
+    mid = float(x_U.mean() - y_U.mean())
+    return Interval(mid, mid - half, mid + half, units)
+
+
+def exchanged(level_SE: Sequence[Array], treated: Sequence[int]) -> tuple[float, float]:
+    """Return how often exchanging roles gives a mean difference as low as the one found, and as high (Fisher 1935).
+
+    level_SE: of each run, the levels of its treated experts and then of its controls. treated: the number of the
+    former. Roles are exchanged within runs. Where one expert in a run is odd, whatever its role, and the roles are not
+    equally many, Student's interval takes it for an effect of the role: it is mostly in the larger group.
+    """
+    rng = np.random.default_rng(0)
+    differences = [_differences(level_E, count, rng) for level_E, count in zip(level_SE, treated, strict=True)]
+    found = float(np.mean([difference_A[0] for difference_A in differences]))
+    if math.prod(map(len, differences)) <= EXCHANGES:
+        mean_A = np.array([*product(*differences)]).mean(axis=1)
+    else:
+        drawn = [difference_A[rng.integers(len(difference_A), size=EXCHANGES)] for difference_A in differences]
+        mean_A = np.append(np.mean(drawn, axis=0), found)
+    near = 1e-9 * max(1.0, float(np.abs(mean_A).max()))
+    return float((mean_A <= found + near).mean()), float((mean_A >= found - near).mean())
+
+
+def _differences(level_E: Array, treated: int, rng: np.random.Generator) -> Array:
+    """Return treated minus control experts for assignments of the roles, that of the experts' own roles first."""
+    experts = len(level_E)
+    if math.comb(experts, treated) <= EXCHANGES:
+        places_A = np.array([*combinations(range(experts), treated)])
+    else:
+        drawn = rng.permuted(np.tile(np.arange(experts), (EXCHANGES, 1)), axis=1)[:, :treated]
+        places_A = np.vstack([np.arange(treated), drawn])
+    sum_A = level_E[places_A].sum(axis=1)
+    return np.asarray(sum_A / treated - (level_E.sum() - sum_A) / (experts - treated))
 
 
 def fieller(x_U2: Array, alpha: float, y_V2: Array | None = None) -> Interval:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from validation.analysis.intervals import Interval, fieller, p_beyond, student, welch
+from validation.analysis.intervals import Interval, fieller, p_beyond, pooled, student, welch
 from validation.analysis.statistics import Array
+
+MOST_EXCHANGES = 0.025
+"""The share of exchanges of roles that may reach as far as an effect beyond its margin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,8 @@ class Effect:
     y_V3: Array | None = None
     x_UK: Array = field(default_factory=lambda: np.empty((0, 0)))
     """The units by bin, as charts show them: within one run less the mean of the control experts."""
+    exchanges: tuple[float, float] = (0.0, 0.0)
+    """Over seeds, the shares of exchanges of roles within runs that give as low and as high a mean; 0 without any."""
 
     def interval(self, alpha: float, column: int = 0) -> Interval:
         """Return the estimate with its interval at alpha: Student over seeds, Welch within one run.
@@ -39,8 +44,23 @@ class Effect:
         return student(x_U, alpha) if self.y_V3 is None else welch(x_U, self.y_V3[:, column], alpha)
 
     def beyond(self, alpha: float) -> bool:
-        """Return True if the effect surely exceeds its margin."""
+        """Return True if the effect surely exceeds its margin, and no odd expert explains it."""
+        return self.outside(alpha) and not self.by_exchange(alpha)
+
+    def outside(self, alpha: float) -> bool:
+        """Return True if the whole interval exceeds the margin."""
         return self.interval(alpha).beyond(self.margin, two_sided=self.two_sided)
+
+    def by_exchange(self, alpha: float) -> bool:
+        """Return True if experts that differ whatever their role may give as large an effect.
+
+        Over seeds roles are exchanged. Within one run, where few experts are compared to many, those few may agree by
+        chance: the interval with the variance of all must exceed the margin as well.
+        """
+        if self.y_V3 is None:
+            return self.exchanges[self.interval(alpha).mid > 0] > MOST_EXCHANGES
+        found = pooled(self.x_U3[:, 0], self.y_V3[:, 0], alpha)
+        return not found.beyond(self.margin, two_sided=self.two_sided)
 
     def inside(self, alpha: float) -> bool:
         """Return True if an effect as large as the margin is ruled out."""
@@ -56,7 +76,9 @@ class Effect:
 
     def p(self) -> float:
         """Return the smallest alpha at which the effect over seeds surely exceeds its margin."""
-        return p_beyond(self.x_U3[:, 0], self.margin, two_sided=self.two_sided) if self.y_V3 is None else 1.0
+        if self.y_V3 is not None or self.by_exchange(0.05):
+            return 1.0
+        return p_beyond(self.x_U3[:, 0], self.margin, two_sided=self.two_sided)
 
     def with_least_favourable(self, missing: int) -> list[Effect]:
         """Return the effect as if `missing` more units were the smallest of all, the largest, fading or growing."""
@@ -105,6 +127,8 @@ class Measurements:
     """True if sizes and directions are corrected for the noise of the batch."""
     unclear: bool = False
     """True if directions were measured, but are mostly noise."""
+    load: Effect | None = None
+    """Log of the experts' routing shares, with the margin of sizes, of merged gradients; None where none are logged."""
     shares_missing: bool = False
     """True if the sizes of a run's merged gradients cannot be told from its routing shares, which are not logged."""
     means_only: bool = False

@@ -117,6 +117,8 @@ class Run:
     """Layers that are declared too small to have all tiers."""
     tier_hashes: tuple[str, ...] = ()
     """Of the index sets of the tiers, in the order of the layers: equal for equal initial weights; empty if unknown."""
+    perturbation_seeds: tuple[int, ...] = ()
+    """Of the experts that a seeded draw changed, in their order; empty if unknown."""
     changed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """By expert, the share of each tier that its perturbation changed; empty if unknown."""
     scales: Mapping[int, float] = field(default_factory=dict)

@@ -167,6 +167,12 @@ def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Re
                 f"{CONTROLS} control experts to compare with, {each}. The probe measures each expert alone"
             )
         yield Advice("see_direction", text, ("merge=example", f"probe_freq={log_freq}", *more), study, run.id)
+    elif Reason.ROUTING_DIFFERS in reasons:
+        text = f"measure each expert alone on the same batch (the probe), which no router can change, {each}"
+        yield Advice("add_probe", text, (f"probe_freq={log_freq}", *more), study, run.id)
+    elif Reason.ODD_EXPERT in reasons:
+        text = "train the sham run of each seed, whose odd expert is the same one and is subtracted"
+        yield Advice("add_twins", text, grid=study, run=run.id)
     elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
         larger = int(2 * (run.option("batch_size") or 8))
         probed = run.option("probe_freq")

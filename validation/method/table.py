@@ -70,7 +70,19 @@ LINES = (
         "an effect is beyond its margin (α/n), but several layers were logged as one mean, which supports nothing",
         INCONCLUSIVE,
     ),
+    Line(
+        (Reason.ROUTING_DIFFERS,),
+        "line 13 or 18 would apply to merged gradients, but [the router](#unequal-shares) may be the cause: the "
+        "routing shares of the roles surely differ by more than 10 % (α), or line 13 would and parameters are merged "
+        "by shares that are not logged",
+        CONFOUNDED,
+    ),
     Line((Reason.ABOVE_MARGIN,), "an effect is beyond its margin (α/n)", SUPPORTED),
+    Line(
+        (Reason.ODD_EXPERT,),
+        "an interval is beyond its margin (α/n), but [one odd expert](#odd-experts) in each run may be the cause",
+        INCONCLUSIVE,
+    ),
     Line(
         (Reason.DIRECTION_NOT_MEASURED,),
         "divergence only: directions are not logged, or are mostly noise",
@@ -100,7 +112,11 @@ SUSTAINMENT = (
         REFUTED,
     ),
     Line((Reason.NOTHING_TO_SUSTAIN,), "no effect is surely beyond its margin over the run", INCONCLUSIVE),
-    Line((Reason.LASTS,), "the kept share of every effect that is, is surely above 0.5", SUPPORTED),
+    Line(
+        (Reason.LASTS,),
+        "the kept share of every effect that is, is surely above 0.5 (unless line 11 or 12 says otherwise)",
+        SUPPORTED,
+    ),
     Line((Reason.SHARE_UNDECIDED,), "no line before it applies", INCONCLUSIVE),
 )
 DISTINCT_LINES = (

@@ -46,6 +46,20 @@ def found(effects: Sequence[Effect], alpha: float) -> list[bool]:
     return [effect.beyond(alpha / len(effects)) for effect in effects]
 
 
+def _outside(effects: Sequence[Effect], alpha: float) -> bool:
+    """Return whether an interval lies beyond its margin, whatever explains it."""
+    return any(effect.outside(alpha / len(effects)) for effect in effects)
+
+
+def _routing_differs(m: Measurements) -> bool:
+    """Return whether one role gets more data, so that the router may explain, or hide, effects of merged gradients.
+
+    A gradient over less data is noisier: its size, direction and tiers change by at most the log of the share. So an
+    effect that is nothing but this cannot be surely beyond the margin unless the shares are.
+    """
+    return m.load is not None and m.load.outside(m.alpha)
+
+
 def _barred(m: Measurements) -> Decision | None:
     """Return the decision that follows from the design or the data alone; None if there is none."""
     shams = [replace(effect, two_sided=True) for effect in m.sham_effects.values()]
@@ -67,7 +81,7 @@ def _divergence(m: Measurements) -> Decision:
     if m.shares_missing:
         return Decision(CONFOUNDED, Reason.SHARES_NOT_LOGGED)
     effects = effects_of(m, "divergence")
-    if any(found(effects, m.alpha)):
+    if _outside(effects, m.alpha):
         return _level(m, effects)
     if DIRECTION not in m.effects:
         return Decision(CONFOUNDED, Reason.DIRECTION_NOT_MEASURED)
@@ -82,12 +96,23 @@ def _divergence(m: Measurements) -> Decision:
 def _level(m: Measurements, effects: Sequence[Effect]) -> Decision:
     """Decide by the intervals of some effects: one beyond its margin supports, all inside refute."""
     if any(found(effects, m.alpha)):
-        if m.means_only:
-            return Decision(INCONCLUSIVE, Reason.MEANS_OVER_LAYERS)
-        return Decision(SUPPORTED, Reason.ABOVE_MARGIN)
+        return _unless_explained(m, Reason.ABOVE_MARGIN)
+    if _outside(effects, m.alpha):
+        return Decision(INCONCLUSIVE, Reason.ODD_EXPERT)
     if effects and all(effect.inside(m.alpha) for effect in effects):
+        if _routing_differs(m):
+            return Decision(CONFOUNDED, Reason.ROUTING_DIFFERS)
         return Decision(REFUTED, Reason.INSIDE_MARGIN)
     return Decision(INCONCLUSIVE, Reason.BOTH_SIDES_OF_MARGIN)
+
+
+def _unless_explained(m: Measurements, reason: Reason) -> Decision:
+    """Return that a claim is supported, unless the design leaves another explanation."""
+    if m.means_only:
+        return Decision(INCONCLUSIVE, Reason.MEANS_OVER_LAYERS)
+    if _routing_differs(m) or m.shares_missing:
+        return Decision(CONFOUNDED, Reason.ROUTING_DIFFERS)
+    return Decision(SUPPORTED, reason)
 
 
 def _sustainment(m: Measurements) -> Decision:
@@ -99,7 +124,7 @@ def _sustainment(m: Measurements) -> Decision:
     if not lasting:
         return Decision(INCONCLUSIVE, Reason.NOTHING_TO_SUSTAIN)
     if all(effect.kept(m.alpha).low > m.sustained_share for effect in lasting):
-        return Decision(INCONCLUSIVE, Reason.MEANS_OVER_LAYERS) if m.means_only else Decision(SUPPORTED, Reason.LASTS)
+        return _unless_explained(m, Reason.LASTS)
     return Decision(INCONCLUSIVE, Reason.SHARE_UNDECIDED)
 
 

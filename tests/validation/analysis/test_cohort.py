@@ -92,12 +92,26 @@ def test_a_sham_run_without_a_verdict_is_no_control():
     assert cohort.shams_of(run.run) == []
 
 
-def test_of_two_sham_runs_of_a_seed_the_first_counts():
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_sham_runs_of_a_seed_the_less_perturbed_one_counts_however_they_are_ordered(order):
     run = with_facts("run", **TREATED)
-    shams = [with_facts(f"sham {scale}", **{**SHAM, "config.perturbation_scale": scale}) for scale in (0.001, 0.0)]
-    cohort = Cohort([*shams, run])
+    shams = [with_facts(f"sham {scale}", **{**SHAM, "config.perturbation_scale": scale}) for scale in (0.0, 0.001)]
+    cohort = Cohort([*shams[::order], run])
     assert cohort.twin_of(run.run) is shams[0]
     assert cohort.shams_of(run.run) == shams[:1]
+
+
+def test_of_two_sham_runs_of_a_seed_that_with_the_order_of_data_of_its_run_counts():
+    run = with_facts("run", **TREATED, **{"config.data_seed": 7})
+    shams = [with_facts(f"sham {order}", **SHAM, **{"config.data_seed": order}) for order in (5, 7, 9)]
+    assert Cohort([*shams, run]).twin_of(run.run) is shams[1]
+
+
+def test_a_scale_written_in_two_ways_is_one_scale():
+    first, second = (
+        with_facts(f"run {scale}", **{**TREATED, "config.perturbation_scale": scale}) for scale in (1, 1.0)
+    )
+    assert options_of(first.run) == options_of(second.run)
 
 
 def test_isolated_gradients_are_used_where_the_probe_planned_a_row_in_each_bin():

@@ -117,3 +117,41 @@ def test_a_small_perturbation_may_leave_a_run_nearly_its_sham_run(scale, copied)
     rng = np.random.default_rng(0)
     near = {name: level + rng.normal(0, 0.005, level.shape) for name, level in run.isolated.of.items()}
     assert bool(false_twin(run, run, run.isolated, replace(run.isolated, of=near))) is copied
+
+
+def test_many_quiet_seeds_are_no_copies():
+    """Among many seeds some are close to each other: copies are far closer than is usual."""
+    rng = np.random.default_rng(0)
+    (one,) = measured(study(1, probed_run))
+    level = one.isolated
+    seeds = [
+        replace(
+            one,
+            run=named(one.run, str(seed), seed=seed),
+            isolated=replace(level, of={n: v + rng.normal(0, 0.03, (v.shape[0], 1, 1)) for n, v in level.of.items()}),
+        )
+        for seed in range(60)
+    ]
+    assert no_replicas(seeds, [each.isolated for each in seeds]) == ""
+    again = replace(seeds[7], run=named(one.run, "again", seed=99))
+    found = no_replicas([*seeds, again], [each.isolated for each in (*seeds, again)])
+    assert found == "runs 7 and again are copies under two seeds"
+
+
+def test_runs_that_are_all_copies_are_found():
+    copies = [disguised(study(1, probed_run)[0], seed, noise(0.01, seed)) for seed in range(6)]
+    assert "copies" in reason(copies)
+
+
+@pytest.mark.parametrize(
+    ("facts", "seeds", "found"),
+    [({}, [0, 0], True), ({}, [0, 1], False), ({"config.perturbation_scale": 0.0}, [0, 0], False)],
+    ids=["the same draw", "two draws", "sham runs"],
+)
+def test_one_draw_of_the_perturbation_is_one_seed_however_often_it_is_trained(facts, seeds, found):
+    runs = [
+        replace(run, tier_hashes=("a", "b"), perturbation_seeds=(seed, seed), facts={**run.facts, **facts})
+        for run, seed in zip(study(2, probed_run), seeds, strict=True)
+    ]
+    words = "runs 0 and 1 start from the same weights and the same perturbation under two seeds"
+    assert reason(runs) == (words if found else "")

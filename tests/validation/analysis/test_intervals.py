@@ -1,5 +1,6 @@
 """Intervals over units, compared to SciPy and to their definition, and their coverage."""
 
+import itertools
 import math
 import warnings
 
@@ -11,9 +12,11 @@ from scipy import stats
 
 from validation.analysis.intervals import (
     Interval,
+    exchanged,
     fieller,
     holm,
     p_beyond,
+    pooled,
     seeds_that_decide,
     student,
     welch,
@@ -161,3 +164,54 @@ def test_as_many_seeds_as_said_decide_with_a_power_of_80_percent():
 def test_no_number_of_seeds_decides_an_effect_at_the_margin():
     assert seeds_that_decide(0.1, 0.1, 0.1, alpha=0.05) is None
     assert seeds_that_decide(0.1001, 1.0, 0.1, alpha=0.05) is None
+
+
+# -- Exchanged roles ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("treated", "controls", "seeds"), [(1, 1, 6), (1, 3, 3), (2, 2, 4)])
+def test_few_exchanges_of_roles_are_all_looked_at(treated, controls, seeds):
+    """A second implementation walks through every assignment of the roles in every run."""
+    rng = np.random.default_rng(treated)
+    level_SE = rng.normal(size=(seeds, treated + controls))
+
+    def effect(places) -> float:
+        return np.mean(
+            [
+                np.mean([level for e, level in enumerate(run) if e in chosen])
+                - np.mean([level for e, level in enumerate(run) if e not in chosen])
+                for run, chosen in zip(level_SE, places, strict=True)
+            ]
+        )
+
+    each_run = [*itertools.combinations(range(treated + controls), treated)]
+    every = [effect(places) for places in itertools.product(each_run, repeat=seeds)]
+    found = effect([range(treated)] * seeds)
+    low, high = exchanged(level_SE, [treated] * seeds)
+    assert low == pytest.approx(np.mean([one <= found + 1e-12 for one in every]))
+    assert high == pytest.approx(np.mean([one >= found - 1e-12 for one in every]))
+
+
+def test_many_exchanges_are_drawn_and_the_same_ones_each_time():
+    rng = np.random.default_rng(0)
+    level_SE = [rng.normal(size=experts) for experts in (70, 6, 8, 8, 9, 40)]
+    found = exchanged(level_SE, [30, 3, 4, 4, 1, 20])
+    assert found == exchanged(level_SE, [30, 3, 4, 4, 1, 20])
+    assert all(0 < tail < 1 for tail in found)
+    assert sum(found) >= 1
+    shifted = [np.where(np.arange(len(level)) < 3, level + 50, level) for level in level_SE]
+    assert exchanged(shifted, [3] * 6)[1] < 0.001  # no exchange reaches an effect that the role makes
+
+
+def test_equal_levels_are_exchanged_without_a_difference():
+    assert exchanged(np.ones((6, 4)), [2] * 6) == (1.0, 1.0)
+    assert exchanged(np.full((6, 4), 1e30) * [[1, 1, 0, 0]], [2] * 6)[1] == pytest.approx(6.0**-6, abs=1e-3)
+
+
+def test_the_interval_with_one_variance_is_that_of_scipy():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(1, 2, 4), rng.normal(0, 1, 9)
+    expected = stats.ttest_ind(x, y).confidence_interval(0.9)
+    found = pooled(x, y, 0.1)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert not pooled(x[:1], y, 0.1).bounded

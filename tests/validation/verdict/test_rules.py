@@ -276,3 +276,32 @@ def test_a_coin_toss_between_two_experts_is_divergent_in_at_most_3_of_100_at_six
         own = Effect(SIZE, math.log(1.1), True, np.stack([x, x, x], axis=1))
         found += divergence(measured(effects={SIZE: own})).status == SUPPORTED
     assert found / 3000 <= 1 / 32 + 0.01
+
+
+# -- Other explanations ------------------------------------------------------------------------------------------------
+
+
+def test_unequal_routing_shares_neither_support_nor_refute():
+    for sure in (measured(0.4, 0.4, 0.4), measured()):
+        for share in (-0.4, 0.4):
+            found = of_each(replace(sure, load=effect(SIZE, share)))
+            assert found[0] == found[1] == Decision(CONFOUNDED, Reason.ROUTING_DIFFERS)
+    assert sustainment(replace(measured(0.4, 0.4, 0.4), load=effect(SIZE, -0.4))).reason == Reason.ROUTING_DIFFERS
+    fading = measured(0.4, 0.4, 0.4, kept=0.1, load=effect(SIZE, -0.4))
+    assert sustainment(fading).reason == Reason.COLLAPSES  # a share that stays explains no change
+
+
+def test_routing_shares_that_differ_by_chance_explain_nothing():
+    """An effect that is nothing but the share is no farther from zero than the share is."""
+    assert [one.status for one in of_each(measured(0.4, 0.4, 0.4, load=effect(SIZE, -0.2, sd=0.2)))] == [SUPPORTED] * 3
+
+
+def test_an_effect_that_exchanged_roles_give_too_is_undecided():
+    sure = measured(0.4, -0.4, 0.0)
+    for exchanges, status in (((0.0, 0.0), SUPPORTED), ((0.2, 0.01), SUPPORTED), ((0.01, 0.2), INCONCLUSIVE)):
+        odd = replace(sure, effects={n: replace(e, exchanges=exchanges) for n, e in sure.effects.items()})
+        assert awakening(odd).status == status
+    assert divergence(odd).status == SUPPORTED  # smaller, which the other end of the exchanges is about
+    assert awakening(odd).reason == Reason.ODD_EXPERT
+    assert odd.effects[BOTTOM].p() == 1.0
+    assert sure.effects[BOTTOM].p() < 1e-5

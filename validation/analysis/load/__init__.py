@@ -44,6 +44,7 @@ def _load_run(file: RunFile) -> Run:
         weights=_tier_weights(file),
         untiered=frozenset(row["layer"] for row in file.tiers.to_pylist() if row["weights"] == 0),
         tier_hashes=_tier_hashes(file),
+        perturbation_seeds=tuple(row["seed"] for row in file.experts.to_pylist() if row["seed"] is not None),
         changed=_changed(file),
         scales={
             row["expert"]: row["scale"] for row in file.experts.to_pylist() if None not in (row["expert"], row["scale"])

@@ -32,6 +32,8 @@ HEADLINES = {
     Reason.TOO_FEW_EXPERTS: "One run with so few experts cannot decide",
     Reason.SHARES_NOT_LOGGED: "Cannot tell the router from the experts: routing shares are not logged",
     Reason.MEANS_OVER_LAYERS: "There is a difference, but the file hides its layers",
+    Reason.ROUTING_DIFFERS: "Cannot tell the router from the experts: they get different shares of the data",
+    Reason.ODD_EXPERT: "One odd expert in each run may be all there is",
     Reason.DIRECTION_NOT_MEASURED: "Cannot tell: the direction of the gradients was not measured",
     Reason.DIRECTION_SATURATED: "Cannot tell: unperturbed experts already differ as much as experts can",
     Reason.NOISE_NOT_CORRECTED: "The noise of separate batches may hide a difference",
@@ -101,6 +103,8 @@ WITH_ESTIMATE = {
     Reason.TOO_FEW_SEEDS,
     Reason.TOO_FEW_EXPERTS,
     Reason.MEANS_OVER_LAYERS,
+    Reason.ROUTING_DIFFERS,
+    Reason.ODD_EXPERT,
     Reason.DIRECTION_SATURATED,
     Reason.NOISE_NOT_CORRECTED,
     Reason.DEPENDS_ON_INVALID_RUNS,
@@ -129,6 +133,12 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
             "a merged gradient grows with the expert's routing share, which is not logged; log routing_weight"
         ),
         Reason.MEANS_OVER_LAYERS: lambda: "a mean over layers can hide that only one layer differs; log table `layers`",
+        Reason.ROUTING_DIFFERS: lambda: _loads(m),
+        Reason.ODD_EXPERT: lambda: (
+            "few experts are compared with many, and by the spread of all of them the difference may be chance"
+            if m.single
+            else "if the roles of the experts in each run are exchanged at random, as large a difference is not rare"
+        ),
         Reason.DIRECTION_NOT_MEASURED: lambda: (
             "two halves of a batch hardly agree on a gradient; larger probe batches show more"
             if m.unclear
@@ -188,6 +198,15 @@ def _shams(m: Measurements) -> str:
     worst = max(m.sham_effects.values(), key=lambda e: abs(e.interval(m.alpha).mid) / e.margin)
     found = measured(worst.name, worst.interval(m.alpha), worst.margin, signed=True)
     return f"in {len(worst.x_U3)} sham runs, where nothing was perturbed, the {QUANTITIES[worst.name]} is {found}"
+
+
+def _loads(m: Measurements) -> str:
+    noisy = "a gradient over less data is noisier, which changes its size, direction and tiers"
+    if m.load is None:
+        return f"{noisy}; routing shares are not logged"
+    share = m.load.interval(m.alpha)
+    found = measured(m.load.name, share, m.load.margin)
+    return f"perturbed experts get {found} the routing share of {control_of(m.control)}, and {noisy}"
 
 
 def _experts(m: Measurements, run: Run) -> str:

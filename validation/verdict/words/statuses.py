@@ -17,6 +17,7 @@ ICONS = {SUPPORTED: "✓", REFUTED: "✗", INCONCLUSIVE: "?", CONFOUNDED: "⇄",
 CONFOUNDERS = {
     Reason.ONE_COMMON_GRADIENT: "routing",
     Reason.SHARES_NOT_LOGGED: "routing",
+    Reason.ROUTING_DIFFERS: "routing",
     Reason.NOTHING_TO_COMPARE: "chance",
     Reason.DIRECTION_SATURATED: "chance",
     Reason.DIRECTION_NOT_MEASURED: "missing directions",

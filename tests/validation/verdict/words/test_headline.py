@@ -142,6 +142,7 @@ def test_every_reason_of_a_confounded_claim_names_its_confounder():
     for reason, confounder in (
         (Reason.ONE_COMMON_GRADIENT, "routing"),
         (Reason.SHARES_NOT_LOGGED, "routing"),
+        (Reason.ROUTING_DIFFERS, "routing"),
         (Reason.NOTHING_TO_COMPARE, "chance"),
         (Reason.DIRECTION_SATURATED, "chance"),
         (Reason.DIRECTION_NOT_MEASURED, "missing directions"),

@@ -1,5 +1,6 @@
 """The words of every reason: short headlines, and sentences without a number that is none."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from prismatic.contract.schema import MIXTURES
 from tests.support.measurements import Z, measurements, over_seeds
 from tests.support.simulated_runs import simulated_run
-from validation.analysis.effects import BOTTOM, DIRECTION, SIZE
+from validation.analysis.effects import BOTTOM, DIRECTION, LOAD, SIZE
 from validation.analysis.measurements import Effect, Measurements
 from validation.verdict.claims import CLAIMS, Claim, Reason
 from validation.verdict.experiment_claims import claims_of
@@ -39,6 +40,25 @@ def near(margins: float) -> Measurements:
     return replace(NONE, effects=effects)
 
 
+def shares(mean: float) -> Effect:
+    """Return the log of the routing share of perturbed experts, relative to that of control experts."""
+    return Effect(LOAD, math.log(1.1), True, np.stack([mean + 0.02 * Z] * 3, axis=1))
+
+
+def exchangeable(m: Measurements) -> Measurements:
+    """Return effects as large as those of a tenth of all exchanges of roles."""
+    return replace(m, effects={name: replace(one, exchanges=(1.0, 0.1)) for name, one in m.effects.items()})
+
+
+FEW, MANY = np.array([0.20, 0.21, 0.22]), np.linspace(-0.5, 0.5, 41)
+ONE_RUN = replace(  # three perturbed experts that agree, among many controls that do not
+    SURE,
+    single=True,
+    runs=1,
+    units=3,
+    units_needed=3,
+    effects={n: replace(e, x_U3=np.stack([FEW] * 3, 1), y_V3=np.stack([MANY] * 3, 1)) for n, e in SURE.effects.items()},
+)
 CLOSE = replace(NONE, effects={**near(2.15).effects, BOTTOM: near(1.95).effects[BOTTOM]})
 SATURATED = Effect(DIRECTION, 0.9, False, np.stack([1 + 0.02 * Z] * 3, axis=1))
 ALL, LEVELS = CLAIMS, CLAIMS[:2]
@@ -57,6 +77,10 @@ EXAMPLES = [
     (Reason.ABOVE_MARGIN, LEVELS, SURE),
     (Reason.SHARES_NOT_LOGGED, ("divergence",), replace(SURE, shares_missing=True)),
     (Reason.MEANS_OVER_LAYERS, ALL, replace(SURE, means_only=True)),
+    (Reason.ROUTING_DIFFERS, ALL, replace(SURE, load=shares(-0.4))),
+    (Reason.ROUTING_DIFFERS, ("awakening", "sustainment"), replace(SURE, shares_missing=True)),
+    (Reason.ODD_EXPERT, LEVELS, exchangeable(SURE)),
+    (Reason.ODD_EXPERT, LEVELS, ONE_RUN),
     (Reason.DIRECTION_NOT_MEASURED, ("divergence",), replace(NONE, effects={BOTTOM: NONE.effects[BOTTOM]})),
     (Reason.DIRECTION_NOT_MEASURED, ("divergence",), replace(NONE, effects={}, unclear=True)),
     (Reason.DIRECTION_SATURATED, ("divergence",), replace(NONE, control_direction=SATURATED)),
