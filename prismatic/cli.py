@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-import prismatic.runfile.command
-import prismatic.sweep.command
-import prismatic.sweep.study_command
-import prismatic.trackers.command
-import prismatic.train.command
-from prismatic.errors import exit_code
+from prismatic.command_line import exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,12 +15,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     5: a study refuses to be judged by other thresholds or hypotheses than its runs registered.
     """
-    return run(parser().parse_args(arguments))
+    return exit_code(lambda: run(parser().parse_args(arguments)))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command that the parsed options name and return its exit code; print its errors on standard error."""
-    return exit_code(options.run, options)
+    """Run the command that the parsed options name and return its exit code. Raises PrismaticError if it fails."""
+    code: int = options.run(options)
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +33,13 @@ def parser() -> argparse.ArgumentParser:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add all commands of the training side to a parser, which may have others."""
+    # Imported here, so that an interrupt while they load is one of the command.
+    import prismatic.runfile.command
+    import prismatic.sweep.command
+    import prismatic.sweep.study_command
+    import prismatic.trackers.command
+    import prismatic.train.command
+
     prismatic.train.command.add_commands(commands)
     prismatic.sweep.command.add_commands(commands)
     prismatic.sweep.study_command.add_commands(commands)

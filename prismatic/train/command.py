@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from prismatic.command_line import exit_code, is_first_process
 from prismatic.contract.study import Study
-from prismatic.errors import exit_code, is_first_process
 
 
 def main(words: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="prismatic")
     add_commands(parser.add_subparsers(required=True, metavar="command"))
     options = parser.parse_args(words)
-    return exit_code(options.run, options)
+    return exit_code(lambda: options.run(options))
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

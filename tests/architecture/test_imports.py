@@ -16,9 +16,9 @@ def test_a_page_asks_no_database_and_loads_no_torch(page):
 @pytest.mark.parametrize(
     "statement",
     [
-        "import validation.judgement.judge, validation.cli.main",
-        "import prismatic.contract.schema, prismatic.cli",
-        "import validation.cli.prismatic",
+        "import validation.judgement.judge, validation.cli.main; validation.cli.main.parser()",
+        "import prismatic.contract.schema, prismatic.cli; prismatic.cli.parser()",
+        "import validation.cli.prismatic; validation.cli.prismatic.parser()",
         "import ui.layout.cards",
     ],
 )

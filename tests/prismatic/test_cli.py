@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from prismatic.cli import main
+from prismatic.command_line import TRAINING_LIBRARIES
 from prismatic.contract import schema
-from prismatic.errors import TRAINING_LIBRARIES
 from tests.support.source_tree import ROOT
 
 

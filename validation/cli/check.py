@@ -25,9 +25,9 @@ from validation.verdict.claims import SUPPORTED
 
 EXIT_CODES = (
     "exit codes: 0 supported, 1 refuted (with --baseline, also if a claim that the baseline supports or a check that "
-    "it passes is lost), 2 usage error or unreadable file, 3 inconclusive or confounded (with --strict, also "
-    "supported with an objection), 4 invalid data, 5 the runs of a study would be judged by other thresholds than they "
-    "registered"
+    "it passes is lost), 2 usage error, unreadable file or unwritable output, 3 inconclusive or confounded (with "
+    "--strict, also supported with an objection), 4 invalid data, 5 the runs of a study would be judged by other "
+    "thresholds than they registered"
 )
 
 

@@ -16,8 +16,8 @@ from validation.report.gate_report import as_gate_json, gate_exit_code, gate_lin
 from validation.verdict.claims import CLAIMS, DISTINCT
 
 EXIT_CODES = (
-    "exit codes: 0 keep, 1 discard, 2 usage error or unreadable file, 3 more seeds are needed, 4 discard because the "
-    "data carries no verdict or the A/A pair fails"
+    "exit codes: 0 keep, 1 discard, 2 usage error, unreadable file or unwritable output, 3 more seeds are needed, 4 "
+    "discard because the data carries no verdict or the A/A pair fails"
 )
 
 

@@ -7,40 +7,32 @@ import os
 import sys
 import traceback
 
-from validation.cli.check import add_check
-from validation.cli.data import add_compact, add_export, add_query
-from validation.cli.doctor import add_doctor
-from validation.cli.gate import add_gate
-from validation.cli.mcp import add_mcp
-from validation.cli.report import add_report
-from validation.report.exit_code import UNREADABLE
-from validation.text import printable
+from prismatic.command_line import exit_code
+from prismatic.errors import PrismaticError
+from prismatic.text import printable
 
-BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
+FAULT = 2  # of a command that fails, as of a file that cannot be read: never the exit code of a verdict
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run(parser().parse_args(arguments))
+    return exit_code(lambda: run(parser().parse_args(arguments)))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command that the options name. An unexpected error exits with 2, never with the code of a verdict."""
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe. That is no error, and the verdict's exit code would be wrong.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains again when it flushes at the end
-        return BROKEN_PIPE
+        return code
+    except PrismaticError:
+        raise
     except Exception as error:
         # Python's own exit code for a traceback is 1, which here would mean "refuted".
         if os.environ.get("PRISMATIC_DEBUG"):
             traceback.print_exc()
         words = f"{type(error).__name__}: {printable(error, 200)}"
         print(f"error: this is a fault of prismatic ({words}). Set PRISMATIC_DEBUG=1 for a report.", file=sys.stderr)
-        return UNREADABLE
-    return code
+        return FAULT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +44,14 @@ def parser() -> argparse.ArgumentParser:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every judging command to a parser, which may be that of the command `prismatic`."""
+    # Imported here, so that an interrupt while they load is one of the command.
+    from validation.cli.check import add_check
+    from validation.cli.data import add_compact, add_export, add_query
+    from validation.cli.doctor import add_doctor
+    from validation.cli.gate import add_gate
+    from validation.cli.mcp import add_mcp
+    from validation.cli.report import add_report
+
     for add in (add_check, add_gate, add_report, add_export, add_compact, add_query, add_mcp, add_doctor):
         add(commands)
 

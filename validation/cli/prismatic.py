@@ -13,6 +13,7 @@ from pathlib import Path
 import prismatic.cli as training
 import validation.cli.main as judging
 from prismatic._version import __version__
+from prismatic.command_line import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [*(sys.argv[1:] if arguments is None else arguments)]
     if words[:1] == ["app"] and not {"-h", "--help"} & {*words}:
         return _app(words[1:])  # its options are those of Streamlit, which this parser does not know
+    return exit_code(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
     code: int = options.side(options)
     return code
