@@ -154,7 +154,10 @@ def _remove(*paths: Path) -> None:
 
 @contextmanager
 def _as_checkpoint_error(problem: str, remedy: str = ".") -> Iterator[None]:
-    """Raise an error of reading or writing, in this process or another one, as a CheckpointError."""
+    """Raise an error of reading or writing, in this process or another one, as a CheckpointError.
+
+    An interrupt of any process is raised as it is in all of them.
+    """
     from torch.distributed.checkpoint.api import CheckpointException  # not an Exception; raised in every process
 
     try:
@@ -163,7 +166,11 @@ def _as_checkpoint_error(problem: str, remedy: str = ".") -> Iterator[None]:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
     except CheckpointException as error:
-        first: Any = next(iter(error.failures.values()))[0]
+        failures = [failure for failure, _ in error.failures.values()]
+        for failure in failures:
+            if isinstance(failure, KeyboardInterrupt | SystemExit):
+                raise failure from error
+        first = failures[0]
         raise CheckpointError(f"{problem} ({type(first).__name__}: {str(first)[:200]}){remedy}") from error
     except DAMAGED as error:
         raise CheckpointError(f"{problem} ({type(error).__name__}: {str(error)[:200]}){remedy}") from error

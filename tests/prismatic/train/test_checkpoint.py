@@ -135,6 +135,20 @@ def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(tmp_path: Pa
     assert facts(result.db_path)["exit_state"] == "finished"
 
 
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_while_a_checkpoint_is_written_ends_the_training(tmp_path: Path, interrupt: type[BaseException]):
+    class Interrupted:
+        def __reduce__(self):
+            raise interrupt
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    schedule.held = Interrupted()
+    with pytest.raises(interrupt):
+        Checkpoints(tmp_path, model, optimizer, schedule, torch.device("cpu")).save(1)
+
+
 def test_no_checkpoint_is_ahead_of_its_rows(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("prismatic.runfile.logger.DynamicsLogger.flush", lambda _: False)
     saved = []
