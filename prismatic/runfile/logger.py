@@ -32,7 +32,7 @@ from prismatic.runfile.records import (
 )
 from prismatic.runfile.writer import Writer, event
 
-MAX_REASONS = 20  # why steps were refused: an event for each; further steps are only counted
+MAX_REASONS = 20  # why steps and facts were refused: an event for each; further steps are only counted
 
 
 class DynamicsLogger:
@@ -170,8 +170,22 @@ class DynamicsLogger:
         self.log(step, metrics)
 
     def log_run(self, facts: Mapping[str, Any]) -> None:
-        """Record facts about the run, each a JSON scalar or list; they replace earlier facts of the same name."""
-        self.log_table("run", ({"key": key, "value": json.dumps(value, default=str)} for key, value in facts.items()))
+        """Record facts about the run, each a JSON scalar or list; they replace earlier facts of the same name.
+
+        A fact that is no JSON, such as a list that holds itself, becomes an event.
+        """
+        if not self._accepts_records():
+            return
+        for name, value in facts.items():
+            try:
+                if not isinstance(name, str | int):
+                    raise TypeError(f"its name is of type {type(name).__name__} and not a text")
+                fact = {"key": str(name), "value": json.dumps(value, default=str)}
+            except Exception as error:
+                reason = f"{type(error).__name__}: {text_of(error)}"[:300]
+                self._record_refusal(f"the fact {_printed(name)} is not logged: {reason}")
+            else:
+                self.log_table("run", [fact])
 
     def log_table(self, table: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = False) -> None:
         """Record rows of `run`, `experts` or `tiers`, by column name; with `replace`, delete all earlier rows."""
@@ -245,9 +259,13 @@ class DynamicsLogger:
     def _refuse_step(self, step: object, reason: str) -> None:
         """Count a step that cannot be logged; record the first one of each reason as an event and a warning."""
         self._writer.drop()
+        self._record_refusal(f"step {_printed(step)} is not logged: {reason}", reason)
+
+    def _record_refusal(self, message: str, reason: str | None = None) -> None:
+        """Record the first refusal of each reason, which is the message by default, as an event and a warning."""
+        reason = reason or message
         if reason not in self._refused and len(self._refused) < MAX_REASONS:
             self._refused.add(reason)
-            message = f"step {_printed(step)} is not logged: {reason}"
             self._writer.put(InsertRow("events", event("refused_value", message, "warning")))
             warn(f"{self.db_path}: {message}; training goes on.")
 

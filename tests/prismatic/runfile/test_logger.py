@@ -346,6 +346,20 @@ def test_the_checksums_are_no_fact_of_a_user(path: Path):
     assert codes(path) == ["refused_value"]
 
 
+def test_a_fact_that_is_no_json_is_refused_by_name_and_the_others_are_kept(path: Path):
+    circular: list[object] = []
+    circular.append(circular)
+    refused = {"circular": circular, ("a", 1): 2, "keys": {(1, 2): 3}, "huge": 10**5000, None: 1}
+    with DynamicsLogger(path) as logger:
+        with pytest.warns(RuntimeWarning, match="is not logged") as warned:
+            logger.log_run({**refused, "note": "kept"})
+        logger.log(0, dynamics())
+    assert rows(path, "SELECT key, value FROM run WHERE key != 'checksums'") == [{"key": "note", "value": '"kept"'}]
+    messages = [row["message"] for row in rows(path, "SELECT message FROM events")]
+    assert [message.partition(" is not")[0] for message in messages] == [f"the fact {name!r}" for name in refused]
+    assert (len(warned), logger.dropped) == (5, 0)
+
+
 @pytest.mark.filterwarnings("ignore:.*is not logged")
 def test_an_error_without_a_text_does_not_leave_log(path: Path):
     class Mute(Exception):
