@@ -23,7 +23,8 @@ MEMORY_BYTES, MAX_VALUE = 512 << 20, 64 << 10
 MAX_FACTS = 5000
 BUSY_SECONDS = 2.0
 # What a plain index may be: of columns, without an expression or a condition.
-PLAIN_INDEX = re.compile(r'CREATE (UNIQUE )?INDEX "?\w+"? ON "?\w+"? ?\(["\w, ]+\)')
+COLUMN = r'\s*"?\w+"?(\s+(ASC|DESC))?\s*'
+PLAIN_INDEX = re.compile(rf'CREATE (UNIQUE )?INDEX "?\w+"?\s+ON\s+"?\w+"?\s*\({COLUMN}(,{COLUMN})*\)', re.IGNORECASE)
 # In the text of a table: what SQLite would run when rows are copied to another table.
 CODE = re.compile(r"\b(CHECK|DEFAULT|GENERATED|VIRTUAL|AS)\b\W*\(|\bCREATE\s+VIRTUAL\b", re.IGNORECASE)
 

@@ -30,6 +30,7 @@ CODE = {
     "a virtual table": "CREATE VIRTUAL TABLE more USING fts5(a)",
     "an index on an expression": "CREATE INDEX i ON dynamics (abs(step))",
     "an index with a condition": "CREATE INDEX i ON dynamics (step) WHERE step > 3",
+    "an index with an operator": "CREATE INDEX i ON dynamics (step, step LIKE expert_0_top_norm)",
 }
 
 
@@ -73,6 +74,20 @@ def test_a_file_with_code_in_its_schema_is_not_upgraded(tmp_path: Path, statemen
     with pytest.raises(LoggerError, match="views, triggers or expressions"):
         migrate(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "create index i on dynamics(expert_0_top_norm)",
+        'create unique index "i"\non "dynamics" ( "step" , expert_0_top_norm desc )',
+    ],
+)
+def test_an_index_of_columns_is_upgraded_with_its_file_however_it_is_written(tmp_path: Path, index: str) -> None:
+    path = bad_files.database(folder_of(tmp_path, "a"), WIDE, index)
+    assert migrate(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'i'").fetchall()
 
 
 def test_the_list_prints_no_escape_of_a_file_or_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
