@@ -5,10 +5,10 @@ Options are flat, so that the YAML file, `--set name=value`, the `run` table and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
@@ -18,6 +18,7 @@ from prismatic.errors import ConfigError, LoggerError
 from prismatic.layer.config import RouterConfig
 from prismatic.runfile.manage import read_facts
 from prismatic.train.experiment import Experiment, Positive
+from prismatic.train.read_yaml import read_yaml
 
 OPTION = "config."  # how the names of facts begin that are options
 SQLITE = b"SQLite format 3\x00"  # the first bytes of a run file
@@ -80,7 +81,7 @@ def overridden_options(path: Path | None, overrides: Iterable[str] = ()) -> dict
         if not equals:
             raise ConfigError(f"--set {override}: expected name=value, such as --set perturbation_scale=2.0.")
         try:
-            options[name.strip()] = yaml.safe_load(value)
+            options[name.strip()] = read_yaml(value, where=f"--set {name.strip()}")
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value cannot be read as YAML ({error}).") from error
     return options
@@ -92,7 +93,7 @@ def read_options(path: Path) -> dict[str, Any]:
         content = Path(path).read_bytes()
         if content.startswith(SQLITE):
             return _recorded_options(path)
-        options = yaml.safe_load(content.decode("utf-8"))
+        options = read_yaml(content.decode("utf-8"), where=str(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({error}). `experiments/` holds working configs.") from error
     options = {} if options is None else options
@@ -126,10 +127,40 @@ def parse_config(options: dict[str, Any], *, where: str = "config") -> RunConfig
 
 def validated(model: type[Model], options: dict[str, Any], *, where: str) -> Model:
     """Check options and fill in defaults. Raises ConfigError that names each bad key, its value and what is allowed."""
+    misplaced = [*_misplaced_truth_values(model, options)]
+    problems = [
+        f"{where}: {name} = {options[name]!r} is not allowed: YAML reads yes, no, on, off, true and false as truth "
+        "values. Write a number, or a text in quotes."
+        for name in misplaced
+    ]
     try:
-        return model.model_validate(options)
+        checked = model.model_validate(options)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(model, where, dict(problem)) for problem in error.errors())) from error
+        others = [problem for problem in error.errors() if not {*problem["loc"][:1]} & {*misplaced}]
+        problems += [_explain(model, where, dict(problem)) for problem in others]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return checked
+
+
+def _misplaced_truth_values(model: type[BaseModel], options: dict[str, Any]) -> Iterator[str]:
+    """Yield the options with a truth value in place of a number, for which pydantic would take it, or of a text."""
+    for name, value in options.items():
+        field = model.model_fields.get(name)
+        if field is not None and _holds_truth_value(value) and not _takes_truth_value(field.annotation):
+            yield name
+
+
+def _holds_truth_value(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, bool) or any(map(_holds_truth_value, inner))
+
+
+def _takes_truth_value(annotation: Any) -> bool:
+    """Return whether a truth value is allowed anywhere in a value of this type; a model checks its own."""
+    if annotation in (bool, Any) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return True
+    return any(map(_takes_truth_value, get_args(annotation)))
 
 
 def _explain(model: type[BaseModel], where: str, problem: dict[str, Any]) -> str:

@@ -55,6 +55,11 @@ def process_group(parallel: Parallel | None, device: str) -> Iterator[torch.devi
 
 
 def _require_torchrun(parallel: Parallel | None) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        if not (number := os.environ.get(name, "0")).isdecimal():
+            raise ConfigError(
+                f"the environment has {name} = {number!r}, which is not a number. Unset it, or start with torchrun."
+            )
     count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else os.environ.get("WORLD_SIZE")
     if parallel is None and int(count or 1) > 1:
         raise ConfigError(f"{count} processes were started to train one model; choose --parallel ddp or fsdp2.")

@@ -111,6 +111,28 @@ def test_all_mistakes_are_reported_at_once(path: Path):
     assert all(any(name in line for line in lines) for name in ("sparsity", "colour", "steps"))
 
 
+@pytest.mark.parametrize("option", ["seed: yes", "learning_rate: on", "max_grad_norm: no", "thresholds: {margin: yes}"])
+def test_a_truth_value_is_no_number(path: Path, option: str):
+    path.write_text(f"{option}\nsteps: 0\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{path}: {option.partition(':')[0]} = ")
+    assert first.endswith("Write a number, or a text in quotes.")
+    assert "steps" in second
+
+
+def test_a_key_that_is_given_twice_is_named_with_its_lines(path: Path):
+    path.write_text("seed: 1\nsteps: 7\n\nseed: 2\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert str(error.value) == f"{path}: the key 'seed' is given twice, in lines 1 and 4. Keep one of them."
+    path.write_text("thresholds: &t {min_seeds: 3}\nsteps: 7\n")
+    assert load_config(path, ["thresholds={min_seeds: 4}"]).steps == 7
+    with pytest.raises(ConfigError, match="--set thresholds: the key 'a' is given twice"):
+        load_config(path, ["thresholds={a: 3, a: 4}"])
+
+
 def test_heads_must_divide_the_hidden_size():
     with pytest.raises(ConfigError, match=r"^config: hidden_size=10 must be a multiple of num_heads=4\.$"):
         parse_config({"hidden_size": 10})

@@ -234,6 +234,10 @@ def test_unexpected_or_missing_processes_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"2 processes were started .* --parallel ddp or fsdp2"):
         train(config, runs=tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "abc")
+    for parallel in (None, "ddp"):
+        with pytest.raises(ConfigError, match=r"WORLD_SIZE = 'abc', which is not a number\. Unset it"):
+            train(config, runs=tmp_path, parallel=parallel)
 
 
 def test_the_first_generation_of_sharding_is_refused_by_name(tmp_path: Path):
