@@ -30,6 +30,10 @@ NAMED = 12  # experts that a finding lists
 NEVER_CHOSEN = "the router never chose the expert, or its parameters do not require gradients"
 ATTACH = "DynamicsLoggerCallback.attach(model, optimizer)"
 CALLED_BY_HAND = (None, "plain loop", "accelerate")  # values of the fact `hook`; others are hooks of optimizers
+OVERFLOWED = "the loss or the gradients overflowed (training diverged, or half precision without a GradScaler)"
+NOT_LOGGED = "the expert was not logged in these steps, as one that was added or removed during training"
+SMALLER_STEPS = "lower the learning rate or clip with max_grad_norm"
+SAME_EXPERTS = "log every expert from the first step to the last, and begin a new run where their number changes"
 ORDER_FIXES = {
     "no_gradients": ("logged when no expert had a gradient", "log after backward() and before zero_grad()"),
     "zero_gradients": ("logged when all gradients were zero", "log before zero_grad(), not after it"),
@@ -194,17 +198,33 @@ def nonfinite(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
         first = int(run.steps[np.flatnonzero(broken)[0]])
         symptom = f"expert {expert.index} has norms that are NaN, infinite or missing"
         symptom += ", until the end" if ended else ""
+        cause, fix = _cause_of_nonfinite(run, norms, broken)
         yield Finding(
             "nonfinite",
             graver(run) if severe else WARNING,
             symptom,
             f"{int(broken.sum())} of {len(broken)} rows, first at step {first}",
-            f"{unrouted(run)}the loss or the gradients overflowed (training diverged, or half precision without a "
-            "GradScaler), or the expert was not logged in these steps",
-            "lower the learning rate or clip with max_grad_norm; the charts still show the earlier rows",
+            cause,
+            f"{fix}; the charts still show the other rows",
             run.id,
             None if expert.index == 0 else expert.index,
         )
+
+
+def _cause_of_nonfinite(run: Run, norms: NDArray[np.float64], broken: NDArray[np.bool_]) -> tuple[str, str]:
+    """Return the cause and the fix of broken rows: the logger counts in each the values that overflowed.
+
+    norms: of one expert, [tier, T]. broken: rows in which one of them is NaN, infinite or missing, [T].
+    """
+    counts = np.stack([run.step_column(name)[broken] for name in ("nonfinite", "nan_values")])
+    overflowed = np.isinf(norms[:, broken]).any(axis=0) | (counts > 0).any(axis=0)
+    if overflowed.all():
+        return OVERFLOWED, SMALLER_STEPS
+    if not overflowed.any() and np.isfinite(counts).all():
+        unlogged = unrouted(run)
+        return f"{unlogged}or {NOT_LOGGED}" if unlogged else NOT_LOGGED, SAME_EXPERTS
+    both = f"if gradients overflowed, {SMALLER_STEPS}; otherwise {SAME_EXPERTS}"
+    return f"{unrouted(run)}{OVERFLOWED}, or {NOT_LOGGED}", both
 
 
 def missing_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:

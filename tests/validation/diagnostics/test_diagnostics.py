@@ -73,6 +73,27 @@ def test_missing_values_are_a_warning_and_many_are_an_error(share, severity):
     assert found(with_norms(run, 1, top_norm=holed))["nonfinite"] == severity
 
 
+@pytest.mark.parametrize(
+    ("value", "counted", "cause", "fix"),
+    [
+        (np.nan, {"nonfinite": 0.0, "nan_values": 0.0}, "the expert was not logged", "begin a new run"),
+        (np.nan, {"nonfinite": 3.0, "nan_values": 0.0}, "the loss or the gradients overflowed", "lower the"),
+        (np.inf, {}, "the loss or the gradients overflowed", "lower the"),
+        (np.nan, {}, "overflowed (training diverged, or half precision without a GradScaler), or", "if gradients"),
+    ],
+)
+def test_missing_values_have_the_cause_that_the_logger_counted(value, counted, cause, fix):
+    run = simulated_run()
+    holed = run.experts[1]["top_norm"].copy()
+    holed[:100] = value
+    columns = {name: np.where(np.arange(len(holed)) < 100, count, 0.0) for name, count in counted.items()}
+    run = changed(with_norms(run, 1, top_norm=holed), step_columns=columns)
+    (finding,) = (finding for finding in diagnose(run) if finding.id == "nonfinite")
+    assert cause in finding.cause
+    assert fix in finding.fix
+    assert ("overflow" in finding.cause) == ("learning rate" in finding.fix)
+
+
 def test_a_run_that_ends_in_nan_is_invalid_however_long_it_was_sound():
     run = simulated_run()
     diverged = run.experts[1]["top_norm"].copy()
