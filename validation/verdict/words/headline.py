@@ -19,7 +19,7 @@ from validation.verdict.claims import (
 from validation.verdict.groups import FOUND, NOT_FOUND, POSITIVE, Group
 
 ALL_SUPPORTED = "The perturbation awakens the bottom weights, changes the gradients, and it lasts"
-NONE_SUPPORTED = "The perturbed experts learn like unperturbed ones"
+NONE_SUPPORTED = "On average, the perturbed experts learn like unperturbed ones"
 HEADLINES_OF_SELF_TEST = {
     FOUND: "The verdict found the effect that was planted",
     NOT_FOUND: "The planted effect was not found: runs like these cannot answer",

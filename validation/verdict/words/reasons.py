@@ -40,7 +40,7 @@ HEADLINES = {
     Reason.DEPENDS_ON_INVALID_RUNS: "The answer depends on runs that cannot be judged",
     Reason.NOT_FINISHED: "Only a finished training shows whether the effect lasts",
     Reason.COLLAPSES: "The effect fades during training",
-    Reason.LASTS: "The effect lasts until the end of training",
+    Reason.LASTS: "The effect lasts into the last third of training",
     Reason.NOTHING_TO_SUSTAIN: "There is no sure effect that could last",
     Reason.SHARE_UNDECIDED: "Not clear yet how much of the effect lasts",
 }
@@ -156,7 +156,7 @@ def _design(reason: Reason, m: Measurements, run: Run, invalid: str) -> str | No
 
 def _found(m: Measurements, run: Run, effect: Effect, interval: Interval) -> str:
     """Return an effect with its interval, and what it is compared to."""
-    notes = ["by the gradients that the optimizer uses"] if m.source == "merged" and run.merges_parameters else []
+    notes = ["by the gradients that the optimizer uses"] if m.source == "merged" and run.mixture != "separate" else []
     notes += ["not corrected for noise"] if not m.corrected and effect.name != BOTTOM else []
     note = f" ({', '.join(notes)})" if notes else ""
     against = control_of(m.control)

@@ -176,7 +176,8 @@ def test_a_size_below_the_controls_is_compared_to_the_lower_threshold():
         ("isolated", False, {}, "over 6 seeds (not corrected for noise); the whole"),
         ("merged", True, {}, "over 6 seeds (by the gradients that the optimizer uses); the whole"),
         ("merged", False, {}, "over 6 seeds (by the gradients that the optimizer uses, not corrected for noise); the"),
-        ("merged", False, {"mixture": "top_k"}, "over 6 seeds (not corrected for noise); the whole"),
+        ("merged", True, {"mixture": "top_k"}, "over 6 seeds (by the gradients that the optimizer uses); the whole"),
+        ("merged", False, {"mixture": "separate"}, "over 6 seeds (not corrected for noise); the whole"),
     ],
 )
 def test_merged_and_uncorrected_gradients_are_named(source, corrected, facts, note):
