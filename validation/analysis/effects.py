@@ -53,7 +53,7 @@ class Levels:
     @property
     def layers(self) -> int:
         """The number of layers."""
-        return int(self.of[BOTTOM].shape[1])
+        return int(next(iter(self.of.values())).shape[1])
 
     @cached_property
     def _places(self) -> dict[str, NDArray[np.intp]]:

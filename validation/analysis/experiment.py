@@ -27,7 +27,7 @@ from validation.analysis.effects import (
     expert_levels,
     over_time,
 )
-from validation.analysis.intervals import exchanged
+from validation.analysis.intervals import exchanged, student
 from validation.analysis.measurements import Effect, Measurements
 from validation.analysis.statistics import Array
 
@@ -192,7 +192,23 @@ def _over_seeds(name: str, pairs: Sequence[Pair], thresholds: Thresholds) -> Eff
     x_SK = np.stack([effect_K(_comparable(*pair), name, pair[1]) for pair in pairs])
     x_S3 = np.stack([over_time(x_K) for x_K in x_SK])
     exchanges = _exchanges(name, pairs) if all(twin is None for _, twin in pairs) else (0.0, 0.0)
-    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, x_UK=x_SK, exchanges=exchanges)
+    opposed = _opposed_layers(name, pairs, thresholds)
+    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, None, x_SK, exchanges, opposed)
+
+
+def _opposed_layers(name: str, pairs: Sequence[Pair], thresholds: Thresholds) -> tuple[float, float] | None:
+    """Return the effect in the lowest and in the highest layer, if their mean hides that both are surely there."""
+    counts = {own.layers for own, _ in pairs}
+    layers = counts.pop() if len(counts) == 1 else 0
+    if layers < 2:
+        return None
+    margin, found = margin_of(name, thresholds), []
+    for layer in range(layers):
+        cut = [(own.of_layers([layer]), twin and twin.of_layers([layer])) for own, twin in pairs]
+        x_S = np.array([over_time(effect_K(_comparable(own, twin), name, twin))[0] for own, twin in cut])
+        found.append(student(x_S, thresholds.alpha / layers))
+    low, high = min(found, key=lambda each: each.high), max(found, key=lambda each: each.low)
+    return (low.mid, high.mid) if low.high < -margin and high.low > margin else None
 
 
 def _exchanges(name: str, pairs: Sequence[Pair]) -> tuple[float, float]:

@@ -34,6 +34,8 @@ class Effect:
     """The units by bin, as charts show them: within one run less the mean of the control experts."""
     exchanges: tuple[float, float] = (0.0, 0.0)
     """Over seeds, the shares of exchanges of roles within runs that give as low and as high a mean; 0 without any."""
+    opposed: tuple[float, float] | None = None
+    """Over seeds, the lowest and the highest layer, where one surely lies below minus the margin and one above it."""
 
     def interval(self, alpha: float, column: int = 0) -> Interval:
         """Return the estimate with its interval at alpha: Student over seeds, Welch within one run.

@@ -306,3 +306,25 @@ def test_a_clean_or_perturbed_expert_is_needed():
         experts = {e: one for e, one in run.experts.items() if one.role != role}
         m = experiment([replace(run, experts=experts)])
         assert (m.units, m.without_verdict, m.effects) == (0, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("of_layers", "opposed"), [((0.5, -0.5), True), ((0.5, 0.0), False), ((0.5, 0.5), False), ((0.0, 0.0), False)]
+)
+def test_layers_on_opposite_sides_are_noticed(of_layers, opposed):
+    """Of each run, the perturbed experts' level of an effect is raised in one layer and lowered in another."""
+    gains = np.array(of_layers)[None, :, None]
+    runs = []
+    for each in measured(study(6, probed_run, layers=2)):
+        perturbed = (np.array(each.isolated.roles) == "perturbed")[:, None, None]
+        runs.append(
+            replace(
+                each,
+                isolated=replace(each.isolated, of={n: v + gains * perturbed for n, v in each.isolated.of.items()}),
+            )
+        )
+    m = measure(runs, Cohort(runs), THRESHOLDS, {})
+    for name, found in m.effects.items():
+        assert (found.opposed is not None) is opposed, name
+        if opposed:
+            assert found.opposed == pytest.approx((-0.5, 0.5), abs=0.2)

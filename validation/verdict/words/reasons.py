@@ -91,10 +91,15 @@ def _of_effect(reason: Reason, m: Measurements, run: Run, effect: Effect, interv
         stays_open = f"whether it lies outside {low:.2f}x to {high:.2f}x stays open"
     else:
         stays_open = f"whether the effect exceeds {limit} stays open"
-    return {
+    text = {
         Reason.ABOVE_MARGIN: f"{found}; the whole interval lies beyond the threshold of {limit}",
         Reason.INSIDE_MARGIN: f"{found}; an effect of {limit} is ruled out",
     }.get(reason, f"{found}; {stays_open}")
+    if effect.opposed:
+        unit = "" if effect.name == DIRECTION else "x"
+        lowest, highest = (f"{shown(effect.name, layer):.2f}{unit}" for layer in effect.opposed)
+        text += f"; it is a mean over layers that differ, from {lowest} in one to {highest} in another"
+    return text
 
 
 WITH_ESTIMATE = {

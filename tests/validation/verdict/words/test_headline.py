@@ -52,7 +52,10 @@ def headline(*statuses: str, **how) -> str:
     ("statuses", "words"),
     [
         ((SUPPORTED, SUPPORTED, SUPPORTED), ALL_SUPPORTED),
-        ((REFUTED, REFUTED, INCONCLUSIVE), "On average, the perturbed experts learn like unperturbed ones over 6 seeds"),
+        (
+            (REFUTED, REFUTED, INCONCLUSIVE),
+            "On average, the perturbed experts learn like unperturbed ones over 6 seeds",
+        ),
         ((REFUTED, INCONCLUSIVE, INCONCLUSIVE), "No awakening over 6 seeds; divergence stays open"),
         ((SUPPORTED, INCONCLUSIVE, SUPPORTED), "Awakening over 6 seeds, and it lasts; divergence stays open"),
         ((SUPPORTED, SUPPORTED, INCONCLUSIVE), "Awakening and divergence over 6 seeds; whether it lasts stays open"),

@@ -209,3 +209,9 @@ def test_the_worst_effect_of_sham_runs_is_named():
     shams = {BOTTOM: NONE.effects[BOTTOM], SIZE: replace(SURE.effects[SIZE], x_U3=-SURE.effects[SIZE].x_U3)}
     text = words(replace(SURE, sham_effects=shams), "awakening")
     assert text.startswith("in 6 sham runs, where nothing was perturbed, the size of the gradients is 0.67x [")
+
+
+def test_a_mean_over_layers_on_opposite_sides_is_said_to_be_one():
+    opposed = replace(NONE, effects={n: replace(e, opposed=(-0.5, 0.5)) for n, e in NONE.effects.items()})
+    assert words(opposed, "awakening").endswith("a mean over layers that differ, from 0.61x in one to 1.65x in another")
+    assert all("layers" not in claim.because for claim in claims_of(NONE, [RUN], {}))
