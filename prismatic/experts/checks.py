@@ -77,6 +77,7 @@ def _refuse(model: nn.Module, routers: Sequence[Any]) -> None:
         else:
             _refuse_sharding_inside(router)
         _refuse_different_shapes(router)
+        _refuse_complex_weights(router)
         roles_of(router)
     mixture_of(routers)
     _refuse_different_names([router for router in routers if isinstance(router, FoundExperts)])
@@ -132,6 +133,17 @@ def _refuse_different_shapes(router: Any) -> None:
             raise ModelError(
                 f"expert {expert} has other weights than expert 0 ({odd[0]} of shape {odd[1]} in one of them only); "
                 "only experts of the same shapes can be compared."
+            )
+
+
+def _refuse_complex_weights(router: Any) -> None:
+    """Refuse experts with complex weights: no kernel reads the imaginary half of their gradients."""
+    for name, view in views_of(router, 0).items():
+        if view.parameter.is_complex():
+            raise ModelError(
+                f"{name} of the experts of {type(router).__name__} holds complex numbers, for which norms and tiers "
+                "are not defined. Store the real and the imaginary part as a last dimension of 2, see "
+                "torch.view_as_complex."
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -32,15 +33,32 @@ class Tiers(NamedTuple):
         """Return the tiers of a tensor that has none: all of it is middle."""
         return cls(*torch.empty(2, 0, dtype=torch.int64))
 
-    def indices(self) -> Tiers:
-        """Return the tiers themselves, as any other holder of tiers does."""
+    @property
+    def name(self) -> str:
+        """The name of the tensor, which bare tiers do not know."""
+        return "a tensor"
+
+    def indices(self, weights: int) -> Tiers:
+        """Return the tiers themselves, as any other holder of tiers does; ModelError if they need more weights."""
+        needed = max((int(own[-1]) + 1 for own in self if len(own)), default=0)
+        if needed > weights:
+            raise other_size(self.name, weights, f"at least {needed}")
         return self
 
     def planes(self, weights: int) -> Planes:
         """Return the tiers of a tensor of so many weights as bit planes, both of them or none."""
+        self.indices(weights)
         if not len(self.top) and not len(self.bottom):
             return Planes(*torch.empty(2, 0, dtype=torch.uint8, device=self.top.device))
         return Planes(as_plane(self.top, weights), as_plane(self.bottom, weights))
+
+
+def other_size(name: str, weights: int, ranked: int | str) -> ModelError:
+    """Return the error to raise for a tensor that has other weights than its tiers were made of."""
+    return ModelError(
+        f"{name} has {weights} weights, and its tiers were made of {ranked}. Tiers are fixed at the start and mean "
+        "nothing for other weights: log the resized model in a new process, as a run of its own."
+    )
 
 
 def tier_size(weights: int, sparsity: float) -> int:
@@ -99,6 +117,8 @@ class TierIndices(nn.Module):
     saved = True  # of a pickled model from before there were planes
     version = 0
     """A count of the changes of the tiers, or of the device they are on."""
+    ranked: Mapping[str, int] = MappingProxyType({})  # of a pickled model from before it was known
+    """The number of weights of each tensor whose tiers these are."""
 
     def __init__(self, *, saved: bool = True) -> None:
         super().__init__()
@@ -113,6 +133,7 @@ class TierIndices(nn.Module):
     def rank(self, parameters: Mapping[str, Tensor], sparsity: float) -> None:
         """Compute the tiers of these base weights, which then serve every expert and every step."""
         self.names = list(parameters)
+        self.ranked = {name: weight.numel() for name, weight in parameters.items()}
         self._changed()
         self._buffers.clear()
         for place, weight in enumerate(parameters.values()):
@@ -123,6 +144,12 @@ class TierIndices(nn.Module):
             # some formats take all tensors without storage for one shared tensor and drop the others.
             for tier, indices in tiers._asdict().items():
                 self.register_buffer(f"{tier}_{place}", indices.to(weight.device, kind), persistent=len(indices) > 0)
+
+    def refuse_other_size(self, name: str, weights: int) -> None:
+        """Raise ModelError if the tiers of a tensor were made when it had another number of weights."""
+        ranked = self.ranked.get(name, weights)
+        if ranked != weights:
+            raise other_size(name, weights, ranked)
 
     def cached(self, name: str, key: Hashable, make: Callable[[Tiers], T]) -> T:
         """Return `make(tiers of the parameter)`, computed once for each key."""

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from prismatic.collectives import World, world
+from prismatic.errors import ModelError
 from prismatic.experts.protocol import modules_of, num_experts, tier_basis, views_of
 from prismatic.experts.tiers import TierIndices
 from prismatic.experts.views import View
@@ -103,7 +104,14 @@ class Plan:
 
     @cached_property
     def views_R(self) -> Sequence[View]:
-        """The tensors of all experts."""
+        """The tensors of all experts; ModelError if one has other tensors than the first, as after a replacement."""
+        for expert, own in enumerate(self.views):
+            if [*own] != self.names:
+                odd = sorted({*own} ^ {*self.names}) or self.names
+                raise ModelError(
+                    f"expert {expert} has other tensors than expert 0, or the same in another order (see {odd[0]}). "
+                    "Only experts of the same shapes can be compared: replace all of them alike."
+                )
         return [view for of_name in zip(*(own.values() for own in self.views), strict=True) for view in of_name]
 
     @cached_property

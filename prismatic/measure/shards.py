@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prismatic.collectives import World, world
 from prismatic.experts.planes import Planes
-from prismatic.experts.tiers import TierIndices, Tiers, is_sharded
+from prismatic.experts.tiers import TierIndices, Tiers, is_sharded, other_size
 from prismatic.experts.views import View
 
 
@@ -46,13 +46,18 @@ class Part(NamedTuple):
         return self.stored(tensor).reshape(-1)
 
     def stored(self, tensor: Tensor) -> Tensor:
-        """Return the same without a copy: a tensor that is counted whole keeps its shape, and lies where it does."""
+        """Return the same without a copy: a tensor that is counted whole keeps its shape, and lies where it does.
+
+        Raises ModelError if the tensor has another size than the weights had when this part was planned.
+        """
         if self.view.expert is not None and (is_sharded(tensor) or tensor.shape != self.shape):
             own = self.view.of(tensor)
             if own is None:
                 return tensor.to_local().new_empty(0)  # type: ignore[attr-defined]
             tensor = own
-        elif is_sharded(tensor):
+        if tensor.numel() != self.shape.numel():
+            raise other_size(self.name, tensor.numel(), self.shape.numel())
+        if is_sharded(tensor):
             tensor = tensor.to_local()  # type: ignore[attr-defined]
         dense = tensor.to_dense() if tensor.is_sparse else tensor
         return dense if self.stop - self.start == dense.numel() else dense.reshape(-1)[self.start : self.stop]
@@ -61,12 +66,14 @@ class Part(NamedTuple):
         """Return the parameter's tiers among the entries that are counted here, as indices into [Q]."""
         if self.stop == self.start:
             return Tiers.none()
+        tiers.refuse_other_size(self.name, self.shape.numel())
         if self.is_whole:
             return tiers.indices(self.name)
         return tiers.cached(self.name, (self.name, self.start, self.stop, self.sharded), self._tiers)
 
     def planes(self, tiers: TierIndices) -> Planes:
         """Return the same as bit planes."""
+        tiers.refuse_other_size(self.name, self.shape.numel())
         if self.is_whole:
             return tiers.planes(self.name, self.stop)
         key = ("planes", self.name, self.start, self.stop, self.sharded)
@@ -103,17 +110,29 @@ class PartTiers:
         self.prepared: object = None
         """The work that a way of summing keeps for the next step, with the first tensor of a step."""
         self._planes: tuple[int, Planes] | None = None
+        self._weights = part.stop - part.start
 
-    def indices(self) -> Tiers:
-        """Return them as flat indices."""
+    @property
+    def name(self) -> str:
+        """The name of the tensor."""
+        return self.part.name
+
+    def indices(self, weights: int) -> Tiers:
+        """Return them as flat indices; ModelError if the part has another number of weights."""
+        self._refuse_other_size(weights)
         return self.part.tiers(self.tiers)
 
     def planes(self, weights: int) -> Planes:
-        """Return them as bit planes, looked up once for each version of the tiers: every step asks for them."""
+        """Return the same as bit planes, looked up once for each version of the tiers: every step asks for them."""
+        self._refuse_other_size(weights)
         if self._planes is None or self._planes[0] != self.tiers.version:
             planes = self.part.planes(self.tiers)
             self._planes = self.tiers.version, planes
         return self._planes[1]
+
+    def _refuse_other_size(self, weights: int) -> None:
+        if weights != self._weights:
+            raise other_size(self.name, weights, self._weights)
 
 
 def parts_of(views: Mapping[str, View], *, compared: bool = False) -> list[Part]:

@@ -310,8 +310,9 @@ def _sum_chunk(tensor, addresses, chunk, totals, spare):  # type: ignore[no-unty
     in_row = (columns + CHUNK - 1) // CHUNK
     row, column = chunk // in_row, chunk % in_row * CHUNK
     count = min(CHUNK, columns - column)
-    # The last pair may end behind the tensor, so a vector must not be loaded there.
-    at_end = stride == 2 and row == tensor[ROWS] - 1 and column + count == columns
+    # The last pair may end behind the tensor, so a vector must not be loaded there. Rows at a distance of 0 are one.
+    last = row == tensor[ROWS] - 1 or tensor[ROW_STRIDE] == 0
+    at_end = stride == 2 and last and column + count == columns
     vectors = (count - at_end) // STEP * UNROLL
     offset, after = _offset(tensor, chunk), _offset(tensor, chunk + 1)
     marks = (row * columns + column) // 8 * step

@@ -56,18 +56,18 @@ def readable(
 ) -> Readable:
     """Return gradients in one of some types and in one layout, copied only if they differ or lie in no rows.
 
-    model: the first gradient that is there.
+    model: the first gradient that is there, of the shape of all (see `TensorGradients.checked`).
     """
-    kind, strides, layout = model.dtype, model.stride(), layout_of(model)
-    if kind in kinds and layout is not None and not (on_cpu and model.device.type != "cpu"):
+    kind, strides, place, layout = model.dtype, model.stride(), model.device, layout_of(model)
+    if kind in kinds and layout is not None and not (on_cpu and place.type != "cpu"):
         for grad in grads:
-            if grad is not None and (grad.dtype is not kind or grad.stride() != strides):
+            if grad is not None and (grad.dtype is not kind or grad.stride() != strides or grad.device != place):
                 break
         else:
             return Readable(grads, kind, layout)
     found = {grad.dtype for grad in grads if grad is not None}
     wide = torch.float64 if torch.float64 in found else torch.float32
     common = kind if found == {kind} and kind in kinds else wide
-    device = torch.device("cpu") if on_cpu else model.device
+    device = torch.device("cpu") if on_cpu else place
     copies = [None if grad is None else grad.detach().to(device, common).reshape(-1).contiguous() for grad in grads]
     return Readable(copies, common, Layout(1, model.numel(), 0, 1))

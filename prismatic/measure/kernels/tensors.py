@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prismatic.errors import ModelError
 from prismatic.experts.planes import Planes
 from prismatic.experts.tiers import Tiers
 
@@ -22,14 +23,23 @@ first. Of several tensors they follow each other, [R, COLUMNS]."""
 
 
 class HasTiers(Protocol):
-    """The tiers of a tensor in the form that a way of summing reads."""
+    """The tiers of a tensor in the form that a way of summing reads.
 
-    def indices(self) -> Tiers:
+    Both forms are asked for with the number of weights of the gradient. They raise ModelError if the tiers are those of
+    a tensor of another size, beyond whose end they would be read.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the tensor, for messages."""
+        ...
+
+    def indices(self, weights: int) -> Tiers:
         """Return them as flat indices."""
         ...
 
     def planes(self, weights: int) -> Planes:
-        """Return them as bit planes of a tensor of so many weights."""
+        """Return them as bit planes."""
         ...
 
 
@@ -41,9 +51,28 @@ class TensorGradients(NamedTuple):
 
     @property
     def present(self) -> Tensor | None:
-        """The first gradient that is there and not empty, whose shape and device are those of all others."""
+        """The first gradient that is there, unless it is empty."""
         found = next((grad for grad in self.gradients if grad is not None), None)
         return None if found is None or not found.numel() else found
+
+    def checked(self) -> Tensor | None:
+        """Return the same, whose shape all others have: kernels read as far as it says, and no further.
+
+        Raises ModelError if one has another shape, or holds complex numbers, whose imaginary half no kernel reads.
+        """
+        grads = [grad for grad in self.gradients if grad is not None]
+        shapes = sorted({tuple(grad.shape) for grad in grads})
+        if len(shapes) > 1:
+            raise ModelError(
+                f"the gradients of {self.tiers.name} have the shape {shapes[0]} in one expert and {shapes[1]} in "
+                "another of its layer. Only experts of the same shapes can be compared: prune or grow all alike."
+            )
+        if any(grad.is_complex() for grad in grads):
+            raise ModelError(
+                f"the gradients of {self.tiers.name} are complex numbers, for which norms and tiers are not defined. "
+                "Store the real and the imaginary part as a last dimension of 2, see torch.view_as_complex."
+            )
+        return self.present
 
 
 def count_nonfinite(sums_R: Sums, grads_R: Sequence[Tensor | None]) -> None:

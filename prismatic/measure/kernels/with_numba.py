@@ -34,7 +34,7 @@ PER_THREAD = 256  # chunks: a thread with less to do costs more than it saves
 EXACT = 1 << 12  # weights: a smaller tensor is summed in float64 at once, at no cost
 _ZEROS = np.zeros(compiled.STEP // 8, dtype=np.uint8)
 _NEVER_LOST = (-math.inf,) * 3
-_DTYPE, _IS_ON_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+_DTYPE, _IS_ON_CPU, _SHAPE = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("shape")
 _NO_MARKS = _ZEROS.ctypes.data, _ZEROS.ctypes.data, 0  # addresses of both planes, and the step from byte to byte
 
 
@@ -49,6 +49,8 @@ class _Work:
         self.least: list[tuple[float, ...]] = []
         self.read: list[tuple[HasTiers, int, Planes]] = []
         """The tiers of each tensor that is read, its number of weights, and their planes."""
+        self._kept: list[Tensor] = []
+        """The planes that are read, on the CPU: they live as long as their addresses are in use."""
         self.units = 0
         self.table_T: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self.least_R3: NDArray[np.float64] = np.empty(0)
@@ -72,7 +74,7 @@ class _Work:
 
     def _add(self, tensor: TensorGradients, first: int, *, exact: bool) -> Sequence[Tensor | None]:
         """Add a tensor, whose gradients have the rows from `first` on; return what is to be read."""
-        experts, model = len(tensor.gradients), tensor.present
+        experts, model = len(tensor.gradients), tensor.checked()
         if model is None:
             self.rows.append((first, experts, *[0] * (compiled.UNITS - 2), self.units))
             self.least += [_NEVER_LOST] * experts
@@ -80,7 +82,9 @@ class _Work:
         grads, kind, layout = readable(tensor.gradients, model, KINDS, on_cpu=True)
         weights = layout.rows * layout.columns
         planes = tensor.tiers.planes(weights)
-        marks = (planes.top.data_ptr(), planes.bottom.data_ptr(), 1) if planes.top.numel() else _NO_MARKS
+        here = [plane.cpu() for plane in planes]
+        self._kept += here
+        marks = (here[0].data_ptr(), here[1].data_ptr(), 1) if planes.top.numel() else _NO_MARKS
         exact = exact or weights <= EXACT
         self.rows.append((first, experts, *layout, KINDS[kind], exact, *marks, self.units))
         least = compiled.SMALLEST * weights
@@ -124,7 +128,7 @@ def _form_of(grads_R: Sequence[Tensor | None]) -> object:
     """Return what the layout of gradients follows from; None if one of them is missing, or is no plain tensor."""
     if any(type(grad) is not Tensor for grad in grads_R):
         return None
-    facts: Sequence[Callable[[Any], object]] = (_DTYPE, _IS_ON_CPU, Tensor.numel, Tensor.stride)
+    facts: Sequence[Callable[[Any], object]] = (_DTYPE, _IS_ON_CPU, _SHAPE, Tensor.stride)
     return [[*map(fact, grads_R)] for fact in facts]
 
 

@@ -18,7 +18,7 @@ MOST = 1 << 20  # numbers of a piece: 8 MiB in float64, and a few times as much 
 
 def tier_sums_torch(tensor: TensorGradients) -> Tensor:
     """Return the sums of a tensor as [E, COLUMNS] float64 on its device, without waiting for them."""
-    model = tensor.present
+    model = tensor.checked()
     assert model is not None, "a tensor with a gradient"
     present = [expert for expert, grad in enumerate(tensor.gradients) if grad is not None]
     grads = [grad for grad in tensor.gradients if grad is not None]

@@ -84,10 +84,10 @@ def tier_sums_triton(tensors: Sequence[TensorGradients]) -> list[Tensor]:
 
     Each tensor has a gradient, and all lie on one device. The addresses of all gradients are sent to it at once.
     """
-    found = [readable(tensor.gradients, tensor.present, KINDS) for tensor in tensors if tensor.present is not None]
+    models = [model for tensor in tensors if (model := tensor.checked()) is not None]
+    found = [readable(tensor.gradients, model, KINDS) for tensor, model in zip(tensors, models, strict=True)]
     listed = [0 if grad is None else grad.data_ptr() for own in found for grad in own.grads]
-    device = next(tensor.present.device for tensor in tensors if tensor.present is not None)
-    addresses_R = torch.tensor(listed, dtype=torch.int64).to(device, non_blocking=True)
+    addresses_R = torch.tensor(listed, dtype=torch.int64).to(models[0].device, non_blocking=True)
     sums, first = [], 0
     for tensor, own in zip(tensors, found, strict=True):
         sums.append(_sums_of(tensor, own, addresses_R[first : first + len(own.grads)]))

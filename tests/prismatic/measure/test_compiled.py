@@ -1,5 +1,6 @@
 """Compiled sums: every layout without a copy, threads, types that differ, and the way that is chosen at start."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from prismatic.measure.kernels.layout import readable
 from prismatic.measure.kernels.with_numba import tier_sums_numba
 from prismatic.measure.kernels.with_numpy import tier_sums_numpy
 from prismatic.measure.plan import Plan
+from tests.support.source_tree import ROOT
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -66,6 +68,29 @@ def test_a_layout_that_is_not_rows_of_whole_steps_is_copied(shape):
     ]
     tensor = TensorGradients(grads, tier_indices(normal(grads[0].numel()), 0.2))
     assert tier_sums_numba([tensor]) == pytest.approx(tier_sums_numpy(tensor), rel=1e-6, abs=1e-6)
+
+
+BEFORE_A_WALL = """
+import ctypes, mmap
+import numpy as np, torch
+from prismatic.experts.tiers import Tiers
+from prismatic.measure.kernels import TensorGradients
+from prismatic.measure.kernels.with_numba import tier_sums_numba
+
+pages = np.frombuffer(mmap.mmap(-1, 2 * mmap.PAGESIZE), dtype=np.float32)
+pages[:] = 1.0
+half = len(pages) // 2
+assert not ctypes.CDLL(None).mprotect(ctypes.c_void_p(pages[half:].ctypes.data), mmap.PAGESIZE, 0)
+row = torch.from_numpy(pages[:half])[half - 127 :: 2]  # its last element is the last of the page
+print(tier_sums_numba([TensorGradients([row.expand(128, 64)], Tiers.none())])[0, 2])
+"""
+
+
+@pytest.mark.long  # a process of its own, because what it tests would end it
+@pytest.mark.skipif(sys.platform == "win32", reason="has no mprotect")
+def test_nothing_is_read_behind_the_last_element_of_a_gradient():
+    done = subprocess.run([sys.executable, "-c", BEFORE_A_WALL], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "8192.0\n"), done.stderr[-2000:]
 
 
 def test_experts_of_other_types_or_strides_than_the_first_are_summed_as_well():

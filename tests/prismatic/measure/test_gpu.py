@@ -9,6 +9,7 @@ from prismatic.measure.gradients import measure
 from prismatic.measure.kernels import TensorGradients, prepare_gpu
 from prismatic.measure.kernels.on_gpu import sums_on_gpu
 from prismatic.measure.kernels.self_test import agree
+from prismatic.measure.kernels.with_numba import tier_sums_numba
 from prismatic.measure.kernels.with_numpy import tier_sums_numpy
 from prismatic.measure.kernels.with_torch import tier_sums_torch
 from prismatic.train.config import RunConfig
@@ -53,6 +54,14 @@ def test_sums_of_parts_of_a_gradient_are_those_of_a_cpu(kind, dtype):
     there = Tiers(*(indices.cuda() for indices in tiers))
     found = prepare_gpu(torch.device("cuda:0")).sums([TensorGradients([grad.cuda() for grad in grads], there)])
     assert_same(found[0].cpu().numpy(), tier_sums_numpy(TensorGradients(grads, tiers)))
+
+
+@on_gpu
+def test_compiled_code_reads_tiers_and_gradients_that_lie_on_a_gpu_from_copies():
+    tensor = drawn(5000)
+    there = Tiers(*(indices.cuda() for indices in tensor.tiers))
+    grads = [tensor.gradients[0], *(grad.cuda() for grad in tensor.gradients[1:])]
+    assert_same(tier_sums_numba([TensorGradients(grads, there)]), tier_sums_numpy(tensor))
 
 
 @on_gpu

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prismatic.errors import ModelError
 from prismatic.experts.tiers import Tiers, tier_indices
 from prismatic.measure.kernels import (
     COLUMNS,
@@ -27,7 +28,7 @@ from prismatic.measure.kernels.with_torch import tier_sums_torch
 
 def by_torch(tensor):
     """Return the sums that a GPU would give without Triton, in small pieces."""
-    if tensor.present is None:
+    if tensor.checked() is None:
         return np.zeros((len(tensor.gradients), COLUMNS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(with_torch, "MOST", 100_000)
@@ -156,6 +157,45 @@ def test_a_part_of_a_tensor_may_hold_one_end_alone(way, end):
     tiers = Tiers.none()._replace(**{end: getattr(tensor.tiers, end)})
     part = TensorGradients(tensor.gradients, tiers)
     assert_same(way(part), obvious(part))
+
+
+ONE_MAGNITUDE = {
+    "signs": lambda size, seed: 0.1 * torch.randn(size, generator=torch.Generator().manual_seed(seed)).sign(),
+    "constant": lambda size, seed: torch.full((size,), 0.1 * (seed + 1)),
+    "expanded": lambda size, seed: torch.tensor([0.7311 * (seed + 1)]).expand(size),
+    "bfloat16": lambda size, seed: torch.full((size,), 0.1 * (seed + 1)).bfloat16(),
+}
+
+
+@every_way
+@pytest.mark.parametrize("kind", ONE_MAGNITUDE)
+@pytest.mark.parametrize("weights", [CHUNK // 2, CHUNK + 77])
+def test_gradients_whose_rounding_errors_do_not_cancel_are_exact(way, kind, weights):
+    grads = [ONE_MAGNITUDE[kind](weights, seed) for seed in range(3)]
+    tensor = TensorGradients(grads, Tiers(torch.arange(0, weights, 20), torch.arange(1, weights, 20)))
+    assert_same(way(tensor), obvious(tensor))
+
+
+@every_way
+@pytest.mark.parametrize("shapes", [[(40, 8), (10, 8)], [(10, 8), (40, 8)], [(0, 8), (10, 8)], [(8, 10), (10, 8)]])
+def test_gradients_of_other_shapes_are_an_error_and_not_read(way, shapes):
+    tensor = TensorGradients([torch.ones(shape) for shape in shapes], Tiers.none())
+    with pytest.raises(ModelError, match="the gradients of a tensor have the shape"):
+        way(tensor)
+
+
+@every_way
+def test_tiers_of_a_larger_tensor_are_an_error(way):
+    tensor = TensorGradients([torch.ones(3000)], drawn(20_000).tiers)
+    with pytest.raises(ModelError, match="a tensor has 3000 weights, and its tiers were made of at least"):
+        way(tensor)
+
+
+@every_way
+def test_complex_gradients_are_an_error(way):
+    tensor = TensorGradients([torch.ones(30), torch.ones(30, dtype=torch.complex64)], Tiers.none())
+    with pytest.raises(ModelError, match="complex numbers"):
+        way(tensor)
 
 
 @every_way

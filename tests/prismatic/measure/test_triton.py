@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from prismatic.errors import ModelError
 from prismatic.experts.tiers import Tiers, tier_indices
 from prismatic.measure.kernels import SUMS, TensorGradients
 from tests.prismatic.measure.test_compiled import KINDS, normal, stacked
@@ -81,6 +82,11 @@ def test_several_tensors_with_and_without_tiers_are_summed_with_one_list_of_addr
     tensors = [drawn(100), TensorGradients([normal(70), None], Tiers.none()), drawn(300, experts=5)]
     for found, tensor in zip(tier_sums_triton(tensors), tensors, strict=True):
         assert_same(found.numpy(), obvious(tensor), rel=1e-9)
+
+
+def test_gradients_of_other_shapes_are_an_error_and_not_read():
+    with pytest.raises(ModelError, match="the gradients of a tensor have the shape"):
+        by_triton(TensorGradients([normal(40, 8), normal(10, 8)], Tiers.none()))
 
 
 COMPILE = """
