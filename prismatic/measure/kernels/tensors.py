@@ -65,7 +65,7 @@ class TensorGradients(NamedTuple):
         if len(shapes) > 1:
             raise ModelError(
                 f"the gradients of {self.tiers.name} have the shape {shapes[0]} in one expert and {shapes[1]} in "
-                "another of its layer. Only experts of the same shapes can be compared: prune or grow all alike."
+                "another of its layer. Only experts of the same shapes can be compared: resize all, in a new run."
             )
         if any(grad.is_complex() for grad in grads):
             raise ModelError(
