@@ -6,6 +6,7 @@ from torch import nn
 
 from prismatic import DynamicsLoggerCallback, log_gradient_dynamics
 from prismatic.errors import ModelError
+from tests.prismatic.experts.test_checks import WithSharesBeside
 from tests.support.run_file import events, rows, steps
 from tests.support.small_layers import Mixture, with_gradients
 
@@ -50,6 +51,38 @@ def test_experts_that_all_change_their_size_have_no_tiers_any_more(change, size)
     for _ in range(2):
         with pytest.raises(ModelError, match=message):
             log_gradient_dynamics(with_random_gradients(model), 1)
+
+
+@pytest.mark.parametrize("size", [5, 40])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_experts_in_one_tensor_have_no_tiers_of_another_size_either(size, in_place):
+    model = with_random_gradients(WithSharesBeside())
+    assert log_gradient_dynamics(model, 0)["layers"]
+    if in_place:
+        model.experts.up.data = torch.randn(4, size, 20)
+    else:
+        model.experts.up = nn.Parameter(torch.randn(4, size, 20))
+    with pytest.raises(ModelError, match=f"up has {20 * size} weights, and its tiers were made of 400"):
+        log_gradient_dynamics(with_random_gradients(model), 1)
+
+
+def test_experts_may_be_replaced_by_others_of_their_size():
+    model = with_random_gradients(WithSharesBeside())
+    log_gradient_dynamics(model, 0)
+    model.experts.up = nn.Parameter(torch.randn(4, 400))
+    norms = [row["norm"] for row in log_gradient_dynamics(with_random_gradients(model), 1)["layers"]]
+    assert norms == pytest.approx(model.experts.up.grad.norm(dim=1).tolist())
+
+
+def test_sparse_gradients_of_another_size_are_an_error():
+    model = Mixture()
+    model.experts = nn.ModuleList(nn.Embedding(8, 4, sparse=True) for _ in range(2))
+    log_gradient_dynamics(with_random_gradients(model), 0)
+    for expert in model.experts:
+        expert.weight.data, expert.weight.grad = torch.randn(16, 4), None
+        expert(torch.arange(16)).sum().backward()
+    with pytest.raises(ModelError, match="weight has 64 weights, and its tiers were made of 32"):
+        log_gradient_dynamics(model, 1)
 
 
 @pytest.mark.parametrize("options", [{}, {"tier_basis": "current"}], ids=["base", "current"])
