@@ -50,6 +50,8 @@ class RoutedExperts(Protocol, metaclass=_ByAttributes):
 
 
 _DERIVED_TIERS: WeakKeyDictionary[nn.Module, TierIndices] = WeakKeyDictionary()
+_GIVEN_ROLES: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+"""Roles that a callback was given for layers of the protocol that do not tell them."""
 
 
 def num_experts(router: Any) -> int:
@@ -137,23 +139,55 @@ def mixture_of(routers: Sequence[Any]) -> str | None:
     return names[0] if names and len(set(names)) == 1 else None
 
 
+def told_roles(router: Any) -> Sequence[str] | None:
+    """Return the roles that a layer tells: as recorded when it was perturbed, or its `roles`; None if it tells none."""
+    treatment = treatment_of(router)
+    if treatment is not None:
+        return treatment.roles
+    return None if isinstance(router, FoundExperts) else getattr(router, "roles", None)
+
+
+def give_roles(router: Any, roles: Sequence[str] | None) -> None:
+    """Give a layer that does not tell them the roles of its experts; None takes back those given before.
+
+    Raises ModelError if the layer tells other roles.
+    """
+    told = told_roles(router)
+    if told is not None and roles is not None and list(told) != list(roles):
+        raise ModelError(
+            f"roles = {list(roles)} contradict the experts of {_name(router)}, whose roles are known as {list(told)}. "
+            "Leave roles out, or give those."
+        )
+    if isinstance(router, FoundExperts):
+        router.roles = roles if told is None else told
+    elif roles is None:
+        _GIVEN_ROLES.pop(router, None)
+    else:
+        _GIVEN_ROLES[router] = tuple(roles)
+
+
 def roles_of(router: Any) -> list[str]:
-    """Return the role of each expert, in order: as recorded when it was perturbed, the layer's `roles`, or else one
-    clean expert and perturbed ones.
+    """Return the role of each expert, in order: as recorded when it was perturbed, the layer's `roles`, those that a
+    callback was given, or else one clean expert and perturbed ones; peers, if others made the layer.
 
     Raises ModelError unless there is one known role per expert, and only the first is "clean".
     """
-    treatment = treatment_of(router)
-    given = getattr(router, "roles", None) if treatment is None else treatment.roles
+    told = told_roles(router)
+    given = told if told is not None else router.roles if isinstance(router, FoundExperts) else _GIVEN_ROLES.get(router)
     experts = num_experts(router)
-    if has_peers(router):
-        return [PEER] * experts
     if given is None:
-        return ["clean"] + ["perturbed"] * (experts - 1)
+        return [PEER] * experts if isinstance(router, FoundExperts) else ["clean"] + ["perturbed"] * (experts - 1)
     roles = list(given)
+    if has_peers(router) and len(roles) == experts:
+        return roles
     if len(roles) != experts or roles[0] != "clean" or "clean" in roles[1:] or not set(roles) <= set(ROLES):
+        source = f"{_name(router)}.roles" if told is not None else f"for {_name(router)}, roles"
         raise ModelError(
-            f"{type(router).__name__}.roles = {roles!r} does not fit {experts} experts. Give each expert one of "
+            f"{source} = {roles!r} does not fit {experts} experts. Give each expert one of "
             f"{', '.join(ROLES)}; the first expert must be clean, and no other."
         )
     return roles
+
+
+def _name(router: Any) -> str:
+    return router.path if isinstance(router, FoundExperts) and router.path else type(router).__name__

@@ -22,12 +22,11 @@ from prismatic.contract.options import as_facts, misfit_of_pairs
 from prismatic.contract.schema import wide_experts
 from prismatic.contract.study_plan import PREFIX as STUDY
 from prismatic.contract.thresholds import Thresholds
-from prismatic.errors import ConfigError, ModelError
+from prismatic.errors import ConfigError
 from prismatic.experts.checks import check_model
 from prismatic.experts.discovery import describe, find_routers, may_be_routed_later, nothing_found
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import num_experts, parameters_of, roles_of
-from prismatic.experts.treatment import treatment_of
+from prismatic.experts.protocol import give_roles, num_experts, parameters_of, roles_of
 from prismatic.guard import log_failures, warn
 from prismatic.integrations.model_facts import expert_rows, facts_of, parallel_of, tier_rows
 from prismatic.integrations.optimizers import (
@@ -77,8 +76,9 @@ class DynamicsLoggerCallback:
     thresholds: the thresholds to judge by, registered in the run file before the first step.
     mirror: a tracker that gets the metrics as well, see `DynamicsLogger.mirror_to`.
     roles: of each expert, for layers that do not tell them: the first is "clean", the others "perturbed" or "control".
-    Without roles the experts of such layers are peers, and nothing is said about a perturbation. Those of a model that
-    `prismatic.perturb` or `prismatic.upcycle` made are known.
+    A layer tells them by its attribute `roles`, or if `prismatic.perturb` or `prismatic.upcycle` treated it. Without
+    any of these, a layer of the protocol has one clean expert and perturbed ones; experts of any other layer are peers,
+    and nothing is said about a perturbation.
     facts: what is known about the run by name, such as {"seed": 3}; see `on_train_begin`.
     If several processes train the model (torch.distributed), each makes a callback and makes the same calls: each
     measures a part, and rank 0 writes.
@@ -158,22 +158,10 @@ class DynamicsLoggerCallback:
     def _checked_routers(self, model: nn.Module) -> list[Any]:
         routers = find_routers(model)
         self._found = [router for router in routers if isinstance(router, FoundExperts)]
-        for layer in self._found:
-            layer.roles = self._roles_of(layer)
+        for router in routers:
+            give_roles(router, self.roles)
         check_model(model, routers)
         return routers
-
-    def _roles_of(self, layer: FoundExperts) -> Sequence[str] | None:
-        """Return the roles that were given, or those that `perturb` or `upcycle` recorded."""
-        treatment = treatment_of(layer)
-        if treatment is None:
-            return self.roles
-        if self.roles is not None and tuple(self.roles) != treatment.roles:
-            raise ModelError(
-                f"roles = {list(self.roles)} contradict what was done to the experts of {layer.path}, whose roles are "
-                f"{list(treatment.roles)}. Leave roles out: they are known."
-            )
-        return treatment.roles
 
     def _begin(self, model: nn.Module, routers: list[Any]) -> None:
         """Record the experts and tiers of the layers, and begin to read their routing."""

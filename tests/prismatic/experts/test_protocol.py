@@ -4,6 +4,7 @@ import inspect
 import re
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,22 +16,23 @@ from prismatic.experts.discovery import find_routers
 from prismatic.experts.protocol import mixture_of, roles_of
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
+from tests.support.run_file import rows
 
 
 class Small(nn.Module):
-    """Two experts whose outputs are mixed half and half."""
+    """Experts whose outputs are mixed in equal parts."""
 
-    def __init__(self, **attributes):
+    def __init__(self, experts: int = 2, **attributes):
         super().__init__()
-        self.experts = nn.ModuleList(nn.Linear(20, 20) for _ in range(2))
-        self.routing_weights = torch.full((2,), 0.5)
+        self.experts = nn.ModuleList(nn.Linear(20, 20) for _ in range(experts))
+        self.routing_weights = torch.full((experts,), 1 / experts)
         for name, value in attributes.items():
             setattr(self, name, value)
 
     def forward(self, x):
         if getattr(self, "forced", None) is not None:
             return self.experts[self.forced](x)
-        return sum(expert(x) for expert in self.experts) / 2
+        return sum(expert(x) for expert in self.experts) / len(self.experts)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,53 @@ def test_the_attributes_of_a_layer_are_checked_before_training(tmp_path: Path, a
     layer = Small(**attributes)
     with pytest.raises(ModelError, match=re.escape(message)):
         DynamicsLoggerCallback(tmp_path / "x.db").attach(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+
+
+ROLES = ["clean", "perturbed", "control"]
+
+
+def logged(path: Path, layer: nn.Module, *, made: dict[str, Any], attached: dict[str, Any]) -> list[str]:
+    """Return the roles in the run file of one logged step."""
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    callback = DynamicsLoggerCallback(path, **made)
+    callback.attach(layer, optimizer, **attached)
+    layer(torch.ones(1, 20)).sum().backward()
+    optimizer.step()
+    callback.detach()
+    return [row["role"] for row in rows(path, "SELECT role FROM experts ORDER BY expert")]
+
+
+@pytest.mark.parametrize(
+    "given", [{"made": {"roles": ROLES}, "attached": {}}, {"made": {}, "attached": {"roles": ROLES}}]
+)
+def test_roles_that_are_given_are_those_of_a_layer_that_does_not_tell_them(tmp_path: Path, given):
+    layer = Small(experts=3)
+    assert logged(tmp_path / "x.db", layer, **given) == ROLES
+    assert roles_of(layer) == ROLES  # also of what is measured later by hand
+    assert logged(tmp_path / "later.db", layer, made={}, attached={}) == ["clean", "perturbed", "perturbed"]
+
+
+@pytest.mark.parametrize("made", [{}, {"roles": tuple(ROLES)}])
+def test_a_layer_that_tells_its_roles_keeps_them(tmp_path: Path, made):
+    assert logged(tmp_path / "x.db", Small(experts=3, roles=ROLES), made=made, attached={}) == ROLES
+
+
+@pytest.mark.parametrize(
+    ("attributes", "roles", "message"),
+    [
+        ({}, ROLES[:2], "for Small, roles = ['clean', 'perturbed'] does not fit 3 experts. Give each expert one of"),
+        ({}, ["peer"] * 3, "does not fit 3 experts"),
+        (
+            {"roles": ROLES},
+            ["clean", "control", "control"],
+            "contradict the experts of Small, whose roles are known as",
+        ),
+    ],
+)
+def test_roles_that_do_not_fit_a_layer_are_refused_at_attach(tmp_path: Path, attributes, roles, message):
+    for number, (made, attached) in enumerate([({"roles": roles}, {}), ({}, {"roles": roles})]):
+        with pytest.raises(ModelError, match=re.escape(message)):
+            logged(tmp_path / f"{number}.db", Small(experts=3, **attributes), made=made, attached=attached)
 
 
 def test_a_module_keeps_the_protocol_by_what_it_has_and_not_by_what_its_class_says(monkeypatch):
