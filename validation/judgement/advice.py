@@ -80,14 +80,23 @@ def _advise_group(
     if group.status == REFUTED and len(members) == 1:
         yield _replicate(members)
     yield from _collapse(run, findings)
-    if group.status == REFUTED:
+    nothing = SUPPORTED not in {
+        claim.status for claim in group.claims
+    }  # else a weaker perturbation cannot be the cause
+    if group.status == REFUTED and nothing:
         yield from _stronger(members, largest, group.premise)
     yield from _unusable(reasons, members)
     yield from _design(members, claims, reasons)
     yield from _length(run, reasons)
     yield from _seeds(members, claims)
-    yield from _premise(run, group.premise)
-    if group.status != REFUTED and any(claim.status == REFUTED for claim in group.claims):
+    if claims["awakening"].status != SUPPORTED:  # else there was something to awaken, whatever the premise says
+        yield from _premise(run, group.premise)
+    elif len(members) > 1 and all(claim.status in (SUPPORTED, REFUTED) for claim in group.claims):
+        text = (
+            "what is decided holds over these seeds. Try another text, model size and length before you generalise it"
+        )
+        yield Advice("generalise", text, run=run.id)
+    if group.status != REFUTED and nothing and any(claim.status == REFUTED for claim in group.claims):
         yield from _stronger(members, largest, group.premise)
 
 
@@ -175,11 +184,14 @@ def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Re
         yield Advice("add_twins", text, grid=study, run=run.id)
     elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
         larger = int(2 * (run.option("batch_size") or 8))
-        probed = run.option("probe_freq")
-        text = "measure each expert alone on the same batch (the probe)"
-        text = f"{text}, with larger batches: {claims['divergence'].because}" if probed else f"{text}, {each}"
-        options = (f"batch_size={larger}",) if probed else (f"probe_freq={log_freq}",)
-        yield Advice("see_direction", text, options, study, run.id)
+        if claims["divergence"].source == "isolated":
+            text = (
+                "train the same study with larger batches for the probe, at most as many sequences as fit into memory"
+            )
+            yield Advice("see_direction", text, (f"batch_size={larger}",), study, run.id)
+        else:
+            text = f"measure each expert alone on the same batch (the probe), {each}"
+            yield Advice("see_direction", text, (f"probe_freq={log_freq}",), study, run.id)
     elif Reason.DIRECTION_SATURATED in reasons:
         text = f"unperturbed experts point elsewhere by themselves. Frozen routing keeps them alike: train it {each}"
         yield Advice("frozen_routing", text, ("routing=frozen",), study, run.id)
@@ -227,7 +239,7 @@ def _seeds(members: Sequence[Run], claims: Mapping[str, Claim]) -> Iterator[Advi
         text = f"{needed} to be decided; there are {there}"
         yield Advice("more_seeds", text, grid=_study(members, seeds=max(there + 1, min(known.values()))), run=run.id)
     else:
-        text = "more seeds will hardly decide: the effect lies close to its threshold, or varies too much"
+        text = "more seeds will hardly decide: what is open lies close to its threshold, or varies too much"
         yield Advice("more_seeds", text, run=run.id)
 
 

@@ -18,7 +18,8 @@ from validation.verdict.words.reasons import headline, sentence
 from validation.verdict.words.wording import KEPT, RATIO, UNITS, shown
 
 OF_SHARES = (Reason.COLLAPSES, Reason.LASTS, Reason.SHARE_UNDECIDED)
-UNDECIDED = (Reason.BOTH_SIDES_OF_MARGIN, Reason.TOO_FEW_SEEDS)
+STAYS_OPEN = Reason.BOTH_SIDES_OF_MARGIN
+UNDECIDED = (STAYS_OPEN, Reason.TOO_FEW_SEEDS)
 SEEDS_WITH_SPREAD = 3  # from which the spread between seeds is known well enough to show an interval and plan more
 
 
@@ -30,7 +31,9 @@ def claims_of(m: Measurements, runs: Sequence[Run], invalid: Mapping[str, str]) 
 
 def _claim(name: str, decision: Decision, m: Measurements, runs: Sequence[Run], invalid: str) -> Claim:
     effects = _shown_effects(name, decision, m)
-    deciding = max(effects, key=lambda pair: _prominence(name, decision, *pair)) if effects else None
+    # What stays open is an effect that is not ruled out, even if another lies farther out.
+    candidates = [pair for pair in effects if decision.reason != STAYS_OPEN or not pair[0].inside(m.alpha)]
+    deciding = max(candidates, key=lambda pair: _prominence(name, decision, *pair), default=None)
     claim = Claim(
         name,
         decision.status,

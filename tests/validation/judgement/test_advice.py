@@ -288,3 +288,9 @@ def test_advice_for_separate_outputs_does_not_mention_merging():
     text = named_advice(run)["see_direction"].text
     assert "parallel to expert 0's" in text
     assert "merge" not in text
+
+
+def test_nobody_is_sent_to_a_stronger_perturbation_or_a_dormant_tier_after_an_awakening():
+    runs = trained(*study(6, probed_run, **EXPERTS, bottom=0.6, twins=True))
+    found = named_advice(*runs)
+    assert not {"raise_scale", "premise_fails"} & found.keys()

@@ -14,9 +14,9 @@ from validation.judgement.judge import judge_each
 NORMS = (*(f"{tier}_norm" for tier in TIERS), "norm")
 
 
-def starved(run: Run, expert: int) -> Run:
-    """Return the run as if the expert received no token in every third merged row."""
-    without = np.arange(len(run.steps)) % 3 == 0
+def starved(run: Run, expert: int, every: int = 3) -> Run:
+    """Return the run as if the expert received no token in every third, or another part, of the merged rows."""
+    without = np.arange(len(run.steps)) % every == 0
     layers = [
         {
             e: replace(x, columns={**x.columns, **{name: np.where(without, 0.0, x[name]) for name in NORMS}})
@@ -37,3 +37,10 @@ def test_merged_rows_without_a_token_are_no_fault_of_a_run_that_is_judged_by_its
     run = starved(probed_run(probe=probe, facts={"mixture": mixture}), 2)
     (judged,) = judge_each([run], Thresholds())
     assert {finding.id for finding in judged.findings if finding.severity == "error"} == expected
+
+
+@pytest.mark.parametrize(("probe", "expected"), [(True, set()), (False, {"rows_missing"})])
+def test_a_few_merged_rows_are_no_warning_where_the_probe_decides(probe, expected):
+    run = starved(probed_run(probe=probe, facts={"mixture": "parameters"}), 2, every=20)
+    (judged,) = judge_each([run], Thresholds())
+    assert {finding.id for finding in judged.findings if finding.id == "rows_missing"} == expected

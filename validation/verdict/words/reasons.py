@@ -44,6 +44,7 @@ HEADLINES = {
     Reason.NOTHING_TO_SUSTAIN: "There is no sure effect that could last",
     Reason.SHARE_UNDECIDED: "Not clear yet how much of the effect lasts",
 }
+UNCLEAR = "Cannot tell: the measured direction of the gradients is mostly noise"
 HEADLINES_OF_CLAIMS = {
     ("awakening", Reason.ABOVE_MARGIN): "Bottom weights awaken: they receive larger gradients",
     ("divergence", Reason.ABOVE_MARGIN): "The perturbed experts follow gradients of their own",
@@ -59,6 +60,8 @@ def headline(claim: str, decision: Decision, m: Measurements, invalid: str) -> s
     if m.single and decision.reason == Reason.TOO_FEW_VALID_RUNS:
         text = f"{NOTHING}: {invalid}"
         return text if len(text.split()) <= MOST_WORDS else f"{NOTHING} from the data of this run"
+    if m.unclear and decision.reason == Reason.DIRECTION_NOT_MEASURED:
+        return UNCLEAR
     return HEADLINES.get(decision.reason) or HEADLINES_OF_CLAIMS[claim, decision.reason]
 
 

@@ -215,3 +215,14 @@ def test_a_mean_over_layers_on_opposite_sides_is_said_to_be_one():
     opposed = replace(NONE, effects={n: replace(e, opposed=(-0.5, 0.5)) for n, e in NONE.effects.items()})
     assert words(opposed, "awakening").endswith("a mean over layers that differ, from 0.61x in one to 1.65x in another")
     assert all("layers" not in claim.because for claim in claims_of(NONE, [RUN], {}))
+
+
+def test_what_stays_open_is_told_and_not_an_effect_that_is_ruled_out():
+    """The direction lies nearer to its margin, and is inside of it; the size may be beyond."""
+    direction, size = (
+        replace(NONE.effects[name], x_U3=np.stack([mean + sd * Z] * 3, axis=1))
+        for name, mean, sd in ((DIRECTION, 0.001, 0.03), (SIZE, 0.09, 0.17))
+    )
+    m = replace(NONE, effects={SIZE: size, DIRECTION: direction})
+    assert direction.inside(0.05)
+    assert words(m, "divergence").startswith("the gradients are 1.09x")
