@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prismatic.collectives import world
 from prismatic.errors import ModelError
 from prismatic.experts.found import FoundExperts
-from prismatic.experts.protocol import mixture_of, num_experts, roles_of, views_of
+from prismatic.experts.protocol import can_force, mixture_of, name_of, num_experts, roles_of, views_of
 from prismatic.experts.tiers import is_sharded
 from prismatic.experts.views import View, held_experts
 
@@ -31,6 +31,28 @@ def check_model(model: nn.Module, routers: Sequence[Any]) -> None:
             "(DDP) or sharded (FSDP2) can be measured, not a pipeline or a model per process."
         )
     _refuse_different_experts(routers)
+
+
+def check_probe(routers: Sequence[Any]) -> None:
+    """Raise ModelError if no layer can run one expert alone, so that the isolated probe would measure nothing."""
+    if routers and not any(map(can_force, routers)):
+        raise ModelError(f"{left_out_of_probe(routers)}; or leave probe_freq and pair_freq at 0.")
+
+
+def left_out_of_probe(routers: Sequence[Any]) -> str | None:
+    """Return which layers the isolated probe leaves out and what they need; None if it runs in all of them."""
+    unable = [router for router in routers if not can_force(router)]
+    if not unable:
+        return None
+    names = ", ".join(sorted({name_of(router) for router in unable})[:3])
+    if all(isinstance(router, FoundExperts) for router in unable):
+        remedy = "Describe how the layer is called by prismatic.register_experts, with a Call"
+    else:
+        remedy = "Give the layer `forced`: None, or the number of the expert that its forward then runs alone"
+    return (
+        f"the isolated probe leaves out {len(unable)} of {len(routers)} layers of experts ({names}), which cannot run "
+        f"one expert alone. {remedy}"
+    )
 
 
 def _refuse_different_experts(routers: Sequence[Any]) -> None:

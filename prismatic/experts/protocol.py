@@ -59,6 +59,11 @@ def num_experts(router: Any) -> int:
     return len(router) if isinstance(router, FoundExperts) else len(router.experts)
 
 
+def name_of(router: Any) -> str:
+    """Return the name of a layer for messages: its place in the model, or else its class."""
+    return router.path if isinstance(router, FoundExperts) and router.path else type(router).__name__
+
+
 def views_of(router: Any, expert: int) -> dict[str, View]:
     """Return the tensors of one expert of a layer, by name."""
     if isinstance(router, FoundExperts):
@@ -155,8 +160,8 @@ def give_roles(router: Any, roles: Sequence[str] | None) -> None:
     told = told_roles(router)
     if told is not None and roles is not None and list(told) != list(roles):
         raise ModelError(
-            f"roles = {list(roles)} contradict the experts of {_name(router)}, whose roles are known as {list(told)}. "
-            "Leave roles out, or give those."
+            f"roles = {list(roles)} contradict the experts of {name_of(router)}, whose roles are known as "
+            f"{list(told)}. Leave roles out, or give those."
         )
     if isinstance(router, FoundExperts):
         router.roles = roles if told is None else told
@@ -181,13 +186,9 @@ def roles_of(router: Any) -> list[str]:
     if has_peers(router) and len(roles) == experts:
         return roles
     if len(roles) != experts or roles[0] != "clean" or "clean" in roles[1:] or not set(roles) <= set(ROLES):
-        source = f"{_name(router)}.roles" if told is not None else f"for {_name(router)}, roles"
+        source = f"{name_of(router)}.roles" if told is not None else f"for {name_of(router)}, roles"
         raise ModelError(
             f"{source} = {roles!r} does not fit {experts} experts. Give each expert one of "
             f"{', '.join(ROLES)}; the first expert must be clean, and no other."
         )
     return roles
-
-
-def _name(router: Any) -> str:
-    return router.path if isinstance(router, FoundExperts) and router.path else type(router).__name__

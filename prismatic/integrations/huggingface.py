@@ -45,7 +45,8 @@ class TrainerDynamicsCallback(TrainerCallback):
     log_freq, weight_freq, histogram_freq, probe_freq, pair_freq, thresholds, mirror, roles, facts: see
     DynamicsLoggerCallback. The Trainer's seed, learning rate, batch size (sequences per step) and number of steps are
     facts of every run; `facts` adds others, and those of the same name count. The isolated probe uses the last
-    micro-batch and the loss in the model's output; it is off under torch_compile, which allows no hook.
+    micro-batch and the loss in the model's output; it is off under torch_compile, which allows no hook, and
+    then an event (`no_probe`) says so.
     An option that does not exist is an error at once, and a path or model that cannot be used one before the first
     step; later failures only warn.
     """

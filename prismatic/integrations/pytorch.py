@@ -23,7 +23,7 @@ from prismatic.contract.schema import wide_experts
 from prismatic.contract.study_plan import PREFIX as STUDY
 from prismatic.contract.thresholds import Thresholds
 from prismatic.errors import ConfigError
-from prismatic.experts.checks import check_model
+from prismatic.experts.checks import check_model, check_probe, left_out_of_probe
 from prismatic.experts.discovery import describe, find_routers, may_be_routed_later, nothing_found
 from prismatic.experts.found import FoundExperts
 from prismatic.experts.protocol import give_roles, num_experts, parameters_of, roles_of
@@ -48,6 +48,9 @@ from prismatic.runfile.logger import DynamicsLogger
 from prismatic.runfile.rank_zero import rank_zero_logger
 
 ATTACHED = "optimizer step pre-hook"  # the fact `hook` of a run that `attach` logs
+NEVER_PROBED = (
+    "attach got a `probe`, which never runs: probe_freq and pair_freq are 0. Give the callback probe_freq, or no probe."
+)
 
 
 @dataclass
@@ -115,6 +118,7 @@ class DynamicsLoggerCallback:
         self._found: list[FoundExperts] = []
         self._waits_for_forward = False
         self._steps_in_backward = False
+        self._misses_probe = False
 
     def on_train_begin(self, model: nn.Module, *, roles: Sequence[str] | None = None, **facts: Any) -> None:
         """Record the model's experts and tiers, and facts about the run. Warns if no layer of experts is found.
@@ -124,11 +128,13 @@ class DynamicsLoggerCallback:
         first step. Facts that the constructor got come first.
 
         Raises ModelError for a model that is sharded inside a layer of experts, which would train wrongly, or whose
-        experts cannot be compared or measured.
+        experts cannot be compared or measured, or have other roles, or cannot be probed though that is planned.
         """
         self.roles = roles if roles is not None else self.roles
         with self._closed_on_error():
             routers = self._checked_routers(model)
+            if self._plans_probe:
+                check_probe(routers)
         known: dict[str, Any] = {"routers": len(routers), "log_freq": self.log_freq, "tensors_without_tiers": 0}
         known |= {"clip_state": "before", "exit_state": "running", "started": time.time()}
         known |= {"world_size": world().size, "parallel": parallel_of(model)}
@@ -174,6 +180,9 @@ class DynamicsLoggerCallback:
             self.logger.event("measuring", way.message)
         self.logger._ensure_schema(wide_experts(max(map(num_experts, routers))))
         self._tell_sample(routers)
+        if self._plans_probe and (message := left_out_of_probe(routers)):
+            warn(f"{message}.")
+            self.logger.event("probe_left_out", message, level="warning")
         self.logger.log_table("experts", expert_rows(routers), replace=True)
         rows = [row for layer, router in enumerate(routers) for row in tier_rows(layer, router)]
         self.logger.log_table("tiers", rows, replace=True)
@@ -245,6 +254,10 @@ class DynamicsLoggerCallback:
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.last_step)
 
+    @property
+    def _plans_probe(self) -> bool:
+        return bool(self.probe_freq or self.pair_freq)
+
     def _probes(self, step: int) -> bool:
         """Return whether the probe runs in this step, by itself or to compare pairs."""
         return self._due(step, self.probe_freq) or self._due(step, self.pair_freq)
@@ -283,11 +296,25 @@ class DynamicsLoggerCallback:
         if self._due(step, self.histogram_freq):
             with self._failures_recorded("histograms", step):
                 dynamics["histograms"] = histogram_rows(routers, gradient)
-        if probe is not None and self._probes(step):
+        if probe is None and self._probes(step):
+            self._record_missing_probe(step)
+        elif probe is not None and self._probes(step):
             with self._failures_recorded("the isolated probe", step):
                 found = isolated_dynamics(model, *probe, compared=self._due(step, self.pair_freq))
                 self._add_isolated(dynamics, found, step)
         return dynamics
+
+    def _record_missing_probe(self, step: int) -> None:
+        """Record once that a planned probe has nothing to measure."""
+        if not self._misses_probe:
+            self._misses_probe = True
+            message = (
+                f"the isolated probe is due (probe_freq = {self.probe_freq}, pair_freq = {self.pair_freq}), but has no "
+                "loss and no batch. Give `probe` in the call, or `probe_loss` to Lightning's callback; the Trainer of "
+                "Hugging Face takes the loss of the model's output, and none under torch_compile"
+            )
+            self._record_warning("no_probe", message, step)
+            warn(f"{message}.")
 
     def _add_isolated(self, dynamics: dict[str, Any], isolated: IsolatedDynamics, step: int) -> None:
         """Add the rows of the probe, without those of experts that the loss does not reach."""
@@ -332,13 +359,18 @@ class DynamicsLoggerCallback:
         probe: a function that returns the training loss as a function of a batch, and the batch of the step, called
         every `probe_freq` or `pair_freq` steps for the isolated probe.
         roles, facts: see `on_train_begin`.
-        Raises ModelError for a model that would train wrongly, and ConfigError for an optimizer that does not hold the
-        parameters of any expert. `detach()` removes the hooks and closes the run file.
+        Raises ModelError for a model that would train wrongly, or whose layers cannot be probed though that is planned,
+        and ConfigError for an optimizer that does not hold the parameters of any expert, or a planned probe that is not
+        given. `detach()` removes the hooks and closes the run file.
         """
         self._remove_hooks()
         with self._closed_on_error():
+            self._check_probe_given(probe)
             optimizers = optimizers_of_experts(optimizer, find_routers(model))
         self.on_train_begin(model, roles=roles, **{"hook": ATTACHED, **facts})
+        if probe is not None and not self._plans_probe:
+            warn(NEVER_PROBED)
+            self._record_warning("probe_never_due", NEVER_PROBED, None)
         skipped = SkippedSteps(scaler, optimizers, lambda: self._record_skipped(attached.next_step))
         attached = _Attached(model, Rounds(optimizers), skipped, first_step, probe)
 
@@ -348,6 +380,13 @@ class DynamicsLoggerCallback:
                 return self._before_step(attached, stepping, args, kwargs)
 
         self._hooks = [skipped, *(each.register_step_pre_hook(before_step) for each in optimizers)]
+
+    def _check_probe_given(self, probe: Callable[[], Probe] | None) -> None:
+        if probe is None and self._plans_probe:
+            raise ConfigError(
+                f"probe_freq = {self.probe_freq}, pair_freq = {self.pair_freq} plan the isolated probe, and attach got "
+                "no `probe`. Give probe=lambda: (loss_of, batch), or leave both frequencies at 0."
+            )
 
     def _record_skipped(self, step: int) -> None:
         message = f"the scaler skipped a step before step {step}: gradients overflowed"

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from prismatic import DynamicsLoggerCallback, RoutedExperts
-from prismatic.errors import ModelError
+from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.protocol import mixture_of, roles_of
 from prismatic.measure.gradients import measure
 from prismatic.measure.isolated import isolated_dynamics
-from tests.support.run_file import rows
+from tests.support.run_file import events, rows
 
 
 class Small(nn.Module):
@@ -126,6 +126,53 @@ def test_the_isolated_probe_measures_a_layer_that_obeys_forced():
         assert dynamics.norm == pytest.approx(torch.cat([g.flatten() for g in alone]).norm().item(), rel=1e-5)
     assert layer.forced is None
     assert isolated_dynamics(Small(), lambda x: layer(x).square().mean(), batch)[:2] == ([], [])
+
+
+PROBED = {"log_freq": 1, "probe_freq": 1}
+
+
+def probe_of(model: nn.Module) -> dict[str, Any]:
+    return {"probe": lambda: (lambda x: model(x).square().mean(), torch.ones(2, 20))}
+
+
+def test_a_probe_that_can_run_in_no_layer_is_refused_at_attach(tmp_path: Path):
+    layer = Small()
+    message = "leaves out 1 of 1 layers of experts (Small), which cannot run one expert alone. Give the layer `forced`"
+    with pytest.raises(ModelError, match=re.escape(message)):
+        logged(tmp_path / "x.db", layer, made=PROBED, attached=probe_of(layer))
+
+
+def test_a_planned_probe_that_is_not_given_is_refused_at_attach(tmp_path: Path):
+    with pytest.raises(ConfigError, match="attach got no `probe`"):
+        logged(tmp_path / "x.db", Small(forced=None), made=PROBED, attached={})
+
+
+def test_a_layer_that_the_probe_leaves_out_is_a_warning_and_an_event(tmp_path: Path):
+    model = nn.Sequential(Small(forced=None), Small())
+    with pytest.warns(RuntimeWarning, match="leaves out 1 of 2 layers"):
+        logged(tmp_path / "x.db", model, made=PROBED, attached=probe_of(model))
+    assert events(tmp_path / "x.db") == [("probe_left_out", None)]
+    isolated = rows(tmp_path / "x.db", "SELECT DISTINCT layer FROM layers WHERE source = 'isolated'")
+    assert len(isolated) == 1
+
+
+def test_a_probe_that_is_due_without_a_loss_is_one_warning_and_one_event(tmp_path: Path):
+    layer = Small(forced=None)
+    callback = DynamicsLoggerCallback(tmp_path / "x.db", **PROBED)
+    callback.on_train_begin(layer)
+    layer(torch.ones(1, 20)).sum().backward()
+    with pytest.warns(RuntimeWarning, match="has no loss and no batch"):
+        callback.on_before_optimizer_step(layer, 0)
+    callback.on_before_optimizer_step(layer, 1)
+    callback.on_train_end()
+    assert events(tmp_path / "x.db") == [("no_probe", 0)]
+
+
+def test_a_probe_that_is_given_and_never_due_is_a_warning_and_an_event(tmp_path: Path):
+    layer = Small(forced=None)
+    with pytest.warns(RuntimeWarning, match="probe_freq and pair_freq are 0"):
+        logged(tmp_path / "x.db", layer, made={}, attached=probe_of(layer))
+    assert events(tmp_path / "x.db") == [("probe_never_due", None)]
 
 
 def test_layers_with_and_without_shares_are_measured_together():
