@@ -195,7 +195,12 @@ def _log(values: Array) -> Array:
 
 
 def effect_K(levels: Levels, name: str, twin: Levels | None = None) -> Array:
-    """Return an effect of a run, [K]: mean over perturbed minus mean over control experts, mean over layers.
+    """Return an effect of a run, [K]: the mean over layers of `effect_LK`."""
+    return np.asarray(effect_LK(levels, name, twin).mean(axis=0))
+
+
+def effect_LK(levels: Levels, name: str, twin: Levels | None = None) -> Array:
+    """Return an effect of a run in each layer, [L, K]: mean over perturbed minus mean over control experts.
 
     twin: the sham run with the same seed; its effect is subtracted. Without control experts, the effect is the run's
     perturbed experts minus the same experts of the twin. NaN in missing bins; all NaN without a comparison.
@@ -204,15 +209,14 @@ def effect_K(levels: Levels, name: str, twin: Levels | None = None) -> Array:
         effect = _difference(levels, name)
         return effect if twin is None else effect - _difference(twin, name)
     if twin is None:
-        return np.full(levels.of[name].shape[-1], np.nan)
+        return np.full(levels.of[name].shape[1:], np.nan)
     perturbed = levels.role("perturbed")
-    return np.asarray((levels.of[name][perturbed] - twin.of[name][perturbed]).mean(axis=(0, 1)))
+    return np.asarray((levels.of[name][perturbed] - twin.of[name][perturbed]).mean(axis=0))
 
 
 def _difference(levels: Levels, name: str) -> Array:
     level = levels.of[name]
-    difference = level[levels.role("perturbed")].mean(axis=0) - level[levels.controls].mean(axis=0)
-    return np.asarray(difference.mean(axis=0))
+    return np.asarray(level[levels.role("perturbed")].mean(axis=0) - level[levels.controls].mean(axis=0))
 
 
 def expert_levels(levels: Levels, name: str, twin: Levels | None = None) -> Array:

@@ -24,6 +24,7 @@ from validation.analysis.effects import (
     TWO_SIDED,
     Levels,
     effect_K,
+    effect_LK,
     expert_levels,
     over_time,
 )
@@ -191,22 +192,19 @@ def _loads(pair: Pair) -> Pair | None:
 def _over_seeds(name: str, pairs: Sequence[Pair], thresholds: Thresholds) -> Effect:
     x_SK = np.stack([effect_K(_comparable(*pair), name, pair[1]) for pair in pairs])
     x_S3 = np.stack([over_time(x_K) for x_K in x_SK])
-    exchanges = _exchanges(name, pairs) if all(twin is None for _, twin in pairs) else (0.0, 0.0)
     opposed = _opposed_layers(name, pairs, thresholds)
-    return Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, None, x_SK, exchanges, opposed)
+    effect = Effect(name, margin_of(name, thresholds), name in TWO_SIDED, x_S3, x_UK=x_SK, opposed=opposed)
+    if any(twin is not None for _, twin in pairs) or not effect.outside(thresholds.alpha):
+        return effect
+    return replace(effect, exchanges=_exchanges(name, pairs))
 
 
 def _opposed_layers(name: str, pairs: Sequence[Pair], thresholds: Thresholds) -> tuple[float, float] | None:
     """Return the effect in the lowest and in the highest layer, if their mean hides that both are surely there."""
-    counts = {own.layers for own, _ in pairs}
-    layers = counts.pop() if len(counts) == 1 else 0
-    if layers < 2:
+    if len({own.layers for own, _ in pairs}) > 1 or pairs[0][0].layers < 2:
         return None
-    margin, found = margin_of(name, thresholds), []
-    for layer in range(layers):
-        cut = [(own.of_layers([layer]), twin and twin.of_layers([layer])) for own, twin in pairs]
-        x_S = np.array([over_time(effect_K(_comparable(own, twin), name, twin))[0] for own, twin in cut])
-        found.append(student(x_S, thresholds.alpha / layers))
+    x_SL = np.stack([over_time(effect_LK(_comparable(*pair), name, pair[1]))[:, 0] for pair in pairs])
+    margin, found = margin_of(name, thresholds), [student(x_S, thresholds.alpha / x_SL.shape[1]) for x_S in x_SL.T]
     low, high = min(found, key=lambda each: each.high), max(found, key=lambda each: each.low)
     return (low.mid, high.mid) if low.high < -margin and high.low > margin else None
 

@@ -96,7 +96,7 @@ def exchanged(level_SE: Sequence[Array], treated: Sequence[int]) -> tuple[float,
     equally many, Student's interval takes it for an effect of the role: it is mostly in the larger group.
     """
     rng = np.random.default_rng(0)
-    differences = [_differences(level_E, count, rng) for level_E, count in zip(level_SE, treated, strict=True)]
+    differences = [_contrasts(len(level_E), count) @ level_E for level_E, count in zip(level_SE, treated, strict=True)]
     found = float(np.mean([difference_A[0] for difference_A in differences]))
     if math.prod(map(len, differences)) <= EXCHANGES:
         mean_A = np.array([*product(*differences)]).mean(axis=1)
@@ -107,16 +107,18 @@ def exchanged(level_SE: Sequence[Array], treated: Sequence[int]) -> tuple[float,
     return float((mean_A <= found + near).mean()), float((mean_A >= found - near).mean())
 
 
-def _differences(level_E: Array, treated: int, rng: np.random.Generator) -> Array:
-    """Return treated minus control experts for assignments of the roles, that of the experts' own roles first."""
-    experts = len(level_E)
+@lru_cache(maxsize=64)
+def _contrasts(experts: int, treated: int) -> Array:
+    """Return what turns levels into treated minus control experts, [A, E], the experts' own roles first."""
     if math.comb(experts, treated) <= EXCHANGES:
         places_A = np.array([*combinations(range(experts), treated)])
     else:
+        rng = np.random.default_rng(0)
         drawn = rng.permuted(np.tile(np.arange(experts), (EXCHANGES, 1)), axis=1)[:, :treated]
         places_A = np.vstack([np.arange(treated), drawn])
-    sum_A = level_E[places_A].sum(axis=1)
-    return np.asarray(sum_A / treated - (level_E.sum() - sum_A) / (experts - treated))
+    contrasts = np.full((len(places_A), experts), -1 / (experts - treated))
+    np.put_along_axis(contrasts, places_A, 1 / treated, axis=1)
+    return contrasts
 
 
 def fieller(x_U2: Array, alpha: float, y_V2: Array | None = None) -> Interval:

@@ -33,7 +33,10 @@ class Effect:
     x_UK: Array = field(default_factory=lambda: np.empty((0, 0)))
     """The units by bin, as charts show them: within one run less the mean of the control experts."""
     exchanges: tuple[float, float] = (0.0, 0.0)
-    """Over seeds, the shares of exchanges of roles within runs that give as low and as high a mean; 0 without any."""
+    """Over seeds, the shares of exchanges of roles within runs that give as low and as high a mean.
+
+    0 with twins, and where the interval is not beyond the margin: then nobody asks.
+    """
     opposed: tuple[float, float] | None = None
     """Over seeds, the lowest and the highest layer, where one surely lies below minus the margin and one above it."""
 
