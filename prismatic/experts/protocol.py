@@ -102,7 +102,7 @@ def can_force(router: Any) -> bool:
 
 
 def tiers_of(router: Any, expert: int = 0) -> TierIndices:
-    """Return the tiers of an expert: the layer's own, those before it was perturbed, or those when it was first seen.
+    """Return the tiers of an expert: those before it was perturbed, the layer's own, or those when it was first seen.
 
     Only peers, and experts that were perturbed without being copies, have tiers that differ from those of the first.
     """

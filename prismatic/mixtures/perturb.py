@@ -1,4 +1,4 @@
-"""perturb: the documented perturbation on the experts of any mixture, in place.
+"""perturb: the documented perturbation on the experts of any mixture that is found, in place.
 
 Axis letters: E experts.
 """

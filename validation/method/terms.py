@@ -7,7 +7,7 @@ TERMS = {
     "perturbed expert": "A copy of the clean expert, perturbed by up to 100 %.",
     "control expert": "A copy of the clean expert, perturbed by at most 0.1 %: it shows what copies do by chance.",
     "peer": "An expert of a mixture found by its structure, if nobody said which of its experts are perturbed.",
-    "tier": "A part of the weights of expert 0: the largest (top), the smallest (bottom), the others (middle).",
+    "tier": "A part of each weight tensor of an expert: the largest (top), the smallest (bottom), the others (middle).",
     "share": "The part of the mixture that the router gives to an expert; its merged gradient grows with it.",
     "merged gradient": "The gradient that the optimizer uses: each expert's is multiplied by its share.",
     "isolated gradient": "The gradient of one expert alone on the same batch, without the router.",
