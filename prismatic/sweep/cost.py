@@ -73,7 +73,7 @@ def finished_cost(sweep: Sweep) -> Cost | None:
     if not seconds:
         return None
     steps = sum(job.config.steps for job in done)
-    return Cost(0.0, sum(seconds) / steps, f"as long as its {len(done)} finished runs took")
+    return Cost(0.0, sum(seconds) / steps, f"as long as its {len(done)} finished runs trained, plus start-up")
 
 
 def trial_cost(sweep: Sweep, study: StudyFile) -> Cost:

@@ -10,7 +10,6 @@ from html import escape
 
 import streamlit as st
 
-from ui.layout.cards import options_button
 from ui.layout.method import method_panel
 from ui.layout.shell import shown_badge
 from ui.widgets.guard import guarded
@@ -42,16 +41,14 @@ def banner(glance: Glance) -> None:
 
 
 @guarded
-def next_step(judgement: Judgement, step: Step) -> None:
+def next_step(step: Step) -> None:
     """Show the next step and the command that does it."""
     with st.container(border=True, key="next-step", gap="xsmall"):
         st.markdown(f":blue[**Next step**] {escape_markdown(step.text)}")
         if step.command:
             st.code(step.command, language=None, wrap_lines=True)
-        if step.note:
-            st.caption(escape_markdown(step.note))
-        if step.options_of:
-            options_button(next(run for run in judgement.runs if run.id == step.options_of), key="step-options")
+        if step.cost:
+            st.caption(escape_markdown(step.cost))
 
 
 @guarded

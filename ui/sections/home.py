@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from ui.layout.cards import runs_table
@@ -39,10 +41,10 @@ def home() -> None:
         return
     rejected_summary(judgement)
     run = pick_run(judgement)
-    glance = without_failing_runs(judgement, glance_of)
+    glance = without_failing_runs(judgement, partial(glance_of, portable=True))
     banner(glance)
     if glance.step is not None:
-        next_step(judgement, glance.step)
+        next_step(glance.step)
     live_panel(judgement, run)
     claims_table(judgement, glance)
     if len(judgement.runs) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import streamlit as st
 
 from prismatic.contract.schema import PACKED_ABOVE, TIERS
-from ui.widgets.about import LOG_HISTOGRAMS
+from ui.widgets.about import HISTOGRAM_FREQ
 from ui.widgets.charts import Described, describe, draw
 from ui.widgets.fragments import fragment
 from ui.widgets.guard import guarded
@@ -31,9 +30,10 @@ from validation.frames.layer_heatmap import (
     layer_names,
     meaning_of,
 )
-from validation.judgement.glance import config_of
+from validation.judgement.glance import origin_of_run
 from validation.judgement.judge import Judgement
 from validation.judgement.layer_ablation import JUDGED, LayerAblation, ablate_layers
+from validation.judgement.step import Advice
 from validation.method.terms import explain
 from validation.verdict.claims import INVALID, Claim
 from validation.verdict.groups import POSITIVE
@@ -212,7 +212,8 @@ def histograms_of_cell(judgement: Judgement, run: Run, file: RunFile, layer: int
     """Show the histogram of gradient entries over the steps, or how to log it."""
     if not len(file.histograms):
         st.caption("This file has no histograms of gradient entries. To log them, train with:")
-        command = f"prismatic train \\\n  --config {shlex.quote(config_of(judgement, run))} \\\n  {LOG_HISTOGRAMS}"
+        advice = Advice("log_histograms", "", (HISTOGRAM_FREQ,), run=run.id)
+        command = advice.command(origin_of_run(judgement, run, portable=True))
         st.code(command if run.by_trainer else LOG_HISTOGRAMS_IN_LOOP, language=None, wrap_lines=True)
         return
     tier = st.segmented_control(

@@ -63,19 +63,16 @@ def choose_runs(judgement: Judgement, run: Run) -> tuple[list[MeasuredRun], Sequ
 def advice(judgement: Judgement, run: Run) -> None:
     """Show the next steps, each with its command."""
     runs = (None, *judgement.group_of(run.id).runs)
-    steps = [step_of(step, judgement) for step in judgement.advice if step.run in runs]
+    steps = [step_of(step, judgement, portable=True) for step in judgement.advice if step.run in runs]
     if not steps:
         return
     st.subheader("What to do next", anchor=False)
-    told: set[str] = set()
     for step in steps:
         st.markdown(f"- {escape_markdown(step.text)}")
         if step.command:
             st.code(step.command, language=None, wrap_lines=True)
-        note = step.cost if step.options_of in told else step.note
-        told.add(step.options_of)
-        if note:
-            st.caption(escape_markdown(note))
+        if step.cost:
+            st.caption(escape_markdown(step.cost))
 
 
 @guarded
@@ -286,7 +283,7 @@ def downloads(judgement: Judgement) -> None:
         "Download the verdict (JSON)": (
             "json",
             "application/json",
-            lambda shown: json.dumps(as_json(shown), indent=2, allow_nan=False),
+            lambda shown: json.dumps(as_json(shown, portable=True), indent=2, allow_nan=False),
         ),
     }
     with st.container(horizontal=True):

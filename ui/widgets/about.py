@@ -1,6 +1,7 @@
 """Sentences about each page, shown on request beside its title, and the option that logs histograms."""
 
-LOG_HISTOGRAMS = "--set histogram_freq=100"
+HISTOGRAM_FREQ = "histogram_freq=100"
+LOG_HISTOGRAMS = f"--set {HISTOGRAM_FREQ}"
 """The option of `prismatic train` that logs histograms of gradient entries."""
 ABOUT = {
     "Dynamics": "Gradient norms of each expert over the steps: blue is the clean expert, red and orange are perturbed "

@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean
 
 from prismatic.terminal import format_duration
 from validation.analysis.mixtures import scales_with
 from validation.analysis.run import Run
 from validation.diagnostics import ERROR, Finding
-from validation.files.run_file import RunFile
-from validation.files.sandbox.zip_worker import RUN_SUFFIXES
-from validation.files.set_manifest import is_set
 from validation.judgement.judge import Judgement
-from validation.judgement.step import Advice
+from validation.judgement.step import Advice, Origin, origin_of
 from validation.text import pluralize, sentence, spaced
 from validation.verdict.claims import DISTINCT, EXPERT, INVALID, REFUTED, SUPPORTED, Claim, Reason
 from validation.verdict.decide import Verdict
@@ -35,8 +32,6 @@ REASONS_OF_SELF_TEST = {
     "sustainment": "The difference lasts until the end",
 }
 AGAIN = "for the same reason"
-INSTALLED_EXAMPLES = "/share/prismatic/examples/"
-"""The end of the folder in which an installation has the examples, see pyproject.toml."""
 GROUPS_LISTED = 4  # in the row of a claim
 
 
@@ -61,17 +56,6 @@ class Step:
     command: str = ""
     cost: str = ""
     """The number of runs that the command trains, and their duration."""
-    options_of: str = ""
-    """The run whose options the command reads from ID.yml, which a reader has to save first; empty if none."""
-
-    @property
-    def note(self) -> str:
-        """The cost, and the place of the options that the command reads; empty if there is nothing to say."""
-        run = self.options_of
-        saved = (
-            f'{run}.yml holds the options of run {run}: save them from its "How this run was trained".' if run else ""
-        )
-        return " ".join(filter(None, [self.cost, saved]))
 
 
 @dataclass(frozen=True)
@@ -92,8 +76,8 @@ class Glance:
     """The reading of the documented rules, in one or two sentences."""
 
 
-def glance_of(judgement: Judgement) -> Glance:
-    """Return the verdict of all runs at a glance."""
+def glance_of(judgement: Judgement, *, portable: bool = False) -> Glance:
+    """Return the verdict of all runs at a glance. portable: the command is for readers elsewhere, see `origin_of`."""
     verdict = judgement.verdict
     deciding = verdict.deciding
     claims = tuple(verdict.rows.values())
@@ -103,7 +87,7 @@ def glance_of(judgement: Judgement) -> Glance:
         verdict.reading.headline,
         tuple(_notes(judgement, claims, planted=planted)),
         _sentence(judgement, deciding, planted),
-        _step(judgement, deciding),
+        _step(judgement, deciding, portable=portable),
         tuple(_rows(claims, deciding, planted)),
         "" if planted else _premise(deciding, verdict),
         _documented(judgement, claims, deciding) if claims else "",
@@ -178,7 +162,7 @@ def _runs_of(judgement: Judgement, groups: Sequence[Group]) -> list[Run]:
     return [run for run in judgement.runs if run.id in names]
 
 
-def _step(judgement: Judgement, deciding: Sequence[Group]) -> Step | None:
+def _step(judgement: Judgement, deciding: Sequence[Group], *, portable: bool) -> Step | None:
     """Return the most important advice about the runs that decide."""
     names = {name for group in deciding for name in group.runs}
     own = [advice for advice in judgement.advice if advice.run in names] or [*judgement.advice]
@@ -186,50 +170,36 @@ def _step(judgement: Judgement, deciding: Sequence[Group]) -> Step | None:
     if own and own[0].id == "mend_the_data" and finding is not None and len(names) == 1:
         return Step(sentence(finding.fix))
     if own:
-        return step_of(own[0], judgement)
+        return step_of(own[0], judgement, portable=portable)
     return Step(sentence(finding.fix)) if finding is not None and not judgement.runs else None
 
 
-def step_of(advice: Advice, judgement: Judgement) -> Step:
-    """Return an advice with its command and cost. The command takes its options from the file of the run."""
+def step_of(advice: Advice, judgement: Judgement, *, portable: bool = False) -> Step:
+    """Return an advice with its command and cost. The command takes the options from the run's file, or names them.
+
+    portable: for readers elsewhere, see `origin_of`.
+    """
     run = next((run for run in judgement.runs if run.id == advice.run), None)
-    config = "experiments/prismatic.yml" if run is None else config_of(judgement, run)
-    command, cost = advice.command(config), ""
+    origin = Origin("experiments/prismatic.yml") if run is None else origin_of_run(judgement, run, portable=portable)
+    command, cost = advice.command(origin), ""
     if command and advice.runs > 1:
-        each = _duration(run)
-        cost = f"{pluralize(advice.runs, 'run')}{f', about {each} each' if each else ''}; finished ones are skipped."
-    options_of = run.id if command and run is not None and config == f"{run.id}.yml" else ""
-    return Step(sentence(advice.text), command, cost, options_of)
+        each = _duration(judgement, run)
+        taken = f", about {each} of training each, plus start-up" if each else ""
+        cost = f"{pluralize(advice.runs, 'run')}{taken}; finished ones in {origin.runs} are skipped."
+    return Step(sentence(advice.text), command, cost)
 
 
-def config_of(judgement: Judgement, run: Run) -> str:
-    """Return the file that a command can take the options of a run from, as `--config`.
-
-    A run in a set or an archive has no file of its own, but the page offers its options as ID.yml.
-    """
-    file = next(file for file in judgement.files if file.id == run.id)
-    return _file_of(file) or f"{run.id}.yml"
+def origin_of_run(judgement: Judgement, run: Run, *, portable: bool = False) -> Origin:
+    """Return the place from which a command takes the options of a judged run."""
+    return origin_of(next(file for file in judgement.files if file.id == run.id), portable=portable)
 
 
-def _file_of(file: RunFile) -> str:
-    """Return the path of a run file as its reader knows it; empty for a run in a set or an archive.
-
-    An upload is known by its name alone, and a path outside of the working folder is nobody's business, unless it is
-    that of an installed example.
-    """
-    if is_set(file.path) or " in " in file.name or not file.name.endswith(RUN_SUFFIXES):
-        return ""
-    if INSTALLED_EXAMPLES in file.path.as_posix():
-        return file.path.as_posix()
-    here = Path.cwd()
-    path = file.path.relative_to(here) if file.path.is_relative_to(here) else file.path
-    return path.as_posix() if not path.is_absolute() and path.as_posix().endswith(file.name) else file.name
-
-
-def _duration(run: Run | None) -> str:
-    """Return how long a finished run took; empty if unknown."""
-    started, ended = (run.number(fact) if run is not None else None for fact in ("started", "ended"))
-    return format_duration(ended - started) if started is not None and ended is not None and ended > started else ""
+def _duration(judgement: Judgement, run: Run | None) -> str:
+    """Return how long finished runs of as many steps were trained, on average; empty if unknown."""
+    alike = [each for each in judgement.runs if run is not None and each.planned_steps == run.planned_steps]
+    times = [(each.number("started"), each.number("ended")) for each in alike]
+    seconds = [end - start for start, end in times if start is not None and end is not None and end > start]
+    return format_duration(fmean(seconds)) if seconds else ""
 
 
 def _rows(claims: Sequence[Claim], deciding: Sequence[Group], planted: bool) -> Iterator[Row]:

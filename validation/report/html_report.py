@@ -67,8 +67,9 @@ def as_html(
 ) -> str:
     """Return the report as one HTML page.
 
-    command: the command line that writes it again. comparison: adds a section about the baseline. repeatable: the same
-    page, but for its date, for the same runs trained again: hashes of numbers in place of files, and no events.
+    command: the command line that writes it again; without one the reader is elsewhere, see `origin_of`. comparison:
+    adds a section about the baseline. repeatable: the same page, but for its date, for the same runs trained again:
+    hashes of numbers in place of files, and no events.
     """
     content = _content(judgement, now, command, draw=True, repeatable=repeatable) | {"baseline": _baseline(comparison)}
     return _environment(html=True).get_template("report.html").render(content)
@@ -133,7 +134,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool, r
     detailed = sorted(runs, key=lambda each: each[0].id not in decides)[:DETAILED]
     return {
         "status": verdict.status,
-        "glance": _glance(judgement),
+        "glance": _glance(judgement, portable=repeatable or not command),
         "study": _study(judgement),
         "repeatable": repeatable,
         "generated": now.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -154,7 +155,7 @@ def _content(judgement: Judgement, now: datetime, command: str, *, draw: bool, r
         "more_runs": max(0, len(runs) - DETAILED),
         "without_charts": draw and not drawable,
         "findings": [_finding(same) for same in group_same(judgement.findings)],
-        "advice": [_advice(judgement, advice) for advice in judgement.advice],
+        "advice": [_advice(judgement, advice, portable=repeatable or not command) for advice in judgement.advice],
         "registrations": _grouped_registrations(judgement.registrations),
         "thresholds": _thresholds(judgement),
         "versions": versions(),
@@ -216,9 +217,9 @@ def _baseline(comparison: Comparison | None) -> dict[str, Any] | None:
     }
 
 
-def _glance(judgement: Judgement) -> dict[str, Any]:
+def _glance(judgement: Judgement, *, portable: bool) -> dict[str, Any]:
     """Return the verdict at a glance, with a row for each claim over all runs."""
-    glance = glance_of(judgement)
+    glance = glance_of(judgement, portable=portable)
     rows = [
         {
             **_claim(row.claim),
@@ -325,9 +326,9 @@ def _finding(same: Sequence[Finding]) -> dict[str, Any]:
     return {**asdict(same[0]), "seen": seen[:SHOWN], "more": max(0, len(seen) - SHOWN)}
 
 
-def _advice(judgement: Judgement, advice: Advice) -> dict[str, Any]:
+def _advice(judgement: Judgement, advice: Advice, *, portable: bool) -> dict[str, Any]:
     """Return one advice with its command."""
-    step = step_of(advice, judgement)
+    step = step_of(advice, judgement, portable=portable)
     return {"id": advice.id, "text": step.text, "run": advice.run or "", "line": step.command}
 
 

@@ -36,10 +36,11 @@ def versions() -> dict[str, str]:
     return {"prismatic": __version__, "python": platform.python_version(), **libraries}
 
 
-def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[str, Any]:
+def as_json(judgement: Judgement, comparison: Comparison | None = None, *, portable: bool = False) -> dict[str, Any]:
     """Return the object that `check --json` prints. It is complete also when no file could be read.
 
     docs/check.schema.json describes each key. Numbers that are not finite become None.
+    portable: commands are for readers elsewhere, see `origin_of`.
     """
     verdict, study = judgement.verdict, study_of(judgement)
     runs = zip(judgement.runs, judgement.files, judgement.registrations, strict=True)
@@ -57,7 +58,7 @@ def as_json(judgement: Judgement, comparison: Comparison | None = None) -> dict[
         "groups": [_group(group) for group in verdict.groups],
         "dose": list(map(asdict, verdict.doses)),
         "advice": [
-            {**asdict(advice), "line": advice.line, "command": step_of(advice, judgement).command}
+            {**asdict(advice), "line": advice.line, "command": step_of(advice, judgement, portable=portable).command}
             for advice in judgement.advice
         ],
         "rules": RULES,

@@ -90,8 +90,8 @@ def _next_step(step: Step) -> Iterator[RenderableType]:
     yield _line(("next: ", "bold"), step.text)
     if step.command:
         yield _line(f"  {step.command}")
-    if step.note:
-        yield _line((f"  {step.note}", "dim"))
+    if step.cost:
+        yield _line((f"  {step.cost}", "dim"))
 
 
 def _tables(verdict: Verdict, glance: Glance) -> Iterator[RenderableType]:

@@ -15,7 +15,7 @@ from tests.support.simulated_runs import LEVEL, named, simulated_run, study, wit
 from validation.analysis.run import Run
 from validation.judgement.advice import MOST_SEEDS, advise
 from validation.judgement.judge import combine_judgements, judge_each
-from validation.judgement.step import Advice
+from validation.judgement.step import Advice, Origin
 from validation.verdict.claims import CLAIMS, CONFOUNDED, INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Reason
 
 EXPERTS = {"perturbed": 3, "control": 3}
@@ -57,7 +57,7 @@ def test_the_trainer_accepts_every_line_and_each_changes_the_training(kind):
     lines = [one for one in advised(*runs) if one.line]
     assert lines
     for one in lines:
-        assert one.command("a run.db").startswith(
+        assert one.command(Origin("a run.db")).startswith(
             f"prismatic {'sweep' if one.grid else 'train'} --config 'a run.db' --"
         )
         changes = dict(option.split("=") for option in one.options)

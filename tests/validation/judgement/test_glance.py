@@ -104,10 +104,3 @@ def test_the_documented_reading_says_why_it_differs(tmp_path):
     glance = glance_of(judge(*read_sources(runs)))
     same = all(f"{row.claim.name} {row.claim.status}" in glance.documented for row in glance.rows)
     assert (differs in glance.documented) is not same
-
-
-def test_a_run_without_a_file_of_its_own_names_its_options_by_its_id(tmp_path):
-    judgement = judge(*read_sources([ROOT / "examples" / "study"]))
-    step = glance_of(judgement).step
-    assert step.command.split()[3] in {f"{run.id}.yml" for run in judgement.runs}
-    assert "scale 4" in step.text  # scale 2 is one of the study's

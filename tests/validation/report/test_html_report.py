@@ -22,6 +22,7 @@ from validation.charts.theme import GREY
 from validation.cli.main import main
 from validation.judgement.baseline import compare
 from validation.judgement.glance import glance_of
+from validation.judgement.step import Origin
 from validation.report import html_report
 from validation.report.html_report import as_html, as_markdown
 from validation.verdict.claims import Claim
@@ -142,7 +143,7 @@ def test_advice_names_a_config_that_the_report_holds(tmp_path, undrawn):
     html, run = as_html(judgement, now=NOW), judgement.runs[0]
     blocks = [unescape(block) for block in re.findall(r"<pre><code>(.*?)</code></pre>", html, re.DOTALL)]
     commands = [block for block in blocks if block.startswith("prismatic ")]
-    assert {advice.command(run.name) for advice in judgement.advice} - {""} == {*commands}
+    assert {advice.command(Origin("examples/as-is.db")) for advice in judgement.advice} - {""} == {*commands}
     config = tmp_path / f"{run.id}.yml"
     config.write_text(blocks[-1])
     assert load_config(config) == load_config(ROOT / "examples" / "as-is.db")

@@ -30,12 +30,12 @@ def too_few_runs(judgement: Judgement) -> None:
     if study and st.button("Show the example study", key="show-study", help="24 runs, in place of the chosen run"):
         library().sources = [study.source]
         st.rerun()
-    steps = [step_of(advice, judgement) for advice in judgement.advice]
+    steps = [step_of(advice, judgement, portable=True) for advice in judgement.advice]
     step = next((step for step in steps if " sweep " in step.command), None)
     if judgement.verdict.status == INVALID and steps:  # more runs of it would carry no verdict either
-        next_step(judgement, steps[0])
+        next_step(steps[0])
     elif step is not None:
-        next_step(judgement, step)
+        next_step(step)
     else:
         st.caption(
             "Train more seeds, and sham runs, in which nothing is perturbed, then choose all their files on Home:"
