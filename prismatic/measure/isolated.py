@@ -55,17 +55,18 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any, *, compared: b
     """Return the dynamics of every expert of every router, each with all routers forced to that expert.
 
     compared: compare the pairs of experts as well, at most SAMPLE experts of a layer.
+    loss, batch_B: see `Probe`; the loss is a mean over sequences.
 
-    A custom layer without `forced` is skipped. loss, batch_B: see `Probe`; the loss is a mean over sequences. Routing
-    weights are None. Each gradient is the mean over two halves of the batch, sequences of even and of odd number, and
-    the products between halves tell a direction from the noise of the batch: `half_product` of every expert and pair,
-    and `half_product_clean` of every expert but 0.
+    A custom layer without `forced` is left out: its list is empty. Routing weights are None. Each gradient is the mean
+    over two halves of the batch, sequences of even and of odd number, and the products between halves tell a direction
+    from the noise of the batch: `half_product` of every expert and pair, `half_product_clean` of every expert but 0.
     All are None if the batch has no two sequences; of an odd number the last sequence is not used.
     If several processes train the model, every process must call it with its own share of the batch, in rank order, or
     with the same batch where they share it.
     Under DDP give the loss of the module inside; under FSDP2 give the whole model.
     """
-    routers = [router for router in find_routers(model) if can_force(router)]
+    every = find_routers(model)
+    routers = [router for router in every if can_force(router)]
     if not routers:
         return IsolatedDynamics([], [])
     means: Gradients = {}
@@ -90,7 +91,18 @@ def isolated_dynamics(model: nn.Module, loss: Loss, batch_B: Any, *, compared: b
         [_with_products(dynamics, e, products[layer].values) for e, dynamics in enumerate(experts)]
         for layer, experts in enumerate(layers)
     ]
-    return IsolatedDynamics(found_layers, found_pairs, _unreached(probed.plans, means))
+    found_all = IsolatedDynamics(found_layers, found_pairs, _unreached(probed.plans, means))
+    return _numbered(found_all, [number for number, router in enumerate(every) if can_force(router)])
+
+
+def _numbered(found: IsolatedDynamics, numbers: Sequence[int]) -> IsolatedDynamics:
+    """Return the probed layers at their numbers in the model; layers that were left out have no experts."""
+    places = {number: place for place, number in enumerate(numbers)}
+    return IsolatedDynamics(
+        [found.layers[places[n]] if n in places else [] for n in range(numbers[-1] + 1)],
+        [found.pairs[places[n]] if n in places else [] for n in range(numbers[-1] + 1)] if found.pairs else [],
+        frozenset((numbers[layer], expert) for layer, expert in found.unreached),
+    )
 
 
 def _pairs(

@@ -299,6 +299,8 @@ def _isolated_packed(
 ) -> list[dict[str, Any]]:
     packed = []
     for layer, experts in enumerate(layers):
+        if not experts:  # the probe left it out
+            continue
         columns = _columns(experts)
         absent = [expert for expert in range(len(experts)) if (layer, expert) in unreached]
         absent_E = np.isin(np.arange(len(experts)), absent)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prismatic import DynamicsLoggerCallback, RoutedExperts
+from prismatic.contract.schema import PACKED_ABOVE, PACKED_TABLES
 from prismatic.errors import ConfigError, ModelError
 from prismatic.experts.discovery import find_routers
 from prismatic.experts.protocol import mixture_of, roles_of
@@ -147,13 +148,15 @@ def test_a_planned_probe_that_is_not_given_is_refused_at_attach(tmp_path: Path):
         logged(tmp_path / "x.db", Small(forced=None), made=PROBED, attached={})
 
 
-def test_a_layer_that_the_probe_leaves_out_is_a_warning_and_an_event(tmp_path: Path):
-    model = nn.Sequential(Small(forced=None), Small())
+@pytest.mark.parametrize("experts", [2, PACKED_ABOVE + 1])
+def test_a_layer_that_the_probe_leaves_out_is_a_warning_and_an_event(tmp_path: Path, experts: int):
+    model = nn.Sequential(Small(experts=experts), Small(experts=experts, forced=None))
     with pytest.warns(RuntimeWarning, match="leaves out 1 of 2 layers"):
         logged(tmp_path / "x.db", model, made=PROBED, attached=probe_of(model))
     assert events(tmp_path / "x.db") == [("probe_left_out", None)]
-    isolated = rows(tmp_path / "x.db", "SELECT DISTINCT layer FROM layers WHERE source = 'isolated'")
-    assert len(isolated) == 1
+    layers, pairs = PACKED_TABLES if experts <= PACKED_ABOVE else PACKED_TABLES.values()
+    for probed in (f"{layers} WHERE source = 'isolated'", pairs):
+        assert rows(tmp_path / "x.db", f"SELECT DISTINCT layer FROM {probed}") == [{"layer": 1}]
 
 
 def test_a_probe_that_is_due_without_a_loss_is_one_warning_and_one_event(tmp_path: Path):
