@@ -28,6 +28,8 @@ BROKEN_SHARE = 0.20  # of the rows: a bin of time needs the other 80 %
 STUCK_ROWS = 10
 NAMED = 12  # experts that a finding lists
 NEVER_CHOSEN = "the router never chose the expert, or its parameters do not require gradients"
+STARVED = "the router sent {} no token: the routing weight is 0 in each of these rows"
+SEND_TOKENS = "balance the router, as by a load-balancing loss, or route more tokens in each step"
 ATTACH = "DynamicsLoggerCallback.attach(model, optimizer)"
 CALLED_BY_HAND = (None, "plain loop", "accelerate")  # values of the fact `hook`; others are hooks of optimizers
 OVERFLOWED = "the loss or the gradients overflowed (training diverged, or half precision without a GradScaler)"
@@ -139,14 +141,18 @@ def _zero_tier(source: Run, numbers: list[int], zero: dict[str, NDArray[np.bool_
     if plural:
         tiers = f"{', '.join(others)} and {last} norms"
     rows_T = _any_of(zero)
-    first = ", in the first row alone: weights that begin as zeros" if rows_T[0] and rows_T.sum() == 1 else ""
+    starved = all(_is_starved(source, number) for number in numbers)
+    begins = rows_T[0] and rows_T.sum() == 1 and not starved
+    first = ", in the first row alone: weights that begin as zeros" if begins else ""
     return Finding(
         "zero_tier",
         graver(source) if any(rows_T.all() for rows_T in zero.values()) else WARNING,
         f"the {tiers} of {names} {'are' if plural else 'is'} zero",
         f"in {int(rows_T.sum())} of {len(source.steps)} {source.source} rows, which the verdict skips{first}",
-        f"these weights received no gradient: {unrouted}a dead part of the block, or underflow",
-        "check the loss scale, and whether the output depends on these weights",
+        STARVED.format(names)
+        if starved
+        else f"these weights received no gradient: {unrouted}a dead part of the block, or underflow",
+        SEND_TOKENS if starved else "check the loss scale, and whether the output depends on these weights",
         source.id,
         None if several or numbers[0] == 0 else numbers[0],
     )
@@ -164,8 +170,19 @@ def _zero_tiers(run: Run, expert: Expert) -> dict[str, NDArray[np.bool_]]:
 
 def _zero_rows(run: Run, expert: Expert, name: str) -> NDArray[np.bool_]:
     """Return True for each row in which this norm is zero in a layer that has tiers, [T]."""
-    own = [layer[expert.index] for layer in run.tiered_layers if expert.index in layer] or [expert]
-    return np.asarray(np.any([one[name] == 0 for one in own], axis=0))
+    return np.asarray(np.any([one[name] == 0 for one in _places_of(run, expert.index)], axis=0))
+
+
+def _places_of(run: Run, number: int) -> list[Expert]:
+    """Return an expert in each layer that has tiers; its means over layers if there is none."""
+    return [layer[number] for layer in run.tiered_layers if number in layer] or [run.experts[number]]
+
+
+def _is_starved(run: Run, number: int) -> bool:
+    """Return whether the router gave an expert nothing wherever one of its tiers is zero, in each layer."""
+    return all(
+        bool((place["routing_weight"][(place.tiers == 0).any(axis=0)] == 0).all()) for place in _places_of(run, number)
+    )
 
 
 def constant_rows(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
@@ -232,15 +249,26 @@ def missing_gradients(run: Run, thresholds: Thresholds) -> Iterator[Finding]:
     count = run.step_column("missing_gradients")
     if np.nansum(count) > 0:
         rows = int((count > 0).sum())
+        starved = _has_starved_experts(run, count > 0)
+        cause = "parameters are frozen or unused, or logging came after zero_grad(set_to_none=True)"
+        fix = "log after backward() and before zero_grad(); freeze the same parameters in every expert or in none"
         yield Finding(
             "missing_gradients",
             WARNING,
             "some expert parameters had no gradient",
             f"up to {int(np.nanmax(count))} tensors, in {rows} of {len(run.steps)} rows",
-            f"{unrouted(run)}parameters are frozen or unused, or logging came after zero_grad(set_to_none=True)",
-            "log after backward() and before zero_grad(); freeze the same parameters in every expert or in none",
+            STARVED.format("an expert of some layer") if starved else f"{unrouted(run)}{cause}",
+            SEND_TOKENS if starved else fix,
             run.id,
         )
+
+
+def _has_starved_experts(run: Run, rows_T: NDArray[np.bool_]) -> bool:
+    """Return whether in each of these rows an expert had neither a routing weight nor a gradient in some layer."""
+    starved_T = np.zeros(len(run.steps), dtype=bool)
+    for place in (place for number in run.experts for place in _places_of(run, number)):
+        starved_T |= (place["routing_weight"] == 0) & (place["norm"] == 0)
+    return bool(starved_T[rows_T].all())
 
 
 def rows_lost(run: Run, thresholds: Thresholds) -> Iterator[Finding]:

@@ -97,6 +97,21 @@ def test_a_zero_tier_of_one_layer_and_of_the_probe_is_found(edited):
     assert (finding.severity, finding.expert) == (ERROR, 1)
 
 
+def test_an_expert_without_tokens_is_named_as_the_cause(edited):
+    """Its gradient is zero where its routing weight is: the router is to be mended, not the loss scale."""
+    rows = "WHERE layer = 1 AND expert = 1 AND source = 'merged' AND step < 40"
+    zero = f"UPDATE layers SET {', '.join(f'{name} = 0' for name in NORMS)} {rows}"
+    starved = f"UPDATE layers SET routing_weight = 0 {rows}"
+    missing = "UPDATE dynamics SET missing_gradients = CASE WHEN step < 40 THEN 6 ELSE 0 END"
+    for name in ("zero_tier", "missing_gradients"):
+        (finding,) = of(edited(zero, starved, missing), name)
+        assert finding.severity == WARNING
+        assert "no token: the routing weight is 0" in finding.cause
+        assert finding.fix.startswith("balance the router")
+        others = [edited(zero, missing), edited(zero, f"{starved} AND step > 0", missing)]  # and not in each row
+        assert not any("balance" in finding.fix for run in others for finding in of(run, name))
+
+
 def test_weights_of_all_experts_that_begin_as_zeros_are_one_warning(edited):
     zero = "UPDATE layers SET bottom_norm = 0 WHERE layer = 1 AND source = 'merged' AND step = 0"
     (finding,) = of(edited(zero), "zero_tier")
