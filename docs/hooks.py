@@ -46,7 +46,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Turn links that work in the repository into links that work on the site."""
-    for found, replacement in (("../LOG.md", "log.md"), ("../benchmarks/", "benchmarks/"), ("docs/", "")):
+    links = {
+        "../LOG.md": "log.md",
+        "../benchmarks/": "benchmarks/",
+        "docs/": "",
+        "../prismatic/train/config.py": "reference/options.md",  # the page that is made from it
+        "../prismatic/contract/schema.py": "reference/schema.md",
+    }
+    for found, replacement in links.items():
         markdown = markdown.replace(f"]({found}", f"]({replacement}")
     return markdown
 
