@@ -60,7 +60,9 @@ def _time(sweep: Sweep, study: StudyFile, workers: int | None) -> str:
     missing = [job for job in sweep.jobs if not _is_finished(sweep, job)]
     at_a_time = min(workers or os.cpu_count() or 1, max(1, len(missing)))
     left = cost.of(missing) / at_a_time
-    each = format_duration(cost.of(sweep.jobs) / len(sweep.jobs))
+    trained = format_duration(cost.step * mean(job.config.steps for job in sweep.jobs))
+    starting = f"and {format_duration(cost.start)} of start-up" if cost.start else "plus start-up"
+    each = f"{trained} of training {starting}"
     return f"about {format_duration(left)}, {at_a_time} at a time, for {len(missing)} runs of {each}: {cost.source}"
 
 
@@ -73,7 +75,7 @@ def finished_cost(sweep: Sweep) -> Cost | None:
     if not seconds:
         return None
     steps = sum(job.config.steps for job in done)
-    return Cost(0.0, sum(seconds) / steps, f"as long as its {len(done)} finished runs trained, plus start-up")
+    return Cost(0.0, sum(seconds) / steps, f"as long as its {len(done)} finished runs trained")
 
 
 def trial_cost(sweep: Sweep, study: StudyFile) -> Cost:

@@ -253,7 +253,11 @@ def test_a_plan_measures_its_time_by_a_short_trial_and_trains_nothing_else(study
     assert main(["study", str(study()), "--plan", "--runs", str(tmp_path / "runs")]) == 0
     output = capsys.readouterr().out
     assert "12 runs of 60 steps, 720 in all" in output
-    assert re.search(r"about .* s, \d at a time, for 12 runs of .*: by a trial of one run, 6 and 21 steps", output)
+    assert re.search(
+    timed = r"about .* s, \d at a time, for 12 runs of .* of training and .* s of start-up: by a trial of one run, 6 and 21"
+    assert re.search(f"{timed} steps", output)
+        output,
+    )
     assert "hypothesis: awakening is supported in every treated experiment" in output
     assert not (tmp_path / "runs").exists()
 
