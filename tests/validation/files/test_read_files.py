@@ -340,7 +340,7 @@ def test_what_is_no_file_in_a_folder_has_its_own_sentence_and_hides_no_run(tmp_p
     bad_files.good(tmp_path / "run" / "dynamics.db")
     os.mkfifo(tmp_path / "pipe" / "dynamics.db")
     (tmp_path / "folder" / "dynamics.db").mkdir()
-    for name, target in (("device", "/dev/zero"), ("nothing", "/nonexistent"), ("loop", "dynamics.db")):
+    for name, target in (("device", "/dev/zero"), ("nothing", "absent"), ("loop", "dynamics.db")):
         (tmp_path / name / "dynamics.db").symlink_to(target)
     found, rejected = read_files([tmp_path])
     assert [run.name for run in found] == ["run/dynamics.db"]
