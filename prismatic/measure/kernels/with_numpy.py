@@ -55,6 +55,7 @@ def _block_sums(grads_E: Sequence[Floats | None], blocks: int, top: Indices, bot
     sums_ESC = np.empty((*sums_ES.shape, min(CHUNK // BLOCK, blocks)), dtype=kind)
     room = -(-min(max(len(top), len(bottom)), CHUNK) // BLOCK)
     ends_2CB = np.empty((2, room, BLOCK), dtype=kind)  # of every chunk: new memory costs more than the entries
+    copies_2P = np.empty((2, min(CHUNK, blocks * BLOCK)), dtype=kind)
     cuts = [*range(0, blocks * BLOCK, CHUNK), blocks * BLOCK]
     top_cuts, bottom_cuts = (np.searchsorted(indices, cuts).tolist() for indices in (top, bottom))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -62,25 +63,32 @@ def _block_sums(grads_E: Sequence[Floats | None], blocks: int, top: Indices, bot
             *(map(slice, own, own[1:]) for own in (cuts, top_cuts, bottom_cuts)), strict=True
         ):
             sums_ESC.fill(0.0)
-            _sum_chunk(own_E, part, (top[of_top], bottom[of_bottom]), ends_2CB, sums_ESC)
+            _sum_chunk(own_E, part, (top[of_top], bottom[of_bottom]), ends_2CB, copies_2P, sums_ESC)
             sums_ES += sums_ESC.sum(axis=2, dtype=np.float64)
         sums_ES[:, 2] -= sums_ES[:, 0] + sums_ES[:, 1]
     return sums_ES
 
 
 def _sum_chunk(
-    grads_E: Sequence[Floats | None], part: slice, inside: Sequence[Indices], ends_2CB: Floats, sums_ESC: Floats
+    grads_E: Sequence[Floats | None],
+    part: slice,
+    inside: Sequence[Indices],
+    ends_2CB: Floats,
+    copies_2P: Floats,
+    sums_ESC: Floats,
 ) -> None:
-    """Write the sums of each block of a part. inside: its top and bottom; ends_2CB: memory for their entries."""
+    """Write the sums of each block of a part.
+
+    inside: its top and bottom. ends_2CB, copies_2P: memory for their entries, and for parts that are not contiguous.
+    """
     ends_2CB = ends_2CB[:, : -(-max(map(len, inside)) // BLOCK)]
     ends = [end_CB.reshape(-1) for end_CB in ends_2CB]
     for end, indices in zip(ends, inside, strict=True):
         end[len(indices) :] = 0.0
-    # A part of a tensor, such as every second column, is copied here: numpy would copy it whole at each use.
-    clean_CB = None if grads_E[0] is None else np.ascontiguousarray(grads_E[0][part]).reshape(-1, BLOCK)
+    clean_CB = None if grads_E[0] is None else _blocks(grads_E[0][part], copies_2P[0])
     for expert, grad in enumerate(grads_E):
         if grad is not None:
-            own_CB = np.ascontiguousarray(grad[part]).reshape(-1, BLOCK)
+            own_CB = clean_CB if clean_CB is not None and not expert else _blocks(grad[part], copies_2P[1])
             _dot(own_CB, own_CB, sums_ESC[expert, 2])  # first, because it brings the chunk into the cache
             in_a_row = grad.strides[0] == grad.itemsize
             for end, indices in zip(ends, inside, strict=True):
@@ -91,6 +99,15 @@ def _sum_chunk(
             if expert and clean_CB is not None:
                 _dot(own_CB, clean_CB, sums_ESC[expert, 3])
     sums_ESC[0, 3] = sums_ESC[0, 2]
+
+
+def _blocks(part_P: Floats, copy_P: Floats) -> Floats:
+    """Return a part as blocks, [C, B]; one of every second column is copied, which numpy would do at each use."""
+    if not part_P.flags.c_contiguous:
+        copy_P = copy_P[: len(part_P)]
+        copy_P[:] = part_P
+        part_P = copy_P
+    return part_P.reshape(-1, BLOCK)
 
 
 def _dot(one_CB: Floats, other_CB: Floats, sums_C: Floats) -> None:
