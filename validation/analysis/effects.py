@@ -78,7 +78,9 @@ class Levels:
     def until(self, bins: int) -> Levels:
         """Return the levels of the first bins; the others are missing."""
         later = np.arange(len(self.bins.rows_K)) >= bins
-        return replace(self, of={name: np.where(later, np.nan, level) for name, level in self.of.items()})
+        load_ELK = None if self.load_ELK is None else np.where(later, np.nan, self.load_ELK)
+        cut = {name: np.where(later, np.nan, level) for name, level in self.of.items()}
+        return replace(self, of=cut, load_ELK=load_ELK)
 
     def of_layers(self, layers: Sequence[int]) -> Levels:
         """Return the levels of some layers."""

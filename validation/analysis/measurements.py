@@ -63,9 +63,14 @@ class Effect:
         chance: the interval with the variance of all must exceed the margin as well.
         """
         if self.y_V3 is None:
-            return self.exchanges[self.interval(alpha).mid > 0] > MOST_EXCHANGES
+            return self._is_common_by_exchange
         found = pooled(self.x_U3[:, 0], self.y_V3[:, 0], alpha)
         return not found.beyond(self.margin, two_sided=self.two_sided)
+
+    @property
+    def _is_common_by_exchange(self) -> bool:
+        """True if too many exchanges of roles over seeds reach as far, to the side on which the effect lies."""
+        return self.exchanges[bool(self.x_U3[:, 0].mean() > 0)] > MOST_EXCHANGES
 
     def inside(self, alpha: float) -> bool:
         """Return True if an effect as large as the margin is ruled out."""
@@ -81,7 +86,7 @@ class Effect:
 
     def p(self) -> float:
         """Return the smallest alpha at which the effect over seeds surely exceeds its margin."""
-        if self.y_V3 is not None or self.by_exchange(0.05):
+        if self.y_V3 is not None or self._is_common_by_exchange:
             return 1.0
         return p_beyond(self.x_U3[:, 0], self.margin, two_sided=self.two_sided)
 

@@ -80,9 +80,8 @@ def _advise_group(
     if group.status == REFUTED and len(members) == 1:
         yield _replicate(members)
     yield from _collapse(run, findings)
-    nothing = SUPPORTED not in {
-        claim.status for claim in group.claims
-    }  # else a weaker perturbation cannot be the cause
+    # Where something was found, the perturbation is not too weak.
+    nothing = all(claim.status != SUPPORTED for claim in group.claims)
     if group.status == REFUTED and nothing:
         yield from _stronger(members, largest, group.premise)
     yield from _unusable(reasons, members)

@@ -328,3 +328,18 @@ def test_layers_on_opposite_sides_are_noticed(of_layers, opposed):
         assert (found.opposed is not None) is opposed, name
         if opposed:
             assert found.opposed == pytest.approx((-0.5, 0.5), abs=0.2)
+
+
+def test_a_look_sees_no_routing_share_of_later_bins():
+    """Shares that part after the look are no difference yet."""
+    runs = []
+    for each in measured(study(6, simulated_run, perturbed=3, control=3)):
+        levels = each.merged
+        perturbed = (np.array(levels.roles) == "perturbed")[:, None, None]
+        late = np.where(np.arange(6) >= 2, -3.0, 0.0) * perturbed
+        shares = np.zeros_like(levels.of[BOTTOM]) + late
+        bins = replace(levels.bins, complete=3)
+        runs.append(replace(each, merged=replace(levels, bins=bins, load_ELK=shares)))
+    m = measure(runs, Cohort(runs), THRESHOLDS, {})
+    assert (m.bins, m.source) == (2, "merged")
+    assert m.load.x_U3[:, 0] == pytest.approx(np.zeros(6))
