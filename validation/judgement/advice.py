@@ -179,7 +179,7 @@ def _design(members: Sequence[Run], claims: Mapping[str, Claim], reasons: set[Re
         text = f"measure each expert alone on the same batch (the probe), which no router can change, {each}"
         yield Advice("add_probe", text, (f"probe_freq={log_freq}", *more), study, run.id)
     elif Reason.ODD_EXPERT in reasons:
-        text = "train the sham run of each seed, whose odd expert is the same one and is subtracted"
+        text = "train the sham run of each seed: minus its sham run, a run is as likely to err to either side"
         yield Advice("add_twins", text, grid=study, run=run.id)
     elif Reason.DIRECTION_NOT_MEASURED in reasons or Reason.NOISE_NOT_CORRECTED in reasons:
         larger = int(2 * (run.option("batch_size") or 8))
